@@ -1,0 +1,3 @@
+//! The `microagent` command.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The process that runs one VM.
+
+fn main() {}
