@@ -1,0 +1,100 @@
+//! Where the guest's console output goes: a ring that keeps the last lines for diagnosis, and on
+//! request the monitor's standard error.
+//!
+//! A guest can write for ever: nothing here grows beyond [`CAPACITY`].
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many bytes of console output are kept.
+const CAPACITY: usize = 64 << 10;
+
+/// The console's output so far. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Console {
+    ring: Arc<Mutex<VecDeque<u8>>>,
+    copy_to_stderr: bool,
+}
+
+impl Console {
+    /// A console; with `copy_to_stderr` its bytes also go to standard error as they come.
+    pub fn new(copy_to_stderr: bool) -> Console {
+        Console {
+            ring: Arc::default(),
+            copy_to_stderr,
+        }
+    }
+
+    /// The last whole lines, at most `limit` bytes, as text.
+    pub fn tail(&self, limit: usize) -> String {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = ring.len().saturating_sub(limit);
+        let bytes: Vec<u8> = ring.iter().skip(skip).copied().collect();
+        let start = if skip == 0 {
+            0
+        } else {
+            bytes
+                .iter()
+                .position(|&b| b == b'\n')
+                .map_or(0, |newline| newline + 1)
+        };
+        String::from_utf8_lossy(&bytes[start..]).into_owned()
+    }
+}
+
+impl Write for Console {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
+        let overflow = (ring.len() + kept.len()).saturating_sub(CAPACITY);
+        ring.drain(..overflow);
+        ring.extend(kept);
+        drop(ring);
+        if self.copy_to_stderr {
+            // The console must not fail because nobody reads standard error any more.
+            let _ = io::stderr().write_all(bytes);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_keeps_only_the_last_bytes() {
+        let mut console = Console::new(false);
+        for number in 0..20_000 {
+            writeln!(console, "line {number}").unwrap();
+        }
+        assert_eq!(console.ring.lock().unwrap().len(), CAPACITY);
+        assert!(
+            console
+                .tail(usize::MAX)
+                .ends_with("line 19998\nline 19999\n")
+        );
+    }
+
+    #[test]
+    fn a_tail_starts_at_a_line() {
+        let mut console = Console::new(false);
+        write!(console, "first line\nsecond line\nthird").unwrap();
+        assert_eq!(console.tail(20), "second line\nthird");
+        assert_eq!(console.tail(100), "first line\nsecond line\nthird");
+    }
+
+    #[test]
+    fn one_write_larger_than_the_ring_is_cut_at_its_front() {
+        let mut console = Console::new(false);
+        console.write_all(&vec![b'x'; CAPACITY + 1]).unwrap();
+        console.write_all(b"end").unwrap();
+        let tail = console.tail(5);
+        assert_eq!(tail, "xxend");
+    }
+}

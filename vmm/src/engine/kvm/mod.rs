@@ -1,0 +1,1 @@
+//! The monitor itself: KVM runs the vCPUs, this process everything else.

@@ -1,0 +1,143 @@
+//! Engines: ways to run a VM's vCPUs.
+//!
+//! An engine gets a [`Launch`]: what to boot, the devices, where console bytes go. It gives back a
+//! [`RunningVm`]. Everything else (agent sessions, disks, host services) is the same for all.
+//!
+//! - [`kvm`]: the monitor itself, in this process.
+//! - [`qemu`]: QEMU's `microvm` machine runs the CPUs; the devices stay in this process and are
+//!   reached over vhost-user.
+
+use std::fmt::Debug;
+use std::os::fd::BorrowedFd;
+
+use microagent_proto::control::{StopReason, VmConfig};
+
+use crate::console::Console;
+use crate::virtio::VirtioDevice;
+
+pub mod kvm;
+pub mod qemu;
+
+/// What an engine needs to start a VM.
+#[derive(Debug)]
+pub struct Launch<'a> {
+    /// Shape, kernel and initramfs. The devices were already made from `disks`.
+    pub config: &'a VmConfig,
+    /// The devices, in the order in which the guest shall find them: disks first, so that the
+    /// first of them is `vda`.
+    pub devices: Vec<Device>,
+    /// Where the guest's console output goes.
+    pub console: Console,
+}
+
+/// A device and what it is, for engines that must name it to somebody else.
+#[derive(Debug)]
+pub struct Device {
+    /// Which front-end QEMU needs for it.
+    pub kind: DeviceKind,
+    /// The device itself.
+    pub device: Box<dyn VirtioDevice>,
+}
+
+/// The kinds of devices a VM can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// A disk.
+    Block,
+    /// The socket device.
+    Vsock,
+    /// The entropy source.
+    Rng,
+}
+
+/// A VM that an engine started. Dropping it ends the VM and waits for its threads and processes.
+pub trait RunningVm: Send + Debug {
+    /// Becomes readable when the VM has ended.
+    fn ended_fd(&self) -> BorrowedFd<'_>;
+
+    /// How the VM ended; `None` while it runs.
+    ///
+    /// # Errors
+    /// When it did not end, but the engine failed under it.
+    fn end(&mut self) -> Option<Result<StopReason, EngineError>>;
+
+    /// Ends the VM now; [`ended_fd`](Self::ended_fd) follows. Does not wait.
+    fn kill(&mut self);
+}
+
+/// Steps of a boot that an engine reports as it passes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootStep {
+    /// The VM and its vCPUs exist.
+    Created,
+    /// Kernel and initramfs are in guest memory.
+    Loaded,
+    /// The first vCPU is about to enter the guest.
+    Running,
+}
+
+impl BootStep {
+    /// The name used in [`FromSupervisor::Phase`](microagent_proto::control::FromSupervisor).
+    pub fn name(self) -> &'static str {
+        match self {
+            BootStep::Created => "vm",
+            BootStep::Loaded => "loaded",
+            BootStep::Running => "running",
+        }
+    }
+}
+
+/// Why an engine could not start or keep running a VM.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The kernel, the initramfs or the tables around them could not be put in place.
+    #[error(transparent)]
+    Boot(#[from] crate::boot::BootError),
+    /// An operation on KVM failed.
+    #[error("KVM: {operation} failed")]
+    Kvm {
+        /// What was asked of KVM.
+        operation: &'static str,
+        /// Its answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// KVM gave up on a guest instruction or state.
+    #[error("KVM cannot go on with this guest: {0}")]
+    Guest(String),
+    /// QEMU failed; the text is its own.
+    #[error("qemu-system-x86_64: {0}")]
+    Qemu(String),
+    /// The host lacks something the engine needs.
+    #[error("{what}")]
+    Missing {
+        /// What is missing.
+        what: String,
+        /// How to get it.
+        remediation: String,
+    },
+    /// A system call failed.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl EngineError {
+    /// The way out, where there is one.
+    pub fn remediation(&self) -> Option<String> {
+        match self {
+            EngineError::Missing { remediation, .. } => Some(remediation.clone()),
+            EngineError::Kvm { .. } | EngineError::Guest(_) => Some(
+                "see what this host can do with `microagent doctor`, or use `--engine qemu`".into(),
+            ),
+            EngineError::Boot(error) => error.remediation(),
+            EngineError::Qemu(_) | EngineError::Io { .. } => None,
+        }
+    }
+}

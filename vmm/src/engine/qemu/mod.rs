@@ -1,0 +1,1 @@
+//! QEMU's `microvm` machine under TCG, with our devices over vhost-user.
