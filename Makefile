@@ -1,0 +1,36 @@
+# The two commands a person needs are `make demo` and `make test`; `make help`
+# lists the rest. A Rust toolchain is all they expect to find.
+
+PREFIX ?= /usr/local
+CARGO_TARGET_DIR ?= target
+# Where `make build` puts the three programs, side by side as they look for
+# each other.
+DIST = $(CARGO_TARGET_DIR)/dist
+
+.PHONY: help build demo test install clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo              install what is needed, build, run a command in a microVM'
+	@echo 'make test              the whole test suite, formatting and lints included'
+	@echo 'make build             the programs, in $(DIST)/'
+	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
+	@echo 'make clean             remove what was built'
+
+build:
+	@tests/host/build.sh '$(DIST)'
+
+demo:
+	@tests/host/demo.sh '$(DIST)'
+
+test:
+	@tests/host/test.sh '$(DIST)'
+
+# The supervisor and the agent are not commands: they live in libexec.
+install: build
+	install -D -m 755 '$(DIST)/microagent' '$(DESTDIR)$(PREFIX)/bin/microagent'
+	install -D -m 755 '$(DIST)/microagent-supervisor' '$(DESTDIR)$(PREFIX)/libexec/microagent/microagent-supervisor'
+	install -D -m 755 '$(DIST)/microagent-guest' '$(DESTDIR)$(PREFIX)/libexec/microagent/microagent-guest'
+
+clean:
+	@set=$$(tests/host/toolchain.sh) && eval "$$set" && cargo clean

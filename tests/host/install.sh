@@ -1,0 +1,91 @@
+#!/bin/sh
+# Installs the Debian or Ubuntu packages that this project uses, asking nothing.
+#
+#   install.sh SET...       sets: build, run, test
+#
+# Only what is missing is installed; where nothing is, nothing is asked of the
+# network or of root. The package lists are fetched when they are missing, or
+# when a package in them is gone from the mirror. Services that a package
+# brings along are neither started nor enabled.
+set -eu
+
+say() { printf '%s\n' "install: $*" >&2; }
+die() { say "$*"; exit 1; }
+
+packages_of() {
+    case $1 in
+        # A linker and C headers: what rustc and the C parts of crates call.
+        build) echo gcc libc6-dev ca-certificates ;;
+        # The qemu engine, the kernel's package client, and the demo's image.
+        run) echo qemu-system-x86 busybox-static umoci ca-certificates ;;
+        # The lab and the independent tools that the tests compare with.
+        test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry \
+                   debootstrap e2fsprogs cpio attr libcap2-bin zstd xz-utils \
+                   util-linux mount ca-certificates ;;
+        *) die "no such set: $1 (build, run, test)" ;;
+    esac
+}
+
+[ $# -gt 0 ] || die "usage: install.sh SET... (build, run, test)"
+command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 ||
+    die "this host is neither Debian nor Ubuntu; install by hand: $(for s; do packages_of "$s"; done | xargs)"
+
+is_installed() {
+    [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
+missing=
+for set in "$@"; do
+    for package in $(packages_of "$set"); do
+        case " $missing " in *" $package "*) continue ;; esac
+        is_installed "$package" || missing="$missing $package"
+    done
+done
+[ -n "$missing" ] || exit 0
+say "installing$missing"
+
+# Root does it directly; anyone else through sudo, which must not ask.
+if [ "$(id -u)" = 0 ]; then
+    as_root=
+elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
+    as_root="sudo -n"
+else
+    die "needs root for:$missing (run it as root, or: sudo apt-get install$missing)"
+fi
+
+apt() {
+    $as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l APT_LISTCHANGES_FRONTEND=none \
+        apt-get -q -y -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 \
+        -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 "$@" </dev/null
+}
+
+# Debian's own way to say "start nothing" (/usr/share/doc/init-system-helpers).
+policy=/usr/sbin/policy-rc.d
+made_policy=
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee $policy >/dev/null
+    $as_root chmod 755 $policy
+    made_policy=yes
+fi
+log=$(mktemp)
+trap '[ -z "$made_policy" ] || $as_root rm -f $policy; rm -f "$log"' EXIT
+trap 'exit 130' INT TERM HUP
+
+install_missing() { apt install --no-install-recommends $missing >"$log" 2>&1; }
+
+known=yes
+for package in $missing; do
+    apt-cache show "$package" >/dev/null 2>&1 || known=
+done
+if [ -z "$known" ] || ! install_missing; then
+    apt update >"$log" 2>&1 || { cat "$log" >&2; die "apt-get update failed"; }
+    install_missing || { cat "$log" >&2; die "apt-get install$missing failed"; }
+fi
+
+# Its unit would otherwise start a registry on every interface at the next boot.
+case " $missing " in
+    *" docker-registry "*)
+        if command -v systemctl >/dev/null 2>&1; then
+            $as_root systemctl disable docker-registry.service >/dev/null 2>&1 || true
+        fi ;;
+esac
