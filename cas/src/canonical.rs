@@ -1,0 +1,70 @@
+//! Canonical JSON: one byte sequence for one value, so that its digest can name it.
+//!
+//! - no white space outside strings;
+//! - object members in ascending order of their names' UTF-8 bytes;
+//! - strings escape `"`, `\` and the control characters below U+0020 (as `\b \t \n \f \r`, else
+//!   `\u00xx` in lower case) and nothing else;
+//! - numbers as `serde_json` prints them. Keys should hold integers only: those have one form.
+//!
+//! For integers and names without characters beyond U+FFFF this is RFC 8785. It is written out
+//! here because `serde_json`'s own member order depends on a feature any crate can switch on.
+
+use serde_json::Value;
+
+/// The canonical bytes of `value`.
+pub(crate) fn canonical_json(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out, value);
+    out
+}
+
+fn write(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Array(items) => {
+            out.push(b'[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write(out, item);
+            }
+            out.push(b']');
+        }
+        Value::Object(members) => {
+            let mut sorted: Vec<_> = members.iter().collect();
+            sorted.sort_by(|a, b| a.0.as_bytes().cmp(b.0.as_bytes()));
+            out.push(b'{');
+            for (index, (name, member)) in sorted.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                scalar(out, &Value::from(name.as_str()));
+                out.push(b':');
+                write(out, member);
+            }
+            out.push(b'}');
+        }
+        other => scalar(out, other),
+    }
+}
+
+fn scalar(out: &mut Vec<u8>, value: &Value) {
+    out.extend_from_slice(value.to_string().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_sorted_and_strings_escaped_minimally() {
+        let value: Value = serde_json::from_str(
+            r#"{ "b" : [1, -2, true, null], "a":"\u00e9\n\u0001/\"", "A":{} }"#,
+        )
+        .unwrap();
+        assert_eq!(
+            String::from_utf8(canonical_json(&value)).unwrap(),
+            "{\"A\":{},\"a\":\"é\\n\\u0001/\\\"\",\"b\":[1,-2,true,null]}"
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! `index.json`: the images of the store by name, for tools that read OCI image layouts.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
+use rustix::fs::FlockOperation;
+
+use crate::lock::LockFile;
+use crate::store::Store;
+use crate::{StoreError, temporary};
+
+/// The longest `index.json` that is read, in bytes.
+const LIMIT: u64 = 16 << 20;
+
+/// The longest tag, in bytes. OCI tags are shorter (128), but a whole reference must fit.
+const MAX_TAG: usize = 512;
+
+impl Store {
+    /// Lets `name` stand for the manifest of `descriptor` in `index.json`. An older entry of that
+    /// name is replaced; all others stay.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidName`] when the name breaks the grammar of
+    /// `org.opencontainers.image.ref.name`; [`StoreError::Corrupt`] when the index is unreadable.
+    pub fn tag(&self, name: &str, mut descriptor: Descriptor) -> Result<(), StoreError> {
+        check_name(name)?;
+        let mut annotations = descriptor.annotations().clone().unwrap_or_default();
+        annotations.insert(ANNOTATION_REF_NAME.to_owned(), name.to_owned());
+        descriptor.set_annotations(Some(annotations));
+
+        let gate = self.root().join("locks/index");
+        let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
+        let mut index = self.index()?;
+        let mut manifests: Vec<Descriptor> = index
+            .manifests()
+            .iter()
+            .filter(|entry| ref_name(entry.annotations()) != Some(name))
+            .cloned()
+            .collect();
+        if manifests.len() + 1 == index.manifests().len() && index.manifests().contains(&descriptor)
+        {
+            return Ok(()); // Exactly this entry is already there.
+        }
+        manifests.push(descriptor);
+        index.set_manifests(manifests);
+        let path = self.index_path();
+        // Through `Value`: its members are sorted, so annotations have one order on disk.
+        let document = serde_json::to_value(&index).map_err(|error| StoreError::Corrupt {
+            path: path.clone(),
+            why: error.to_string(),
+        })?;
+        temporary::replace(self.temporary(), &path, format!("{document}\n").as_bytes())
+    }
+
+    /// The index as it is now.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it is missing or no image index.
+    pub fn index(&self) -> Result<ImageIndex, StoreError> {
+        let path = self.index_path();
+        let corrupt = |why: String| StoreError::Corrupt {
+            path: path.clone(),
+            why,
+        };
+        let bytes = crate::blob::read_small(&path, LIMIT)?
+            .ok_or_else(|| corrupt("it is missing".to_owned()))?;
+        serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("no image index: {error}")))
+    }
+
+    fn index_path(&self) -> PathBuf {
+        self.root().join("index.json")
+    }
+}
+
+fn ref_name(annotations: &Option<HashMap<String, String>>) -> Option<&str> {
+    annotations
+        .as_ref()?
+        .get(ANNOTATION_REF_NAME)
+        .map(String::as_str)
+}
+
+/// The grammar of the OCI image specification, annotations.md: components of letters and digits
+/// joined by one of `-._:@+` or by `--`, and those joined by `/`.
+fn check_name(name: &str) -> Result<(), StoreError> {
+    let refuse = |why| {
+        let name = name.chars().take(MAX_TAG).collect();
+        Err(StoreError::InvalidName {
+            name,
+            what: "an image of the store",
+            why,
+        })
+    };
+    if name.len() > MAX_TAG {
+        return refuse("it is longer than 512 bytes");
+    }
+    for component in name.split('/') {
+        let parts = component.replace("--", "-");
+        for part in parts.split(['-', '.', '_', ':', '@', '+']) {
+            if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return refuse("letters and digits, joined by one of -._:@+/ each");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_grammar_of_ref_name() {
+        for good in [
+            "a",
+            "docker.io/library/busybox:1.36",
+            "localhost:5000/x@sha256:ab",
+            "a--b",
+        ] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "/a",
+            "a/",
+            "a//b",
+            "a..b",
+            "-a",
+            "a---b",
+            "a b",
+            "é",
+            "[::1]:5/x",
+        ] {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Locks between processes and threads: flock(2) on files in `locks/`.
+//!
+//! The kernel drops such a lock when its last holder dies, however it dies; there is no stale
+//! lock and no pid to check. Two kinds of file live in `locks/`:
+//! - gates (`index`, `tmp`, `store`), which stay for ever;
+//! - one file per node that is being computed (`node-<hex>`), unlinked by its holder at release.
+//!   A waiter that wakes up with the lock on an unlinked file starts over with the new one, so
+//!   two holders never believe in two files of one name.
+
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
+use crate::StoreError;
+
+/// A held lock. Dropping it releases it.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    file: File,
+    path: PathBuf,
+    transient: bool,
+}
+
+/// The exclusive right to compute one node. Dropping it, or the end of the process, releases it.
+#[derive(Debug)]
+pub struct NodeLock {
+    _lock: LockFile,
+}
+
+impl NodeLock {
+    pub(crate) fn acquire(path: PathBuf) -> Result<NodeLock, StoreError> {
+        Ok(NodeLock {
+            _lock: LockFile::acquire(path, FlockOperation::LockExclusive, true)?,
+        })
+    }
+}
+
+impl LockFile {
+    /// Waits for the lock on a gate.
+    pub(crate) fn gate(path: PathBuf, operation: FlockOperation) -> Result<LockFile, StoreError> {
+        LockFile::acquire(path, operation, false)
+    }
+
+    fn acquire(
+        path: PathBuf,
+        operation: FlockOperation,
+        transient: bool,
+    ) -> Result<LockFile, StoreError> {
+        loop {
+            let file = open(&path)?;
+            flock(&file, operation).map_err(|error| StoreError::io("lock", &path, error))?;
+            if !transient || is_current(&file, &path)? {
+                return Ok(LockFile {
+                    file,
+                    path,
+                    transient,
+                });
+            }
+        }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if self.transient {
+            // While the lock is still held: whoever waits for it will see that the name is gone.
+            // A file that stays behind is harmless, so a failure is none.
+            let _ = fs::remove_file(&self.path);
+        }
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Removes a lock file that nobody holds. True when it was removed.
+pub(crate) fn remove_if_free(path: &Path) -> Result<bool, StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(StoreError::io("open", path, error)),
+    };
+    if !try_exclusive(&file).map_err(|error| StoreError::io("lock", path, error))?
+        || !is_current(&file, path)?
+    {
+        return Ok(false);
+    }
+    fs::remove_file(path).map_err(|error| StoreError::io("remove", path, error))?;
+    Ok(true)
+}
+
+/// Takes the exclusive lock of an open file or directory if nobody holds it.
+pub(crate) fn try_exclusive(file: &File) -> Result<bool, Errno> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// flock(2), again after each signal: a lock that is waited for is still wanted afterwards.
+pub(crate) fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
+    rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation))
+}
+
+fn open(path: &Path) -> Result<File, StoreError> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| StoreError::io("open", path, error))
+}
+
+fn is_current(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let held = file
+        .metadata()
+        .map_err(|error| StoreError::io("inspect", path, error))?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((named.dev(), named.ino()) == (held.dev(), held.ino())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("inspect", path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_transient_lock_admits_one_holder_at_a_time_and_leaves_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node-x");
+        let inside = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let lock = NodeLock::acquire(path.clone()).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_held_lock_file_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node-x");
+        let lock = NodeLock::acquire(path.clone()).unwrap();
+        assert!(!remove_if_free(&path).unwrap());
+        std::mem::forget(lock); // as a killed process would leave it: the file stays
+        File::create(dir.path().join("node-y")).unwrap();
+        assert!(remove_if_free(&dir.path().join("node-y")).unwrap());
+    }
+}

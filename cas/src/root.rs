@@ -1,0 +1,86 @@
+//! Roots: named records of what must be kept, such as the default kernel.
+//!
+//! `roots/<name>.json`. Garbage collection keeps every blob that a root names; the value beside
+//! them belongs to whoever wrote the root.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
+use crate::{Digest, StoreError, temporary};
+
+/// The version of the root's own format.
+pub const ROOT_FORMAT: u32 = 1;
+
+/// The longest root that is read, in bytes.
+const LIMIT: u64 = 4 << 20;
+
+/// What a root keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RootRecord {
+    /// [`ROOT_FORMAT`].
+    pub format: u32,
+    /// The blobs to keep.
+    pub blobs: Vec<Digest>,
+    /// What the owner of the root wants to remember with them.
+    pub value: serde_json::Value,
+}
+
+impl Store {
+    /// Writes or replaces a root, in one step.
+    ///
+    /// # Errors
+    /// [`StoreError::InvalidName`] unless the name is of lower-case letters, digits and dashes.
+    pub fn set_root(
+        &self,
+        name: &str,
+        blobs: Vec<Digest>,
+        value: serde_json::Value,
+    ) -> Result<(), StoreError> {
+        let path = self.root_path(name)?;
+        let record = RootRecord {
+            format: ROOT_FORMAT,
+            blobs,
+            value,
+        };
+        let bytes = serde_json::to_vec(&record)
+            .map_err(|error| StoreError::io("encode", &path, io::Error::from(error)))?;
+        temporary::replace(self.temporary(), &path, &bytes)
+    }
+
+    /// Reads a root; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when it cannot be understood.
+    pub fn get_root(&self, name: &str) -> Result<Option<RootRecord>, StoreError> {
+        let path = self.root_path(name)?;
+        let Some(bytes) = crate::blob::read_small(&path, LIMIT)? else {
+            return Ok(None);
+        };
+        let corrupt = |why| StoreError::Corrupt {
+            path: path.clone(),
+            why,
+        };
+        let record: RootRecord = serde_json::from_slice(&bytes)
+            .map_err(|error| corrupt(format!("not a root: {error}")))?;
+        if record.format != ROOT_FORMAT {
+            return Err(corrupt(format!("format {} is unknown", record.format)));
+        }
+        Ok(Some(record))
+    }
+
+    fn root_path(&self, name: &str) -> Result<PathBuf, StoreError> {
+        let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
+            return Err(StoreError::InvalidName {
+                name: name.chars().take(100).collect(),
+                what: "a root",
+                why: "lower-case letters, digits and dashes, at most 100",
+            });
+        }
+        Ok(self.root().join(format!("roots/{name}.json")))
+    }
+}

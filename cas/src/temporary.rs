@@ -1,0 +1,216 @@
+//! A file that is being written: nameless where the file system can do that (`O_TMPFILE`), so
+//! that a killed process leaves nothing; else a named one in `tmp/`, locked for as long as its
+//! owner lives so that a sweep can tell it from a leftover.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use tempfile::NamedTempFile;
+
+use crate::StoreError;
+use crate::lock::{self, LockFile};
+
+/// The directory `tmp/` and the gate that keeps a sweep out while a named file is being created
+/// but not yet locked.
+#[derive(Debug)]
+pub(crate) struct TemporaryDir {
+    pub(crate) path: PathBuf,
+    pub(crate) gate: PathBuf,
+    /// Whether to try `O_TMPFILE`. False only in tests of the other way.
+    pub(crate) nameless: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Temporary {
+    /// Has no name; `dir` is where it would be, for messages.
+    Nameless { file: File, dir: PathBuf },
+    /// Has a name in `tmp/` and holds an exclusive flock on itself.
+    Named(NamedTempFile),
+}
+
+impl TemporaryDir {
+    pub(crate) fn create(&self) -> Result<Temporary, StoreError> {
+        if self.nameless {
+            let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+            match rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o600)) {
+                Ok(fd) => {
+                    return Ok(Temporary::Nameless {
+                        file: fd.into(),
+                        dir: self.path.clone(),
+                    });
+                }
+                // open(2): the file system (EOPNOTSUPP) or the kernel (EISDIR, ENOENT) is
+                // without O_TMPFILE.
+                Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
+                Err(error) => return Err(StoreError::io("create a file in", &self.path, error)),
+            }
+        }
+        self.create_named().map(Temporary::Named)
+    }
+
+    /// A file with a name, for what must be renamed over another file.
+    pub(crate) fn create_named(&self) -> Result<NamedTempFile, StoreError> {
+        let _gate = self.enter()?;
+        let file = tempfile::Builder::new()
+            .prefix("file-")
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(&self.path)
+            .map_err(|error| StoreError::io("create a file in", &self.path, error))?;
+        lock::flock(file.as_file(), FlockOperation::LockExclusive)
+            .map_err(|error| StoreError::io("lock", file.path(), error))?;
+        Ok(file)
+    }
+
+    /// A directory, and the handle whose lock says that its owner lives.
+    pub(crate) fn create_dir(&self) -> Result<(tempfile::TempDir, File), StoreError> {
+        let _gate = self.enter()?;
+        let dir = tempfile::Builder::new()
+            .prefix("dir-")
+            .tempdir_in(&self.path)
+            .map_err(|error| StoreError::io("create a directory in", &self.path, error))?;
+        let handle =
+            File::open(dir.path()).map_err(|error| StoreError::io("open", dir.path(), error))?;
+        lock::flock(&handle, FlockOperation::LockExclusive)
+            .map_err(|error| StoreError::io("lock", dir.path(), error))?;
+        Ok((dir, handle))
+    }
+
+    fn enter(&self) -> Result<LockFile, StoreError> {
+        LockFile::gate(self.gate.clone(), FlockOperation::LockShared)
+    }
+
+    /// Removes what dead owners left behind; the number of entries removed.
+    pub(crate) fn sweep(&self) -> Result<u64, StoreError> {
+        let _gate = LockFile::gate(self.gate.clone(), FlockOperation::LockExclusive)?;
+        let failed = |action, path: &Path, error| Err(StoreError::io(action, path, error));
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) => return failed("list", &self.path, error),
+        };
+        let mut removed = 0;
+        for entry in entries {
+            let path = match entry {
+                Ok(entry) => entry.path(),
+                Err(error) => return failed("list", &self.path, error),
+            };
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return failed("open", &path, error),
+            };
+            if !lock::try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))? {
+                continue;
+            }
+            let result = match file.metadata() {
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+                Ok(_) => fs::remove_file(&path),
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return failed("remove", &path, error),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Temporary {
+    pub(crate) fn file(&self) -> &File {
+        match self {
+            Temporary::Nameless { file, .. } => file,
+            Temporary::Named(named) => named.as_file(),
+        }
+    }
+
+    /// The path to name in messages: the file's own, or the directory of a nameless one.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Temporary::Nameless { dir, .. } => dir,
+            Temporary::Named(named) => named.path(),
+        }
+    }
+
+    /// Makes the content durable and gives it the name `target`, read-only for everybody. A file
+    /// of that name and of the same size is taken for the same content and left alone; one of
+    /// another size is a damaged one and is replaced.
+    pub(crate) fn publish(self, target: &Path, size: u64) -> Result<(), StoreError> {
+        if !has_size(target, size)? {
+            let failed = |action| move |error| StoreError::io(action, target, error);
+            let sealed = fs::Permissions::from_mode(0o444);
+            self.file()
+                .set_permissions(sealed)
+                .map_err(failed("seal"))?;
+            self.file().sync_all().map_err(failed("sync"))?;
+            match self {
+                Temporary::Named(named) => {
+                    named
+                        .persist(target)
+                        .map_err(|error| failed("create")(error.error))?;
+                }
+                Temporary::Nameless { file, .. } => {
+                    while let Err(error) = link(&file, target) {
+                        if error != Errno::EXIST {
+                            return Err(failed("create")(error.into()));
+                        }
+                        if has_size(target, size)? {
+                            break;
+                        }
+                        match fs::remove_file(target) {
+                            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                                return Err(failed("replace")(error));
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+        // Also when somebody else made it: they may not have come to this line yet.
+        sync_parent(target)
+    }
+}
+
+/// Gives a nameless file a name. Through /proc because `AT_EMPTY_PATH` needs a capability on
+/// kernels before 6.10; with it where /proc is not mounted.
+fn link(file: &File, target: &Path) -> Result<(), Errno> {
+    let magic = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match rustix::fs::linkat(CWD, magic.as_str(), CWD, target, AtFlags::SYMLINK_FOLLOW) {
+        Err(Errno::NOENT) => rustix::fs::linkat(file, "", CWD, target, AtFlags::EMPTY_PATH),
+        result => result,
+    }
+}
+
+fn has_size(path: &Path, size: u64) -> Result<bool, StoreError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_file() && metadata.len() == size),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("inspect", path, error)),
+    }
+}
+
+/// Makes the entry for `path` in its directory durable.
+pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
+    let parent = path.parent().unwrap_or(path);
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| StoreError::io("sync", parent, error))
+}
+
+/// Replaces the small document `target` in one step: readers see the old or the new one.
+pub(crate) fn replace(dir: &TemporaryDir, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let failed = |action| move |error| StoreError::io(action, target, error);
+    let mut named = dir.create_named()?;
+    io::Write::write_all(&mut named, bytes).map_err(failed("write"))?;
+    named.as_file().sync_all().map_err(failed("sync"))?;
+    named
+        .persist(target)
+        .map_err(|error| failed("replace")(error.error))?;
+    sync_parent(target)
+}
