@@ -1,6 +1,144 @@
 //! Puts a kernel, its initramfs, its command line and the tables that describe the machine into
-//! guest memory.
+//! guest memory, and says where and how the first vCPU begins.
+//!
+//! Two boot protocols, chosen by what the kernel offers:
+//!
+//! - **PVH** (ELF with the Xen `PHYS32_ENTRY` note): 32-bit protected mode, `hvm_start_info`.
+//! - **64-bit Linux boot protocol** (bzImage; ELF without the note): long mode, the zero page.
+//!   Documentation/arch/x86/boot.rst, "64-bit Boot Protocol".
+//!
+//! The addresses are those of [`layout`].
 
+use std::fs::File;
+use std::path::Path;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, ReadVolatile};
+
+mod acpi;
+mod command_line;
 mod error;
+mod kernel;
+pub mod layout;
+mod parameters;
 
+pub use command_line::CommandLine;
 pub use error::BootError;
+
+/// Where and how the first vCPU begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// 32-bit protected mode without paging; the start info's address in `ebx`.
+    Pvh {
+        /// The instruction pointer.
+        address: u64,
+    },
+    /// Long mode with the first GiB mapped one to one; the zero page's address in `rsi`.
+    Long {
+        /// The instruction pointer.
+        address: u64,
+    },
+}
+
+/// What to boot.
+#[derive(Debug)]
+pub struct Boot<'a> {
+    /// ELF `vmlinux` or bzImage.
+    pub kernel: &'a Path,
+    /// A newc cpio archive.
+    pub initramfs: &'a Path,
+    /// The kernel's command line.
+    pub command_line: CommandLine,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// vCPUs, for the ACPI tables.
+    pub cpus: u32,
+    /// Virtio-mmio devices, for the ACPI tables.
+    pub virtio_devices: usize,
+}
+
+impl Boot<'_> {
+    /// Loads everything into `memory`.
+    ///
+    /// # Errors
+    /// [`BootError`]: files that cannot be read, a kernel that is none, too little memory.
+    pub fn load(&self, memory: &GuestMemoryMmap) -> Result<Entry, BootError> {
+        let kernel = kernel::load(memory, self.kernel, self.memory_mib())?;
+        let initramfs = self.load_initramfs(memory, &kernel)?;
+        let command_line = self.command_line.to_bytes()?;
+        write(memory, layout::COMMAND_LINE, &command_line)?;
+        let rsdp = acpi::write(memory, self.cpus, self.virtio_devices)?;
+        let facts = parameters::Facts {
+            initramfs,
+            rsdp,
+            memory_map: layout::memory_map(self.memory_bytes),
+            command_line_length: command_line.len(),
+        };
+        match kernel.entry {
+            Entry::Pvh { .. } => parameters::write_pvh(memory, &facts)?,
+            Entry::Long { .. } => parameters::write_linux(memory, &facts, kernel.setup_header)?,
+        }
+        Ok(kernel.entry)
+    }
+
+    fn memory_mib(&self) -> u64 {
+        self.memory_bytes >> 20
+    }
+
+    /// At the end of low RAM, as far from the kernel as can be; (address, length).
+    fn load_initramfs(
+        &self,
+        memory: &GuestMemoryMmap,
+        kernel: &kernel::Loaded,
+    ) -> Result<(u64, u64), BootError> {
+        let (mut file, length) = open(self.initramfs)?;
+        let limit = self
+            .memory_bytes
+            .min(layout::MMIO_HOLE)
+            .min(kernel.initramfs_limit);
+        let address = limit
+            .checked_sub(length)
+            .map(|address| address & !0xfff)
+            .filter(|address| *address >= kernel.end)
+            .ok_or_else(|| BootError::TooLittleMemory {
+                path: self.initramfs.to_owned(),
+                memory_mib: self.memory_mib(),
+            })?;
+        read_into(memory, address, &mut file, length, self.initramfs)?;
+        Ok((address, length))
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64), BootError> {
+    let error = |source| BootError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(error)?;
+    let metadata = file.metadata().map_err(error)?;
+    if !metadata.is_file() {
+        return Err(error(std::io::Error::other("it is not a regular file")));
+    }
+    Ok((file, metadata.len()))
+}
+
+fn read_into(
+    memory: &GuestMemoryMmap,
+    address: u64,
+    file: &mut impl ReadVolatile,
+    length: u64,
+    path: &Path,
+) -> Result<(), BootError> {
+    let length = usize::try_from(length).map_err(|_| BootError::Memory { address })?;
+    memory
+        .read_exact_volatile_from(GuestAddress(address), file, length)
+        .map_err(|error| BootError::Read {
+            path: path.to_owned(),
+            source: std::io::Error::other(error),
+        })
+}
+
+fn write(memory: &GuestMemoryMmap, address: u64, bytes: &[u8]) -> Result<(), BootError> {
+    memory
+        .write_slice(bytes, GuestAddress(address))
+        .map_err(|_| BootError::Memory { address })
+}
