@@ -1,1 +1,34 @@
-//! The test harness.
+//! The harness of the end-to-end tests.
+//!
+//! The tests in `tests/tests/` start the built programs the way a person does and compare what
+//! they do with what independent tools say. This crate holds what they share:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`lab`] | a virtual machine with a real KVM inside, for the `kvm` engine |
+//! | [`binaries`] | where the programs under test are |
+//! | [`microagent`] | one run of the command line, and what it left behind |
+//! | [`image`] | images made by `umoci` and `skopeo` |
+//! | [`registry`] | a real registry on the loopback interface |
+//! | [`fault_proxy`] | a registry that misbehaves, in front of the real one |
+//! | [`tree`] | file trees as text that can be compared |
+//! | [`cache`] | what is expensive to make and kept between runs |
+//! | [`tool`], [`watched`] | other people's programs: run to the end, or for as long as a test |
+//! | [`skip`] | the tests that cannot run on this host |
+//!
+//! Nothing here is a stand-in for a part of the product.
+
+pub mod binaries;
+pub mod cache;
+mod error;
+pub mod fault_proxy;
+pub mod image;
+pub mod lab;
+pub mod microagent;
+pub mod registry;
+pub mod skip;
+pub mod tool;
+pub mod tree;
+pub mod watched;
+
+pub use error::Error;

@@ -1,0 +1,41 @@
+#!/bin/busybox sh
+# PID 1 of the lab. Speaks on the second serial port as src/lab/protocol.rs says.
+/bin/busybox --install -s /bin
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs -o mode=1777 tmp /tmp
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mount -t tmpfs -o mode=755 run /run
+ln -sf /proc/self/fd /dev/fd
+for module in $(cat /lab/modules/order); do
+    insmod /lab/modules/$module || echo "lab: cannot load $module" >/dev/console
+done
+ip link set lo up
+
+stty -F /dev/ttyS1 raw -echo
+exec 3>/dev/ttyS1
+echo LAB >&3
+limit=65536
+for step in /lab/steps/*; do
+    [ -d "$step" ] || continue
+    mkdir -p /tmp/work && cd /tmp/work
+    read -r before rest </proc/uptime
+    timeout -s KILL "$(cat "$step/seconds")" sh "$step/script" \
+        </dev/null >/run/stdout 2>/run/stderr
+    code=$?
+    read -r after rest </proc/uptime
+    cd /
+    rm -rf /tmp/work
+    out=$(stat -c %s /run/stdout); [ "$out" -le $limit ] || out=$limit
+    err=$(stat -c %s /run/stderr); [ "$err" -le $limit ] || err=$limit
+    echo "STEP $code $before $after $out $err" >&3
+    head -c "$out" /run/stdout >&3
+    head -c "$err" /run/stderr >&3
+done
+echo END >&3
+exec 3>&-
+poweroff -f

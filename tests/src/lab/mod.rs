@@ -1,0 +1,354 @@
+//! The lab: a machine with a real KVM inside, made by QEMU's emulation of AMD-V.
+//!
+//! Development machines often have no KVM, or one that cannot run an ordinary guest kernel. QEMU
+//! without any acceleration emulates a processor with SVM and nested paging well enough that
+//! Debian's own `kvm-amd` module runs on it. So the lab boots Debian's cloud kernel under QEMU,
+//! loads the module, and runs a list of [`Step`]s, each a shell command, in a minimal userland
+//! (busybox and the programs that were put in). To them, `/dev/kvm` is an ordinary hardware KVM,
+//! five to ten times slower than native.
+//!
+//! A boot costs seconds, so a test puts many steps into one lab and looks at each afterwards.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), microagent_tests::Error> {
+//! use microagent_tests::lab::Lab;
+//! let mut lab = Lab::new()?;
+//! lab.program("/usr/bin/stat", "/bin/real-stat")?;
+//! lab.step("kvm is there", "real-stat -c %F /dev/kvm", 10);
+//! let report = lab.boot()?;
+//! assert_eq!(report.step("kvm is there").stdout, b"character special file\n");
+//! # Ok(()) }
+//! ```
+
+mod archive;
+mod kernel;
+mod machine;
+mod protocol;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use archive::Archive;
+pub use kernel::{Kernel, kernel};
+
+use crate::{Error, tool};
+
+/// How much of each output of a step is kept, in bytes; what was more is dropped, and said so.
+pub const OUTPUT_LIMIT: usize = 64 << 10;
+
+/// What the lab's machine is like.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Memory in MiB. All files that are put in live in it.
+    pub memory_mib: u32,
+    /// Number of processors.
+    pub cpus: u32,
+    /// One guest instruction is one nanosecond: times inside are the same on every run, and say
+    /// how much work was done, whatever else this host does. Slower; one processor only.
+    pub deterministic_clock: bool,
+    /// A raw image to attach, read-only, as `/dev/vda`.
+    pub disk: Option<PathBuf>,
+    /// How long the whole may take, boot included.
+    pub deadline: Duration,
+}
+
+impl Default for Machine {
+    fn default() -> Machine {
+        Machine {
+            memory_mib: 4096,
+            cpus: 1,
+            deterministic_clock: false,
+            disk: None,
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// One command to run in the lab.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// What its report is found by.
+    pub name: String,
+    /// What `/bin/sh` (busybox) runs, in an empty directory of its own, with no input.
+    pub script: String,
+    /// After how many seconds it is killed.
+    pub seconds: u32,
+}
+
+/// How a step went.
+#[derive(Debug, Clone)]
+pub struct StepReport {
+    /// [`Step::name`].
+    pub name: String,
+    /// Its exit status; 128+n for signal n, as a shell says it; 137 when it was out of time.
+    pub code: i32,
+    /// The first [`OUTPUT_LIMIT`] bytes of its standard output.
+    pub stdout: Vec<u8>,
+    /// The first [`OUTPUT_LIMIT`] bytes of its standard error.
+    pub stderr: Vec<u8>,
+    /// How long it took by the lab's clock.
+    pub elapsed: Duration,
+}
+
+impl StepReport {
+    /// The standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// The standard error as text.
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+/// How all steps went.
+#[derive(Debug)]
+pub struct Report {
+    /// In the order in which they were given.
+    pub steps: Vec<StepReport>,
+    /// What the lab's kernel said, up to a limit.
+    pub console: String,
+}
+
+impl Report {
+    /// The report of one step.
+    ///
+    /// # Panics
+    ///
+    /// When there is no step of this name: the test is wrong.
+    pub fn step(&self, name: &str) -> &StepReport {
+        self.steps
+            .iter()
+            .find(|step| step.name == name)
+            .unwrap_or_else(|| panic!("the lab has no step named {name:?}"))
+    }
+}
+
+/// A lab being put together.
+#[derive(Debug)]
+pub struct Lab {
+    machine: Machine,
+    kernel: Kernel,
+    archive: Archive<File>,
+    present: BTreeSet<PathBuf>,
+    steps: Vec<Step>,
+}
+
+impl Lab {
+    /// An ordinary lab; [`Lab::with_machine`] says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`] when QEMU or busybox is not installed.
+    pub fn new() -> Result<Lab, Error> {
+        Lab::with_machine(Machine::default())
+    }
+
+    /// A lab on a machine of this kind.
+    pub fn with_machine(machine: Machine) -> Result<Lab, Error> {
+        tool::find(machine::QEMU)?;
+        let busybox = tool::find("busybox")?;
+        let kernel = kernel()?;
+        let file = tempfile::NamedTempFile::new()
+            .map_err(Error::file(std::env::temp_dir()))?
+            .into_file();
+        let mut lab = Lab {
+            machine,
+            kernel,
+            archive: Archive::new(file),
+            present: BTreeSet::new(),
+            steps: Vec::new(),
+        };
+        for directory in [
+            "bin", "sbin", "usr", "usr/bin", "usr/sbin", "usr/lib", "lib", "lib64", "dev", "proc",
+            "sys", "tmp", "run", "root", "etc", "lab",
+        ] {
+            lab.directory_entry(Path::new(directory))?;
+        }
+        lab.archive
+            .device(Path::new("dev/console"), 5, 1)
+            .map_err(Error::file("/dev/console"))?;
+        if tool::run("ldd", [&busybox]).is_ok() {
+            return Err(Error::Missing {
+                program: "a static busybox (busybox-static)".to_owned(),
+            });
+        }
+        lab.file(&busybox, "/bin/busybox")?;
+        lab.text("root:x:0:0:root:/root:/bin/sh\n", "/etc/passwd", 0o644)?;
+        lab.text("root:x:0:\n", "/etc/group", 0o644)?;
+        lab.text("127.0.0.1 localhost\n", "/etc/hosts", 0o644)?;
+        let modules = lab.kernel.modules.clone();
+        for module in &modules {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            lab.file(module, &format!("/lab/modules/{name}"))?;
+        }
+        let order: String = modules
+            .iter()
+            .filter_map(|module| module.file_name())
+            .map(|name| format!("{}\n", name.to_string_lossy()))
+            .collect();
+        lab.text(&order, "/lab/modules/order", 0o644)?;
+        Ok(lab)
+    }
+
+    /// Puts a file of this host at `guest`, with its mode.
+    pub fn file(&mut self, host: &Path, guest: &str) -> Result<(), Error> {
+        let mut file = File::open(host).map_err(Error::file(host))?;
+        let metadata = file.metadata().map_err(Error::file(host))?;
+        let guest = self.make_parents(guest)?;
+        self.archive
+            .file(
+                &guest,
+                metadata.permissions().mode() & 0o7777,
+                metadata.len(),
+                &mut file,
+            )
+            .map_err(Error::file(host))
+    }
+
+    /// Puts a file with these contents at `guest`.
+    pub fn text(&mut self, contents: &str, guest: &str, mode: u32) -> Result<(), Error> {
+        let guest = self.make_parents(guest)?;
+        let size = contents.len() as u64;
+        self.archive
+            .file(&guest, mode, size, &mut contents.as_bytes())
+            .map_err(Error::file(&guest))
+    }
+
+    /// Puts a program of this host at `guest`, and the shared libraries that it needs where they
+    /// are here.
+    pub fn program(&mut self, host: impl AsRef<Path>, guest: &str) -> Result<(), Error> {
+        let host = host.as_ref();
+        // `ldd` fails on a static program, which needs none.
+        let listing = tool::text("ldd", [host]).unwrap_or_default();
+        for library in listing.lines().filter_map(library_path) {
+            let guest = library.to_string_lossy().into_owned();
+            if !self.present.contains(&relative(&guest)) {
+                let real = fs::canonicalize(&library).map_err(Error::file(&library))?;
+                self.file(&real, &guest)?;
+            }
+        }
+        self.file(host, guest)
+    }
+
+    /// Puts a whole directory at `guest`: directories, files and symbolic links.
+    pub fn directory(&mut self, host: &Path, guest: &str) -> Result<(), Error> {
+        self.make_parents(&format!("{guest}/."))?;
+        let entries = fs::read_dir(host).map_err(Error::file(host))?;
+        for entry in entries {
+            let entry = entry.map_err(Error::file(host))?;
+            let path = entry.path();
+            let below = format!("{guest}/{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type().map_err(Error::file(&path))?;
+            if kind.is_dir() {
+                self.directory(&path, &below)?;
+            } else if kind.is_symlink() {
+                let target = fs::read_link(&path).map_err(Error::file(&path))?;
+                let guest = self.make_parents(&below)?;
+                self.archive
+                    .symlink(&guest, &target)
+                    .map_err(Error::file(&path))?;
+            } else if kind.is_file() {
+                self.file(&path, &below)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a step. See [`Step`].
+    pub fn step(&mut self, name: &str, script: &str, seconds: u32) {
+        self.steps.push(Step {
+            name: name.to_owned(),
+            script: script.to_owned(),
+            seconds,
+        });
+    }
+
+    /// Boots, runs the steps in order, and powers off. A step that fails does not stop the others.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Late`] at the machine's deadline, [`Error::Lab`] when the machine dies before its
+    /// last step is done.
+    pub fn boot(mut self) -> Result<Report, Error> {
+        for (index, step) in self.steps.clone().iter().enumerate() {
+            let directory = format!("/lab/steps/{index:04}");
+            self.text(&step.script, &format!("{directory}/script"), 0o644)?;
+            self.text(
+                &step.seconds.to_string(),
+                &format!("{directory}/seconds"),
+                0o644,
+            )?;
+        }
+        self.text(machine::INIT, "/init", 0o755)?;
+        let initramfs = self
+            .archive
+            .finish()
+            .map_err(Error::file("the lab's initramfs"))?;
+        machine::run(&self.machine, &self.kernel, &initramfs, &self.steps)
+    }
+
+    /// Makes the directories above `guest`, and returns it as the archive names it.
+    fn make_parents(&mut self, guest: &str) -> Result<PathBuf, Error> {
+        let path = relative(guest);
+        let mut above = PathBuf::new();
+        if let Some(parent) = path.parent() {
+            for component in parent.components() {
+                above.push(component);
+                if !self.present.contains(&above) {
+                    self.directory_entry(&above.clone())?;
+                }
+            }
+        }
+        self.present.insert(path.clone());
+        Ok(path)
+    }
+
+    fn directory_entry(&mut self, path: &Path) -> Result<(), Error> {
+        self.present.insert(path.to_owned());
+        self.archive.directory(path).map_err(Error::file(path))
+    }
+}
+
+/// A path in the guest as a cpio archive names it: without the slash in front.
+fn relative(guest: &str) -> PathBuf {
+    Path::new(guest)
+        .components()
+        .filter(|component| matches!(component, std::path::Component::Normal(_)))
+        .collect()
+}
+
+/// The file in a line of `ldd`: `libc.so.6 => /lib/libc.so.6 (0x…)` or `/lib64/ld.so (0x…)`.
+fn library_path(line: &str) -> Option<PathBuf> {
+    let line = line.trim();
+    let named = line.split_once("=> ").map_or(line, |(_, path)| path);
+    let path = named.split(" (0x").next()?.trim();
+    path.starts_with('/').then(|| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_read_from_ldd() {
+        assert_eq!(
+            library_path("\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)"),
+            Some("/lib/x86_64-linux-gnu/libc.so.6".into())
+        );
+        assert_eq!(
+            library_path("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)"),
+            Some("/lib64/ld-linux-x86-64.so.2".into())
+        );
+        assert_eq!(library_path("\tlinux-vdso.so.1 (0x00007ffd)"), None);
+    }
+
+    #[test]
+    fn guest_paths_lose_their_slash_and_dots() {
+        assert_eq!(relative("/a/./b"), PathBuf::from("a/b"));
+    }
+}

@@ -1,0 +1,121 @@
+//! Programs that live as long as a test needs them, and no longer.
+//!
+//! A [`Watched`] program is killed when its value is dropped, and also when the test process dies
+//! without dropping anything: a shell beside it waits for the end of a pipe that only the test
+//! process holds. (The parent-death signal would not do: it fires when the *thread* that started
+//! the program ends, and tests are threads.)
+
+use std::io;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+
+use crate::Error;
+
+/// Starts the program of its arguments, kills it at the end of the pipe on standard input, and
+/// ends as the program does.
+const WATCH: &str = r#"
+exec 3<&0 </dev/null
+"$@" 3<&- &
+program=$!
+( read -r _ <&3; kill -KILL $program ) >/dev/null 2>&1 &
+watcher=$!
+exec 3<&-
+wait $program
+status=$?
+kill $watcher 2>/dev/null
+exit $status
+"#;
+
+/// A program that ends with this value.
+#[derive(Debug)]
+pub struct Watched {
+    child: Child,
+}
+
+impl Watched {
+    /// Starts `command`; its standard input is empty, its outputs are read with
+    /// [`Watched::stdout`] and [`Watched::stderr`], which must then be done.
+    pub fn start(command: &Command, stdout: Stdio, stderr: Stdio) -> Result<Watched, Error> {
+        let mut shell = Command::new("/bin/sh");
+        shell
+            .args(["-c", WATCH, "watched"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .stdin(Stdio::piped())
+            .stdout(stdout)
+            .stderr(stderr);
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        if let Some(directory) = command.get_current_dir() {
+            shell.current_dir(directory);
+        }
+        let child = shell.spawn().map_err(Error::file("/bin/sh"))?;
+        Ok(Watched { child })
+    }
+
+    /// The program's standard output, once, if it was piped.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
+    }
+
+    /// The program's standard error, once, if it was piped.
+    pub fn stderr(&mut self) -> Option<ChildStderr> {
+        self.child.stderr.take()
+    }
+
+    /// Waits for the program to end by itself.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        // `Child::wait` would close the pipe first, which kills the program.
+        let pipe = self.child.stdin.take();
+        let status = self.child.wait();
+        drop(pipe);
+        status
+    }
+
+    /// Kills the program and waits until it is gone.
+    pub fn kill(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_dropped_program_is_gone() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$; exec sleep 1000"]);
+        let mut watched = Watched::start(&command, Stdio::piped(), Stdio::null()).unwrap();
+        let mut stdout = watched.stdout().unwrap();
+        let mut pid = String::new();
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
+            pid.push(char::from(byte[0]));
+        }
+        let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
+        assert!(path.exists());
+        drop(watched);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_program_that_ends_gives_its_own_status() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exit 7"]);
+        let watched = Watched::start(&command, Stdio::null(), Stdio::null()).unwrap();
+        assert_eq!(watched.wait().unwrap().code(), Some(7));
+    }
+}

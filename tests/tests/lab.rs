@@ -1,0 +1,134 @@
+//! The lab itself: it must be what the other tests take it for.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use microagent_tests::lab::{Lab, Machine, OUTPUT_LIMIT, Report};
+use microagent_tests::{Error, or_skip, tool};
+
+/// Builds the program that runs a vCPU.
+fn vcpu() -> Result<(tempfile::TempDir, PathBuf), Error> {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("vcpu");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/vcpu.c");
+    tool::output(
+        Command::new(tool::find("cc")?)
+            .args(["-static", "-O1", "-o"])
+            .arg(&program)
+            .arg(source),
+    )?;
+    Ok((directory, program))
+}
+
+fn boot(machine: Machine) -> Result<Report, Error> {
+    let (_directory, program) = vcpu()?;
+    let mut lab = Lab::with_machine(machine)?;
+    lab.file(&program, "/bin/vcpu")?;
+    lab.program(tool::find("stat")?, "/usr/bin/host-stat")?;
+    lab.text("from the host\n", "/root/a/b/text", 0o640)?;
+    lab.step("vcpu", "vcpu", 30);
+    lab.step("status", "exit 3", 30);
+    lab.step("killed", "kill -9 $$", 30);
+    lab.step("outputs", "echo out; echo err >&2; printf '\\000\\377'", 30);
+    lab.step("shared libraries", "host-stat -c %a:%s /root/a/b/text", 30);
+    lab.step("much output", "head -c 10000000 /dev/zero", 60);
+    lab.step("too long", "sleep 100", 1);
+    lab.step("clean directory", "ls -A; echo x > file", 30);
+    lab.step("clean again", "ls -A; pwd", 30);
+    lab.boot()
+}
+
+/// One boot for all tests of this file.
+fn report() -> &'static Result<Report, Error> {
+    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
+    REPORT.get_or_init(|| boot(Machine::default()))
+}
+
+#[test]
+fn a_vcpu_runs_sse_instructions() {
+    let step = or_skip!(report()).step("vcpu");
+    assert_eq!(
+        step.text(),
+        "api 12\nport 0x10: k\nhalted\n",
+        "{}",
+        step.errors()
+    );
+    assert_eq!(step.code, 0);
+}
+
+#[test]
+fn exit_statuses_come_back() {
+    let report = or_skip!(report());
+    assert_eq!(report.step("status").code, 3);
+    assert_eq!(report.step("killed").code, 137);
+}
+
+#[test]
+fn both_outputs_come_back_byte_for_byte() {
+    let step = or_skip!(report()).step("outputs");
+    assert_eq!(step.stdout, b"out\n\0\xff");
+    assert_eq!(step.stderr, b"err\n");
+}
+
+#[test]
+fn programs_bring_their_shared_libraries() {
+    let step = or_skip!(report()).step("shared libraries");
+    assert_eq!(step.text(), "640:14\n", "{}", step.errors());
+}
+
+#[test]
+fn output_is_kept_up_to_the_limit() {
+    let step = or_skip!(report()).step("much output");
+    assert_eq!(step.stdout.len(), OUTPUT_LIMIT);
+    assert_eq!(step.code, 0);
+}
+
+#[test]
+fn a_step_out_of_time_is_killed() {
+    let step = or_skip!(report()).step("too long");
+    assert_eq!(step.code, 137);
+    assert!(step.elapsed < Duration::from_secs(10), "{:?}", step.elapsed);
+}
+
+#[test]
+fn each_step_has_an_empty_directory() {
+    let report = or_skip!(report());
+    assert_eq!(report.step("clean directory").text(), "");
+    assert_eq!(report.step("clean again").text(), "/tmp/work\n");
+}
+
+#[test]
+fn the_deadline_ends_a_lab_that_hangs() {
+    let mut lab = or_skip!(Lab::with_machine(Machine {
+        deadline: Duration::from_secs(5),
+        memory_mib: 512,
+        ..Machine::default()
+    }));
+    lab.step("sleeps", "sleep 1000", 1000);
+    let error = lab.boot().unwrap_err();
+    assert!(matches!(error, Error::Late { .. }), "{error}");
+}
+
+/// The clock counts instructions: what is measured does not depend on this host's speed.
+#[test]
+fn the_deterministic_clock_reads_the_same_twice() {
+    let measure = || {
+        let mut lab = Lab::with_machine(Machine {
+            deterministic_clock: true,
+            memory_mib: 512,
+            ..Machine::default()
+        })?;
+        lab.step(
+            "loop",
+            "i=0; while [ $i -lt 20000 ]; do i=$((i + 1)); done",
+            300,
+        );
+        Ok::<_, Error>(lab.boot()?.step("loop").elapsed.as_secs_f64())
+    };
+    let first = or_skip!(measure());
+    let second = or_skip!(measure());
+    let ratio = first / second;
+    assert!((0.9..1.1).contains(&ratio), "{first} s, then {second} s");
+}
