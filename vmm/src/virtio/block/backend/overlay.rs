@@ -1,0 +1,215 @@
+//! A raw image that is only read, under a sparse delta that takes the writes.
+//!
+//! The delta is a file as large as the base. It holds whole blocks of [`BLOCK`] bytes; what it
+//! does not hold is read from the base. Which blocks it holds is a bitmap in memory, so reading
+//! costs no system call to find out (1 GiB of disk is 32 KiB of bitmap). A write of part of a
+//! block that is not held copies the rest of the block up from the base first.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use super::Backend;
+use crate::virtio::Segments;
+
+/// The unit in which the delta holds data, in bytes: the block size of the file systems on it.
+pub const BLOCK: u64 = 4096;
+
+/// A base and its delta. The delta is not durable: it is gone with the VM.
+#[derive(Debug)]
+pub struct Overlay {
+    base: File,
+    delta: File,
+    len: u64,
+    held: Bitmap,
+}
+
+impl Overlay {
+    /// The disk in `base`, `len` bytes long (whole sectors), under the empty file `delta`.
+    ///
+    /// # Errors
+    /// When the delta cannot be made as large as the base.
+    pub fn new(base: File, len: u64, delta: File) -> io::Result<Overlay> {
+        delta.set_len(len)?;
+        Ok(Overlay {
+            base,
+            delta,
+            len,
+            held: Bitmap::new(len.div_ceil(BLOCK)),
+        })
+    }
+
+    /// Brings block `block` into the delta, if `[offset, end)` writes only part of it and the
+    /// delta does not hold it yet.
+    fn copy_up(&mut self, block: u64, offset: u64, end: u64) -> io::Result<()> {
+        let start = block * BLOCK;
+        let block_end = (start + BLOCK).min(self.len);
+        if self.held.get(block) || (offset <= start && block_end <= end) {
+            return Ok(());
+        }
+        let mut bytes = [0; BLOCK as usize];
+        let bytes = &mut bytes[..(block_end - start) as usize];
+        self.base.read_exact_at(bytes, start)?;
+        self.delta.write_all_at(bytes, start)?;
+        self.held.set(block);
+        Ok(())
+    }
+}
+
+impl Backend for Overlay {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn durable(&self) -> bool {
+        false
+    }
+
+    fn read_at(&mut self, mut into: Segments<'_>, mut offset: u64) -> io::Result<()> {
+        while !into.is_empty() {
+            let end = offset + into.len() as u64;
+            let (held, run_end) = self.held.run(offset / BLOCK, end.div_ceil(BLOCK));
+            let run = (run_end * BLOCK).min(end) - offset;
+            let rest = into.split_off(run as usize);
+            let file = if held { &self.delta } else { &self.base };
+            into.read_at(file.as_fd(), offset)?;
+            into = rest;
+            offset += run;
+        }
+        Ok(())
+    }
+
+    fn write_at(&mut self, from: Segments<'_>, offset: u64) -> io::Result<()> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let end = offset + from.len() as u64;
+        let (first, last) = (offset / BLOCK, (end - 1) / BLOCK);
+        self.copy_up(first, offset, end)?;
+        self.copy_up(last, offset, end)?;
+        from.write_at(self.delta.as_fd(), offset)?;
+        // Only now: a write that failed half way leaves blocks that were not held to the base.
+        for block in first..=last {
+            self.held.set(block);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Which blocks the delta holds.
+struct Bitmap(Vec<u64>);
+
+impl Bitmap {
+    fn new(blocks: u64) -> Bitmap {
+        Bitmap(vec![0; blocks.div_ceil(64) as usize])
+    }
+
+    fn get(&self, block: u64) -> bool {
+        self.0
+            .get((block / 64) as usize)
+            .is_some_and(|word| word >> (block % 64) & 1 == 1)
+    }
+
+    fn set(&mut self, block: u64) {
+        if let Some(word) = self.0.get_mut((block / 64) as usize) {
+            *word |= 1 << (block % 64);
+        }
+    }
+
+    /// Whether `start` is held, and where the run of blocks like it ends, at most at `end`.
+    fn run(&self, start: u64, end: u64) -> (bool, u64) {
+        let held = self.get(start);
+        let run_end = (start + 1..end)
+            .find(|&block| self.get(block) != held)
+            .unwrap_or(end);
+        (held, run_end)
+    }
+}
+
+impl std::fmt::Debug for Bitmap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held: u32 = self.0.iter().map(|word| word.count_ones()).sum();
+        write!(f, "Bitmap({held} held)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::VolatileSlice;
+
+    use super::*;
+
+    fn file(content: &[u8]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(content, 0).unwrap();
+        file
+    }
+
+    proptest! {
+        /// The oracle is a plain array that takes the same writes.
+        #[test]
+        fn it_reads_as_an_array_that_took_the_same_writes(
+            sectors in 1u64..100,
+            writes in prop::collection::vec((any::<u64>(), 1u64..40, any::<u8>()), 0..30),
+        ) {
+            let len = sectors * 512;
+            let original: Vec<u8> = (0..len).map(|i| (i / 512) as u8 ^ i as u8).collect();
+            let base = file(&original);
+            let mut disk = Overlay::new(base.try_clone().unwrap(), len, file(&[])).unwrap();
+            let mut expected = original.clone();
+            for (at, count, byte) in writes {
+                let at = at % sectors;
+                let count = count.min(sectors - at);
+                let (from, to) = ((at * 512) as usize, ((at + count) * 512) as usize);
+                expected[from..to].fill(byte);
+                let mut data = vec![byte; to - from];
+                disk.write_at(VolatileSlice::from(&mut data[..]).into(), at * 512).unwrap();
+
+                let mut back = vec![0; to - from];
+                disk.read_at(VolatileSlice::from(&mut back[..]).into(), at * 512).unwrap();
+                prop_assert_eq!(&back, &expected[from..to]);
+            }
+            let mut all = vec![0; len as usize];
+            disk.read_at(VolatileSlice::from(&mut all[..]).into(), 0).unwrap();
+            prop_assert_eq!(&all, &expected);
+            let mut untouched = vec![0; len as usize];
+            base.read_exact_at(&mut untouched, 0).unwrap();
+            prop_assert_eq!(&untouched, &original);
+        }
+    }
+
+    #[test]
+    fn the_delta_stays_sparse() {
+        use std::os::unix::fs::MetadataExt;
+        let base = tempfile::tempfile().unwrap();
+        base.set_len(1 << 30).unwrap();
+        let mut disk = Overlay::new(base, 1 << 30, tempfile::tempfile().unwrap()).unwrap();
+        let mut data = [7; 512];
+        disk.write_at(VolatileSlice::from(&mut data[..]).into(), 1 << 29)
+            .unwrap();
+        assert_eq!(disk.delta.metadata().unwrap().len(), 1 << 30);
+        assert!(disk.delta.metadata().unwrap().blocks() * 512 <= 64 << 10);
+    }
+
+    #[test]
+    fn a_base_that_shrank_is_an_error_and_not_zeros() {
+        let base = file(&[1; 4096]);
+        let mut disk = Overlay::new(base.try_clone().unwrap(), 4096, file(&[])).unwrap();
+        base.set_len(512).unwrap();
+        let mut data = [0; 4096];
+        let error = disk
+            .read_at(VolatileSlice::from(&mut data[..]).into(), 0)
+            .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

@@ -1,0 +1,79 @@
+//! The entropy device (virtio 1.2 section 5.4): one queue, whose buffers are filled with random
+//! bytes from the host's kernel.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::chain::serve_queue;
+use super::{DeviceError, DeviceIo, VirtioDevice};
+
+/// The device type (virtio 1.2 section 5).
+const TYPE: u32 = 4;
+
+const QUEUE_SIZES: [u16; 1] = [64];
+
+/// The most one request gets, in bytes. The driver asks again for more (section 5.4.6.1: the
+/// device places one or more bytes), so a request cannot keep the host busy.
+pub const MAX_BYTES: usize = 4096;
+
+/// The entropy device.
+#[derive(Debug, Default)]
+pub struct Rng {}
+
+impl Rng {
+    /// A new device.
+    pub fn new() -> Rng {
+        Rng {}
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> u32 {
+        TYPE
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn acknowledge(&mut self, _features: u64) {}
+
+    fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        loop {
+            let Some((queue, mem)) = io.queue(index) else {
+                return Ok(());
+            };
+            let mut failed = None;
+            let served = serve_queue(queue, mem, |buffers| {
+                let Ok(buffers) = buffers else { return 0 };
+                let mut bytes = [0; MAX_BYTES];
+                let wanted = buffers.writable.len().min(MAX_BYTES);
+                match getrandom(&mut bytes[..wanted], GetRandomFlags::empty()) {
+                    Ok(n) => buffers.writable.copy_from(&bytes[..n]) as u32,
+                    Err(error) => {
+                        failed = Some(error);
+                        0
+                    }
+                }
+            })?;
+            if served.any {
+                io.notify(index)?;
+            }
+            if let Some(error) = failed {
+                return Err(DeviceError::Io(error.into()));
+            }
+            if !served.more {
+                return Ok(());
+            }
+        }
+    }
+
+    fn reset(&mut self) {}
+}
