@@ -1,0 +1,158 @@
+//! Sessions: one thread each, one request each.
+//!
+//! A VM is configured exactly once, and before its first command; until then it is anonymous.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use microagent_proto::agent::{Configure, Exec, Failure, FailureKind, Reply, Request};
+use microagent_proto::frame::{FrameError, read_message, write_message};
+use rustix::process::{Pid, set_child_subreaper};
+
+use crate::children::Children;
+use crate::configure::configure;
+use crate::exec;
+use crate::power::{self, one_line, say};
+use crate::stream::Stream;
+use crate::uevent::Uevents;
+
+/// What all sessions share.
+#[derive(Debug)]
+pub struct Agent {
+    children: Arc<Children>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waiting to be told what to be. The subscription is from before the first device.
+    Anonymous(Uevents),
+    /// Has its root and its name.
+    Configured,
+    /// Half of it was done; only a new VM helps.
+    Failed,
+}
+
+impl Agent {
+    /// An agent of an anonymous VM.
+    pub fn new(uevents: Uevents) -> Agent {
+        Agent {
+            children: Arc::default(),
+            state: Mutex::new(State::Anonymous(uevents)),
+        }
+    }
+
+    /// Starts the thread that reaps.
+    pub fn start_reaping(&self) -> io::Result<()> {
+        let children = Arc::clone(&self.children);
+        thread::Builder::new()
+            .name("reaper".into())
+            .spawn(move || children.reap_for_ever())
+            .map(drop)
+    }
+
+    /// Serves one session on a thread of its own.
+    pub fn start_session(self: &Arc<Agent>, stream: Stream) -> io::Result<()> {
+        let agent = Arc::clone(self);
+        thread::Builder::new()
+            .name("session".into())
+            .spawn(move || agent.serve(stream))
+            .map(drop)
+    }
+
+    /// Serves one session to its end. What goes wrong with the stream itself has nobody to be told
+    /// to but the console.
+    fn serve(&self, mut stream: Stream) {
+        if let Err(error) = self.answer(&mut stream) {
+            say(&format!("session: {}", one_line(&error)));
+        }
+    }
+
+    fn answer(&self, stream: &mut Stream) -> Result<(), FrameError> {
+        let request = match read_message(stream, "a request") {
+            Ok(request) => request,
+            Err(error @ (FrameError::BadMessage(_) | FrameError::Unexpected { .. })) => {
+                return refuse(stream, bad_request(one_line(&error)));
+            }
+            Err(error) => return Err(error),
+        };
+        match request {
+            Request::Configure(request) => match self.configure(&request) {
+                Ok(mount_micros) => write_message(stream, &Reply::Configured { mount_micros }),
+                Err(failure) => refuse(stream, failure),
+            },
+            Request::Exec(request) => match self.exec(stream, &request)? {
+                Ok(()) => Ok(()),
+                Err(failure) => refuse(stream, failure),
+            },
+            Request::Shutdown => {
+                write_message(stream, &Reply::ShuttingDown)?;
+                power::shut_down(&self.children)
+            }
+        }
+    }
+
+    fn configure(&self, request: &Configure) -> Result<u64, Failure> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State::Anonymous(uevents) = &*state else {
+            return Err(bad_request("this VM is configured already".into()));
+        };
+        let outcome = configure(request, uevents);
+        *state = match outcome {
+            Ok(_) => State::Configured,
+            Err(_) => State::Failed,
+        };
+        Ok(outcome?)
+    }
+
+    fn exec(&self, stream: &mut Stream, request: &Exec) -> Result<Result<(), Failure>, FrameError> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured = matches!(*state, State::Configured);
+        drop(state);
+        if !configured {
+            return Ok(Err(bad_request("this VM is not configured".into())));
+        }
+        exec::run(stream, request, &self.children)
+    }
+}
+
+fn refuse(stream: &mut Stream, failure: Failure) -> Result<(), FrameError> {
+    write_message(stream, &Reply::Failed(failure))
+}
+
+fn bad_request(message: String) -> Failure {
+    Failure {
+        kind: FailureKind::BadRequest,
+        message,
+    }
+}
+
+/// The mode for tests: `root` as the root, standard input as the stream of one session.
+pub fn serve_session_on_stdin(root: &Path) -> ExitCode {
+    fn prepare(root: &Path) -> io::Result<(Arc<Agent>, Stream)> {
+        let stream = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+        rustix::process::chroot(root)?;
+        rustix::process::chdir("/")?;
+        // Orphans come to this process even where it is not PID 1.
+        set_child_subreaper(Some(Pid::INIT))?;
+        let agent = Arc::new(Agent {
+            children: Arc::default(),
+            state: Mutex::new(State::Configured),
+        });
+        agent.start_reaping()?;
+        Ok((agent, Stream::from(stream)))
+    }
+    match prepare(root) {
+        Ok((agent, stream)) => {
+            agent.serve(stream);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            say(&format!("cannot serve a session: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Makes an anonymous VM into a certain one.
+//!
+//! Order matters: randomness and clock come before anything of the image can run.
+
+use std::fs::File;
+use std::io;
+use std::time::Instant;
+
+use microagent_proto::agent::{Configure, Failure, FailureKind};
+use rustix::time::{ClockId, Timespec, clock_settime};
+
+use crate::power::one_line;
+use crate::root;
+use crate::uevent::Uevents;
+
+/// Why a VM could not be configured.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigureError {
+    /// The clock cannot be set.
+    #[error("cannot set the guest's clock")]
+    Clock(#[source] io::Error),
+    /// The entropy pool takes nothing.
+    #[error("cannot add to the guest's entropy pool")]
+    Entropy(#[source] io::Error),
+    /// The host name is refused.
+    #[error("cannot set the host name to {name:?}")]
+    Hostname {
+        /// The name.
+        name: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The root file system.
+    #[error(transparent)]
+    Root(#[from] root::RootError),
+}
+
+impl From<ConfigureError> for Failure {
+    fn from(error: ConfigureError) -> Failure {
+        Failure {
+            kind: match error {
+                ConfigureError::Root(_) => FailureKind::Mount,
+                _ => FailureKind::System,
+            },
+            message: one_line(&error),
+        }
+    }
+}
+
+/// Does it. The answer is how long the root file system took, in microseconds.
+pub fn configure(request: &Configure, uevents: &Uevents) -> Result<u64, ConfigureError> {
+    add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
+    set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
+    rustix::system::sethostname(request.hostname.as_bytes()).map_err(|error| {
+        ConfigureError::Hostname {
+            name: request.hostname.clone(),
+            source: error.into(),
+        }
+    })?;
+    let start = Instant::now();
+    root::switch_to(&request.root, uevents)?;
+    root::write_names(&request.hostname, request.root.read_only)?;
+    Ok(start.elapsed().as_micros().try_into().unwrap_or(u64::MAX))
+}
+
+fn set_clock(unix_nanos: u64) -> io::Result<()> {
+    const NANOS: u64 = 1_000_000_000;
+    let (Ok(tv_sec), Ok(tv_nsec)) = (
+        (unix_nanos / NANOS).try_into(),
+        (unix_nanos % NANOS).try_into(),
+    ) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    Ok(clock_settime(
+        ClockId::Realtime,
+        Timespec { tv_sec, tv_nsec },
+    )?)
+}
+
+/// Mixes `bytes` into the pool, credits them, and makes the kernel's generator start again from
+/// the pool: without the second step a restored VM goes on with the snapshot's random numbers.
+fn add_entropy(bytes: &[u8]) -> io::Result<()> {
+    let pool = File::options().write(true).open("/dev/urandom")?;
+    random::add(&pool, bytes)?;
+    random::reseed(&pool)
+}
+
+/// The two ioctls of random(4), which no crate here wraps.
+#[allow(unsafe_code)]
+mod random {
+    use std::fs::File;
+    use std::io;
+
+    use rustix::ioctl::{NoArg, Opcode, Setter, ioctl, opcode};
+
+    /// The most that is added at once, in bytes.
+    const MAX: usize = 64;
+
+    /// `struct rand_pool_info` with its flexible array at a fixed size.
+    #[repr(C)]
+    struct PoolInfo {
+        entropy_count: i32,
+        buf_size: i32,
+        buf: [u8; MAX],
+    }
+
+    /// `_IOW('R', 0x03, int[2])`.
+    const RNDADDENTROPY: Opcode = opcode::write::<[i32; 2]>(b'R', 0x03);
+    /// `_IO('R', 0x07)`.
+    const RNDRESEEDCRNG: Opcode = opcode::none(b'R', 0x07);
+
+    pub fn add(pool: &File, bytes: &[u8]) -> io::Result<()> {
+        let length = bytes.len().min(MAX);
+        let mut info = PoolInfo {
+            entropy_count: 8 * length as i32,
+            buf_size: length as i32,
+            buf: [0; MAX],
+        };
+        info.buf[..length].copy_from_slice(&bytes[..length]);
+        // SAFETY: needed as there is no safe wrapper of RNDADDENTROPY. The driver reads the two
+        // counts and then `buf_size` bytes, which is at most the length of `buf`; it writes
+        // nothing. `info` has the kernel's layout (two ints, then the bytes, no padding).
+        unsafe { ioctl(pool, Setter::<RNDADDENTROPY, PoolInfo>::new(info))? };
+        Ok(())
+    }
+
+    pub fn reseed(pool: &File) -> io::Result<()> {
+        // SAFETY: needed as there is no safe wrapper of RNDRESEEDCRNG. It takes no argument and
+        // touches no memory of this process.
+        unsafe { ioctl(pool, NoArg::<RNDRESEEDCRNG>::new())? };
+        Ok(())
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_codes_are_those_of_the_kernels_header() {
+            // linux/random.h, computed by a C compiler.
+            assert_eq!(RNDADDENTROPY, 0x4008_5203);
+            assert_eq!(RNDRESEEDCRNG, 0x5207);
+        }
+    }
+}

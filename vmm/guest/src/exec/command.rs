@@ -1,0 +1,260 @@
+//! From a request to a process.
+
+use std::fs::{DirBuilder, File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use microagent_proto::agent::{Exec, Failure, FailureKind};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+use crate::children::{Children, Own};
+use crate::power::one_line;
+use crate::user::{self, Identity, UserError};
+
+/// Where a command is looked for when its environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a command was not started.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("there is no command to run")]
+    Empty,
+    #[error("the command holds a zero byte, or its environment a name that cannot be one")]
+    Unspeakable,
+    #[error(transparent)]
+    User(#[from] UserError),
+    #[error("cannot use the working directory {path}")]
+    WorkingDirectory { path: PathBuf, source: io::Error },
+    #[error("{name} is in no directory of PATH ({path})")]
+    NotInPath { name: String, path: String },
+    #[error("the image has no {path}")]
+    Missing { path: PathBuf },
+    #[error("{path} is not executable")]
+    NoPermission { path: PathBuf },
+    #[error("{path} needs {interpreter}, which the image does not have")]
+    NoInterpreter { path: PathBuf, interpreter: String },
+    #[error("cannot execute {path}")]
+    Refused { path: PathBuf, source: io::Error },
+    #[error("cannot start a process")]
+    System(#[source] io::Error),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        Failure {
+            kind: match error {
+                StartError::Empty | StartError::Unspeakable => FailureKind::BadRequest,
+                StartError::User(_) => FailureKind::UnknownUser,
+                StartError::NotInPath { .. } | StartError::Missing { .. } => FailureKind::NotFound,
+                StartError::NoPermission { .. }
+                | StartError::NoInterpreter { .. }
+                | StartError::Refused { .. } => FailureKind::NotExecutable,
+                StartError::WorkingDirectory { .. } | StartError::System(_) => FailureKind::System,
+            },
+            message: one_line(&error),
+        }
+    }
+}
+
+/// A command that was started, and our ends of its pipes.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub own: Own,
+    /// Its standard input, unless that is empty.
+    pub stdin: Option<OwnedFd>,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+}
+
+/// Starts the command.
+pub fn start(request: &Exec, children: &Arc<Children>) -> Result<Running, Failure> {
+    Ok(try_start(request, children)?)
+}
+
+fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartError> {
+    let name = request.argv.first().ok_or(StartError::Empty)?;
+    check_words(request)?;
+    let identity = user::look_up(&request.user)?;
+    let cwd = working_directory(&request.cwd)?;
+    let path = find(name, variable(&request.env, "PATH"), &cwd.path)?;
+
+    let system = |error: Errno| StartError::System(error.into());
+    let (stdout, child_stdout) = pipe_for(&identity).map_err(system)?;
+    let (stderr, child_stderr) = pipe_for(&identity).map_err(system)?;
+    let mut command = Command::new(&path);
+    command
+        .arg0(name)
+        .args(request.argv.iter().skip(1))
+        .env_clear()
+        .envs(request.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(child_stdout)
+        .stderr(child_stderr);
+    if variable(&request.env, "HOME").is_none() {
+        command.env("HOME", &identity.home);
+    }
+    let mut stdin = None;
+    if request.stdin {
+        let (child_stdin, ours) = pipe_for(&identity).map_err(system)?;
+        rustix::io::ioctl_fionbio(&ours, true).map_err(system)?;
+        command.stdin(child_stdin);
+        stdin = Some(ours);
+    }
+    become_user_in(&mut command, &identity, cwd.fd);
+    let own = children
+        .spawn(&mut command)
+        .map_err(|error| explain(error, &cwd.path.join(&path)))?;
+    Ok(Running {
+        own,
+        stdin,
+        stdout,
+        stderr,
+    })
+}
+
+/// Words that cannot be handed to a process.
+fn check_words(request: &Exec) -> Result<(), StartError> {
+    let nul = |text: &String| text.contains('\0');
+    let bad_name = |name: &String| name.is_empty() || name.contains('=') || nul(name);
+    let bad_variable = |(name, value): &(String, String)| bad_name(name) || nul(value);
+    if request.argv.iter().any(nul) || request.env.iter().any(bad_variable) {
+        return Err(StartError::Unspeakable);
+    }
+    Ok(())
+}
+
+fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = env.iter().rev().find(|(known, _)| known == name);
+    found.map(|(_, value)| value.as_str())
+}
+
+struct WorkingDirectory {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// Opens the working directory, creating it when it is missing.
+fn working_directory(cwd: &str) -> Result<WorkingDirectory, StartError> {
+    let path = Path::new("/").join(cwd);
+    let open = || -> io::Result<OwnedFd> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&path)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(rustix::fs::open(&path, flags, Mode::empty())?)
+    };
+    match open() {
+        Ok(fd) => Ok(WorkingDirectory { path, fd }),
+        Err(source) => Err(StartError::WorkingDirectory { path, source }),
+    }
+}
+
+/// A pipe whose reader and writer may open it by name (`/dev/stdout`) as the command's user: a
+/// pipe belongs to who made it.
+fn pipe_for(identity: &Identity) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    rustix::fs::fchown(&writer, Some(uid), Some(gid))?;
+    Ok((reader, writer))
+}
+
+/// Where the command is: what a shell would execute. A path that is not absolute is relative to
+/// the working directory.
+fn find(name: &str, path: Option<&str>, cwd: &Path) -> Result<PathBuf, StartError> {
+    if name.contains('/') {
+        let whole = cwd.join(name);
+        return match std::fs::metadata(&whole) {
+            Ok(metadata) if executable(&metadata) => Ok(name.into()),
+            Ok(_) => Err(StartError::NoPermission { path: whole }),
+            Err(_) => Err(StartError::Missing { path: whole }),
+        };
+    }
+    let path = path.unwrap_or(DEFAULT_PATH);
+    let mut without_permission = None;
+    for directory in path.split(':') {
+        // An empty element is the working directory.
+        let candidate = Path::new(if directory.is_empty() { "." } else { directory }).join(name);
+        match std::fs::metadata(cwd.join(&candidate)) {
+            Ok(metadata) if executable(&metadata) => return Ok(candidate),
+            Ok(metadata) if metadata.is_file() => {
+                without_permission.get_or_insert(candidate);
+            }
+            _ => {}
+        }
+    }
+    Err(match without_permission {
+        Some(path) => StartError::NoPermission { path },
+        None => StartError::NotInPath {
+            name: name.to_owned(),
+            path: path.to_owned(),
+        },
+    })
+}
+
+fn executable(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+}
+
+/// Makes the process a session leader in the working directory, with the user's ids.
+fn become_user_in(command: &mut Command, identity: &Identity, cwd: OwnedFd) {
+    let uid = Uid::from_raw(identity.uid);
+    let gid = Gid::from_raw(identity.gid);
+    let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
+    let in_child = move || {
+        rustix::process::setsid()?;
+        rustix::process::fchdir(&cwd)?;
+        rustix::thread::set_thread_groups(&groups)?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        Ok(())
+    };
+    // SAFETY: needed because supplementary groups and a new session cannot be asked of `Command`.
+    // The closure runs between fork and exec of a process with threads, so it must be
+    // async-signal-safe: it makes raw system calls on values that exist already, allocates
+    // nothing and takes no lock. The child has one thread, so per-thread ids are its ids.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+/// What the kernel's refusal to execute `path`, which exists, means.
+fn explain(error: io::Error, path: &Path) -> StartError {
+    let path = path.to_owned();
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSYS) | None => {
+            StartError::System(error)
+        }
+        Some(Errno::ACCESS) => StartError::NoPermission { path },
+        Some(Errno::NOENT) => StartError::NoInterpreter {
+            interpreter: script_interpreter(&path).unwrap_or_else(|| "a dynamic loader".to_owned()),
+            path,
+        },
+        Some(_) => StartError::Refused {
+            path,
+            source: error,
+        },
+    }
+}
+
+/// The program that the first line of a script names.
+fn script_interpreter(path: &Path) -> Option<String> {
+    /// What the kernel reads of a script (`BINPRM_BUF_SIZE`).
+    const FIRST_LINE: u64 = 256;
+    let mut start = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(FIRST_LINE).read_to_end(&mut start).ok()?;
+    let text = String::from_utf8_lossy(start.strip_prefix(b"#!")?).into_owned();
+    let word = text.lines().next()?.split_whitespace().next()?;
+    Some(word.to_owned())
+}

@@ -1,0 +1,290 @@
+//! Carries a command's streams until it has ended.
+//!
+//! One loop over poll(2). The stream to the host is written with blocking calls: a host that does
+//! not read stops the command's output, through the pipes, and nothing else. It is read without
+//! blocking, and only while the command takes its input.
+//!
+//! The end: the command has exited *and* everything it wrote has been sent. A descendant that
+//! keeps a pipe open does not hold the session: what was in the pipes when the command exited is
+//! always sent; beyond that the session goes on at most until there was nothing for
+//! [`DRAIN_SILENCE`], and never longer than [`DRAIN_LIMIT`].
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use microagent_proto::agent::{Exited, Input};
+use microagent_proto::frame::{DATA_CHUNK, FrameError, Kind, write_frame};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, ioctl_fionread, read};
+use rustix::process::{Signal, WaitStatus};
+
+use crate::children::Own;
+use crate::exec::command::Running;
+use crate::exec::inbox::{Inbox, Received};
+use crate::stream::Stream;
+
+/// How long nothing may come from a pipe that a descendant keeps open.
+const DRAIN_SILENCE: Duration = Duration::from_millis(250);
+
+/// How long a descendant that keeps writing holds the session.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// Carries the streams of `running` and says how it ended.
+///
+/// # Errors
+/// The stream broke or ended early; the command's process group has been killed.
+pub fn run(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> {
+    let mut relay = Relay {
+        own: running.own,
+        outputs: [
+            Output::new(running.stdout, Kind::Stdout),
+            Output::new(running.stderr, Kind::Stderr),
+        ],
+        input: StandardInput {
+            pipe: running.stdin,
+            pending: Vec::new(),
+        },
+        inbox: Inbox::default(),
+        buffer: vec![0; DATA_CHUNK],
+    };
+    let status = relay.until_exit(stream)?;
+    relay.drain(stream)?;
+    Ok(exited(status))
+}
+
+fn exited(status: WaitStatus) -> Exited {
+    Exited {
+        code: status.exit_status(),
+        signal: status.terminating_signal(),
+    }
+}
+
+struct Relay {
+    own: Own,
+    outputs: [Output; 2],
+    input: StandardInput,
+    inbox: Inbox,
+    buffer: Vec<u8>,
+}
+
+impl Relay {
+    fn until_exit(&mut self, stream: &mut Stream) -> Result<WaitStatus, FrameError> {
+        loop {
+            let Some(ended) = self.own.ended() else {
+                return Ok(self.own.status());
+            };
+            // While input waits for the command, no more is taken from the stream, but its end
+            // is still seen.
+            let from_host = match self.input.waiting() {
+                None => PollFlags::IN | PollFlags::RDHUP,
+                Some(_) => PollFlags::RDHUP,
+            };
+            let ready = poll_all(
+                [
+                    Some((ended, PollFlags::IN)),
+                    self.outputs[0].interest(),
+                    self.outputs[1].interest(),
+                    self.input.waiting().map(|pipe| (pipe, PollFlags::OUT)),
+                    Some((stream.as_fd(), from_host)),
+                ],
+                None,
+            )?;
+            let [has_ended, stdout, stderr, stdin, host] = ready;
+            if has_ended {
+                return Ok(self.own.status());
+            }
+            self.carry([stdout, stderr], stream)?;
+            if stdin {
+                self.input.push()?;
+            }
+            if host && self.inbox.fill(stream)? == Received::End {
+                // Dropping the child kills its process group.
+                return Err(FrameError::Closed("the end of the command"));
+            }
+            self.obey()?;
+        }
+    }
+
+    /// Sends what the ready pipes hold, one chunk each.
+    fn carry(&mut self, ready: [bool; 2], stream: &mut Stream) -> Result<(), FrameError> {
+        for (output, ready) in self.outputs.iter_mut().zip(ready) {
+            if ready {
+                output.carry(&mut self.buffer, stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the host has sent, as far as the command takes its input.
+    fn obey(&mut self) -> Result<(), FrameError> {
+        while self.input.waiting().is_none() {
+            let Some(frame) = self.inbox.next()? else {
+                break;
+            };
+            match frame.kind {
+                Kind::Stdin => self.input.take(frame.payload)?,
+                Kind::Message => {
+                    let Input::Signal(number) = serde_json::from_slice(&frame.payload)?;
+                    if let Some(signal) = Signal::from_named_raw(number) {
+                        self.own.signal_group(signal);
+                    }
+                }
+                got @ (Kind::Stdout | Kind::Stderr) => {
+                    return Err(FrameError::Unexpected {
+                        got,
+                        expected: "input",
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left after the command has exited.
+    fn drain(&mut self, stream: &mut Stream) -> Result<(), FrameError> {
+        for output in &mut self.outputs {
+            output.owe()?;
+        }
+        let limit = Instant::now() + DRAIN_LIMIT;
+        let mut silence = Instant::now() + DRAIN_SILENCE;
+        while self.outputs.iter().any(Output::is_open) {
+            let owed = self.outputs.iter().any(|output| output.owed > 0);
+            let left = silence.min(limit).saturating_duration_since(Instant::now());
+            if left.is_zero() && !owed {
+                break;
+            }
+            let [stdout, stderr] = poll_all(
+                [self.outputs[0].interest(), self.outputs[1].interest()],
+                Some(left),
+            )?;
+            if stdout || stderr {
+                self.carry([stdout, stderr], stream)?;
+                silence = Instant::now() + DRAIN_SILENCE;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One of the command's output pipes.
+struct Output {
+    /// `None` after its end.
+    pipe: Option<OwnedFd>,
+    kind: Kind,
+    /// Bytes that were in the pipe when the command exited and have not been sent.
+    owed: u64,
+}
+
+impl Output {
+    fn new(pipe: OwnedFd, kind: Kind) -> Output {
+        Output {
+            pipe: Some(pipe),
+            kind,
+            owed: 0,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.pipe.is_some()
+    }
+
+    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let pipe = self.pipe.as_ref()?;
+        Some((pipe.as_fd(), PollFlags::IN))
+    }
+
+    fn owe(&mut self) -> io::Result<()> {
+        if let Some(pipe) = &self.pipe {
+            self.owed = ioctl_fionread(pipe)?;
+        }
+        Ok(())
+    }
+
+    fn carry(&mut self, buffer: &mut [u8], stream: &mut Stream) -> Result<(), FrameError> {
+        let Some(pipe) = &self.pipe else {
+            return Ok(());
+        };
+        match read(pipe, &mut *buffer) {
+            Ok(0) => {
+                self.pipe = None;
+                self.owed = 0;
+                Ok(())
+            }
+            Ok(length) => {
+                self.owed = self.owed.saturating_sub(length as u64);
+                write_frame(stream, self.kind, &buffer[..length])
+            }
+            Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+}
+
+/// The command's standard input.
+struct StandardInput {
+    /// `None` when it was not asked for, was closed by the host, or is read by nobody any more.
+    pipe: Option<OwnedFd>,
+    /// What the command has not taken yet.
+    pending: Vec<u8>,
+}
+
+impl StandardInput {
+    /// The pipe, while it has to take something first.
+    fn waiting(&self) -> Option<BorrowedFd<'_>> {
+        let pipe = self.pipe.as_ref()?;
+        (!self.pending.is_empty()).then(|| pipe.as_fd())
+    }
+
+    /// Takes the payload of one frame; an empty one is the end.
+    fn take(&mut self, payload: Vec<u8>) -> io::Result<()> {
+        if payload.is_empty() {
+            self.pipe = None;
+            return Ok(());
+        }
+        self.pending = payload;
+        self.push()
+    }
+
+    /// Gives the command what it takes now. When nobody reads any more, input is thrown away, as a
+    /// pipeline's is.
+    fn push(&mut self) -> io::Result<()> {
+        let Some(pipe) = &self.pipe else {
+            self.pending.clear();
+            return Ok(());
+        };
+        match rustix::io::write(pipe, &self.pending) {
+            Ok(taken) => {
+                self.pending.drain(..taken);
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(Errno::PIPE) => {
+                self.pipe = None;
+                self.pending.clear();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Polls those that are there, and says of each whether something happened.
+fn poll_all<const N: usize>(
+    interests: [Option<(BorrowedFd<'_>, PollFlags)>; N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut polled: Vec<PollFd<'_>> = interests
+        .iter()
+        .flatten()
+        .map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
+        .collect();
+    let timeout = timeout.and_then(|timeout| timeout.try_into().ok());
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(_) => {}
+        Err(Errno::INTR) => return Ok([false; N]),
+        Err(error) => return Err(error.into()),
+    }
+    let mut answers = polled.iter().map(|polled| !polled.revents().is_empty());
+    Ok(interests.map(|interest| interest.is_some() && answers.next().unwrap_or(false)))
+}

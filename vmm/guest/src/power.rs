@@ -1,0 +1,91 @@
+//! Every way to the end of a VM.
+//!
+//! A kernel whose PID 1 is gone panics, so nothing here returns to a caller that could exit.
+
+use std::error::Error;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{MountFlags, mount_remount};
+use rustix::process::{Pid, Signal};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::children::Children;
+
+/// How long processes have between SIGTERM and SIGKILL when the VM is shut down.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long killed processes have to be gone. One that is stuck in the kernel must not keep the
+/// VM alive.
+const KILL_WAIT: Duration = Duration::from_secs(2);
+
+/// Writes one line to the console. Failures are ignored: there is nowhere else to say it.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "microagent-guest: {line}");
+}
+
+/// The error and its causes, as one line.
+pub fn one_line(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Makes a panic of any thread end in a power-off, with its message on the console, instead of a
+/// kernel panic.
+pub fn off_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        say(&format!("internal error: {info}"));
+        off();
+    }));
+}
+
+/// Says why on the console and powers off.
+pub fn off_after(error: &dyn Error) -> ! {
+    say(&one_line(error));
+    off()
+}
+
+/// Ends every process, writes everything to disk and powers off.
+pub fn shut_down(children: &Children) -> ! {
+    signal_all(Signal::TERM);
+    if !children.wait_for_none(Instant::now() + GRACE) {
+        signal_all(Signal::KILL);
+        children.wait_for_none(Instant::now() + KILL_WAIT);
+    }
+    rustix::fs::sync();
+    // A read-only root has nothing left to replay: the next mount finds a clean file system. It
+    // fails where something still writes; the sync has made that safe, only not clean.
+    if let Err(error) = mount_remount("/", MountFlags::RDONLY, "") {
+        say(&format!("cannot make the root read-only: {error}"));
+    }
+    off()
+}
+
+/// Powers off now. Without ACPI the kernel has no way to power off and would halt for ever, so the
+/// machine is reset instead, which ends a VM as well.
+pub fn off() -> ! {
+    rustix::fs::sync();
+    if Path::new("/sys/firmware/acpi").exists() {
+        let _ = reboot(RebootCommand::PowerOff);
+    }
+    let _ = reboot(RebootCommand::Restart);
+    // Only a process without the right to reboot gets here; PID 1 always has it.
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Signals every process but this one. Only PID 1 may: for others it would be the whole session.
+fn signal_all(signal: Signal) {
+    if rustix::process::getpid() == Pid::INIT {
+        // kill(-1): rustix names it the group of PID 1.
+        let _ = rustix::process::kill_process_group(Pid::INIT, signal);
+    }
+}

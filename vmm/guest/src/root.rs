@@ -1,0 +1,268 @@
+//! The image's root file system: mounted, entered, and given what every container engine gives.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use microagent_proto::agent::Root;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
+
+use crate::uevent::Uevents;
+
+/// How long a disk may take to appear.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where the root is mounted before it becomes the root.
+const NEW_ROOT: &str = "/newroot";
+
+/// Why the root is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// The device name is no plain name.
+    #[error("{0:?} is no name of a block device")]
+    DeviceName(String),
+    /// The disk did not appear.
+    #[error("the disk /dev/{0} did not appear")]
+    NoDisk(String),
+    /// The disk cannot be mounted.
+    #[error("cannot mount /dev/{device} ({fs_type}) as the root")]
+    Mount {
+        /// Its name below `/dev`.
+        device: String,
+        /// The file system type asked for.
+        fs_type: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The root is mounted but cannot be entered.
+    #[error("cannot switch to the root file system")]
+    Switch(#[source] io::Error),
+    /// A directory that is needed is missing and cannot be created.
+    #[error("the image has no usable directory {path}")]
+    MountPoint {
+        /// Where.
+        path: PathBuf,
+        /// Why it could not be made.
+        source: io::Error,
+    },
+    /// A kernel file system cannot be mounted.
+    #[error("cannot mount {path}")]
+    KernelMount {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// A file that names the machine cannot be written.
+    #[error("cannot write {path}")]
+    Names {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Mounts `root`, makes it the root of this process and all it starts, and mounts the kernel's
+/// file systems in it.
+pub fn switch_to(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
+    mount_disk(root, uevents)?;
+    enter().map_err(RootError::Switch)?;
+    for point in MOUNTS {
+        point.mount()?;
+    }
+    for (link, target) in DEVICE_LINKS {
+        match symlink(target, link) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => {
+                return Err(RootError::MountPoint {
+                    path: link.into(),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mount_disk(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    if root.device.is_empty() || !root.device.bytes().all(plain) {
+        return Err(RootError::DeviceName(root.device.clone()));
+    }
+    let node = Path::new("/dev").join(&root.device);
+    let failed = |source: io::Error| RootError::Mount {
+        device: root.device.clone(),
+        fs_type: root.fs_type.clone(),
+        source,
+    };
+    // devtmpfs makes the node before the kernel sends the event.
+    uevents
+        .wait_for(DISK_PATIENCE, || Ok(node.exists().then_some(())))
+        .map_err(failed)?
+        .ok_or_else(|| RootError::NoDisk(root.device.clone()))?;
+    let flags = if root.read_only {
+        MountFlags::RDONLY
+    } else {
+        MountFlags::empty()
+    };
+    mount(&node, NEW_ROOT, root.fs_type.as_str(), flags, None).map_err(|e| failed(e.into()))
+}
+
+/// What switch_root(8) does: the initramfs cannot be unmounted, so the new root is moved over it.
+fn enter() -> io::Result<()> {
+    for old in ["/proc", "/sys", "/dev"] {
+        unmount(old, UnmountFlags::DETACH)?;
+    }
+    rustix::process::chdir(NEW_ROOT)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    rustix::process::chdir("/")?;
+    Ok(())
+}
+
+/// One of the kernel's file systems.
+struct KernelMount {
+    path: &'static str,
+    fs_type: &'static str,
+    flags: MountFlags,
+    data: Option<&'static CStr>,
+    /// A kernel without this file system is good enough.
+    optional: bool,
+}
+
+const NOSUID: MountFlags = MountFlags::NOSUID;
+const STRICT: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
+
+/// In order. The options are those of container engines, except that `/sys` is writable: the
+/// guest's kernel is its own.
+const MOUNTS: [KernelMount; 7] = [
+    KernelMount {
+        path: "/proc",
+        fs_type: "proc",
+        flags: STRICT,
+        data: None,
+        optional: false,
+    },
+    KernelMount {
+        path: "/sys",
+        fs_type: "sysfs",
+        flags: STRICT,
+        data: None,
+        optional: false,
+    },
+    KernelMount {
+        path: "/dev",
+        fs_type: "devtmpfs",
+        flags: NOSUID,
+        data: Some(c"mode=0755"),
+        optional: false,
+    },
+    KernelMount {
+        path: "/dev/pts",
+        fs_type: "devpts",
+        flags: NOSUID.union(MountFlags::NOEXEC),
+        data: Some(c"newinstance,gid=5,mode=0620,ptmxmode=0666"),
+        optional: true,
+    },
+    KernelMount {
+        path: "/dev/shm",
+        fs_type: "tmpfs",
+        flags: NOSUID.union(MountFlags::NODEV),
+        data: Some(c"mode=1777"),
+        optional: true,
+    },
+    KernelMount {
+        path: "/dev/mqueue",
+        fs_type: "mqueue",
+        flags: STRICT,
+        data: None,
+        optional: true,
+    },
+    KernelMount {
+        path: "/sys/fs/cgroup",
+        fs_type: "cgroup2",
+        flags: STRICT,
+        data: None,
+        optional: true,
+    },
+];
+
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/core", "/proc/kcore"),
+];
+
+impl KernelMount {
+    fn mount(&self) -> Result<(), RootError> {
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(self.path);
+        match (made, self.optional) {
+            (Ok(()), _) => {}
+            // sysfs without the directory of a file system the kernel does not have.
+            (Err(_), true) => return Ok(()),
+            (Err(source), false) => {
+                return Err(RootError::MountPoint {
+                    path: self.path.into(),
+                    source,
+                });
+            }
+        }
+        match mount(self.fs_type, self.path, self.fs_type, self.flags, self.data) {
+            Ok(()) => Ok(()),
+            Err(Errno::NODEV) if self.optional => Ok(()),
+            Err(error) => Err(RootError::KernelMount {
+                path: self.path.into(),
+                source: error.into(),
+            }),
+        }
+    }
+}
+
+/// Writes the machine's name where programs look for it. Whatever the image has there is the name
+/// of the machine it was built on; container engines replace it too.
+pub fn write_names(hostname: &str, read_only: bool) -> Result<(), RootError> {
+    if read_only {
+        return Ok(());
+    }
+    let hosts = format!(
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         127.0.1.1\t{hostname}\n"
+    );
+    replace(Path::new("/etc/hosts"), &hosts)?;
+    replace(Path::new("/etc/hostname"), &format!("{hostname}\n"))
+}
+
+/// Replaces the name, not what it may link to.
+fn replace(path: &Path, text: &str) -> Result<(), RootError> {
+    fn try_replace(path: &Path, text: &str) -> io::Result<()> {
+        if let Some(parent) = path.parent() {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)?;
+        }
+        match std::fs::remove_file(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        std::fs::write(path, text)
+    }
+    try_replace(path, text).map_err(|source| RootError::Names {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,59 @@
+//! vsock: where sessions come from and where the agent reports.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, connect, getpeername, listen,
+    socket,
+};
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::stream::Stream;
+
+/// The host's context id (virtio 1.2, 5.10.4).
+const HOST_CID: u32 = 2;
+
+/// Any of our own context ids (`VMADDR_CID_ANY`).
+const ANY_CID: u32 = u32::MAX;
+
+/// Sessions that may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+/// Accepts sessions from the host.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+impl Listener {
+    /// Listens on `port`. Works before the transport's driver is there.
+    pub fn bind(port: u32) -> io::Result<Listener> {
+        let fd = stream_socket()?;
+        bind(fd.as_raw_fd(), &VsockAddr::new(ANY_CID, port))?;
+        listen(&fd, Backlog::new(BACKLOG)?)?;
+        Ok(Listener(fd))
+    }
+
+    /// Waits for the next connection. `None` is one that does not come from the host: with the
+    /// loopback transport loaded, any process of the guest could connect and ask for root.
+    pub fn accept(&self) -> io::Result<Option<Stream>> {
+        let fd = accept_with(self.0.as_fd(), SocketFlags::CLOEXEC)?;
+        let peer: VsockAddr = getpeername(fd.as_raw_fd())?;
+        Ok((peer.cid() == HOST_CID).then(|| Stream::from(fd)))
+    }
+}
+
+/// Connects to `port` of the host.
+pub fn connect_to_host(port: u32) -> io::Result<Stream> {
+    let fd = stream_socket()?;
+    connect(fd.as_raw_fd(), &VsockAddr::new(HOST_CID, port))?;
+    Ok(Stream::from(fd))
+}
+
+fn stream_socket() -> io::Result<OwnedFd> {
+    Ok(socket(
+        AddressFamily::Vsock,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?)
+}
