@@ -71,13 +71,16 @@ pub(super) fn write_linux(
     facts: &Facts,
     header: Option<setup_header>,
 ) -> Result<(), BootError> {
-    let mut params = boot_params::default();
-    params.hdr = header.unwrap_or(setup_header {
+    let hdr = header.unwrap_or(setup_header {
         boot_flag: BOOT_FLAG,
         header: HEADER_MAGIC,
         kernel_alignment: 0x100_0000,
         ..Default::default()
     });
+    let mut params = boot_params {
+        hdr,
+        ..Default::default()
+    };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
     params.hdr.cmdline_size = facts.command_line_length as u32 - 1;

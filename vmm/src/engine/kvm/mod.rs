@@ -1,1 +1,118 @@
-//! The monitor itself: KVM runs the vCPUs, this process everything else.
+//! The monitor itself: KVM runs the vCPUs, this process does everything else.
+//!
+//! ```text
+//!  supervisor thread        vcpu-0 … vcpu-N            virtio-… (one per device)
+//!  start, wait, kill        KVM_RUN, port and MMIO     requests
+//!        │                  exits → Bus                     ▲ ioeventfd
+//!        └── ended_fd ◀──────── first to end                └─ guest's queue kicks
+//! ```
+//!
+//! The first vCPU that ends, for whatever reason, ends the VM.
+
+mod bus;
+mod cpuid;
+mod memory;
+mod power;
+mod registers;
+mod vcpu;
+mod vm;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use microagent_proto::control::StopReason;
+
+use self::bus::Bus;
+use self::vcpu::{Ending, VcpuThread};
+use self::vm::Vm;
+use super::{BootStep, EngineError, Launch, RunningVm};
+use crate::boot::{Boot, CommandLine};
+
+pub use memory::{GuestRam, map_ram};
+pub use registers::{LongMode, long_mode};
+
+/// A VM on KVM.
+#[derive(Debug)]
+pub struct KvmVm {
+    // Dropped in this order: vCPUs first, then the devices they reach, then the VM itself.
+    vcpus: Vec<VcpuThread>,
+    ending: Arc<Ending>,
+    _bus: Arc<Bus>,
+    _vm: Vm,
+}
+
+/// Boots a VM on KVM; returns when its vCPUs run.
+///
+/// # Errors
+/// [`EngineError`]: KVM that cannot be used, a kernel that cannot be booted, a host without
+/// resources.
+pub fn start(
+    launch: Launch<'_>,
+    mut step: impl FnMut(BootStep),
+) -> Result<Box<dyn RunningVm>, EngineError> {
+    let config = launch.config;
+    let memory_bytes = config.memory_mib << 20;
+    let vm = Vm::new(memory_bytes)?;
+    let vcpus = vm.create_vcpus(config.cpus)?;
+    let virtio_devices = launch.devices.len();
+    let bus = Arc::new(Bus::new(&vm, launch.devices, launch.console)?);
+    step(BootStep::Created);
+    let entry = Boot {
+        kernel: &config.kernel,
+        initramfs: &config.initramfs,
+        command_line: CommandLine::new(config.console_to_stderr)
+            .with_extra(config.extra_cmdline.as_deref()),
+        memory_bytes,
+        cpus: config.cpus,
+        virtio_devices,
+    }
+    .load(vm.memory())?;
+    if let Some(first) = vcpus.first() {
+        registers::enter(first, vm.memory(), entry)?;
+    }
+    step(BootStep::Loaded);
+    let ending = Arc::new(Ending::new()?);
+    step(BootStep::Running);
+    let vcpus = vcpus
+        .into_iter()
+        .enumerate()
+        .map(|(index, vcpu)| VcpuThread::spawn(index, vcpu, Arc::clone(&bus), Arc::clone(&ending)))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Box::new(KvmVm {
+        vcpus,
+        ending,
+        _bus: bus,
+        _vm: vm,
+    }))
+}
+
+impl RunningVm for KvmVm {
+    fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.ending.as_fd()
+    }
+
+    fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
+        self.ending.take()
+    }
+
+    fn kill(&mut self) {
+        self.ending.set(Ok(StopReason::Killed));
+    }
+}
+
+impl Drop for KvmVm {
+    fn drop(&mut self) {
+        self.ending.set(Ok(StopReason::Killed));
+        for vcpu in &mut self.vcpus {
+            vcpu.join();
+        }
+    }
+}
+
+/// Turns a KVM error into ours, with what was asked.
+fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
+    move |error| EngineError::Kvm {
+        operation,
+        source: std::io::Error::from_raw_os_error(error.errno()),
+    }
+}

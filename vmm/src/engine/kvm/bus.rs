@@ -1,0 +1,120 @@
+//! What vCPUs reach by port and memory-mapped I/O: COM1, the power ports, virtio-mmio.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use kvm_ioctls::IoEventAddress;
+use microagent_proto::control::StopReason;
+use vm_superio::serial::NoEvents;
+use vm_superio::{Serial, Trigger};
+
+use super::super::{Device, EngineError};
+use super::vm::Vm;
+use super::{kvm_error, power};
+use crate::boot::layout;
+use crate::console::Console;
+use crate::virtio::mmio::{InterruptLine, MmioTransport};
+
+/// The offset of `QueueNotify` (virtio 1.2 table 4.1), where KVM listens in our stead.
+const QUEUE_NOTIFY: u64 = 0x50;
+
+/// The last port of COM1.
+const SERIAL_END: u16 = layout::SERIAL_PORT + 7;
+
+#[derive(Debug)]
+struct SerialLine(Box<dyn InterruptLine>);
+
+impl Trigger for SerialLine {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.pulse();
+        Ok(())
+    }
+}
+
+/// Everything that a vCPU's exits are served by.
+#[derive(Debug)]
+pub(super) struct Bus {
+    serial: Mutex<Serial<SerialLine, NoEvents, Console>>,
+    virtio: Vec<MmioTransport>,
+}
+
+impl Bus {
+    /// Puts the devices in their places.
+    pub(super) fn new(vm: &Vm, devices: Vec<Device>, console: Console) -> Result<Bus, EngineError> {
+        if devices.len() > layout::MAX_VIRTIO_DEVICES {
+            return Err(EngineError::Missing {
+                what: format!("a VM cannot have {} virtio devices", devices.len()),
+                remediation: format!("use at most {}", layout::MAX_VIRTIO_DEVICES),
+            });
+        }
+        let virtio = devices
+            .into_iter()
+            .enumerate()
+            .map(|(index, device)| {
+                let line = vm.interrupt_line(layout::FIRST_VIRTIO_GSI + index as u32);
+                let transport = MmioTransport::new(device.device, vm.memory().clone(), line)
+                    .map_err(|source| EngineError::Io {
+                        operation: "start a virtio device",
+                        source,
+                    })?;
+                let notify = IoEventAddress::Mmio(layout::virtio_mmio(index) + QUEUE_NOTIFY);
+                for (queue, kick) in transport.kicks().iter().enumerate() {
+                    vm.fd()
+                        .register_ioevent(kick, &notify, queue as u32)
+                        .map_err(kvm_error("registering a queue's doorbell"))?;
+                }
+                Ok(transport)
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        let line = SerialLine(vm.interrupt_line(layout::SERIAL_GSI));
+        Ok(Bus {
+            serial: Mutex::new(Serial::new(line, console)),
+            virtio,
+        })
+    }
+
+    /// A vCPU reads a port. Ports that nothing answers read as all ones, as on a real bus.
+    pub(super) fn read_port(&self, port: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if let ([byte], layout::SERIAL_PORT..=SERIAL_END) = (&mut *data, port) {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            *byte = serial.read((port - layout::SERIAL_PORT) as u8);
+        } else if power::is_status(port) {
+            data.fill(0);
+        }
+    }
+
+    /// A vCPU writes a port; `Some` when that ends the VM.
+    pub(super) fn write_port(&self, port: u16, data: &[u8]) -> Option<StopReason> {
+        if let (&[byte], layout::SERIAL_PORT..=SERIAL_END) = (data, port) {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            // Only the console's sink can fail, and it does not.
+            let _ = serial.write((port - layout::SERIAL_PORT) as u8, byte);
+            return None;
+        }
+        power::write(port, data)
+    }
+
+    /// A vCPU reads guest-physical memory that is no RAM.
+    pub(super) fn read_mmio(&self, address: u64, data: &mut [u8]) {
+        match self.virtio_at(address) {
+            Some((device, offset)) => device.read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    /// A vCPU writes guest-physical memory that is no RAM.
+    pub(super) fn write_mmio(&self, address: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.virtio_at(address) {
+            device.write(offset, data);
+        }
+    }
+
+    fn virtio_at(&self, address: u64) -> Option<(&MmioTransport, u64)> {
+        let distance = address.checked_sub(layout::VIRTIO_MMIO)?;
+        let index = usize::try_from(distance / layout::VIRTIO_MMIO_SIZE).ok()?;
+        Some((self.virtio.get(index)?, distance % layout::VIRTIO_MMIO_SIZE))
+    }
+}

@@ -1,0 +1,194 @@
+//! vCPU threads, and the end of a VM.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use microagent_proto::control::StopReason;
+use rustix::event::EventfdFlags;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+use super::super::EngineError;
+use super::bus::Bus;
+
+/// How often a vCPU thread that shall end is kicked again, should the kick have come in the moment
+/// between its look at [`Ending`] and its entry into the guest.
+const KICK_AGAIN: Duration = Duration::from_millis(1);
+
+type Outcome = Result<StopReason, EngineError>;
+
+/// How a VM ended; the first who says so is believed.
+#[derive(Debug)]
+pub(super) struct Ending {
+    outcome: Mutex<State>,
+    event: rustix::fd::OwnedFd,
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    Ended(Outcome),
+    Taken,
+}
+
+impl Ending {
+    pub(super) fn new() -> Result<Ending, EngineError> {
+        let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| EngineError::Io {
+                operation: "create an event descriptor",
+                source: error.into(),
+            })?;
+        Ok(Ending {
+            outcome: Mutex::new(State::Running),
+            event,
+        })
+    }
+
+    /// Ends the VM, unless it has ended.
+    pub(super) fn set(&self, outcome: Outcome) {
+        let mut state = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Running) {
+            *state = State::Ended(outcome);
+            // It fails only when the counter is at its maximum.
+            let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+        }
+    }
+
+    pub(super) fn take(&self) -> Option<Outcome> {
+        let mut state = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Running) {
+            return None;
+        }
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Ended(outcome) => Some(outcome),
+            State::Running | State::Taken => None,
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        !matches!(
+            *self.outcome.lock().unwrap_or_else(PoisonError::into_inner),
+            State::Running
+        )
+    }
+}
+
+impl AsFd for Ending {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// A thread that runs one vCPU.
+#[derive(Debug)]
+pub(super) struct VcpuThread {
+    thread: Option<JoinHandle<()>>,
+    /// Disconnects when the thread ends.
+    gone: Receiver<()>,
+}
+
+impl VcpuThread {
+    pub(super) fn spawn(
+        index: usize,
+        vcpu: VcpuFd,
+        bus: Arc<Bus>,
+        ending: Arc<Ending>,
+    ) -> Result<VcpuThread, EngineError> {
+        let error = |source| EngineError::Io {
+            operation: "start a vCPU thread",
+            source,
+        };
+        install_kick().map_err(error)?;
+        let (alive, gone) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("vcpu-{index}"))
+            .stack_size(256 << 10)
+            .spawn(move || {
+                let _alive = alive;
+                let outcome = run(vcpu, &bus, &ending);
+                ending.set(outcome);
+            })
+            .map_err(error)?;
+        Ok(VcpuThread {
+            thread: Some(thread),
+            gone,
+        })
+    }
+
+    /// Waits for the thread's end, which [`Ending::set`] must have caused.
+    pub(super) fn join(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        loop {
+            let _ = thread.kill(kick_signal());
+            match self.gone.recv_timeout(KICK_AGAIN) {
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => break,
+            }
+        }
+        let _ = thread.join();
+    }
+}
+
+/// Runs `vcpu` until the VM ends, and says how this vCPU saw it end.
+fn run(mut vcpu: VcpuFd, bus: &Bus, ending: &Ending) -> Outcome {
+    while !ending.has_ended() {
+        match vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => bus.read_mmio(address, data),
+            Ok(VcpuExit::MmioWrite(address, data)) => bus.write_mmio(address, data),
+            Ok(VcpuExit::IoIn(port, data)) => bus.read_port(port, data),
+            Ok(VcpuExit::IoOut(port, data)) => {
+                if let Some(reason) = bus.write_port(port, data) {
+                    return Ok(reason);
+                }
+            }
+            Ok(VcpuExit::Shutdown) => return Ok(StopReason::Crash),
+            Ok(VcpuExit::Intr | VcpuExit::Hlt | VcpuExit::IrqWindowOpen) => {}
+            Ok(VcpuExit::InternalError) => return Err(internal_error(&mut vcpu)),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                return Err(EngineError::Guest(format!(
+                    "entry failed on host CPU {cpu}, hardware reason {reason:#x}"
+                )));
+            }
+            Ok(other) => return Err(EngineError::Guest(format!("exit {other:?}"))),
+            Err(error) => match error.errno() {
+                libc::EINTR | libc::EAGAIN => vcpu.set_kvm_immediate_exit(0),
+                errno => {
+                    return Err(EngineError::Kvm {
+                        operation: "running a vCPU",
+                        source: io::Error::from_raw_os_error(errno),
+                    });
+                }
+            },
+        }
+    }
+    Ok(StopReason::Killed)
+}
+
+/// What KVM could not emulate, with where it was.
+fn internal_error(vcpu: &mut VcpuFd) -> EngineError {
+    let address = vcpu.get_regs().map_or(0, |regs| regs.rip);
+    EngineError::Guest(format!(
+        "it could not emulate an instruction at {address:#x}"
+    ))
+}
+
+fn kick_signal() -> i32 {
+    SIGRTMIN()
+}
+
+/// A handler that does nothing: its only purpose is to interrupt `KVM_RUN`.
+fn install_kick() -> io::Result<()> {
+    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| {
+            register_signal_handler(kick_signal(), nothing).map_err(|error| error.errno())
+        })
+        .map_err(io::Error::from_raw_os_error)
+}

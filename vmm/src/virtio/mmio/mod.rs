@@ -1,0 +1,167 @@
+//! The virtio-mmio transport, version 2 (virtio 1.2 section 4.2).
+//!
+//! ```text
+//! vCPU thread ── registers ──▶ ┌────────────┐ ◀── worker thread (one per device)
+//!                              │ Mutex<Core>│       epoll: queue kicks, the device's own
+//! KVM ioeventfd ── kick ─────▶ └────────────┘       descriptor, changes of state
+//!                     interrupt line ◀── used buffers
+//! ```
+//!
+//! Registers are served under the device's lock, except those that an interrupt handler uses
+//! (`InterruptStatus`, `InterruptACK`): a vCPU that takes an interrupt never waits for disk I/O.
+//! Requests are processed by the worker alone.
+
+mod registers;
+mod worker;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use self::registers::Core;
+use super::VirtioDevice;
+
+/// A device's interrupt line, edge-triggered.
+pub trait InterruptLine: Send + Sync + Debug {
+    /// Raises and lowers the line.
+    fn pulse(&self);
+}
+
+/// `InterruptStatus` bit 0: buffers were used.
+const INTERRUPT_USED: u32 = 1 << 0;
+/// `InterruptStatus` bit 1: the configuration or the device's status changed.
+const INTERRUPT_CONFIG: u32 = 1 << 1;
+
+#[derive(Debug)]
+struct Interrupt {
+    status: AtomicU32,
+    line: Box<dyn InterruptLine>,
+}
+
+impl Interrupt {
+    fn raise(&self, bit: u32) {
+        self.status.fetch_or(bit, Ordering::SeqCst);
+        self.line.pulse();
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    core: Mutex<Core>,
+    interrupt: Interrupt,
+    /// Written when the worker must look at the device's state again.
+    wake: EventFd,
+}
+
+impl Shared {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // A worker that panicked leaves a device that answers nothing; its registers may be read.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One virtio device on the MMIO transport. Dropping it ends its worker.
+#[derive(Debug)]
+pub struct MmioTransport {
+    shared: Arc<Shared>,
+    kicks: Vec<EventFd>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl MmioTransport {
+    /// Puts `device` on the transport and starts its worker.
+    ///
+    /// # Errors
+    /// When the host has no more descriptors or threads.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: GuestMemoryMmap,
+        line: Box<dyn InterruptLine>,
+    ) -> io::Result<MmioTransport> {
+        let kicks = device
+            .queue_sizes()
+            .iter()
+            .map(|_| EventFd::new(EFD_NONBLOCK))
+            .collect::<io::Result<Vec<_>>>()?;
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(device, memory)?),
+            interrupt: Interrupt {
+                status: AtomicU32::new(0),
+                line,
+            },
+            wake: EventFd::new(EFD_NONBLOCK)?,
+        });
+        let worker = worker::spawn(Arc::clone(&shared), &kicks)?;
+        Ok(MmioTransport {
+            shared,
+            kicks,
+            worker: Some(worker),
+        })
+    }
+
+    /// One event per queue; writing it is the same as writing the queue's index to `QueueNotify`.
+    pub fn kicks(&self) -> &[EventFd] {
+        &self.kicks
+    }
+
+    /// A vCPU reads `data.len()` bytes at `offset` of the device's registers.
+    pub fn read(&self, offset: u64, data: &mut [u8]) {
+        if offset == registers::INTERRUPT_STATUS && data.len() == 4 {
+            let status = self.shared.interrupt.status.load(Ordering::SeqCst);
+            data.copy_from_slice(&status.to_le_bytes());
+        } else {
+            self.shared.core().read(offset, data);
+        }
+    }
+
+    /// A vCPU writes `data` at `offset` of the device's registers.
+    pub fn write(&self, offset: u64, data: &[u8]) {
+        let Ok(bytes) = <[u8; 4]>::try_from(data) else {
+            return self.shared.core().write_config(offset, data);
+        };
+        let value = u32::from_le_bytes(bytes);
+        match offset {
+            registers::INTERRUPT_ACK => {
+                self.shared
+                    .interrupt
+                    .status
+                    .fetch_and(!value, Ordering::SeqCst);
+            }
+            registers::QUEUE_NOTIFY => {
+                if let Some(kick) = self.kicks.get(value as usize) {
+                    // It fails only when the counter is at its maximum: then it is readable.
+                    let _ = kick.write(1);
+                }
+            }
+            _ => {
+                let mut core = self.shared.core();
+                let change = core.write(offset, value);
+                drop(core);
+                if change == registers::Change::Reset {
+                    self.shared.interrupt.status.store(0, Ordering::SeqCst);
+                }
+                if change != registers::Change::None {
+                    let _ = self.shared.wake.write(1);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for MmioTransport {
+    fn drop(&mut self) {
+        self.shared.core().end();
+        let _ = self.shared.wake.write(1);
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,340 @@
+//! The register model: what a driver reads and writes, and the device's life from reset to
+//! `DRIVER_OK` (virtio 1.2 sections 2.1, 3.1 and 4.2.2).
+
+use std::io;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::super::{DeviceError, DeviceIo, VirtioDevice};
+use super::{INTERRUPT_CONFIG, INTERRUPT_USED, Interrupt};
+
+// Register offsets, virtio 1.2 table 4.1.
+const MAGIC: u64 = 0x00;
+const VERSION: u64 = 0x04;
+const DEVICE_ID: u64 = 0x08;
+const VENDOR_ID: u64 = 0x0c;
+const DEVICE_FEATURES: u64 = 0x10;
+const DEVICE_FEATURES_SELECT: u64 = 0x14;
+const DRIVER_FEATURES: u64 = 0x20;
+const DRIVER_FEATURES_SELECT: u64 = 0x24;
+const QUEUE_SELECT: u64 = 0x30;
+const QUEUE_SIZE_MAX: u64 = 0x34;
+const QUEUE_SIZE: u64 = 0x38;
+const QUEUE_READY: u64 = 0x44;
+pub(super) const QUEUE_NOTIFY: u64 = 0x50;
+pub(super) const INTERRUPT_STATUS: u64 = 0x60;
+pub(super) const INTERRUPT_ACK: u64 = 0x64;
+const STATUS: u64 = 0x70;
+const QUEUE_DESCRIPTORS_LOW: u64 = 0x80;
+const QUEUE_DESCRIPTORS_HIGH: u64 = 0x84;
+const QUEUE_AVAILABLE_LOW: u64 = 0x90;
+const QUEUE_AVAILABLE_HIGH: u64 = 0x94;
+const QUEUE_USED_LOW: u64 = 0xa0;
+const QUEUE_USED_HIGH: u64 = 0xa4;
+const SHARED_MEMORY_LENGTH_LOW: u64 = 0xb0;
+const SHARED_MEMORY_BASE_HIGH: u64 = 0xbc;
+const CONFIG_GENERATION: u64 = 0xfc;
+const CONFIG: u64 = 0x100;
+
+const MAGIC_VALUE: u32 = 0x7472_6976;
+const VERSION_VALUE: u32 = 2;
+const VENDOR_VALUE: u32 = u32::from_le_bytes(*b"MAGT");
+
+// Device status bits, virtio 1.2 section 2.1.
+const ACKNOWLEDGE: u32 = 1;
+const DRIVER: u32 = 2;
+const DRIVER_OK: u32 = 4;
+const FEATURES_OK: u32 = 8;
+const NEEDS_RESET: u32 = 64;
+const FAILED: u32 = 128;
+const DRIVER_BITS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
+
+/// What the transport itself adds to a device's features.
+const TRANSPORT_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+/// What a register write means for the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// The device went live.
+    Live,
+    /// The device was reset.
+    Reset,
+}
+
+/// Where the device is in its life, for the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Not (or no longer) to be served: before `DRIVER_OK`, or broken by its driver.
+    Idle,
+    /// `DRIVER_OK` is set; [`VirtioDevice::activate`] has not been called yet.
+    Starting,
+    /// Served.
+    Live,
+    /// The transport is being dropped.
+    Ended,
+}
+
+/// A device, its queues and its registers.
+#[derive(Debug)]
+pub(super) struct Core {
+    device: Box<dyn VirtioDevice>,
+    memory: GuestMemoryMmap,
+    queues: Vec<Queue>,
+    life: Life,
+    status: u32,
+    device_features_select: u32,
+    driver_features_select: u32,
+    driver_features: u64,
+    queue_select: usize,
+}
+
+impl Core {
+    pub(super) fn new(device: Box<dyn VirtioDevice>, memory: GuestMemoryMmap) -> io::Result<Core> {
+        let queues = device
+            .queue_sizes()
+            .iter()
+            .map(|&size| Queue::new(size).map_err(io::Error::other))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Core {
+            device,
+            memory,
+            queues,
+            life: Life::Idle,
+            status: 0,
+            device_features_select: 0,
+            driver_features_select: 0,
+            driver_features: 0,
+            queue_select: 0,
+        })
+    }
+
+    pub(super) fn life(&self) -> Life {
+        self.life
+    }
+
+    pub(super) fn end(&mut self) {
+        self.life = Life::Ended;
+    }
+
+    pub(super) fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features() | TRANSPORT_FEATURES
+    }
+
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        if offset >= CONFIG {
+            data.fill(0);
+            return self.device.read_config(offset - CONFIG, data);
+        }
+        // The registers are four bytes wide and accessed as such (section 4.2.2.2).
+        let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data) else {
+            return data.fill(0);
+        };
+        *data = self.read_register(offset).to_le_bytes();
+    }
+
+    fn read_register(&self, offset: u64) -> u32 {
+        let queue = self.queues.get(self.queue_select);
+        match offset {
+            MAGIC => MAGIC_VALUE,
+            VERSION => VERSION_VALUE,
+            DEVICE_ID => self.device.device_type(),
+            VENDOR_ID => VENDOR_VALUE,
+            DEVICE_FEATURES => half(self.features(), self.device_features_select),
+            QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max_size().into()),
+            QUEUE_READY => queue.is_some_and(QueueT::ready).into(),
+            STATUS => self.status,
+            // No shared memory regions: every length and base reads as all ones (4.2.2).
+            SHARED_MEMORY_LENGTH_LOW..=SHARED_MEMORY_BASE_HIGH => u32::MAX,
+            // No device changes its configuration by itself yet.
+            CONFIG_GENERATION => 0,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(CONFIG)
+            && self.status & DRIVER != 0
+        {
+            self.device.write_config(offset, data);
+        }
+    }
+
+    pub(super) fn write(&mut self, offset: u64, value: u32) -> Change {
+        match offset {
+            CONFIG.. => self.write_config(offset, &value.to_le_bytes()),
+            DEVICE_FEATURES_SELECT => self.device_features_select = value,
+            DRIVER_FEATURES_SELECT => self.driver_features_select = value,
+            DRIVER_FEATURES => self.write_driver_features(value),
+            QUEUE_SELECT => self.queue_select = value as usize,
+            STATUS => return self.write_status(value),
+            _ => self.write_queue(offset, value),
+        }
+        Change::None
+    }
+
+    /// Features are negotiated between `DRIVER` and `FEATURES_OK` (section 3.1.1).
+    fn write_driver_features(&mut self, value: u32) {
+        if self.status & (DRIVER | FEATURES_OK) != DRIVER {
+            return;
+        }
+        let (mask, value) = match self.driver_features_select {
+            0 => (u64::from(u32::MAX), u64::from(value)),
+            1 => (u64::from(u32::MAX) << 32, u64::from(value) << 32),
+            _ => return,
+        };
+        self.driver_features = self.driver_features & !mask | value;
+    }
+
+    /// Queues are set up between `FEATURES_OK` and `DRIVER_OK` and not while they are ready.
+    fn write_queue(&mut self, offset: u64, value: u32) {
+        if self.status & (FEATURES_OK | DRIVER_OK) != FEATURES_OK {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(self.queue_select) else {
+            return;
+        };
+        if offset == QUEUE_READY {
+            return queue.set_ready(value == 1);
+        }
+        if queue.ready() {
+            return;
+        }
+        match offset {
+            // A size that is no power of two or too large is ignored by the queue.
+            QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
+            QUEUE_DESCRIPTORS_LOW => queue.set_desc_table_address(Some(value), None),
+            QUEUE_DESCRIPTORS_HIGH => queue.set_desc_table_address(None, Some(value)),
+            QUEUE_AVAILABLE_LOW => queue.set_avail_ring_address(Some(value), None),
+            QUEUE_AVAILABLE_HIGH => queue.set_avail_ring_address(None, Some(value)),
+            QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
+            QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+            _ => {}
+        }
+    }
+
+    fn write_status(&mut self, value: u32) -> Change {
+        if value == 0 {
+            self.reset();
+            return Change::Reset;
+        }
+        // A driver never clears a bit but by reset (section 2.1.1).
+        let added = value & DRIVER_BITS & !self.status;
+        self.status |= added & (ACKNOWLEDGE | DRIVER | FAILED);
+        if added & FEATURES_OK != 0 && self.status & DRIVER != 0 {
+            let acceptable = self.driver_features & !self.features() == 0
+                && self.driver_features & 1 << VIRTIO_F_VERSION_1 != 0;
+            if acceptable {
+                self.status |= FEATURES_OK;
+                self.device
+                    .acknowledge(self.driver_features & self.device.features());
+                let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+                self.queues
+                    .iter_mut()
+                    .for_each(|queue| queue.set_event_idx(event_idx));
+            }
+        }
+        if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 {
+            self.status |= DRIVER_OK;
+            self.life = Life::Starting;
+            return Change::Live;
+        }
+        if added & FAILED != 0 && self.life != Life::Ended {
+            self.life = Life::Idle;
+            return Change::Live;
+        }
+        Change::None
+    }
+
+    fn reset(&mut self) {
+        if self.life != Life::Ended {
+            self.life = Life::Idle;
+        }
+        self.status = 0;
+        self.device_features_select = 0;
+        self.driver_features_select = 0;
+        self.driver_features = 0;
+        self.queue_select = 0;
+        self.queues.iter_mut().for_each(QueueT::reset);
+        self.device.reset();
+    }
+
+    /// Calls `event` on the device with its queues lent to it. An error breaks the device: it is
+    /// not served again before the driver resets it.
+    pub(super) fn serve(
+        &mut self,
+        interrupt: &Interrupt,
+        event: impl FnOnce(&mut dyn VirtioDevice, &mut dyn DeviceIo) -> Result<(), DeviceError>,
+    ) {
+        let mut io = MmioIo {
+            queues: &mut self.queues,
+            memory: &self.memory,
+            interrupt,
+        };
+        let result = event(&mut *self.device, &mut io);
+        if let Err(error) = result {
+            tracing::warn!(
+                device = self.device.device_type(),
+                error = &error as &dyn std::error::Error,
+                "the driver broke its device; it needs a reset"
+            );
+            self.life = Life::Idle;
+            self.status |= NEEDS_RESET;
+            interrupt.raise(INTERRUPT_CONFIG);
+        }
+    }
+
+    /// `Starting` becomes `Live`: checks the queues, then activates the device.
+    pub(super) fn start(&mut self, interrupt: &Interrupt) {
+        self.life = Life::Live;
+        let valid = self
+            .queues
+            .iter()
+            .all(|queue| !queue.ready() || queue.is_valid(&self.memory));
+        self.serve(interrupt, |device, io| {
+            if !valid {
+                return Err(DeviceError::Protocol("a queue lies outside guest memory"));
+            }
+            device.activate(io)
+        });
+    }
+}
+
+fn half(value: u64, select: u32) -> u32 {
+    match select {
+        0 => value as u32,
+        1 => (value >> 32) as u32,
+        _ => 0,
+    }
+}
+
+struct MmioIo<'a> {
+    queues: &'a mut [Queue],
+    memory: &'a GuestMemoryMmap,
+    interrupt: &'a Interrupt,
+}
+
+impl DeviceIo for MmioIo<'_> {
+    fn queue(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)> {
+        let queue = self.queues.get_mut(index).filter(|queue| queue.ready())?;
+        Some((queue, self.memory))
+    }
+
+    fn notify(&mut self, index: usize) -> Result<(), DeviceError> {
+        if let Some((queue, memory)) = self.queue(index)
+            && queue.needs_notification(memory)?
+        {
+            self.interrupt.raise(INTERRUPT_USED);
+        }
+        Ok(())
+    }
+}
