@@ -13,4 +13,5 @@
 pub mod boot;
 pub mod console;
 pub mod engine;
+pub mod probe;
 pub mod virtio;

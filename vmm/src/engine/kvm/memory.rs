@@ -10,7 +10,7 @@ use super::kvm_error;
 use crate::boot::layout;
 
 /// Guest RAM that KVM knows. The mapping lives at least as long as the VM: see [`map_ram`].
-pub type GuestRam = GuestMemoryMmap;
+pub(super) type GuestRam = GuestMemoryMmap;
 
 /// Maps `bytes` of anonymous RAM around the MMIO hole and gives it to `vm`. Nothing is touched:
 /// the host backs a page when guest or monitor first use it.
@@ -19,7 +19,7 @@ pub type GuestRam = GuestMemoryMmap;
 ///
 /// # Errors
 /// [`EngineError`] when the host cannot map it or KVM refuses it.
-pub fn map_ram(vm: &VmFd, bytes: u64) -> Result<GuestRam, EngineError> {
+pub(crate) fn map_ram(vm: &VmFd, bytes: u64) -> Result<GuestMemoryMmap, EngineError> {
     let ranges = layout::ram(bytes)
         .into_iter()
         .map(|(start, length)| usize::try_from(length).map(|length| (GuestAddress(start), length)))

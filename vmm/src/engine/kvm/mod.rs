@@ -28,8 +28,9 @@ use self::vm::Vm;
 use super::{BootStep, EngineError, Launch, RunningVm};
 use crate::boot::{Boot, CommandLine};
 
-pub use memory::{GuestRam, map_ram};
-pub use registers::{LongMode, long_mode};
+pub(crate) use self::memory::map_ram;
+pub(crate) use self::registers::long_mode;
+pub(crate) use self::vm::{create_vm, open};
 
 /// A VM on KVM.
 #[derive(Debug)]
@@ -110,7 +111,7 @@ impl Drop for KvmVm {
 }
 
 /// Turns a KVM error into ours, with what was asked.
-fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
+pub(crate) fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
     move |error| EngineError::Kvm {
         operation,
         source: std::io::Error::from_raw_os_error(error.errno()),

@@ -67,13 +67,13 @@ pub(super) fn enter(
 
 /// Long mode whose tables have been written to guest memory.
 #[derive(Debug)]
-pub struct LongMode {
+pub(crate) struct LongMode {
     sregs: kvm_sregs,
 }
 
 impl LongMode {
     /// Sets segments, page table and modes in `sregs`, and leaves the rest as it is.
-    pub fn apply(&self, sregs: &mut kvm_sregs) {
+    pub(crate) fn apply(&self, sregs: &mut kvm_sregs) {
         let apic_base = sregs.apic_base;
         *sregs = kvm_sregs {
             apic_base,
@@ -86,7 +86,7 @@ impl LongMode {
 ///
 /// # Errors
 /// When guest memory ends below them.
-pub fn long_mode(memory: &GuestMemoryMmap) -> Result<LongMode, EngineError> {
+pub(crate) fn long_mode(memory: &GuestMemoryMmap) -> Result<LongMode, EngineError> {
     let mut sregs = kvm_sregs::default();
     flat_segments(&mut sregs, memory, true)?;
     write(memory, layout::PML4, layout::PDPT | PRESENT | WRITABLE)?;

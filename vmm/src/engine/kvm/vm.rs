@@ -77,7 +77,7 @@ impl Vm {
 }
 
 /// Opens `/dev/kvm`, with the way out when it cannot be.
-pub(super) fn open() -> Result<Kvm, EngineError> {
+pub(crate) fn open() -> Result<Kvm, EngineError> {
     let kvm = Kvm::new().map_err(|error| {
         let source = io::Error::from_raw_os_error(error.errno());
         let (what, remediation) = match source.kind() {
@@ -111,7 +111,7 @@ pub(super) fn open() -> Result<Kvm, EngineError> {
 }
 
 /// `KVM_CREATE_VM`; a signal that interrupts it is no reason to give up.
-pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
     loop {
         match kvm.create_vm() {
             Err(error) if error.errno() == libc::EINTR => {}

@@ -1,0 +1,198 @@
+//! Whether KVM here runs what a Linux kernel is made of.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::boot::layout;
+use crate::engine::EngineError;
+use crate::engine::kvm::{create_vm, kvm_error, long_mode, map_ram, open};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KvmProbe {
+    /// A guest ran all instructions.
+    Usable {
+        /// How long the probe took.
+        took: Duration,
+    },
+    /// There is no `/dev/kvm`.
+    Absent,
+    /// `/dev/kvm` may not be opened.
+    Forbidden,
+    /// KVM is there, but cannot run a Linux guest.
+    Incapable {
+        /// The instruction or operation that failed, and how.
+        why: String,
+    },
+}
+
+/// The instructions, in order: each runs in long mode and is followed by a write of its number to
+/// [`PROGRESS_PORT`]. An unmodified x86-64 kernel executes all of them before its first process.
+const INSTRUCTIONS: [(&str, &[u8]); 5] = [
+    // xorps xmm0, xmm0
+    ("xorps", &[0x0f, 0x57, 0xc0]),
+    // movups [rsp-64], xmm0
+    ("movups", &[0x0f, 0x11, 0x44, 0x24, 0xc0]),
+    // xor eax,eax; xor edx,edx; xor ebx,ebx; xor ecx,ecx; lock cmpxchg16b [rsp-64]
+    (
+        "cmpxchg16b",
+        &[
+            0x31, 0xc0, 0x31, 0xd2, 0x31, 0xdb, 0x31, 0xc9, 0xf0, 0x48, 0x0f, 0xc7, 0x4c, 0x24,
+            0xc0,
+        ],
+    ),
+    // fxsave [rsp-1024]; fxrstor [rsp-1024]
+    (
+        "fxrstor",
+        &[
+            0x0f, 0xae, 0x84, 0x24, 0x00, 0xfc, 0xff, 0xff, 0x0f, 0xae, 0x8c, 0x24, 0x00, 0xfc,
+            0xff, 0xff,
+        ],
+    ),
+    // xor eax,eax; xor ecx,ecx; cpuid
+    ("cpuid", &[0x31, 0xc0, 0x31, 0xc9, 0x0f, 0xa2]),
+];
+
+const PROGRESS_PORT: u8 = 0x80;
+const CODE: u64 = layout::HIGH_RAM;
+const STACK: u64 = layout::HIGH_RAM + 0x8000;
+const MEMORY: u64 = 2 << 20;
+
+/// CR0: monitor coprocessor. CR4: FXSAVE and SSE exceptions are handled.
+const CR0_MP: u64 = 1 << 1;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+
+/// Probes KVM by running instructions in a VM. Takes about a millisecond, and the host some more
+/// to take the VM down; callers keep the answer.
+pub fn kvm() -> KvmProbe {
+    match std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+    {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return KvmProbe::Absent,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return KvmProbe::Forbidden;
+        }
+        // ENODEV and the like: the node is there and nothing behind it.
+        Err(error) => {
+            return KvmProbe::Incapable {
+                why: error.to_string(),
+            };
+        }
+        Ok(_) => {}
+    }
+    let start = Instant::now();
+    match run() {
+        Ok(None) => KvmProbe::Usable {
+            took: start.elapsed(),
+        },
+        Ok(Some(why)) => KvmProbe::Incapable { why },
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            KvmProbe::Incapable {
+                why: cause.map_or(error.to_string(), |cause| format!("{error}: {cause}")),
+            }
+        }
+    }
+}
+
+/// `None` when everything ran, otherwise what did not.
+fn run() -> Result<Option<String>, EngineError> {
+    let kvm = open()?;
+    let vm = create_vm(&kvm)?;
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(kvm_error("placing its identity map"))?;
+    vm.set_tss_address(layout::KVM_TSS as usize)
+        .map_err(kvm_error("placing its TSS"))?;
+    let memory = map_ram(&vm, MEMORY)?;
+    let mut code = Vec::new();
+    for (number, (_, instruction)) in INSTRUCTIONS.iter().enumerate() {
+        code.extend_from_slice(instruction);
+        // mov al, number; out PROGRESS_PORT, al
+        code.extend([0xb0, number as u8, 0xe6, PROGRESS_PORT]);
+    }
+    memory
+        .write_slice(&code, GuestAddress(CODE))
+        .map_err(|_| EngineError::Boot(crate::boot::BootError::Memory { address: CODE }))?;
+    let mut vcpu = vm.create_vcpu(0).map_err(kvm_error("creating a vCPU"))?;
+    let cpuid = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(kvm_error("reading the supported CPUID"))?;
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(kvm_error("setting a vCPU's CPUID"))?;
+    let mut sregs = vcpu
+        .get_sregs()
+        .map_err(kvm_error("reading a vCPU's registers"))?;
+    long_mode(&memory)?.apply(&mut sregs);
+    sregs.cr0 |= CR0_MP;
+    sregs.cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT;
+    vcpu.set_sregs(&sregs)
+        .map_err(kvm_error("setting a vCPU's segments"))?;
+    let regs = kvm_bindings::kvm_regs {
+        rip: CODE,
+        rsp: STACK,
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.set_regs(&regs)
+        .map_err(kvm_error("setting a vCPU's registers"))?;
+    Ok(step_through(&mut vcpu))
+}
+
+fn step_through(vcpu: &mut VcpuFd) -> Option<String> {
+    for (number, (name, _)) in INSTRUCTIONS.iter().enumerate() {
+        let failure = loop {
+            match vcpu.run() {
+                Ok(VcpuExit::IoOut(port, &[done]))
+                    if port == u16::from(PROGRESS_PORT) && done == number as u8 =>
+                {
+                    break None;
+                }
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
+                Ok(VcpuExit::InternalError) => break Some("it is emulated, and unknown".into()),
+                Ok(other) => break Some(format!("exit {other:?}")),
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        if let Some(how) = failure {
+            return Some(format!(
+                "the instruction {name} does not run in a guest: {how}"
+            ));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a host where `/dev/kvm` is a real one, a Linux guest runs exactly if the probe says so;
+    /// the lab shows that side. Here the probe must come to a definite answer, and quickly.
+    #[test]
+    fn the_probe_answers_within_a_second() {
+        let start = Instant::now();
+        let first = kvm();
+        assert!(start.elapsed() < Duration::from_secs(1), "{first:?}");
+        let same = |probe: &KvmProbe| match probe {
+            KvmProbe::Usable { .. } => "usable".to_owned(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(same(&first), same(&kvm()));
+    }
+
+    #[test]
+    fn an_emulating_kvm_is_told_apart_by_its_first_sse_instruction() {
+        if let KvmProbe::Incapable { why } = kvm() {
+            assert_eq!(
+                why,
+                "the instruction xorps does not run in a guest: it is emulated, and unknown"
+            );
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What this host can run: the facts behind `--engine auto` and `microagent doctor`.
+//!
+//! Nothing is judged by a name. [`kvm`] runs real instructions in a real VM: hosts exist whose
+//! `/dev/kvm` answers every ioctl but emulates its guests and stops at the first SSE instruction.
+
+mod kvm;
+
+pub use kvm::{KvmProbe, kvm};
