@@ -1,1 +1,57 @@
-//! Soon.
+//! Where the programs under test are.
+//!
+//! `$MICROAGENT_BIN_DIR`, or `dist/` in cargo's target directory: where `make build` puts them,
+//! optimised and side by side, as a person gets them.
+
+use std::path::{Path, PathBuf};
+
+/// The command line.
+pub fn microagent() -> PathBuf {
+    program("microagent")
+}
+
+/// The monitor's process; static.
+pub fn supervisor() -> PathBuf {
+    program("microagent-supervisor")
+}
+
+/// The guest's PID 1; static.
+pub fn agent() -> PathBuf {
+    program("microagent-guest")
+}
+
+/// # Panics
+///
+/// When it has not been built.
+fn program(name: &str) -> PathBuf {
+    let path = directory().join(name);
+    assert!(
+        path.is_file(),
+        "{} has not been built: run `make build` first, or set MICROAGENT_BIN_DIR",
+        path.display()
+    );
+    path
+}
+
+fn directory() -> PathBuf {
+    match std::env::var_os("MICROAGENT_BIN_DIR") {
+        Some(directory) => directory.into(),
+        None => profile_directory().with_file_name("dist"),
+    }
+}
+
+/// A helper program of this crate, which cargo builds before its tests.
+pub(crate) fn of_this_crate(name: &str) -> PathBuf {
+    profile_directory().join(name)
+}
+
+/// `target/debug`: tests are in `target/debug/deps/`, programs in `target/debug/`.
+fn profile_directory() -> PathBuf {
+    let this = std::env::current_exe().expect("a running program has a path");
+    let directory = this.parent().unwrap_or(Path::new("."));
+    if directory.ends_with("deps") {
+        directory.parent().unwrap_or(directory).to_owned()
+    } else {
+        directory.to_owned()
+    }
+}

@@ -1,1 +1,140 @@
-//! Soon.
+//! A real registry (`distribution`, Debian's `docker-registry`) on the loopback interface.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::watched::Watched;
+use crate::{Error, tool};
+
+/// How long the registry may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The name and the password that [`Registry::with_password`] asks for.
+pub const CREDENTIALS: (&str, &str) = ("tester", "open sesame");
+
+/// [`CREDENTIALS`] as `htpasswd -nbB` writes them.
+const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
+
+/// A registry that is empty at first and gone, with all it holds, when this value is.
+#[derive(Debug)]
+pub struct Registry {
+    address: String,
+    // Declared before its storage: dropped before it.
+    _process: Watched,
+    _storage: TempDir,
+}
+
+impl Registry {
+    /// A registry for everybody.
+    pub fn start() -> Result<Registry, Error> {
+        start(false)
+    }
+
+    /// A registry that wants [`CREDENTIALS`].
+    pub fn with_password() -> Result<Registry, Error> {
+        start(true)
+    }
+
+    /// Where it listens: `127.0.0.1:<port>`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Pushes an image, named as skopeo names it (`oci:DIR:TAG`), to `name` (`repository:tag`).
+    pub fn push(&self, image: &str, name: &str) -> Result<(), Error> {
+        let (user, password) = CREDENTIALS;
+        let credentials = format!("{user}:{password}");
+        let destination = format!("docker://{}/{name}", self.address);
+        tool::run(
+            "skopeo",
+            [
+                "copy",
+                "--quiet",
+                "--insecure-policy",
+                "--dest-tls-verify=false",
+                "--dest-creds",
+                &credentials,
+                image,
+                &destination,
+            ],
+        )
+        .map(drop)
+    }
+}
+
+fn start(password: bool) -> Result<Registry, Error> {
+    let program = tool::find("docker-registry")?;
+    let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+    let directory = storage.path();
+    let htpasswd = directory.join("htpasswd");
+    fs::write(&htpasswd, HTPASSWD).map_err(Error::file(&htpasswd))?;
+    let auth = if password {
+        format!(
+            "auth:\n  htpasswd: {{realm: test, path: {}}}\n",
+            htpasswd.display()
+        )
+    } else {
+        String::new()
+    };
+    // Port 0: the kernel chooses a free one, and the log says which.
+    let configuration = format!(
+        "version: 0.1\n\
+         log: {{level: info, formatter: text, accesslog: {{disabled: true}}}}\n\
+         storage:\n  filesystem: {{rootdirectory: {}}}\n\
+         http: {{addr: '127.0.0.1:0', secret: test}}\n{auth}",
+        directory.join("storage").display()
+    );
+    let file = directory.join("config.yml");
+    fs::write(&file, configuration).map_err(Error::file(&file))?;
+
+    let mut command = Command::new(program);
+    command.arg("serve").arg(&file);
+    let mut process = Watched::start(&command, Stdio::null(), Stdio::piped())?;
+    let Some(log) = process.stderr() else {
+        unreachable!("it was asked for");
+    };
+    let (found, address) = mpsc::channel();
+    thread::spawn(move || {
+        let mut seen = String::new();
+        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+        for line in lines.by_ref() {
+            if let Some(address) = listening_address(&line) {
+                let _ = found.send(Ok(address));
+                break;
+            }
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+        // Sent after an address it goes nowhere; without one it is the end of the log.
+        let _ = found.send(Err(seen));
+        // A full pipe would stop the registry.
+        lines.for_each(drop);
+    });
+    let late = |seen: String| Error::Late {
+        what: "the registry listens".to_owned(),
+        limit: START_LIMIT,
+        seen,
+    };
+    let address = address
+        .recv_timeout(START_LIMIT)
+        .map_err(|_| late(String::new()))?
+        .map_err(late)?;
+    Ok(Registry {
+        address,
+        _process: process,
+        _storage: storage,
+    })
+}
+
+/// From `… level=info msg="listening on 127.0.0.1:40001" …`.
+fn listening_address(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("listening on ")?;
+    let address = rest.split(['"', ' ', ',']).next()?;
+    address.starts_with("127.").then(|| address.to_owned())
+}
