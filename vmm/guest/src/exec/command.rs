@@ -1,8 +1,11 @@
 //! From a request to a process.
 
+use std::collections::HashMap;
+use std::ffi::{CString, NulError, c_char};
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -25,7 +28,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 enum StartError {
     #[error("there is no command to run")]
     Empty,
-    #[error("the command holds a zero byte, or its environment a name that cannot be one")]
+    #[error("a word of the command or its environment holds a zero byte")]
     Unspeakable,
     #[error(transparent)]
     User(#[from] UserError),
@@ -82,7 +85,6 @@ pub fn start(request: &Exec, children: &Arc<Children>) -> Result<Running, Failur
 
 fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartError> {
     let name = request.argv.first().ok_or(StartError::Empty)?;
-    check_words(request)?;
     let identity = user::look_up(&request.user)?;
     let cwd = working_directory(&request.cwd)?;
     let path = find(name, variable(&request.env, "PATH"), &cwd.path)?;
@@ -92,16 +94,9 @@ fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartE
     let (stderr, child_stderr) = pipe_for(&identity).map_err(system)?;
     let mut command = Command::new(&path);
     command
-        .arg0(name)
-        .args(request.argv.iter().skip(1))
-        .env_clear()
-        .envs(request.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(child_stdout)
         .stderr(child_stderr);
-    if variable(&request.env, "HOME").is_none() {
-        command.env("HOME", &identity.home);
-    }
     let mut stdin = None;
     if request.stdin {
         let (child_stdin, ours) = pipe_for(&identity).map_err(system)?;
@@ -109,7 +104,9 @@ fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartE
         command.stdin(child_stdin);
         stdin = Some(ours);
     }
-    become_user_in(&mut command, &identity, cwd.fd);
+    let image = Image::new(&path, &request.argv, &environment(request, &identity))
+        .map_err(|_| StartError::Unspeakable)?;
+    execute_as(&mut command, &identity, cwd.fd, image);
     let own = children
         .spawn(&mut command)
         .map_err(|error| explain(error, &cwd.path.join(&path)))?;
@@ -121,15 +118,23 @@ fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartE
     })
 }
 
-/// Words that cannot be handed to a process.
-fn check_words(request: &Exec) -> Result<(), StartError> {
-    let nul = |text: &String| text.contains('\0');
-    let bad_name = |name: &String| name.is_empty() || name.contains('=') || nul(name);
-    let bad_variable = |(name, value): &(String, String)| bad_name(name) || nul(value);
-    if request.argv.iter().any(nul) || request.env.iter().any(bad_variable) {
-        return Err(StartError::Unspeakable);
+/// The environment as `NAME=value`: of a name given twice the last value, at its first place.
+fn environment(request: &Exec, identity: &Identity) -> Vec<String> {
+    let mut places = HashMap::new();
+    let mut words: Vec<String> = Vec::with_capacity(request.env.len() + 1);
+    let home = ("HOME".to_owned(), identity.home.clone());
+    let home = variable(&request.env, "HOME").is_none().then_some(&home);
+    for (name, value) in request.env.iter().chain(home) {
+        let word = format!("{name}={value}");
+        match places.get(name) {
+            Some(&place) => words[place] = word,
+            None => {
+                places.insert(name, words.len());
+                words.push(word);
+            }
+        }
     }
-    Ok(())
+    words
 }
 
 fn variable<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
@@ -205,8 +210,72 @@ fn executable(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }
 
-/// Makes the process a session leader in the working directory, with the user's ids.
-fn become_user_in(command: &mut Command, identity: &Identity, cwd: OwnedFd) {
+/// What execve(2) takes, made before the fork.
+///
+/// `Command` executes through `execvp`, which hands whatever the kernel does not understand, such as
+/// a program for another machine, to `/bin/sh`. What cannot be executed must say so instead.
+struct Image {
+    path: CString,
+    argv: Words,
+    envp: Words,
+}
+
+/// An array of strings as C has it: pointers into `owned`, the last one null.
+struct Words {
+    _owned: Vec<CString>,
+    pointers: Vec<*const c_char>,
+}
+
+// SAFETY: needed because a closure that runs in a child must be `Send` and `Sync`, which raw
+// pointers are not. These point into heap memory that `_owned` keeps and nobody changes.
+#[allow(unsafe_code)]
+unsafe impl Send for Words {}
+// SAFETY: as for `Send`.
+#[allow(unsafe_code)]
+unsafe impl Sync for Words {}
+
+impl Words {
+    fn new(words: &[String]) -> Result<Words, NulError> {
+        let owned: Vec<CString> = words
+            .iter()
+            .map(|word| CString::new(word.as_str()))
+            .collect::<Result<_, _>>()?;
+        let pointers = owned.iter().map(|word| word.as_ptr());
+        Ok(Words {
+            pointers: pointers.chain([std::ptr::null()]).collect(),
+            _owned: owned,
+        })
+    }
+}
+
+impl Image {
+    fn new(path: &Path, argv: &[String], envp: &[String]) -> Result<Image, NulError> {
+        Ok(Image {
+            path: CString::new(path.as_os_str().as_bytes())?,
+            argv: Words::new(argv)?,
+            envp: Words::new(envp)?,
+        })
+    }
+
+    /// Replaces this process; comes back only with the reason why not.
+    fn execute(&self) -> io::Error {
+        // SAFETY: needed because no crate here wraps execve without allocating. All three
+        // arguments are valid C strings and null-terminated arrays of them, kept by `self`.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::execve(
+                self.path.as_ptr(),
+                self.argv.pointers.as_ptr(),
+                self.envp.pointers.as_ptr(),
+            )
+        };
+        io::Error::last_os_error()
+    }
+}
+
+/// Makes the process a session leader in the working directory with the user's ids, and `image` in
+/// place of what `command` would execute.
+fn execute_as(command: &mut Command, identity: &Identity, cwd: OwnedFd, image: Image) {
     let uid = Uid::from_raw(identity.uid);
     let gid = Gid::from_raw(identity.gid);
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
@@ -216,7 +285,7 @@ fn become_user_in(command: &mut Command, identity: &Identity, cwd: OwnedFd) {
         rustix::thread::set_thread_groups(&groups)?;
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
-        Ok(())
+        Err(image.execute())
     };
     // SAFETY: needed because supplementary groups and a new session cannot be asked of `Command`.
     // The closure runs between fork and exec of a process with threads, so it must be
