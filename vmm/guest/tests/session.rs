@@ -71,6 +71,8 @@ impl Session {
     fn open_with(mut agent: Command, root: &Path) -> Session {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As little as the kernel allows, so that backpressure is met early.
+        rustix::net::sockopt::set_socket_send_buffer_size(&theirs, 1).unwrap();
         let agent = agent
             .arg("serve-session")
             .arg(root)
@@ -261,16 +263,17 @@ fn a_hundred_megabytes_arrive_whole() {
 #[test]
 fn what_was_written_before_the_exit_arrives_however_slow_the_host_is() {
     let root = scratch_root();
-    // More than the socket and its pipe hold, so that the agent is blocked when the shell exits
-    // with a full pipe; the background process keeps the pipe open.
+    // A little more than one pipe or one frame holds, so that the agent is blocked on its small
+    // socket when the shell exits and something is still in the pipe, which the background process
+    // keeps open.
     let mut session = Session::exec(
         root.path(),
-        shell("sleep 60 & head -c 1000000 /bin/busybox; echo end >&2"),
+        shell("sleep 60 & head -c 66000 /bin/busybox; echo end >&2"),
     );
     let shell = session.started();
     wait_until_gone(shell);
     let outcome = session.rest();
-    assert_eq!(outcome.stdout.len(), 1_000_000);
+    assert_eq!(outcome.stdout.len(), 66_000);
     assert_eq!(outcome.stderr, b"end\n");
 }
 
