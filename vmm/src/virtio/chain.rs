@@ -1,5 +1,7 @@
 //! One request of a driver: a descriptor chain, checked and turned into buffers.
 
+use std::sync::atomic::Ordering;
+
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions};
 
@@ -49,19 +51,16 @@ impl<'m> Chain<'m> {
     /// When the ring itself is broken: its index jumped further than the queue is long, or the
     /// ring is not in guest memory.
     pub fn pop(queue: &mut Queue, mem: &'m GuestMemoryMmap) -> Result<Option<Self>, DeviceError> {
-        let limit = queue.size();
-        let Some(chain) = queue.iter(mem)?.next() else {
+        if queue.avail_idx(mem, Ordering::Acquire)?.0 == queue.next_avail() {
             return Ok(None);
-        };
+        }
+        let limit = queue.size();
+        let chain = queue.iter(mem)?.next();
+        let chain = chain.ok_or(DeviceError::Protocol("the available ring cannot be read"))?;
         Ok(Some(Chain {
             head: chain.head_index(),
             buffers: Buffers::collect(chain, mem, limit),
         }))
-    }
-
-    /// Takes back the [`pop`](Self::pop) that returned this chain; the next one returns it again.
-    pub fn put_back(self, queue: &mut Queue) {
-        queue.go_to_previous_position();
     }
 }
 
@@ -128,7 +127,6 @@ pub fn serve_queue<'m>(
     let mut count = 0;
     loop {
         queue.disable_notification(mem)?;
-        let before = count;
         while count < limit
             && let Some(chain) = Chain::pop(queue, mem)?
         {
@@ -147,9 +145,6 @@ pub fn serve_queue<'m>(
                 any: true,
                 more: true,
             });
-        }
-        if count == before {
-            return Err(DeviceError::Protocol("the available ring cannot be read"));
         }
     }
 }

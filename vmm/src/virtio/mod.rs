@@ -13,9 +13,12 @@
 pub mod block;
 pub mod chain;
 mod device;
+#[cfg(test)]
+mod driver_model;
 pub mod mmio;
 pub mod rng;
 mod segments;
+pub mod vsock;
 
 pub use device::{DeviceError, DeviceIo, VirtioDevice};
 pub use segments::Segments;

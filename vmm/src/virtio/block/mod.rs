@@ -12,6 +12,8 @@
 mod backend;
 mod open;
 mod request;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 
@@ -59,7 +61,7 @@ impl Block {
     /// The configuration space: `struct virtio_blk_config` (section 5.2.4) up to the block size.
     fn config(&self) -> [u8; 24] {
         let mut config = [0; 24];
-        config[0..8].copy_from_slice(&(self.backend.len() / SECTOR).to_le_bytes());
+        config[0..8].copy_from_slice(&(self.backend.size() / SECTOR).to_le_bytes());
         config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
         config[20..24].copy_from_slice(&(SECTOR as u32).to_le_bytes());
         config
@@ -108,7 +110,7 @@ impl Block {
     fn range(&self, sector: u64, len: usize) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len as u64)?;
-        (end <= self.backend.len() && (len as u64).is_multiple_of(SECTOR)).then_some(offset)
+        (end <= self.backend.size() && (len as u64).is_multiple_of(SECTOR)).then_some(offset)
     }
 }
 

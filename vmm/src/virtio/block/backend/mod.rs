@@ -13,11 +13,11 @@ pub use raw::Raw;
 
 /// The bytes of a disk.
 ///
-/// The device has checked that ranges lie within [`len`](Self::len), are whole sectors, and that
+/// The device has checked that ranges lie within [`size`](Self::size), are whole sectors, and that
 /// nothing is written when [`read_only`](Self::read_only).
 pub trait Backend: Send + Debug {
     /// The size of the disk in bytes: whole sectors, and the same for its life.
-    fn len(&self) -> u64;
+    fn size(&self) -> u64;
 
     /// Whether writes are refused.
     fn read_only(&self) -> bool;

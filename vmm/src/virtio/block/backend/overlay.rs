@@ -58,7 +58,7 @@ impl Overlay {
 }
 
 impl Backend for Overlay {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.len
     }
 

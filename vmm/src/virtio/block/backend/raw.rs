@@ -27,7 +27,7 @@ impl Raw {
 }
 
 impl Backend for Raw {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.len
     }
 

@@ -1,0 +1,288 @@
+//! The block device, driven by a model of a driver.
+
+use std::os::unix::fs::FileExt;
+
+use microagent_proto::control::{DiskConfig, DiskMode};
+use proptest::prelude::*;
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+
+use super::*;
+use crate::virtio::driver_model::{
+    BUFFERS, Driver, INDIRECT, NEXT, Piece, WRITE, readable, writable,
+};
+
+const HEADER: u64 = BUFFERS;
+const STATUS: u64 = BUFFERS + 0x100;
+const DATA: u64 = BUFFERS + 0x1000;
+const MEMORY: usize = 0x40_0000;
+const SECTORS: u64 = 64;
+
+struct Disk {
+    device: Block,
+    driver: Driver,
+    _dir: tempfile::TempDir,
+    file: std::fs::File,
+}
+
+impl Disk {
+    fn new(mode: impl FnOnce(&std::path::Path) -> DiskMode) -> Disk {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let content: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i / SECTOR) as u8).collect();
+        std::fs::write(&path, content).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        let device = open(
+            &DiskConfig {
+                path,
+                mode: mode(dir.path()),
+            },
+            "serial",
+        )
+        .unwrap();
+        let driver = Driver::new(&device, MEMORY);
+        Disk {
+            device,
+            driver,
+            _dir: dir,
+            file,
+        }
+    }
+
+    fn overlay() -> Disk {
+        Disk::new(|dir| DiskMode::Overlay {
+            scratch_dir: dir.to_owned(),
+        })
+    }
+
+    /// One request with these pieces for data; its status byte and used length.
+    fn request(&mut self, kind: u32, sector: u64, data: &[Piece]) -> (u8, u32) {
+        let mut header = [0; 16];
+        header[0..4].copy_from_slice(&kind.to_le_bytes());
+        header[8..16].copy_from_slice(&sector.to_le_bytes());
+        self.driver.write(HEADER, &header);
+        self.driver.write(STATUS, &[0xee]);
+        let mut pieces = vec![readable(HEADER, 16)];
+        pieces.extend_from_slice(data);
+        pieces.push(writable(STATUS, 1));
+        let head = self.driver.offer(0, &pieces);
+        self.device.queue_event(0, &mut self.driver).unwrap();
+        let used = self.driver.used(0);
+        assert_eq!(used.len(), 1);
+        assert_eq!(used[0].0, head);
+        (self.driver.read(STATUS, 1)[0], used[0].1)
+    }
+}
+
+#[test]
+fn data_of_several_segments_is_read_and_written_in_order() {
+    let mut disk = Disk::new(|_| DiskMode::ReadWrite);
+    let into = [writable(DATA, 512), writable(DATA + 0x3000, 1024)];
+    assert_eq!(disk.request(VIRTIO_BLK_T_IN, 5, &into), (0, 1537));
+    assert_eq!(disk.driver.read(DATA, 512), [5; 512]);
+    assert_eq!(
+        disk.driver.read(DATA + 0x3000, 1024),
+        [[6; 512], [7; 512]].concat()
+    );
+
+    disk.driver.write(DATA, &[0xaa; 512]);
+    disk.driver.write(DATA + 0x1000, &[0xbb; 512]);
+    let from = [readable(DATA, 512), readable(DATA + 0x1000, 512)];
+    assert_eq!(disk.request(VIRTIO_BLK_T_OUT, 10, &from), (0, 1));
+    assert_eq!(disk.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (0, 1));
+    let mut written = [0; 1536];
+    disk.file.read_exact_at(&mut written, 10 * SECTOR).unwrap();
+    assert_eq!(&written[..], [[0xaa; 512], [0xbb; 512], [12; 512]].concat());
+}
+
+#[test]
+fn an_overlay_keeps_writes_and_leaves_its_base_alone() {
+    let mut disk = Disk::overlay();
+    disk.driver.write(DATA, &[0xaa; 512]);
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_OUT, 1, &[readable(DATA, 512)]),
+        (0, 1)
+    );
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, 0, &[writable(DATA, 1536)]),
+        (0, 1537)
+    );
+    assert_eq!(
+        disk.driver.read(DATA, 1536),
+        [[0; 512], [0xaa; 512], [2; 512]].concat()
+    );
+    let mut base = [0; 512];
+    disk.file.read_exact_at(&mut base, SECTOR).unwrap();
+    assert_eq!(base, [1; 512]);
+}
+
+#[test]
+fn features_say_what_is_true() {
+    let offers = |disk: &Disk, bit: u32| disk.device.features() >> bit & 1 == 1;
+    let overlay = Disk::overlay();
+    assert!(!offers(&overlay, VIRTIO_BLK_F_FLUSH) && !offers(&overlay, VIRTIO_BLK_F_RO));
+    let read_write = Disk::new(|_| DiskMode::ReadWrite);
+    assert!(offers(&read_write, VIRTIO_BLK_F_FLUSH) && !offers(&read_write, VIRTIO_BLK_F_RO));
+    let read_only = Disk::new(|_| DiskMode::ReadOnly);
+    assert!(!offers(&read_only, VIRTIO_BLK_F_FLUSH) && offers(&read_only, VIRTIO_BLK_F_RO));
+
+    let mut config = [0xff; 40];
+    read_only.device.read_config(0, &mut config);
+    assert_eq!(config[0..8], SECTORS.to_le_bytes());
+    assert_eq!(config[12..16], 254u32.to_le_bytes());
+    assert_eq!(config[20..24], 512u32.to_le_bytes());
+    assert_eq!(config[24..], [0; 16]);
+    let mut beyond = [0xff; 4];
+    read_only.device.read_config(u64::MAX, &mut beyond);
+    assert_eq!(beyond, [0; 4]);
+}
+
+#[test]
+fn what_cannot_be_done_is_answered_so() {
+    let (ok, failed, unsupported) = (0, 1, 2);
+    let mut disk = Disk::new(|_| DiskMode::ReadOnly);
+    let one = [writable(DATA, 512)];
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_OUT, 0, &[readable(DATA, 512)]).0,
+        failed
+    );
+    assert_eq!(disk.request(VIRTIO_BLK_T_IN, SECTORS - 1, &one).0, ok);
+    assert_eq!(disk.request(VIRTIO_BLK_T_IN, SECTORS, &one), (failed, 1));
+    assert_eq!(disk.request(VIRTIO_BLK_T_IN, u64::MAX, &one).0, failed);
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, u64::MAX / SECTOR, &one).0,
+        failed
+    );
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, 0, &[writable(DATA, 100)]).0,
+        failed
+    );
+    assert_eq!(disk.request(VIRTIO_BLK_T_FLUSH, 0, &[]).0, unsupported);
+    assert_eq!(disk.request(VIRTIO_BLK_T_DISCARD, 0, &[]).0, unsupported);
+    assert_eq!(disk.request(0xffff_ffff, 0, &one).0, unsupported);
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_GET_ID, 0, &[writable(DATA, 20)]),
+        (ok, 21)
+    );
+    assert_eq!(
+        disk.driver.read(DATA, 20),
+        b"serial\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+    );
+}
+
+#[test]
+fn a_request_as_long_as_the_queue_is_served() {
+    let mut disk = Disk::overlay();
+    let pieces: Vec<Piece> = (0..254)
+        .map(|i| writable(DATA + i * 512, if i < 60 { 512 } else { 0 }))
+        .collect();
+    assert_eq!(disk.request(VIRTIO_BLK_T_IN, 0, &pieces), (0, 60 * 512 + 1));
+    assert_eq!(disk.driver.read(DATA + 59 * 512, 512), [59; 512]);
+}
+
+#[test]
+fn a_chain_that_cannot_be_answered_is_handed_back() {
+    let mut disk = Disk::overlay();
+    let driver = &mut disk.driver;
+    // A loop; a next index outside the table; an indirect table in an indirect table; no status;
+    // no header; a buffer outside memory; readable after writable.
+    driver.describe(0, 0, DATA, 16, NEXT, 0);
+    driver.describe(0, 1, DATA, 16, NEXT, 256);
+    driver.describe(0, 2, DATA, 32, INDIRECT, 0);
+    driver.describe_at(DATA, DATA, 32, INDIRECT, 0);
+    driver.describe(0, 3, HEADER, 16, 0, 0);
+    driver.describe(0, 4, STATUS, 1, WRITE, 0);
+    driver.describe(0, 5, u64::MAX, u32::MAX, WRITE, 0);
+    driver.describe(0, 6, DATA, 16, WRITE | NEXT, 3);
+    for head in 0..7 {
+        driver.publish(0, head);
+    }
+    disk.device.queue_event(0, &mut disk.driver).unwrap();
+    let used = disk.driver.used(0);
+    assert_eq!(used, (0..7).map(|head| (head, 0)).collect::<Vec<_>>());
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, 0, &[writable(DATA, 512)]).0,
+        0
+    );
+}
+
+#[test]
+fn a_broken_ring_is_an_error() {
+    let mut disk = Disk::overlay();
+    disk.driver.set_avail_index(0, 257);
+    assert!(disk.device.queue_event(0, &mut disk.driver).is_err());
+    let mut disk = Disk::overlay();
+    disk.driver.publish(0, 256);
+    assert!(disk.device.queue_event(0, &mut disk.driver).is_err());
+}
+
+#[test]
+fn a_full_host_disk_fails_the_request_and_nothing_else() {
+    let base = tempfile::tempfile().unwrap();
+    base.set_len(SECTORS * SECTOR).unwrap();
+    // Writing to this one always finds the disk full.
+    let full = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let device = Block::new(Box::new(Raw::new(full, SECTORS * SECTOR, false)), "");
+    let mut disk = Disk {
+        driver: Driver::new(&device, MEMORY),
+        device,
+        ..Disk::overlay()
+    };
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_OUT, 0, &[readable(DATA, 512)]),
+        (1, 1)
+    );
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, 0, &[writable(DATA, 512)]).0,
+        0
+    );
+}
+
+fn any_address() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        4 => HEADER..HEADER + 0x4000,
+        1 => (MEMORY as u64 - 64)..(MEMORY as u64 + 64),
+        1 => any::<u64>(),
+    ]
+}
+
+fn any_length() -> impl Strategy<Value = u32> {
+    prop_oneof![2 => 0u32..64, 2 => (0u32..8).prop_map(|n| n * 512), 1 => any::<u32>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever a driver puts in its rings, every head comes back once or the ring is an error.
+    #[test]
+    fn no_descriptors_are_too_strange(
+        descriptors in prop::collection::vec((any_address(), any_length(), 0u16..8, 0u16..20), 1..16),
+        heads in prop::collection::vec(prop_oneof![9 => 0u16..16, 1 => any::<u16>()], 1..32),
+        header in any::<[u8; 16]>(),
+        kind in 0u8..13,
+    ) {
+        let mut disk = Disk::overlay();
+        let mut header = header;
+        header[0..4].copy_from_slice(&[kind, 0, 0, 0]);
+        header[9..16].fill(0);
+        disk.driver.write(HEADER, &header);
+        for (index, &(addr, len, flags, next)) in (0..).zip(&descriptors) {
+            disk.driver.describe(0, index, addr, len, flags, next);
+        }
+        for &head in &heads {
+            disk.driver.publish(0, head);
+        }
+        if disk.device.queue_event(0, &mut disk.driver).is_ok() {
+            let used: Vec<u16> = disk.driver.used(0).iter().map(|&(head, _)| head).collect();
+            prop_assert_eq!(used, heads);
+        } else {
+            prop_assert!(heads.iter().any(|&head| head >= 256));
+        }
+    }
+}

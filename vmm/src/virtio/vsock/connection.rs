@@ -1,0 +1,355 @@
+//! One stream between a socket of the guest and a socket of the host.
+//!
+//! ```text
+//! host ──stream──▶ next_packet ──▶ guest      as far as the guest's credit goes
+//! host ◀──stream── backlog ◀── receive ◀── guest      what the host does not take yet, at most BUF_ALLOC
+//! ```
+//! Each direction ends by itself: the host's end of file becomes `SHUTDOWN` (send), the guest's
+//! becomes a shutdown of the stream once the backlog is through. A connection is over when the
+//! guest has reset it or shut both directions down, and the backlog is through: data that the
+//! guest sent reaches the host even if the guest is quick to forget the connection.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::epoll::EventFlags;
+
+use super::backlog::Backlog;
+use super::credit::PeerCredit;
+use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use crate::virtio::Segments;
+
+/// How much of the guest's data a connection holds for a host that does not read, in bytes. The
+/// guest knows it as `buf_alloc` and may not send more.
+pub const BUF_ALLOC: u32 = 256 << 10;
+
+/// The most data one packet carries to the guest, in bytes: what Linux sends in one.
+const MAX_DATA: usize = 64 << 10;
+
+/// What shall become of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on.
+    Lives,
+    /// The guest has forgotten it, only the backlog is left: its ports are free.
+    Drains,
+    /// It is over, and the guest knows.
+    Over,
+    /// It is over, and the guest is to be told by a reset.
+    Reset,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    /// The guest has accepted it.
+    open: bool,
+    /// Packets that are due, besides data.
+    due: Due,
+    credit: PeerCredit,
+    /// The stream may have something to read.
+    readable: bool,
+    /// Nothing more is read from the stream.
+    read_over: bool,
+    /// The host's end is closed: nothing more can be written to the stream.
+    host_gone: bool,
+    backlog: Backlog,
+    /// Bytes taken from the guest and out of the backlog, modulo 2^32.
+    fwd_cnt: u32,
+    /// `fwd_cnt` as the guest knows it.
+    fwd_told: u32,
+    /// The flags of the guest's `SHUTDOWN`s.
+    guest_shutdown: u32,
+    /// The end of the guest's data was passed on to the stream.
+    write_over: bool,
+    guest_reset: bool,
+    violated: bool,
+    /// The guest was asked for its credit because of the packet limit.
+    pub asked_for_credit: bool,
+    /// Waits for its turn to send.
+    pub queued: bool,
+    /// What the event loop waits for.
+    pub armed: Option<EventFlags>,
+}
+
+#[derive(Debug, Default)]
+struct Due {
+    request: bool,
+    response: bool,
+    /// Flags to send, and flags sent.
+    shutdown: u32,
+    shutdown_sent: u32,
+    credit_update: bool,
+    credit_request: bool,
+}
+
+impl Connection {
+    /// One that the host asks for.
+    pub fn from_host(stream: UnixStream) -> Connection {
+        let due = Due {
+            request: true,
+            ..Due::default()
+        };
+        Connection::new(stream, false, due)
+    }
+
+    /// One that the guest asked for with this packet, and that is accepted.
+    pub fn from_guest(stream: UnixStream, request: &Header) -> Connection {
+        let due = Due {
+            response: true,
+            ..Due::default()
+        };
+        let mut connection = Connection::new(stream, true, due);
+        connection.credit.update(request.buf_alloc, request.fwd_cnt);
+        connection
+    }
+
+    fn new(stream: UnixStream, open: bool, due: Due) -> Connection {
+        Connection {
+            stream,
+            open,
+            due,
+            credit: PeerCredit::default(),
+            readable: false,
+            read_over: false,
+            host_gone: false,
+            backlog: Backlog::default(),
+            fwd_cnt: 0,
+            fwd_told: 0,
+            guest_shutdown: 0,
+            write_over: false,
+            guest_reset: false,
+            violated: false,
+            asked_for_credit: false,
+            queued: false,
+            armed: None,
+        }
+    }
+
+    /// The stream, to wait for.
+    pub fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    /// Takes a packet of the guest.
+    pub fn receive(&mut self, header: &Header, data: Segments<'_>) {
+        self.credit.update(header.buf_alloc, header.fwd_cnt);
+        match (Op::from_number(header.op), self.open) {
+            (Some(Op::Reset), _) => self.guest_reset = true,
+            (Some(Op::Response), false) => self.open = true,
+            (Some(Op::Data), true) => self.receive_data(data),
+            (Some(Op::Shutdown), true) => self.receive_shutdown(header.flags),
+            (Some(Op::CreditUpdate), true) => {}
+            (Some(Op::CreditRequest), true) => self.due.credit_update = true,
+            _ => self.violated = true,
+        }
+    }
+
+    fn receive_data(&mut self, data: Segments<'_>) {
+        if self.backlog.len() + data.len() > BUF_ALLOC as usize {
+            self.violated = true;
+        } else if self.host_gone || self.guest_shutdown & SHUTDOWN_SEND != 0 {
+            self.forwarded(data.len());
+        } else {
+            let result = self.backlog.send_or_keep(data, self.stream.as_fd());
+            self.sent_to_host(result);
+        }
+    }
+
+    fn receive_shutdown(&mut self, flags: u32) {
+        self.guest_shutdown |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
+        if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 && !self.read_over {
+            self.read_over = true;
+            // The host's writers learn of it by a broken pipe. It fails only when the other end
+            // is gone already.
+            let _ = self.stream.shutdown(Shutdown::Read);
+        }
+        self.finish_writing();
+    }
+
+    /// The stream is ready for something, as an event says.
+    pub fn ready(&mut self, events: EventFlags) {
+        self.armed = None;
+        if events.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            self.readable = true;
+        }
+        if events.intersects(EventFlags::HUP | EventFlags::ERR) {
+            self.lose_host();
+        } else if events.contains(EventFlags::OUT) {
+            let result = self.backlog.send(self.stream.as_fd());
+            self.sent_to_host(result);
+        }
+    }
+
+    fn sent_to_host(&mut self, result: io::Result<usize>) {
+        match result {
+            Ok(n) => self.forwarded(n),
+            Err(_) => self.lose_host(),
+        }
+        self.finish_writing();
+    }
+
+    /// The host's end takes nothing any more; what it left to read is still for the guest.
+    fn lose_host(&mut self) {
+        self.host_gone = true;
+        let lost = self.backlog.clear();
+        self.forwarded(lost);
+        self.due.shutdown |= SHUTDOWN_RECEIVE;
+    }
+
+    fn forwarded(&mut self, n: usize) {
+        self.fwd_cnt = self.fwd_cnt.wrapping_add(n as u32);
+        if self.fwd_cnt.wrapping_sub(self.fwd_told) >= BUF_ALLOC / 2 {
+            self.due.credit_update = true;
+        }
+    }
+
+    fn finish_writing(&mut self) {
+        if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_over {
+            self.write_over = true;
+            // It fails only when the other end is gone already.
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// The next packet for the guest: its header, and its data in `room`. `None` when there is
+    /// nothing to send, which may turn out only here.
+    pub fn next_packet(&mut self, room: &Segments<'_>) -> Option<Header> {
+        let mut header = self.next_header(room)?;
+        header.buf_alloc = BUF_ALLOC;
+        header.fwd_cnt = self.fwd_cnt;
+        self.fwd_told = self.fwd_cnt;
+        self.due.credit_update = false;
+        Some(header)
+    }
+
+    fn next_header(&mut self, room: &Segments<'_>) -> Option<Header> {
+        let packet = |op: Op, flags, len| Header {
+            op: op as u16,
+            flags,
+            len,
+            ..Header::default()
+        };
+        if std::mem::take(&mut self.due.request) {
+            return Some(packet(Op::Request, 0, 0));
+        }
+        if !self.open {
+            return None;
+        }
+        if std::mem::take(&mut self.due.response) {
+            return Some(packet(Op::Response, 0, 0));
+        }
+        if let Some(len) = self.read(room) {
+            return Some(packet(Op::Data, 0, len));
+        }
+        if self.shutdown_due() {
+            self.due.shutdown_sent |= self.due.shutdown;
+            return Some(packet(Op::Shutdown, self.due.shutdown_sent, 0));
+        }
+        if std::mem::take(&mut self.due.credit_request) {
+            return Some(packet(Op::CreditRequest, 0, 0));
+        }
+        self.due
+            .credit_update
+            .then(|| packet(Op::CreditUpdate, 0, 0))
+    }
+
+    /// Reads data for the guest; `None` when there is none now.
+    fn read(&mut self, room: &Segments<'_>) -> Option<u32> {
+        let limit = room
+            .len()
+            .min(MAX_DATA)
+            .min(self.credit.available() as usize);
+        if !self.may_read() || limit == 0 {
+            return None;
+        }
+        let mut room = room.clone();
+        room.split_off(limit);
+        match room.receive(self.stream.as_fd()) {
+            Ok(0) => self.end_reading(),
+            Ok(n) => {
+                // A short read most likely took all there was; if not, the next event says so.
+                self.readable = n == limit;
+                self.credit.sent(n as u32);
+                return Some(n as u32);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(_) => {
+                self.lose_host();
+                self.end_reading();
+            }
+        }
+        None
+    }
+
+    fn end_reading(&mut self) {
+        self.readable = false;
+        self.read_over = true;
+        self.due.shutdown |= SHUTDOWN_SEND;
+    }
+
+    fn may_read(&self) -> bool {
+        self.open && self.readable && !self.read_over
+    }
+
+    fn shutdown_due(&self) -> bool {
+        self.due.shutdown & !self.due.shutdown_sent != 0
+    }
+
+    /// Whether [`next_packet`](Self::next_packet) may have something.
+    pub fn wants_to_send(&self) -> bool {
+        let due = &self.due;
+        due.request
+            || self.open
+                && (due.response
+                    || due.credit_update
+                    || due.credit_request
+                    || self.shutdown_due()
+                    || self.may_read() && self.credit.available() > 0)
+    }
+
+    /// Whether only the guest's answer to a `CREDIT_REQUEST` can make it go on.
+    pub fn starves(&self) -> bool {
+        self.may_read() && self.credit.packet_limited()
+    }
+
+    /// Asks the guest for its credit.
+    pub fn ask_for_credit(&mut self) {
+        self.asked_for_credit = true;
+        self.due.credit_request = true;
+    }
+
+    /// What to wait for; nothing in particular means: for the host to go away.
+    pub fn interest(&self) -> Option<EventFlags> {
+        let mut events = EventFlags::empty();
+        if self.open && !self.readable && !self.read_over {
+            events |= EventFlags::IN;
+        }
+        if !self.backlog.is_empty() {
+            events |= EventFlags::OUT;
+        }
+        // A host that is gone is ready for ever, and there is nothing to learn from it.
+        (!events.is_empty() || !self.host_gone).then_some(events)
+    }
+
+    /// What shall become of it now.
+    pub fn fate(&self) -> Fate {
+        let guest_done = self.guest_shutdown == SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
+        if self.violated {
+            Fate::Reset
+        } else if self.guest_reset {
+            if self.backlog.is_empty() {
+                Fate::Over
+            } else {
+                Fate::Drains
+            }
+        } else if guest_done && self.backlog.is_empty() || self.host_gone && !self.open {
+            Fate::Reset
+        } else {
+            Fate::Lives
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The socket device (virtio 1.2 section 5.10), without a kernel module: streams of the guest end
+//! in Unix stream sockets of this process.
+//!
+//! | file | what it answers |
+//! |---|---|
+//! | `packet` | what a packet looks like |
+//! | `credit` | how much the guest's socket takes |
+//! | `backlog` | what the host's socket has not taken yet |
+//! | `connection` | what one stream does |
+//! | `muxer` | which stream a packet belongs to, and who sends next |
+//! | `services`, `handle` | how the host offers and asks for streams |
+//!
+//! This file joins them to the queues: [`RX`] carries packets to the guest, [`TX`] from it,
+//! [`EVENT`] is there because a driver expects it.
+//!
+//! Bounds: a guest has at most [`MAX_CONNECTIONS`] connections, each with at most [`BUF_ALLOC`]
+//! bytes that the host has not read. A slow or hostile peer stalls only itself.
+
+mod backlog;
+mod connection;
+mod credit;
+mod credit_timer;
+mod handle;
+mod muxer;
+mod packet;
+mod services;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use virtio_queue::{QueueOwnedT, QueueT};
+
+use super::chain::{Buffers, Chain, serve_queue};
+use super::{DeviceError, DeviceIo, VirtioDevice};
+pub use connection::BUF_ALLOC;
+pub use handle::VsockHandle;
+use muxer::Muxer;
+pub use muxer::{HOST_CID, MAX_CONNECTIONS};
+use packet::{HEADER_LEN, Header};
+pub use services::{Service, Services};
+
+/// The queue of packets to the guest (virtio 1.2 section 5.10.2).
+pub const RX: usize = 0;
+/// The queue of packets from the guest.
+pub const TX: usize = 1;
+/// The queue of events to the guest, of which there are none yet.
+pub const EVENT: usize = 2;
+
+/// The device type (virtio 1.2 section 5).
+const TYPE: u32 = 19;
+
+const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
+
+/// How many times one event goes over the queues before others get their turn.
+const ROUNDS: usize = 4;
+
+/// The socket device.
+#[derive(Debug)]
+pub struct Vsock {
+    muxer: Muxer,
+    handle: VsockHandle,
+}
+
+impl Vsock {
+    /// A device for the guest with this context identifier (3 or more), which can connect to
+    /// these services; and the handle by which others connect to the guest.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new(guest_cid: u32, services: Services) -> io::Result<(Vsock, VsockHandle)> {
+        let handle = VsockHandle::new()?;
+        let muxer = Muxer::new(u64::from(guest_cid), services, handle.wake_fd())?;
+        Ok((
+            Vsock {
+                muxer,
+                handle: handle.clone(),
+            },
+            handle,
+        ))
+    }
+
+    /// Moves packets both ways until there is nothing to do, or others should have their turn.
+    fn work(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        for _ in 0..ROUNDS {
+            let more_from_guest = self.take_packets(io)?;
+            let more_to_guest = self.give_packets(io)?;
+            if !more_from_guest && !more_to_guest {
+                return Ok(());
+            }
+        }
+        self.handle.wake();
+        Ok(())
+    }
+
+    /// Takes packets from the guest. Whether there are more that can be taken now.
+    fn take_packets(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
+        // A guest that does not take its resets does not get to cause more of them. This goes on
+        // when it offers buffers for them.
+        if !self.muxer.can_receive() {
+            return Ok(false);
+        }
+        let Some((queue, mem)) = io.queue(TX) else {
+            return Ok(false);
+        };
+        let served = serve_queue(queue, mem, |buffers| {
+            if let Ok(Buffers { mut readable, .. }) = buffers {
+                let data = readable.split_off(HEADER_LEN);
+                let mut header = [0; HEADER_LEN];
+                if readable.copy_to(&mut header) == HEADER_LEN {
+                    self.muxer.receive(&Header::decode(&header), data);
+                }
+            }
+            0
+        })?;
+        if served.any {
+            io.notify(TX)?;
+        }
+        Ok(served.more)
+    }
+
+    /// Gives packets to the guest. Whether there are more, and buffers for them.
+    fn give_packets(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
+        if !self.muxer.wants_to_send() {
+            return Ok(false);
+        }
+        let could_receive = self.muxer.can_receive();
+        let Some((queue, mem)) = io.queue(RX) else {
+            return Ok(false);
+        };
+        let mut given = 0;
+        let mut more = false;
+        while self.muxer.wants_to_send() {
+            if given == 2 * queue.size() {
+                more = true;
+                break;
+            }
+            let Some(chain) = Chain::pop(queue, mem)? else {
+                // From now on the driver says when it offers buffers; unless it just did.
+                more = queue.enable_notification(mem)?;
+                break;
+            };
+            let written = match chain.buffers {
+                Ok(Buffers { mut writable, .. }) if writable.len() >= HEADER_LEN => {
+                    let room = writable.split_off(HEADER_LEN);
+                    let Some(header) = self.muxer.next_packet(&room) else {
+                        queue.go_to_previous_position();
+                        break;
+                    };
+                    writable.copy_from(&header.encode());
+                    HEADER_LEN as u32 + header.len
+                }
+                // No packet fits; the driver gets its buffer back empty.
+                _ => 0,
+            };
+            queue.add_used(mem, chain.head, written)?;
+            given += 1;
+        }
+        if given > 0 {
+            io.notify(RX)?;
+        }
+        Ok(more || !could_receive && self.muxer.can_receive())
+    }
+}
+
+impl VirtioDevice for Vsock {
+    fn device_type(&self) -> u32 {
+        TYPE
+    }
+
+    /// None: that means streams only (section 5.10.3).
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.muxer.guest_cid().to_le_bytes();
+        let from = usize::try_from(offset)
+            .ok()
+            .and_then(|at| config.get(at..))
+            .unwrap_or(&[]);
+        data.fill(0);
+        for (to, from) in data.iter_mut().zip(from) {
+            *to = *from;
+        }
+    }
+
+    fn acknowledge(&mut self, _features: u64) {}
+
+    fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.backend_event(io)
+    }
+
+    fn queue_event(&mut self, _index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.work(io)
+    }
+
+    fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.muxer.descriptor())
+    }
+
+    fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        for (port, stream) in self.handle.take() {
+            self.muxer.connect(port, stream);
+        }
+        self.muxer.take_events()?;
+        self.work(io)
+    }
+
+    fn reset(&mut self) {
+        self.muxer.clear();
+    }
+}

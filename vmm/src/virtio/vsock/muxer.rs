@@ -1,0 +1,378 @@
+//! All connections of one guest, and who of them may send next.
+//!
+//! Streams of the host are watched by one epoll instance, each for one event at a time
+//! (`EPOLLONESHOT`) and only for what would let its connection make progress. So a slow peer costs
+//! nothing, and a guest that offers no buffers makes nobody spin: a stream that was found readable
+//! is not watched until its data was taken.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+
+use super::connection::{Connection, Fate};
+use super::credit_timer::CreditTimer;
+use super::packet::{Header, Op, TYPE_STREAM};
+use super::services::Services;
+use crate::virtio::Segments;
+
+/// The host's context identifier (virtio 1.2 section 5.10.4).
+pub const HOST_CID: u64 = 2;
+
+/// The most connections a guest can have, those that only drain included.
+pub const MAX_CONNECTIONS: usize = 256;
+
+/// How many resets may wait for the guest to take them before its packets are left waiting too.
+const MAX_RESETS: usize = 256;
+
+/// Ports for connections that the host begins: from here to the last but one, which is "any".
+const FIRST_PORT: u32 = 1 << 30;
+
+/// Names of event sources; connections come after.
+const WAKE: u64 = 0;
+const TIMER: u64 = 1;
+const FIRST_ID: u64 = 2;
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Ports {
+    host: u32,
+    guest: u32,
+}
+
+/// All connections of one guest.
+#[derive(Debug)]
+pub struct Muxer {
+    guest_cid: u64,
+    services: Services,
+    epoll: OwnedFd,
+    connections: HashMap<u64, (Ports, Connection)>,
+    /// Those that the guest knows.
+    by_ports: HashMap<Ports, u64>,
+    next_id: u64,
+    next_port: u32,
+    /// Connections that want to send, in turn.
+    senders: VecDeque<u64>,
+    resets: VecDeque<Header>,
+    timer: CreditTimer,
+}
+
+impl Muxer {
+    /// For the guest with this identifier. `wake` makes [`descriptor`](Self::descriptor) readable.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new(guest_cid: u64, services: Services, wake: BorrowedFd<'_>) -> io::Result<Muxer> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = CreditTimer::new()?;
+        epoll::add(&epoll, wake, EventData::new_u64(WAKE), EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            timer.as_fd(),
+            EventData::new_u64(TIMER),
+            EventFlags::IN,
+        )?;
+        Ok(Muxer {
+            guest_cid,
+            services,
+            epoll,
+            connections: HashMap::new(),
+            by_ports: HashMap::new(),
+            next_id: FIRST_ID,
+            next_port: FIRST_PORT,
+            senders: VecDeque::new(),
+            resets: VecDeque::new(),
+            timer,
+        })
+    }
+
+    /// Readable when [`take_events`](Self::take_events) has something to do.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    /// The guest's context identifier.
+    pub fn guest_cid(&self) -> u64 {
+        self.guest_cid
+    }
+
+    /// Ends every connection.
+    pub fn clear(&mut self) {
+        self.connections.clear();
+        self.by_ports.clear();
+        self.senders.clear();
+        self.resets.clear();
+        self.timer.clear();
+    }
+
+    /// Takes what the host's side has to tell. Does not wait.
+    ///
+    /// # Errors
+    /// When epoll fails, which it does not while its descriptor is open.
+    pub fn take_events(&mut self) -> io::Result<()> {
+        let mut events = Vec::with_capacity(64);
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        match epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&now),
+        ) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        for event in events {
+            match event.data.u64() {
+                WAKE => {}
+                TIMER => {
+                    for id in self.timer.take() {
+                        if let Some((_, connection)) = self.connections.get_mut(&id) {
+                            connection.asked_for_credit = false;
+                            self.settle(id);
+                        }
+                    }
+                }
+                id => {
+                    if let Some((_, connection)) = self.connections.get_mut(&id) {
+                        connection.ready(event.flags);
+                        self.settle(id);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a connection to a port of the guest. When there is no room for it, or the guest
+    /// refuses it, the stream is closed.
+    pub fn connect(&mut self, guest_port: u32, stream: UnixStream) {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            tracing::warn!(
+                "a vsock connection to port {guest_port} was refused: there are {MAX_CONNECTIONS}"
+            );
+            return;
+        }
+        let ports = Ports {
+            host: self.free_port(guest_port),
+            guest: guest_port,
+        };
+        self.insert(ports, Connection::from_host(stream));
+    }
+
+    fn free_port(&mut self, guest: u32) -> u32 {
+        loop {
+            let host = self.next_port;
+            self.next_port = match host {
+                0xffff_fffe => FIRST_PORT,
+                _ => host + 1,
+            };
+            // Ends: there are more ports than connections.
+            if !self.by_ports.contains_key(&Ports { host, guest }) {
+                return host;
+            }
+        }
+    }
+
+    fn insert(&mut self, ports: Ports, connection: Connection) {
+        let id = self.next_id;
+        self.next_id += 1;
+        // Added disarmed, except for the host going away; `settle` says what else.
+        let armed = EventFlags::ONESHOT;
+        if let Err(error) = epoll::add(
+            &self.epoll,
+            connection.stream(),
+            EventData::new_u64(id),
+            armed,
+        ) {
+            tracing::warn!("a vsock connection cannot be watched: {error}");
+            self.reset(ports);
+            return;
+        }
+        self.connections.insert(id, (ports, connection));
+        self.by_ports.insert(ports, id);
+        self.settle(id);
+    }
+
+    /// Whether packets of the guest can be taken now.
+    pub fn can_receive(&self) -> bool {
+        self.resets.len() < MAX_RESETS
+    }
+
+    /// Takes a packet of the guest. `data` is what follows the header, at least `header.len` bytes
+    /// of it if the guest is honest.
+    pub fn receive(&mut self, header: &Header, mut data: Segments<'_>) {
+        let ports = Ports {
+            host: header.dst_port,
+            guest: header.src_port,
+        };
+        // A packet in another's name is nobody's.
+        if header.src_cid != self.guest_cid {
+            return;
+        }
+        let is_reset = header.op == Op::Reset as u16;
+        if header.dst_cid != HOST_CID
+            || header.kind != TYPE_STREAM
+            || (header.len as usize) > data.len()
+        {
+            if !is_reset {
+                self.resets.push_back(answer(header));
+            }
+            return;
+        }
+        data.split_off(header.len as usize);
+        match self.by_ports.get(&ports).copied() {
+            Some(id) => {
+                if let Some((_, connection)) = self.connections.get_mut(&id) {
+                    connection.receive(header, data);
+                    self.settle(id);
+                }
+            }
+            None if header.op == Op::Request as u16 => self.accept(ports, header),
+            // A reset is never answered by another, or two peers would go on for ever.
+            None if is_reset => {}
+            None => self.reset(ports),
+        }
+    }
+
+    fn accept(&mut self, ports: Ports, request: &Header) {
+        let room = self.connections.len() < MAX_CONNECTIONS;
+        let stream = if room {
+            self.services.open(ports.host)
+        } else {
+            None
+        };
+        match stream {
+            Some(stream) => self.insert(ports, Connection::from_guest(stream, request)),
+            None => self.reset(ports),
+        }
+    }
+
+    fn reset(&mut self, ports: Ports) {
+        let header = Header {
+            op: Op::Reset as u16,
+            ..Header::default()
+        };
+        self.resets.push_back(self.address(ports, header));
+    }
+
+    fn address(&self, ports: Ports, header: Header) -> Header {
+        Header {
+            src_cid: HOST_CID,
+            dst_cid: self.guest_cid,
+            src_port: ports.host,
+            dst_port: ports.guest,
+            kind: TYPE_STREAM,
+            ..header
+        }
+    }
+
+    /// Whether there may be packets for the guest.
+    pub fn wants_to_send(&self) -> bool {
+        !self.resets.is_empty() || !self.senders.is_empty()
+    }
+
+    /// The next packet for the guest: its header, and its data in `room`. `None` when there is
+    /// none, or `room` is empty and there is only data.
+    pub fn next_packet(&mut self, room: &Segments<'_>) -> Option<Header> {
+        if let Some(header) = self.resets.pop_front() {
+            return Some(header);
+        }
+        for _ in 0..self.senders.len() {
+            let id = self.senders.pop_front()?;
+            let Some((ports, connection)) = self.connections.get_mut(&id) else {
+                continue;
+            };
+            connection.queued = false;
+            if connection.fate() != Fate::Lives {
+                continue;
+            }
+            let ports = *ports;
+            let header = connection.next_packet(room);
+            self.settle(id);
+            if let Some(header) = header {
+                return Some(self.address(ports, header));
+            }
+        }
+        None
+    }
+
+    /// After anything happened to a connection: ends it, lines it up to send, waits for what it
+    /// needs.
+    fn settle(&mut self, id: u64) {
+        let Some((ports, connection)) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let ports = *ports;
+        match connection.fate() {
+            Fate::Lives => {
+                if connection.starves() && !connection.asked_for_credit {
+                    connection.ask_for_credit();
+                    self.timer.add(id);
+                }
+                if connection.wants_to_send() && !connection.queued {
+                    connection.queued = true;
+                    self.senders.push_back(id);
+                }
+            }
+            Fate::Drains => self.release(ports, id),
+            Fate::Over => {
+                self.release(ports, id);
+                self.connections.remove(&id);
+                return;
+            }
+            Fate::Reset => {
+                self.release(ports, id);
+                self.connections.remove(&id);
+                self.reset(ports);
+                return;
+            }
+        }
+        self.watch(id);
+    }
+
+    /// Frees the ports of a connection, if they are still its own.
+    fn release(&mut self, ports: Ports, id: u64) {
+        if self.by_ports.get(&ports) == Some(&id) {
+            self.by_ports.remove(&ports);
+        }
+    }
+
+    fn watch(&mut self, id: u64) {
+        let Some((_, connection)) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let interest = connection.interest();
+        if interest.is_none() || interest == connection.armed {
+            return;
+        }
+        let events = interest.unwrap_or_default() | EventFlags::ONESHOT;
+        if let Err(error) = epoll::modify(
+            &self.epoll,
+            connection.stream(),
+            EventData::new_u64(id),
+            events,
+        ) {
+            // Cannot happen to a descriptor that was added; the connection would hang.
+            tracing::warn!("a vsock connection cannot be watched: {error}");
+        }
+        connection.armed = interest;
+    }
+}
+
+/// The reset that answers a packet for somebody else.
+fn answer(header: &Header) -> Header {
+    Header {
+        src_cid: header.dst_cid,
+        dst_cid: header.src_cid,
+        src_port: header.dst_port,
+        dst_port: header.src_port,
+        kind: header.kind,
+        op: Op::Reset as u16,
+        ..Header::default()
+    }
+}

@@ -1,0 +1,1 @@
+//! Driven by a model of a guest's driver.
