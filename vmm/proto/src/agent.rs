@@ -21,7 +21,7 @@ pub const AGENT_PORT: u32 = 1024;
 pub const READY_PORT: u32 = 1025;
 
 /// The guest's vsock context id. One VM per process and no kernel module: it need not be unique.
-pub const GUEST_CID: u64 = 3;
+pub const GUEST_CID: u32 = 3;
 
 /// The agent is up and accepts sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
