@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the programs, optimised, and puts them side by side.
+# Builds the programs and puts them side by side.
 #
-#   build.sh DIRECTORY
+#   build.sh DIRECTORY [PROFILE]      PROFILE is release; dev builds faster
 #
 # The guest agent runs where no library is, and the supervisor starts faster
 # and needs less to be allowed without a dynamic loader: both are static. The
@@ -9,21 +9,23 @@
 set -eu
 cd "$(dirname "$0")/../.."
 out=$1
+profile=${2:-release}
 
 set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build
 
 target=x86_64-unknown-linux-gnu
-cargo build --release --locked -p microagent --bin microagent
+cargo build --profile "$profile" --locked -p microagent --bin microagent
 RUSTFLAGS="-C target-feature=+crt-static" \
-    cargo build --release --locked --target $target \
+    cargo build --profile "$profile" --locked --target $target \
     -p microagent-guest -p microagent-vmm --bin microagent-guest --bin microagent-supervisor
 
 built=${CARGO_TARGET_DIR:-target}
+case $profile in dev) kind=debug ;; *) kind=$profile ;; esac
 mkdir -p "$out"
-for program in "$built/release/microagent" \
-               "$built/$target/release/microagent-supervisor" \
-               "$built/$target/release/microagent-guest"; do
+for program in "$built/$kind/microagent" \
+               "$built/$target/$kind/microagent-supervisor" \
+               "$built/$target/$kind/microagent-guest"; do
     name=${program##*/}
     # Replaced by rename: a running one keeps its own file.
     install -m 755 "$program" "$out/.$name.new"

@@ -9,7 +9,7 @@
 # files and files by directories, hard links broken and extended across
 # layers, owners, special bits, devices, attributes, capabilities, odd names.
 set -eu
-directory=$1
+directory=$(realpath -m "$1")
 [ "$(id -u)" = 0 ] || { echo "debian-image: needs root" >&2; exit 1; }
 . /etc/os-release
 suite=$VERSION_CODENAME
@@ -29,7 +29,8 @@ layer() { umoci repack --refresh-bundle --image "$image" "$work/bundle"; }
 first
 debootstrap --variant=minbase --include=python3-minimal "$suite" "$root" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; exit 1; }
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/* \
+    "$root"/usr/share/locale "$root"/usr/share/man "$root"/usr/share/info
 layer
 
 mkdir -p "$root/odd/deep/a/b/c" "$root/odd/empty" "$root/odd/opaque" "$root/odd/was-directory/below"
