@@ -85,6 +85,15 @@ impl Write for BlobWriter {
     }
 }
 
+/// Digest and size in bytes of a whole file, wherever it is; its position does not matter. `path`
+/// is what errors name.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn digest_file(file: &File, path: &Path) -> Result<(Digest, u64), StoreError> {
+    crate::scratch::hash_file(file, path)
+}
+
 impl Store {
     /// Opens a blob; `None` when the store does not have it.
     ///

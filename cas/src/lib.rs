@@ -38,7 +38,7 @@ mod scratch;
 mod store;
 mod temporary;
 
-pub use blob::{Blob, BlobWriter};
+pub use blob::{Blob, BlobWriter, digest_file};
 pub use digest::{Digest, Hasher, InvalidDigest};
 pub use error::{FailedIo, StoreError};
 pub use format::FORMAT;

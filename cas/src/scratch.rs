@@ -27,6 +27,11 @@ impl Scratch {
         self.temporary.file()
     }
 
+    /// A path to name in messages: the file's own, or the directory of one without a name.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
     /// Hashes the file, makes it durable under its digest and returns digest and size in bytes.
     /// Holes stay holes.
     ///
