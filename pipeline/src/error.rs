@@ -4,6 +4,7 @@
 
 use microagent_cas::StoreError;
 
+pub use crate::kernel::KernelError;
 pub use crate::reference::ReferenceError;
 
 /// The kinds of failure: a closed list, documented in `docs/cli.md`.
@@ -122,6 +123,8 @@ errors! {
     Reference(ReferenceError),
     /// The store could not do its part.
     Store(StoreError),
+    /// A guest kernel could not be had.
+    Kernel(KernelError),
 }
 
 impl Error {

@@ -15,6 +15,7 @@
 
 mod entry;
 mod error;
+mod kernel;
 mod node;
 mod pax;
 mod pipeline;
@@ -23,6 +24,7 @@ mod reference;
 mod tar_reader;
 
 pub use error::{Diagnosis, Error, ErrorKind};
+pub use kernel::{Kernel, KernelError, KernelSource};
 pub use node::{NodeOutcome, NodeSpec};
 pub use pipeline::{NodeReport, Pipeline};
 pub use progress::{Event, Progress, Silent, Stage};

@@ -1,0 +1,362 @@
+//! Telling a kernel from other files, by its first bytes.
+//!
+//! Two forms boot: a bzImage (Documentation/arch/x86/boot.rst of the kernel, "The Real-Mode Kernel
+//! Header") and an ELF vmlinux for x86-64. Everything here is pure over byte slices; the bytes are
+//! foreign.
+
+use elf::abi;
+use elf::endian::LittleEndian;
+use elf::file::{Class, FileHeader, parse_ident};
+use elf::note::Note;
+use elf::segment::SegmentTable;
+
+/// How many bytes from the start of a file [`identify`] wants to see. A bzImage has its header and
+/// version string in its setup sectors (at most 64 × 512 bytes); an ELF file's program headers
+/// follow its header.
+pub(crate) const HEAD: u64 = 64 << 10;
+
+/// `HdrS` at 0x202.
+const MAGIC: u32 = 0x5372_6448;
+
+/// The boot protocol that has `xloadflags`, the only place which says that a kernel has a 64-bit
+/// entry (Linux 3.8).
+const LEAST_PROTOCOL: u16 = 0x020c;
+
+/// `XLF_KERNEL_64` of `xloadflags`.
+const KERNEL_64: u16 = 1;
+
+/// `LOADED_HIGH` of `loadflags`: a bzImage and not a zImage.
+const LOADED_HIGH: u8 = 1;
+
+/// The longest version string that is taken, in bytes.
+const MAX_VERSION: usize = 256;
+
+/// The lowest address of the kernel's half of a 48-bit address space.
+const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
+
+/// `XEN_ELFNOTE_PHYS32_ENTRY` (include/xen/interface/elfnote.h): the PVH entry point.
+const PVH_ENTRY: u64 = 18;
+
+/// What kind of kernel a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KernelImage {
+    /// A compressed kernel with its own boot code.
+    BzImage {
+        /// The first word of the version string in its header, where there is one.
+        version: Option<String>,
+        /// How many bytes of the file the boot protocol needs; a shorter file is cut short.
+        length: u64,
+    },
+    /// An uncompressed ELF kernel.
+    Vmlinux,
+}
+
+/// Says what a file is, from its first [`HEAD`] bytes (or all, if it is shorter).
+///
+/// # Errors
+/// One line on why it is no kernel that can be booted.
+pub(crate) fn identify(head: &[u8]) -> Result<KernelImage, String> {
+    if head.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if head.starts_with(b"\x7fELF") {
+        return elf_kernel(head);
+    }
+    if u32_at(head, 0x202) == Some(MAGIC) && u16_at(head, 0x1fe) == Some(0xaa55) {
+        return bz_image(head);
+    }
+    Err(match head {
+        [0x1f, 0x8b, ..] => "it is a gzip file; decompress it first",
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is a zstd file; decompress it first",
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => "it is an xz file; decompress it first",
+        _ if head.get(56..60) == Some(b"ARM\x64") => "it is an image for arm64",
+        _ if head.starts_with(b"#!") => "it is a script",
+        _ => "it has neither the header of a bzImage nor that of an ELF file",
+    }
+    .to_owned())
+}
+
+fn bz_image(head: &[u8]) -> Result<KernelImage, String> {
+    let short = || "its boot header is cut short".to_owned();
+    let protocol = u16_at(head, 0x206).ok_or_else(short)?;
+    let shown = format!("{}.{:02}", protocol >> 8, protocol & 0xff);
+    if protocol < LEAST_PROTOCOL {
+        return Err(format!(
+            "its boot protocol {shown} is older than 2.12 (Linux 3.8)"
+        ));
+    }
+    if byte_at(head, 0x211).ok_or_else(short)? & LOADED_HIGH == 0 {
+        return Err("it is a zImage, which no 64-bit kernel is".to_owned());
+    }
+    if u16_at(head, 0x236).ok_or_else(short)? & KERNEL_64 == 0 {
+        return Err("it is a 32-bit kernel".to_owned());
+    }
+    let setup_sectors = match byte_at(head, 0x1f1).ok_or_else(short)? {
+        0 => 4, // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
+        sectors => u64::from(sectors),
+    };
+    let system = u64::from(u32_at(head, 0x1f4).ok_or_else(short)?) * 16;
+    let length = (setup_sectors + 1) * 512 + system;
+    let version = match u16_at(head, 0x20e).ok_or_else(short)? {
+        0 => None,
+        offset => version_at(head, usize::from(offset) + 0x200),
+    };
+    Ok(KernelImage::BzImage { version, length })
+}
+
+/// The version string: zero-terminated, its first word is the release.
+fn version_at(head: &[u8], offset: usize) -> Option<String> {
+    let bytes = head.get(offset..)?;
+    let word = bytes
+        .iter()
+        .take(MAX_VERSION)
+        .position(|byte| matches!(byte, 0 | b' '))?;
+    release(&bytes[..word])
+}
+
+/// A kernel release such as `6.1.0-28-cloud-amd64`: printable and starting with a digit.
+fn release(word: &[u8]) -> Option<String> {
+    let plausible = word.first()?.is_ascii_digit() && word.iter().all(u8::is_ascii_graphic);
+    if plausible {
+        String::from_utf8(word.to_vec()).ok()
+    } else {
+        None
+    }
+}
+
+fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
+    let damaged = |error: elf::ParseError| format!("its ELF header is damaged: {error}");
+    let ident =
+        parse_ident::<LittleEndian>(head.get(..abi::EI_NIDENT).unwrap_or(head)).map_err(damaged)?;
+    if ident.1 != Class::ELF64 {
+        return Err("it is a 32-bit ELF file".to_owned());
+    }
+    let header = FileHeader::parse_tail(ident, head.get(abi::EI_NIDENT..64).unwrap_or(&[]))
+        .map_err(damaged)?;
+    if header.e_machine != abi::EM_X86_64 {
+        return Err(match header.e_machine {
+            abi::EM_AARCH64 => "it is an ELF file for arm64".to_owned(),
+            other => format!("it is an ELF file for another machine (type {other})"),
+        });
+    }
+    if header.e_type == abi::ET_REL {
+        return Err("it is an object file or a kernel module".to_owned());
+    }
+    let table = usize::try_from(header.e_phoff).ok().and_then(|start| {
+        let size = usize::from(header.e_phnum) * usize::from(header.e_phentsize);
+        head.get(start..start.checked_add(size)?)
+    });
+    let Some(table) = table.filter(|_| header.e_phentsize == 56) else {
+        return Err("its program headers are not where a kernel has them".to_owned());
+    };
+    let mut kernel_half = false;
+    let mut pvh = false;
+    for segment in SegmentTable::new(LittleEndian, Class::ELF64, table) {
+        match segment.p_type {
+            abi::PT_INTERP => return Err("it is a program for a running Linux".to_owned()),
+            abi::PT_LOAD => kernel_half |= segment.p_vaddr >= KERNEL_HALF,
+            abi::PT_NOTE => pvh |= has_pvh_note(head, &segment),
+            _ => {}
+        }
+    }
+    if kernel_half || pvh {
+        Ok(KernelImage::Vmlinux)
+    } else {
+        Err("it is a program for a running Linux".to_owned())
+    }
+}
+
+/// Whether a note segment has a PVH entry. Only seen when the notes are in the file's head, as in
+/// small kernels that are not Linux; Linux is recognised by its addresses.
+fn has_pvh_note(head: &[u8], segment: &elf::segment::ProgramHeader) -> bool {
+    let notes = usize::try_from(segment.p_offset).ok().and_then(|start| {
+        let size = usize::try_from(segment.p_filesz).ok()?;
+        head.get(start..start.checked_add(size)?)
+    });
+    notes.is_some_and(|notes| {
+        elf::note::NoteIterator::new(LittleEndian, Class::ELF64, 4, notes).any(|note| {
+            matches!(note, Note::Unknown(any)
+                if any.n_type == PVH_ENTRY && any.name_str().is_ok_and(|name| name == "Xen"))
+        })
+    })
+}
+
+/// Finds the release in the banner of an ELF kernel (`Linux version 6.1.0 (…`), chunk by chunk.
+#[derive(Debug, Default)]
+pub(crate) struct BannerSearch {
+    tail: Vec<u8>,
+    found: Option<String>,
+}
+
+impl BannerSearch {
+    const BANNER: &'static [u8] = b"Linux version ";
+
+    /// Looks at the next bytes of the file.
+    pub(crate) fn feed(&mut self, chunk: &[u8]) {
+        if self.found.is_some() {
+            return;
+        }
+        self.tail.extend_from_slice(chunk);
+        let mut from = 0;
+        while let Some(at) = find(&self.tail[from..], Self::BANNER) {
+            let start = from + at + Self::BANNER.len();
+            let rest = &self.tail[start..];
+            match rest
+                .iter()
+                .take(MAX_VERSION)
+                .position(|byte| !byte.is_ascii_graphic())
+            {
+                Some(end) => {
+                    if let Some(version) = release(&rest[..end]) {
+                        self.found = Some(version);
+                        return;
+                    }
+                }
+                // The word goes on in the next chunk: keep the banner and come back.
+                None if rest.len() < MAX_VERSION => {
+                    self.tail.drain(..start - Self::BANNER.len());
+                    return;
+                }
+                None => {}
+            }
+            from = start;
+        }
+        let keep = self.tail.len().min(Self::BANNER.len() - 1);
+        self.tail.drain(..self.tail.len() - keep);
+    }
+
+    /// The release, if the banner has come by.
+    pub(crate) fn finish(self) -> Option<String> {
+        self.found
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    let (&first, rest) = needle.split_first()?;
+    let mut from = 0;
+    while let Some(at) = haystack.get(from..)?.iter().position(|&byte| byte == first) {
+        if haystack[from + at + 1..].starts_with(rest) {
+            return Some(from + at);
+        }
+        from += at + 1;
+    }
+    None
+}
+
+fn byte_at(bytes: &[u8], offset: usize) -> Option<u8> {
+    bytes.get(offset).copied()
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The fields of boot.rst that matter, for a kernel of 3 setup sectors and 0x100 paragraphs.
+    fn header() -> Vec<u8> {
+        let mut head = vec![0; 4096];
+        head[0x1f1] = 3;
+        head[0x1f4..0x1f8].copy_from_slice(&0x100_u32.to_le_bytes());
+        head[0x1fe..0x200].copy_from_slice(&0xaa55_u16.to_le_bytes());
+        head[0x202..0x206].copy_from_slice(b"HdrS");
+        head[0x206..0x208].copy_from_slice(&0x020f_u16.to_le_bytes());
+        head[0x20e..0x210].copy_from_slice(&0x300_u16.to_le_bytes());
+        head[0x211] = 1;
+        head[0x236..0x238].copy_from_slice(&3_u16.to_le_bytes());
+        head[0x500..0x511].copy_from_slice(b"6.1.9-x (a@b) #1\0");
+        head
+    }
+
+    #[test]
+    fn a_64_bit_bz_image_is_recognised_with_its_version_and_length() {
+        let image = KernelImage::BzImage {
+            version: Some("6.1.9-x".into()),
+            length: 2048 + 4096,
+        };
+        assert_eq!(identify(&header()), Ok(image));
+    }
+
+    #[test]
+    fn what_cannot_boot_is_refused_with_the_reason() {
+        let with = |offset: usize, bytes: &[u8]| {
+            let mut head = header();
+            head[offset..offset + bytes.len()].copy_from_slice(bytes);
+            identify(&head).unwrap_err()
+        };
+        assert_eq!(with(0x236, &[0, 0]), "it is a 32-bit kernel");
+        assert_eq!(
+            with(0x211, &[0]),
+            "it is a zImage, which no 64-bit kernel is"
+        );
+        assert_eq!(
+            with(0x206, &[6, 2]),
+            "its boot protocol 2.06 is older than 2.12 (Linux 3.8)"
+        );
+        assert_eq!(
+            identify(&header()[..0x210]).unwrap_err(),
+            "its boot header is cut short"
+        );
+        assert_eq!(identify(b"").unwrap_err(), "it is empty");
+        assert_eq!(identify(b"#!/bin/sh\n").unwrap_err(), "it is a script");
+        let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(
+            identify(&program[..HEAD as usize]).unwrap_err(),
+            "it is a program for a running Linux"
+        );
+    }
+
+    #[test]
+    fn the_banner_is_found_across_chunks() {
+        let mut bytes = vec![b'L'; 5000];
+        bytes.extend_from_slice(b"Linux version %s\0 Linux version 6.1.0-56-cloud (debian) ");
+        for size in [1, 7, 13, 64, 10_000] {
+            let mut search = BannerSearch::default();
+            bytes.chunks(size).for_each(|chunk| search.feed(chunk));
+            assert_eq!(
+                search.finish().as_deref(),
+                Some("6.1.0-56-cloud"),
+                "chunks of {size}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..5000)) {
+            let _ = identify(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_header_never_panics(
+            changes in proptest::collection::vec((0_usize..0x600, any::<u8>()), 0..40),
+            length in 0_usize..4096,
+        ) {
+            let mut head = header();
+            for (offset, byte) in changes {
+                head[offset] = byte;
+            }
+            let _ = identify(&head[..length]);
+        }
+
+        #[test]
+        fn a_damaged_elf_header_never_panics(
+            changes in proptest::collection::vec((16_usize..512, any::<u8>()), 0..40),
+            length in 0_usize..4096,
+        ) {
+            let mut head = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+            head.truncate(4096);
+            for (offset, byte) in changes {
+                head[offset] = byte;
+            }
+            let _ = identify(&head[..length]);
+        }
+    }
+}

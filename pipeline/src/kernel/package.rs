@@ -1,0 +1,380 @@
+//! Kernel packages (`.deb`): the kernel and the modules a microVM needs, taken out without
+//! installing anything and without creating a file by a name that a package chose.
+//!
+//! `dpkg-deb` decompresses; what matters of its tar stream is spooled into one nameless file and
+//! found there again by offset. The modules leave as one small tar: uncompressed, in load order,
+//! the same bytes for the same packages.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+
+use microagent_cas::{Digest, Scratch, Store, StoreError};
+
+use super::error::KernelError;
+use super::module::{self, SelectError};
+use super::tool::Tool;
+use crate::error::Error;
+
+/// The largest part of a package that is taken out, in bytes: a kernel, or one module.
+const MAX_PART: u64 = 256 << 20;
+
+/// The most that is spooled of all packages together, in bytes. A distribution's whole generic
+/// kernel with all modules is below 1 GiB.
+const MAX_SPOOL: u64 = 4 << 30;
+
+/// The most entries one package may have; the generic kernels have some 8000.
+const MAX_ENTRIES: usize = 200_000;
+
+/// The most memory that decompressing an xz module may take, in KiB. The kernel's own build uses
+/// dictionaries of 2 MiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+
+/// A package that was fetched or given.
+#[derive(Debug)]
+pub(crate) struct Package {
+    /// How to call it in messages.
+    pub(crate) name: String,
+    /// The package, open for reading.
+    pub(crate) file: File,
+}
+
+/// Where a part lies in the spool.
+#[derive(Debug, Clone)]
+struct Part {
+    path: String,
+    offset: u64,
+    size: u64,
+}
+
+/// What was found in some packages. For one reader at a time: the spool has one position.
+#[derive(Debug)]
+pub(crate) struct Unpacked {
+    name: String,
+    spool: Scratch,
+    end: u64,
+    kernels: Vec<Part>,
+    modules: BTreeMap<String, Part>,
+    builtin: BTreeSet<String>,
+}
+
+/// Whether a file starts like a `.deb` (deb(5): an ar archive).
+pub(crate) fn is_package(head: &[u8]) -> bool {
+    head.starts_with(b"!<arch>\ndebian-binary")
+}
+
+impl Unpacked {
+    /// Takes the packages apart.
+    pub(crate) fn read(store: &Store, packages: Vec<Package>) -> Result<Unpacked, Error> {
+        let names: Vec<_> = packages
+            .iter()
+            .map(|package| package.name.as_str())
+            .collect();
+        let mut unpacked = Unpacked {
+            name: names.join(" and "),
+            spool: store.scratch()?,
+            end: 0,
+            kernels: Vec::new(),
+            modules: BTreeMap::new(),
+            builtin: BTreeSet::new(),
+        };
+        for package in packages {
+            unpacked.add(package)?;
+        }
+        Ok(unpacked)
+    }
+
+    fn add(&mut self, mut package: Package) -> Result<(), Error> {
+        let rewound = package
+            .file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| package.file.try_clone());
+        let stdin = rewound.map_err(|error| bad(&package.name, error))?;
+        let (running, mut stdout) = Tool::new("dpkg-deb", &["--fsys-tarfile"])
+            .args(["/dev/stdin"])
+            .stdin(stdin)
+            .start()?;
+        let read = self.spool_entries(&mut stdout, &package.name);
+        if matches!(read, Ok(()) | Err(SpoolError::Tar(_))) {
+            // To its end, so that dpkg-deb can say what it thinks of the package: that is better
+            // than where the tar broke off.
+            let _ = io::copy(&mut stdout, &mut io::sink());
+            drop(stdout);
+            running.finish()?;
+        }
+        match read {
+            Ok(()) => Ok(()),
+            Err(SpoolError::Tar(error)) => Err(bad(&package.name, error).into()),
+            Err(SpoolError::Limit(why)) => Err(bad(&package.name, why).into()),
+            Err(SpoolError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    fn spool_entries(&mut self, stream: impl Read, package: &str) -> Result<(), SpoolError> {
+        let mut archive = tar::Archive::new(stream);
+        for (count, entry) in archive.entries().map_err(SpoolError::Tar)?.enumerate() {
+            let mut entry = entry.map_err(SpoolError::Tar)?;
+            if count >= MAX_ENTRIES {
+                return Err(SpoolError::Limit(format!(
+                    "it has more than {MAX_ENTRIES} entries"
+                )));
+            }
+            if entry.header().entry_type() != tar::EntryType::Regular {
+                continue;
+            }
+            // A name that is no text is none of those looked for.
+            let Ok(path) = String::from_utf8(entry.path_bytes().into_owned()) else {
+                continue;
+            };
+            match role(&path) {
+                Role::Kernel => {
+                    let part = self.spool(&mut entry, path)?;
+                    self.kernels.push(part);
+                }
+                Role::Module(name) => {
+                    let part = self.spool(&mut entry, path)?;
+                    self.modules.entry(name).or_insert(part);
+                }
+                Role::Builtin => {
+                    let part = self.spool(&mut entry, path)?;
+                    let list = self.read_part(&part).map_err(SpoolError::Tar)?;
+                    let names = String::from_utf8_lossy(&list);
+                    self.builtin
+                        .extend(names.lines().filter_map(module::module_name));
+                }
+                Role::Other => {}
+            }
+        }
+        tracing::debug!(package, modules = self.modules.len(), "kernel package read");
+        Ok(())
+    }
+
+    fn spool(&mut self, from: &mut impl Read, path: String) -> Result<Part, SpoolError> {
+        let offset = self.end;
+        let mut from = from.take(MAX_PART + 1);
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = from.read(&mut buffer).map_err(SpoolError::Tar)?;
+            if count == 0 {
+                break;
+            }
+            let written = self.spool.file().write_all_at(&buffer[..count], self.end);
+            written.map_err(|error| SpoolError::Store(self.spool_failed("write to", error)))?;
+            self.end += count as u64;
+        }
+        let size = self.end - offset;
+        if size > MAX_PART || self.end > MAX_SPOOL {
+            return Err(SpoolError::Limit(format!(
+                "{path} is too large for a kernel or a module"
+            )));
+        }
+        Ok(Part { path, offset, size })
+    }
+
+    fn spool_failed(&self, action: &'static str, error: io::Error) -> StoreError {
+        StoreError::io(action, self.spool.path(), error)
+    }
+
+    fn read_part(&self, part: &Part) -> io::Result<Vec<u8>> {
+        let size = usize::try_from(part.size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut bytes = vec![0; size];
+        self.spool.file().read_exact_at(&mut bytes, part.offset)?;
+        Ok(bytes)
+    }
+
+    /// The kernel image: its path in the package, its size in bytes, and the bytes.
+    pub(crate) fn kernel(&self) -> Result<(String, u64, impl Read + '_), Error> {
+        let [part] = self.kernels.as_slice() else {
+            let why = match self.kernels.len() {
+                0 => "it holds no boot/vmlinuz-*".to_owned(),
+                count => format!("it holds {count} kernels"),
+            };
+            return Err(bad(&self.name, why).into());
+        };
+        let mut file = self.spool.file();
+        let sought = file.seek(SeekFrom::Start(part.offset));
+        sought.map_err(|error| self.spool_failed("read", error))?;
+        Ok((part.path.clone(), part.size, file.take(part.size)))
+    }
+
+    /// Puts the modules that a microVM needs into the store: a tar of `<name>.ko` files in load
+    /// order. `None` when everything is built in.
+    pub(crate) fn store_modules(&self, store: &Store) -> Result<Option<Digest>, Error> {
+        let mut files = BTreeMap::new();
+        let order = module::select(&self.modules, &self.builtin, |name, part| {
+            let bytes = self.module(part)?;
+            let depends = module::dependencies(&bytes)
+                .map_err(|why| bad(&self.name, format!("{}: {why}", part.path)))?;
+            files.insert(name.to_owned(), bytes);
+            Ok::<_, Error>(depends)
+        });
+        let order = order.map_err(|error| match error {
+            SelectError::Load(error) => error,
+            SelectError::Missing(module) => KernelError::MissingModule {
+                kernel: self.name.clone(),
+                module,
+            }
+            .into(),
+        })?;
+        if order.is_empty() {
+            return Ok(None);
+        }
+        let mut archive = tar::Builder::new(store.writer()?);
+        for name in &order {
+            let bytes = files.get(name).map(Vec::as_slice).unwrap_or_default();
+            append(&mut archive, name, bytes).map_err(|error| self.spool_failed("pack", error))?;
+        }
+        let writer = archive
+            .into_inner()
+            .map_err(|error| self.spool_failed("pack", error))?;
+        Ok(Some(writer.commit(None)?.0))
+    }
+
+    /// A module's uncompressed bytes.
+    fn module(&self, part: &Part) -> Result<Vec<u8>, Error> {
+        let raw = self
+            .read_part(part)
+            .map_err(|error| self.spool_failed("read", error))?;
+        let damaged = |error| bad(&self.name, format!("{}: {error}", part.path)).into();
+        decompress(&part.path, raw).map_err(damaged)
+    }
+}
+
+/// Why the spool could not be filled.
+#[derive(Debug)]
+enum SpoolError {
+    /// The package's tar is damaged or broke off.
+    Tar(io::Error),
+    /// It is larger than what it should be.
+    Limit(String),
+    /// The spool cannot be written.
+    Store(StoreError),
+}
+
+/// What a file in a package is to us.
+enum Role {
+    Kernel,
+    Module(String),
+    Builtin,
+    Other,
+}
+
+fn role(path: &str) -> Role {
+    let path = path.trim_start_matches("./").trim_start_matches('/');
+    let path = path.strip_prefix("usr/").unwrap_or(path);
+    if let Some(name) = path.strip_prefix("boot/") {
+        let kernel = name.starts_with("vmlinuz") && !name.contains('/');
+        return if kernel { Role::Kernel } else { Role::Other };
+    }
+    // lib/modules/<release>/…
+    let Some((_, file)) = path
+        .strip_prefix("lib/modules/")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        return Role::Other;
+    };
+    match (file, module::module_name(file)) {
+        ("modules.builtin", _) => Role::Builtin,
+        ("vmlinuz", _) => Role::Kernel,
+        (_, Some(name)) => Role::Module(name),
+        _ => Role::Other,
+    }
+}
+
+fn decompress(path: &str, raw: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut reader: Box<dyn Read + '_> = match path.rsplit_once('.').map(|(_, end)| end) {
+        Some("zst") => Box::new(zstd::Decoder::new(raw.as_slice())?),
+        Some("xz") => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            raw.as_slice(),
+            true,
+            XZ_MEMORY_KIB,
+        )),
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(raw.as_slice())),
+        _ => return Ok(raw),
+    };
+    let mut bytes = Vec::new();
+    reader.by_ref().take(MAX_PART + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_PART {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is too large for a module",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn append(archive: &mut tar::Builder<impl Write>, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(bytes.len() as u64);
+    archive.append_data(&mut header, format!("{name}.ko"), bytes)
+}
+
+fn bad(name: &str, why: impl ToString) -> KernelError {
+    KernelError::BadPackage {
+        name: name.to_owned(),
+        why: why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_told_apart_by_where_they_are() {
+        assert!(matches!(role("./boot/vmlinuz-6.1.0"), Role::Kernel));
+        assert!(matches!(role("usr/lib/modules/6.12/vmlinuz"), Role::Kernel));
+        assert!(matches!(
+            role("./lib/modules/6.1/modules.builtin"),
+            Role::Builtin
+        ));
+        assert!(
+            matches!(role("lib/modules/6.1/kernel/x/virtio-rng.ko.xz"), Role::Module(name) if name == "virtio_rng")
+        );
+        for other in [
+            "boot/System.map-6.1",
+            "boot/x/vmlinuz",
+            "lib/firmware/a.ko",
+            "a.ko",
+        ] {
+            assert!(matches!(role(other), Role::Other), "{other}");
+        }
+    }
+
+    #[test]
+    fn compressed_modules_come_out_as_they_went_in() {
+        let bytes: Vec<u8> = (0..100_000_u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
+        let dir = tempfile::tempdir().unwrap();
+        let plain = dir.path().join("m.ko");
+        std::fs::write(&plain, &bytes).unwrap();
+        // The kernel's own options (scripts/Makefile.modinst), by the real programs.
+        for (program, args, end) in [
+            (
+                "xz",
+                &["--check=crc32", "--lzma2=dict=1MiB", "-kf"][..],
+                "xz",
+            ),
+            ("gzip", &["-kf"], "gz"),
+        ] {
+            let status = std::process::Command::new(program)
+                .args(args)
+                .arg(&plain)
+                .status();
+            assert!(status.unwrap().success(), "{program}");
+            let name = format!("m.ko.{end}");
+            let raw = std::fs::read(dir.path().join(&name)).unwrap();
+            assert!(decompress(&name, raw).unwrap() == bytes, "{program}");
+        }
+        let raw = zstd::encode_all(bytes.as_slice(), 3).unwrap();
+        assert!(decompress("m.ko.zst", raw).unwrap() == bytes);
+        assert!(decompress("m.ko.xz", b"nonsense".to_vec()).is_err());
+    }
+}
