@@ -40,6 +40,13 @@ fn directory() -> PathBuf {
     }
 }
 
+/// A directory for what is made from the programs under test, and goes with them.
+pub(crate) fn scratch() -> PathBuf {
+    profile_directory()
+        .with_file_name("tmp")
+        .join("microagent-tests")
+}
+
 /// A helper program of this crate, which cargo builds before its tests.
 pub(crate) fn of_this_crate(name: &str) -> PathBuf {
     profile_directory().join(name)

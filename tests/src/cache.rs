@@ -26,7 +26,16 @@ pub fn root() -> Result<PathBuf, Error> {
 
 /// The entry `key`, made by `make` in an empty directory when it is not there.
 pub fn entry(key: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
-    let root = root()?;
+    entry_in(&root()?, key, make)
+}
+
+/// As [`entry`], in another directory, which is made when it is missing.
+pub fn entry_in(
+    root: &Path,
+    key: &str,
+    make: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<PathBuf, Error> {
+    fs::create_dir_all(root).map_err(Error::file(root))?;
     let entry = root.join(key);
     if entry.is_dir() {
         return Ok(entry);

@@ -9,10 +9,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::mpsc::{self, Receiver};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
-use crate::{Error, binaries, lab, tool};
+use crate::{Error, binaries, cache, lab, tool};
 
 /// How long a run may take unless [`Invocation::deadline`] says otherwise.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -51,40 +51,29 @@ impl Host {
 
     /// A machine on which `kernel install` has been done, from the package in the cache.
     pub fn with_kernel() -> Result<Host, Error> {
-        static TEMPLATE: OnceLock<Result<Host, Error>> = OnceLock::new();
-        let template = TEMPLATE.get_or_init(|| {
-            let host = Host::new()?;
-            let package = lab::kernel()?.package;
-            let mut install = host.microagent(["kernel", "install", "--from"]);
-            install.argument(package);
-            let finished = install.finish();
+        let package = lab::kernel()?.package;
+        let program = binaries::microagent();
+        let made = fs::metadata(&program).map_err(Error::file(&program))?;
+        let key = format!(
+            "kernel-{}-{}.{}",
+            made.size(),
+            made.mtime(),
+            made.mtime_nsec()
+        );
+        let template = cache::entry_in(&binaries::scratch(), &key, |directory| {
+            let installing = Host::new()?;
+            let mut install = installing.microagent(["kernel", "install", "--from"]);
+            let finished = install.argument(package).finish();
             assert_eq!(
                 finished.code,
                 Some(0),
                 "kernel install: {}",
                 finished.errors()
             );
-            Ok(host)
-        });
-        let template = match template {
-            Ok(template) => template,
-            Err(Error::Missing { program }) => {
-                return Err(Error::Missing {
-                    program: program.clone(),
-                });
-            }
-            Err(error) => panic!("the kernel cannot be installed: {error}"),
-        };
+            copy(&installing.state(), &directory.join("state"))
+        })?;
         let host = Host::new()?;
-        tool::run(
-            "cp",
-            [
-                OsStr::new("-a"),
-                "--reflink=auto".as_ref(),
-                template.state().as_os_str(),
-                host.state().as_os_str(),
-            ],
-        )?;
+        copy(&template.join("state"), &host.state())?;
         Ok(host)
     }
 
@@ -103,11 +92,34 @@ impl Host {
         &self,
         arguments: impl IntoIterator<Item = A>,
     ) -> Invocation {
-        let mut command = Command::new(binaries::microagent());
+        let mut invocation = self.program(&binaries::microagent());
+        invocation.arguments = arguments.into_iter().map(Into::into).collect();
+        invocation
+    }
+
+    /// A shell script to be run, which finds `microagent` by its name.
+    pub fn shell(&self, script: &str) -> Invocation {
+        let mut invocation = self.program(Path::new("/bin/sh"));
+        invocation.argument("-c").argument(script);
+        invocation
+    }
+
+    /// Any program to be run with the environment that [`Host::microagent`] has.
+    pub fn program(&self, program: &Path) -> Invocation {
+        let mut command = Command::new(program);
         let root = self.root.path();
+        let programs = binaries::microagent();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(
+            programs
+                .parent()
+                .map(Path::to_owned)
+                .into_iter()
+                .chain(std::env::split_paths(&path)),
+        );
         command
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PATH", path.unwrap_or_default())
             .env("HOME", root.join("home"))
             .env("TMPDIR", root.join("tmp"))
             .env("XDG_RUNTIME_DIR", root.join("run"))
@@ -115,7 +127,7 @@ impl Host {
             .current_dir(root.join("home"));
         Invocation {
             command,
-            arguments: arguments.into_iter().map(Into::into).collect(),
+            arguments: Vec::new(),
             input: None,
             deadline: DEADLINE,
         }
@@ -179,6 +191,15 @@ impl Host {
             wait_for_process(*pid, left);
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    let flags: [&OsStr; 2] = ["-a".as_ref(), "--reflink=auto".as_ref()];
+    tool::run(
+        "cp",
+        flags.into_iter().chain([from.as_os_str(), to.as_os_str()]),
+    )
+    .map(drop)
 }
 
 /// Files that are meant to stay: what was learnt about the host, and locks.

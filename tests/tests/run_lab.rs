@@ -1,0 +1,90 @@
+//! `microagent run` with engine `kvm`, in the lab: all cases in one boot.
+
+#[path = "support/run_list.rs"]
+mod run_list;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use microagent_tests::image::Layout;
+use microagent_tests::lab::{Lab, Machine, Report};
+use microagent_tests::microagent::Host;
+use microagent_tests::{Error, binaries, or_skip};
+use run_list::Case;
+
+/// What each script finds set up.
+const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
+                        IMAGE=oci:/layout:latest XDG_RUNTIME_DIR=/run\n";
+
+fn boot() -> Result<Report, Error> {
+    let layout = Layout::busybox()?;
+    let host = Host::with_kernel()?;
+    let mut lab = Lab::with_machine(Machine {
+        deadline: Duration::from_secs(1200),
+        ..Machine::default()
+    })?;
+    lab.program(binaries::microagent(), "/usr/bin/microagent")?;
+    lab.program(binaries::supervisor(), "/usr/bin/microagent-supervisor")?;
+    lab.program(binaries::agent(), "/usr/bin/microagent-guest")?;
+    lab.directory(&host.state(), "/state")?;
+    lab.directory(layout.directory(), "/layout")?;
+    for case in CASES {
+        lab.step(
+            case.name,
+            &format!("{SETTINGS}{}", case.script),
+            case.seconds,
+        );
+    }
+    lab.step("doctor", &format!("{SETTINGS}microagent doctor"), 60);
+    lab.step(
+        "auto",
+        &format!("{SETTINGS}microagent --engine auto --json run \"$IMAGE\" true"),
+        90,
+    );
+    lab.step(
+        "left behind",
+        "ps -o pid,args | grep '[m]icroagent'; find /state/workspaces /state/cas/tmp /tmp /run/microagent \
+         -type f 2>/dev/null; grep -E 'ext4|loop' /proc/mounts",
+        30,
+    );
+    lab.boot()
+}
+
+/// One boot for all tests of this file.
+fn report() -> &'static Result<Report, Error> {
+    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
+    REPORT.get_or_init(boot)
+}
+
+fn check(case: &Case) {
+    let step = or_skip!(report()).step(case.name);
+    let said = format!("stderr: {}; took {:?}", step.errors(), step.elapsed);
+    assert_eq!(
+        (step.code, step.text().as_str()),
+        (case.code, case.stdout),
+        "{said}"
+    );
+}
+
+run_list::run_list!(check);
+
+#[test]
+fn doctor_finds_that_kvm_works() {
+    let step = or_skip!(report()).step("doctor");
+    assert_eq!(step.code, 0, "{}{}", step.text(), step.errors());
+    assert!(step.text().contains("kvm"), "{}", step.text());
+}
+
+#[test]
+fn the_automatic_engine_is_kvm_where_it_works() {
+    let step = or_skip!(report()).step("auto");
+    let answer: serde_json::Value = serde_json::from_slice(&step.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", step.text(), step.errors()));
+    assert_eq!(answer["engine"], "kvm");
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    let step = or_skip!(report()).step("left behind");
+    assert_eq!(step.text(), "", "{}", step.errors());
+}

@@ -1,0 +1,162 @@
+//! What `microagent run` must do on every engine: the same shell scripts on this machine and in
+//! the lab, with the same answers.
+//!
+//! A script finds `$IMAGE` (the busybox image) and a `microagent` whose engine, state directory
+//! and kernel are set up.
+
+/// One case.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// The name of its test.
+    pub name: &'static str,
+    /// What to run.
+    pub script: &'static str,
+    /// How many seconds it may take on the slower engine.
+    pub seconds: u32,
+    /// Its exit status.
+    pub code: i32,
+    /// Its standard output, exactly.
+    pub stdout: &'static str,
+}
+
+/// Defines `CASES` and, for each, a test that hands it to `$check`.
+macro_rules! run_list {
+    ($check:path) => {
+        $crate::run_list::define! { $check;
+            the_command_runs_in_a_guest_with_the_image_as_its_root {
+                script: r#"microagent run --image "$IMAGE" --exec 'echo hello; uname -s; cat /etc/group; readlink /bin/ls'"#,
+                code: 0,
+                stdout: "hello\nLinux\nroot:x:0:\nuser:x:1000:\nextra:x:2000:user\n/bin/busybox\n",
+            }
+            one_cpu_is_one_cpu {
+                script: r#"microagent run --image "$IMAGE" --cpus 1 --exec nproc"#,
+                code: 0,
+                stdout: "1\n",
+            }
+            two_cpus_are_two_cpus_that_both_work {
+                script: r#"microagent run --image "$IMAGE" --cpus 2 --exec 'nproc
+                    for cpu in 0 1; do taskset -c $cpu sha256sum /etc/group | cut -c1-8 & done; wait; grep -c processor /proc/cpuinfo'"#,
+                code: 0,
+                stdout: "2\n39308094\n39308094\n2\n",
+            }
+            memory_is_what_was_asked_for {
+                script: r#"microagent run --image "$IMAGE" --memory 768 --exec 'while read -r key value unit; do
+                    [ "$key" = MemTotal: ] && [ $value -gt 700000 ] && [ $value -le 786432 ] && echo right; done </proc/meminfo'"#,
+                code: 0,
+                stdout: "right\n",
+            }
+            an_exit_code_is_handed_on {
+                script: r#"microagent run --image "$IMAGE" --exec 'exit 3'"#,
+                code: 3,
+                stdout: "",
+            }
+            a_signal_is_128_more {
+                script: r#"microagent run --image "$IMAGE" --exec 'kill -9 $$'"#,
+                code: 137,
+                stdout: "",
+            }
+            a_command_that_does_not_exist_is_127 {
+                script: r#"microagent run "$IMAGE" no-such-command 2>/dev/null"#,
+                code: 127,
+                stdout: "",
+            }
+            a_file_that_cannot_be_executed_is_126 {
+                script: r#"microagent run "$IMAGE" /etc/group 2>/dev/null"#,
+                code: 126,
+                stdout: "",
+            }
+            arguments_reach_the_command_unchanged {
+                script: r#"microagent run "$IMAGE" printf '[%s]' 'a b' '' '$HOME' "it's" '*'"#,
+                code: 0,
+                stdout: "[a b][][$HOME][it's][*]",
+            }
+            the_two_outputs_stay_apart {
+                script: r#"microagent --quiet run --image "$IMAGE" --exec 'echo out; echo err >&2' 2>errors; cat errors"#,
+                code: 0,
+                stdout: "out\nerr\n",
+            }
+            a_hundred_megabytes_of_output_arrive_whole {
+                script: r#"microagent run --image "$IMAGE" --exec 'yes 0123456789abcdef | head -c 100000000' | sha256sum"#,
+                seconds: 400,
+                code: 0,
+                stdout: "be8f86331d0505dbc8546b36dd7cbc853e453d040f8eefaf87b5539385660010  -\n",
+            }
+            binary_output_arrives_unchanged {
+                script: r#"microagent run --image "$IMAGE" --exec 'i=0; while [ $i -lt 256 ]; do printf "\\$(printf %03o $i)"; i=$((i+1)); done' | sha256sum"#,
+                code: 0,
+                stdout: "40aff2e9d2d8922e47afd4648e6967497158785fbd1da870e7110266bf944880  -\n",
+            }
+            a_command_reads_its_input_to_the_end {
+                script: r#"seq 1 200000 | microagent run -i --image "$IMAGE" --exec 'sha256sum; echo end'"#,
+                code: 0,
+                stdout: "5af7b95208fdcff454bab3f5eddf567a688a3796c703d4fef91072e38645c062  -\nend\n",
+            }
+            input_is_empty_unless_asked_for {
+                script: r#"seq 1 10 | microagent run --image "$IMAGE" --exec 'cat; echo end'"#,
+                code: 0,
+                stdout: "end\n",
+            }
+            a_timeout_kills_a_sleeping_guest {
+                script: r#"microagent run --image "$IMAGE" --timeout 15 --exec 'echo started; sleep 1000' 2>/dev/null"#,
+                seconds: 60,
+                code: 124,
+                stdout: "started\n",
+            }
+            a_background_process_does_not_keep_the_command {
+                script: r#"microagent run --image "$IMAGE" --exec 'sleep 1000 & echo done'"#,
+                seconds: 60,
+                code: 0,
+                stdout: "done\n",
+            }
+            setup_commands_run_first_and_in_order {
+                script: r#"microagent run --image "$IMAGE" --setup 'echo one >/list' --setup 'echo two >>/list' --exec 'cat /list'"#,
+                code: 0,
+                stdout: "one\ntwo\n",
+            }
+            the_environment_and_the_host_name_are_set {
+                script: r#"microagent run --image "$IMAGE" --env 'GREETING=hello world' --env EMPTY= --hostname here --exec 'echo "$GREETING,${EMPTY-unset}"; hostname'"#,
+                code: 0,
+                stdout: "hello world,\nhere\n",
+            }
+            the_clock_is_right {
+                script: r#"before=$(date +%s); guest=$(microagent run --image "$IMAGE" --exec 'date +%s'); after=$(date +%s)
+                    [ "$guest" -ge "$before" ] && [ "$guest" -le "$after" ] && echo right"#,
+                code: 0,
+                stdout: "right\n",
+            }
+            what_a_run_writes_the_next_does_not_see {
+                script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
+                    microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,
+                seconds: 120,
+                code: 0,
+                stdout: "x\nclean\n",
+            }
+        }
+    };
+}
+
+macro_rules! define {
+    ($check:path; $($name:ident {
+        script: $script:expr,
+        $(seconds: $seconds:expr,)?
+        code: $code:expr,
+        stdout: $stdout:expr,
+    })*) => {
+        /// Every case, in order.
+        const CASES: &[$crate::run_list::Case] = &[$($crate::run_list::Case {
+            name: stringify!($name),
+            script: $script,
+            seconds: { let seconds = 90; $(let _ = seconds; let seconds = $seconds;)? seconds },
+            code: $code,
+            stdout: $stdout,
+        }),*];
+        $(
+            #[test]
+            fn $name() {
+                $check(CASES.iter().find(|case| case.name == stringify!($name)).unwrap());
+            }
+        )*
+    };
+}
+
+pub(crate) use {define, run_list};
