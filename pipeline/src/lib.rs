@@ -15,13 +15,17 @@
 
 mod entry;
 mod error;
+mod index;
 mod kernel;
+mod merge;
 mod node;
 mod pax;
 mod pipeline;
 mod progress;
 mod reference;
 mod tar_reader;
+mod tree;
+mod xattr;
 
 pub use error::{Diagnosis, Error, ErrorKind};
 pub use kernel::{Kernel, KernelError, KernelSource};
