@@ -144,6 +144,11 @@ impl Host {
         assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
     }
 
+    /// The processes of this machine, once the grace for their end is over or they are gone.
+    pub fn processes(&self) -> Vec<String> {
+        self.processes_after(GRACE)
+    }
+
     fn left_behind(&self, grace: Duration) -> Vec<String> {
         let mut left: Vec<String> = self.processes_after(grace);
         let root = self.root.path();
@@ -173,7 +178,6 @@ impl Host {
         left
     }
 
-    /// The processes of this machine, once the grace for their end is over or they are gone.
     fn processes_after(&self, grace: Duration) -> Vec<String> {
         let end = Instant::now() + grace;
         loop {
@@ -421,6 +425,15 @@ impl Running {
             .split_whitespace()
             .filter_map(|child| child.parse().ok())
             .collect()
+    }
+
+    /// Sends a signal once so much time has passed since its start, unless it ends before, and
+    /// waits for its end.
+    pub fn signal_after(self, delay: Duration, signal: Signal) -> Finished {
+        wait_for_process(self.pid(), delay.saturating_sub(self.started.elapsed()));
+        // Not reaped yet, so the number is still this process's.
+        self.signal(signal);
+        self.finish()
     }
 
     /// Waits for its end.

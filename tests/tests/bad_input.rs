@@ -1,0 +1,496 @@
+//! What microagent is given by mistake or by malice: each is answered in one or two lines that
+//! name the thing and the way out, with a non-zero exit, and leaves no trace.
+
+use std::path::Path;
+
+use microagent_tests::fault_proxy::{Fault, FaultProxy, Rule};
+use microagent_tests::image::{Layout, Tar};
+use microagent_tests::microagent::{Finished, Host, Invocation};
+use microagent_tests::registry::Registry;
+use microagent_tests::{Error, or_skip, root_or_skip};
+
+/// The exit code of `run` when the failure is ours.
+const OURS: i32 = 125;
+
+/// Runs, and checks the form of the refusal: this exit code; on standard error one line
+/// `microagent: …` that names all of `names`, and at the most one more; nothing on standard
+/// output; nothing left behind.
+#[track_caller]
+fn refused(host: &Host, invocation: &mut Invocation, code: i32, names: &[&str]) -> Finished {
+    let finished = invocation.finish().expect_code(code);
+    assert_eq!(finished.text(), "");
+    let errors = finished.errors();
+    let lines: Vec<&str> = errors.lines().collect();
+    assert!(
+        (1..=2).contains(&lines.len()),
+        "not one or two lines:\n{errors}"
+    );
+    assert!(lines[0].starts_with("microagent: "), "{errors}");
+    for name in names {
+        assert!(errors.contains(name), "{name:?} is not named:\n{errors}");
+    }
+    host.assert_clean();
+    finished
+}
+
+/// `microagent --quiet run --engine qemu --image IMAGE --exec true`, plus flags.
+fn run(host: &Host, image: &str, flags: &[&str]) -> Invocation {
+    let mut invocation = host.microagent([
+        "--quiet", "--engine", "qemu", "run", "--image", image, "--exec", "true",
+    ]);
+    for flag in flags {
+        invocation.argument(*flag);
+    }
+    invocation
+}
+
+#[track_caller]
+fn refused_image(image: &str, names: &[&str]) {
+    let host = or_skip!(Host::with_kernel());
+    refused(&host, &mut run(&host, image, &[]), OURS, names);
+}
+
+/// A registry that holds the busybox image as `test/image:1`.
+fn registry() -> Result<(Registry, Layout), Error> {
+    let registry = Registry::start()?;
+    let layout = Layout::busybox()?;
+    registry.push(&layout.reference("latest"), "test/image:1")?;
+    Ok((registry, layout))
+}
+
+#[test]
+fn an_unknown_image_is_named() {
+    let (registry, _layout) = or_skip!(registry());
+    let image = format!("{}/no/such:1", registry.address());
+    refused_image(&image, &[&image]);
+}
+
+#[test]
+fn an_unknown_tag_is_named() {
+    let (registry, _layout) = or_skip!(registry());
+    let image = format!("{}/test/image:none", registry.address());
+    refused_image(&image, &[&image]);
+}
+
+#[test]
+fn a_registry_that_refuses_the_connection_is_named() {
+    // Port 1 is nobody's.
+    refused_image("127.0.0.1:1/test/image:1", &["127.0.0.1:1", "refused"]);
+}
+
+#[test]
+fn an_unknown_layout_and_an_unknown_tag_in_one_are_named() {
+    refused_image("oci:/no/such/layout:1", &["/no/such/layout"]);
+    let layout = or_skip!(Layout::busybox());
+    let image = layout.reference("none");
+    refused_image(&image, &[&layout.directory().display().to_string(), "none"]);
+}
+
+#[test]
+fn an_unknown_archive_is_named() {
+    refused_image("oci-archive:/no/such/file", &["/no/such/file"]);
+    refused_image("docker-archive:/no/such/file", &["/no/such/file"]);
+}
+
+#[test]
+fn a_reference_that_is_none_is_named() {
+    refused_image("Not/A Reference", &["Not/A Reference"]);
+}
+
+#[track_caller]
+fn spoilt(fault: Fault, path: &str, names: &[&str]) {
+    let (registry, layout) = or_skip!(registry());
+    let rule = Rule {
+        path: path.to_owned(),
+        fault,
+        times: None,
+    };
+    let proxy = or_skip!(FaultProxy::start(registry.address(), vec![rule]));
+    let image = format!("{}/test/image:1", proxy.address());
+    refused_image(&image, names);
+    drop(layout);
+}
+
+#[test]
+fn a_layer_that_is_cut_short_is_refused() {
+    spoilt(Fault::CutAfter(100), "/blobs/", &["sha256:"]);
+}
+
+#[test]
+fn wrong_bytes_for_a_digest_are_refused() {
+    spoilt(Fault::FlipBitAt(50), "/blobs/", &["sha256:"]);
+}
+
+#[test]
+fn a_manifest_with_wrong_bytes_is_refused() {
+    spoilt(Fault::FlipBitAt(5), "/manifests/", &["test/image"]);
+}
+
+#[test]
+fn a_registry_that_fails_all_the_time_is_named() {
+    spoilt(Fault::Status(500, Vec::new()), "/manifests/", &["500"]);
+}
+
+#[test]
+fn a_registry_that_fails_once_is_asked_again() {
+    let (registry, _layout) = or_skip!(registry());
+    let once = |path: &str, fault| Rule {
+        path: path.to_owned(),
+        fault,
+        times: Some(1),
+    };
+    let rules = vec![
+        once("/manifests/", Fault::Status(503, Vec::new())),
+        once(
+            "/manifests/",
+            Fault::Status(429, vec!["Retry-After: 0".to_owned()]),
+        ),
+        once("/blobs/", Fault::CutAfter(100)),
+        once("/blobs/", Fault::Status(500, Vec::new())),
+    ];
+    let proxy = or_skip!(FaultProxy::start(registry.address(), rules));
+    let host = or_skip!(Host::new());
+    let image = format!("{}/test/image:1", proxy.address());
+    host.microagent([
+        "rootfs",
+        "build",
+        "--allow-mutable",
+        "--out",
+        "out",
+        "--image",
+        &image,
+    ])
+    .finish()
+    .expect_code(0);
+    assert!(host.path("out").is_file());
+}
+
+/// Refuses an image whose one layer is this, and makes sure that nothing outside was touched.
+#[track_caller]
+fn refused_layer(tar: Tar, names: &[&str]) {
+    let layout = or_skip!(Layout::busybox());
+    layout.add_layer("latest", &tar.finish()).unwrap();
+    refused_image(&layout.reference("latest"), names);
+    assert!(!Path::new("/tmp/microagent-escaped").exists());
+}
+
+#[test]
+fn a_layer_with_dot_dot_in_a_name_is_refused() {
+    refused_layer(
+        Tar::new().file("../../../../tmp/microagent-escaped", b"x"),
+        &["../../../../tmp/microagent-escaped"],
+    );
+}
+
+#[test]
+fn a_layer_with_dot_dot_inside_a_name_is_refused() {
+    refused_layer(
+        Tar::new().file("bin/../../tmp/microagent-escaped", b"x"),
+        &["bin/../../tmp/microagent-escaped"],
+    );
+}
+
+#[test]
+fn a_layer_that_writes_through_a_symbolic_link_out_of_the_root_is_refused() {
+    refused_layer(
+        Tar::new()
+            .symlink("way", "../../../../tmp")
+            .file("way/microagent-escaped", b"x"),
+        &["way/microagent-escaped"],
+    );
+}
+
+#[test]
+fn a_layer_with_a_hard_link_out_of_the_root_is_refused() {
+    refused_layer(
+        Tar::new().hard_link("passwd", "../../../../etc/passwd"),
+        &["passwd"],
+    );
+}
+
+#[test]
+fn a_layer_with_a_hard_link_to_nothing_is_refused() {
+    refused_layer(
+        Tar::new().hard_link("here", "no/such/file"),
+        &["here", "no/such/file"],
+    );
+}
+
+/// An absolute name stays inside the root, as every container engine has it.
+#[test]
+fn an_absolute_name_in_a_layer_means_the_images_root() {
+    let layout = or_skip!(Layout::busybox());
+    let tar = Tar::new().file("/tmp/microagent-escaped", b"x");
+    layout.add_layer("latest", &tar.finish()).unwrap();
+    let host = or_skip!(Host::new());
+    let finished = host
+        .microagent([
+            "--quiet",
+            "rootfs",
+            "build",
+            "--allow-mutable",
+            "--out",
+            "out",
+        ])
+        .argument("--image")
+        .argument(layout.reference("latest"))
+        .finish();
+    assert!(!Path::new("/tmp/microagent-escaped").exists());
+    if finished.code != Some(0) {
+        assert!(
+            finished.errors().contains("/tmp/microagent-escaped"),
+            "{}",
+            finished.errors()
+        );
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn a_layer_that_is_no_archive_is_refused() {
+    let layout = or_skip!(Layout::busybox());
+    layout.add_layer("latest", &[b'x'; 2048]).unwrap();
+    refused_image(&layout.reference("latest"), &["sha256:"]);
+}
+
+#[test]
+fn an_image_for_another_architecture_is_refused() {
+    let layout = or_skip!(Layout::busybox());
+    layout
+        .configure("latest", &["--architecture=arm64"])
+        .unwrap();
+    refused_image(&layout.reference("latest"), &["arm64", "amd64"]);
+}
+
+#[test]
+fn no_shell_in_the_image_is_said() {
+    let layout = or_skip!(Layout::empty());
+    let tar = Tar::new().directory("empty").finish();
+    layout.add_layer("latest", &tar).unwrap();
+    let host = or_skip!(Host::with_kernel());
+    refused(
+        &host,
+        &mut run(&host, &layout.reference("latest"), &[]),
+        127,
+        &["/bin/sh"],
+    );
+}
+
+#[test]
+fn a_size_that_is_too_small_is_said_with_one_that_is_not() {
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let mut tight = run(&host, &layout.reference("latest"), &["--size-mib", "1"]);
+    let finished = refused(&host, &mut tight, OURS, &["--size-mib", "MiB"]);
+    // The least size that is named must work.
+    let errors = finished.errors();
+    let least = errors
+        .split(|character: char| !character.is_ascii_digit())
+        .filter_map(|number| number.parse::<u64>().ok())
+        .find(|number| (2..1000).contains(number))
+        .unwrap_or_else(|| panic!("no size is named: {errors}"));
+    let least = least.to_string();
+    run(&host, &layout.reference("latest"), &["--size-mib", &least])
+        .finish()
+        .expect_code(0);
+}
+
+#[test]
+fn a_kernel_file_that_is_no_kernel_is_named() {
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::new());
+    let image = layout.reference("latest");
+    refused(
+        &host,
+        &mut run(&host, &image, &["--kernel", "/etc/passwd"]),
+        OURS,
+        &["/etc/passwd", "kernel"],
+    );
+    refused(
+        &host,
+        &mut run(&host, &image, &["--kernel", "/no/such/kernel"]),
+        OURS,
+        &["/no/such/kernel"],
+    );
+    let mut install = host.microagent(["--quiet", "kernel", "install", "--from", "/etc/passwd"]);
+    refused(&host, &mut install, 1, &["/etc/passwd", "kernel"]);
+}
+
+/// The script runs where `/dev/kvm` does not exist and QEMU is not in the path.
+#[test]
+fn no_kvm_and_no_qemu_is_said() {
+    root_or_skip!();
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let script = r#"mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 &&
+        mknod -m 666 /dev/urandom c 1 9 && mkdir /dev/shm &&
+        PATH="$(dirname "$(command -v microagent)")" microagent --quiet run "$IMAGE" true"#;
+    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
+    for argument in ["--mount", "--propagation", "private", "sh", "-c", script] {
+        invocation.argument(argument);
+    }
+    invocation.variable("IMAGE", layout.reference("latest"));
+    refused(&host, &mut invocation, OURS, &["/dev/kvm", "qemu", "apt"]);
+}
+
+#[track_caller]
+fn refused_usage(flags: &[&str], names: &[&str]) {
+    let host = or_skip!(Host::new());
+    refused(&host, &mut run(&host, "oci:/no/such:1", flags), 2, names);
+    assert!(!host.state().join("cas/blobs").exists(), "work was begun");
+}
+
+#[test]
+fn no_memory_is_refused() {
+    refused_usage(&["--memory", "0"], &["--memory", "0"]);
+}
+
+#[test]
+fn sixty_five_cpus_are_refused() {
+    refused_usage(&["--cpus", "65"], &["--cpus", "65", "64"]);
+    refused_usage(&["--cpus", "0"], &["--cpus", "0"]);
+}
+
+#[test]
+fn an_unknown_profile_is_refused_with_the_known_ones() {
+    refused_usage(
+        &["--profile", "huge"],
+        &["huge", "tiny", "small", "medium", "large"],
+    );
+}
+
+#[test]
+fn a_malformed_variable_is_refused() {
+    refused_usage(&["--env", "=value"], &["--env", "=value", "KEY=VALUE"]);
+}
+
+#[test]
+fn a_malformed_name_is_refused() {
+    refused_usage(&["--name", "Not_A_Name"], &["Not_A_Name"]);
+    refused_usage(&["--name", "one", "--id", "two"], &["one", "two"]);
+}
+
+#[test]
+fn a_timeout_of_nothing_is_refused() {
+    refused_usage(&["--timeout", "0"], &["--timeout", "0"]);
+}
+
+#[test]
+fn a_flag_that_is_not_available_yet_is_refused_by_name() {
+    for (flag, value) in [
+        ("--disk", "data=/tmp/disk:/data:rw"),
+        ("--bundle", "data=/tmp/bundle:/data:ro"),
+        ("--output", "result=/result"),
+        ("--mediation", "80=127.0.0.1:80"),
+        ("--shell", "/bin/bash"),
+    ] {
+        refused_usage(&[flag, value], &[flag, "not available yet"]);
+    }
+    refused_usage(
+        &["--mediation-optional"],
+        &["--mediation-optional", "not available yet"],
+    );
+}
+
+#[test]
+fn a_flag_that_means_nothing_for_a_vm_is_refused_with_a_hint() {
+    refused_usage(&["--privileged"], &["--privileged"]);
+    refused_usage(&["--volume", "/a:/b"], &["--volume"]);
+}
+
+#[test]
+fn an_unknown_flag_is_wrong_usage() {
+    let host = or_skip!(Host::new());
+    let finished = run(&host, "oci:/no/such:1", &["--no-such-flag"])
+        .finish()
+        .expect_code(2);
+    assert!(
+        finished.errors().contains("--no-such-flag"),
+        "{}",
+        finished.errors()
+    );
+}
+
+/// Runs the command line where the state directory is a file system of its own.
+fn run_on(host: &Host, mount: &str, image: &str) -> Invocation {
+    let script = format!(r#"{mount} && exec microagent --quiet --engine qemu run "$IMAGE" true"#);
+    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
+    for argument in ["--mount", "--propagation", "private", "sh", "-c", &script] {
+        invocation.argument(argument);
+    }
+    invocation.variable("IMAGE", image);
+    invocation
+}
+
+#[test]
+fn a_read_only_state_directory_is_named() {
+    root_or_skip!();
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let mount = r#"mount --bind "$MICROAGENT_STATE_DIR" "$MICROAGENT_STATE_DIR" &&
+        mount -o remount,bind,ro "$MICROAGENT_STATE_DIR""#;
+    let state = host.state().display().to_string();
+    refused(
+        &host,
+        &mut run_on(&host, mount, &layout.reference("latest")),
+        OURS,
+        &[&state, "ead-only"],
+    );
+}
+
+#[test]
+fn a_full_state_directory_is_named() {
+    root_or_skip!();
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    // Room for the kernel that is there, not for the image.
+    let mount = r#"mkdir full && mount -t tmpfs -o size=40M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
+        head -c 100M /dev/zero >full/rest 2>/dev/null;
+        export MICROAGENT_STATE_DIR="$PWD/full/state""#;
+    refused(
+        &host,
+        &mut run_on(&host, mount, &layout.reference("latest")),
+        OURS,
+        &["full/state", "space"],
+    );
+}
+
+#[test]
+fn a_state_directory_that_is_a_file_is_named() {
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::new());
+    let file = host.path("file");
+    std::fs::write(&file, "x").unwrap();
+    let mut invocation = run(&host, &layout.reference("latest"), &[]);
+    invocation.variable("MICROAGENT_STATE_DIR", &file);
+    refused(&host, &mut invocation, OURS, &[&file.display().to_string()]);
+}
+
+#[test]
+fn with_json_an_error_is_one_json_document() {
+    let host = or_skip!(Host::new());
+    let finished = host
+        .microagent([
+            "--json",
+            "run",
+            "--image",
+            "oci:/no/such/layout:1",
+            "--exec",
+            "true",
+        ])
+        .finish()
+        .expect_code(OURS);
+    assert_eq!(finished.text(), "");
+    let document: serde_json::Value = serde_json::from_slice(&finished.stderr)
+        .unwrap_or_else(|error| panic!("{error}: {}", finished.errors()));
+    let error = &document["error"];
+    assert_eq!(error["kind"], "notFound", "{document}");
+    assert!(
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("/no/such/layout"),
+        "{document}"
+    );
+    assert_eq!(error["retryable"], false, "{document}");
+}
