@@ -1,0 +1,241 @@
+//! From the calls of `vhost-user-backend` to those of a device.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use vhost::vhost_user::message::VhostUserProtocolFeatures;
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringMutex, VringState, VringT};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
+};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard,
+    GuestMemoryMmap,
+};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+
+use crate::virtio::{DeviceError, DeviceIo, VirtioDevice};
+
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features to ask for.
+const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// What the transport adds to a device's own features.
+const RING_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+
+type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+type Vring = VringMutex<Memory>;
+type Events = VringEpollHandler<Arc<Backend>>;
+
+/// A device behind vhost-user.
+pub struct Backend {
+    name: String,
+    queues: usize,
+    max_queue_size: u16,
+    features: u64,
+    state: Mutex<State>,
+    /// The loop in which the device's own descriptor waits while it is active. Weak, for the loop
+    /// owns the back end.
+    events: OnceLock<Weak<Events>>,
+}
+
+struct State {
+    device: Box<dyn VirtioDevice>,
+    memory: Option<Memory>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No ring has started.
+    Idle,
+    /// The device takes events.
+    Active,
+    /// The driver broke a rule; only a reset helps.
+    Broken,
+}
+
+impl Backend {
+    /// A back end for this device. `name` is for messages.
+    pub fn new(name: &str, device: Box<dyn VirtioDevice>) -> Backend {
+        let sizes = device.queue_sizes();
+        Backend {
+            name: name.to_owned(),
+            queues: sizes.len(),
+            max_queue_size: sizes.iter().copied().max().unwrap_or(1),
+            features: device.features() | RING_FEATURES | PROTOCOL_FEATURES,
+            state: Mutex::new(State { device, memory: None, phase: Phase::Idle }),
+            events: OnceLock::new(),
+        }
+    }
+
+    /// The loop to wait in. Once, before the connection begins.
+    pub fn watch_with(&self, events: Weak<Events>) {
+        let _ = self.events.set(events);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The event number of the device's own descriptor; the crate keeps those up to `queues` for
+    /// itself.
+    fn own_event(&self) -> u64 {
+        self.queues as u64 + 1
+    }
+
+    /// Begins or ends to wait for the device's own descriptor.
+    fn watch(&self, device: &dyn VirtioDevice, on: bool) -> io::Result<()> {
+        let Some((fd, events)) =
+            device.backend_fd().zip(self.events.get().and_then(Weak::upgrade))
+        else {
+            return Ok(());
+        };
+        let fd = fd.as_raw_fd();
+        if on {
+            events.register_listener(fd, EventSet::IN, self.own_event())
+        } else {
+            events.unregister_listener(fd, EventSet::IN, self.own_event())
+        }
+    }
+
+    /// One event of the device.
+    fn event(&self, state: &mut State, event: u64, io: &mut Rings<'_>) -> Result<(), DeviceError> {
+        if state.phase == Phase::Idle {
+            state.phase = Phase::Active;
+            state.device.activate(io)?;
+            self.watch(&*state.device, true)?;
+        }
+        if event == self.own_event() {
+            state.device.backend_event(io)
+        } else {
+            state.device.queue_event(event as usize, io)
+        }
+    }
+}
+
+impl VhostUserBackend for Backend {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        self.queues
+    }
+
+    fn max_queue_size(&self) -> usize {
+        usize::from(self.max_queue_size)
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.state().device.acknowledge(features & !(RING_FEATURES | PROTOCOL_FEATURES));
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+    }
+
+    /// Each queue was already told; see [`RING_FEATURES`].
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        // The crate has bounded the size (256 bytes).
+        let mut data = vec![0; size as usize];
+        self.state().device.read_config(u64::from(offset), &mut data);
+        data
+    }
+
+    fn set_config(&self, offset: u32, data: &[u8]) -> io::Result<()> {
+        self.state().device.write_config(u64::from(offset), data);
+        Ok(())
+    }
+
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        self.state().memory = Some(memory);
+        Ok(())
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    /// Any ring that stops stops the device; see the module `vhost_user`.
+    fn stop_vring(&self, _index: u32) -> io::Result<()> {
+        let mut state = self.state();
+        if state.phase != Phase::Idle {
+            // It is not there when the device broke.
+            let _ = self.watch(&*state.device, false);
+            state.device.reset();
+            state.phase = Phase::Idle;
+        }
+        Ok(())
+    }
+
+    fn handle_event(
+        &self,
+        event: u16,
+        _events: EventSet,
+        vrings: &[Vring],
+        _thread: usize,
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        let event = u64::from(event);
+        // An event of the device's own may still be on its way when it is stopped.
+        let late = state.phase == Phase::Idle && event == self.own_event();
+        let Some(memory) = state.memory.as_ref().map(GuestAddressSpace::memory) else {
+            return Ok(());
+        };
+        if late || state.phase == Phase::Broken {
+            return Ok(());
+        }
+        let mut rings = Rings { rings: vrings.iter().map(VringT::get_mut).collect(), memory };
+        if let Err(error) = self.event(&mut state, event, &mut rings) {
+            // vhost-user cannot say DEVICE_NEEDS_RESET: the device just stops.
+            tracing::warn!("{}: the guest broke the device: {error}", self.name);
+            let _ = self.watch(&*state.device, false);
+            state.phase = Phase::Broken;
+        }
+        Ok(())
+    }
+}
+
+/// The rings and the guest's memory, for the length of one event.
+struct Rings<'a> {
+    rings: Vec<MutexGuard<'a, VringState<Memory>>>,
+    memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
+}
+
+impl DeviceIo for Rings<'_> {
+    fn queue(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)> {
+        let ring = self.rings.get_mut(index).filter(|ring| ring.is_enabled())?;
+        let queue = ring.get_queue_mut();
+        // Also says no to a ring that is not ready; asked first, for the other way is logged.
+        (queue.ready() && queue.is_valid(&*self.memory)).then_some((queue, &*self.memory))
+    }
+
+    fn notify(&mut self, index: usize) -> Result<(), DeviceError> {
+        let Some(ring) = self.rings.get_mut(index) else {
+            return Ok(());
+        };
+        let queue = ring.get_queue_mut();
+        let wanted = if queue.event_idx_enabled() {
+            queue.needs_notification(&*self.memory)?
+        } else {
+            let flags: u16 = self.memory.read_obj(GuestAddress(queue.avail_ring()))?;
+            u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0
+        };
+        if wanted {
+            ring.signal_used_queue()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! Serves a device to another process's front end over vhost-user.
+//!
+//! The protocol, the rings' file descriptors and the guest's memory are the `vhost-user-backend`
+//! crate's: it runs one thread that answers the front end and one that waits for kicks. [`backend`]
+//! turns its calls into those of [`VirtioDevice`](crate::virtio::VirtioDevice).
+//!
+//! vhost-user has no message for "the driver is ready": a device is active from the first ring
+//! that is started and enabled until any ring is stopped. The front end stops all of them when the
+//! driver resets the device.
+
+mod backend;
+mod socket;
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vhost_user_backend::VhostUserDaemon;
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+use crate::virtio::VirtioDevice;
+use backend::Backend;
+
+/// Why a device cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VhostUserError {
+    /// The two ends of the connection cannot be made.
+    #[error("cannot make a vhost-user connection in {}", dir.display())]
+    Connect {
+        /// The directory in which they meet.
+        dir: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The threads that serve the device cannot be started; the text is the crate's own, whose
+    /// errors are no `Error`s.
+    #[error("cannot serve {name} over vhost-user: {reason}")]
+    Serve {
+        /// The device's name.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// A device that is being served. Dropping it ends the connection and waits for its threads.
+pub struct Server {
+    name: String,
+    daemon: VhostUserDaemon<Arc<Backend>>,
+}
+
+/// Serves a device, whose name is for messages. Returns the front end's end of the connection.
+/// `dir` is a private directory in which the two ends meet; nothing is left there.
+///
+/// # Errors
+/// When the host has no threads or descriptors left, or `dir` cannot be written.
+pub fn serve(
+    name: &str,
+    device: Box<dyn VirtioDevice>,
+    dir: &Path,
+) -> Result<(Server, UnixStream), VhostUserError> {
+    let failed = |reason: &dyn fmt::Display| VhostUserError::Serve {
+        name: name.to_owned(),
+        reason: reason.to_string(),
+    };
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let backend = Arc::new(Backend::new(name, device));
+    let mut daemon = VhostUserDaemon::new(name.to_owned(), backend.clone(), memory)
+        .map_err(|error| failed(&error))?;
+    if let Some(events) = daemon.get_epoll_handlers().first() {
+        backend.watch_with(Arc::downgrade(events));
+    }
+    let (listener, theirs) = socket::meet(dir)
+        .map_err(|source| VhostUserError::Connect { dir: dir.to_owned(), source })?;
+    daemon.start(&mut listener.into()).map_err(|error| failed(&error))?;
+    Ok((Server { name: name.to_owned(), daemon }, theirs))
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.daemon.request_shutdown();
+        if let Err(error) = self.daemon.wait() {
+            // A front end that was killed leaves in the middle of a message.
+            tracing::debug!("{}: vhost-user ended: {error}", self.name);
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("name", &self.name).finish_non_exhaustive()
+    }
+}
