@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian or Ubuntu packages that this project uses, asking nothing.
 #
-#   install.sh SET...       sets: build, run, test
+#   install.sh SET...       sets: build, run, demo, test
 #
 # Only what is missing is installed; where nothing is, nothing is asked of the
 # network or of root. The package lists are fetched when they are missing, or
@@ -16,17 +16,19 @@ packages_of() {
     case $1 in
         # A linker and C headers: what rustc and the C parts of crates call.
         build) echo gcc libc6-dev ca-certificates ;;
-        # The qemu engine, the kernel's package client, and the demo's image.
-        run) echo qemu-system-x86 busybox-static umoci ca-certificates ;;
+        # The qemu engine, and what the package client verifies downloads with.
+        run) echo qemu-system-x86 ca-certificates ;;
+        # The demo's image, and the tool that prints its result.
+        demo) echo busybox-static umoci jq ;;
         # The lab and the independent tools that the tests compare with.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry \
                    debootstrap e2fsprogs cpio attr libcap2-bin zstd xz-utils \
                    util-linux mount ca-certificates ;;
-        *) die "no such set: $1 (build, run, test)" ;;
+        *) die "no such set: $1 (build, run, demo, test)" ;;
     esac
 }
 
-[ $# -gt 0 ] || die "usage: install.sh SET... (build, run, test)"
+[ $# -gt 0 ] || die "usage: install.sh SET... (build, run, demo, test)"
 command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 ||
     die "this host is neither Debian nor Ubuntu; install by hand: $(for s; do packages_of "$s"; done | xargs)"
 
@@ -36,7 +38,8 @@ is_installed() {
 
 missing=
 for set in "$@"; do
-    for package in $(packages_of "$set"); do
+    packages=$(packages_of "$set") || exit 1
+    for package in $packages; do
         case " $missing " in *" $package "*) continue ;; esac
         is_installed "$package" || missing="$missing $package"
     done

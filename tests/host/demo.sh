@@ -1,0 +1,44 @@
+#!/bin/sh
+# Runs the main job once: builds everything, makes a small real OCI image from
+# Debian's busybox, and executes a command in a microVM booted from it.
+#
+#   demo.sh DIRECTORY      where the programs are built to
+#
+# No image registry is needed. What the demo makes is below DIRECTORY/demo, and
+# `make clean` removes it.
+set -eu
+cd "$(dirname "$0")/../.."
+
+set=$(tests/host/toolchain.sh) && eval "$set"
+tests/host/install.sh build run demo
+echo '== building (the first time takes some minutes)' >&2
+tests/host/build.sh "$1"
+
+bin=$(cd "$1" && pwd)
+demo=$bin/demo
+mkdir -p "$demo"
+rm -rf "$demo/image"
+tests/host/busybox-image.sh "$demo/image" busybox >"$demo/image.log" 2>&1 ||
+    { cat "$demo/image.log" >&2; exit 1; }
+
+command='uname -a; echo "hello from $(hostname), which has $(nproc) CPU and $(free -m | awk "/Mem/ {print \$2}") MiB"; cat /etc/passwd'
+echo "== microagent run --image oci:$demo/image:busybox --exec '$command'" >&2
+status=0
+"$bin/microagent" --json --state-dir "$demo/state" run \
+    --image "oci:$demo/image:busybox" --hostname demo --exec "$command" >"$demo/result.json" || status=$?
+[ -s "$demo/result.json" ] || exit "$status"
+
+jq -r '
+    def pad($width): (. + " " * $width)[0:$width];
+    "",
+    "output of the command in the microVM:",
+    (.result.stdout | rtrimstr("\n") | split("\n")[] | "    " + .),
+    "",
+    "exit code: \(.result.exitCode)",
+    "engine:    \(.engine)",
+    "image:     \(.image.resolved // .image.reference)",
+    "phases:",
+    (.phases | to_entries[] | select(.value | type == "number")
+        | "    \(.key | rtrimstr("Millis") | pad(12)) \(.value | . * 10 | round / 10) ms")
+' "$demo/result.json"
+exit "$status"
