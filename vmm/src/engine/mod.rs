@@ -106,6 +106,9 @@ pub enum EngineError {
     /// KVM gave up on a guest instruction or state.
     #[error("KVM cannot go on with this guest: {0}")]
     Guest(String),
+    /// A device could not be put within QEMU's reach.
+    #[error(transparent)]
+    VhostUser(#[from] crate::vhost_user::VhostUserError),
     /// QEMU failed; the text is its own.
     #[error("qemu-system-x86_64: {0}")]
     Qemu(String),
@@ -137,7 +140,7 @@ impl EngineError {
                 "see what this host can do with `microagent doctor`, or use `--engine qemu`".into(),
             ),
             EngineError::Boot(error) => error.remediation(),
-            EngineError::Qemu(_) | EngineError::Io { .. } => None,
+            EngineError::Qemu(_) | EngineError::VhostUser(_) | EngineError::Io { .. } => None,
         }
     }
 }

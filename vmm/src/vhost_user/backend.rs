@@ -16,7 +16,9 @@ use vm_memory::{
     GuestMemoryMmap,
 };
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
 
 use crate::virtio::{DeviceError, DeviceIo, VirtioDevice};
 
@@ -68,7 +70,11 @@ impl Backend {
             queues: sizes.len(),
             max_queue_size: sizes.iter().copied().max().unwrap_or(1),
             features: device.features() | RING_FEATURES | PROTOCOL_FEATURES,
-            state: Mutex::new(State { device, memory: None, phase: Phase::Idle }),
+            state: Mutex::new(State {
+                device,
+                memory: None,
+                phase: Phase::Idle,
+            }),
             events: OnceLock::new(),
         }
     }
@@ -90,8 +96,9 @@ impl Backend {
 
     /// Begins or ends to wait for the device's own descriptor.
     fn watch(&self, device: &dyn VirtioDevice, on: bool) -> io::Result<()> {
-        let Some((fd, events)) =
-            device.backend_fd().zip(self.events.get().and_then(Weak::upgrade))
+        let Some((fd, events)) = device
+            .backend_fd()
+            .zip(self.events.get().and_then(Weak::upgrade))
         else {
             return Ok(());
         };
@@ -135,7 +142,9 @@ impl VhostUserBackend for Backend {
     }
 
     fn acked_features(&self, features: u64) {
-        self.state().device.acknowledge(features & !(RING_FEATURES | PROTOCOL_FEATURES));
+        self.state()
+            .device
+            .acknowledge(features & !(RING_FEATURES | PROTOCOL_FEATURES));
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -150,7 +159,9 @@ impl VhostUserBackend for Backend {
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         // The crate has bounded the size (256 bytes).
         let mut data = vec![0; size as usize];
-        self.state().device.read_config(u64::from(offset), &mut data);
+        self.state()
+            .device
+            .read_config(u64::from(offset), &mut data);
         data
     }
 
@@ -197,7 +208,10 @@ impl VhostUserBackend for Backend {
         if late || state.phase == Phase::Broken {
             return Ok(());
         }
-        let mut rings = Rings { rings: vrings.iter().map(VringT::get_mut).collect(), memory };
+        let mut rings = Rings {
+            rings: vrings.iter().map(VringT::get_mut).collect(),
+            memory,
+        };
         if let Err(error) = self.event(&mut state, event, &mut rings) {
             // vhost-user cannot say DEVICE_NEEDS_RESET: the device just stops.
             tracing::warn!("{}: the guest broke the device: {error}", self.name);

@@ -74,10 +74,20 @@ pub fn serve(
     if let Some(events) = daemon.get_epoll_handlers().first() {
         backend.watch_with(Arc::downgrade(events));
     }
-    let (listener, theirs) = socket::meet(dir)
-        .map_err(|source| VhostUserError::Connect { dir: dir.to_owned(), source })?;
-    daemon.start(&mut listener.into()).map_err(|error| failed(&error))?;
-    Ok((Server { name: name.to_owned(), daemon }, theirs))
+    let (listener, theirs) = socket::meet(dir).map_err(|source| VhostUserError::Connect {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    daemon
+        .start(&mut listener.into())
+        .map_err(|error| failed(&error))?;
+    Ok((
+        Server {
+            name: name.to_owned(),
+            daemon,
+        },
+        theirs,
+    ))
 }
 
 impl Drop for Server {
@@ -92,6 +102,8 @@ impl Drop for Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }

@@ -1,1 +1,171 @@
 //! QEMU's `microvm` machine under TCG, with our devices over vhost-user.
+//!
+//! ```text
+//!  this process                                   QEMU
+//!  ┌ vhost_user::Server ┐ ── socket, memfd ──  vhost-user-blk, vhost-user-vsock
+//!  ├ watcher thread ────┤ ── QMP, stderr ────  why it ended
+//!  └ console thread ────┘ ── socket ─────────  serial port
+//! ```
+//! QEMU supplies CPUs, interrupt controllers and its own entropy device; it opens no disk and has
+//! no network. It dies with the thread that started it ([`process::spawn`]).
+
+mod command;
+mod locate;
+mod process;
+mod qmp;
+mod watch;
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use microagent_proto::control::StopReason;
+
+use self::command::{Channels, FrontEnd};
+pub use self::locate::{QemuInfo, describe, locate};
+use self::qmp::{Message, Monitor};
+use self::watch::Watcher;
+use super::{BootStep, DeviceKind, EngineError, Launch, RunningVm};
+use crate::console::Console;
+use crate::vhost_user::{self, Server};
+
+/// How long QEMU may take to build its machine.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A VM that QEMU runs.
+#[derive(Debug)]
+pub struct QemuVm {
+    // Dropped in this order: QEMU first, then the devices it uses.
+    watcher: Watcher,
+    console: Option<JoinHandle<()>>,
+    _servers: Vec<Server>,
+}
+
+/// Boots a VM in QEMU; returns when its CPUs run. The calling thread must live as long as the VM.
+///
+/// # Errors
+/// [`EngineError`]: no QEMU, or what it said when it refused.
+pub fn start(
+    launch: Launch<'_>,
+    mut step: impl FnMut(BootStep),
+) -> Result<Box<dyn RunningVm>, EngineError> {
+    let Launch {
+        config,
+        devices,
+        console,
+    } = launch;
+    let program = locate()?;
+    let mut inherited = Vec::new();
+    let mut pass = |end: UnixStream| {
+        let number = end.as_raw_fd();
+        inherited.push(OwnedFd::from(end));
+        number
+    };
+    let pair = || UnixStream::pair().map_err(failed("make a socket pair"));
+    let (monitor, theirs) = pair()?;
+    let monitor_fd = pass(theirs);
+    let (serial, theirs) = pair()?;
+    let channels = Channels {
+        monitor: monitor_fd,
+        console: pass(theirs),
+    };
+
+    let mut servers = Vec::new();
+    let mut front_ends = Vec::new();
+    for (index, device) in devices.into_iter().enumerate() {
+        let kind = device.kind;
+        let fd = match kind {
+            DeviceKind::Block | DeviceKind::Vsock => {
+                let name = format!("device{index}");
+                let (server, theirs) = vhost_user::serve(&name, device.device, &config.run_dir)?;
+                servers.push(server);
+                Some(pass(theirs))
+            }
+            // QEMU's own does the same from the same source, without a process in between.
+            DeviceKind::Rng => None,
+        };
+        front_ends.push(FrontEnd { kind, fd });
+    }
+
+    let arguments = command::arguments(config, &front_ends, channels);
+    let child = process::spawn(&program, arguments, inherited).map_err(failed("start QEMU"))?;
+    let mut watcher = Watcher::new(child)?;
+    step(BootStep::Created);
+    let console = spawn("qemu-console", move || copy(serial, console))?;
+    let monitor = wait_until_running(monitor, &mut watcher)?;
+    step(BootStep::Loaded);
+    step(BootStep::Running);
+    watcher.watch(monitor)?;
+    Ok(Box::new(QemuVm {
+        watcher,
+        console: Some(console),
+        _servers: servers,
+    }))
+}
+
+/// Waits until the machine is built; an error of QEMU's own becomes ours.
+fn wait_until_running(stream: UnixStream, watcher: &mut Watcher) -> Result<Monitor, EngineError> {
+    let wait = || -> io::Result<Option<Monitor>> {
+        stream.set_read_timeout(Some(START_TIMEOUT))?;
+        let mut monitor = Monitor::new(stream)?;
+        loop {
+            match monitor.next()? {
+                Message::Running => break,
+                Message::End => return Ok(None),
+                Message::Other | Message::Shutdown(_) => {}
+            }
+        }
+        monitor.stream().set_read_timeout(None)?;
+        Ok(Some(monitor))
+    };
+    match wait() {
+        Ok(Some(monitor)) => Ok(monitor),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(EngineError::Qemu(format!(
+            "was not ready after {} s",
+            START_TIMEOUT.as_secs()
+        ))),
+        // It has ended, or closed the connection because it is about to.
+        Ok(None) | Err(_) => Err(watcher.failure()),
+    }
+}
+
+/// Copies the serial port's output until QEMU has closed it.
+fn copy(mut serial: UnixStream, mut console: Console) {
+    let mut bytes = [0; 4096];
+    while let Ok(n @ 1..) = serial.read(&mut bytes) {
+        // The console takes everything.
+        let _ = console.write_all(&bytes[..n]);
+    }
+}
+
+impl RunningVm for QemuVm {
+    fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.watcher.ended_fd()
+    }
+
+    fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
+        let end = self.watcher.end()?;
+        // QEMU is gone, so the last of its output is on its way.
+        if let Some(console) = self.console.take() {
+            let _ = console.join();
+        }
+        Some(end)
+    }
+
+    fn kill(&mut self) {
+        self.watcher.kill();
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(failed("start a thread"))
+}
+
+fn failed(operation: &'static str) -> impl Fn(io::Error) -> EngineError {
+    move |source| EngineError::Io { operation, source }
+}

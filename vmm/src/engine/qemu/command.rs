@@ -1,0 +1,102 @@
+//! QEMU's command line: a `microvm` with nothing but what we ask for.
+//!
+//! | choice | why |
+//! |---|---|
+//! | `-nodefaults -no-user-config` | no device and no setting that is not in this file |
+//! | `acpi=on` | Debian's kernels find virtio-mmio devices by ACPI alone |
+//! | `x-option-roms=off` | nothing boots from a disk |
+//! | `memory-backend-memfd,share=on` | our devices map the guest's memory |
+//! | `force-legacy=false` | virtio-mmio version 2 |
+//! | `-no-reboot` | a reset ends the VM |
+//!
+//! Kernel, initramfs and command line are options of their own, so a comma in a path means nothing.
+
+use std::ffi::OsString;
+
+use microagent_proto::control::VmConfig;
+
+use crate::boot::CommandLine;
+use crate::engine::DeviceKind;
+
+/// A device's front end: its kind and, if it is ours, the descriptor of the connection to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrontEnd {
+    pub kind: DeviceKind,
+    pub fd: Option<i32>,
+}
+
+/// Descriptors that QEMU inherits, besides those of the front ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Channels {
+    pub monitor: i32,
+    pub console: i32,
+}
+
+/// The arguments for this VM.
+pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels) -> Vec<OsString> {
+    let mut arguments = Arguments::default();
+    arguments.flag("-nodefaults");
+    arguments.flag("-no-user-config");
+    arguments.flag("-no-reboot");
+    arguments.option("-display", "none");
+    arguments.option("-name", &config.name.replace(',', ",,"));
+    arguments.option(
+        "-machine",
+        "microvm,accel=tcg,acpi=on,x-option-roms=off,rtc=on,memory-backend=ram",
+    );
+    arguments.option("-cpu", "max");
+    arguments.option("-smp", &config.cpus.to_string());
+    arguments.option("-m", &format!("{}M", config.memory_mib));
+    arguments.option(
+        "-object",
+        &format!(
+            "memory-backend-memfd,id=ram,size={}M,share=on",
+            config.memory_mib
+        ),
+    );
+    arguments.option("-global", "virtio-mmio.force-legacy=false");
+    arguments.option("-kernel", &config.kernel);
+    arguments.option("-initrd", &config.initramfs);
+    let line =
+        CommandLine::new(config.console_to_stderr).with_extra(config.extra_cmdline.as_deref());
+    arguments.option("-append", &line.text());
+    arguments.socket("monitor", channels.monitor);
+    arguments.option("-mon", "chardev=monitor,mode=control");
+    arguments.socket("console", channels.console);
+    arguments.option("-serial", "chardev:console");
+    for (index, front_end) in front_ends.iter().enumerate() {
+        let socket = format!("device{index}");
+        if let Some(fd) = front_end.fd {
+            arguments.socket(&socket, fd);
+        }
+        // The bus is named, for left to itself QEMU fills the last one first.
+        let bus = format!("bus=virtio-mmio-bus.{index}");
+        let device = match front_end.kind {
+            DeviceKind::Block => {
+                format!("vhost-user-blk,chardev={socket},num-queues=1,queue-size=256,{bus}")
+            }
+            DeviceKind::Vsock => format!("vhost-user-vsock-device,chardev={socket},{bus}"),
+            DeviceKind::Rng => format!("virtio-rng-device,{bus}"),
+        };
+        arguments.option("-device", &device);
+    }
+    arguments.0
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn option(&mut self, name: &str, value: &(impl AsRef<std::ffi::OsStr> + ?Sized)) {
+        self.0.push(name.into());
+        self.0.push(value.as_ref().into());
+    }
+
+    fn socket(&mut self, id: &str, fd: i32) {
+        self.option("-chardev", &format!("socket,id={id},fd={fd}"));
+    }
+}
