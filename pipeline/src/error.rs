@@ -4,8 +4,15 @@
 
 use microagent_cas::StoreError;
 
+pub use crate::initramfs::InitramfsError;
 pub use crate::kernel::KernelError;
+use crate::layer::LayerError;
+use crate::manifest::ManifestError;
+use crate::merge::MergeError;
+use crate::mke2fs::Mke2fsError;
 pub use crate::reference::ReferenceError;
+use crate::rootfs::RootfsError;
+use crate::source::{ArchiveError, RegistryError};
 
 /// The kinds of failure: a closed list, documented in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,8 +130,24 @@ errors! {
     Reference(ReferenceError),
     /// The store could not do its part.
     Store(StoreError),
+    /// A registry did not give what it was asked for.
+    Registry(RegistryError),
+    /// An archive or a layout on disk cannot be used.
+    Archive(ArchiveError),
+    /// An image's documents cannot be used.
+    Manifest(ManifestError),
+    /// A layer could not be brought here or unpacked.
+    Layer(LayerError),
+    /// A layer cannot be added to the tree.
+    Merge(MergeError),
+    /// A tree cannot become a file system.
+    Rootfs(RootfsError),
+    /// The host's `mke2fs` or `debugfs` could not do its part.
+    Mke2fs(Mke2fsError),
     /// A guest kernel could not be had.
     Kernel(KernelError),
+    /// An initramfs could not be made.
+    Initramfs(InitramfsError),
 }
 
 impl Error {

@@ -13,23 +13,41 @@
 //! | what went wrong, and what to do about it | [`error`](Error) |
 //! | what happens meanwhile | [`progress`](Progress) |
 
+mod decompress;
 mod entry;
 mod error;
+mod ext4;
 mod index;
+mod initramfs;
 mod kernel;
+mod layer;
+mod manifest;
 mod merge;
+mod mke2fs;
 mod node;
 mod pax;
 mod pipeline;
 mod progress;
 mod reference;
+mod resolve;
+mod rootfs;
+mod source;
 mod tar_reader;
 mod tree;
 mod xattr;
 
 pub use error::{Diagnosis, Error, ErrorKind};
+pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{Kernel, KernelError, KernelSource};
+pub use layer::LayerError;
+pub use manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
+pub use merge::{MergeError, MergeProblem};
+pub use mke2fs::Mke2fsError;
 pub use node::{NodeOutcome, NodeSpec};
 pub use pipeline::{NodeReport, Pipeline};
 pub use progress::{Event, Progress, Silent, Stage};
 pub use reference::{Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector};
+pub use resolve::Image;
+pub use rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
+pub use source::{ArchiveError, ArchiveProblem, RegistryError, RegistryProblem};
+pub use tar_reader::TarError;

@@ -65,6 +65,8 @@ pub struct TarReader<R> {
     /// Where the next header begins.
     next: u64,
     buffer: Vec<u8>,
+    /// How to skip bytes without reading them, where that is possible.
+    seek: Option<fn(&mut R, i64) -> io::Result<()>>,
     ended: bool,
 }
 
@@ -84,7 +86,20 @@ impl<R: Read> TarReader<R> {
             offset: 0,
             next: 0,
             buffer: vec![0; SKIP],
+            seek: None,
             ended: false,
+        }
+    }
+
+    /// Like [`TarReader::new`], but content is skipped by seeking. Where that
+    /// leads beyond the end, `input` must fail with [`io::ErrorKind::UnexpectedEof`].
+    pub fn seekable(input: R) -> TarReader<R>
+    where
+        R: io::Seek,
+    {
+        TarReader {
+            seek: Some(|input, forward| input.seek_relative(forward)),
+            ..TarReader::new(input)
         }
     }
 
@@ -375,6 +390,14 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip_to(&mut self, target: u64) -> Result<(), TarError> {
+        let offset = self.offset;
+        if let (Some(seek), Ok(forward)) = (self.seek, i64::try_from(target - offset)) {
+            seek(&mut self.input, forward).map_err(|source| match source.kind() {
+                io::ErrorKind::UnexpectedEof => TarError::CutShort { offset },
+                _ => TarError::Read { offset, source },
+            })?;
+            self.offset = target;
+        }
         while self.offset < target {
             let want = (target - self.offset).min(SKIP as u64) as usize;
             let mut buffer = std::mem::take(&mut self.buffer);

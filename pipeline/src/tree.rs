@@ -12,6 +12,13 @@ use crate::entry::{Attributes, Content, Device};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId(u32);
 
+impl InodeId {
+    /// The number, below [`Tree::capacity`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// The root directory.
 pub const ROOT: InodeId = InodeId(0);
 
@@ -81,11 +88,11 @@ impl Tree {
 
     /// An inode.
     pub fn inode(&self, id: InodeId) -> &Inode {
-        &self.inodes[id.0 as usize]
+        &self.inodes[id.index()]
     }
 
     pub(crate) fn inode_mut(&mut self, id: InodeId) -> &mut Inode {
-        &mut self.inodes[id.0 as usize]
+        &mut self.inodes[id.index()]
     }
 
     /// The names of a directory; nothing for any other inode.

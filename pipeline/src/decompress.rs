@@ -1,0 +1,104 @@
+//! From a layer as it is shipped to the tar in it.
+//!
+//! The bytes decide, not the media type: registries hold layers whose type
+//! says one thing and whose content is another, and every unpacker looks at
+//! the magic number. The media type only rules out what no magic number tells.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use flate2::bufread::MultiGzDecoder;
+
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    None,
+    /// One or more gzip members (RFC 1952, section 2.2).
+    Gzip,
+    /// One or more Zstandard frames, skippable ones among them (RFC 8878).
+    Zstd,
+}
+
+/// A compression that images do not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Foreign(pub(crate) &'static str);
+
+/// How many bytes [`detect`] wants to see.
+pub(crate) const MAGIC_LEN: usize = 6;
+
+/// Tells the compression from the first bytes.
+pub(crate) fn detect(first: &[u8]) -> Result<Compression, Foreign> {
+    match first {
+        [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Err(Foreign("bzip2")),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Foreign("xz")),
+        _ => Ok(Compression::None),
+    }
+}
+
+/// The uncompressed stream. Memory is bounded by the format's own window: 32
+/// KiB for gzip, 128 MiB at the very most for zstd (8 MiB in practice).
+pub(crate) fn reader<'a, R>(input: R, compression: Compression) -> io::Result<Box<dyn Read + 'a>>
+where
+    R: BufRead + 'a,
+{
+    Ok(match compression {
+        Compression::None => Box::new(input),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+    })
+}
+
+/// Looks at the first bytes of a stream without taking them from it.
+pub(crate) fn peek<R: Read>(input: R) -> io::Result<(Vec<u8>, BufReader<R>)> {
+    const BUFFER: usize = 256 << 10;
+    let mut input = BufReader::with_capacity(BUFFER, input);
+    // A file fills the buffer at once; nothing else is read through this.
+    let first = input.fill_buf()?;
+    let first = first.get(..MAGIC_LEN).unwrap_or(first).to_vec();
+    Ok((first, input))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn gzip(data: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn plain(shipped: &[u8]) -> io::Result<Vec<u8>> {
+        let (first, input) = peek(shipped)?;
+        let mut data = Vec::new();
+        reader(input, detect(&first).unwrap())?.read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    #[test]
+    fn every_member_of_a_gzip_stream_is_read() {
+        let shipped = [gzip(b"one"), gzip(b""), gzip(b"two")].concat();
+        assert_eq!(plain(&shipped).unwrap(), b"onetwo");
+        assert!(plain(&[gzip(b"one"), b"garbage".to_vec()].concat()).is_err());
+        assert!(plain(&gzip(b"some text that is cut")[..15]).is_err());
+    }
+
+    #[test]
+    fn every_frame_of_a_zstd_stream_is_read_and_skippable_ones_are_skipped() {
+        let frame = |data: &[u8]| zstd::encode_all(data, 1).unwrap();
+        let skippable = b"\x50\x2a\x4d\x18\x03\0\0\0abc".to_vec();
+        let shipped = [skippable.clone(), frame(b"one"), skippable, frame(b"two")].concat();
+        assert_eq!(plain(&shipped).unwrap(), b"onetwo");
+        assert!(plain(&frame(b"cut")[..8]).is_err());
+    }
+
+    #[test]
+    fn what_is_not_compressed_stays() {
+        assert_eq!(plain(b"usr/bin").unwrap(), b"usr/bin");
+        assert_eq!(plain(b"").unwrap(), b"");
+        assert_eq!(detect(b"BZh91AY"), Err(Foreign("bzip2")));
+        assert_eq!(detect(b"\xfd7zXZ\0\0"), Err(Foreign("xz")));
+    }
+}

@@ -1,0 +1,519 @@
+//! Writes a tree as an ext4 image, straight from the layers' tars, with
+//! `mkext4`: no root, no staging directory, the same bytes every time.
+//!
+//! - The image's UUID and the directories' hash seed come from a digest that
+//!   the caller gives; times of the file system itself are 1970.
+//! - `/lost+found` is the file system's own; an empty one of the image is
+//!   dropped, another one is an error.
+//! - A change time of its own is not in a layer: all three times are `mtime`,
+//!   cut to what an inode holds (1901 to 2446).
+//! - No blocks are reserved for root: the guest has the size that was asked for.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+use microagent_cas::Digest;
+use mkext4::{
+    FsBuilder, InodeCount, InodeHandle, Layout, Meta, Options, RegionSink, SparseSeg, SpecialKind,
+};
+
+use crate::entry::{Attributes, Content, Device, display_name};
+use crate::rootfs::RootfsError;
+use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
+use crate::xattr;
+
+/// The writer and its version, for the key of what it wrote.
+pub(crate) const WRITER: &str = "mkext4 0.0.3";
+
+pub(crate) const MIB: u64 = 1 << 20;
+const BLOCK: u64 = 4096;
+/// Sizes are multiples of this.
+const STEP: u64 = MIB;
+/// One spare inode for so many free bytes (the ratio of mke2fs).
+const BYTES_PER_INODE: u64 = 16384;
+/// What a file system holds at least beside its content: superblocks, journal.
+const LEAST: u64 = 8 * MIB;
+const GROUP_BYTES: u64 = 128 * MIB;
+/// The most inodes for each 128 MiB. A group may have 32768, but then the
+/// tables of sixteen groups, which lie together, do not fit one group.
+const INODES_PER_GROUP: u64 = 24576;
+/// The largest file: 2^32 blocks, less one.
+const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK;
+/// What the attributes of one inode may take: one block, less its header.
+const MAX_XATTRS: usize = 4096 - 36;
+/// The largest image: blocks are counted in 32 bits.
+const MAX_IMAGE: u64 = (u32::MAX as u64 - 1) * BLOCK / STEP * STEP;
+
+/// How large the image shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// As the content needs, and this many bytes free.
+    Headroom(u64),
+    /// Exactly so many bytes, a multiple of 1 MiB.
+    Exact(u64),
+}
+
+/// A file system that is laid out and only needs to be written.
+pub(crate) struct Planned<'a> {
+    layout: Layout,
+    contents: Vec<(InodeHandle, usize, &'a Content)>,
+}
+
+/// Lays the tree out. Nothing is written.
+pub(crate) fn plan<'a>(
+    tree: &'a Tree,
+    seed: &Digest,
+    size: Size,
+) -> Result<Planned<'a>, RootfsError> {
+    let need = Need::of(tree);
+    match size {
+        Size::Headroom(free) => {
+            let mut size = need.bytes.saturating_add(free).next_multiple_of(STEP);
+            loop {
+                if let Some(planned) = attempt(tree, seed, &need, size)? {
+                    return Ok(planned);
+                }
+                size += (size / 8).next_multiple_of(STEP);
+            }
+        }
+        Size::Exact(size) => match attempt(tree, seed, &need, size)? {
+            Some(planned) => Ok(planned),
+            None => Err(RootfsError::TooSmall {
+                asked_mib: size / MIB,
+                least_mib: least(tree, seed, &need, size)? / MIB,
+            }),
+        },
+    }
+}
+
+/// The least size above `too_small` at which the tree fits.
+fn least(tree: &Tree, seed: &Digest, need: &Need, too_small: u64) -> Result<u64, RootfsError> {
+    let (mut below, mut above) = (too_small, too_small.max(need.bytes).next_multiple_of(STEP));
+    while attempt(tree, seed, need, above)?.is_none() {
+        below = above;
+        above += (above / 8).next_multiple_of(STEP);
+    }
+    while above - below > STEP {
+        let middle = (below + (above - below) / 2).next_multiple_of(STEP);
+        match attempt(tree, seed, need, middle)? {
+            Some(_) => above = middle,
+            None => below = middle,
+        }
+    }
+    Ok(above)
+}
+
+impl Planned<'_> {
+    /// The image's length in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.layout.image_len()
+    }
+
+    /// Writes the image into an empty file. `tars` are the layers' tars.
+    /// `progress` is told each number of content bytes as they are written.
+    pub(crate) fn write(
+        &self,
+        tars: &[File],
+        image: &File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), WriteError> {
+        let mut sink = Sink {
+            image,
+            failed: None,
+        };
+        let result = self.write_to(tars, &mut sink, progress);
+        match (result, sink.failed) {
+            (_, Some(error)) => Err(WriteError::Image(error)),
+            (Err(error), None) => Err(error),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+
+    fn write_to(
+        &self,
+        tars: &[File],
+        sink: &mut Sink<'_>,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), WriteError> {
+        sink.image.set_len(self.size()).map_err(WriteError::Image)?;
+        let mut writer = self.layout.writer(sink).map_err(WriteError::Writer)?;
+        for (file, layer, content) in &self.contents {
+            let Some(tar) = tars.get(*layer) else {
+                return Err(WriteError::Layer(*layer));
+            };
+            let mut reader = ContentReader::new(tar, content);
+            writer
+                .fill(*file, &mut reader)
+                .map_err(|_| WriteError::Layer(*layer))?;
+            progress(content.segments.iter().map(|segment| segment.length).sum());
+        }
+        writer.finish().map_err(WriteError::Writer)?;
+        Ok(())
+    }
+}
+
+/// Why an image could not be written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The image file.
+    Image(io::Error),
+    /// A layer's tar is not what its index says.
+    Layer(usize),
+    /// The writer itself.
+    Writer(mkext4::Error),
+}
+
+/// What a tree takes at least.
+struct Need {
+    bytes: u64,
+    inodes: u64,
+}
+
+impl Need {
+    fn of(tree: &Tree) -> Need {
+        let mut blocks = 0u64;
+        let mut inodes = 0u64;
+        walk(tree, &mut |_, _, inode, first| {
+            if !first {
+                return;
+            }
+            inodes += 1;
+            blocks += match &inode.kind {
+                InodeKind::File { content, .. } => {
+                    let data = |segment: &crate::entry::Segment| segment.length.div_ceil(BLOCK);
+                    content.segments.iter().map(data).sum()
+                }
+                InodeKind::Directory(_) => 1,
+                _ => 0,
+            };
+        });
+        let bytes = (blocks.saturating_mul(BLOCK))
+            .saturating_add(inodes * 256)
+            .saturating_add(LEAST);
+        let groups = inodes.div_ceil(INODES_PER_GROUP);
+        Need {
+            bytes: bytes.max(groups.saturating_sub(1) * GROUP_BYTES),
+            inodes: inodes + 16,
+        }
+    }
+
+    /// How many inodes an image of `size` bytes gets; `None` if too few fit.
+    fn inodes_for(&self, size: u64) -> Option<u32> {
+        let spare = size.saturating_sub(self.bytes) / BYTES_PER_INODE;
+        let room = size.div_ceil(GROUP_BYTES) * INODES_PER_GROUP;
+        let inodes = (self.inodes + 64 + spare).min(room);
+        u32::try_from(inodes).ok().filter(|_| self.inodes <= room)
+    }
+}
+
+/// Lays the tree out in `size` bytes; `None` if it does not fit.
+fn attempt<'a>(
+    tree: &'a Tree,
+    seed: &Digest,
+    need: &Need,
+    size: u64,
+) -> Result<Option<Planned<'a>>, RootfsError> {
+    if size > MAX_IMAGE {
+        return Err(RootfsError::TooLarge {
+            most_mib: MAX_IMAGE / MIB,
+        });
+    }
+    // mkext4 wants room for a journal, and says so with an error of its own.
+    let Some(inodes) = need.inodes_for(size).filter(|_| size >= LEAST) else {
+        return Ok(None);
+    };
+    let layout_failed = |source| RootfsError::Layout { source };
+    let mut options = Options::new(size, uuid(seed), 0);
+    options.inodes = InodeCount::Exact(inodes);
+    options.reserved_percent = 0;
+    let builder = FsBuilder::new(options).map_err(layout_failed)?;
+    let declared = declare(tree, builder)?;
+    match declared.builder.seal() {
+        Ok(layout) => Ok(Some(Planned {
+            layout,
+            contents: declared.contents,
+        })),
+        // Names and attributes were checked as they were declared; what is
+        // left for `Invalid` at this point is space.
+        Err(mkext4::Error::Invalid(_)) => Ok(None),
+        Err(source) => Err(layout_failed(source)),
+    }
+}
+
+struct Declared<'a> {
+    builder: FsBuilder,
+    contents: Vec<(InodeHandle, usize, &'a Content)>,
+}
+
+/// Declares every name of the tree to the writer: directory by directory, in
+/// byte order, which decides the order of inodes and content.
+fn declare(tree: &Tree, mut builder: FsBuilder) -> Result<Declared<'_>, RootfsError> {
+    let root = tree.inode(ROOT);
+    let fail = |path: &[u8]| {
+        let path = display_name(path);
+        move |source| RootfsError::Inode { path, source }
+    };
+    (builder.set_meta(mkext4::ROOT, meta(&root.attributes))).map_err(fail(b"/"))?;
+    set_xattrs(&mut builder, mkext4::ROOT, root, b"/")?;
+    let mut handles: Vec<Option<InodeHandle>> = vec![None; tree.capacity()];
+    let mut contents = Vec::new();
+    let mut pending: Vec<(InodeId, InodeHandle, Vec<u8>)> = vec![(ROOT, mkext4::ROOT, Vec::new())];
+    while let Some((directory, handle, path)) = pending.pop() {
+        let begin = pending.len();
+        for (name, edge) in tree.names(directory) {
+            let path = [&path, &b"/"[..], name].concat();
+            let inode = tree.inode(edge.inode);
+            if path == b"/lost+found" {
+                if matches!(&inode.kind, InodeKind::Directory(names) if names.is_empty()) {
+                    continue;
+                }
+                return Err(RootfsError::LostFound);
+            }
+            let name = utf8(name, &path)?;
+            if let Some(other) = handles[edge.inode.index()] {
+                (builder.hardlink(handle, name, other)).map_err(fail(&path))?;
+                continue;
+            }
+            let meta = meta(&inode.attributes);
+            let made = match &inode.kind {
+                InodeKind::Directory(_) => builder.mkdir(handle, name, meta),
+                InodeKind::File { content, .. } => file(&mut builder, handle, name, meta, content),
+                InodeKind::Symlink { target } => {
+                    builder.symlink(handle, name, utf8(target, &path)?, meta)
+                }
+                InodeKind::CharDevice(Device { major, minor }) => {
+                    let (major, minor) = (*major, *minor);
+                    builder.mknod(handle, name, meta, SpecialKind::Char { major, minor })
+                }
+                InodeKind::BlockDevice(Device { major, minor }) => {
+                    let (major, minor) = (*major, *minor);
+                    builder.mknod(handle, name, meta, SpecialKind::Block { major, minor })
+                }
+                InodeKind::Fifo => builder.mknod(handle, name, meta, SpecialKind::Fifo),
+            };
+            let made = made.map_err(fail(&path))?;
+            set_xattrs(&mut builder, made, inode, &path)?;
+            match &inode.kind {
+                InodeKind::Directory(_) => pending.push((edge.inode, made, path)),
+                InodeKind::File { layer, content } => {
+                    if content.size > MAX_FILE {
+                        return Err(RootfsError::FileTooLarge {
+                            path: display_name(&path),
+                        });
+                    }
+                    if !content.segments.is_empty() {
+                        contents.push((made, *layer, content));
+                    }
+                    handles[edge.inode.index()] = Some(made);
+                }
+                _ => handles[edge.inode.index()] = Some(made),
+            }
+        }
+        // The first directory is to be taken next.
+        pending[begin..].reverse();
+    }
+    Ok(Declared { builder, contents })
+}
+
+/// Declares a file. One with holes is declared by whole blocks: a block that
+/// holds any data at all is data.
+fn file(
+    builder: &mut FsBuilder,
+    parent: InodeHandle,
+    name: &str,
+    meta: Meta,
+    content: &Content,
+) -> mkext4::Result<InodeHandle> {
+    let runs = block_runs(content);
+    if runs == [(0, content.size)] || content.size == 0 {
+        return builder.file(parent, name, meta, content.size);
+    }
+    let mut segments = Vec::new();
+    let mut at = 0;
+    for (begin, end) in runs {
+        if begin > at {
+            segments.push(SparseSeg::Hole(begin - at));
+        }
+        segments.push(SparseSeg::Data(end - begin));
+        at = end;
+    }
+    if content.size > at {
+        segments.push(SparseSeg::Hole(content.size - at));
+    }
+    builder.file_sparse(parent, name, meta, &segments)
+}
+
+/// The ranges of whole blocks that hold a file's data, apart and ascending;
+/// the last ends with the file if it ends in it.
+fn block_runs(content: &Content) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for segment in &content.segments {
+        let begin = segment.logical / BLOCK * BLOCK;
+        let end = (segment.logical + segment.length).next_multiple_of(BLOCK);
+        let end = end.min(content.size);
+        match runs.last_mut() {
+            Some((_, last)) if begin <= *last => *last = end.max(*last),
+            _ => runs.push((begin, end)),
+        }
+    }
+    runs
+}
+
+/// Reads the bytes of a file's [`block_runs`], one after another.
+struct ContentReader<'a> {
+    tar: &'a File,
+    content: &'a Content,
+    runs: std::vec::IntoIter<(u64, u64)>,
+    /// Where in the file, and where the current run ends.
+    at: u64,
+    end: u64,
+    /// The first segment that is not read yet.
+    segment: usize,
+}
+
+impl<'a> ContentReader<'a> {
+    fn new(tar: &'a File, content: &'a Content) -> ContentReader<'a> {
+        ContentReader {
+            tar,
+            content,
+            runs: block_runs(content).into_iter(),
+            at: 0,
+            end: 0,
+            segment: 0,
+        }
+    }
+}
+
+impl Read for ContentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.end {
+            let Some((begin, end)) = self.runs.next() else {
+                return Ok(0);
+            };
+            (self.at, self.end) = (begin, end);
+        }
+        let most = |length: u64| {
+            buffer
+                .len()
+                .min(usize::try_from(length).unwrap_or(usize::MAX))
+        };
+        let next = self.content.segments.get(self.segment);
+        let read = match next.filter(|segment| segment.logical <= self.at) {
+            Some(segment) => {
+                let into = self.at - segment.logical;
+                let want = most(segment.length - into);
+                let read = self
+                    .tar
+                    .read_at(&mut buffer[..want], segment.offset + into)?;
+                if into + read as u64 == segment.length {
+                    self.segment += 1;
+                }
+                read
+            }
+            None => {
+                let hole = next.map_or(self.end, |segment| segment.logical.min(self.end));
+                let want = most(hole - self.at);
+                buffer[..want].fill(0);
+                want
+            }
+        };
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+fn set_xattrs(
+    builder: &mut FsBuilder,
+    handle: InodeHandle,
+    inode: &Inode,
+    path: &[u8],
+) -> Result<(), RootfsError> {
+    let bad = || RootfsError::Attributes {
+        path: display_name(path),
+    };
+    let mut total = 0;
+    for xattr in &inode.attributes.xattrs {
+        let name = std::str::from_utf8(&xattr.name).map_err(|_| bad())?;
+        let value = xattr::stored_by_ext4(xattr).ok_or_else(bad)?;
+        total += 16 + name.len().next_multiple_of(4) + value.len().next_multiple_of(4);
+        if total > MAX_XATTRS {
+            return Err(bad());
+        }
+        builder.set_xattr(handle, name, &value).map_err(|_| bad())?;
+    }
+    Ok(())
+}
+
+fn meta(attributes: &Attributes) -> Meta {
+    // 34 bits of seconds from -2^31 (`ext4_decode_extra_time`).
+    const EARLIEST: i64 = -(1 << 31);
+    const LATEST: i64 = (1 << 34) - (1 << 31) - 1;
+    let seconds = attributes.mtime.seconds;
+    let mtime = match seconds.clamp(EARLIEST, LATEST) {
+        same if same == seconds => (seconds, attributes.mtime.nanos),
+        cut => (cut, 0),
+    };
+    Meta::new(attributes.mode, attributes.uid, attributes.gid, mtime)
+}
+
+/// A name as the writer takes it. ext4 itself would take any bytes.
+fn utf8<'a>(bytes: &'a [u8], path: &[u8]) -> Result<&'a str, RootfsError> {
+    std::str::from_utf8(bytes).map_err(|_| RootfsError::NotUtf8 {
+        path: display_name(path),
+    })
+}
+
+/// A version 8 UUID (RFC 9562: ours to define) from the seed.
+pub(crate) fn uuid(seed: &Digest) -> [u8; 16] {
+    let hex = seed.hex();
+    let mut uuid = [0; 16];
+    for (byte, digits) in uuid.iter_mut().zip(hex.as_bytes().chunks(2)) {
+        let digits = std::str::from_utf8(digits).unwrap_or_default();
+        *byte = u8::from_str_radix(digits, 16).unwrap_or_default();
+    }
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+/// Visits every name of the tree with its directory; `first` is true at the
+/// first name of an inode. The root comes first, under an empty name.
+pub(crate) fn walk(tree: &Tree, visit: &mut dyn FnMut(InodeId, &[u8], &Inode, bool)) {
+    let mut seen = vec![false; tree.capacity()];
+    visit(ROOT, b"", tree.inode(ROOT), true);
+    let mut pending = vec![ROOT];
+    while let Some(directory) = pending.pop() {
+        for (name, edge) in tree.names(directory) {
+            let inode = tree.inode(edge.inode);
+            let first = !std::mem::replace(&mut seen[edge.inode.index()], true);
+            visit(directory, name, inode, first);
+            if matches!(inode.kind, InodeKind::Directory(_)) {
+                pending.push(edge.inode);
+            }
+        }
+    }
+}
+
+/// The image file. Zeros are left out: the file is sparse and empty before.
+struct Sink<'a> {
+    image: &'a File,
+    failed: Option<io::Error>,
+}
+
+impl RegionSink for &mut Sink<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.image.write_all_at(bytes, offset).map_err(|error| {
+            let kind = error.kind();
+            self.failed = Some(error);
+            kind.into()
+        })
+    }
+
+    fn zeros(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,363 @@
+//! A tar file on disk, read in place: its members by name, each with where its
+//! bytes lie. Nothing is extracted. Also the error of every source on disk.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use microagent_cas::Digest;
+
+use crate::entry::{EntryKind, display_name};
+use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::manifest::MAX_DOCUMENT;
+use crate::tar_reader::{TarError, TarReader};
+
+/// The most members of an archive.
+const MAX_MEMBERS: usize = 1 << 16;
+/// How many links lead to a member at most.
+const MAX_LINKS: usize = 8;
+
+/// Why an archive or a layout on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}", .path.display())]
+pub struct ArchiveError {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: ArchiveProblem,
+}
+
+/// What is wrong with an archive or a layout.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the message of each says it
+pub enum ArchiveProblem {
+    #[error("it does not exist")]
+    Absent,
+    #[error("it cannot be opened")]
+    Open(#[source] io::Error),
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    #[error("it is not {0}")]
+    NotThat(&'static str),
+    #[error("it is compressed with {0}")]
+    Compressed(&'static str),
+    #[error("its tar is broken")]
+    Tar(#[source] TarError),
+    #[error("{0} is missing in it")]
+    Missing(String),
+    #[error("{name} in it is not valid: {reason}")]
+    Malformed { name: String, reason: String },
+    #[error("{name} in it is longer than {MAX_DOCUMENT} bytes")]
+    TooLong { name: String },
+    #[error("it has no image named {name:?}; it has {}", list(available))]
+    NoSuchImage {
+        name: String,
+        available: Vec<String>,
+    },
+    #[error("it has no image")]
+    Empty,
+    #[error("it has more than one image: {}", list(available))]
+    Ambiguous { available: Vec<String> },
+}
+
+fn list(names: &[String]) -> String {
+    const MOST: usize = 8;
+    let mut text = names
+        .iter()
+        .take(MOST)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.is_empty() {
+        text.push_str("none with a name");
+    } else if names.len() > MOST {
+        text.push_str(", …");
+    }
+    text
+}
+
+impl Diagnosis for ArchiveError {
+    fn kind(&self) -> ErrorKind {
+        match &self.problem {
+            ArchiveProblem::Absent | ArchiveProblem::Empty | ArchiveProblem::NoSuchImage { .. } => {
+                ErrorKind::NotFound
+            }
+            ArchiveProblem::Ambiguous { .. } => ErrorKind::Usage,
+            ArchiveProblem::Open(error) | ArchiveProblem::Read(error) => match error.kind() {
+                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+                _ => ErrorKind::Host,
+            },
+            ArchiveProblem::NotThat(_) | ArchiveProblem::Compressed(_) => ErrorKind::Unsupported,
+            _ => ErrorKind::Corrupt,
+        }
+    }
+
+    fn remediation(&self) -> Option<String> {
+        Some(match &self.problem {
+            ArchiveProblem::Absent => "check the path".into(),
+            ArchiveProblem::Ambiguous { .. } | ArchiveProblem::NoSuchImage { .. } => {
+                "name one of them after the path and a colon".into()
+            }
+            ArchiveProblem::Compressed(with) => format!("decompress it first, with {with} -d"),
+            ArchiveProblem::NotThat(_) => {
+                "skopeo copy makes each of the forms: oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE"
+                    .into()
+            }
+            ArchiveProblem::Open(_) | ArchiveProblem::Read(_) => return None,
+            _ => "the archive is damaged: save it anew".into(),
+        })
+    }
+}
+
+impl ArchiveProblem {
+    /// The problem with the file it is about.
+    pub(crate) fn at(self, path: &Path) -> Error {
+        let path = path.to_owned();
+        ArchiveError {
+            path,
+            problem: self,
+        }
+        .into()
+    }
+}
+
+/// The file at `path`, opened.
+pub(crate) fn open_file(path: &Path) -> Result<File, Error> {
+    File::open(path).map_err(|error| {
+        let problem = match error.kind() {
+            io::ErrorKind::NotFound => ArchiveProblem::Absent,
+            _ => ArchiveProblem::Open(error),
+        };
+        problem.at(path)
+    })
+}
+
+/// A small file, read whole.
+pub(crate) fn read_small(file: impl Read, path: &Path, name: &str) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    (file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes))
+        .map_err(|error| ArchiveProblem::Read(error).at(path))?;
+    match bytes.len() as u64 > MAX_DOCUMENT {
+        true => Err(ArchiveProblem::TooLong { name: name.into() }.at(path)),
+        false => Ok(bytes),
+    }
+}
+
+/// A tar file and what is in it.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    path: PathBuf,
+    file: File,
+    members: HashMap<String, Member>,
+}
+
+#[derive(Debug, Clone)]
+enum Member {
+    File(Extent),
+    /// `docker save` has used links between layers that are the same.
+    Link(String),
+}
+
+/// Where a member's bytes lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+impl Archive {
+    /// Opens `path` and reads the headers of its members.
+    pub(crate) fn open(path: &Path) -> Result<Archive, Error> {
+        let file = open_file(path)?;
+        let problem = |problem: ArchiveProblem| problem.at(path);
+        let metadata = file
+            .metadata()
+            .map_err(|e| problem(ArchiveProblem::Open(e)))?;
+        if !metadata.is_file() {
+            return Err(problem(ArchiveProblem::NotThat("a file")));
+        }
+        let mut magic = [0; 6];
+        let read = file
+            .read_at(&mut magic, 0)
+            .map_err(|e| problem(ArchiveProblem::Read(e)))?;
+        match crate::decompress::detect(&magic[..read]) {
+            Ok(crate::decompress::Compression::None) => {}
+            Ok(crate::decompress::Compression::Gzip) => {
+                return Err(problem(ArchiveProblem::Compressed("gzip")));
+            }
+            Ok(crate::decompress::Compression::Zstd) => {
+                return Err(problem(ArchiveProblem::Compressed("zstd")));
+            }
+            Err(foreign) => return Err(problem(ArchiveProblem::Compressed(foreign.0))),
+        }
+        let members = members(&file, metadata.len()).map_err(problem)?;
+        Ok(Archive {
+            path: path.to_owned(),
+            file,
+            members,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the file `name` lies, links followed.
+    pub(crate) fn find(&self, name: &str) -> Option<Extent> {
+        let mut name = name.to_owned();
+        for _ in 0..MAX_LINKS {
+            match self.members.get(&name)? {
+                Member::File(extent) => return Some(*extent),
+                Member::Link(target) => name = target.clone(),
+            }
+        }
+        None
+    }
+
+    /// Where the file `name` lies, or the error that it is missing.
+    pub(crate) fn want(&self, name: &str) -> Result<Extent, Error> {
+        self.find(name)
+            .ok_or_else(|| ArchiveProblem::Missing(name.to_owned()).at(&self.path))
+    }
+
+    /// A small member, whole.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        let extent = self.want(name)?;
+        let bytes = read_small(self.stream(extent, 0), &self.path, name)?;
+        match bytes.len() as u64 == extent.size {
+            true => Ok(bytes),
+            false => Err(ArchiveProblem::Tar(TarError::CutShort {
+                offset: extent.offset + bytes.len() as u64,
+            })
+            .at(&self.path)),
+        }
+    }
+
+    /// A member's bytes from `from` on.
+    pub(crate) fn stream(&self, extent: Extent, from: u64) -> ExtentReader<'_> {
+        let from = from.min(extent.size);
+        ExtentReader {
+            file: &self.file,
+            offset: extent.offset.saturating_add(from),
+            left: extent.size - from,
+        }
+    }
+}
+
+/// Reads a range of a file without moving its position.
+#[derive(Debug)]
+pub(crate) struct ExtentReader<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for ExtentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let want = buffer
+            .len()
+            .min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buffer[..want], self.offset)?;
+        self.offset += read as u64;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}
+
+fn members(file: &File, length: u64) -> Result<HashMap<String, Member>, ArchiveProblem> {
+    let mut members = HashMap::new();
+    let mut tar = TarReader::seekable(Seekable {
+        file: BufReader::new(file),
+        length,
+    });
+    while let Some(entry) = tar.next_entry().map_err(|error| match error {
+        TarError::NoHeader { offset: 0 } => ArchiveProblem::NotThat("a tar file"),
+        error => ArchiveProblem::Tar(error),
+    })? {
+        let name = member_name(&entry.path);
+        let member = match entry.kind {
+            EntryKind::File(content) => match content.segments.as_slice() {
+                [] => Member::File(Extent { offset: 0, size: 0 }),
+                [segment] if segment.length == content.size => Member::File(Extent {
+                    offset: segment.offset,
+                    size: content.size,
+                }),
+                _ => continue,
+            },
+            EntryKind::Hardlink { target } => Member::Link(member_name(&target)),
+            EntryKind::Symlink { target } => {
+                let directory = name.rsplit_once('/').map_or("", |(directory, _)| directory);
+                Member::Link(relative(directory, &display_name(&target)))
+            }
+            _ => continue,
+        };
+        if members.len() >= MAX_MEMBERS {
+            return Err(ArchiveProblem::NotThat(
+                "an image archive: it has too many members",
+            ));
+        }
+        members.insert(name, member);
+    }
+    Ok(members)
+}
+
+fn member_name(path: &[u8]) -> String {
+    relative("", &String::from_utf8_lossy(path))
+}
+
+/// `name` as seen from `directory`, without `.` and `..`.
+fn relative(directory: &str, name: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in directory.split('/').chain(name.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The name of a blob in a layout.
+pub(crate) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// A file whose skipped parts are not read. Seeking beyond its end is an
+/// error: what should have been there is missing.
+struct Seekable<'a> {
+    file: BufReader<&'a File>,
+    length: u64,
+}
+
+impl Read for Seekable<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+impl Seek for Seekable<'_> {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        if let SeekFrom::Current(forward) = position {
+            let at = self.file.stream_position()?;
+            if at
+                .checked_add_signed(forward)
+                .is_none_or(|to| to > self.length)
+            {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.file.seek_relative(forward)?;
+            return Ok(at.saturating_add_signed(forward));
+        }
+        self.file.seek(position)
+    }
+}
+
+#[cfg(test)]
+mod tests;

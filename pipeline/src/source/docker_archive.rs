@@ -1,0 +1,185 @@
+//! `docker-archive:FILE`: what `docker save` writes.
+//!
+//! `manifest.json` lists images as a configuration and layer files; there is no
+//! OCI manifest, so one is made from them, the same for the same archive. A
+//! layer file is a plain tar and its digest is the configuration's diff id; a
+//! compressed one (some tools write them) is hashed to learn its digest.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+use microagent_cas::{Digest, Hasher, Store};
+use serde::Deserialize;
+
+use super::archive::{Archive, ArchiveProblem, Extent};
+use super::{LayerStream, RawDocument, Source};
+use crate::decompress::{self, Compression, MAGIC_LEN};
+use crate::error::Error;
+use crate::manifest::{LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
+
+#[derive(Debug)]
+pub(super) struct DockerArchive {
+    archive: Archive,
+    config: Vec<u8>,
+    manifest: Vec<u8>,
+    layers: HashMap<Digest, Extent>,
+}
+
+/// An entry of `manifest.json`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    rootfs: DiffIds,
+}
+
+#[derive(Deserialize)]
+struct DiffIds {
+    diff_ids: Option<Vec<String>>,
+}
+
+impl DockerArchive {
+    pub(super) fn open(path: &Path, name: Option<&str>) -> Result<DockerArchive, Error> {
+        let archive = Archive::open(path)?;
+        if archive.find("manifest.json").is_none() {
+            return Err(ArchiveProblem::NotThat("a docker-save archive").at(path));
+        }
+        let bytes = archive.read("manifest.json")?;
+        let saved: Vec<Saved> = parse("manifest.json", &bytes).map_err(|p| p.at(path))?;
+        let saved = choose(saved, name).map_err(|problem| problem.at(path))?;
+        let config = archive.read(&saved.config)?;
+        let document: Config = parse(&saved.config, &config).map_err(|p| p.at(path))?;
+        let diff_ids = document.rootfs.diff_ids.unwrap_or_default();
+        let files = saved.layers.unwrap_or_default();
+        if diff_ids.len() != files.len() {
+            return Err(ArchiveProblem::Malformed {
+                name: saved.config,
+                reason: format!("{} layers, but {} files", diff_ids.len(), files.len()),
+            }
+            .at(path));
+        }
+        let mut layers = HashMap::new();
+        let mut descriptors = Vec::new();
+        for (file, diff_id) in files.iter().zip(&diff_ids) {
+            let extent = archive.want(file)?;
+            let (digest, media_type) = identify(&archive, extent, diff_id, &saved.config)?;
+            descriptors.push(serde_json::json!({
+                "mediaType": media_type, "digest": digest, "size": extent.size,
+            }));
+            layers.insert(digest, extent);
+        }
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": {
+                "mediaType": OCI_CONFIG, "digest": Digest::of(&config), "size": config.len(),
+            },
+            "layers": descriptors,
+        });
+        Ok(DockerArchive {
+            archive,
+            config,
+            manifest: manifest.to_string().into_bytes(),
+            layers,
+        })
+    }
+}
+
+impl Source for DockerArchive {
+    fn root(&self, _: &Store) -> Result<RawDocument, Error> {
+        Ok(RawDocument {
+            bytes: self.manifest.clone(),
+            media_type: Some(OCI_MANIFEST.into()),
+        })
+    }
+
+    fn manifest(&self, _: &Digest) -> Result<Vec<u8>, Error> {
+        Ok(self.manifest.clone())
+    }
+
+    fn config(&self, _: &Digest) -> Result<Vec<u8>, Error> {
+        Ok(self.config.clone())
+    }
+
+    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
+        let extent = self.layers.get(&layer.digest).copied().ok_or_else(|| {
+            ArchiveProblem::Missing(format!("layer {}", layer.digest)).at(self.archive.path())
+        })?;
+        Ok((from, Box::new(self.archive.stream(extent, from))))
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, ArchiveProblem> {
+    serde_json::from_slice(bytes).map_err(|error| ArchiveProblem::Malformed {
+        name: name.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// The image that is meant: the one with that tag, or the only one.
+fn choose(saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, ArchiveProblem> {
+    let available: Vec<String> = saved
+        .iter()
+        .flat_map(|image| image.repo_tags.clone().unwrap_or_default())
+        .collect();
+    let wanted = |image: &Saved| {
+        let mut tags = image.repo_tags.iter().flatten();
+        name.is_none_or(|name| tags.any(|tag| is_same(tag, name)))
+    };
+    let mut matching = saved.into_iter().filter(wanted);
+    match (matching.next(), matching.next(), name) {
+        (Some(image), None, _) | (Some(image), Some(_), Some(_)) => Ok(image),
+        (Some(_), Some(_), None) => Err(ArchiveProblem::Ambiguous { available }),
+        (None, _, Some(name)) => Err(ArchiveProblem::NoSuchImage {
+            name: name.to_owned(),
+            available,
+        }),
+        (None, _, None) => Err(ArchiveProblem::Empty),
+    }
+}
+
+/// `docker save` writes short names, skopeo full ones.
+fn is_same(tag: &str, name: &str) -> bool {
+    let full = |text: &str| text.parse::<crate::Reference>().ok();
+    tag == name || full(tag).is_some_and(|tag| Some(tag) == full(name))
+}
+
+/// The digest and media type of a layer file.
+fn identify(
+    archive: &Archive,
+    extent: Extent,
+    diff_id: &str,
+    config: &str,
+) -> Result<(Digest, &'static str), Error> {
+    let read_failed = |error| ArchiveProblem::Read(error).at(archive.path());
+    let mut magic = Vec::new();
+    (archive.stream(extent, 0).take(MAGIC_LEN as u64))
+        .read_to_end(&mut magic)
+        .map_err(read_failed)?;
+    if decompress::detect(&magic) == Ok(Compression::None) {
+        let digest = diff_id.parse().map_err(|_| {
+            ArchiveProblem::Malformed {
+                name: config.to_owned(),
+                reason: format!("{diff_id:?} is not a sha256 digest"),
+            }
+            .at(archive.path())
+        })?;
+        return Ok((digest, OCI_LAYER));
+    }
+    let mut hasher = Hasher::new();
+    let mut stream = archive.stream(extent, 0);
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match stream.read(&mut buffer).map_err(read_failed)? {
+            0 => return Ok((hasher.finish(), OCI_LAYER_GZIP)),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Where images come from. A source answers for one reference; what it hands
+//! out by digest is checked by whoever asked.
+
+mod archive;
+mod docker_archive;
+mod layout;
+mod oci_archive;
+mod registry;
+
+use std::fmt;
+use std::io::Read;
+use std::sync::Arc;
+
+use microagent_cas::{Digest, Store};
+
+use crate::error::Error;
+use crate::manifest::LayerDescriptor;
+use crate::reference::Reference;
+
+pub use archive::{ArchiveError, ArchiveProblem};
+pub use registry::{RegistryError, RegistryProblem};
+
+/// An index or manifest as it came.
+#[derive(Debug)]
+pub(crate) struct RawDocument {
+    pub(crate) bytes: Vec<u8>,
+    /// The type it came with, where it came with one.
+    pub(crate) media_type: Option<String>,
+}
+
+/// A stream of a layer's bytes from some offset on.
+pub(crate) type LayerStream<'a> = Box<dyn Read + Send + 'a>;
+
+/// Where the image of one reference lies.
+pub(crate) trait Source: Send + Sync + fmt::Debug {
+    /// The index or manifest that the reference names. `store` may answer for
+    /// a reference that is pinned.
+    fn root(&self, store: &Store) -> Result<RawDocument, Error>;
+
+    /// A manifest or index by digest; at most [`crate::manifest::MAX_DOCUMENT`] bytes.
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
+
+    /// A configuration by digest; at most [`crate::manifest::MAX_DOCUMENT`] bytes.
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
+
+    /// A layer's bytes from `from` on, or from 0 if the source cannot begin in
+    /// the middle, and which of the two.
+    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error>;
+
+    /// Whether a stream that broke off may go on when asked for again.
+    fn may_recover(&self) -> bool {
+        false
+    }
+
+    /// Waits before the attempt after `failures` failed ones.
+    fn pause(&self, _failures: u32) {}
+}
+
+/// The source of a reference.
+pub(crate) fn open(reference: &Reference) -> Result<Arc<dyn Source>, Error> {
+    Ok(match reference {
+        Reference::Registry(reference) => Arc::new(registry::Registry::new(reference)?),
+        Reference::OciLayout { path, select } => Arc::new(layout::Layout::open(path, select)?),
+        Reference::OciArchive { path, select } => {
+            Arc::new(oci_archive::OciArchive::open(path, select)?)
+        }
+        Reference::DockerArchive { path, name } => {
+            Arc::new(docker_archive::DockerArchive::open(path, name.as_deref())?)
+        }
+    })
+}

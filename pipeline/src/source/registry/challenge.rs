@@ -1,0 +1,117 @@
+//! `WWW-Authenticate`: what a registry wants to see (RFC 9110, section 11.6.1,
+//! and `distribution`'s token authentication).
+
+/// What a registry asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A token of this server.
+    Bearer {
+        realm: String,
+        service: Option<String>,
+        scope: Option<String>,
+    },
+    /// User and password.
+    Basic,
+}
+
+/// The strongest challenge of a header's value that is understood.
+pub(super) fn parse(header: &str) -> Option<Challenge> {
+    let mut basic = None;
+    for (scheme, parameters) in challenges(header) {
+        let get = |name: &str| {
+            let found = parameters
+                .iter()
+                .find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.clone())
+        };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            if let Some(realm) = get("realm") {
+                return Some(Challenge::Bearer {
+                    realm,
+                    service: get("service"),
+                    scope: get("scope"),
+                });
+            }
+        } else if scheme.eq_ignore_ascii_case("basic") {
+            basic = Some(Challenge::Basic);
+        }
+    }
+    basic
+}
+
+type Parameters = Vec<(String, String)>;
+
+/// Splits `Scheme a=b, c="d, e", Other f=g`.
+fn challenges(header: &str) -> Vec<(String, Parameters)> {
+    let mut out: Vec<(String, Parameters)> = Vec::new();
+    let mut rest = header.trim_start_matches([' ', ',']);
+    while !rest.is_empty() {
+        let end = rest.find([' ', '=', ',']).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = match after.strip_prefix('=') {
+            Some(value) => {
+                let (value, after) = value_of(value);
+                if let Some((_, parameters)) = out.last_mut() {
+                    parameters.push((word.to_owned(), value));
+                }
+                after
+            }
+            None => {
+                out.push((word.to_owned(), Vec::new()));
+                after
+            }
+        };
+        rest = rest.trim_start_matches([' ', ',']);
+        // A stray `=` would never be taken.
+        rest = rest.trim_start_matches('=');
+    }
+    out
+}
+
+/// A token or a quoted string, and what follows it.
+fn value_of(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([',', ' ']).unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
+    };
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            other => value.push(other),
+        }
+    }
+    (value, "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_bearer_challenge_is_preferred_and_read_whole() {
+        let header = r#"Basic realm="x", Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push""#;
+        assert_eq!(
+            parse(header),
+            Some(Challenge::Bearer {
+                realm: "https://auth.example/token".into(),
+                service: Some("reg".into()),
+                scope: Some("repository:a/b:pull,push".into()),
+            })
+        );
+        assert_eq!(parse("basic realm=\"a \\\"b\\\"\""), Some(Challenge::Basic));
+        assert_eq!(parse("Bearer service=x"), None);
+        assert_eq!(parse("Negotiate"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_a_panic(header in "[ -~]{0,60}") {
+            let _ = parse(&header);
+        }
+    }
+}
