@@ -50,8 +50,9 @@ impl Apt {
         Apt { private: None }
     }
 
-    /// apt with the host's sources and keys, but with package lists of its own, fetched now.
-    pub(crate) fn private(store: &Store) -> Result<Apt, Error> {
+    /// apt with the host's sources and keys, but with package lists of its own, fetched now; and
+    /// the kernel packages in them.
+    pub(crate) fn private(store: &Store) -> Result<(Apt, Vec<Candidate>), Error> {
         let dir = store.scratch_dir()?;
         for name in ["state/lists/partial", "cache/archives/partial"] {
             let path = dir.path().join(name);
@@ -59,8 +60,13 @@ impl Apt {
                 .map_err(|error| microagent_cas::StoreError::io("create", &path, error))?;
         }
         let apt = Apt { private: Some(dir) };
-        apt.tool("apt-get", &["update"]).output()?;
-        Ok(apt)
+        // One broken source, or a hook of the host's that needs root, fails the whole update after
+        // the lists have come. What counts is whether the kernel is in them.
+        let updated = apt.tool("apt-get", &["update"]).output();
+        match (updated, apt.kernel_packages()) {
+            (_, Ok(packages)) => Ok((apt, packages)),
+            (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(error.into()),
+        }
     }
 
     fn tool(&self, program: &'static str, what: &[&str]) -> Tool {
@@ -69,8 +75,10 @@ impl Apt {
             let dir = dir.path().display();
             options.extend([
                 format!("-oDir::State={dir}/state"),
+                format!("-oDir::State::lists={dir}/state/lists"),
                 "-oDir::State::status=/var/lib/dpkg/status".to_owned(),
                 format!("-oDir::Cache={dir}/cache"),
+                format!("-oDir::Cache::archives={dir}/cache/archives"),
             ]);
         }
         Tool::new(program, what).args(options)
@@ -78,61 +86,66 @@ impl Apt {
 
     /// The packages that make up the newest kernel for virtual machines.
     pub(crate) fn kernel_packages(&self) -> Result<Vec<Candidate>, KernelError> {
+        let metas = self.show(META_PACKAGES)?;
         let meta = META_PACKAGES
             .iter()
-            .find_map(|name| self.show(name).transpose());
-        let meta = meta.unwrap_or_else(|| {
-            Err(KernelError::NoKernelPackage {
-                tried: META_PACKAGES.join(", "),
-            })
+            .find_map(|name| metas.iter().find(|p| p.name == *name));
+        let meta = meta.ok_or_else(|| KernelError::NoKernelPackage {
+            tried: META_PACKAGES.join(", "),
         })?;
+        let bad = |why| KernelError::BadPackage {
+            name: meta.name.clone(),
+            why,
+        };
+        let mut found: Vec<Candidate> = Vec::new();
         let mut wanted = parts(&meta.depends);
-        let mut seen = BTreeSet::new();
-        let mut found = Vec::new();
-        while let Some(name) = wanted.pop() {
-            if !seen.insert(name.clone()) || seen.len() > MAX_PACKAGES {
-                continue;
+        while !wanted.is_empty() {
+            if found.len() + wanted.len() > MAX_PACKAGES {
+                return Err(bad("it depends on too many kernels".to_owned()));
             }
-            let package = self.show(&name)?.ok_or_else(|| KernelError::BadPackage {
-                name: meta.name.clone(),
-                why: format!("it depends on {name}, which is not offered"),
-            })?;
-            wanted.extend(parts(&package.depends));
-            found.push(package);
+            let shown = self.show(&wanted)?;
+            if let Some(missing) = wanted
+                .iter()
+                .find(|name| shown.iter().all(|p| p.name != **name))
+            {
+                return Err(bad(format!(
+                    "it depends on {missing}, which is not offered"
+                )));
+            }
+            found.extend(shown);
+            wanted = found
+                .iter()
+                .flat_map(|package| parts(&package.depends))
+                .collect();
+            wanted.sort();
+            wanted.dedup();
+            wanted.retain(|name| found.iter().all(|package| package.name != *name));
         }
         if found.is_empty() {
-            let why = "it depends on no kernel".to_owned();
-            return Err(KernelError::BadPackage {
-                name: meta.name,
-                why,
-            });
+            return Err(bad("it depends on no kernel".to_owned()));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
-    /// What apt would install for a name; `None` when it knows none.
-    fn show(&self, name: &str) -> Result<Option<Candidate>, KernelError> {
-        // Not `show` alone: for a name it does not know it fails as for anything else.
-        let known = self.tool("apt-cache", &["policy", name]).output()?;
-        let known = String::from_utf8_lossy(&known);
-        let Some(version) = known
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("Candidate: "))
-        else {
-            return Ok(None);
-        };
-        if version == "(none)" {
-            return Ok(None);
+    /// What apt would install for each of some names; nothing for those it does not know. One call
+    /// for all: apt takes its time to read its lists.
+    fn show<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<Candidate>, KernelError> {
+        let names = names.iter().map(AsRef::as_ref);
+        let tool = self
+            .tool("apt-cache", &["show"])
+            .args(["--no-all-versions"])
+            .args(names);
+        match tool.output() {
+            Ok(shown) => {
+                let shown = String::from_utf8_lossy(&shown);
+                Ok(shown.split("\n\n").filter_map(parse).collect())
+            }
+            Err(KernelError::Program { detail, .. }) if detail == "No packages found" => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error),
         }
-        let exact = format!("{name}={version}");
-        let shown = self.tool("apt-cache", &["show", &exact]).output()?;
-        parse(&String::from_utf8_lossy(&shown))
-            .map(Some)
-            .ok_or_else(|| KernelError::BadPackage {
-                name: exact,
-                why: "apt describes it without name, version, size or SHA256".to_owned(),
-            })
     }
 
     /// Downloads a package into `dir`; apt checks it against the signed list.
@@ -195,24 +208,22 @@ fn parts(depends: &str) -> Vec<String> {
         .collect()
 }
 
-/// The first paragraph of what `apt-cache show` prints.
-fn parse(shown: &str) -> Option<Candidate> {
+/// One paragraph of what `apt-cache show` prints.
+fn parse(paragraph: &str) -> Option<Candidate> {
     let field = |name: &str| {
-        let paragraph = shown.lines().take_while(|line| !line.trim().is_empty());
-        paragraph
-            .filter_map(|line| line.split_once(": "))
-            .find_map(|(key, value)| (key == name).then(|| value.trim().to_owned()))
+        let mut fields = paragraph.lines().filter_map(|line| line.split_once(": "));
+        fields.find_map(|(key, value)| (key == name).then(|| value.trim().to_owned()))
     };
+    let depends: Vec<_> = [field("Pre-Depends"), field("Depends")]
+        .into_iter()
+        .flatten()
+        .collect();
     Some(Candidate {
         name: field("Package")?,
         version: field("Version")?,
         digest: Digest::from_hex(&field("SHA256")?).ok()?,
         size: field("Size")?.parse().ok()?,
-        depends: [field("Pre-Depends"), field("Depends")]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join(","),
+        depends: depends.join(","),
     })
 }
 
@@ -236,11 +247,11 @@ mod tests {
     }
 
     #[test]
-    fn a_description_is_read_from_its_first_paragraph() {
+    fn a_description_needs_name_version_size_and_digest() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let shown = format!(
             "Package: a\nVersion: 1:2-3\nDepends: b (= 1), c\nSize: 7\nDescription: x\n y: z\n\
-             SHA256: {hex}\n\nPackage: other\nVersion: 9\n"
+             SHA256: {hex}\n"
         );
         let candidate = parse(&shown).unwrap();
         assert_eq!(candidate.name, "a");
@@ -250,6 +261,12 @@ mod tests {
             (candidate.size, candidate.depends.as_str()),
             (7, "b (= 1), c")
         );
-        assert_eq!(parse("Package: a\n\nVersion: 1\n"), None);
+        for field in ["Package", "Version", "Size", "SHA256"] {
+            assert_eq!(
+                parse(&shown.replace(&format!("{field}: "), "Other: ")),
+                None,
+                "{field}"
+            );
+        }
     }
 }

@@ -126,13 +126,18 @@ fn release(word: &[u8]) -> Option<String> {
 
 fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
     let damaged = |error: elf::ParseError| format!("its ELF header is damaged: {error}");
-    let ident =
-        parse_ident::<LittleEndian>(head.get(..abi::EI_NIDENT).unwrap_or(head)).map_err(damaged)?;
+    // The parser indexes into what it takes for a whole header.
+    let header = head
+        .get(..64)
+        .and_then(|header| header.split_at_checked(abi::EI_NIDENT));
+    let Some((ident, rest)) = header else {
+        return Err("its ELF header is cut short".to_owned());
+    };
+    let ident = parse_ident::<LittleEndian>(ident).map_err(damaged)?;
     if ident.1 != Class::ELF64 {
         return Err("it is a 32-bit ELF file".to_owned());
     }
-    let header = FileHeader::parse_tail(ident, head.get(abi::EI_NIDENT..64).unwrap_or(&[]))
-        .map_err(damaged)?;
+    let header = FileHeader::parse_tail(ident, rest).map_err(damaged)?;
     if header.e_machine != abi::EM_X86_64 {
         return Err(match header.e_machine {
             abi::EM_AARCH64 => "it is an ELF file for arm64".to_owned(),
@@ -305,6 +310,10 @@ mod tests {
             "its boot header is cut short"
         );
         assert_eq!(identify(b"").unwrap_err(), "it is empty");
+        assert_eq!(
+            identify(b"\x7fELF\x02\x01").unwrap_err(),
+            "its ELF header is cut short"
+        );
         assert_eq!(identify(b"#!/bin/sh\n").unwrap_err(), "it is a script");
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert_eq!(

@@ -173,8 +173,7 @@ impl Pipeline {
                 self.tell(Event::Notice(
                     "fetching the distribution's package lists".to_owned(),
                 ));
-                let private = Apt::private(self.store())?;
-                let packages = private.kernel_packages()?;
+                let (private, packages) = Apt::private(self.store())?;
                 self.kernel_from_apt(&private, packages)
             }
             other => other,
