@@ -16,8 +16,10 @@ tests/host/install.sh build
 
 target=x86_64-unknown-linux-gnu
 cargo build --profile "$profile" --locked -p microagent --bin microagent
-RUSTFLAGS="-C target-feature=+crt-static" \
+# As the alias static-build of .cargo/config.toml, which $RUSTFLAGS would override.
+env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
     cargo build --profile "$profile" --locked --target $target \
+    --config "target.$target.rustflags=['-Ctarget-feature=+crt-static']" \
     -p microagent-guest -p microagent-vmm --bin microagent-guest --bin microagent-supervisor
 
 built=${CARGO_TARGET_DIR:-target}
