@@ -137,6 +137,8 @@ impl Hasher {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// FIPS 180-2, appendix B.1.
@@ -176,6 +178,19 @@ mod tests {
             &multibyte,
         ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_written_back_the_same(
+            text in prop_oneof!["sha256:[0-9a-f]{62,66}", "sha256:[0-9a-fA-Fg]{64}", ".*"],
+        ) {
+            let valid = text.len() == 71
+                && text.starts_with("sha256:")
+                && text[7..].bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            let parsed = text.parse::<Digest>().map(|digest| digest.to_string());
+            prop_assert_eq!(parsed.ok(), valid.then_some(text));
         }
     }
 }

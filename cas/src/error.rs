@@ -6,8 +6,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::io::Errno;
-
 use crate::Digest;
 
 /// Why the store could not do what it was asked.
@@ -93,16 +91,19 @@ impl StoreError {
             Ok(inner) => return inner,
             Err(source) => source,
         };
-        let errno = Errno::from_io_error(&source);
+        // By kind, not by errno: an error that was wrapped on its way has only the former.
+        let kind = source.kind();
         let failed = FailedIo {
             action,
             path: path.to_owned(),
             source,
         };
-        match errno {
-            Some(Errno::NOSPC | Errno::DQUOT) => StoreError::NoSpace(failed),
-            Some(Errno::ROFS) => StoreError::ReadOnly(failed),
-            Some(Errno::ACCESS | Errno::PERM) => StoreError::Permission(failed),
+        match kind {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                StoreError::NoSpace(failed)
+            }
+            io::ErrorKind::ReadOnlyFilesystem => StoreError::ReadOnly(failed),
+            io::ErrorKind::PermissionDenied => StoreError::Permission(failed),
             _ => StoreError::Io(failed),
         }
     }
@@ -167,6 +168,8 @@ impl StoreError {
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]
@@ -185,6 +188,7 @@ mod tests {
         assert!(matches!(sort(Errno::DQUOT), StoreError::NoSpace(_)));
         assert!(matches!(sort(Errno::ROFS), StoreError::ReadOnly(_)));
         assert!(matches!(sort(Errno::ACCESS), StoreError::Permission(_)));
+        assert!(matches!(sort(Errno::PERM), StoreError::Permission(_)));
         assert!(matches!(sort(Errno::NOENT), StoreError::Io(_)));
     }
 }

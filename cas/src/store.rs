@@ -78,17 +78,9 @@ impl Store {
     /// `store.json` is written last: a store that has it has everything.
     fn create(&self, format_path: &Path) -> Result<Format, StoreError> {
         let root = self.root();
-        for dir in [
-            "",
-            "blobs",
-            "blobs/sha256",
-            "nodes",
-            "roots",
-            "locks",
-            "tmp",
-        ] {
-            let path = root.join(dir);
-            fs::create_dir_all(&path).map_err(|error| StoreError::io("create", &path, error))?;
+        let dirs = ["blobs/sha256", "nodes", "roots", "locks", "tmp"].map(|dir| root.join(dir));
+        for dir in [root].into_iter().chain(dirs.iter().map(PathBuf::as_path)) {
+            fs::create_dir_all(dir).map_err(|error| StoreError::io("create", dir, error))?;
         }
         let _gate = LockFile::gate(root.join("locks/store"), FlockOperation::LockExclusive)?;
         if let Some(format) = Format::read(format_path)? {

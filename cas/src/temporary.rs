@@ -206,11 +206,81 @@ pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
 /// Replaces the small document `target` in one step: readers see the old or the new one.
 pub(crate) fn replace(dir: &TemporaryDir, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let failed = |action| move |error| StoreError::io(action, target, error);
-    let mut named = dir.create_named()?;
-    io::Write::write_all(&mut named, bytes).map_err(failed("write"))?;
+    let named = dir.create_named()?;
+    io::Write::write_all(&mut named.as_file(), bytes).map_err(failed("write"))?;
     named.as_file().sync_all().map_err(failed("sync"))?;
     named
         .persist(target)
         .map_err(|error| failed("replace")(error.error))?;
     sync_parent(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::{Digest, Store};
+
+    fn names(store: &Store, dir: &str) -> usize {
+        fs::read_dir(store.root().join(dir)).unwrap().count()
+    }
+
+    /// Both ways of making a file, on whatever file system the tests run.
+    fn stores() -> [(tempfile::TempDir, Store, bool); 2] {
+        [true, false].map(|nameless| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open_with(&dir.path().join("cas"), nameless).unwrap();
+            (dir, store, nameless)
+        })
+    }
+
+    #[test]
+    fn with_and_without_nameless_files_a_blob_is_absent_until_it_is_whole() {
+        for (_dir, store, nameless) in stores() {
+            let mut writer = store.writer().unwrap();
+            io::Write::write_all(&mut writer, b"bytes").unwrap();
+            assert_eq!(names(&store, "tmp"), usize::from(!nameless));
+            assert_eq!(names(&store, "blobs/sha256"), 0);
+            let (digest, _) = writer.commit(None).unwrap();
+            let metadata = fs::metadata(store.blob_path(&digest)).unwrap();
+            assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o444, 1));
+            assert_eq!(names(&store, "tmp"), 0);
+
+            let mut writer = store.writer().unwrap();
+            io::Write::write_all(&mut writer, b"dropped").unwrap();
+            drop(writer);
+            assert_eq!(
+                (names(&store, "tmp"), names(&store, "blobs/sha256")),
+                (0, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn a_named_file_in_use_survives_a_sweep_and_a_leftover_does_not() {
+        let [_, (_dir, store, _)] = stores();
+        let mut writer = store.writer().unwrap();
+        io::Write::write_all(&mut writer, b"in use").unwrap();
+        fs::write(store.root().join("tmp/file-left"), "by a dead process").unwrap();
+        assert_eq!(store.sweep().unwrap().temporaries, 1);
+        let (digest, _) = writer.commit(None).unwrap();
+        assert_eq!(digest, Digest::of(b"in use"));
+        assert_eq!(names(&store, "tmp"), 0);
+    }
+
+    #[test]
+    fn writers_of_one_blob_at_once_all_succeed() {
+        for (_dir, store, _) in stores() {
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| store.put_bytes(&[7; 100_000]).unwrap());
+                }
+            });
+            assert_eq!(
+                (names(&store, "tmp"), names(&store, "blobs/sha256")),
+                (0, 1)
+            );
+        }
+    }
 }

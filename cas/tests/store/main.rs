@@ -1,0 +1,59 @@
+//! The store against the real world: other processes, signals, full disks, and other people's tools.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may panic, in its own functions too"
+)]
+
+mod disk;
+mod layout;
+mod processes;
+
+use microagent_cas::{Digest, KeyMaterial, NodeKey, Store};
+
+/// A store in a directory of its own.
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("cas")).unwrap();
+    (dir, store)
+}
+
+fn material(params: &serde_json::Value) -> KeyMaterial<'_> {
+    KeyMaterial {
+        op: "test",
+        op_version: 1,
+        params,
+        inputs: &[],
+        platform: None,
+    }
+}
+
+fn key(params: &serde_json::Value) -> NodeKey {
+    NodeKey::derive(&material(params))
+}
+
+/// The names in a directory of the store, sorted.
+fn names(store: &Store, dir: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(store.root().join(dir)).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// What is said of an error, with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |chain, cause| {
+        format!("{chain}: {cause}")
+    })
+}
+
+fn blobs(store: &Store) -> Vec<String> {
+    names(store, "blobs/sha256")
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    Digest::of(bytes).hex()
+}
