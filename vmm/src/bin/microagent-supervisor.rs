@@ -1,3 +1,23 @@
-//! The process that runs one VM.
+//! The process that runs one VM. See [`microagent_vmm::supervisor`].
 
-fn main() {}
+use std::process::ExitCode;
+
+use microagent_vmm::supervisor::{self, Control};
+
+fn main() -> ExitCode {
+    // A session of its own: a terminal's Ctrl-C goes to the command line, which decides.
+    // It fails only for a process that leads a group already.
+    let _ = rustix::process::setsid();
+    let result = Control::from_stdin().and_then(|control| supervisor::run(&control));
+    let code = match result {
+        Ok(true) => 0,
+        Ok(false) => 1,
+        Err(error) => {
+            eprintln!("microagent-supervisor: {error}");
+            2
+        }
+    };
+    // No destructor is owed anything: the kernel takes the VM down, and the caller need not wait
+    // for it.
+    std::process::exit(code)
+}

@@ -1,0 +1,187 @@
+//! The control socket: one JSON message a packet, and descriptors that ride on them.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, ToSupervisor};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
+};
+
+/// Why the control socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Standard input is no `SOCK_SEQPACKET` socket: this program was started by hand.
+    #[error("microagent-supervisor is started by microagent, not by hand")]
+    NotASocket,
+    /// The socket failed.
+    #[error("the control socket failed")]
+    Io(#[from] io::Error),
+    /// A message is not the JSON that was expected.
+    #[error("a control message cannot be understood")]
+    Message(#[from] serde_json::Error),
+    /// The first message was not a start.
+    #[error("the first control message does not start a VM")]
+    NotStart,
+    /// A message that makes no sense now, or lacks its descriptor.
+    #[error("a control message came out of place")]
+    OutOfPlace,
+}
+
+impl From<rustix::io::Errno> for ControlError {
+    fn from(error: rustix::io::Errno) -> Self {
+        ControlError::Io(error.into())
+    }
+}
+
+/// The supervisor's end of the control socket. Sends and receives may come from several threads.
+#[derive(Debug)]
+pub struct Control {
+    socket: OwnedFd,
+}
+
+impl Control {
+    /// Takes the socket from standard input and leaves `/dev/null` there.
+    ///
+    /// # Errors
+    /// [`ControlError::NotASocket`] when there is none.
+    pub fn from_stdin() -> Result<Control, ControlError> {
+        let stdin = io::stdin();
+        match rustix::net::sockopt::socket_type(&stdin) {
+            Ok(SocketType::SEQPACKET) => {}
+            _ => return Err(ControlError::NotASocket),
+        }
+        let socket = rustix::io::fcntl_dupfd_cloexec(&stdin, 3)?;
+        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+        Ok(Control { socket })
+    }
+
+    /// A control socket that is already open.
+    pub fn new(socket: OwnedFd) -> Control {
+        Control { socket }
+    }
+
+    /// To wait for messages with.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// A second handle on the same socket.
+    ///
+    /// # Errors
+    /// When the host has no more descriptors.
+    pub fn try_clone(&self) -> Result<Control, ControlError> {
+        Ok(Control {
+            socket: self.socket.try_clone()?,
+        })
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// When the other end is gone.
+    pub fn send(&self, message: &FromSupervisor) -> Result<(), ControlError> {
+        let bytes = serde_json::to_vec(message)?;
+        loop {
+            match send(&self.socket, &bytes, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return Ok(result.map(|_| ())?),
+            }
+        }
+    }
+
+    /// Waits for one message and the stream socket that rides on it, if one does. `None` when the
+    /// other end is closed.
+    ///
+    /// # Errors
+    /// When the socket fails or the message is none.
+    pub fn receive(&self) -> Result<Option<(ToSupervisor, Option<UnixStream>)>, ControlError> {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(&mut buffer)],
+                &mut ancillary,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Err(rustix::io::Errno::INTR) => {}
+                // A peer that died with unread messages in its queue resets the socket.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                result => break result?,
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        let mut socket = None;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                socket = descriptors.last().map(UnixStream::from);
+            }
+        }
+        Ok(Some((
+            serde_json::from_slice(&buffer[..received.bytes])?,
+            socket,
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read, Write};
+
+    use rustix::net::{
+        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, sendmsg, socketpair,
+    };
+
+    use super::*;
+
+    fn pair() -> (OwnedFd, Control) {
+        let (near, far) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        (near, Control::new(far))
+    }
+
+    #[test]
+    fn a_descriptor_rides_on_its_message() {
+        let (near, control) = pair();
+        let (mut mine, theirs) = UnixStream::pair().unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [theirs.as_fd()];
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        let message = br#"{"connect":{"port":7}}"#;
+        sendmsg(
+            &near,
+            &[IoSlice::new(message)],
+            &mut ancillary,
+            SendFlags::empty(),
+        )
+        .unwrap();
+        let (message, socket) = control.receive().unwrap().unwrap();
+        assert_eq!(message, ToSupervisor::Connect { port: 7 });
+        socket.unwrap().write_all(b"x").unwrap();
+        let mut byte = [0];
+        mine.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+    }
+
+    #[test]
+    fn a_closed_socket_is_the_end_and_rubbish_an_error() {
+        let (near, control) = pair();
+        send(&near, b"{}", SendFlags::empty()).unwrap();
+        assert!(matches!(control.receive(), Err(ControlError::Message(_))));
+        drop(near);
+        assert!(control.receive().unwrap().is_none());
+    }
+}

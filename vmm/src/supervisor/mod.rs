@@ -1,0 +1,139 @@
+//! The process that runs one VM: `microagent-supervisor`.
+//!
+//! It reads its whole task from the control socket on standard input
+//! ([`microagent_proto::control`]), makes the devices, starts the engine, and then waits for
+//! whichever comes first: a message, the end of the VM, or the end of the socket. The last kills
+//! the VM, so a supervisor never outlives who started it.
+//!
+//! ```text
+//!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ─┐ ── VM ended ─────▶ Stopped / Failed, exit
+//!                                 │ Connect │ ── socket closed ▶ kill, exit
+//!                                 └─────────┘ ── Kill ─────────▶ kill, Stopped, exit
+//! ```
+
+mod control;
+mod machine;
+mod ready;
+
+use microagent_proto::VERSION;
+use microagent_proto::control::{CONSOLE_TAIL, FromSupervisor, ToSupervisor, VmConfig};
+use rustix::event::{PollFd, PollFlags, poll};
+
+pub use self::control::{Control, ControlError};
+use self::machine::{Machine, MachineError};
+use crate::console::Console;
+use crate::engine::EngineError;
+
+/// Runs the VM that the first message on `control` describes, until it ends; the last message
+/// says how. `false` when it was not the VM that ended it but a failure.
+///
+/// # Errors
+/// Only when the control socket itself cannot be used, so that nobody can be told anything.
+pub fn run(control: &Control) -> Result<bool, ControlError> {
+    let config = match control.receive()? {
+        Some((ToSupervisor::Start(config), None)) => config,
+        Some(_) => return Err(ControlError::NotStart),
+        None => return Ok(true),
+    };
+    let console = Console::new(config.console_to_stderr);
+    let last = match supervise(control, &config, &console) {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(true),
+        Err(failure) => failure.into_message(&console),
+    };
+    let ended_well = matches!(last, FromSupervisor::Stopped { .. });
+    // Whoever started us may be gone by now; then nobody needs to be told.
+    let _ = control.send(&last);
+    Ok(ended_well)
+}
+
+/// Why a VM could not be run.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the caller speaks protocol version {0}, this supervisor {VERSION}")]
+    Version(u32),
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error("cannot wait for the VM")]
+    Wait(#[source] std::io::Error),
+}
+
+impl Failure {
+    fn into_message(self, console: &Console) -> FromSupervisor {
+        let remediation = match &self {
+            Failure::Version(_) => {
+                Some("use the supervisor that was installed with this microagent".to_owned())
+            }
+            Failure::Engine(error) => error.remediation(),
+            Failure::Machine(error) => error.remediation(),
+            Failure::Control(_) | Failure::Wait(_) => None,
+        };
+        FromSupervisor::Failed {
+            message: chain(&self),
+            remediation,
+            console: console.tail(CONSOLE_TAIL),
+        }
+    }
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// The last message to send, or none when there is nobody left to send it to.
+fn supervise(
+    control: &Control,
+    config: &VmConfig,
+    console: &Console,
+) -> Result<Option<FromSupervisor>, Failure> {
+    if config.version != VERSION {
+        return Err(Failure::Version(config.version));
+    }
+    let mut machine = Machine::start(control, config, console)?;
+    loop {
+        let (message, ended) = {
+            let socket = control.as_fd();
+            let end = machine.vm.ended_fd();
+            let mut fds = [
+                PollFd::new(&socket, PollFlags::IN),
+                PollFd::new(&end, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) => (!fds[0].revents().is_empty(), !fds[1].revents().is_empty()),
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(error) => return Err(Failure::Wait(error.into())),
+            }
+        };
+        if ended && let Some(outcome) = machine.vm.end() {
+            return Ok(Some(FromSupervisor::Stopped {
+                reason: outcome?,
+                console: console.tail(CONSOLE_TAIL),
+            }));
+        }
+        if message {
+            match control.receive()? {
+                Some((ToSupervisor::Connect { port }, Some(socket))) => {
+                    machine.vsock.connect(port, socket);
+                }
+                Some((ToSupervisor::Kill, None)) => machine.vm.kill(),
+                Some(_) => return Err(ControlError::OutOfPlace.into()),
+                None => {
+                    machine.vm.kill();
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The host service that hears from the guest agent that it is up.
+
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use microagent_proto::VERSION;
+use microagent_proto::agent::Ready;
+use microagent_proto::control::FromSupervisor;
+use microagent_proto::frame::read_message;
+
+use super::Control;
+
+/// What is done with a guest's stream to [`microagent_proto::agent::READY_PORT`]: the first one is
+/// read, on a thread of its own because a guest may send half a message and wait; its message goes
+/// on to whoever started the VM. Further ones are closed: a guest is ready once.
+pub(super) fn service(control: Control) -> impl Fn(UnixStream) + Send + 'static {
+    let heard = AtomicBool::new(false);
+    move |stream| {
+        if heard.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let Ok(control) = control.try_clone() else {
+            return;
+        };
+        let spawned = thread::Builder::new()
+            .name("ready".into())
+            .stack_size(128 << 10)
+            .spawn(move || forward(stream, &control));
+        if let Err(error) = spawned {
+            tracing::error!(%error, "the agent's report cannot be read");
+        }
+    }
+}
+
+fn forward(mut stream: UnixStream, control: &Control) {
+    let message = match read_message::<Ready>(&mut stream, "the agent's report") {
+        Ok(Ready {
+            version: VERSION,
+            uptime_micros,
+        }) => FromSupervisor::Ready {
+            monotonic_micros: super::machine::monotonic_micros(),
+            uptime_micros,
+        },
+        Ok(Ready { version, .. }) => {
+            tracing::error!(version, "the guest agent speaks another protocol version");
+            return;
+        }
+        Err(error) => {
+            tracing::error!(%error, "the guest agent's report cannot be understood");
+            return;
+        }
+    };
+    // Whoever started us may be gone: then the VM ends anyway.
+    let _ = control.send(&message);
+}
