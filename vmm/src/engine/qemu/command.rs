@@ -15,6 +15,7 @@ use std::ffi::OsString;
 
 use microagent_proto::control::VmConfig;
 
+use super::tsc;
 use crate::boot::CommandLine;
 use crate::engine::DeviceKind;
 
@@ -57,8 +58,9 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.option("-global", "virtio-mmio.force-legacy=false");
     arguments.option("-kernel", &config.kernel);
     arguments.option("-initrd", &config.initramfs);
-    let line =
-        CommandLine::new(config.console_to_stderr).with_extra(config.extra_cmdline.as_deref());
+    let line = CommandLine::new(config.console_to_stderr)
+        .with_extra(tsc::command_line_word().as_deref())
+        .with_extra(config.extra_cmdline.as_deref());
     arguments.option("-append", &line.text());
     arguments.socket("monitor", channels.monitor);
     arguments.option("-mon", "chardev=monitor,mode=control");

@@ -13,6 +13,7 @@ mod command;
 mod locate;
 mod process;
 mod qmp;
+mod tsc;
 mod watch;
 
 use std::io::{self, Read, Write};
