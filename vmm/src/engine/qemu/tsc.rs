@@ -38,7 +38,13 @@ mod tests {
 
     #[test]
     fn what_is_no_frequency_is_none() {
-        for text in ["", "bogomips", "bogomips: x.yy", "bogomips: 1", "bogomips: 0.00"] {
+        for text in [
+            "",
+            "bogomips",
+            "bogomips: x.yy",
+            "bogomips: 1",
+            "bogomips: 0.00",
+        ] {
             assert_eq!(khz(text), None, "{text}");
         }
     }
