@@ -7,18 +7,22 @@
 //!   dropped, another one is an error.
 //! - A change time of its own is not in a layer: all three times are `mtime`,
 //!   cut to what an inode holds (1901 to 2446).
+//! - Names may be any bytes ([`crate::raw_names`]).
 //! - No blocks are reserved for root: the guest has the size that was asked for.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 use microagent_cas::Digest;
+use mkext4::dirhash::HashSeed;
 use mkext4::{
     FsBuilder, InodeCount, InodeHandle, Layout, Meta, Options, RegionSink, SparseSeg, SpecialKind,
 };
 
 use crate::entry::{Attributes, Content, Device, display_name};
+use crate::raw_names::{ReplaceError, StandIns};
 use crate::rootfs::RootfsError;
 use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
 use crate::xattr;
@@ -32,8 +36,10 @@ const BLOCK: u64 = 4096;
 const STEP: u64 = MIB;
 /// One spare inode for so many free bytes (the ratio of mke2fs).
 const BYTES_PER_INODE: u64 = 16384;
-/// What a file system holds at least beside its content: superblocks, journal.
-const LEAST: u64 = 8 * MIB;
+/// What a file system holds beside its content: superblocks, journal.
+const OVERHEAD: u64 = 8 * MIB;
+/// The smallest image: four times the smallest journal.
+const SMALLEST: u64 = 16 * MIB;
 const GROUP_BYTES: u64 = 128 * MIB;
 /// The most inodes for each 128 MiB. A group may have 32768, but then the
 /// tables of sixteen groups, which lie together, do not fit one group.
@@ -58,6 +64,7 @@ pub(crate) enum Size {
 pub(crate) struct Planned<'a> {
     layout: Layout,
     contents: Vec<(InodeHandle, usize, &'a Content)>,
+    stand_ins: StandIns,
 }
 
 /// Lays the tree out. Nothing is written.
@@ -89,7 +96,7 @@ pub(crate) fn plan<'a>(
 
 /// The least size above `too_small` at which the tree fits.
 fn least(tree: &Tree, seed: &Digest, need: &Need, too_small: u64) -> Result<u64, RootfsError> {
-    let (mut below, mut above) = (too_small, too_small.max(need.bytes).next_multiple_of(STEP));
+    let (mut below, mut above) = (too_small, too_small.max(SMALLEST).next_multiple_of(STEP));
     while attempt(tree, seed, need, above)?.is_none() {
         below = above;
         above += (above / 8).next_multiple_of(STEP);
@@ -136,7 +143,8 @@ impl Planned<'_> {
         sink: &mut Sink<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), WriteError> {
-        sink.image.set_len(self.size()).map_err(WriteError::Image)?;
+        let image = sink.image;
+        image.set_len(self.size()).map_err(WriteError::Image)?;
         let mut writer = self.layout.writer(sink).map_err(WriteError::Writer)?;
         for (file, layer, content) in &self.contents {
             let Some(tar) = tars.get(*layer) else {
@@ -149,7 +157,11 @@ impl Planned<'_> {
             progress(content.segments.iter().map(|segment| segment.length).sum());
         }
         writer.finish().map_err(WriteError::Writer)?;
-        Ok(())
+        self.stand_ins.replace(image).map_err(|error| match error {
+            ReplaceError::Image(error) => WriteError::Image(error),
+            ReplaceError::Reader(error) => WriteError::Writer(error),
+            ReplaceError::Sorted(directory) => WriteError::Name(directory),
+        })
     }
 }
 
@@ -160,6 +172,8 @@ pub(crate) enum WriteError {
     Image(io::Error),
     /// A layer's tar is not what its index says.
     Layer(usize),
+    /// A name that is not UTF-8, in this directory.
+    Name(String),
     /// The writer itself.
     Writer(mkext4::Error),
 }
@@ -174,12 +188,9 @@ impl Need {
     fn of(tree: &Tree) -> Need {
         let mut blocks = 0u64;
         let mut inodes = 0u64;
-        walk(tree, &mut |_, _, inode, first| {
-            if !first {
-                return;
-            }
+        for inode in tree.named() {
             inodes += 1;
-            blocks += match &inode.kind {
+            blocks += match &tree.inode(inode).kind {
                 InodeKind::File { content, .. } => {
                     let data = |segment: &crate::entry::Segment| segment.length.div_ceil(BLOCK);
                     content.segments.iter().map(data).sum()
@@ -187,10 +198,10 @@ impl Need {
                 InodeKind::Directory(_) => 1,
                 _ => 0,
             };
-        });
+        }
         let bytes = (blocks.saturating_mul(BLOCK))
             .saturating_add(inodes * 256)
-            .saturating_add(LEAST);
+            .saturating_add(OVERHEAD);
         let groups = inodes.div_ceil(INODES_PER_GROUP);
         Need {
             bytes: bytes.max(groups.saturating_sub(1) * GROUP_BYTES),
@@ -220,19 +231,21 @@ fn attempt<'a>(
         });
     }
     // mkext4 wants room for a journal, and says so with an error of its own.
-    let Some(inodes) = need.inodes_for(size).filter(|_| size >= LEAST) else {
+    let Some(inodes) = need.inodes_for(size).filter(|_| size >= SMALLEST) else {
         return Ok(None);
     };
     let layout_failed = |source| RootfsError::Layout { source };
     let mut options = Options::new(size, uuid(seed), 0);
     options.inodes = InodeCount::Exact(inodes);
     options.reserved_percent = 0;
+    let hash_seed = options.hash_seed;
     let builder = FsBuilder::new(options).map_err(layout_failed)?;
-    let declared = declare(tree, builder)?;
+    let declared = declare(tree, builder, &hash_seed)?;
     match declared.builder.seal() {
         Ok(layout) => Ok(Some(Planned {
             layout,
             contents: declared.contents,
+            stand_ins: declared.stand_ins,
         })),
         // Names and attributes were checked as they were declared; what is
         // left for `Invalid` at this point is space.
@@ -244,11 +257,26 @@ fn attempt<'a>(
 struct Declared<'a> {
     builder: FsBuilder,
     contents: Vec<(InodeHandle, usize, &'a Content)>,
+    stand_ins: StandIns,
+}
+
+/// A directory whose names are to be declared.
+struct Pending {
+    inode: InodeId,
+    handle: InodeHandle,
+    /// Its path, for messages.
+    path: Vec<u8>,
+    /// Its path by the names it is declared under.
+    declared: String,
 }
 
 /// Declares every name of the tree to the writer: directory by directory, in
 /// byte order, which decides the order of inodes and content.
-fn declare(tree: &Tree, mut builder: FsBuilder) -> Result<Declared<'_>, RootfsError> {
+fn declare<'a>(
+    tree: &'a Tree,
+    mut builder: FsBuilder,
+    seed: &HashSeed,
+) -> Result<Declared<'a>, RootfsError> {
     let root = tree.inode(ROOT);
     let fail = |path: &[u8]| {
         let path = display_name(path);
@@ -258,11 +286,18 @@ fn declare(tree: &Tree, mut builder: FsBuilder) -> Result<Declared<'_>, RootfsEr
     set_xattrs(&mut builder, mkext4::ROOT, root, b"/")?;
     let mut handles: Vec<Option<InodeHandle>> = vec![None; tree.capacity()];
     let mut contents = Vec::new();
-    let mut pending: Vec<(InodeId, InodeHandle, Vec<u8>)> = vec![(ROOT, mkext4::ROOT, Vec::new())];
-    while let Some((directory, handle, path)) = pending.pop() {
+    let mut stand_ins = StandIns::default();
+    let mut pending = vec![Pending {
+        inode: ROOT,
+        handle: mkext4::ROOT,
+        path: Vec::new(),
+        declared: String::new(),
+    }];
+    while let Some(directory) = pending.pop() {
         let begin = pending.len();
-        for (name, edge) in tree.names(directory) {
-            let path = [&path, &b"/"[..], name].concat();
+        let parent = directory.handle;
+        for (name, edge) in tree.names(directory.inode) {
+            let path = [&directory.path, &b"/"[..], name].concat();
             let inode = tree.inode(edge.inode);
             if path == b"/lost+found" {
                 if matches!(&inode.kind, InodeKind::Directory(names) if names.is_empty()) {
@@ -270,32 +305,52 @@ fn declare(tree: &Tree, mut builder: FsBuilder) -> Result<Declared<'_>, RootfsEr
                 }
                 return Err(RootfsError::LostFound);
             }
-            let name = utf8(name, &path)?;
+            let name = match std::str::from_utf8(name) {
+                Ok(name) => Cow::Borrowed(name),
+                Err(_) => {
+                    let taken =
+                        |name: &str| tree.lookup(directory.inode, name.as_bytes()).is_some();
+                    let found = stand_ins.for_name(&directory.declared, name, seed, &taken);
+                    Cow::Owned(found.ok_or_else(|| RootfsError::Name {
+                        directory: display_name(&directory.path),
+                    })?)
+                }
+            };
             if let Some(other) = handles[edge.inode.index()] {
-                (builder.hardlink(handle, name, other)).map_err(fail(&path))?;
+                (builder.hardlink(parent, &name, other)).map_err(fail(&path))?;
                 continue;
             }
+            let declared = format!("{}/{name}", directory.declared);
             let meta = meta(&inode.attributes);
             let made = match &inode.kind {
-                InodeKind::Directory(_) => builder.mkdir(handle, name, meta),
-                InodeKind::File { content, .. } => file(&mut builder, handle, name, meta, content),
-                InodeKind::Symlink { target } => {
-                    builder.symlink(handle, name, utf8(target, &path)?, meta)
-                }
+                InodeKind::Directory(_) => builder.mkdir(parent, &name, meta),
+                InodeKind::File { content, .. } => file(&mut builder, parent, &name, meta, content),
+                InodeKind::Symlink { target } => match std::str::from_utf8(target) {
+                    Ok(target) => builder.symlink(parent, &name, target, meta),
+                    Err(_) => {
+                        let target = stand_ins.for_target(&declared, target);
+                        builder.symlink(parent, &name, &target, meta)
+                    }
+                },
                 InodeKind::CharDevice(Device { major, minor }) => {
                     let (major, minor) = (*major, *minor);
-                    builder.mknod(handle, name, meta, SpecialKind::Char { major, minor })
+                    builder.mknod(parent, &name, meta, SpecialKind::Char { major, minor })
                 }
                 InodeKind::BlockDevice(Device { major, minor }) => {
                     let (major, minor) = (*major, *minor);
-                    builder.mknod(handle, name, meta, SpecialKind::Block { major, minor })
+                    builder.mknod(parent, &name, meta, SpecialKind::Block { major, minor })
                 }
-                InodeKind::Fifo => builder.mknod(handle, name, meta, SpecialKind::Fifo),
+                InodeKind::Fifo => builder.mknod(parent, &name, meta, SpecialKind::Fifo),
             };
             let made = made.map_err(fail(&path))?;
             set_xattrs(&mut builder, made, inode, &path)?;
             match &inode.kind {
-                InodeKind::Directory(_) => pending.push((edge.inode, made, path)),
+                InodeKind::Directory(_) => pending.push(Pending {
+                    inode: edge.inode,
+                    handle: made,
+                    path,
+                    declared,
+                }),
                 InodeKind::File { layer, content } => {
                     if content.size > MAX_FILE {
                         return Err(RootfsError::FileTooLarge {
@@ -313,7 +368,11 @@ fn declare(tree: &Tree, mut builder: FsBuilder) -> Result<Declared<'_>, RootfsEr
         // The first directory is to be taken next.
         pending[begin..].reverse();
     }
-    Ok(Declared { builder, contents })
+    Ok(Declared {
+        builder,
+        contents,
+        stand_ins,
+    })
 }
 
 /// Declares a file. One with holes is declared by whole blocks: a block that
@@ -457,13 +516,6 @@ fn meta(attributes: &Attributes) -> Meta {
     Meta::new(attributes.mode, attributes.uid, attributes.gid, mtime)
 }
 
-/// A name as the writer takes it. ext4 itself would take any bytes.
-fn utf8<'a>(bytes: &'a [u8], path: &[u8]) -> Result<&'a str, RootfsError> {
-    std::str::from_utf8(bytes).map_err(|_| RootfsError::NotUtf8 {
-        path: display_name(path),
-    })
-}
-
 /// A version 8 UUID (RFC 9562: ours to define) from the seed.
 pub(crate) fn uuid(seed: &Digest) -> [u8; 16] {
     let hex = seed.hex();
@@ -475,24 +527,6 @@ pub(crate) fn uuid(seed: &Digest) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
-}
-
-/// Visits every name of the tree with its directory; `first` is true at the
-/// first name of an inode. The root comes first, under an empty name.
-pub(crate) fn walk(tree: &Tree, visit: &mut dyn FnMut(InodeId, &[u8], &Inode, bool)) {
-    let mut seen = vec![false; tree.capacity()];
-    visit(ROOT, b"", tree.inode(ROOT), true);
-    let mut pending = vec![ROOT];
-    while let Some(directory) = pending.pop() {
-        for (name, edge) in tree.names(directory) {
-            let inode = tree.inode(edge.inode);
-            let first = !std::mem::replace(&mut seen[edge.inode.index()], true);
-            visit(directory, name, inode, first);
-            if matches!(inode.kind, InodeKind::Directory(_)) {
-                pending.push(edge.inode);
-            }
-        }
-    }
 }
 
 /// The image file. Zeros are left out: the file is sparse and empty before.

@@ -80,12 +80,11 @@ pub enum LayerError {
         image: String,
         actual: Digest,
     },
-    #[error("layer {layer} of {image} unpacks to {actual}, its configuration says {diff_id}")]
+    #[error("layer {layer} of {image} unpacks to {actual}, not to what its configuration says")]
     WrongDiffId {
         layer: Digest,
         image: String,
         actual: Digest,
-        diff_id: Digest,
     },
     #[error("layer {layer} of {image} is compressed with {compression}")]
     Compression {
@@ -383,7 +382,6 @@ impl Pipeline {
                         layer: layer.digest,
                         image: name(),
                         actual,
-                        diff_id: layer.diff_id,
                     }
                     .into());
                 }

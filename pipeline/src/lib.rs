@@ -28,6 +28,7 @@ mod node;
 mod pax;
 mod pipeline;
 mod progress;
+mod raw_names;
 mod reference;
 mod resolve;
 mod rootfs;

@@ -160,7 +160,7 @@ impl Diagnosis for ManifestError {
 #[derive(Debug)]
 pub(crate) enum Document {
     Index(ImageIndex),
-    Manifest(ImageManifest),
+    Manifest(Box<ImageManifest>),
 }
 
 /// Which kind of document the bytes are; `media_type` is what they came with.
@@ -205,7 +205,7 @@ pub(crate) fn parse(
             media_type: config_type,
         });
     }
-    Ok(Document::Manifest(manifest))
+    Ok(Document::Manifest(Box::new(manifest)))
 }
 
 /// The entry of an index that is for this platform.

@@ -59,8 +59,8 @@ pub enum RootfsError {
     TooSmall { asked_mib: u64, least_mib: u64 },
     #[error("the image is too large: a root file system has at most {most_mib} MiB")]
     TooLarge { most_mib: u64 },
-    #[error("the name or link target of {path:?} is not UTF-8, which our ext4 writer cannot store")]
-    NotUtf8 { path: String },
+    #[error("a name in {directory:?} is not UTF-8 and has no place in our ext4 writer's directory")]
+    Name { directory: String },
     #[error("the image has files in /lost+found, which is the file system's own")]
     LostFound,
     #[error("the extended attributes of {path:?} do not fit an ext4 file system")]
@@ -103,7 +103,7 @@ impl Diagnosis for RootfsError {
             RootfsError::TooSmall { least_mib, .. } => {
                 format!("use --size-mib {least_mib} or more, or leave it out")
             }
-            RootfsError::NotUtf8 { .. } => {
+            RootfsError::Name { .. } => {
                 "use --mke2fs with the path of your system's mke2fs, such as /usr/sbin/mke2fs"
                     .into()
             }
@@ -254,6 +254,7 @@ fn write_error(error: WriteError, layers: &[Unpacked], store: &std::path::Path) 
             layer: layers.get(number).map_or(Digest::of(b""), |l| l.layer),
         }
         .into(),
+        WriteError::Name(directory) => RootfsError::Name { directory }.into(),
         WriteError::Writer(source) => RootfsError::Layout { source }.into(),
     }
 }

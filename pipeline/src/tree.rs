@@ -115,6 +115,23 @@ impl Tree {
         }
     }
 
+    /// Every inode that has a name, once, and the root; directories before
+    /// what is in them.
+    pub fn named(&self) -> Vec<InodeId> {
+        let mut seen = vec![false; self.capacity()];
+        let mut found = vec![ROOT];
+        let mut next = 0;
+        while let Some(inode) = found.get(next).copied() {
+            next += 1;
+            for (_, edge) in self.names(inode) {
+                if !std::mem::replace(&mut seen[edge.inode.index()], true) {
+                    found.push(edge.inode);
+                }
+            }
+        }
+        found
+    }
+
     /// How many inodes were ever made; dead ones included.
     pub fn capacity(&self) -> usize {
         self.inodes.len()

@@ -1,1 +1,144 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
 
+const HEX: &str = "9ae97d36d26566ff84e8893c64a6dc4fe8ca6d1144bf5b87b2b85a32def253c7";
+
+fn entry(platform: Option<(&str, &str)>) -> serde_json::Value {
+    let mut entry = json!({
+        "mediaType": OCI_MANIFEST, "digest": format!("sha256:{HEX}"), "size": 1,
+    });
+    if let Some((os, architecture)) = platform {
+        entry["platform"] = json!({ "os": os, "architecture": architecture });
+    }
+    entry
+}
+
+fn chosen(platforms: &[Option<(&str, &str)>]) -> Result<usize, String> {
+    let mut entries: Vec<_> = platforms.iter().map(|platform| entry(*platform)).collect();
+    for (size, entry) in entries.iter_mut().enumerate() {
+        entry["size"] = json!(size);
+    }
+    let index = json!({ "schemaVersion": 2, "manifests": entries });
+    let index: ImageIndex = serde_json::from_value(index).unwrap();
+    match choose(&index, "x/y:z") {
+        Ok(found) => Ok(found.size() as usize),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[test]
+fn the_entry_for_this_platform_is_chosen() {
+    let arm = Some(("linux", "arm64"));
+    let ours = Some(("linux", "amd64"));
+    let attestation = Some(("unknown", "unknown"));
+    assert_eq!(chosen(&[attestation, arm, ours, ours]), Ok(2));
+    assert_eq!(chosen(&[None]), Ok(0));
+    assert_eq!(chosen(&[arm, None]), Ok(1));
+    assert_eq!(
+        chosen(&[attestation, arm, Some(("windows", "amd64"))]).unwrap_err(),
+        "image x/y:z is for linux/arm64, windows/amd64; this machine runs linux/amd64"
+    );
+    assert_eq!(
+        chosen(&[]).unwrap_err(),
+        "image x/y:z is for no platform at all; this machine runs linux/amd64"
+    );
+}
+
+fn manifest(layers: usize) -> ImageManifest {
+    let layer = json!({ "mediaType": OCI_LAYER, "digest": format!("sha256:{HEX}"), "size": 5 });
+    serde_json::from_value(json!({
+        "schemaVersion": 2,
+        "config": { "mediaType": OCI_CONFIG, "digest": format!("sha256:{HEX}"), "size": 5 },
+        "layers": vec![layer; layers],
+    }))
+    .unwrap()
+}
+
+fn config(
+    document: serde_json::Value,
+    layers: usize,
+) -> Result<(ImageConfig, Vec<LayerDescriptor>), String> {
+    let bytes = document.to_string();
+    read_config(bytes.as_bytes(), &manifest(layers), "x").map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_configuration_as_docker_writes_it_is_read() {
+    let document = json!({
+        "architecture": "amd64", "os": "linux", "created": null, "history": null,
+        "config": {
+            "Env": ["A=b"], "Cmd": ["sh"], "Entrypoint": null, "WorkingDir": "", "User": null,
+            "ExposedPorts": { "80/tcp": null }, "Volumes": null, "OnBuild": [], "Labels": null,
+            "Healthcheck": { "Test": ["NONE"] }, "StopSignal": "SIGQUIT",
+        },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{HEX}")] },
+    });
+    let (config, layers) = config(document, 1).unwrap();
+    assert_eq!(config.env, ["A=b"]);
+    assert_eq!(config.cmd, ["sh"]);
+    assert!(config.entrypoint.is_empty() && config.user.is_empty());
+    assert_eq!(config.stop_signal.as_deref(), Some("SIGQUIT"));
+    assert_eq!(layers[0].diff_id.hex(), HEX);
+}
+
+#[test]
+fn a_configuration_that_does_not_fit_is_refused() {
+    let document = |architecture: &str, diff_ids: &[&str]| {
+        json!({
+            "architecture": architecture, "os": "linux",
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        })
+    };
+    assert_eq!(
+        config(document("arm64", &[]), 0).unwrap_err(),
+        "image x is for linux/arm64; this machine runs linux/amd64"
+    );
+    assert_eq!(
+        config(document("amd64", &[]), 1).unwrap_err(),
+        "the configuration of x is not valid: it has 0 layers, the manifest has 1"
+    );
+    assert!(config(document("amd64", &["sha256:x"]), 1).is_err());
+    assert!(
+        config(document("", &[]), 0).is_ok(),
+        "old images say nothing"
+    );
+}
+
+#[test]
+fn documents_are_told_apart() {
+    let kind = |document: serde_json::Value, media_type| match parse(
+        document.to_string().as_bytes(),
+        media_type,
+        "x",
+    ) {
+        Ok(Document::Index(_)) => "index".to_owned(),
+        Ok(Document::Manifest(_)) => "manifest".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let index = json!({ "schemaVersion": 2, "manifests": [] });
+    assert_eq!(kind(index.clone(), None), "index");
+    assert_eq!(kind(index, Some(DOCKER_LIST)), "index");
+    let whole = serde_json::to_value(manifest(1)).unwrap();
+    assert_eq!(kind(whole.clone(), Some(DOCKER_MANIFEST)), "manifest");
+    assert_eq!(kind(whole.clone(), None), "manifest");
+    let mut chart = whole;
+    chart["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
+    assert_eq!(
+        kind(chart, None),
+        "x is not a container image but application/vnd.cncf.helm.config.v1+json"
+    );
+    assert_eq!(
+        kind(json!({ "schemaVersion": 1, "fsLayers": [] }), None),
+        "image x has a manifest of Docker's schema 1, which is no longer in use"
+    );
+    assert!(kind(json!([]), None).starts_with("the manifest of x is not valid"));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes, None, "x");
+        let _ = read_config(&bytes, &manifest(1), "x");
+    }
+}

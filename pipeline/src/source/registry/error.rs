@@ -53,12 +53,6 @@ pub enum RegistryProblem {
     Status { status: u16, detail: Option<String> },
     #[error("sent more than {0} bytes for {1}")]
     TooLong(u64, String),
-    #[error("sent {what} with wrong content: {actual} instead of {expected}")]
-    WrongBytes {
-        what: &'static str,
-        expected: Digest,
-        actual: Digest,
-    },
     #[error("does not speak the registry protocol")]
     Protocol,
     #[error("cannot be asked with the credentials file {}: {reason}", path.display())]
@@ -72,7 +66,7 @@ impl Diagnosis for RegistryError {
             | RegistryProblem::UnknownTag
             | RegistryProblem::UnknownBlob(_) => ErrorKind::NotFound,
             RegistryProblem::Unauthorized | RegistryProblem::Denied => ErrorKind::Unauthorized,
-            RegistryProblem::TooLong(..) | RegistryProblem::WrongBytes { .. } => ErrorKind::Corrupt,
+            RegistryProblem::TooLong(..) => ErrorKind::Corrupt,
             RegistryProblem::AuthFile { .. } => ErrorKind::Usage,
             RegistryProblem::Timeout => ErrorKind::Timeout,
             _ => ErrorKind::Unreachable,
@@ -105,9 +99,7 @@ impl Diagnosis for RegistryError {
             RegistryProblem::Timeout | RegistryProblem::Broken | RegistryProblem::Status { .. } => {
                 "try again later, or use another registry".into()
             }
-            RegistryProblem::TooLong(..)
-            | RegistryProblem::WrongBytes { .. }
-            | RegistryProblem::UnknownBlob(_) => {
+            RegistryProblem::TooLong(..) | RegistryProblem::UnknownBlob(_) => {
                 "the image is damaged in the registry: push it anew".into()
             }
             RegistryProblem::Protocol => format!("check that {registry} is a registry"),

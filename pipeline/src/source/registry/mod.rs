@@ -19,7 +19,8 @@ use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
 use crate::layer::LayerError;
 use crate::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, LayerDescriptor, MAX_DOCUMENT, OCI_INDEX, OCI_MANIFEST,
+    DOCKER_LIST, DOCKER_MANIFEST, LayerDescriptor, MAX_DOCUMENT, ManifestError, OCI_INDEX,
+    OCI_MANIFEST,
 };
 use crate::reference::RegistryReference;
 
@@ -71,21 +72,6 @@ impl Registry {
         }
         .into())
     }
-
-    fn checked(&self, bytes: &[u8], expected: &Digest, what: &'static str) -> Result<(), Error> {
-        let actual = Digest::of(bytes);
-        match actual == *expected {
-            true => Ok(()),
-            false => Err(self
-                .client
-                .error(RegistryProblem::WrongBytes {
-                    what,
-                    expected: *expected,
-                    actual,
-                })
-                .into()),
-        }
-    }
 }
 
 impl Source for Registry {
@@ -104,7 +90,16 @@ impl Source for Registry {
         let (document, announced) = self.document(&path, &accept)?;
         let announced = announced.and_then(|digest| digest.parse().ok());
         if let Some(expected) = pinned.or(announced) {
-            self.checked(&document.bytes, &expected, "a manifest")?;
+            let actual = Digest::of(&document.bytes);
+            if actual != expected {
+                return Err(ManifestError::WrongBytes {
+                    image: self.client.image().to_string(),
+                    what: "manifest",
+                    expected,
+                    actual,
+                }
+                .into());
+            }
         }
         Ok(document)
     }
@@ -112,13 +107,11 @@ impl Source for Registry {
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
         let (document, _) = self.document(&format!("manifests/{digest}"), &accept)?;
-        self.checked(&document.bytes, digest, "a manifest")?;
         Ok(document.bytes)
     }
 
     fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
         let (document, _) = self.document(&format!("blobs/{digest}"), "*/*")?;
-        self.checked(&document.bytes, digest, "the configuration")?;
         Ok(document.bytes)
     }
 

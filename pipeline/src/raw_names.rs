@@ -1,0 +1,251 @@
+//! Names and link targets that are not UTF-8. ext4 has no trouble with them,
+//! but our writer takes text only; so it is given a stand-in of the same
+//! length, and the real bytes are put in its place in the finished image.
+//!
+//! That is all: a name's bytes and the checksum of the block they are in. A
+//! large directory is sorted by a hash of its names, in leaves that each own a
+//! range of hashes; therefore the stand-in's hash is chosen close to the real
+//! one's, and the image is verified afterwards.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use mkext4::csum;
+use mkext4::dirhash::{HashSeed, Signedness, half_md4};
+use mkext4::reader::Fs;
+use mkext4::spec::{self, DirentIter};
+
+const BLOCK: u64 = spec::BLOCK_SIZE as u64;
+/// How many names are tried to find one with a close hash.
+const CANDIDATES: u64 = 1 << 14;
+/// What stand-ins are written with.
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+/// An inode's `i_block`, which holds a short link's target, and the two halves
+/// of its checksum.
+const INODE_BLOCK: usize = 0x28;
+const INODE_CHECKSUM: [usize; 2] = [0x7c, 0x82];
+/// The longest target that is stored in the inode.
+const FAST_SYMLINK: usize = 59;
+
+/// What stands for what in an image.
+#[derive(Debug, Default)]
+pub(crate) struct StandIns {
+    names: Vec<Name>,
+    targets: Vec<Target>,
+    used: HashSet<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Name {
+    /// The directory, by the names it is stored under at first.
+    directory: String,
+    stand_in: String,
+    real: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Target {
+    link: String,
+    real: Vec<u8>,
+}
+
+/// Why a stand-in could not be replaced.
+#[derive(Debug)]
+pub(crate) enum ReplaceError {
+    /// The image file could not be written.
+    Image(io::Error),
+    /// The image could not be read back.
+    Reader(mkext4::Error),
+    /// This directory has no place for one of its real names.
+    Sorted(String),
+}
+
+impl From<mkext4::Error> for ReplaceError {
+    fn from(error: mkext4::Error) -> ReplaceError {
+        match error {
+            mkext4::Error::Io(error) => ReplaceError::Image(error),
+            error => ReplaceError::Reader(error),
+        }
+    }
+}
+
+impl StandIns {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.targets.is_empty()
+    }
+
+    /// A name to store instead of `real` in `directory`, whose other names
+    /// `taken` knows. `None` if every name of that length is taken.
+    pub(crate) fn for_name(
+        &mut self,
+        directory: &str,
+        real: &[u8],
+        seed: &HashSeed,
+        taken: &dyn Fn(&str) -> bool,
+    ) -> Option<String> {
+        let hash = |name: &[u8]| half_md4(seed, Signedness::Signed, name).0;
+        let wanted = hash(real);
+        let mut best: Option<(u32, String)> = None;
+        for number in 0..CANDIDATES {
+            let Some(name) = spelled(number, real.len()) else {
+                break;
+            };
+            let distance = hash(name.as_bytes()).abs_diff(wanted);
+            let closer = best.as_ref().is_none_or(|(least, _)| distance < *least);
+            if closer && !taken(&name) && !self.used.contains(&(directory.into(), name.clone())) {
+                best = Some((distance, name));
+            }
+        }
+        let (_, stand_in) = best?;
+        self.used.insert((directory.into(), stand_in.clone()));
+        self.names.push(Name {
+            directory: directory.to_owned(),
+            stand_in: stand_in.clone(),
+            real: real.to_vec(),
+        });
+        Some(stand_in)
+    }
+
+    /// A target to store instead of `real` in the link at the path `link`.
+    pub(crate) fn for_target(&mut self, link: &str, real: &[u8]) -> String {
+        self.targets.push(Target {
+            link: link.to_owned(),
+            real: real.to_vec(),
+        });
+        "x".repeat(real.len())
+    }
+
+    /// Puts the real names and targets into the image.
+    pub(crate) fn replace(&self, image: &File) -> Result<(), ReplaceError> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let fs = Fs::open(image)?;
+        for Target { link, real } in &self.targets {
+            replace_target(&fs, image, fs.resolve(link)?, real)?;
+        }
+        // Every directory is looked up before any name on the way changes.
+        let mut directories: HashMap<&str, (u32, Vec<&Name>)> = HashMap::new();
+        for name in &self.names {
+            let directory = match directories.get_mut(name.directory.as_str()) {
+                Some(directory) => directory,
+                None => {
+                    let ino = fs.resolve(&name.directory)?;
+                    directories
+                        .entry(&name.directory)
+                        .or_insert((ino, Vec::new()))
+                }
+            };
+            directory.1.push(name);
+        }
+        let mut sorted = None;
+        for (path, (ino, names)) in directories {
+            if fs.inode(ino)?.flags & spec::iflags::INDEX != 0 {
+                sorted = Some(path);
+            }
+            replace_names(&fs, image, ino, &names)?;
+        }
+        match sorted {
+            Some(path) if !fs.verify()?.is_empty() => Err(ReplaceError::Sorted(path.to_owned())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The candidate of that number: its digits, filled up on the left.
+fn spelled(mut number: u64, length: usize) -> Option<String> {
+    let mut name = vec![b'_'; length];
+    for place in name.iter_mut().rev() {
+        *place = *DIGITS.get((number % 64) as usize)?;
+        number /= 64;
+        if number == 0 {
+            break;
+        }
+    }
+    match number {
+        0 => String::from_utf8(name).ok(),
+        _ => None,
+    }
+}
+
+fn replace_names(
+    fs: &Fs<&File>,
+    image: &File,
+    ino: u32,
+    names: &[&Name],
+) -> Result<(), ReplaceError> {
+    let names: HashMap<&[u8], &[u8]> = (names.iter())
+        .map(|name| (name.stand_in.as_bytes(), name.real.as_slice()))
+        .collect();
+    let inode = fs.inode(ino)?;
+    let seed = csum::inode_seed(fs.fs_seed(), ino, inode.generation);
+    for extent in fs.extents(ino, &inode)? {
+        for number in extent.physical..extent.physical + u64::from(extent.len) {
+            let mut block = fs.read_block(number)?;
+            // The index blocks of a sorted directory have no such end.
+            if spec::dirent::tail_checksum(&block).is_none() {
+                continue;
+            }
+            let mut found: Vec<(usize, &[u8])> = Vec::new();
+            for entry in DirentIter::new(&block) {
+                let entry = entry?;
+                if let Some(real) = names.get(entry.name) {
+                    found.push((entry.offset + 8, real));
+                }
+            }
+            for (offset, real) in &found {
+                put(&mut block, *offset, real)?;
+            }
+            if !found.is_empty() {
+                let sum = csum::dirent_block(seed, &block).to_le_bytes();
+                let end = block.len() - sum.len();
+                put(&mut block, end, &sum)?;
+                write(image, number * BLOCK, &block)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn replace_target(fs: &Fs<&File>, image: &File, ino: u32, real: &[u8]) -> Result<(), ReplaceError> {
+    let inode = fs.inode(ino)?;
+    if real.len() > FAST_SYMLINK {
+        for extent in fs.extents(ino, &inode)? {
+            write(image, extent.physical * BLOCK, real)?;
+        }
+        return Ok(());
+    }
+    let mut raw = fs.inode_raw(ino)?;
+    put(&mut raw, INODE_BLOCK, real)?;
+    let sum = csum::inode(fs.fs_seed(), ino, inode.generation, &raw).to_le_bytes();
+    for (offset, half) in INODE_CHECKSUM.iter().zip(sum.chunks(2)) {
+        put(&mut raw, *offset, half)?;
+    }
+    write(image, inode_offset(fs, ino)?, &raw)
+}
+
+/// Where in the image an inode is.
+fn inode_offset(fs: &Fs<&File>, ino: u32) -> Result<u64, ReplaceError> {
+    let per_group = u64::from(fs.superblock().inodes_per_group);
+    let index = u64::from(ino).saturating_sub(1);
+    let table = fs.group_desc(index / per_group)?.inode_table;
+    Ok(table * BLOCK + index % per_group * spec::INODE_SIZE as u64)
+}
+
+fn put(block: &mut [u8], offset: usize, bytes: &[u8]) -> Result<(), ReplaceError> {
+    match block.get_mut(offset..offset + bytes.len()) {
+        Some(place) => {
+            place.copy_from_slice(bytes);
+            Ok(())
+        }
+        None => Err(ReplaceError::Image(io::ErrorKind::InvalidData.into())),
+    }
+}
+
+fn write(image: &File, offset: u64, bytes: &[u8]) -> Result<(), ReplaceError> {
+    image
+        .write_all_at(bytes, offset)
+        .map_err(ReplaceError::Image)
+}
