@@ -29,6 +29,10 @@ const PROTOCOL_FEATURES: u64 = 1 << 30;
 const RING_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
+/// The largest ring a driver may make here, whatever the device would prefer: QEMU's virtio-mmio
+/// transport offers `VIRTQUEUE_MAX_SIZE` to every driver (its `hw/virtio/virtio-mmio.c`).
+const MAX_QUEUE_SIZE: usize = 1024;
+
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
 type Events = VringEpollHandler<Arc<Backend>>;
@@ -37,7 +41,6 @@ type Events = VringEpollHandler<Arc<Backend>>;
 pub struct Backend {
     name: String,
     queues: usize,
-    max_queue_size: u16,
     features: u64,
     state: Mutex<State>,
     /// The loop in which the device's own descriptor waits while it is active. Weak, for the loop
@@ -68,7 +71,6 @@ impl Backend {
         Backend {
             name: name.to_owned(),
             queues: sizes.len(),
-            max_queue_size: sizes.iter().copied().max().unwrap_or(1),
             features: device.features() | RING_FEATURES | PROTOCOL_FEATURES,
             state: Mutex::new(State {
                 device,
@@ -134,7 +136,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn max_queue_size(&self) -> usize {
-        usize::from(self.max_queue_size)
+        MAX_QUEUE_SIZE
     }
 
     fn features(&self) -> u64 {

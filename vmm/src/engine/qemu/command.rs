@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `-nodefaults -no-user-config` | no device and no setting that is not in this file |
 //! | `acpi=on` | Debian's kernels find virtio-mmio devices by ACPI alone |
+//! | `ioapic2=off` | under TCG nothing hears what is wired to the second I/O APIC; the first has eight pins free |
 //! | `x-option-roms=off` | nothing boots from a disk |
 //! | `memory-backend-memfd,share=on` | our devices map the guest's memory |
 //! | `force-legacy=false` | virtio-mmio version 2 |
@@ -43,7 +44,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.option("-name", &config.name.replace(',', ",,"));
     arguments.option(
         "-machine",
-        "microvm,accel=tcg,acpi=on,x-option-roms=off,rtc=on,memory-backend=ram",
+        "microvm,accel=tcg,acpi=on,ioapic2=off,x-option-roms=off,rtc=on,memory-backend=ram",
     );
     arguments.option("-cpu", "max");
     arguments.option("-smp", &config.cpus.to_string());
