@@ -15,6 +15,9 @@ use tempfile::NamedTempFile;
 use crate::StoreError;
 use crate::lock::{self, LockFile};
 
+/// How often a directory is tried again that is filled while it is being removed.
+const SWEEP_ATTEMPTS: u32 = 100;
+
 /// The directory `tmp/` and the gate that keeps a sweep out while a named file is being created
 /// but not yet locked.
 #[derive(Debug)]
@@ -107,7 +110,7 @@ impl TemporaryDir {
                 continue;
             }
             let result = match file.metadata() {
-                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+                Ok(metadata) if metadata.is_dir() => remove_tree(&path),
                 Ok(_) => fs::remove_file(&path),
                 Err(error) => Err(error),
             };
@@ -119,6 +122,21 @@ impl TemporaryDir {
         }
         Ok(removed)
     }
+}
+
+/// Removes a directory whose owner is dead. A program that the owner had started may be dying at
+/// this moment and still create a file or two.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let mut result = fs::remove_dir_all(path);
+    for _ in 0..SWEEP_ATTEMPTS {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                result = fs::remove_dir_all(path);
+            }
+            _ => break,
+        }
+    }
+    result
 }
 
 impl Temporary {

@@ -81,7 +81,7 @@ impl Apt {
                 format!("-oDir::Cache::archives={dir}/cache/archives"),
             ]);
         }
-        Tool::new(program, what).args(options)
+        Tool::guarded(program, what).args(options)
     }
 
     /// The packages that make up the newest kernel for virtual machines.

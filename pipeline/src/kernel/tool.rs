@@ -1,5 +1,10 @@
 //! Running the distribution's own programs: quietly, in the C locale, with nothing on their
-//! standard input but what is given, and with them dying when this process does.
+//! standard input but what is given.
+//!
+//! Nothing of them outlives this process. A program whose output is a stream meets the closed pipe;
+//! apt, which downloads in silence, is guarded: a shell between us and it waits for its end or for
+//! ours, whichever comes first, and kills it in the latter case. (The parent-death signal does not
+//! serve: apt changes its effective user on the way, and that clears it.)
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,6 +19,21 @@ const STDERR_TAIL: usize = 8 << 10;
 
 /// The most a program may print where its whole output is wanted, in bytes.
 const MAX_OUTPUT: u64 = 4 << 20;
+
+/// Runs its arguments, and kills what it runs when standard input ends: the other end of that pipe
+/// is held by this process and nobody else.
+const GUARD: &str = r#"
+exec 3<&0 </dev/null
+"$@" 3<&- &
+child=$!
+{ read -r _; kill -s KILL "$child"; } <&3 3<&- >/dev/null 2>&1 &
+watcher=$!
+exec 3<&-
+wait "$child"
+status=$?
+kill "$watcher"
+exit "$status"
+"#;
 
 /// A program to be run.
 #[derive(Debug)]
@@ -34,15 +54,19 @@ pub(crate) struct Running {
 impl Tool {
     /// `name`, found in `PATH`, to be told `what`: its first arguments.
     pub(crate) fn new(name: &'static str, what: &[&str]) -> Tool {
-        // setpriv(1) of util-linux sets the parent-death signal, for which the standard library
-        // has no safe call: apt must not go on when this process is killed.
-        let mut command = if in_path("setpriv") {
-            let mut command = Command::new("setpriv");
-            command.args(["--pdeathsig", "KILL", "--", name]);
-            command
-        } else {
-            Command::new(name)
-        };
+        Tool::with(name, what, Command::new(name))
+    }
+
+    /// The same, for a program that must be killed when this process dies.
+    pub(crate) fn guarded(name: &'static str, what: &[&str]) -> Tool {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", GUARD, "sh", name]);
+        let mut tool = Tool::with(name, what, shell);
+        tool.command.stdin(Stdio::piped());
+        tool
+    }
+
+    fn with(name: &'static str, what: &[&str], mut command: Command) -> Tool {
         command.args(what).env("LC_ALL", "C").stdin(Stdio::null());
         Tool {
             name,
@@ -118,7 +142,10 @@ impl Tool {
 impl Running {
     /// Waits for its end.
     pub(crate) fn finish(mut self) -> Result<(), KernelError> {
+        // `Child::wait` would close the guard's pipe first, which means: kill it.
+        let guard = self.child.stdin.take();
         let status = self.child.wait();
+        drop(guard);
         let status = status.map_err(|source| KernelError::Start {
             program: self.what.clone(),
             source,
@@ -142,8 +169,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Not finished: nobody reads its output any more. After `finish` both do nothing.
-        let _ = self.child.kill();
+        // Not finished: nobody reads its output any more. After `finish` all of it does nothing.
+        match self.child.stdin.take() {
+            Some(guard) => drop(guard),
+            None => drop(self.child.kill()),
+        }
         let _ = self.child.wait();
     }
 }
@@ -199,6 +229,36 @@ mod tests {
             .output()
             .unwrap_err();
         assert_eq!(error.to_string(), "sh -c failed: exit status: 3");
+    }
+
+    #[test]
+    fn a_guarded_program_ends_as_it_would_alone() {
+        let output = Tool::guarded("sh", &["-c"])
+            .args(["cat; echo out"])
+            .output();
+        assert_eq!(output.unwrap(), b"out\n");
+        let script = "echo 'E: refused' >&2; exit 100";
+        let error = Tool::guarded("sh", &["-c"])
+            .args([script])
+            .output()
+            .unwrap_err();
+        assert_eq!(error.to_string(), "sh -c failed: refused");
+    }
+
+    #[test]
+    fn a_guarded_program_dies_when_nobody_waits_for_it_any_more() {
+        // It holds its end of `mark` for as long as it lives.
+        let (mut mark, held) = std::io::pipe().unwrap();
+        let mut tool = Tool::guarded("sh", &["-c"]).args(["echo started; exec sleep 1000"]);
+        tool.command.stderr(held);
+        let mut child = tool.command.stdout(Stdio::piped()).spawn().unwrap();
+        drop(tool);
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 8]).unwrap();
+        drop(child.stdin.take()); // what the kernel does when this process is killed
+        // Ends when its last holder is gone. The shell may say "Killed" on it.
+        mark.read_to_end(&mut Vec::new()).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
