@@ -1,0 +1,211 @@
+//! `microagent doctor`: what this host can run, and what is missing.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use microagent_cas::Store;
+use microagent_pipeline::{Kernel, Pipeline, Silent};
+use microagent_proto::control::Engine;
+use serde::Serialize;
+
+use super::kernel::describe;
+use crate::engine::{self, INSTALL_QEMU, Kvm};
+use crate::failure::Failure;
+use crate::install;
+use crate::settings::Settings;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    /// A VM can be run.
+    ok: bool,
+    engine: EngineReport,
+    kvm: KvmReport,
+    qemu: Finding,
+    agent: Finding,
+    supervisor: Finding,
+    kernel: KernelReport,
+    state_dir: PathBuf,
+}
+
+/// What `auto` takes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EngineReport {
+    auto: Option<&'static str>,
+    why: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KvmReport {
+    #[serde(flatten)]
+    kvm: Kvm,
+    remediation: Option<&'static str>,
+}
+
+/// A program that is there or not.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    path: Option<PathBuf>,
+    problem: Option<String>,
+    remediation: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KernelReport {
+    installed: Option<Kernel>,
+    problem: Option<String>,
+    remediation: Option<String>,
+}
+
+/// Looks, prints, and says whether a VM can be run.
+pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
+    let kvm = engine::probe_kvm();
+    let qemu = qemu();
+    let choice = engine::auto(kvm.clone(), qemu.path.is_some());
+    let agent = Finding::program(install::AGENT);
+    let supervisor = Finding::program(install::SUPERVISOR);
+    let report = Report {
+        ok: choice.is_ok() && agent.path.is_some() && supervisor.path.is_some(),
+        engine: match choice {
+            Ok(choice) => EngineReport {
+                auto: Some(choice.engine.name()),
+                why: choice.fallback.unwrap_or_else(|| match choice.engine {
+                    Engine::Kvm => "guest instructions run on /dev/kvm".into(),
+                    Engine::Qemu => "it was found".into(),
+                }),
+            },
+            Err(failure) => EngineReport {
+                auto: None,
+                why: failure.message,
+            },
+        },
+        kvm: KvmReport {
+            remediation: kvm.remediation(),
+            kvm,
+        },
+        qemu,
+        agent,
+        supervisor,
+        kernel: kernel(settings),
+        state_dir: settings.state_dir.clone(),
+    };
+    if settings.output.json {
+        settings.output.document(&report)?;
+    } else {
+        settings.output.text(&report.text())?;
+    }
+    Ok(if report.ok { 0 } else { 1 })
+}
+
+fn qemu() -> Finding {
+    match engine::find_qemu() {
+        Some(path) => Finding {
+            path: Some(path),
+            problem: None,
+            remediation: None,
+        },
+        None => Finding {
+            path: None,
+            problem: Some("qemu-system-x86_64 is not installed".into()),
+            remediation: Some(INSTALL_QEMU.into()),
+        },
+    }
+}
+
+/// The default kernel, without making a store where there is none.
+fn kernel(settings: &Settings) -> KernelReport {
+    let root = settings.store_dir();
+    let found = if root.is_dir() {
+        Store::open(&root).map_err(Failure::from).and_then(|store| {
+            let pipeline = Pipeline::new(store, std::sync::Arc::new(Silent));
+            Ok(pipeline.default_kernel()?)
+        })
+    } else {
+        Ok(None)
+    };
+    match found {
+        Ok(Some(kernel)) => KernelReport {
+            installed: Some(kernel),
+            problem: None,
+            remediation: None,
+        },
+        Ok(None) => KernelReport {
+            installed: None,
+            problem: Some("none is installed; the first run installs one".into()),
+            remediation: Some("microagent kernel install".into()),
+        },
+        Err(failure) => KernelReport {
+            installed: None,
+            problem: Some(failure.message),
+            remediation: failure.remediation,
+        },
+    }
+}
+
+impl Finding {
+    fn program(name: &str) -> Finding {
+        match install::find(name) {
+            Ok(path) => Finding {
+                path: Some(path),
+                problem: None,
+                remediation: None,
+            },
+            Err(failure) => Finding {
+                path: None,
+                problem: Some(failure.message),
+                remediation: failure.remediation,
+            },
+        }
+    }
+
+    fn say(&self) -> String {
+        let path = self.path.as_ref().map(|path| path.display().to_string());
+        path.or_else(|| self.problem.clone()).unwrap_or_default()
+    }
+}
+
+impl Report {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, what: &str, way_out: Option<&str>| {
+            let _ = writeln!(text, "{name:<12}{what}");
+            if let Some(way_out) = way_out {
+                let _ = writeln!(text, "{:<12}-> {way_out}", "");
+            }
+        };
+        let auto = match self.engine.auto {
+            Some(engine) => format!("{engine}: {}", self.engine.why),
+            None => format!("none: {}", self.engine.why),
+        };
+        line("engine", &auto, None);
+        let kvm = self.kvm.kvm.problem();
+        line(
+            "kvm",
+            kvm.as_deref().unwrap_or("usable"),
+            self.kvm.remediation,
+        );
+        line("qemu", &self.qemu.say(), self.qemu.remediation.as_deref());
+        line(
+            "agent",
+            &self.agent.say(),
+            self.agent.remediation.as_deref(),
+        );
+        line(
+            "supervisor",
+            &self.supervisor.say(),
+            self.supervisor.remediation.as_deref(),
+        );
+        let kernel = self.kernel.installed.as_ref().map(describe);
+        let kernel = kernel
+            .or_else(|| self.kernel.problem.clone())
+            .unwrap_or_default();
+        line("kernel", &kernel, self.kernel.remediation.as_deref());
+        line("state", &self.state_dir.display().to_string(), None);
+        text
+    }
+}

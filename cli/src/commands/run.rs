@@ -1,0 +1,241 @@
+//! `microagent run`.
+
+use std::time::Instant;
+
+use microagent_pipeline::{ErrorKind, Pipeline};
+use microagent_proto::agent::{Exec, Exited};
+use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::open_pipeline;
+use crate::args::RunArgs;
+use crate::ending::Ending;
+use crate::engine::{self, Choice};
+use crate::failure::{Failure, OURS, SIGNALLED};
+use crate::image_command::{environment, shell};
+use crate::install;
+use crate::request::RunRequest;
+use crate::run::artifacts::{self, Artifacts};
+use crate::run::document::{
+    ImageDocument, KernelDocument, ResultDocument, RunDocument, nodes, time,
+};
+use crate::run::phases::{Phases, millis, timed};
+use crate::run::vm::{self, End, Ended, Task};
+use crate::run::workspace::Workspace;
+use crate::run_dir::RunDir;
+use crate::settings::{Settings, make_private_dir};
+use crate::supervisor::Supervisor;
+
+/// Exit code when nobody reads our output: that of a program that SIGPIPE ended.
+const READER_GONE: u8 = SIGNALLED + 13;
+
+/// Runs one command in a fresh VM. The answer is the exit code.
+pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let begun = Instant::now();
+    let request = RunRequest::check(args, host_cpus())?;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => generated_name()?,
+    };
+    let choice = engine::choose(settings)?;
+    if let Some(why) = &choice.fallback {
+        settings.output.notice(&format!("using engine qemu: {why}"));
+    }
+    let agent = install::find(install::AGENT)?;
+    let supervisor = match &request.supervisor {
+        Some(path) => install::named("--supervisor", path)?,
+        None => install::find(install::SUPERVISOR)?,
+    };
+
+    let pipeline = open_pipeline(settings, ending)?;
+    let run_dir = RunDir::create()?;
+    ending.remember(run_dir.path());
+    let mut phases = Phases::default();
+    let loud = settings.output.verbose > 1;
+    let supervisor = timed(&mut phases.spawn, || Supervisor::spawn(&supervisor, loud))?;
+    let artifacts = artifacts::prepare(&pipeline, &request, &agent, settings.output, &mut phases)?;
+    let workspace = if request.keep {
+        let path = settings.workspace_dir(&name);
+        Some(Workspace::create(path, &artifacts.rootfs.path, ending)?)
+    } else {
+        None
+    };
+    let disk = disk(settings, &artifacts, workspace.as_ref())?;
+    let config = VmConfig {
+        version: microagent_proto::VERSION,
+        name: name.clone(),
+        engine: choice.engine,
+        cpus: request.resources.cpu_count,
+        memory_mib: request.resources.memory_mib,
+        kernel: artifacts.kernel.path.clone(),
+        initramfs: artifacts.initramfs.path.clone(),
+        extra_cmdline: None,
+        disks: vec![disk],
+        run_dir: run_dir.path().to_owned(),
+        console_to_stderr: loud,
+    };
+    let task = task(&request, &artifacts, &name, config);
+    let mut ended = vm::run(&supervisor, task, settings.output, &mut phases, ending);
+
+    let exited = matches!(ended.end, End::Exited(_));
+    let halted = timed(&mut phases.teardown, || {
+        let halted = workspace.is_some() && exited && vm::shut_down(&supervisor);
+        // Not waited for: the caller has its exit code before the VM is gone.
+        drop(supervisor);
+        drop(run_dir);
+        halted
+    });
+    phases.total = millis(begun.elapsed());
+    let run = Run {
+        settings,
+        request: &request,
+        name,
+        choice,
+        pipeline: &pipeline,
+        artifacts: &artifacts,
+        phases,
+        halted,
+    };
+    let document = run.document(&mut ended);
+    if let Some(workspace) = workspace.filter(|_| ended.started_at.is_some()) {
+        workspace.keep(&document)?;
+    }
+    conclude(settings, &ended, &document)
+}
+
+/// Prints what is left to print and says the exit code.
+fn conclude(settings: &Settings, ended: &Ended, document: &RunDocument) -> Result<u8, Failure> {
+    let (code, failure) = match &ended.end {
+        End::Exited(exited) => (exit_code(*exited), None),
+        End::ReaderGone => (READER_GONE, None),
+        End::Failed(failure) => (failure.exit_code(OURS), Some(failure)),
+    };
+    // A failure of ours has no result to print.
+    if settings.output.json && code != OURS {
+        settings.output.document(document)?;
+    }
+    if let Some(failure) = failure {
+        settings.output.failure(failure);
+    }
+    Ok(code)
+}
+
+/// What the document of a run is made of.
+struct Run<'a> {
+    settings: &'a Settings,
+    request: &'a RunRequest,
+    name: String,
+    choice: Choice,
+    pipeline: &'a Pipeline,
+    artifacts: &'a Artifacts,
+    phases: Phases,
+    halted: bool,
+}
+
+impl Run<'_> {
+    fn document(self, ended: &mut Ended) -> RunDocument {
+        let exited = match ended.end {
+            End::Exited(exited) => Some(exited),
+            _ => None,
+        };
+        let captured = std::mem::take(&mut ended.captured);
+        let timed_out = matches!(&ended.end, End::Failed(why) if why.kind == ErrorKind::Timeout);
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        RunDocument {
+            workspace: self.name,
+            state_dir: self.settings.state_dir.clone(),
+            engine: self.choice.engine.name(),
+            image: ImageDocument::new(&self.artifacts.image),
+            resources: self.request.resources.clone(),
+            kernel: KernelDocument::new(&self.artifacts.kernel, self.request.kernel.clone()),
+            nodes: nodes(self.pipeline),
+            phases: self.phases,
+            result: ResultDocument {
+                started: ended.started_at.is_some(),
+                started_at: ended.started_at.map(time),
+                completed_at: ended.started_at.map(|_| time(ended.completed_at)),
+                exit_code: exited.and_then(|exited| exited.code),
+                signal: exited.and_then(|exited| exited.signal),
+                timed_out,
+                stdout: text(captured.stdout),
+                stderr: text(captured.stderr),
+                truncated: captured.truncated,
+            },
+            outputs: [],
+            final_state: match (exited, self.halted) {
+                (Some(_), true) => "halted",
+                (Some(_), false) => "stopped",
+                (None, _) => "failed",
+            },
+        }
+    }
+}
+
+/// The disk of a kept workspace is its own; others are a delta over the store's file.
+fn disk(
+    settings: &Settings,
+    artifacts: &Artifacts,
+    workspace: Option<&Workspace>,
+) -> Result<DiskConfig, Failure> {
+    if let Some(workspace) = workspace {
+        return Ok(DiskConfig {
+            path: workspace.disk(),
+            mode: DiskMode::ReadWrite,
+        });
+    }
+    let scratch_dir = settings.host_dir();
+    make_private_dir(&scratch_dir).map_err(|error| {
+        Failure::new(
+            ErrorKind::Host,
+            format!("cannot make {}: {error}", scratch_dir.display()),
+        )
+    })?;
+    Ok(DiskConfig {
+        path: artifacts.rootfs.path.clone(),
+        mode: DiskMode::Overlay { scratch_dir },
+    })
+}
+
+fn task(request: &RunRequest, artifacts: &Artifacts, name: &str, config: VmConfig) -> Task {
+    let image = &artifacts.image.config;
+    let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
+    let env = environment(&image.env, &request.env, &hostname);
+    let exec = |argv: Vec<String>, stdin| Exec {
+        argv,
+        env: env.clone(),
+        cwd: image.working_dir.clone(),
+        user: image.user.clone(),
+        stdin,
+    };
+    let setup = request.setup.iter();
+    Task {
+        config,
+        setup: setup
+            .map(|command| (command.clone(), exec(shell(command), false)))
+            .collect(),
+        command: exec(artifacts.argv.clone(), request.stdin),
+        hostname,
+        timeout: request.timeout,
+    }
+}
+
+fn exit_code(exited: Exited) -> u8 {
+    match (exited.code, exited.signal) {
+        // The kernel keeps eight bits of it.
+        (Some(code), _) => (code & 0xff) as u8,
+        (None, Some(signal)) => SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)),
+        (None, None) => OURS,
+    }
+}
+
+/// A name that is unlikely to be taken.
+fn generated_name() -> Result<String, Failure> {
+    let mut random = [0; 4];
+    getrandom(&mut random[..], GetRandomFlags::empty())
+        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
+    Ok(format!("run-{:08x}", u32::from_ne_bytes(random)))
+}
+
+fn host_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
+}

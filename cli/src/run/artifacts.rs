@@ -1,0 +1,116 @@
+//! What a VM boots: image, root file system, kernel, initramfs.
+//!
+//! What fails fast is asked first: the kernel that was named, the reference, what to run. A default
+//! kernel that is missing is installed by a thread of its own beside the image.
+
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use microagent_pipeline::{
+    ErrorKind, Image, Initramfs, Kernel, KernelSource, Pipeline, Rootfs, RootfsOptions,
+};
+
+use super::phases::{Phases, timed};
+use crate::failure::Failure;
+use crate::image_command;
+use crate::output::Output;
+use crate::request::RunRequest;
+
+/// All that is needed to boot.
+#[derive(Debug)]
+pub struct Artifacts {
+    /// The image.
+    pub image: Image,
+    /// What to run in it; never empty.
+    pub argv: Vec<String>,
+    /// Its root file system.
+    pub rootfs: Rootfs,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The agent and the kernel's modules.
+    pub initramfs: Initramfs,
+}
+
+/// Finds or makes all of them.
+pub fn prepare(
+    pipeline: &Pipeline,
+    request: &RunRequest,
+    agent: &Path,
+    output: Output,
+    phases: &mut Phases,
+) -> Result<Artifacts, Failure> {
+    let kernel = find_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
+    let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
+    let argv = image_command::argv(
+        &request.command,
+        &image.config.entrypoint,
+        &image.config.cmd,
+        &image.reference,
+    )?;
+    let options = RootfsOptions {
+        size_mib: request.resources.size_mib,
+        mke2fs: request.mke2fs.clone(),
+    };
+    let rootfs = timed(&mut phases.rootfs, || pipeline.rootfs(&image, &options))?;
+    let kernel = match kernel {
+        KernelInSight::Here(kernel) => kernel,
+        KernelInSight::Coming(thread) => {
+            let (kernel, took) = thread.join().map_err(|_| lost_thread())??;
+            phases.kernel = Some(took);
+            kernel
+        }
+    };
+    let initramfs = timed(&mut phases.initramfs, || pipeline.initramfs(agent, &kernel))?;
+    Ok(Artifacts {
+        image,
+        argv,
+        rootfs,
+        kernel,
+        initramfs,
+    })
+}
+
+enum KernelInSight {
+    Here(Kernel),
+    /// The kernel, and how many milliseconds it took.
+    Coming(JoinHandle<Result<(Kernel, f64), Failure>>),
+}
+
+fn find_kernel(
+    pipeline: &Pipeline,
+    named: Option<&Path>,
+    output: Output,
+    phases: &mut Phases,
+) -> Result<KernelInSight, Failure> {
+    let found = timed(&mut phases.kernel, || match named {
+        Some(path) => pipeline
+            .kernel(&KernelSource::Path(path.to_owned()))
+            .map(Some),
+        None => pipeline.default_kernel(),
+    })?;
+    if let Some(kernel) = found {
+        return Ok(KernelInSight::Here(kernel));
+    }
+    output.notice("no kernel is installed; installing the distribution's");
+    let pipeline = pipeline.clone();
+    let thread = thread::Builder::new()
+        .name("kernel".into())
+        .spawn(move || {
+            let mut took = None;
+            let kernel = timed(&mut took, || {
+                let kernel = pipeline.kernel(&KernelSource::Distribution)?;
+                pipeline.set_default_kernel(&kernel)?;
+                Ok::<_, microagent_pipeline::Error>(kernel)
+            })?;
+            Ok((kernel, took.unwrap_or_default()))
+        })
+        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
+    Ok(KernelInSight::Coming(thread))
+}
+
+fn lost_thread() -> Failure {
+    Failure::new(
+        ErrorKind::Internal,
+        "the installation of the kernel broke off",
+    )
+}

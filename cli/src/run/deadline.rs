@@ -1,0 +1,77 @@
+//! `--timeout`: it always fires.
+//!
+//! A thread waits for the deadline and kills the VM, which ends whatever the main thread waits
+//! for, except a standard output that nobody reads. So if the main thread has not ended the
+//! process within [`GRACE`], this thread does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use microagent_pipeline::ErrorKind;
+
+use crate::ending::Ending;
+use crate::failure::{Failure, TIMED_OUT};
+use crate::supervisor::Killer;
+
+/// How long the main thread has after the deadline.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A running deadline. Dropping it calls it off.
+#[derive(Debug)]
+pub struct Deadline {
+    fired: Arc<AtomicBool>,
+    seconds: u64,
+    _call_off: Option<Sender<()>>,
+}
+
+impl Deadline {
+    /// Starts the clock; without `seconds` it never fires.
+    pub fn start(seconds: Option<u64>, killer: Killer, ending: Ending) -> Deadline {
+        let fired = Arc::new(AtomicBool::new(false));
+        let Some(seconds) = seconds else {
+            return Deadline {
+                fired,
+                seconds: 0,
+                _call_off: None,
+            };
+        };
+        let (call_off, called_off) = mpsc::channel();
+        let flag = Arc::clone(&fired);
+        thread::spawn(move || {
+            let over = |patience| {
+                called_off.recv_timeout(patience) == Err::<(), _>(RecvTimeoutError::Timeout)
+            };
+            if over(Duration::from_secs(seconds)) {
+                flag.store(true, Ordering::SeqCst);
+                killer.kill();
+                if over(GRACE) {
+                    ending.end(TIMED_OUT, &timed_out(seconds));
+                }
+            }
+        });
+        Deadline {
+            fired,
+            seconds,
+            _call_off: Some(call_off),
+        }
+    }
+
+    /// The failure to report, if it has fired.
+    pub fn fired(&self) -> Option<Failure> {
+        self.fired
+            .load(Ordering::SeqCst)
+            .then(|| timed_out(self.seconds))
+    }
+}
+
+fn timed_out(seconds: u64) -> Failure {
+    Failure::new(
+        ErrorKind::Timeout,
+        format!("the command did not end within {seconds} s"),
+    )
+    .way_out("allow more with --timeout SECONDS")
+    .exits(TIMED_OUT)
+}

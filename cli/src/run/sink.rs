@@ -1,0 +1,182 @@
+//! Where the output of commands goes: on, into a document, or aside.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::SystemTime;
+
+use crate::output::Output;
+use crate::session::Sink;
+
+/// How much of each stream a document holds, in bytes; what comes after is dropped.
+pub const CAPTURE_LIMIT: usize = 16 << 20;
+
+/// How much of a setup command's output is kept for the message when it fails, in bytes.
+const TAIL: usize = 4 << 10;
+
+/// The output of the command: handed on as it comes, or captured.
+#[derive(Debug)]
+pub struct CommandSink {
+    target: Target,
+    /// When the command was started.
+    pub started_at: Option<SystemTime>,
+}
+
+#[derive(Debug)]
+enum Target {
+    /// Written through, unbuffered: bytes appear as the guest writes them.
+    Through {
+        stdout: File,
+        stderr: File,
+    },
+    Captured(Captured),
+}
+
+/// Captured output.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// The start of standard output.
+    pub stdout: Vec<u8>,
+    /// The start of standard error.
+    pub stderr: Vec<u8>,
+    /// Something was dropped.
+    pub truncated: bool,
+}
+
+impl CommandSink {
+    /// In the form that was asked for.
+    pub fn new(output: Output) -> io::Result<CommandSink> {
+        let target = if output.json {
+            Target::Captured(Captured::default())
+        } else {
+            Target::Through {
+                stdout: File::from(io::stdout().as_fd().try_clone_to_owned()?),
+                stderr: File::from(io::stderr().as_fd().try_clone_to_owned()?),
+            }
+        };
+        Ok(CommandSink {
+            target,
+            started_at: None,
+        })
+    }
+
+    /// What was captured.
+    pub fn into_captured(self) -> Captured {
+        match self.target {
+            Target::Captured(captured) => captured,
+            Target::Through { .. } => Captured::default(),
+        }
+    }
+}
+
+impl Sink for CommandSink {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.target {
+            Target::Through { stdout, .. } => stdout.write_all(bytes),
+            Target::Captured(captured) => {
+                captured.truncated |= append(&mut captured.stdout, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.target {
+            Target::Through { stderr, .. } => {
+                // A standard error that nobody reads does not stop a command.
+                let _ = stderr.write_all(bytes);
+                Ok(())
+            }
+            Target::Captured(captured) => {
+                captured.truncated |= append(&mut captured.stderr, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn started(&mut self) {
+        self.started_at = Some(SystemTime::now());
+    }
+}
+
+/// Appends what fits; whether something did not.
+fn append(kept: &mut Vec<u8>, bytes: &[u8]) -> bool {
+    let fits = bytes.len().min(CAPTURE_LIMIT - kept.len());
+    kept.extend_from_slice(&bytes[..fits]);
+    fits < bytes.len()
+}
+
+/// The output of a setup command: both streams go to standard error, where it is not in the way of
+/// the result; its end is kept for the message when it fails.
+#[derive(Debug)]
+pub struct SetupSink {
+    output: Output,
+    tail: Vec<u8>,
+}
+
+impl SetupSink {
+    /// In the form that was asked for.
+    pub fn new(output: Output) -> SetupSink {
+        SetupSink {
+            output,
+            tail: Vec::new(),
+        }
+    }
+
+    /// The last line, when it has not been seen.
+    pub fn last_unseen_line(&self) -> Option<String> {
+        if self.output.talks() {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&self.tail);
+        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+        Some(line.trim().to_owned())
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        if self.output.talks() {
+            let _ = io::stderr().write_all(bytes);
+        }
+        self.tail.extend_from_slice(bytes);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+}
+
+impl Sink for SetupSink {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(bytes);
+        Ok(())
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.take(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capture_keeps_the_start_and_says_that_it_is_cut() {
+        let json = Output {
+            json: true,
+            ..Output::default()
+        };
+        let mut sink = CommandSink::new(json).unwrap();
+        sink.stdout(&vec![b'a'; CAPTURE_LIMIT - 1]).unwrap();
+        sink.stdout(b"b").unwrap();
+        sink.stderr(b"e").unwrap();
+        let Target::Captured(captured) = &sink.target else {
+            panic!("not captured");
+        };
+        assert!(!captured.truncated);
+        sink.stdout(b"c").unwrap();
+        let captured = sink.into_captured();
+        assert!(captured.truncated);
+        assert_eq!(captured.stdout.len(), CAPTURE_LIMIT);
+        assert!(captured.stdout.ends_with(b"ab"));
+        assert_eq!(captured.stderr, b"e");
+    }
+}

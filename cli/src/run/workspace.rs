@@ -1,0 +1,90 @@
+//! A workspace that is kept: `<state-dir>/workspaces/NAME/`.
+//!
+//! It holds `rootfs.ext4`, the VM's own copy of the root file system with all that was written to
+//! it, and `run.json`, the document of the run. A run that is not kept has no directory: its disk is
+//! a nameless delta over the store's file.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use microagent_pipeline::ErrorKind;
+
+use super::document::RunDocument;
+use crate::disk;
+use crate::ending::Ending;
+use crate::failure::Failure;
+
+/// A workspace's directory. Until it is kept, dropping it removes it.
+#[derive(Debug)]
+pub struct Workspace {
+    path: PathBuf,
+    ending: Ending,
+    kept: bool,
+}
+
+impl Workspace {
+    /// Makes the directory and the copy of `rootfs`.
+    pub fn create(path: PathBuf, rootfs: &Path, ending: &Ending) -> Result<Workspace, Failure> {
+        make_directory(&path)?;
+        ending.remember(&path);
+        let workspace = Workspace {
+            path,
+            ending: ending.clone(),
+            kept: false,
+        };
+        disk::copy(rootfs, &workspace.disk())?;
+        Ok(workspace)
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> PathBuf {
+        self.path.join("rootfs.ext4")
+    }
+
+    /// Keeps it, with the document of its run.
+    pub fn keep(mut self, document: &RunDocument) -> Result<(), Failure> {
+        self.kept = true;
+        self.ending.forget(&self.path);
+        let path = self.path.join("run.json");
+        let text = serde_json::to_vec_pretty(document).map_err(io::Error::from);
+        text.and_then(|text| std::fs::write(&path, text))
+            .map_err(|error| cannot("write", &path, &error))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn make_directory(path: &Path) -> Result<(), Failure> {
+    if let Some(parent) = path.parent() {
+        crate::settings::make_private_dir(parent)
+            .map_err(|error| cannot("make", parent, &error))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::new(
+            ErrorKind::Conflict,
+            format!("the workspace {} exists already", path.display()),
+        )
+        .way_out("choose another --name, or remove that directory")),
+        Err(error) => Err(cannot("make", path, &error)),
+    }
+}
+
+fn cannot(action: &str, path: &Path, error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::Permission
+        }
+        _ => ErrorKind::Host,
+    };
+    Failure::new(kind, format!("cannot {action} {}: {error}", path.display()))
+}

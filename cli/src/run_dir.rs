@@ -1,0 +1,227 @@
+//! A short private directory for the sockets of one VM.
+//!
+//! It is `$XDG_RUNTIME_DIR/microagent/ID`, or `/tmp/microagent-UID/ID` where that is not set, not
+//! ours, or too long: short, whatever the state directory is called, because a Unix socket's path has at most 107
+//! bytes. Whoever made one holds a lock on it for as long as it lives; what is not locked is a
+//! leftover and is removed by the next run. A lock on the parent directory keeps making and
+//! sweeping apart.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use microagent_pipeline::ErrorKind;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::failure::Failure;
+
+/// The longest path of a Unix socket, in bytes (`sun_path` without its zero).
+const MAX_SOCKET_PATH: usize = 107;
+/// The length of a directory's own name, in bytes.
+const ID: usize = 8;
+/// Room for the file name of a socket in the directory, in bytes.
+const SOCKET_NAME: usize = 32;
+
+/// Why there is no run directory.
+#[derive(Debug, thiserror::Error)]
+pub enum RunDirError {
+    /// A system call failed.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// A verb.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody else made the directory.
+    #[error("{} belongs to somebody else or is open to others", .0.display())]
+    NotOurs(PathBuf),
+    /// It is too long for sockets.
+    #[error("{} is too long for the path of a socket", .0.display())]
+    TooLong(PathBuf),
+}
+
+impl From<RunDirError> for Failure {
+    fn from(error: RunDirError) -> Failure {
+        let kind = match &error {
+            RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                ErrorKind::NoSpace
+            }
+            RunDirError::NotOurs(_) => ErrorKind::Permission,
+            _ => ErrorKind::Host,
+        };
+        let failure = Failure::caused(kind, &error);
+        match error {
+            RunDirError::NotOurs(path) => {
+                failure.way_out(format!("remove it: sudo rm -r {}", path.display()))
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// A run directory. Dropping it removes it.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes one, and removes leftovers of others.
+    pub fn create() -> Result<RunDir, RunDirError> {
+        RunDir::create_in(&parent())
+    }
+
+    fn create_in(parent: &Path) -> Result<RunDir, RunDirError> {
+        own(parent)?;
+        let _gate = lock(parent, FlockOperation::LockExclusive)?;
+        sweep(parent);
+        let directory = tempfile::Builder::new()
+            .prefix("")
+            .rand_bytes(ID)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(parent)
+            .map_err(|error| failed("make a directory in", parent, error))?;
+        let path = directory.path().to_owned();
+        if !fits(&path, 0) {
+            return Err(RunDirError::TooLong(path));
+        }
+        let lock = lock(&path, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(RunDir {
+            path: directory.keep(),
+            _lock: lock,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn parent() -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    let ours = |path: &PathBuf| {
+        fs::metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == uid)
+    };
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && ours(path))
+        .map(|path| path.join("microagent"))
+        .filter(|path| fits(path, ID + 1))
+        .unwrap_or_else(|| PathBuf::from(format!("/tmp/microagent-{uid}")))
+}
+
+/// Whether sockets fit in a directory that is `more` bytes below `path`.
+fn fits(path: &Path, more: usize) -> bool {
+    path.as_os_str().len() + more + SOCKET_NAME <= MAX_SOCKET_PATH
+}
+
+/// Makes `path` if it is missing, and checks that nobody else can use it.
+fn own(path: &Path) -> Result<(), RunDirError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed("make", path, error)),
+    }
+    let metadata = fs::symlink_metadata(path).map_err(|error| failed("look at", path, error))?;
+    let ours = metadata.is_dir()
+        && metadata.uid() == rustix::process::getuid().as_raw()
+        && metadata.mode() & 0o077 == 0;
+    if ours {
+        Ok(())
+    } else {
+        Err(RunDirError::NotOurs(path.to_owned()))
+    }
+}
+
+/// Removes directories whose owner is gone. What cannot be removed stays for the next time.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if !path.is_dir() {
+            continue;
+        }
+        let abandoned = lock(&path, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if abandoned {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
+}
+
+fn lock(directory: &Path, operation: FlockOperation) -> Result<File, RunDirError> {
+    let handle = File::open(directory).map_err(|error| failed("open", directory, error))?;
+    flock(&handle, operation).map_err(|error| failed("lock", directory, error))?;
+    Ok(handle)
+}
+
+fn failed(action: &'static str, path: &Path, error: impl Into<io::Error>) -> RunDirError {
+    RunDirError::Io {
+        action,
+        path: path.to_owned(),
+        source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_is_swept_and_a_living_one_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path().join("m");
+        let living = RunDir::create_in(&parent).unwrap();
+        let dead = parent.join("dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("socket"), "").unwrap();
+        let second = RunDir::create_in(&parent).unwrap();
+        assert!(living.path().exists() && second.path().exists());
+        assert!(!dead.exists());
+        let path = living.path().to_owned();
+        drop(living);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_place_that_others_can_enter_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let open = parent.path().join("open");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(matches!(
+            RunDir::create_in(&open),
+            Err(RunDirError::NotOurs(_))
+        ));
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(parent.path(), &link).unwrap();
+        assert!(matches!(
+            RunDir::create_in(&link),
+            Err(RunDirError::NotOurs(_))
+        ));
+    }
+
+    #[test]
+    fn a_place_too_long_for_sockets_is_refused_and_left_empty() {
+        let parent = tempfile::tempdir().unwrap();
+        let long = parent.path().join("x".repeat(80));
+        assert!(matches!(
+            RunDir::create_in(&long),
+            Err(RunDirError::TooLong(_))
+        ));
+        assert_eq!(fs::read_dir(&long).unwrap().count(), 0);
+    }
+}

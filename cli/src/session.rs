@@ -1,0 +1,219 @@
+//! Agent sessions, from the host's side.
+//!
+//! A session's stream carries one request. Output is handed on as it comes, in order, before the
+//! next frame is read: a slow reader slows the guest down and nothing else.
+
+use std::io::{self, Read};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use microagent_proto::agent::{Configure, Exec, Exited, Failure, Reply, Request};
+use microagent_proto::frame::{
+    DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_message, write_frame, write_message,
+};
+
+/// Why a session did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The agent could not do it.
+    #[error("{}", .0.message)]
+    Refused(Failure),
+    /// The stream broke, or the agent broke the rules.
+    #[error("the session with the guest agent broke off")]
+    Broken(#[from] FrameError),
+    /// The command's output could not be handed on.
+    #[error("cannot hand on the command's output")]
+    Output(#[source] io::Error),
+}
+
+/// Where a command's output goes.
+pub trait Sink {
+    /// Bytes of its standard output.
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Bytes of its standard error.
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// It has been started.
+    fn started(&mut self) {}
+}
+
+/// Makes an anonymous VM into a certain one.
+pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), SessionError> {
+    write_message(&mut stream, &Request::Configure(request))?;
+    match read_message(&mut stream, "the answer to a configuration")? {
+        Reply::Configured { mount_micros } => {
+            tracing::debug!(mount_micros, "configured");
+            Ok(())
+        }
+        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
+        _ => Err(out_of_place()),
+    }
+}
+
+/// Runs one command to its end. With `request.stdin`, this process's standard input is passed on.
+pub fn exec(
+    mut stream: UnixStream,
+    request: Exec,
+    sink: &mut dyn Sink,
+) -> Result<Exited, SessionError> {
+    let stdin = request.stdin;
+    write_message(&mut stream, &Request::Exec(request))?;
+    match read_message(&mut stream, "the start of the command")? {
+        Reply::Started { .. } => sink.started(),
+        Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
+        _ => return Err(out_of_place()),
+    }
+    if stdin {
+        let writer = stream.try_clone().map_err(FrameError::Io)?;
+        // It ends with this process, or when the session does.
+        thread::Builder::new()
+            .name("stdin".into())
+            .spawn(move || pass_stdin(writer))
+            .map_err(FrameError::Io)?;
+    }
+    let end = carry(&mut stream, sink);
+    let _ = stream.shutdown(Shutdown::Both);
+    end
+}
+
+/// Asks the guest to power off. It is on its way when this returns.
+pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
+    write_message(&mut stream, &Request::Shutdown)?;
+    match read_message(&mut stream, "the answer to a shutdown")? {
+        Reply::ShuttingDown => Ok(()),
+        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
+        _ => Err(out_of_place()),
+    }
+}
+
+fn carry(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
+    loop {
+        let Frame { kind, payload } =
+            read_frame(stream)?.ok_or(FrameError::Closed("the end of the command"))?;
+        match kind {
+            Kind::Stdout => sink.stdout(&payload).map_err(SessionError::Output)?,
+            Kind::Stderr => sink.stderr(&payload).map_err(SessionError::Output)?,
+            Kind::Message => match serde_json::from_slice(&payload).map_err(FrameError::from)? {
+                Reply::Exited(exited) => return Ok(exited),
+                Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
+                _ => return Err(out_of_place()),
+            },
+            Kind::Stdin => return Err(out_of_place()),
+        }
+    }
+}
+
+/// Copies standard input until it ends or nobody takes it.
+fn pass_stdin(mut stream: UnixStream) {
+    let mut stdin = io::stdin().lock();
+    let mut chunk = vec![0; DATA_CHUNK];
+    loop {
+        let length = match stdin.read(&mut chunk) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // What cannot be read has ended.
+            Err(_) => 0,
+        };
+        // An empty frame is the end.
+        if write_frame(&mut stream, Kind::Stdin, &chunk[..length]).is_err() || length == 0 {
+            return;
+        }
+    }
+}
+
+fn out_of_place() -> SessionError {
+    SessionError::Broken(FrameError::Unexpected {
+        got: Kind::Message,
+        expected: "another answer",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use microagent_proto::agent::FailureKind;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Kept(Vec<u8>, Vec<u8>);
+
+    impl Sink for Kept {
+        fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.0.extend_from_slice(bytes);
+            Ok(())
+        }
+        fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.1.extend_from_slice(bytes);
+            Ok(())
+        }
+    }
+
+    fn request() -> Exec {
+        Exec {
+            argv: vec!["x".into()],
+            env: Vec::new(),
+            cwd: String::new(),
+            user: String::new(),
+            stdin: false,
+        }
+    }
+
+    /// An agent that answers with these frames and closes.
+    fn answered(frames: &[(Kind, &[u8])]) -> (Result<Exited, SessionError>, Kept) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        for (kind, payload) in frames {
+            write_frame(&mut theirs, *kind, payload).unwrap();
+        }
+        theirs.shutdown(Shutdown::Write).unwrap();
+        let mut kept = Kept::default();
+        (exec(ours, request(), &mut kept), kept)
+    }
+
+    const STARTED: (Kind, &[u8]) = (Kind::Message, br#"{"started":{"pid":7}}"#);
+
+    #[test]
+    fn output_is_told_apart_and_the_end_is_reported() {
+        let (end, kept) = answered(&[
+            STARTED,
+            (Kind::Stdout, b"a"),
+            (Kind::Stderr, b"b"),
+            (Kind::Stdout, b"c"),
+            (Kind::Message, br#"{"exited":{"code":3,"signal":null}}"#),
+        ]);
+        let expected = Exited {
+            code: Some(3),
+            signal: None,
+        };
+        assert_eq!(end.unwrap(), expected);
+        assert_eq!(
+            (kept.0.as_slice(), kept.1.as_slice()),
+            (&b"ac"[..], &b"b"[..])
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_why() {
+        let failed = br#"{"failed":{"kind":"notFound","message":"no x"}}"#;
+        let (end, _) = answered(&[(Kind::Message, failed)]);
+        let Err(SessionError::Refused(failure)) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(failure.kind, FailureKind::NotFound);
+        assert_eq!(failure.message, "no x");
+    }
+
+    #[test]
+    fn an_end_without_an_exit_is_a_broken_session() {
+        for frames in [
+            &[][..],
+            &[STARTED],
+            &[STARTED, (Kind::Stdout, b"a")],
+            &[STARTED, STARTED],
+            &[STARTED, (Kind::Stdin, b"a")],
+            &[STARTED, (Kind::Message, b"{")],
+        ] {
+            let (end, _) = answered(frames);
+            assert!(matches!(end, Err(SessionError::Broken(_))), "{end:?}");
+        }
+    }
+}
