@@ -28,7 +28,13 @@ fn boot(machine: Machine) -> Result<Report, Error> {
     lab.file(&program, "/bin/vcpu")?;
     lab.program(tool::find("stat")?, "/usr/bin/host-stat")?;
     lab.text("from the host\n", "/root/a/b/text", 0o640)?;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(directory.path().join("a/empty")).unwrap();
+    std::fs::write(directory.path().join("a/file"), "x").unwrap();
+    std::os::unix::fs::symlink("a/file", directory.path().join("link")).unwrap();
+    lab.directory(directory.path(), "/put/here")?;
     lab.step("vcpu", "vcpu", 30);
+    lab.step("directory", "cd /put/here && find . | sort && cat link", 30);
     lab.step("status", "exit 3", 30);
     lab.step("killed", "kill -9 $$", 30);
     lab.step("outputs", "echo out; echo err >&2; printf '\\000\\377'", 30);
@@ -76,6 +82,17 @@ fn both_outputs_come_back_byte_for_byte() {
 fn programs_bring_their_shared_libraries() {
     let step = or_skip!(report()).step("shared libraries");
     assert_eq!(step.text(), "640:14\n", "{}", step.errors());
+}
+
+#[test]
+fn a_directory_comes_with_all_that_is_in_it() {
+    let step = or_skip!(report()).step("directory");
+    assert_eq!(
+        step.text(),
+        ".\n./a\n./a/empty\n./a/file\n./link\nx",
+        "{}",
+        step.errors()
+    );
 }
 
 #[test]

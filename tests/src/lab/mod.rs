@@ -237,7 +237,7 @@ impl Lab {
 
     /// Puts a whole directory at `guest`: directories, files and symbolic links.
     pub fn directory(&mut self, host: &Path, guest: &str) -> Result<(), Error> {
-        self.make_parents(&format!("{guest}/."))?;
+        self.make_directories(&relative(guest))?;
         let entries = fs::read_dir(host).map_err(Error::file(host))?;
         for entry in entries {
             let entry = entry.map_err(Error::file(host))?;
@@ -295,17 +295,23 @@ impl Lab {
     /// Makes the directories above `guest`, and returns it as the archive names it.
     fn make_parents(&mut self, guest: &str) -> Result<PathBuf, Error> {
         let path = relative(guest);
-        let mut above = PathBuf::new();
         if let Some(parent) = path.parent() {
-            for component in parent.components() {
-                above.push(component);
-                if !self.present.contains(&above) {
-                    self.directory_entry(&above.clone())?;
-                }
-            }
+            self.make_directories(parent)?;
         }
         self.present.insert(path.clone());
         Ok(path)
+    }
+
+    /// Makes a directory of the guest and those above it, where they are missing.
+    fn make_directories(&mut self, path: &Path) -> Result<(), Error> {
+        let mut above = PathBuf::new();
+        for component in path.components() {
+            above.push(component);
+            if !self.present.contains(&above) {
+                self.directory_entry(&above.clone())?;
+            }
+        }
+        Ok(())
     }
 
     fn directory_entry(&mut self, path: &Path) -> Result<(), Error> {
