@@ -99,24 +99,8 @@ fn check_cloud_kernel(kernel: &Kernel, store: &Store) {
     assert_eq!(kernel.digest, Digest::of(&image));
     assert_eq!(fs::read(&kernel.path).unwrap().len(), image.len());
     assert_eq!(kernel.version, Some(release()));
-    let modules = store.open_blob(&kernel.modules.unwrap()).unwrap().unwrap();
-    let mut archive = tar::Archive::new(modules.file);
-    let mut names = Vec::new();
-    for entry in archive.entries().unwrap() {
-        let mut entry = entry.unwrap();
-        let name = entry.path().unwrap().to_str().unwrap().to_owned();
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).unwrap();
-        let file = if name == "virtio_rng.ko" {
-            "virtio-rng.ko"
-        } else {
-            &name
-        };
-        assert!(bytes == in_package("lib/modules", file), "{name}");
-        names.push(name);
-    }
     assert_eq!(
-        names,
+        check_modules(kernel, store),
         [
             "virtio_ring.ko",
             "virtio.ko",
@@ -128,6 +112,26 @@ fn check_cloud_kernel(kernel: &Kernel, store: &Store) {
             "virtio_rng.ko",
         ]
     );
+}
+
+/// The names of the kernel's modules in load order; their bytes are those of the real package.
+fn check_modules(kernel: &Kernel, store: &Store) -> Vec<String> {
+    let modules = store.open_blob(&kernel.modules.unwrap()).unwrap().unwrap();
+    let mut archive = tar::Archive::new(modules.file);
+    let entries = archive.entries().unwrap().map(|entry| {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().to_str().unwrap().to_owned();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        let file = if name == "virtio_rng.ko" {
+            "virtio-rng.ko"
+        } else {
+            &name
+        };
+        assert!(bytes == in_package("lib/modules", file), "{name}");
+        name
+    });
+    entries.collect()
 }
 
 #[derive(Default)]
@@ -240,6 +244,129 @@ fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
         pipeline.store(),
     );
     assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
+}
+
+/// Builds a package from `tree` in `repository` and returns its paragraph in the package list.
+fn offer(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    let depends = if depends.is_empty() {
+        String::new()
+    } else {
+        format!("Depends: {depends}\n")
+    };
+    let control = format!(
+        "Package: {name}\nVersion: 6.8.0-31.31\nArchitecture: amd64\n{depends}\
+         Maintainer: x <x@x>\nDescription: x\n"
+    );
+    fs::write(tree.join("DEBIAN/control"), &control).unwrap();
+    let file = format!("{name}.deb");
+    let deb = repository.join(&file);
+    let built = Command::new("dpkg-deb")
+        .args(["-Zgzip", "-b"])
+        .arg(tree)
+        .arg(&deb)
+        .output();
+    assert!(built.unwrap().status.success());
+    let bytes = fs::read(&deb).unwrap();
+    let hex = Digest::of(&bytes).hex();
+    format!(
+        "{control}Filename: ./{file}\nSize: {}\nSHA256: {hex}\n\n",
+        bytes.len()
+    )
+}
+
+/// Ubuntu's arrangement, offered by a real apt source: a meta package, the image and the modules
+/// apart, the modules compressed with zstd and below /usr/lib, some drivers built in.
+#[test]
+fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("repository");
+    let tree = |name: &str, path: &str| {
+        let tree = dir.path().join(name);
+        fs::create_dir_all(tree.join(path)).unwrap();
+        tree
+    };
+    let (meta, image) = (tree("meta", ""), tree("image", "boot"));
+    fs::create_dir_all(&repository).unwrap();
+    let kernel = in_package("boot", "vmlinuz-");
+    fs::write(image.join("boot/vmlinuz-6.8.0-31-generic"), &kernel).unwrap();
+    let modules = tree("modules", "usr/lib/modules/6.8.0-31-generic/kernel/net");
+    let release = modules.join("usr/lib/modules/6.8.0-31-generic");
+    for name in [
+        "vsock.ko",
+        "vmw_vsock_virtio_transport_common.ko",
+        "vmw_vsock_virtio_transport.ko",
+    ] {
+        let bytes = zstd::encode_all(in_package("lib/modules", name).as_slice(), 1).unwrap();
+        fs::write(
+            release.join("kernel/net").join(format!("{name}.zst")),
+            bytes,
+        )
+        .unwrap();
+    }
+    let builtin = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "ext4"]
+        .map(|name| format!("kernel/x/{name}.ko\n"));
+    fs::write(release.join("modules.builtin"), builtin.concat()).unwrap();
+    let list = [
+        offer(
+            &repository,
+            "linux-image-virtual",
+            "linux-image-6.8.0-31-generic",
+            &meta,
+        ),
+        offer(
+            &repository,
+            "linux-image-6.8.0-31-generic",
+            "kmod, linux-base (>= 4.5), linux-modules-6.8.0-31-generic",
+            &image,
+        ),
+        offer(&repository, "linux-modules-6.8.0-31-generic", "", &modules),
+    ];
+    fs::write(repository.join("Packages"), list.concat()).unwrap();
+    let sources = dir.path().join("sources.list");
+    fs::write(
+        &sources,
+        format!("deb [trusted=yes] file:{} ./\n", repository.display()),
+    )
+    .unwrap();
+    let apt_conf = dir.path().join("apt.conf");
+    let conf = format!(
+        "Dir::State::lists \"/nonexistent\";\nDir::Etc::sourcelist \"{}\";\n\
+         Dir::Etc::sourceparts \"/dev/null\";\n",
+        sources.display()
+    );
+    fs::write(&apt_conf, conf).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "install_as_nobody", "--nocapture"])
+        .env("APT_CONFIG", &apt_conf)
+        .env("MICROAGENT_TEST_INSTALL_INTO", dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let pipeline = pipeline(dir.path());
+    let installed = pipeline.default_kernel().unwrap().unwrap();
+    assert_eq!(installed.digest, Digest::of(&kernel));
+    assert_eq!(
+        installed.source,
+        "linux-image-6.8.0-31-generic 6.8.0-31.31, linux-modules-6.8.0-31-generic 6.8.0-31.31"
+    );
+    let names = check_modules(&installed, pipeline.store());
+    assert_eq!(
+        names,
+        [
+            "vsock.ko",
+            "vmw_vsock_virtio_transport_common.ko",
+            "vmw_vsock_virtio_transport.ko"
+        ]
+    );
 }
 
 #[test]
