@@ -111,6 +111,13 @@ fn least(tree: &Tree, seed: &Digest, need: &Need, too_small: u64) -> Result<u64,
     Ok(above)
 }
 
+/// The size and the number of inodes that a tree gets.
+pub(crate) fn measure(tree: &Tree, seed: &Digest, size: Size) -> Result<(u64, u32), RootfsError> {
+    let size = plan(tree, seed, size)?.size();
+    let inodes = Need::of(tree).inodes_for(size);
+    Ok((size, inodes.unwrap_or(u32::MAX)))
+}
+
 impl Planned<'_> {
     /// The image's length in bytes.
     pub(crate) fn size(&self) -> u64 {
@@ -505,15 +512,25 @@ fn set_xattrs(
 }
 
 fn meta(attributes: &Attributes) -> Meta {
-    // 34 bits of seconds from -2^31 (`ext4_decode_extra_time`).
+    let Attributes { mode, uid, gid, .. } = *attributes;
+    Meta::new(mode, uid, gid, stored_time(attributes))
+}
+
+/// A modification time as an inode can hold it: 34 bits of seconds from -2^31.
+fn stored_time(attributes: &Attributes) -> (i64, u32) {
     const EARLIEST: i64 = -(1 << 31);
     const LATEST: i64 = (1 << 34) - (1 << 31) - 1;
     let seconds = attributes.mtime.seconds;
-    let mtime = match seconds.clamp(EARLIEST, LATEST) {
+    match seconds.clamp(EARLIEST, LATEST) {
         same if same == seconds => (seconds, attributes.mtime.nanos),
         cut => (cut, 0),
-    };
-    Meta::new(attributes.mode, attributes.uid, attributes.gid, mtime)
+    }
+}
+
+/// A modification time as the two fields of an inode (`ext4_encode_extra_time`).
+pub(crate) fn timestamp(attributes: &Attributes) -> (u32, u32) {
+    let (seconds, nanos) = stored_time(attributes);
+    mkext4::spec::Inode::encode_timestamp(seconds, nanos)
 }
 
 /// A version 8 UUID (RFC 9562: ours to define) from the seed.

@@ -194,8 +194,7 @@ impl Pipeline {
             });
         };
         let planned = match (tool, size) {
-            // Only the size is taken from the plan.
-            (Some(tool), _) => return tool.build(self.store(), &tree, &tars, seed, size),
+            (Some(tool), _) => return tool.build(self.store(), &tree, layers, &tars, seed, size),
             (None, size) => ext4::plan(&tree, seed, size)?,
         };
         let scratch = self.store().scratch()?;

@@ -96,12 +96,12 @@ fn layers_that_try_an_unpacker_equal_what_umoci_makes_of_them() {
          setfattr -n user.k -v v a/x; setfattr -n trusted.t -v 1 b; chmod 1777 a; chown 5:6 b a/x
          ln -s a l; ln -s /a/x abs; touch -h -d @-5.5 l; touch -d @1.25 z; chmod 0711 .",
         // Directory over symlink and back, file over directory, link broken.
-        "mkdir l; echo 2 >l/in; echo 3 >a/.wh.x; echo 4 >b/y; rm -rf p; mkdir p; echo 5 >p/q",
+        "mkdir l a b p; echo 2 >l/in; echo 3 >a/.wh.x; echo 4 >b/y; echo 5 >p/q",
         // Whiteouts of a directory, of a link's name, and an opaque mark after content.
-        "echo >.wh.l; mkdir b p; echo 6 >b/new; echo >b/.wh..wh..opq; echo >p/.wh.q",
+        "echo >.wh.l; mkdir b p;  echo 6 >b/new; echo >b/.wh..wh..opq; echo >p/.wh.q",
         // A link into a lower layer; a name through a lower layer's link.
         "mkdir usr; mkdir usr/lib; ln -s usr/lib lib; ln -s /usr/lib way",
-        "mkdir way lib; echo 7 >lib/one; echo 8 >way/two; rm -f nothing",
+        "mkdir way lib; echo 7 >lib/one; echo 8 >way/two",
     ] {
         layout.add_layer("latest", &layer(script, &[])).unwrap();
     }
@@ -308,5 +308,73 @@ fn an_image_of_one_multi_platform_index_is_found() {
     assert_eq!(
         error.to_string(),
         format!("image {name}:arm64 is for linux/arm64; this machine runs linux/amd64")
+    );
+}
+
+fn with_mke2fs() -> RootfsOptions {
+    RootfsOptions {
+        size_mib: None,
+        mke2fs: Some("/usr/sbin/mke2fs".into()),
+    }
+}
+
+#[test]
+fn the_hosts_mke2fs_makes_the_same_tree() {
+    let layout = or_skip!(Layout::busybox());
+    for script in [
+        "mkdir a 'with \"quotes\" and  blanks'; echo 1 >a/x; ln a/x y; ln a/x 'with \"quotes\" and  blanks/z'
+         mknod c c 1 5; mknod b b 259 70000; mkfifo p; setfattr -n user.k -v 0x000a22ff a/x
+         setfattr -n trusted.t -v 1 a; cp /bin/true cap; setcap cap_net_raw+ep cap
+         chmod 1777 a; chmod 6755 cap; chown 3000000:70000 a/x; ln -s 'a  b' l; chown -h 7:8 l
+         ln -s $(head -c 300 /dev/zero | tr '\\0' t) long; touch -h -d @-5.5 l; touch -d @1.25 y
+         touch -d 2040-01-01 c; touch -d 1969-12-31T23:59:59Z p; chmod 0711 .
+         truncate -s 5M sparse; printf end >>sparse; : >empty; echo x >'<12>'; echo x >-f
+         echo latin >\"$(printf 'latin-\\344')\"",
+        "mkdir many; for n in $(seq 600); do ln a-link many/a-very-long-name-to-fill-the-block-$n 2>/dev/null \
+         || { [ -e a-link ] || echo l >a-link; ln a-link many/a-very-long-name-to-fill-the-block-$n; }; done",
+    ] {
+        layout.add_layer("latest", &layer(script, &[])).unwrap();
+    }
+    let reference = layout.reference("latest");
+    let place = Place::new();
+    let rootfs = build_with(&place.pipeline(), &reference, &with_mke2fs())
+        .unwrap_or_else(|error| panic!("{}", support::chain(&error)));
+    assert_clean(&rootfs.path);
+    assert_same(&rootfs.path, &unpacked(layout.directory(), "latest"));
+    let elsewhere = Place::new();
+    let again = build_with(&elsewhere.pipeline(), &reference, &with_mke2fs()).unwrap();
+    assert_eq!(again.digest, rootfs.digest);
+    let ours = build(&place, &reference).unwrap();
+    assert_ne!(ours.digest, rootfs.digest);
+    assert_eq!(
+        std::fs::read_dir(place.store().join("tmp"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn what_mke2fs_cannot_do_is_said() {
+    let layout = or_skip!(Layout::busybox());
+    let place = Place::new();
+    let with = |path: &str| {
+        let options = RootfsOptions {
+            size_mib: None,
+            mke2fs: Some(path.into()),
+        };
+        let error = build_with(&place.pipeline(), &layout.reference("latest"), &options);
+        error.unwrap_err()
+    };
+    let error = with("/no/such/mke2fs");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.to_string(), "/no/such/mke2fs cannot be used");
+    layout
+        .add_layer("latest", &layer("echo >'new\nline'", &[]))
+        .unwrap();
+    let error = with("/usr/sbin/mke2fs");
+    assert_eq!(
+        error.to_string(),
+        "the name \"/new\\\\nline\" cannot be given to debugfs"
     );
 }
