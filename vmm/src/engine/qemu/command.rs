@@ -9,6 +9,7 @@
 //! | `memory-backend-memfd,share=on` | our devices map the guest's memory |
 //! | `force-legacy=false` | virtio-mmio version 2 |
 //! | `-no-reboot` | a reset ends the VM |
+//! | `edd=off` (kernel) | its setup code need not ask the firmware for disks |
 //!
 //! Kernel, initramfs and command line are options of their own, so a comma in a path means nothing.
 
@@ -26,6 +27,9 @@ pub struct FrontEnd {
     pub kind: DeviceKind,
     pub fd: Option<i32>,
 }
+
+/// How many devices a machine has buses for.
+pub const MAX_DEVICES: usize = 8;
 
 /// Descriptors that QEMU inherits, besides those of the front ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +64,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.option("-kernel", &config.kernel);
     arguments.option("-initrd", &config.initramfs);
     let line = CommandLine::new(config.console_to_stderr)
+        .with_extra(Some("edd=off"))
         .with_extra(tsc::command_line_word().as_deref())
         .with_extra(config.extra_cmdline.as_deref());
     arguments.option("-append", &line.text());
@@ -72,8 +77,9 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
         if let Some(fd) = front_end.fd {
             arguments.socket(&socket, fd);
         }
-        // The bus is named, for left to itself QEMU fills the last one first.
-        let bus = format!("bus=virtio-mmio-bus.{index}");
+        // QEMU describes its buses to the guest from the last to the first, and the guest names
+        // disks in the order in which it finds them.
+        let bus = format!("bus=virtio-mmio-bus.{}", front_ends.len() - 1 - index);
         let device = match front_end.kind {
             DeviceKind::Block => {
                 format!("vhost-user-blk,chardev={socket},num-queues=1,queue-size=256,{bus}")

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use microagent_proto::control::StopReason;
 
-use self::command::{Channels, FrontEnd};
+use self::command::{Channels, FrontEnd, MAX_DEVICES};
 pub use self::locate::{QemuInfo, describe, locate};
 use self::qmp::{Message, Monitor};
 use self::watch::Watcher;
@@ -57,6 +57,12 @@ pub fn start(
         devices,
         console,
     } = launch;
+    if devices.len() > MAX_DEVICES {
+        return Err(EngineError::Qemu(format!(
+            "its microvm machine has {MAX_DEVICES} places for devices, and this VM has {}",
+            devices.len()
+        )));
+    }
     let program = locate()?;
     let mut inherited = Vec::new();
     let mut pass = |end: UnixStream| {

@@ -1,0 +1,320 @@
+//! Engine `qemu` with a stock kernel: our devices over vhost-user, and how a VM ends.
+
+mod guest;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use microagent_proto::control::{DiskConfig, DiskMode, Engine, StopReason, VmConfig};
+use microagent_tests::{skip, tool};
+use microagent_vmm::console::Console;
+use microagent_vmm::engine::{BootStep, Device, DeviceKind, EngineError, Launch, RunningVm, qemu};
+use microagent_vmm::virtio::block;
+use microagent_vmm::virtio::rng::Rng;
+use microagent_vmm::virtio::vsock::{Services, Vsock, VsockHandle};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+const GUEST_CID: u32 = 3;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A VM, and what it said.
+struct Vm {
+    running: Box<dyn RunningVm>,
+    vsock: VsockHandle,
+    console: Console,
+    _dir: tempfile::TempDir,
+}
+
+/// Whether this host cannot run these tests.
+fn skipped() -> bool {
+    for program in [
+        "qemu-system-x86_64",
+        "busybox",
+        "cpio",
+        "mkfs.ext4",
+        "rustc",
+    ] {
+        if let Err(error) = tool::find(program) {
+            skip::record(&error.to_string());
+            return true;
+        }
+    }
+    false
+}
+
+fn config(dir: &Path, kernel: &Path, initramfs: &Path, disks: Vec<DiskConfig>) -> VmConfig {
+    VmConfig {
+        version: microagent_proto::VERSION,
+        name: "test".into(),
+        engine: Engine::Qemu,
+        cpus: 2,
+        memory_mib: 256,
+        kernel: kernel.into(),
+        initramfs: initramfs.into(),
+        extra_cmdline: None,
+        disks,
+        run_dir: dir.into(),
+        console_to_stderr: std::env::var_os("CONSOLE").is_some(),
+    }
+}
+
+impl Vm {
+    fn boot(script: &str, disks: Vec<DiskConfig>, services: Services) -> Vm {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = guest::guest(dir.path(), script);
+        let config = config(dir.path(), &guest.kernel, &guest.initramfs, disks);
+        let (running, vsock, console) = start(&config, services).unwrap();
+        Vm {
+            running,
+            vsock,
+            console,
+            _dir: dir,
+        }
+    }
+
+    /// Waits for the end; how it ended and the console's output.
+    fn wait(mut self) -> (StopReason, String) {
+        let end = wait(&mut *self.running).unwrap();
+        (end, self.console.tail(usize::MAX))
+    }
+}
+
+fn start(
+    config: &VmConfig,
+    services: Services,
+) -> Result<(Box<dyn RunningVm>, VsockHandle, Console), EngineError> {
+    let mut devices = Vec::new();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let device = Box::new(block::open(disk, &format!("disk{index}")).unwrap());
+        devices.push(Device {
+            kind: DeviceKind::Block,
+            device,
+        });
+    }
+    let (device, vsock) = Vsock::new(GUEST_CID, services).unwrap();
+    devices.push(Device {
+        kind: DeviceKind::Vsock,
+        device: Box::new(device),
+    });
+    devices.push(Device {
+        kind: DeviceKind::Rng,
+        device: Box::new(Rng::new()),
+    });
+    let console = Console::new(config.console_to_stderr);
+    let mut steps = Vec::new();
+    let launch = Launch {
+        config,
+        devices,
+        console: console.clone(),
+    };
+    let running = qemu::start(launch, |step| steps.push(step))?;
+    assert_eq!(
+        steps,
+        [BootStep::Created, BootStep::Loaded, BootStep::Running]
+    );
+    Ok((running, vsock, console))
+}
+
+fn wait(running: &mut dyn RunningVm) -> Result<StopReason, EngineError> {
+    let timeout = Timespec {
+        tv_sec: DEADLINE.as_secs() as i64,
+        tv_nsec: 0,
+    };
+    let ended = running.ended_fd();
+    let n = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).unwrap();
+    assert_eq!(n, 1, "the VM did not end within {DEADLINE:?}");
+    running.end().expect("the descriptor said so")
+}
+
+/// An ext4 image with these files.
+fn ext4(dir: &Path, name: &str, files: &[(&str, &[u8])]) -> std::path::PathBuf {
+    let tree = dir.join(format!("{name}.tree"));
+    fs::create_dir(&tree).unwrap();
+    for (file, content) in files {
+        fs::write(tree.join(file), content).unwrap();
+    }
+    let image = dir.join(name);
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let mut make = Command::new("mkfs.ext4");
+    tool::output(make.args(["-q", "-d"]).arg(&tree).arg(&image)).unwrap();
+    image
+}
+
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bytes");
+    fs::write(&file, bytes).unwrap();
+    let line = tool::text("sha256sum", [file.as_os_str()]).unwrap();
+    line.split_whitespace().next().unwrap().to_owned()
+}
+
+#[test]
+fn a_stock_kernel_mounts_disks_in_order_and_only_the_overlay_forgets() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let content = pattern(8 << 20, 1);
+    let base = ext4(dir.path(), "base", &[("blob", &content)]);
+    let kept = ext4(dir.path(), "kept", &[("name", b"kept")]);
+    let before = sha256(&fs::read(&base).unwrap());
+    let script = "
+        mount /dev/vda /mnt && sha256sum /mnt/blob
+        dd if=/dev/zero of=/mnt/new bs=1M count=20 2>/dev/null; sync
+        echo 3 > /proc/sys/vm/drop_caches
+        echo \"NEW $(cat /mnt/new | wc -c)\"
+        umount /mnt; mount /dev/vdb /mnt; echo \"VDB $(cat /mnt/name)\"
+        echo written > /mnt/written; sync; umount /mnt
+        mount -t sysfs none /sys; echo \"SERIAL $(cat /sys/block/vdb/serial)\"
+        [ $(dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c) = 16 ] && echo RNG
+    ";
+    let overlay = DiskMode::Overlay {
+        scratch_dir: dir.path().into(),
+    };
+    let disks = vec![
+        DiskConfig {
+            path: base.clone(),
+            mode: overlay,
+        },
+        DiskConfig {
+            path: kept.clone(),
+            mode: DiskMode::ReadWrite,
+        },
+    ];
+    let (end, console) = Vm::boot(script, disks, Services::new()).wait();
+    assert_eq!(end, StopReason::PowerOff, "{console}");
+    assert!(!console.contains("FAILED"), "{console}");
+    assert!(console.contains(&sha256(&content)), "{console}");
+    assert!(console.contains(&format!("NEW {}", 20 << 20)), "{console}");
+    assert!(console.contains("VDB kept"), "{console}");
+    assert!(console.contains("SERIAL disk1"), "{console}");
+    assert!(console.contains("RNG"), "{console}");
+    assert_eq!(sha256(&fs::read(&base).unwrap()), before);
+    for image in [&base, &kept] {
+        tool::run("e2fsck", ["-fn".as_ref(), image.as_os_str()]).unwrap();
+    }
+    let debugfs = tool::text(
+        "debugfs",
+        ["-R".as_ref(), "cat written".as_ref(), kept.as_os_str()],
+    );
+    assert_eq!(debugfs.unwrap().trim_end(), "written");
+}
+
+#[test]
+fn streams_carry_bytes_both_ways_from_either_side() {
+    if skipped() {
+        return;
+    }
+    let (started, connections) = mpsc::channel();
+    let (listening, ready) = mpsc::channel();
+    let services = Services::new()
+        .with(4000, move |stream| started.send(stream).unwrap())
+        .with(5000, move |_| listening.send(()).unwrap());
+    let script = "
+        vsock echo 5000 &
+        vsock connect 4000 < /dev/null | sha256sum
+        vsock connect 4001 < /dev/null || echo REFUSED
+        wait
+    ";
+    let begun = Instant::now();
+    let vm = Vm::boot(script, Vec::new(), services);
+
+    // The guest begins: it gets 20 MB and sends nothing.
+    let sent = pattern(20_000_000, 2);
+    let mut from_guest = connections.recv_timeout(DEADLINE).unwrap();
+    eprintln!("first stream of the guest after {:?}", begun.elapsed());
+    let begun = Instant::now();
+    from_guest.write_all(&sent).unwrap();
+    from_guest.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    from_guest.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"");
+    eprintln!("20 MB to the guest in {:?}", begun.elapsed());
+
+    // The host begins: it gets back what it sends, while it sends.
+    ready.recv_timeout(DEADLINE).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    vm.vsock.connect(5000, theirs);
+    let mut writer = ours.try_clone().unwrap();
+    let echoed = pattern(20_000_000, 3);
+    let expected = echoed.clone();
+    let begun = Instant::now();
+    let sender = thread::spawn(move || {
+        writer.write_all(&echoed).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut got = Vec::new();
+    ours.read_to_end(&mut got).unwrap();
+    sender.join().unwrap();
+    eprintln!("20 MB there and back in {:?}", begun.elapsed());
+    assert!(got == expected, "{} bytes came back", got.len());
+
+    let (end, console) = vm.wait();
+    assert_eq!(end, StopReason::PowerOff, "{console}");
+    assert!(console.contains(&sha256(&sent)), "{console}");
+    assert!(console.contains("REFUSED"), "{console}");
+}
+
+#[test]
+fn a_port_nobody_listens_on_closes_the_stream() {
+    if skipped() {
+        return;
+    }
+    let vm = Vm::boot("sleep 1000", Vec::new(), Services::new());
+    // Asked before the guest's driver is there: it waits for it.
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    vm.vsock.connect(5000, theirs);
+    ours.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(ours.read(&mut [0; 1]).unwrap(), 0);
+    let mut vm = vm;
+    vm.running.kill();
+    assert_eq!(vm.wait().0, StopReason::Killed);
+}
+
+#[test]
+fn a_reset_and_a_panic_are_not_a_power_off() {
+    if skipped() {
+        return;
+    }
+    let (end, console) = Vm::boot("reboot -f", Vec::new(), Services::new()).wait();
+    assert_eq!(end, StopReason::Reset, "{console}");
+    let (end, console) = Vm::boot("exit", Vec::new(), Services::new()).wait();
+    assert_eq!(end, StopReason::Reset, "{console}");
+    assert!(console.contains("Kernel panic"), "{console}");
+}
+
+#[test]
+fn what_qemu_refuses_is_the_error() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("no,kernel");
+    let config = config(dir.path(), &file, &file, Vec::new());
+    let error = start(&config, Services::new()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, EngineError::Qemu(_)), "{error:?}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("qemu-system-x86_64: ") && text.contains("no,kernel"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1);
+}
