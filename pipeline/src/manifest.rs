@@ -159,7 +159,7 @@ impl Diagnosis for ManifestError {
 /// An index or a manifest.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
     Manifest(Box<ImageManifest>),
 }
 
@@ -195,7 +195,7 @@ pub(crate) fn parse(
     // A document without a type of its own is told by what it has.
     if is_index || (!is_manifest && probe.manifests.is_some()) {
         let index = serde_json::from_slice(bytes).map_err(malformed("index"))?;
-        return Ok(Document::Index(index));
+        return Ok(Document::Index(Box::new(index)));
     }
     let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
     let config_type = manifest.config().media_type().to_string();

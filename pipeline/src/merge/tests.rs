@@ -27,7 +27,10 @@ fn member(kind: char, path: &str, detail: &str) -> Entry {
     }
 }
 
-fn merge(layers: &[&[(char, &str, &str)]]) -> Result<Tree, MergeProblem> {
+/// A layer as [`member`] takes its members.
+type Members<'a> = &'a [(char, &'a str, &'a str)];
+
+fn merge(layers: &[Members<'_>]) -> Result<Tree, MergeProblem> {
     let mut merger = Merger::new();
     for (number, layer) in layers.iter().enumerate() {
         merger.begin_layer(number, "sha256:x");
@@ -78,7 +81,7 @@ fn lines(tree: &Tree) -> Vec<String> {
     out
 }
 
-fn merged(layers: &[&[(char, &str, &str)]]) -> Vec<String> {
+fn merged(layers: &[Members<'_>]) -> Vec<String> {
     lines(&merge(layers).unwrap())
 }
 
@@ -263,7 +266,7 @@ fn a_member_that_tries_to_leave_the_root_is_refused() {
         link: link.into(),
         target: target.into(),
     };
-    let cases: &[(&[&[(char, &str, &str)]], MergeProblem)] = &[
+    let cases: &[(&[Members<'_>], MergeProblem)] = &[
         (&[&[('f', "../evil", "")]], MergeProblem::Escape),
         (&[&[('f', "/../evil", "")]], MergeProblem::Escape),
         (&[&[('f', "a/../../evil", "")]], MergeProblem::Escape),
@@ -321,7 +324,7 @@ fn a_member_that_tries_to_leave_the_root_is_refused() {
 #[test]
 fn what_cannot_be_unpacked_is_refused() {
     let long = "n".repeat(256);
-    let cases: &[(&[(char, &str, &str)], MergeProblem)] = &[
+    let cases: &[(Members<'_>, MergeProblem)] = &[
         (&[('f', ".wh.", "")], MergeProblem::BadWhiteout),
         (&[('f', ".wh...", "")], MergeProblem::BadWhiteout),
         (&[('f', "a/.wh.b/c", "")], MergeProblem::BadWhiteout),

@@ -52,6 +52,22 @@ impl Registry {
         })
     }
 
+    /// Tells an unknown tag from an unknown image: registries answer both alike.
+    fn without_tag(&self, error: Error) -> Error {
+        let is_tag = |error: &RegistryError| matches!(error.problem, RegistryProblem::UnknownTag);
+        match error {
+            Error::Registry(error) if is_tag(&error) => {
+                let tags = self.client.get("tags/list?n=1", &[]);
+                let status = tags.map(|response| response.status().as_u16());
+                match status {
+                    Ok(404) => self.client.error(RegistryProblem::UnknownImage).into(),
+                    _ => error.into(),
+                }
+            }
+            error => error,
+        }
+    }
+
     /// A small document, with its media type and the digest it was announced with.
     fn document(&self, path: &str, accept: &str) -> Result<(RawDocument, Option<String>), Error> {
         for attempt in 1..=ATTEMPTS {
@@ -87,7 +103,9 @@ impl Source for Registry {
         }
         let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
         let path = format!("manifests/{}", self.client.image().manifest_name());
-        let (document, announced) = self.document(&path, &accept)?;
+        let (document, announced) = self
+            .document(&path, &accept)
+            .map_err(|error| self.without_tag(error))?;
         let announced = announced.and_then(|digest| digest.parse().ok());
         if let Some(expected) = pinned.or(announced) {
             let actual = Digest::of(&document.bytes);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
-use microagent_pipeline::{Error, Pipeline, Silent};
+use microagent_pipeline::{Error, Pipeline, Reference, Rootfs, RootfsOptions, Silent};
 use microagent_tests::registry::Registry;
 use microagent_tests::tree;
 
@@ -82,7 +82,7 @@ pub fn list_image(image: &Path) -> Vec<String> {
     std::fs::create_dir(&mounted).unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c"])
-        .arg(r#"mount -t ext4 -o ro,loop,noload "$1" "$2" && exec "$3" --exact lister --ignored"#)
+        .arg(r#"mount -t ext4 -o ro,loop,noload "$1" "$2" && exec "$3" --exact support::lister --ignored"#)
         .arg("list")
         .args([image, &mounted, &std::env::current_exe().unwrap()])
         .env(IMAGE, &mounted)
@@ -95,8 +95,10 @@ pub fn list_image(image: &Path) -> Vec<String> {
     listing.lines().map(str::to_owned).collect()
 }
 
-/// The other half of [`list_image`].
-pub fn mounted_listing() {
+/// The other half of [`list_image`], which runs it in a mount namespace of its own.
+#[test]
+#[ignore = "a part of other tests"]
+fn lister() {
     let (Some(mounted), Some(listing)) = (std::env::var_os(IMAGE), std::env::var_os(LISTING))
     else {
         return;
@@ -138,4 +140,59 @@ pub fn push_index(
         .send(&index)
         .unwrap();
     Digest::of(index.as_bytes())
+}
+
+/// Resolves and builds.
+pub fn build(place: &Place, reference: &str) -> Result<Rootfs, Error> {
+    let pipeline = place.pipeline();
+    build_with(&pipeline, reference, &RootfsOptions::default())
+}
+
+pub fn build_with(
+    pipeline: &Pipeline,
+    reference: &str,
+    options: &RootfsOptions,
+) -> Result<Rootfs, Error> {
+    let reference: Reference = reference.parse()?;
+    let image = pipeline.resolve(&reference)?;
+    pipeline.rootfs(&image, options)
+}
+
+/// What `umoci unpack` makes of an image of a layout.
+pub fn unpacked(layout: &Path, tag: &str) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("bundle");
+    let output = Command::new("umoci")
+        .args(["unpack", "--image"])
+        .arg(format!("{}:{tag}", layout.display()))
+        .arg(&bundle)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    tree::list(&bundle.join("rootfs")).unwrap()
+}
+
+#[track_caller]
+pub fn assert_same(image: &Path, expected: &[String]) {
+    let ours = list_image(image);
+    assert!(
+        ours == expected,
+        "- umoci, + ours:\n{}",
+        tree::difference(expected, &ours)
+    );
+}
+
+#[track_caller]
+pub fn assert_clean(image: &Path) {
+    let check = Command::new("e2fsck")
+        .arg("-fn")
+        .arg(image)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success(), "{said}");
 }

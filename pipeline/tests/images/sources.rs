@@ -1,0 +1,163 @@
+//! Where an image comes from, and what a second build of it costs.
+
+use std::process::Command;
+
+use microagent_pipeline::{Pipeline, RootfsOptions};
+use microagent_tests::image::Layout;
+use microagent_tests::or_skip;
+use microagent_tests::registry::Registry;
+
+use crate::support::{Place, build, build_with, chain, layer, push_index};
+
+#[test]
+fn every_source_gives_the_same_file_system() {
+    let layout = or_skip!(Layout::busybox());
+    layout
+        .add_layer("latest", &layer("mkdir top; echo x >top/f", &[]))
+        .unwrap();
+    let registry = or_skip!(Registry::start());
+    registry
+        .push(&layout.reference("latest"), "some/image:1")
+        .unwrap();
+    let saved = tempfile::tempdir().unwrap();
+    let file = |name: &str| saved.path().join(name).display().to_string();
+    let oci = format!("oci-archive:{}", file("oci.tar"));
+    let docker = format!("docker-archive:{}", file("docker.tar"));
+    let zstd = format!("oci:{}:z", file("zstd"));
+    layout.copy("latest", &format!("{oci}:t"), &[]).unwrap();
+    layout
+        .copy("latest", &format!("{docker}:local/name:t"), &[])
+        .unwrap();
+    let compression = ["--dest-compress-format", "zstd", "--dest-compress"];
+    layout.copy("latest", &zstd, &compression).unwrap();
+    let mut digests = Vec::new();
+    for reference in [
+        layout.reference("latest"),
+        format!("{}/some/image:1", registry.address()),
+        oci.clone(),
+        format!("{oci}:t"),
+        docker.clone(),
+        format!("{docker}:local/name:t"),
+        zstd,
+    ] {
+        // A store of its own each time: nothing is shared but the code.
+        let place = Place::new();
+        let rootfs = build(&place, &reference)
+            .unwrap_or_else(|error| panic!("{reference}: {}", chain(&error)));
+        digests.push(rootfs.digest);
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1);
+}
+
+#[test]
+fn a_second_build_finds_every_node_and_reads_no_registry_for_layers() {
+    let layout = or_skip!(Layout::busybox());
+    let registry = or_skip!(Registry::start());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let place = Place::new();
+    let reference = format!("{}/app:1", registry.address());
+    let first = place.pipeline();
+    let one = build_with(&first, &reference, &RootfsOptions::default()).unwrap();
+    let second = place.pipeline();
+    let two = build_with(&second, &reference, &RootfsOptions::default()).unwrap();
+    assert_eq!(one, two);
+    let hits = |pipeline: &Pipeline| -> Vec<(String, bool)> {
+        let reports = pipeline.reports().into_iter();
+        reports.map(|report| (report.op, report.hit)).collect()
+    };
+    let nodes = |hit| {
+        [
+            ("resolve", false),
+            ("fetch", hit),
+            ("unpack", hit),
+            ("rootfs", hit),
+        ]
+        .map(|(op, hit)| (op.to_owned(), hit))
+    };
+    assert_eq!(hits(&first), nodes(false));
+    assert_eq!(hits(&second), nodes(true));
+    assert_eq!(second.reports()[0].output, first.reports()[0].output);
+
+    // Pinned, the registry is not even asked.
+    let image = first.resolve(&reference.parse().unwrap()).unwrap();
+    drop(registry);
+    assert!(image.resolved.contains("/app@sha256:"));
+    let pinned = build(&place, &image.resolved).unwrap();
+    assert_eq!(pinned, one);
+}
+
+#[test]
+fn other_tools_read_the_image_from_the_store() {
+    let layout = or_skip!(Layout::busybox());
+    let registry = or_skip!(Registry::start());
+    registry
+        .push(&layout.reference("latest"), "some/app:1.0")
+        .unwrap();
+    let place = Place::new();
+    let reference = format!("{}/some/app:1.0", registry.address());
+    build(&place, &reference).unwrap();
+    let name = format!("oci:{}:{reference}", place.store().display());
+    let skopeo = |arguments: &[&str]| {
+        let output = Command::new("skopeo").args(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    assert_eq!(
+        skopeo(&["inspect", "--format", "{{.Digest}}", &name]),
+        layout.digest("latest").unwrap()
+    );
+    // All of it is there, and right.
+    let copy = tempfile::tempdir().unwrap();
+    let copy = format!("dir:{}", copy.path().display());
+    skopeo(&["copy", "--quiet", "--insecure-policy", &name, &copy]);
+
+    let local = place
+        .pipeline()
+        .resolve(&layout.reference("latest").parse().unwrap())
+        .unwrap();
+    let pipeline = place.pipeline();
+    pipeline.rootfs(&local, &RootfsOptions::default()).unwrap();
+    let name = format!("oci:{}:{}", place.store().display(), local.digest);
+    skopeo(&["inspect", &name]);
+}
+
+#[test]
+fn an_image_of_one_multi_platform_index_is_found() {
+    let layout = or_skip!(Layout::busybox());
+    let registry = or_skip!(Registry::start());
+    registry
+        .push(&layout.reference("latest"), "multi:amd64")
+        .unwrap();
+    layout.tag("latest", "arm").unwrap();
+    layout.configure("arm", &["--architecture=arm64"]).unwrap();
+    registry
+        .push(&layout.reference("arm"), "multi:arm64")
+        .unwrap();
+    let digest = push_index(
+        &registry,
+        "multi",
+        &[("amd64", "amd64"), ("arm64", "arm64")],
+        "both",
+    );
+    let place = Place::new();
+    let name = format!("{}/multi", registry.address());
+    let image = place
+        .pipeline()
+        .resolve(&format!("{name}:both").parse().unwrap())
+        .unwrap();
+    assert_eq!(image.digest.to_string(), layout.digest("latest").unwrap());
+    assert_eq!(image.resolved, format!("{name}@{digest}"));
+    let error = place
+        .pipeline()
+        .resolve(&format!("{name}:arm64").parse().unwrap())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("image {name}:arm64 is for linux/arm64; this machine runs linux/amd64")
+    );
+}
