@@ -49,10 +49,13 @@ fn try_copy(source: &Path, target: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     let mut from = File::open(source)?;
+    let handle = File::open(directory)?;
     let mut temporary = tempfile::Builder::new()
         .prefix(".microagent-")
         .permissions(ordinary())
-        .tempfile_in(directory)?;
+        .tempfile_in(directory)
+        // Its own text names the temporary file, which nobody knows.
+        .map_err(|error| io::Error::from(error.kind()))?;
     match ioctl_ficlone(temporary.as_file(), &from) {
         Ok(()) => {}
         // Another file system, or one without reflinks.
@@ -63,7 +66,7 @@ fn try_copy(source: &Path, target: &Path) -> io::Result<()> {
     }
     temporary.as_file().sync_all()?;
     temporary.persist(target)?;
-    fs::File::open(directory)?.sync_all()
+    handle.sync_all()
 }
 
 fn ordinary() -> fs::Permissions {

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ThreadId};
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
@@ -38,7 +38,8 @@ pub struct Ending {
 struct State {
     store: Option<PathBuf>,
     paths: Vec<PathBuf>,
-    ended: bool,
+    /// Who ends the process.
+    ended_by: Option<ThreadId>,
 }
 
 impl Ending {
@@ -80,15 +81,15 @@ impl Ending {
         self.lock().paths.retain(|known| known != path);
     }
 
-    /// The main thread has done its work and ends the process.
+    /// The main thread has done its work and ends the process, except for what it still has to
+    /// say. Signals have no effect from now on.
     pub fn finish(&self) {
-        self.take().ended = true;
+        drop(self.take());
     }
 
     /// Ends the process now, saying why.
     pub fn end(&self, code: u8, why: &Failure) -> ! {
-        let mut state = self.take();
-        state.ended = true;
+        let state = self.take();
         self.output.failure(why);
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
@@ -108,10 +109,11 @@ impl Ending {
         std::process::exit(code.into())
     }
 
-    /// The state, for whoever ends the process. Waits for ever when that is somebody else.
+    /// Makes this thread the one that ends the process. Waits for ever when another one does.
     fn take(&self) -> MutexGuard<'_, State> {
-        let state = self.lock();
-        if state.ended {
+        let me = thread::current().id();
+        let mut state = self.lock();
+        if *state.ended_by.get_or_insert(me) != me {
             drop(state);
             loop {
                 thread::park();

@@ -102,11 +102,20 @@ impl From<SupervisorError> for Failure {
         if let SupervisorError::Failed { remediation, .. } = error {
             return failure.maybe_way_out(remediation);
         }
-        if let Some(line) = console.lines().rev().find(|line| !line.trim().is_empty()) {
-            failure = failure.way_out(format!("the guest's last words: {}", line.trim()));
+        if let Some(line) = telling_line(console) {
+            failure = failure.way_out(format!("the guest's last words: {line}"));
         }
         failure
     }
+}
+
+/// The line of a console that says most about its end: the agent's, a panic's, or the last.
+fn telling_line(console: &str) -> Option<&str> {
+    let lines = || console.lines().map(str::trim).rev();
+    lines()
+        .find(|line| line.starts_with("microagent-guest: "))
+        .or_else(|| lines().find(|line| line.contains("Kernel panic")))
+        .or_else(|| lines().find(|line| !line.is_empty()))
 }
 
 /// A supervisor. Dropping it kills the VM and does not wait.
@@ -373,5 +382,26 @@ fn receive(control: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
             Err(rustix::io::Errno::INTR) => {}
             _ => return None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_says_most_is_shown() {
+        let panic = "a\n[ 1.0] Kernel panic - not syncing\nCPU: 0\n---[ end ]\n\n";
+        assert_eq!(
+            telling_line(panic),
+            Some("[ 1.0] Kernel panic - not syncing")
+        );
+        let agent = "x\r\nmicroagent-guest: cannot mount /dev\r\n[ 2.0] reboot: Power down\r\n";
+        assert_eq!(
+            telling_line(agent),
+            Some("microagent-guest: cannot mount /dev")
+        );
+        assert_eq!(telling_line("a\nb\n \n"), Some("b"));
+        assert_eq!(telling_line(""), None);
     }
 }

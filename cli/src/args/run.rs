@@ -6,6 +6,10 @@ use clap::Args;
 
 /// `microagent run`. Numbers are texts here, so that their errors can say the way out.
 #[derive(Debug, Default, Args)]
+#[command(
+    override_usage = "microagent run [OPTIONS] --image REF --exec COMMAND\n       \
+                            microagent run [OPTIONS] REF [COMMAND [ARG...]]"
+)]
 pub struct RunArgs {
     /// The image
     #[arg(long, value_name = "REF")]
@@ -79,8 +83,8 @@ pub struct RunArgs {
     /// Not available yet
     #[arg(long, hide = true)]
     pub mediation_optional: bool,
-    /// The image, unless --image names it, then a command and its arguments
-    #[arg(value_name = "REF [COMMAND [ARG...]]", trailing_var_arg = true)]
+    /// The image, unless --image names it; then a command and its arguments
+    #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
 }
 

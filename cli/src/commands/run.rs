@@ -100,11 +100,16 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     if let Some(workspace) = workspace.filter(|_| ended.started_at.is_some()) {
         workspace.keep(&document)?;
     }
-    conclude(settings, &ended, &document)
+    conclude(settings, &ended, &document, ending)
 }
 
 /// Prints what is left to print and says the exit code.
-fn conclude(settings: &Settings, ended: &Ended, document: &RunDocument) -> Result<u8, Failure> {
+fn conclude(
+    settings: &Settings,
+    ended: &Ended,
+    document: &RunDocument,
+    ending: &Ending,
+) -> Result<u8, Failure> {
     let (code, failure) = match &ended.end {
         End::Exited(exited) => (exit_code(*exited), None),
         End::ReaderGone => (READER_GONE, None),
@@ -115,6 +120,8 @@ fn conclude(settings: &Settings, ended: &Ended, document: &RunDocument) -> Resul
         settings.output.document(document)?;
     }
     if let Some(failure) = failure {
+        // A VM that was killed by a signal to this process is not worth a word of its own.
+        ending.finish();
         settings.output.failure(failure);
     }
     Ok(code)

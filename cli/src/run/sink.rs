@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use crate::output::Output;
 use crate::session::Sink;
 
@@ -72,7 +74,7 @@ impl CommandSink {
 impl Sink for CommandSink {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.target {
-            Target::Through { stdout, .. } => stdout.write_all(bytes),
+            Target::Through { stdout, .. } => write_through(stdout, bytes),
             Target::Captured(captured) => {
                 captured.truncated |= append(&mut captured.stdout, bytes);
                 Ok(())
@@ -84,7 +86,7 @@ impl Sink for CommandSink {
         match &mut self.target {
             Target::Through { stderr, .. } => {
                 // A standard error that nobody reads does not stop a command.
-                let _ = stderr.write_all(bytes);
+                let _ = write_through(stderr, bytes);
                 Ok(())
             }
             Target::Captured(captured) => {
@@ -97,6 +99,22 @@ impl Sink for CommandSink {
     fn started(&mut self) {
         self.started_at = Some(SystemTime::now());
     }
+}
+
+/// Writes all of it, also where whoever shares the file has made it non-blocking.
+fn write_through(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(length) => bytes = &bytes[length..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Appends what fits; whether something did not.
@@ -157,6 +175,21 @@ impl Sink for SetupSink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pipe_that_does_not_block_gets_everything() {
+        let (reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let reading = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            io::Read::read_to_end(&mut { reader }, &mut all).map(|_| all)
+        });
+        let sent: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
+        write_through(&mut writer, &sent).unwrap();
+        drop(writer);
+        assert!(reading.join().unwrap().unwrap() == sent);
+    }
 
     #[test]
     fn a_capture_keeps_the_start_and_says_that_it_is_cut() {
