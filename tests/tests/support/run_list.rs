@@ -41,7 +41,7 @@ macro_rules! run_list {
             }
             memory_is_what_was_asked_for {
                 script: r#"microagent run --image "$IMAGE" --memory 768 --exec 'while read -r key value unit; do
-                    [ "$key" = MemTotal: ] && [ $value -gt 700000 ] && [ $value -le 786432 ] && echo right; done </proc/meminfo'"#,
+                    [ "$key" = MemTotal: ] && [ $value -gt 700000 ] && [ $value -le 786432 ] && echo right; done </proc/meminfo; exit 0'"#,
                 code: 0,
                 stdout: "right\n",
             }
