@@ -32,10 +32,17 @@ impl Driver {
     fn new() -> Driver {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let (sender, interrupts) = mpsc::channel();
-        let transport =
-            MmioTransport::new(Box::new(Rng::new()), memory.clone(), Box::new(Pulses(sender)))
-                .unwrap();
-        Driver { transport, memory, interrupts }
+        let transport = MmioTransport::new(
+            Box::new(Rng::new()),
+            memory.clone(),
+            Box::new(Pulses(sender)),
+        )
+        .unwrap();
+        Driver {
+            transport,
+            memory,
+            interrupts,
+        }
     }
 
     fn read(&self, offset: u64) -> u32 {
@@ -71,7 +78,9 @@ impl Driver {
     }
 
     fn interrupt(&self) -> u32 {
-        self.interrupts.recv_timeout(Duration::from_secs(10)).expect("an interrupt");
+        self.interrupts
+            .recv_timeout(Duration::from_secs(10))
+            .expect("an interrupt");
         self.read(0x60)
     }
 }
@@ -79,7 +88,10 @@ impl Driver {
 #[test]
 fn the_device_is_known_by_its_registers() {
     let driver = Driver::new();
-    assert_eq!([0x00, 0x04, 0x08].map(|offset| driver.read(offset)), [0x7472_6976, 2, 4]);
+    assert_eq!(
+        [0x00, 0x04, 0x08].map(|offset| driver.read(offset)),
+        [0x7472_6976, 2, 4]
+    );
     driver.write(0x14, 1);
     assert_eq!(driver.read(0x10) & 1, 1, "VIRTIO_F_VERSION_1");
     driver.write(0x14, 2);
@@ -127,7 +139,9 @@ fn a_buffer_is_filled_and_its_interrupt_acknowledged() {
     driver.negotiate();
     let queue = MockSplitQueue::create(&driver.memory, GuestAddress(0x1000), 16);
     let descriptor = Descriptor::new(0x8000, 64, 2, 0);
-    queue.build_desc_chain(&[RawDescriptor::from(descriptor)]).unwrap();
+    queue
+        .build_desc_chain(&[RawDescriptor::from(descriptor)])
+        .unwrap();
     driver.set_up_queue(
         queue.desc_table_addr().0,
         queue.avail_addr().0,
@@ -139,9 +153,18 @@ fn a_buffer_is_filled_and_its_interrupt_acknowledged() {
     driver.write(0x64, 1);
     assert_eq!(driver.read(0x60), 0);
     let mut bytes = [0; 64];
-    driver.memory.read_slice(&mut bytes, GuestAddress(0x8000)).unwrap();
+    driver
+        .memory
+        .read_slice(&mut bytes, GuestAddress(0x8000))
+        .unwrap();
     assert_ne!(bytes, [0; 64]);
-    assert_eq!(driver.memory.read_obj::<u16>(queue.used_addr().unchecked_add(2)).unwrap(), 1);
+    assert_eq!(
+        driver
+            .memory
+            .read_obj::<u16>(queue.used_addr().unchecked_add(2))
+            .unwrap(),
+        1
+    );
 }
 
 #[test]
