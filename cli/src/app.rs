@@ -70,7 +70,7 @@ fn finish(output: Output, general: u8, result: Result<u8, Failure>) -> ExitCode 
     }))
 }
 
-/// Logs are for whoever looks for a fault: warnings with `-v`, everything with `-vv`.
+/// Logs are for whoever looks for a fault: from information on with `-v`, everything with `-vv`.
 fn start_logging(output: Output) {
     let level = match output.verbose {
         0 => return,

@@ -164,6 +164,10 @@ pub fn wants_json(words: &[OsString]) -> bool {
     words
         .iter()
         .skip(1)
-        .take_while(|word| word.as_encoded_bytes().starts_with(b"-"))
+        .take_while(|word| {
+            !["run", "rootfs", "kernel", "doctor", "version"]
+                .iter()
+                .any(|command| word == command)
+        })
         .any(|word| word == "--json")
 }

@@ -11,7 +11,7 @@ use super::open_pipeline;
 use crate::args::RunArgs;
 use crate::ending::Ending;
 use crate::engine::{self, Choice};
-use crate::failure::{Failure, OURS, SIGNALLED};
+use crate::failure::{Failure, OURS, SIGNALLED, TIMED_OUT};
 use crate::image_command::{environment, shell};
 use crate::install;
 use crate::request::RunRequest;
@@ -53,7 +53,14 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     let mut phases = Phases::default();
     let loud = settings.output.verbose > 1;
     let supervisor = timed(&mut phases.spawn, || Supervisor::spawn(&supervisor, loud))?;
-    let artifacts = artifacts::prepare(&pipeline, &request, &agent, settings.output, &mut phases)?;
+    let artifacts = artifacts::prepare(
+        &pipeline,
+        &request,
+        &agent,
+        settings.output,
+        &mut phases,
+        ending,
+    )?;
     let workspace = if request.keep {
         let path = settings.workspace_dir(&name);
         Some(Workspace::create(path, &artifacts.rootfs.path, ending)?)
@@ -146,7 +153,7 @@ impl Run<'_> {
             _ => None,
         };
         let captured = std::mem::take(&mut ended.captured);
-        let timed_out = matches!(&ended.end, End::Failed(why) if why.kind == ErrorKind::Timeout);
+        let timed_out = matches!(&ended.end, End::Failed(why) if why.exit == Some(TIMED_OUT));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         RunDocument {
             workspace: self.name,

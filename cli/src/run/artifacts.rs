@@ -11,7 +11,8 @@ use microagent_pipeline::{
 };
 
 use super::phases::{Phases, timed};
-use crate::failure::Failure;
+use crate::ending::Ending;
+use crate::failure::{Failure, OURS};
 use crate::image_command;
 use crate::output::Output;
 use crate::request::RunRequest;
@@ -38,20 +39,15 @@ pub fn prepare(
     agent: &Path,
     output: Output,
     phases: &mut Phases,
+    ending: &Ending,
 ) -> Result<Artifacts, Failure> {
     let kernel = find_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
-    let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
-    let argv = image_command::argv(
-        &request.command,
-        &image.config.entrypoint,
-        &image.config.cmd,
-        &image.reference,
-    )?;
-    let options = RootfsOptions {
-        size_mib: request.resources.size_mib,
-        mke2fs: request.mke2fs.clone(),
+    let (image, argv, rootfs) = match (prepare_image(pipeline, request, phases), &kernel) {
+        (Ok(prepared), _) => prepared,
+        (Err(failure), KernelInSight::Here(_)) => return Err(failure),
+        // The installation is under way in its thread; it ends like an interrupted one.
+        (Err(failure), KernelInSight::Coming(_)) => ending.end(failure.exit_code(OURS), &failure),
     };
-    let rootfs = timed(&mut phases.rootfs, || pipeline.rootfs(&image, &options))?;
     let kernel = match kernel {
         KernelInSight::Here(kernel) => kernel,
         KernelInSight::Coming(thread) => {
@@ -68,6 +64,26 @@ pub fn prepare(
         kernel,
         initramfs,
     })
+}
+
+fn prepare_image(
+    pipeline: &Pipeline,
+    request: &RunRequest,
+    phases: &mut Phases,
+) -> Result<(Image, Vec<String>, Rootfs), Failure> {
+    let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
+    let argv = image_command::argv(
+        &request.command,
+        &image.config.entrypoint,
+        &image.config.cmd,
+        &image.reference,
+    )?;
+    let options = RootfsOptions {
+        size_mib: request.resources.size_mib,
+        mke2fs: request.mke2fs.clone(),
+    };
+    let rootfs = timed(&mut phases.rootfs, || pipeline.rootfs(&image, &options))?;
+    Ok((image, argv, rootfs))
 }
 
 enum KernelInSight {
