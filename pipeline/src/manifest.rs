@@ -257,6 +257,36 @@ pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, Man
     })
 }
 
+/// A manifest as OCI writes it. A Docker manifest differs in its media types
+/// only, but readers of OCI layouts do not look at it.
+pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
+    let entry = |descriptor: &Descriptor, media_type: &str| {
+        serde_json::json!({
+            "mediaType": media_type,
+            "digest": descriptor.digest().to_string(),
+            "size": descriptor.size(),
+        })
+    };
+    let layers: Vec<_> = (manifest.layers().iter())
+        .map(|layer| {
+            let media_type = layer.media_type().to_string();
+            let oci = match media_type.rsplit_once("diff.tar") {
+                Some((_, "")) => OCI_LAYER.to_owned(),
+                // `.gzip`, and `.zstd` as some builders write it.
+                Some((_, compression)) => format!("{OCI_LAYER}{}", compression.replace('.', "+")),
+                None => media_type,
+            };
+            entry(layer, &oci)
+        })
+        .collect();
+    serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": entry(manifest.config(), OCI_CONFIG),
+        "layers": layers,
+    })
+}
+
 /// Reads a configuration, checks that the image is for this machine, and puts
 /// the layers of the manifest beside their diff ids.
 pub(crate) fn read_config(

@@ -9,7 +9,8 @@
 //! `index.json`, so that other tools read the image from it:
 //! `skopeo inspect oci:<state-dir>/cas:NAME`. NAME is the full reference
 //! (`docker.io/library/busybox:1.36`) for an image of a registry and the
-//! manifest's digest (`sha256:…`) for any other.
+//! manifest's digest (`sha256:…`) for any other. A Docker manifest is tagged
+//! in its OCI form, the only one that readers of layouts know.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use oci_spec::image::{Descriptor, MediaType};
 
 use crate::error::Error;
 use crate::manifest::{
-    self, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING, ManifestError,
-    OCI_MANIFEST, PLATFORM,
+    self, DOCKER_MANIFEST, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING,
+    ManifestError, PLATFORM,
 };
 use crate::node::NodeSpec;
 use crate::pipeline::Pipeline;
@@ -52,8 +53,8 @@ pub struct Image {
 /// What [`Pipeline::resolve`] finds.
 struct Found {
     manifest_digest: Digest,
-    media_type: String,
-    size: u64,
+    /// The manifest's entry for the store's index.
+    descriptor: Descriptor,
     config: ImageConfig,
     config_digest: Digest,
     layers: Vec<LayerDescriptor>,
@@ -114,11 +115,7 @@ impl Pipeline {
             resolved: pinned(reference, &found.pin),
             reference: name,
             digest: found.manifest_digest,
-            descriptor: Descriptor::new(
-                MediaType::from(found.media_type.as_str()),
-                found.size,
-                oci_digest(&found.manifest_digest),
-            ),
+            descriptor: found.descriptor,
             config: found.config,
             config_digest: found.config_digest,
             layers: found.layers,
@@ -145,12 +142,20 @@ impl Pipeline {
                     let bytes = self.config(source, &config_digest, name)?;
                     let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
                     let declared = manifest.media_type().as_ref().map(MediaType::to_string);
+                    let media_type = declared.or(document.media_type);
+                    let oci = match media_type.as_deref() {
+                        Some(DOCKER_MANIFEST) => {
+                            manifest::as_oci(&manifest).to_string().into_bytes()
+                        }
+                        _ => document.bytes.clone(),
+                    };
                     return Ok(Found {
                         manifest_digest: Digest::of(&document.bytes),
-                        media_type: declared
-                            .or(document.media_type)
-                            .unwrap_or_else(|| OCI_MANIFEST.into()),
-                        size: document.bytes.len() as u64,
+                        descriptor: Descriptor::new(
+                            MediaType::ImageManifest,
+                            oci.len() as u64,
+                            oci_digest(&self.store().put_bytes(&oci)?),
+                        ),
                         config,
                         config_digest,
                         layers,

@@ -7,7 +7,7 @@ use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
 
-use crate::support::{Place, build, build_with, chain, layer, push_index};
+use crate::support::{Place, build, build_with, chain, layer, list_image, push_index};
 
 #[test]
 fn every_source_gives_the_same_file_system() {
@@ -116,6 +116,31 @@ fn other_tools_read_the_image_from_the_store() {
     let copy = format!("dir:{}", copy.path().display());
     skopeo(&["copy", "--quiet", "--insecure-policy", &name, &copy]);
 
+    // A Docker manifest is tagged in its OCI form.
+    let docker = format!("{}/some/docker:1.0", registry.address());
+    let flags = ["--dest-tls-verify=false", "--format", "v2s2"];
+    layout
+        .copy("latest", &format!("docker://{docker}"), &flags)
+        .unwrap();
+    let pushed = skopeo(&[
+        "inspect",
+        "--tls-verify=false",
+        "--format",
+        "{{.Digest}}",
+        &format!("docker://{docker}"),
+    ]);
+    let image = place.pipeline().resolve(&docker.parse().unwrap()).unwrap();
+    assert_eq!(image.digest.to_string(), pushed);
+    build(&place, &docker).unwrap();
+    let name = format!("oci:{}:{docker}", place.store().display());
+    skopeo(&[
+        "copy",
+        "--quiet",
+        "--insecure-policy",
+        &name,
+        &format!("{copy}-docker"),
+    ]);
+
     let local = place
         .pipeline()
         .resolve(&layout.reference("latest").parse().unwrap())
@@ -159,5 +184,47 @@ fn an_image_of_one_multi_platform_index_is_found() {
     assert_eq!(
         error.to_string(),
         format!("image {name}:arm64 is for linux/arm64; this machine runs linux/amd64")
+    );
+}
+
+#[test]
+fn an_image_without_layers_is_an_empty_root() {
+    let layout = or_skip!(Layout::empty());
+    let place = Place::new();
+    let rootfs = build(&place, &layout.reference("latest")).unwrap();
+    assert_eq!(list_image(&rootfs.path), ["/ 040755 0:0"]);
+}
+
+#[test]
+fn what_is_no_image_is_named_with_what_there_is() {
+    let layout = or_skip!(Layout::busybox());
+    layout.tag("latest", "other").unwrap();
+    let place = Place::new();
+    let directory = layout.directory().display().to_string();
+    let refused = |reference: &str| chain(&build(&place, reference).unwrap_err());
+    assert_eq!(
+        refused(&format!("oci:{directory}")),
+        format!("cannot use {directory}: it has more than one image: latest, other")
+    );
+    assert_eq!(
+        refused(&format!("oci:{directory}:none")),
+        format!("cannot use {directory}: it has no image named \"none\"; it has latest, other")
+    );
+    let index = format!("{directory}/index.json");
+    for (form, what) in [
+        ("oci", "an OCI image layout directory"),
+        ("oci-archive", "a tar file"),
+        ("docker-archive", "a tar file"),
+    ] {
+        let said = refused(&format!("{form}:{index}"));
+        let expected = [
+            format!("cannot use {index}: it is not {what}"),
+            format!("cannot use {index}: its tar is broken: it is cut short at offset"),
+        ];
+        assert!(expected.iter().any(|text| said.starts_with(text)), "{said}");
+    }
+    assert_eq!(
+        refused("oci:/no/such"),
+        "cannot use /no/such: it does not exist"
     );
 }

@@ -137,6 +137,10 @@ impl RegistryProblem {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => RegistryProblem::Refused,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => RegistryProblem::Timeout,
+            // What getaddrinfo(3) reports has no kind of its own.
+            _ if error.to_string().starts_with("failed to lookup address") => {
+                RegistryProblem::UnknownHost
+            }
             // What rustls reports comes through as invalid data.
             io::ErrorKind::InvalidData => RegistryProblem::Tls,
             _ => RegistryProblem::Broken,
