@@ -50,6 +50,20 @@ impl Layout {
         Ok(layout)
     }
 
+    /// A copy of another layout, to be changed.
+    pub fn copy_of(other: &Path) -> Result<Layout, Error> {
+        let owner = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+        let directory = owner.path().join("layout");
+        tool::run(
+            "cp",
+            ["-a".as_ref(), other.as_os_str(), directory.as_os_str()],
+        )?;
+        Ok(Layout {
+            directory,
+            _owner: owner,
+        })
+    }
+
     /// Where it is.
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -1,0 +1,91 @@
+//! What is built is kept: the second run does nothing twice.
+//!
+//! A file of its own with one test, so that nothing else runs while it measures.
+
+use std::time::Duration;
+
+use microagent_tests::fault_proxy::FaultProxy;
+use microagent_tests::image::{Layout, Tar};
+use microagent_tests::microagent::Host;
+use microagent_tests::registry::Registry;
+use microagent_tests::{or_skip, tool};
+use serde_json::Value;
+
+/// The operations of a `run --json` and whether each was a hit, in order.
+fn nodes(document: &Value) -> Vec<(String, bool)> {
+    document["nodes"]
+        .as_array()
+        .unwrap_or_else(|| panic!("no nodes: {document}"))
+        .iter()
+        .map(|node| {
+            let op = node["op"].as_str().unwrap_or_else(|| panic!("{node}"));
+            (op.to_owned(), node["hit"] == Value::Bool(true))
+        })
+        .collect()
+}
+
+#[test]
+fn a_second_run_pulls_unpacks_and_builds_nothing_and_takes_half_the_time() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let registry = or_skip!(Registry::start());
+    let layout = or_skip!(Layout::busybox());
+    // Large enough for its making to be more than an emulated boot.
+    let mut noise = Vec::with_capacity(256 << 20);
+    let mut state = 1_u64;
+    while noise.len() < 256 << 20 {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        noise.extend_from_slice(&state.to_le_bytes());
+    }
+    let tar = Tar::new().file("noise", &noise).finish();
+    layout.add_layer("latest", &tar).unwrap();
+    registry
+        .push(&layout.reference("latest"), "test/image:1")
+        .unwrap();
+    let proxy = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
+    let image = format!("{}/test/image:1", proxy.address());
+    let host = or_skip!(Host::new());
+    let run = || {
+        host.microagent(["--json", "--engine", "qemu", "run", &image, "true"])
+            .deadline(Duration::from_secs(240))
+            .finish()
+            .expect_code(0)
+    };
+
+    let first = run();
+    let made = nodes(&first.json());
+    for op in [
+        "resolve",
+        "fetch",
+        "unpack",
+        "rootfs",
+        "kernel",
+        "initramfs",
+    ] {
+        assert!(
+            made.contains(&(op.to_owned(), false)),
+            "{op} is not in {made:?}"
+        );
+    }
+    let asked = proxy.requests().len();
+
+    let second = run();
+    for (op, hit) in nodes(&second.json()) {
+        assert_eq!(hit, op != "resolve", "{op}");
+    }
+    let asked_again = proxy.requests().split_off(asked);
+    assert!(
+        asked_again
+            .iter()
+            .all(|request| !request.contains("/blobs/")),
+        "{asked_again:?}"
+    );
+    assert!(
+        second.elapsed < first.elapsed / 2,
+        "first {:?}, second {:?}",
+        first.elapsed,
+        second.elapsed
+    );
+    host.assert_clean();
+}
