@@ -11,7 +11,7 @@
 //! breaks off goes on where it stopped, a few times.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -364,6 +364,8 @@ impl Pipeline {
                 });
             },
         };
+        // The tar reader asks for small pieces.
+        let tee = BufReader::with_capacity(CHUNK, tee);
         let (tee, index) = self.index(tee).map_err(|error| match error {
             Indexing::Tar(TarError::Read { source, .. }) => self.read_failed(source, image, layer),
             Indexing::Tar(source) => LayerError::Tar {
@@ -374,7 +376,7 @@ impl Pipeline {
             .into(),
             Indexing::Store(error) => error,
         })?;
-        if let Some(blob) = tee.blob {
+        if let Some(blob) = tee.into_inner().blob {
             match blob.commit(Some(&layer.diff_id)) {
                 Ok(_) => {}
                 Err(StoreError::Mismatch { actual, .. }) => {
@@ -472,4 +474,24 @@ impl Read for Tee<'_> {
 /// A digest as people read it: its first twelve digits.
 pub(crate) fn short(digest: &Digest) -> String {
     digest.hex().chars().take(12).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_unpacks_to_too_much_is_stopped_at_the_limit() {
+        let budget = AtomicU64::new(MAX_UNPACKED - 10);
+        let tee = |input: &'static [u8]| Tee {
+            input: Box::new(input),
+            blob: None,
+            budget: &budget,
+            tell: &|_| {},
+        };
+        let mut buffer = [0; 10];
+        assert_eq!(tee(b"0123456789").read(&mut buffer).unwrap(), 10);
+        let error = tee(b"x").read(&mut buffer).unwrap_err();
+        assert!(error.get_ref().unwrap().is::<OverBudget>());
+    }
 }

@@ -9,9 +9,16 @@
 //!
 //! | question | module |
 //! |---|---|
-//! | what a person may type for an image | [`reference`](Reference) |
-//! | what went wrong, and what to do about it | [`error`](Error) |
-//! | what happens meanwhile | [`progress`](Progress) |
+//! | what a person may type for an image | `reference` ([`Reference`]) |
+//! | where images come from | `source`: registries, OCI layouts, archives |
+//! | what a reference means now, and its name in the store | `resolve`, `manifest` ([`Image`]) |
+//! | how a layer gets here and becomes tar and index | `layer`, `decompress`, `tar_reader`, `pax`, `index` |
+//! | what layers add up to, and what is refused | `merge`, `tree`, `xattr` ([`MergeError`]) |
+//! | how that becomes a file system | `rootfs`, `ext4`, `raw_names`, `mke2fs` ([`Rootfs`]) |
+//! | where the guest's kernel and initramfs come from | `kernel`, `initramfs` |
+//! | how a node is found or computed | `node`, `pipeline` ([`Pipeline`]) |
+//! | what went wrong, and what to do about it | `error` ([`Error`], [`Diagnosis`]) |
+//! | what happens meanwhile | `progress` ([`Progress`]) |
 
 mod decompress;
 mod entry;
