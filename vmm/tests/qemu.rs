@@ -1,5 +1,7 @@
 //! Engine `qemu` with a stock kernel: our devices over vhost-user, and how a VM ends.
 
+#![allow(clippy::unwrap_used)]
+
 mod guest;
 
 use std::fs;

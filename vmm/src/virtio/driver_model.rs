@@ -77,10 +77,6 @@ impl Driver {
         }
     }
 
-    pub fn size(&self, queue: usize) -> u16 {
-        self.rings[queue].size
-    }
-
     pub fn free(&self, queue: usize) -> usize {
         self.rings[queue].free.len()
     }

@@ -1,1 +1,0 @@
-//! Driven by a model of a guest's driver.

@@ -1,0 +1,273 @@
+//! The guest's side of the socket device: a driver with buffers in the queues and sockets that
+//! keep the credit rules (virtio 1.2 section 5.10.6.3) and check that the device keeps them.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::super::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
+use super::super::{EVENT, HOST_CID, RX, Services, TX, Vsock, VsockHandle};
+use crate::virtio::VirtioDevice;
+use crate::virtio::driver_model::{BUFFERS, Driver, readable, writable};
+
+pub const CID: u32 = 3;
+/// As Linux has it.
+pub const BUF_ALLOC: u32 = 256 << 10;
+const RX_BUFFER: u64 = 4096;
+const TX_BUFFER: u64 = 0x1_1000;
+const TX_BASE: u64 = BUFFERS + 0x10_0000;
+pub const MAX_DATA: usize = 64 << 10;
+
+/// A guest.
+pub struct Guest {
+    pub device: Vsock,
+    pub handle: VsockHandle,
+    pub driver: Driver,
+    /// Packets that no socket took.
+    pub stray: VecDeque<(Header, Vec<u8>)>,
+    pub sockets: HashMap<(u32, u32), Socket>,
+    rx_buffers: HashMap<u16, u64>,
+    tx_free: Vec<u64>,
+    tx_busy: HashMap<u16, u64>,
+}
+
+/// A connected socket, by its port and the host's.
+#[derive(Default)]
+pub struct Socket {
+    /// What came and was not read.
+    pub inbox: Vec<u8>,
+    pub fwd_cnt: u32,
+    last_told: u32,
+    peer: (u32, u32),
+    sent: u32,
+    packets: usize,
+    /// The flags of the host's `SHUTDOWN`s.
+    pub shutdown: u32,
+    pub reset: bool,
+    pub credit_requests: usize,
+}
+
+impl Guest {
+    /// A guest whose driver is up, with every buffer in its queue.
+    pub fn new(services: Services) -> Guest {
+        let mut guest = Guest::without_buffers(services);
+        guest.offer_buffers(128);
+        guest
+    }
+
+    /// A guest that offers no buffers for packets.
+    pub fn without_buffers(services: Services) -> Guest {
+        let (device, handle) = Vsock::new(CID, services).unwrap();
+        let mut driver = Driver::new(&device, 32 << 20);
+        driver.offer(EVENT, &[writable(BUFFERS - 64, 8)]);
+        let mut guest = Guest {
+            device,
+            handle,
+            driver,
+            stray: VecDeque::new(),
+            sockets: HashMap::new(),
+            rx_buffers: HashMap::new(),
+            tx_free: (0..128).map(|i| TX_BASE + i * TX_BUFFER).collect(),
+            tx_busy: HashMap::new(),
+        };
+        guest.device.activate(&mut guest.driver).unwrap();
+        guest
+    }
+
+    pub fn offer_buffers(&mut self, count: u64) {
+        for i in 0..count {
+            let at = BUFFERS + i * RX_BUFFER;
+            let head = self.driver.offer(RX, &[writable(at, RX_BUFFER as u32)]);
+            self.rx_buffers.insert(head, at);
+        }
+        self.device.queue_event(RX, &mut self.driver).unwrap();
+        self.take();
+    }
+
+    /// Sends a packet as it is; `false` when the queue is full.
+    pub fn send_raw(&mut self, header: &Header, data: &[u8]) -> bool {
+        self.take();
+        if self.driver.free(TX) < 2 {
+            return false;
+        }
+        let at = self.tx_free.pop().unwrap();
+        self.driver.write(at, &header.encode());
+        self.driver.write(at + HEADER_LEN as u64, data);
+        let data_at = at + HEADER_LEN as u64;
+        // Header and data in descriptors of their own, as Linux before 6.2 has them.
+        let pieces = [
+            readable(at, HEADER_LEN as u32),
+            readable(data_at, data.len() as u32),
+        ];
+        let pieces = if data.is_empty() {
+            &pieces[..1]
+        } else {
+            &pieces[..]
+        };
+        let head = self.driver.offer(TX, pieces);
+        self.tx_busy.insert(head, at);
+        self.device.queue_event(TX, &mut self.driver).unwrap();
+        self.take();
+        true
+    }
+
+    /// A packet of one of our ports to one of the host's. Like every packet, it tells the host how
+    /// much was read.
+    pub fn packet(&mut self, ports: (u32, u32), op: Op) -> Header {
+        let fwd_cnt = self.sockets.get_mut(&ports).map_or(0, |socket| {
+            socket.last_told = socket.fwd_cnt;
+            socket.fwd_cnt
+        });
+        Header {
+            src_cid: u64::from(CID),
+            dst_cid: HOST_CID,
+            src_port: ports.0,
+            dst_port: ports.1,
+            kind: TYPE_STREAM,
+            op: op as u16,
+            buf_alloc: BUF_ALLOC,
+            fwd_cnt,
+            ..Header::default()
+        }
+    }
+
+    pub fn send(&mut self, ports: (u32, u32), op: Op, flags: u32) {
+        let header = Header {
+            flags,
+            ..self.packet(ports, op)
+        };
+        assert!(self.send_raw(&header, &[]));
+    }
+
+    /// Connects to the host, which accepts.
+    pub fn connect(&mut self, ports: (u32, u32)) {
+        self.sockets.insert(ports, Socket::default());
+        self.send(ports, Op::Request, 0);
+        assert_ne!(self.sockets[&ports].peer, (0, 0), "the host did not accept");
+    }
+
+    /// Sends as much as the host has room for; how much that was.
+    pub fn send_data(&mut self, ports: (u32, u32), data: &[u8]) -> usize {
+        let socket = &self.sockets[&ports];
+        let room = socket.peer.0 - socket.sent.wrapping_sub(socket.peer.1);
+        let len = data.len().min(room as usize).min(MAX_DATA);
+        let header = Header {
+            len: len as u32,
+            ..self.packet(ports, Op::Data)
+        };
+        if len == 0 || !self.send_raw(&header, &data[..len]) {
+            return 0;
+        }
+        let socket = self.sockets.get_mut(&ports).unwrap();
+        socket.sent = socket.sent.wrapping_add(len as u32);
+        len
+    }
+
+    /// The application reads all there is; says so to the host as Linux 6.1 does, when less than
+    /// 64 KiB are left that the host knows of.
+    pub fn read(&mut self, ports: (u32, u32)) -> Vec<u8> {
+        let socket = self.sockets.get_mut(&ports).unwrap();
+        let data = std::mem::take(&mut socket.inbox);
+        socket.packets = 0;
+        socket.fwd_cnt = socket.fwd_cnt.wrapping_add(data.len() as u32);
+        if BUF_ALLOC - socket.fwd_cnt.wrapping_sub(socket.last_told) < 64 << 10 {
+            self.send(ports, Op::CreditUpdate, 0);
+        }
+        data
+    }
+
+    /// Lets the device see what its host side has, if there is anything within the time.
+    pub fn wait(&mut self, milliseconds: i64) -> bool {
+        let timeout = Timespec {
+            tv_sec: 0,
+            tv_nsec: milliseconds * 1_000_000,
+        };
+        let ready = {
+            let fd = self.device.backend_fd().unwrap();
+            poll(
+                &mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)],
+                Some(&timeout),
+            )
+            .unwrap()
+        };
+        if ready == 1 {
+            self.device.backend_event(&mut self.driver).unwrap();
+            self.take();
+        }
+        ready == 1
+    }
+
+    /// Waits for the next packet that no socket takes.
+    pub fn next_stray(&mut self) -> (Header, Vec<u8>) {
+        while self.stray.is_empty() {
+            assert!(self.wait(900), "no packet came");
+        }
+        self.stray.pop_front().unwrap()
+    }
+
+    /// Takes back what the device has used.
+    fn take(&mut self) {
+        for (head, written) in self.driver.used(TX) {
+            assert_eq!(written, 0);
+            self.tx_free.push(self.tx_busy.remove(&head).unwrap());
+        }
+        let mut asked = Vec::new();
+        loop {
+            let used = self.driver.used(RX);
+            if used.is_empty() {
+                break;
+            }
+            let mut filled = Vec::new();
+            for (head, written) in used {
+                filled.push((self.rx_buffers.remove(&head).unwrap(), written));
+            }
+            for (at, written) in filled {
+                let bytes = self.driver.read(at, written as usize);
+                let (header, data) = bytes.split_first_chunk().unwrap();
+                asked.extend(self.receive(Header::decode(header), data));
+                let head = self.driver.offer(RX, &[writable(at, RX_BUFFER as u32)]);
+                self.rx_buffers.insert(head, at);
+            }
+            self.device.queue_event(RX, &mut self.driver).unwrap();
+        }
+        for ports in asked {
+            self.send(ports, Op::CreditUpdate, 0);
+        }
+    }
+
+    /// Takes a packet; the socket that was asked for its credit.
+    fn receive(&mut self, header: Header, data: &[u8]) -> Option<(u32, u32)> {
+        assert_eq!(header.len as usize, data.len());
+        let ports = (header.dst_port, header.src_port);
+        let Some(socket) = self.sockets.get_mut(&ports) else {
+            self.stray.push_back((header, data.to_vec()));
+            return None;
+        };
+        assert_eq!(
+            (header.src_cid, header.dst_cid, header.kind),
+            (HOST_CID, u64::from(CID), TYPE_STREAM)
+        );
+        socket.peer = (header.buf_alloc, header.fwd_cnt);
+        match Op::from_number(header.op).unwrap() {
+            Op::Data => {
+                assert!(!data.is_empty());
+                socket.inbox.extend_from_slice(data);
+                socket.packets += 1;
+                assert!(
+                    socket.inbox.len() <= BUF_ALLOC as usize,
+                    "more than the credit"
+                );
+                assert!(socket.packets <= 455, "more packets than Linux takes");
+            }
+            Op::Shutdown => socket.shutdown |= header.flags,
+            Op::Reset => socket.reset = true,
+            Op::CreditRequest => {
+                socket.credit_requests += 1;
+                return Some(ports);
+            }
+            Op::Request | Op::Response | Op::CreditUpdate => {}
+        }
+        None
+    }
+}

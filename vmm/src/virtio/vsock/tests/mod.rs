@@ -1,0 +1,259 @@
+//! The socket device, driven by a model of a guest.
+
+mod guest_model;
+mod hostile;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+
+use guest_model::{Guest, Socket};
+
+use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::*;
+
+const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
+const PORTS: (u32, u32) = (1000, 7);
+
+/// A service on port 7, and the streams it gets.
+fn service() -> (Services, Receiver<UnixStream>) {
+    let (sender, receiver) = mpsc::channel();
+    (
+        Services::new().with(7, move |stream| sender.send(stream).unwrap()),
+        receiver,
+    )
+}
+
+/// A guest with one connection to the service, and the host's end of it.
+fn connected() -> (Guest, UnixStream) {
+    let (services, streams) = service();
+    let mut guest = Guest::new(services);
+    guest.connect(PORTS);
+    (guest, streams.try_recv().unwrap())
+}
+
+/// Bytes whose every position can be told from the others nearby.
+fn byte(position: usize) -> u8 {
+    (position ^ position >> 8 ^ position >> 16).wrapping_mul(151) as u8
+}
+
+#[test]
+fn a_hundred_megabytes_go_each_way_at_once() {
+    const TOTAL: usize = 100_000_000;
+    let (mut guest, stream) = connected();
+    let (mut writer, mut reader) = (stream.try_clone().unwrap(), stream);
+    let sender = thread::spawn(move || {
+        let mut at = 0;
+        while at < TOTAL {
+            let chunk: Vec<u8> = (at..TOTAL.min(at + 50_000)).map(byte).collect();
+            writer.write_all(&chunk).unwrap();
+            at += chunk.len();
+        }
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let receiver = thread::spawn(move || {
+        let mut bytes = vec![0; 70_000];
+        let mut at = 0;
+        loop {
+            let n = reader.read(&mut bytes).unwrap();
+            if n == 0 {
+                return at;
+            }
+            assert!(
+                bytes[..n]
+                    .iter()
+                    .zip(at..)
+                    .all(|(&got, at)| got == byte(at)),
+                "at {at}"
+            );
+            at += n;
+        }
+    });
+    let (mut sent, mut got) = (0, 0);
+    let mut idle = 0;
+    while sent < TOTAL || got < TOTAL {
+        let chunk: Vec<u8> = (sent..TOTAL.min(sent + 64_000)).map(byte).collect();
+        let n = guest.send_data(PORTS, &chunk);
+        sent += n;
+        let data = guest.read(PORTS);
+        assert!(
+            data.iter().zip(got..).all(|(&b, at)| b == byte(at)),
+            "at {got}"
+        );
+        got += data.len();
+        idle = if n == 0 && data.is_empty() && !guest.wait(900) {
+            idle + 1
+        } else {
+            0
+        };
+        assert!(idle < 10, "stuck: {sent} sent, {got} received");
+    }
+    guest.send(PORTS, Op::Shutdown, SHUTDOWN_SEND);
+    while guest.sockets[&PORTS].shutdown & SHUTDOWN_SEND == 0 {
+        assert!(guest.wait(900));
+    }
+    sender.join().unwrap();
+    // The host may still be reading what was kept for it.
+    while !receiver.is_finished() {
+        guest.wait(50);
+    }
+    assert_eq!(receiver.join().unwrap(), TOTAL);
+}
+
+#[test]
+fn the_host_connects_and_each_side_closes_by_itself() {
+    let mut guest = Guest::new(Services::new());
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    guest.handle.connect(5000, theirs);
+    let (request, _) = guest.next_stray();
+    assert_eq!((request.op, request.dst_port), (Op::Request as u16, 5000));
+    let ports = (5000, request.src_port);
+    guest.sockets.insert(ports, Socket::default());
+    guest.send(ports, Op::Response, 0);
+
+    ours.write_all(b"to the guest").unwrap();
+    ours.shutdown(Shutdown::Write).unwrap();
+    while guest.sockets[&ports].shutdown == 0 {
+        assert!(guest.wait(900));
+    }
+    assert_eq!(guest.read(ports), b"to the guest");
+    assert_eq!(guest.sockets[&ports].shutdown, SHUTDOWN_SEND);
+
+    guest.send_data(ports, b"to the host");
+    guest.send(ports, Op::Shutdown, BOTH);
+    assert!(guest.sockets[&ports].reset, "the end must be confirmed");
+    let mut got = Vec::new();
+    ours.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"to the host");
+}
+
+#[test]
+fn a_refused_connection_closes_the_stream() {
+    let mut guest = Guest::new(Services::new());
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    guest.handle.connect(5000, theirs);
+    let (request, _) = guest.next_stray();
+    guest.send((5000, request.src_port), Op::Reset, 0);
+    assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+    assert!(guest.stray.is_empty(), "a reset is not answered");
+}
+
+#[test]
+fn a_host_that_leaves_is_told_to_the_guest() {
+    let (mut guest, mut stream) = connected();
+    stream.write_all(b"last words").unwrap();
+    drop(stream);
+    while guest.sockets[&PORTS].shutdown != BOTH {
+        assert!(guest.wait(900));
+    }
+    assert_eq!(guest.read(PORTS), b"last words");
+    // What is on its way is taken and forgotten.
+    guest.send_data(PORTS, b"too late");
+    assert!(!guest.sockets[&PORTS].reset);
+}
+
+#[test]
+fn a_host_that_gives_up_before_the_guest_answers_is_told_too() {
+    let mut guest = Guest::new(Services::new());
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    guest.handle.connect(5000, theirs);
+    let (request, _) = guest.next_stray();
+    drop(ours);
+    let (reset, _) = guest.next_stray();
+    assert_eq!(
+        (reset.op, reset.src_port),
+        (Op::Reset as u16, request.src_port)
+    );
+}
+
+#[test]
+fn a_host_that_does_not_read_stalls_only_itself() {
+    let (services, streams) = service();
+    let mut guest = Guest::new(services);
+    let (slow, quick) = ((1000, 7), (1001, 7));
+    guest.connect(slow);
+    let mut slow_host = streams.try_recv().unwrap();
+    guest.connect(quick);
+    let mut quick_host = streams.try_recv().unwrap();
+    let data: Vec<u8> = (0..4 << 20).map(byte).collect();
+    let mut sent = 0;
+    loop {
+        let n = guest.send_data(slow, &data[sent..]);
+        if n == 0 && !guest.wait(0) {
+            break;
+        }
+        sent += n;
+    }
+    assert!(sent > BUF_ALLOC as usize && sent < data.len());
+
+    guest.send_data(quick, b"quick");
+    let mut got = [0; 5];
+    quick_host.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"quick");
+    assert!(!guest.wait(20), "nothing to do is nothing to wake for");
+
+    // The guest forgets the connection; what it sent arrives all the same.
+    guest.send(slow, Op::Shutdown, BOTH);
+    guest.send(slow, Op::Reset, 0);
+    let reader = thread::spawn(move || {
+        let mut got = Vec::new();
+        slow_host.read_to_end(&mut got).unwrap();
+        got
+    });
+    while !reader.is_finished() {
+        guest.wait(50);
+    }
+    assert!(reader.join().unwrap() == data[..sent]);
+}
+
+#[test]
+fn a_guest_without_buffers_makes_nobody_spin() {
+    let (services, streams) = service();
+    let mut guest = Guest::without_buffers(services);
+    guest.sockets.insert(PORTS, Socket::default());
+    guest.send(PORTS, Op::Request, 0);
+    let mut stream = streams.try_recv().unwrap();
+    stream.write_all(b"waits").unwrap();
+    drop(stream);
+    while guest.wait(20) {}
+    guest.offer_buffers(4);
+    while guest.sockets[&PORTS].shutdown != BOTH {
+        assert!(guest.wait(900));
+    }
+    assert_eq!(guest.read(PORTS), b"waits");
+}
+
+#[test]
+fn tiny_packets_are_bounded_and_go_on_when_the_guest_has_read() {
+    const TOTAL: usize = 400;
+    let (mut guest, mut stream) = connected();
+    let mut got = Vec::new();
+    // Not many more than the limit: the host's stream, too, charges for each of them.
+    for at in 0..TOTAL {
+        stream.write_all(&[byte(at)]).unwrap();
+        // Each byte becomes a packet, or waits in the stream when there are too many.
+        guest.wait(if guest.sockets[&PORTS].credit_requests == 0 {
+            900
+        } else {
+            0
+        });
+    }
+    assert_eq!(guest.sockets[&PORTS].inbox.len(), 256);
+    while got.len() < TOTAL {
+        got.extend(guest.read(PORTS));
+        assert!(guest.wait(900), "{} came", got.len());
+    }
+    assert_eq!(got, (0..TOTAL).map(byte).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reset_of_the_device_ends_every_connection() {
+    let (mut guest, mut stream) = connected();
+    guest.device.reset();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let mut config = [0xff; 12];
+    guest.device.read_config(0, &mut config);
+    assert_eq!(config, [3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+}
