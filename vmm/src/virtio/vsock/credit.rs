@@ -81,8 +81,10 @@ mod tests {
 
     #[test]
     fn counters_wrap() {
-        let mut credit = PeerCredit::default();
-        credit.sent = u32::MAX - 9;
+        let mut credit = PeerCredit {
+            sent: u32::MAX - 9,
+            ..PeerCredit::default()
+        };
         credit.update(1 << 20, u32::MAX - 9);
         credit.sent(20);
         assert_eq!(credit.available(), (1 << 20) - 20);
