@@ -147,42 +147,69 @@ fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
     if header.e_type == abi::ET_REL {
         return Err("it is an object file or a kernel module".to_owned());
     }
-    let table = usize::try_from(header.e_phoff).ok().and_then(|start| {
-        let size = usize::from(header.e_phnum) * usize::from(header.e_phentsize);
-        head.get(start..start.checked_add(size)?)
-    });
-    let Some(table) = table.filter(|_| header.e_phentsize == 56) else {
+    let Some(table) = segments(head, &header) else {
         return Err("its program headers are not where a kernel has them".to_owned());
     };
     let mut kernel_half = false;
-    let mut pvh = false;
-    for segment in SegmentTable::new(LittleEndian, Class::ELF64, table) {
+    for segment in table {
         match segment.p_type {
             abi::PT_INTERP => return Err("it is a program for a running Linux".to_owned()),
             abi::PT_LOAD => kernel_half |= segment.p_vaddr >= KERNEL_HALF,
-            abi::PT_NOTE => pvh |= has_pvh_note(head, &segment),
             _ => {}
         }
     }
-    if kernel_half || pvh {
+    // Only seen when the notes are in the file's head, as in small kernels that are not Linux;
+    // Linux is recognised by its addresses.
+    let pvh = || {
+        note_segments(head).into_iter().any(|(offset, size)| {
+            let notes = usize::try_from(offset)
+                .ok()
+                .and_then(|start| head.get(start..start.checked_add(usize::try_from(size).ok()?)?));
+            notes.is_some_and(has_pvh_note)
+        })
+    };
+    if kernel_half || pvh() {
         Ok(KernelImage::Vmlinux)
     } else {
         Err("it is a program for a running Linux".to_owned())
     }
 }
 
-/// Whether a note segment has a PVH entry. Only seen when the notes are in the file's head, as in
-/// small kernels that are not Linux; Linux is recognised by its addresses.
-fn has_pvh_note(head: &[u8], segment: &elf::segment::ProgramHeader) -> bool {
-    let notes = usize::try_from(segment.p_offset).ok().and_then(|start| {
-        let size = usize::try_from(segment.p_filesz).ok()?;
-        head.get(start..start.checked_add(size)?)
-    });
-    notes.is_some_and(|notes| {
-        elf::note::NoteIterator::new(LittleEndian, Class::ELF64, 4, notes).any(|note| {
-            matches!(note, Note::Unknown(any)
-                if any.n_type == PVH_ENTRY && any.name_str().is_ok_and(|name| name == "Xen"))
-        })
+/// The program headers, if they are all in the file's head.
+fn segments<'h>(
+    head: &'h [u8],
+    header: &FileHeader<LittleEndian>,
+) -> Option<SegmentTable<'h, LittleEndian>> {
+    let start = usize::try_from(header.e_phoff).ok()?;
+    let size = usize::from(header.e_phnum) * usize::from(header.e_phentsize);
+    let table = head.get(start..start.checked_add(size)?)?;
+    (header.e_phentsize == 56).then(|| SegmentTable::new(LittleEndian, Class::ELF64, table))
+}
+
+/// The note segments of the ELF file that begins with `head`, as (offset, size) in bytes; none
+/// when it is no such file.
+pub(crate) fn note_segments(head: &[u8]) -> Vec<(u64, u64)> {
+    let header = head
+        .get(..64)
+        .and_then(|header| header.split_at_checked(abi::EI_NIDENT))
+        .and_then(|(ident, rest)| {
+            let ident = parse_ident::<LittleEndian>(ident).ok()?;
+            FileHeader::parse_tail(ident, rest).ok()
+        });
+    header
+        .and_then(|header| segments(head, &header))
+        .into_iter()
+        .flatten()
+        .filter(|segment| segment.p_type == abi::PT_NOTE)
+        .map(|segment| (segment.p_offset, segment.p_filesz))
+        .collect()
+}
+
+/// Whether there is a PVH entry among these notes.
+pub(crate) fn has_pvh_note(notes: &[u8]) -> bool {
+    elf::note::NoteIterator::new(LittleEndian, Class::ELF64, 4, notes).any(|note| {
+        matches!(note, Note::Unknown(any)
+            if any.n_type == PVH_ENTRY && any.name_str().is_ok_and(|name| name == "Xen"))
     })
 }
 

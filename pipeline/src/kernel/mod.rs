@@ -3,6 +3,7 @@
 //! | question | module |
 //! |---|---|
 //! | is this file a kernel that boots | [`image`] |
+//! | what does a compressed kernel hold | [`payload`] |
 //! | what does a kernel package hold | [`package`], [`module`] |
 //! | which package does the distribution offer | [`apt`] |
 //! | what is the kernel of `run` without `--kernel` | [`default`] |
@@ -20,11 +21,13 @@ mod error;
 mod image;
 mod module;
 mod package;
+mod payload;
 mod tool;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use microagent_cas::{Digest, StoreError};
@@ -41,7 +44,7 @@ use image::{BannerSearch, KernelImage};
 use package::{Package, Unpacked};
 
 /// Rises whenever other bytes come out of the same files.
-const OP_VERSION: u32 = 1;
+const OP_VERSION: u32 = 2;
 
 /// The largest kernel file or package that is taken, in bytes: a vmlinux with all its debugging
 /// information stays below.
@@ -74,7 +77,7 @@ pub enum KernelSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kernel {
-    /// The image: a bzImage or an ELF vmlinux.
+    /// The image: an ELF vmlinux, or a bzImage from which none could be taken.
     pub digest: Digest,
     /// Where the image is.
     #[serde(skip)]
@@ -299,31 +302,38 @@ impl Pipeline {
         {
             return Err(not(format!("it is cut short at {size} of {length} bytes")).into());
         }
-        let mut writer = self.store().writer()?;
+        let spool = self.store().scratch()?;
         let mut banner = BannerSearch::default();
         let mut filled = buffer.len();
+        let mut written = 0;
+        let head = buffer.clone();
         while filled > 0 {
             let chunk = &buffer[..filled];
-            writer
-                .write_all(chunk)
-                .map_err(|error| StoreError::io("write", path, error))?;
+            spool
+                .file()
+                .write_all_at(chunk, written)
+                .map_err(|error| StoreError::io("write to", spool.path(), error))?;
+            written += filled as u64;
             if image == KernelImage::Vmlinux {
                 banner.feed(chunk);
             }
             buffer.resize(CHUNK, 0);
             filled = reader.read(&mut buffer).map_err(unreadable)?;
         }
-        if writer.size() != size {
+        if written != size {
             return Err(not(format!(
                 "it changed while it was read ({size} bytes before)"
             ))
             .into());
         }
-        let (digest, _) = writer.commit(None)?;
-        let version = match image {
-            KernelImage::BzImage { version, .. } => version,
-            KernelImage::Vmlinux => banner.finish(),
+        let (version, kernel) = match image {
+            KernelImage::BzImage { version, .. } => {
+                let vmlinux = payload::vmlinux(self.store(), spool.file(), &head)?;
+                (version, vmlinux.unwrap_or(spool))
+            }
+            KernelImage::Vmlinux => (banner.finish(), spool),
         };
+        let (digest, _) = kernel.commit()?;
         let description = serde_json::json!(Description { version }).to_string();
         let description = self.store().put_bytes(description.as_bytes())?;
         Ok([

@@ -1,0 +1,220 @@
+//! The ELF kernel inside a bzImage, taken out once so that no boot has to.
+//!
+//! A bzImage is a small program with a compressed vmlinux (boot.rst, `payload_offset` and
+//! `payload_length`). Booted as it is, every guest decompresses it again, at the guest's speed: on
+//! an emulated CPU that takes longer than the rest of the kernel's start. The vmlinux boots through
+//! its PVH entry instead. What cannot be taken out stays a bzImage and boots as one.
+//!
+//! A kernel that is entered this way does not move itself (no KASLR), like every direct boot of a
+//! vmlinux.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+
+use microagent_cas::{Scratch, Store, StoreError};
+
+use super::image::{self, KernelImage};
+
+/// The largest vmlinux that is taken out, in bytes.
+const MAX_VMLINUX: u64 = 512 << 20;
+
+/// What `xz` may use of memory, in KiB. The kernel's build uses dictionaries of at most 32 MiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+
+/// The longest note segment that is looked through, in bytes.
+const MAX_NOTES: u64 = 64 << 10;
+
+/// The vmlinux in `bz_image`, whose first [`image::HEAD`] bytes are `head`; `None` when it is
+/// packed in an unknown way, damaged, or has no PVH entry.
+///
+/// # Errors
+/// Only what the store says when it cannot take the vmlinux.
+pub(super) fn vmlinux(
+    store: &Store,
+    bz_image: &File,
+    head: &[u8],
+) -> Result<Option<Scratch>, StoreError> {
+    let Some((offset, length)) = range(head) else {
+        return Ok(None);
+    };
+    let scratch = store.scratch()?;
+    let unpacked = match unpack(bz_image, offset, length, scratch.file()) {
+        Ok(unpacked) => unpacked,
+        Err(UnpackError::Write(error)) => {
+            return Err(StoreError::io("write to", scratch.path(), error));
+        }
+        Err(UnpackError::Payload(error)) => {
+            tracing::debug!(%error, "the kernel stays compressed");
+            return Ok(None);
+        }
+    };
+    Ok((unpacked && boots_as_pvh(scratch.file())).then_some(scratch))
+}
+
+/// Where the payload is in the file: offset and length in bytes.
+fn range(head: &[u8]) -> Option<(u64, u64)> {
+    let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
+    let setup_sectors = match *head.get(0x1f1)? {
+        0 => 4,
+        sectors => u64::from(sectors),
+    };
+    let offset = (setup_sectors + 1) * 512 + u64::from(word(0x248)?);
+    Some((offset, u64::from(word(0x24c)?)))
+}
+
+enum UnpackError {
+    Payload(io::Error),
+    Write(io::Error),
+}
+
+/// Whether the payload's form is known and it has the length that its end says.
+fn unpack(
+    mut bz_image: &File,
+    offset: u64,
+    length: u64,
+    mut to: &File,
+) -> Result<bool, UnpackError> {
+    let mut magic = [0; 6];
+    let mut size = [0; 4];
+    let Some(end) = offset.checked_add(length).filter(|_| length > 10) else {
+        return Ok(false);
+    };
+    bz_image
+        .read_exact_at(&mut magic, offset)
+        .map_err(UnpackError::Payload)?;
+    bz_image
+        .read_exact_at(&mut size, end - 4)
+        .map_err(UnpackError::Payload)?;
+    bz_image
+        .seek(SeekFrom::Start(offset))
+        .map_err(UnpackError::Payload)?;
+    // All but gzip, which ends with it anyway, have the unpacked size behind them.
+    let packed = bz_image.take(length - 4);
+    let mut reader: Box<dyn Read> = match magic {
+        [0x02, 0x21, 0x4c, 0x18, ..] => Box::new(lz4_flex::frame::FrameDecoder::new(packed)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Box::new(zstd::stream::read::Decoder::new(packed).map_err(UnpackError::Payload)?)
+        }
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::GzDecoder::new(bz_image.take(length))),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Box::new(lzma_rust2::XzReader::new_mem_limit(
+            packed,
+            false,
+            XZ_MEMORY_KIB,
+        )),
+        _ => return Ok(false),
+    };
+    let mut buffer = vec![0; 256 << 10];
+    let mut written = 0;
+    loop {
+        let count = match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(UnpackError::Payload(error)),
+        };
+        written += count as u64;
+        if written > MAX_VMLINUX {
+            return Ok(false);
+        }
+        io::Write::write_all(&mut to, &buffer[..count]).map_err(UnpackError::Write)?;
+    }
+    Ok(written == u64::from(u32::from_le_bytes(size)))
+}
+
+/// Whether the file is an ELF kernel with a PVH entry, which is the one that every engine enters.
+fn boots_as_pvh(mut file: &File) -> bool {
+    let mut head = Vec::new();
+    if file.rewind().is_err() || file.take(image::HEAD).read_to_end(&mut head).is_err() {
+        return false;
+    }
+    image::identify(&head) == Ok(KernelImage::Vmlinux)
+        && image::note_segments(&head)
+            .into_iter()
+            .any(|(offset, size)| {
+                let mut notes = vec![0; size.min(MAX_NOTES) as usize];
+                file.read_exact_at(&mut notes, offset).is_ok() && image::has_pvh_note(&notes)
+            })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A bzImage's header with this payload behind two setup sectors.
+    fn bz_image(payload: &[u8]) -> Vec<u8> {
+        let mut file = vec![0; 1024];
+        file[0x1f1] = 1;
+        file[0x248..0x24c].copy_from_slice(&0u32.to_le_bytes());
+        file[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+        file.extend(payload);
+        file
+    }
+
+    fn unpacked(payload: &[u8]) -> Option<Vec<u8>> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bz_image(payload)).unwrap();
+        let head = bz_image(payload);
+        let (offset, length) = range(&head).unwrap();
+        let mut to = tempfile::tempfile().unwrap();
+        let good = matches!(unpack(&file, offset, length, &to), Ok(true));
+        let mut bytes = Vec::new();
+        to.rewind().unwrap();
+        to.read_to_end(&mut bytes).unwrap();
+        good.then_some(bytes)
+    }
+
+    fn with_size(mut packed: Vec<u8>, size: usize) -> Vec<u8> {
+        packed.extend((size as u32).to_le_bytes());
+        packed
+    }
+
+    /// The tools that the kernel's own build calls, with its flags (scripts/Makefile.lib).
+    fn pack(tool: &str, flags: &[&str], content: &[u8]) -> Vec<u8> {
+        let mut input = tempfile::NamedTempFile::new().unwrap();
+        input.write_all(content).unwrap();
+        let output = std::process::Command::new(tool)
+            .args(flags)
+            .stdin(File::open(input.path()).unwrap())
+            .output()
+            .unwrap_or_else(|error| panic!("{tool} is needed by this test: {error}"));
+        assert!(output.status.success());
+        output.stdout
+    }
+
+    #[test]
+    fn what_the_kernels_build_packs_is_unpacked() {
+        let content: Vec<u8> = (0..3_000_000u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
+        let size = content.len();
+        let lz4 = pack("lz4", &["-l", "-9", "-c"], &content);
+        assert_eq!(unpacked(&with_size(lz4, size)).as_ref(), Some(&content));
+        let zstd = pack("zstd", &["-19", "-c", "-q"], &content);
+        assert_eq!(unpacked(&with_size(zstd, size)).as_ref(), Some(&content));
+        let xz = pack(
+            "xz",
+            &["--check=crc32", "--x86", "--lzma2=,dict=32MiB", "-c"],
+            &content,
+        );
+        assert_eq!(unpacked(&with_size(xz, size)).as_ref(), Some(&content));
+        assert_eq!(
+            unpacked(&pack("gzip", &["-n", "-9", "-c"], &content)).as_ref(),
+            Some(&content)
+        );
+    }
+
+    #[test]
+    fn what_has_another_size_than_it_says_is_left_alone() {
+        let lz4 = pack("lz4", &["-l", "-9", "-c"], b"some bytes that are a kernel");
+        assert_eq!(unpacked(&with_size(lz4.clone(), 27)), None);
+        assert_eq!(
+            unpacked(&with_size(lz4[..lz4.len() - 3].to_vec(), 28)),
+            None
+        );
+        assert_eq!(unpacked(b"neither of the forms"), None);
+        assert_eq!(unpacked(b""), None);
+    }
+}
