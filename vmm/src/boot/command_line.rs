@@ -15,6 +15,8 @@ use super::layout::COMMAND_LINE_MAX;
 /// | `random.trust_cpu=on` | the pool is ready without waiting for interrupts |
 /// | `tsc=reliable` | the host vouches for it: no watchdog, no warm-up comparison |
 /// | `8250.nr_uarts=1` | one port is there, three more need not be looked for |
+/// | `pci=off` | there is no PCI bus to look for |
+/// | `cryptomgr.notests` | the kernel's build was tested before; more than half of a boot otherwise |
 /// | `i8042.noaux …` | there is no keyboard controller: do not wait for one |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
@@ -32,6 +34,8 @@ impl CommandLine {
             "random.trust_cpu=on",
             "tsc=reliable",
             "8250.nr_uarts=1",
+            "pci=off",
+            "cryptomgr.notests",
             "i8042.noaux",
             "i8042.nomux",
             "i8042.nopnp",
