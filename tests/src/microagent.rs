@@ -169,9 +169,9 @@ impl Host {
             "state/run",
         ] {
             left.extend(
-                files_below(&root.join(directory))
+                entries_below(&root.join(directory))
                     .into_iter()
-                    .filter(|path| !is_kept(path))
+                    .filter(|path| !KEPT.iter().any(|kept| *path == root.join(kept)))
                     .map(|path| format!("file {}", path.display())),
             );
         }
@@ -206,14 +206,11 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Files that are meant to stay: what was learnt about the host, and locks.
-fn is_kept(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.ends_with(".json") || name.ends_with(".lock") || name == "lock"
-}
+/// What is meant to stay: what was learnt about the host, and the parent of run directories.
+const KEPT: [&str; 2] = ["state/run/engine.json", "run/microagent"];
 
-/// All files below a directory, without the directories themselves.
-fn files_below(directory: &Path) -> Vec<PathBuf> {
+/// All that is below a directory.
+fn entries_below(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -221,10 +218,9 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
     for entry in entries.filter_map(Result::ok) {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            found.extend(files_below(&path));
-        } else {
-            found.push(path);
+            found.extend(entries_below(&path));
         }
+        found.push(path);
     }
     found
 }

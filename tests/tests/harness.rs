@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use microagent_tests::fault_proxy::{Fault, FaultProxy, Rule};
 use microagent_tests::image::{self, Layout};
+use microagent_tests::microagent::Host;
 use microagent_tests::registry::{CREDENTIALS, Registry};
 use microagent_tests::{Error, or_skip, root_or_skip, tool, tree};
 
@@ -129,6 +130,59 @@ fn a_stalled_request_is_seen() {
     let client = std::net::TcpStream::connect(proxy.address()).unwrap();
     std::io::Write::write_all(&mut &client, b"GET /v2/ HTTP/1.1\r\n\r\n").unwrap();
     proxy.wait_for("/v2/", Duration::from_secs(10)).unwrap();
+}
+
+/// What `assert_clean` says after this script.
+fn left_behind_by(script: &str) -> String {
+    let host = Host::new().unwrap();
+    let pids = host.path("pids");
+    host.shell(script)
+        .variable("PIDS", &pids)
+        .finish()
+        .expect_code(0);
+    let result = std::panic::catch_unwind(|| host.assert_clean());
+    for pid in fs::read_to_string(&pids).unwrap_or_default().lines() {
+        tool::run("kill", ["-KILL", pid]).unwrap();
+    }
+    match result {
+        Ok(()) => "nothing".to_owned(),
+        Err(panic) => panic.downcast_ref::<String>().unwrap().clone(),
+    }
+}
+
+#[test]
+fn a_run_that_leaves_nothing_is_clean() {
+    let script = r#"mkdir -p "$MICROAGENT_STATE_DIR/run" "$XDG_RUNTIME_DIR/microagent" &&
+        : >"$MICROAGENT_STATE_DIR/run/engine.json""#;
+    assert_eq!(left_behind_by(script), "nothing");
+}
+
+#[test]
+fn a_process_that_is_left_is_seen() {
+    let script = r#"cd / && sleep 1000 >/dev/null 2>&1 & echo $! >"$PIDS""#;
+    let left = left_behind_by(script);
+    assert!(
+        left.contains("process ") && left.contains("sleep 1000"),
+        "{left}"
+    );
+}
+
+#[test]
+fn a_file_or_directory_that_is_left_is_seen() {
+    for place in [
+        "$TMPDIR/x",
+        "$XDG_RUNTIME_DIR/microagent/id",
+        "$MICROAGENT_STATE_DIR/workspaces/name",
+        "$MICROAGENT_STATE_DIR/cas/tmp/x",
+        "$MICROAGENT_STATE_DIR/run/x",
+    ] {
+        let left = left_behind_by(&format!("mkdir -p \"{place}\""));
+        let end = place.rsplit('/').next().unwrap();
+        assert!(
+            left.contains("file ") && left.contains(end),
+            "{place}: {left}"
+        );
+    }
 }
 
 #[test]
