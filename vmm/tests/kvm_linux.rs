@@ -1,0 +1,184 @@
+//! Engine `kvm` with a stock kernel on real KVM, in the lab: each boot protocol, each way to end,
+//! one CPU and several.
+//!
+//! The test puts its own program into the lab and runs it there once for each VM: inside, the
+//! variable [`INSIDE`] is set, and the same test boots what it names.
+
+#![allow(clippy::unwrap_used)]
+
+mod guest;
+
+use std::path::Path;
+use std::process::Command;
+
+use microagent_proto::control::{Engine, VmConfig};
+use microagent_tests::lab::{Lab, Machine};
+use microagent_tests::{or_skip, tool};
+use microagent_vmm::console::Console;
+use microagent_vmm::engine::{Device, DeviceKind, Launch, RunningVm, kvm};
+use microagent_vmm::probe::{self, KvmProbe};
+use microagent_vmm::virtio::rng::Rng;
+use rustix::event::{PollFd, PollFlags, poll};
+
+/// `KERNEL CPUS MEMORY-MIB WORDS…`: what to boot, and words for its command line.
+const INSIDE: &str = "MICROAGENT_TEST_BOOT";
+
+/// What the guest's script prints, which is what the test looks at.
+const SCRIPT: &str = r#"
+read -r line < /proc/cmdline
+echo "GUEST $(nproc) CPUs, $(cat /sys/bus/virtio/devices/virtio0/device 2>/dev/null)"
+echo "GUEST clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "GUEST entropy $(dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c)"
+case "$line" in
+    *end=reset*) reboot -f ;;
+    *end=panic*) echo c > /proc/sysrq-trigger ;;
+esac
+"#;
+
+fn boot(words: &str) {
+    let mut words = words.split(' ');
+    let mut next = || words.next().unwrap();
+    let (kernel, cpus, memory_mib) = (next(), next(), next());
+    let config = VmConfig {
+        version: microagent_proto::VERSION,
+        name: "lab".into(),
+        engine: Engine::Kvm,
+        cpus: cpus.parse().unwrap(),
+        memory_mib: memory_mib.parse().unwrap(),
+        kernel: kernel.into(),
+        initramfs: "/initramfs.cpio".into(),
+        extra_cmdline: Some(words.collect::<Vec<_>>().join(" ")),
+        disks: Vec::new(),
+        run_dir: "/tmp".into(),
+        console_to_stderr: false,
+    };
+    let console = Console::new(false);
+    let devices = vec![Device {
+        kind: DeviceKind::Rng,
+        device: Box::new(Rng::new()),
+    }];
+    let launch = Launch {
+        config: &config,
+        devices,
+        console: console.clone(),
+    };
+    let mut vm: Box<dyn RunningVm> = kvm::start(launch, |_| {}).unwrap();
+    let ended = vm.ended_fd();
+    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
+    let end = vm.end().unwrap();
+    drop(vm);
+    for line in console.tail(usize::MAX).lines() {
+        if let Some(at) = line.find("GUEST ").or(line.find("Kernel panic")) {
+            println!("{}", line[at..].trim_end());
+        }
+    }
+    println!("END {end:?}");
+}
+
+/// The ELF kernel inside a bzImage, as the kernel's own `extract-vmlinux` gets it.
+fn extract_vmlinux(bz_image: &Path, to: &Path) -> Vec<u8> {
+    let image = std::fs::read(bz_image).unwrap();
+    let legacy_frame = [0x02, 0x21, 0x4c, 0x18];
+    let start = image
+        .windows(4)
+        .position(|bytes| bytes == legacy_frame)
+        .unwrap();
+    std::fs::write(to, &image[start..]).unwrap();
+    let payload = std::fs::File::open(to).unwrap();
+    let output = Command::new("lz4")
+        .arg("-dc")
+        .stdin(payload)
+        .output()
+        .unwrap();
+    assert!(output.stdout.starts_with(b"\x7fELF"));
+    std::fs::write(to, &output.stdout).unwrap();
+    output.stdout
+}
+
+/// Renames every Xen note, so that the kernel has no PVH entry to be found.
+fn without_pvh(mut vmlinux: Vec<u8>, to: &Path) {
+    let note = b"\x12\0\0\0Xen\0";
+    let at: Vec<usize> = (0..vmlinux.len() - note.len())
+        .filter(|&at| vmlinux[at..].starts_with(note))
+        .collect();
+    assert_eq!(at.len(), 1, "there is one PVH note");
+    vmlinux[at[0] + 4] = b'Y';
+    std::fs::write(to, vmlinux).unwrap();
+}
+
+#[test]
+fn debians_kernel_boots_and_ends_on_real_kvm() {
+    if let Ok(words) = std::env::var(INSIDE) {
+        if words == "probe" {
+            println!("END {}", matches!(probe::kvm(), KvmProbe::Usable { .. }));
+        } else {
+            boot(&words);
+        }
+        return;
+    }
+    for program in ["lz4", "cpio", "rustc"] {
+        or_skip!(tool::find(program));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let guest = guest::guest(dir.path(), &format!("mount -t sysfs none /sys\n{SCRIPT}"));
+    let (vmlinux, no_pvh) = (dir.path().join("vmlinux"), dir.path().join("no-pvh"));
+    without_pvh(extract_vmlinux(&guest.kernel, &vmlinux), &no_pvh);
+
+    let machine = Machine {
+        memory_mib: 6144,
+        cpus: 2,
+        ..Machine::default()
+    };
+    let mut lab = or_skip!(Lab::with_machine(machine));
+    lab.program(std::env::current_exe().unwrap(), "/bin/kvm-linux")
+        .unwrap();
+    for (file, name) in [
+        (&guest.kernel, "/bzImage"),
+        (&vmlinux, "/vmlinux"),
+        (&no_pvh, "/no-pvh"),
+        (&guest.initramfs, "/initramfs.cpio"),
+    ] {
+        lab.file(file, name).unwrap();
+    }
+    let test = "debians_kernel_boots_and_ends_on_real_kvm";
+    let mut step = |words: &str| {
+        let script = format!("{INSIDE}='{words}' kvm-linux --exact {test} --nocapture");
+        lab.step(words, &script, 60);
+    };
+    let vms = [
+        ("/bzImage 1 256 a=b", 1, "PowerOff"),
+        ("/vmlinux 2 256 a=b", 2, "PowerOff"),
+        ("/no-pvh 1 256 a=b", 1, "PowerOff"),
+        // RAM on both sides of the MMIO hole.
+        ("/vmlinux 1 3584 a=b", 1, "PowerOff"),
+        ("/vmlinux 1 256 end=reset", 1, "Reset"),
+        ("/vmlinux 1 256 end=panic", 1, "Reset"),
+    ];
+    step("probe");
+    vms.iter().for_each(|(words, ..)| step(words));
+    let report = lab.boot().unwrap();
+    let said = |name: &str| -> Vec<String> {
+        let step = report.step(name);
+        let text = step.text();
+        assert_eq!(step.code, 0, "{name}: {text}{}", step.errors());
+        let told = |line: &&str| {
+            ["GUEST ", "Kernel panic", "END "]
+                .iter()
+                .any(|p| line.starts_with(p))
+        };
+        text.lines().filter(told).map(str::to_owned).collect()
+    };
+    assert_eq!(said("probe"), ["END true"]);
+    for (words, cpus, end) in vms {
+        let mut expected = vec![
+            format!("GUEST {cpus} CPUs, 0x0004"),
+            "GUEST clock kvm-clock".to_owned(),
+            "GUEST entropy 64".to_owned(),
+        ];
+        if words.ends_with("end=panic") {
+            expected.push("Kernel panic - not syncing: sysrq triggered crash".to_owned());
+        }
+        expected.push(format!("END Ok({end})"));
+        assert_eq!(said(words), expected, "{words}");
+    }
+}
