@@ -88,7 +88,11 @@ fn a_hundred_megabytes_go_each_way_at_once() {
         } else {
             0
         };
-        assert!(idle < 10, "stuck: {sent} sent, {got} received");
+        assert!(
+            idle < 10,
+            "stuck: {sent} sent, {got} received {:?}",
+            guest.device
+        );
     }
     guest.send(PORTS, Op::Shutdown, SHUTDOWN_SEND);
     while guest.sockets[&PORTS].shutdown & SHUTDOWN_SEND == 0 {
