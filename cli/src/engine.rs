@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::control::Engine;
@@ -92,7 +92,7 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
             missing => Err(no_engine(&missing, missing.remediation())),
         },
         EngineArg::Qemu => {
-            if find_qemu().is_none() {
+            if !has_qemu() {
                 return Err(no_engine(&Kvm::Usable, Some(INSTALL_QEMU)));
             }
             Ok(Choice {
@@ -100,7 +100,7 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
                 fallback: None,
             })
         }
-        EngineArg::Auto => auto(kvm(&settings.host_dir()), find_qemu().is_some()),
+        EngineArg::Auto => auto(kvm(&settings.host_dir()), has_qemu()),
     }
 }
 
@@ -133,12 +133,9 @@ fn no_engine(kvm: &Kvm, way_out: Option<&str>) -> Failure {
     Failure::new(ErrorKind::Host, message).maybe_way_out(way_out.map(str::to_owned))
 }
 
-/// QEMU's program in the path.
-pub fn find_qemu() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|directory| directory.join(QEMU))
-        .find(|program| program.is_file())
+/// Whether QEMU is in the path. What it can do is looked at by `doctor` only: that starts it.
+fn has_qemu() -> bool {
+    probe::find_qemu().is_ok()
 }
 
 /// What KVM can do here, from memory or by trying.

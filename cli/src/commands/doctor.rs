@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use microagent_cas::Store;
 use microagent_pipeline::{Kernel, Pipeline, Silent};
 use microagent_proto::control::Engine;
+use microagent_vmm::probe::{self, QemuProbe};
 use serde::Serialize;
 
 use super::kernel::describe;
@@ -50,6 +51,8 @@ struct KvmReport {
 #[serde(rename_all = "camelCase")]
 struct Finding {
     path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
     problem: Option<String>,
     remediation: Option<String>,
 }
@@ -66,7 +69,7 @@ struct KernelReport {
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     let kvm = engine::probe_kvm();
     let qemu = qemu();
-    let choice = engine::auto(kvm.clone(), qemu.path.is_some());
+    let choice = engine::auto(kvm.clone(), qemu.problem.is_none());
     let agent = Finding::program(install::AGENT);
     let supervisor = Finding::program(install::SUPERVISOR);
     let report = Report {
@@ -103,15 +106,27 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
 }
 
 fn qemu() -> Finding {
-    match engine::find_qemu() {
-        Some(path) => Finding {
-            path: Some(path),
-            problem: None,
-            remediation: None,
-        },
-        None => Finding {
-            path: None,
-            problem: Some("qemu-system-x86_64 is not installed".into()),
+    match probe::qemu() {
+        Ok(QemuProbe {
+            path,
+            version,
+            missing,
+        }) => {
+            let lacks = (!missing.is_empty())
+                .then(|| format!("QEMU {version} has no {}", missing.join(", no ")));
+            Finding {
+                path: Some(path),
+                version: Some(version),
+                remediation: lacks
+                    .is_some()
+                    .then(|| "install a QEMU of 7.2 or newer".into()),
+                problem: lacks,
+            }
+        }
+        Err(error) => Finding {
+            path: probe::find_qemu().ok(),
+            version: None,
+            problem: Some(error.to_string()),
             remediation: Some(INSTALL_QEMU.into()),
         },
     }
@@ -152,11 +167,13 @@ impl Finding {
         match install::find(name) {
             Ok(path) => Finding {
                 path: Some(path),
+                version: None,
                 problem: None,
                 remediation: None,
             },
             Err(failure) => Finding {
                 path: None,
+                version: None,
                 problem: Some(failure.message),
                 remediation: failure.remediation,
             },
@@ -164,8 +181,15 @@ impl Finding {
     }
 
     fn say(&self) -> String {
-        let path = self.path.as_ref().map(|path| path.display().to_string());
-        path.or_else(|| self.problem.clone()).unwrap_or_default()
+        let version = self
+            .version
+            .as_ref()
+            .map(|version| format!(" (version {version})"));
+        let path = self
+            .path
+            .as_ref()
+            .map(|path| format!("{}{}", path.display(), version.unwrap_or_default()));
+        self.problem.clone().or(path).unwrap_or_default()
     }
 }
 

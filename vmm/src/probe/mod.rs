@@ -6,5 +6,5 @@
 
 mod kvm;
 
-pub use crate::engine::qemu::{QemuInfo as QemuProbe, describe as qemu};
+pub use crate::engine::qemu::{QemuInfo as QemuProbe, describe as qemu, locate as find_qemu};
 pub use kvm::{KvmProbe, kvm};

@@ -10,7 +10,6 @@
 //! | `force-legacy=false` | virtio-mmio version 2 |
 //! | `-no-reboot` | a reset ends the VM |
 //! | `edd=off` (kernel) | its setup code need not ask the firmware for disks |
-//! | `cryptomgr.notests` (kernel) | testing every cipher is a tenth of a boot under TCG |
 //!
 //! Kernel, initramfs and command line are options of their own, so a comma in a path means nothing.
 
@@ -65,7 +64,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.option("-kernel", &config.kernel);
     arguments.option("-initrd", &config.initramfs);
     let line = CommandLine::new(config.console_to_stderr)
-        .with_extra(Some("edd=off cryptomgr.notests"))
+        .with_extra(Some("edd=off"))
         .with_extra(tsc::command_line_word().as_deref())
         .with_extra(config.extra_cmdline.as_deref());
     arguments.option("-append", &line.text());
