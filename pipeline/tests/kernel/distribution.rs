@@ -1,0 +1,227 @@
+//! The kernel that the distribution offers, in one package or two.
+
+use super::*;
+
+#[test]
+fn the_distribution_has_a_kernel_for_us_and_a_second_install_downloads_nothing() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let notices = Arc::new(Notices::default());
+    let store = Store::open(&dir.path().join("cas")).unwrap();
+    let pipeline = Pipeline::new(store, notices.clone());
+    assert_eq!(pipeline.default_kernel().unwrap(), None);
+    let kernel = pipeline.kernel(&KernelSource::Distribution).unwrap();
+    check_cloud_kernel(&kernel, pipeline.store());
+    let package = format!("linux-image-{} ", release());
+    assert!(kernel.source.starts_with(&package), "{}", kernel.source);
+    assert_eq!(
+        *notices.0.lock().unwrap(),
+        [format!("installing the default kernel: {}", kernel.source)]
+    );
+
+    pipeline.set_default_kernel(&kernel).unwrap();
+    assert_eq!(pipeline.default_kernel().unwrap(), Some(kernel.clone()));
+    assert_eq!(
+        pipeline.kernel(&KernelSource::Distribution).unwrap(),
+        kernel
+    );
+    let nodes: Vec<_> = pipeline
+        .reports()
+        .into_iter()
+        .map(|report| (report.op, report.hit))
+        .collect();
+    let node = |op: &str, hit| (op.to_owned(), hit);
+    assert_eq!(
+        nodes,
+        [
+            node("kernelPackages", false),
+            node("kernel", false),
+            node("kernelPackages", false),
+            node("kernel", true)
+        ]
+    );
+    assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
+
+    fs::remove_file(&kernel.path).unwrap();
+    assert_eq!(pipeline.default_kernel().unwrap(), None);
+}
+
+/// The test below runs this one as nobody, with apt told that the host has no package lists.
+#[test]
+fn install_as_nobody() {
+    let Some(dir) = std::env::var_os("MICROAGENT_TEST_INSTALL_INTO") else {
+        return;
+    };
+    let pipeline = pipeline(Path::new(&dir));
+    let kernel = pipeline.kernel(&KernelSource::Distribution).unwrap();
+    pipeline.set_default_kernel(&kernel).unwrap();
+}
+
+#[test]
+fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let apt_conf = dir.path().join("apt.conf");
+    fs::write(&apt_conf, "Dir::State::lists \"/nonexistent\";\n").unwrap();
+    let test = dir.path().join("test");
+    // Not `fs::copy`: another test's fork could hold the copy open for writing while it is started.
+    let copied = Command::new("cp")
+        .arg(std::env::current_exe().unwrap())
+        .arg(&test)
+        .status();
+    assert!(copied.unwrap().success());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(&test);
+        command
+    } else {
+        Command::new(&test)
+    };
+    command.args(["--exact", "distribution::install_as_nobody", "--nocapture"]);
+    command
+        .env("APT_CONFIG", &apt_conf)
+        .env("HOME", "/nonexistent");
+    command.env("MICROAGENT_TEST_INSTALL_INTO", dir.path());
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let pipeline = pipeline(dir.path());
+    check_cloud_kernel(
+        &pipeline.default_kernel().unwrap().unwrap(),
+        pipeline.store(),
+    );
+    assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
+}
+
+/// Builds a package from `tree` in `repository` and returns its paragraph in the package list.
+fn offer(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    let depends = if depends.is_empty() {
+        String::new()
+    } else {
+        format!("Depends: {depends}\n")
+    };
+    let control = format!(
+        "Package: {name}\nVersion: 6.8.0-31.31\nArchitecture: amd64\n{depends}\
+         Maintainer: x <x@x>\nDescription: x\n"
+    );
+    fs::write(tree.join("DEBIAN/control"), &control).unwrap();
+    let file = format!("{name}.deb");
+    let deb = repository.join(&file);
+    let built = Command::new("dpkg-deb")
+        .args(["-Zgzip", "-b"])
+        .arg(tree)
+        .arg(&deb)
+        .output();
+    assert!(built.unwrap().status.success());
+    let bytes = fs::read(&deb).unwrap();
+    let hex = Digest::of(&bytes).hex();
+    format!(
+        "{control}Filename: ./{file}\nSize: {}\nSHA256: {hex}\n\n",
+        bytes.len()
+    )
+}
+
+/// Ubuntu's arrangement, offered by a real apt source: a meta package, the image and the modules
+/// apart, the modules compressed with zstd and below /usr/lib, some drivers built in.
+#[test]
+fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let repository = dir.path().join("repository");
+    let tree = |name: &str, path: &str| {
+        let tree = dir.path().join(name);
+        fs::create_dir_all(tree.join(path)).unwrap();
+        tree
+    };
+    let (meta, image) = (tree("meta", ""), tree("image", "boot"));
+    fs::create_dir_all(&repository).unwrap();
+    let kernel = in_package("boot", "vmlinuz-");
+    fs::write(image.join("boot/vmlinuz-6.8.0-31-generic"), &kernel).unwrap();
+    let modules = tree("modules", "usr/lib/modules/6.8.0-31-generic/kernel/net");
+    let release = modules.join("usr/lib/modules/6.8.0-31-generic");
+    for name in [
+        "vsock.ko",
+        "vmw_vsock_virtio_transport_common.ko",
+        "vmw_vsock_virtio_transport.ko",
+    ] {
+        let bytes = zstd::encode_all(in_package("lib/modules", name).as_slice(), 1).unwrap();
+        fs::write(
+            release.join("kernel/net").join(format!("{name}.zst")),
+            bytes,
+        )
+        .unwrap();
+    }
+    let builtin = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "ext4"]
+        .map(|name| format!("kernel/x/{name}.ko\n"));
+    fs::write(release.join("modules.builtin"), builtin.concat()).unwrap();
+    let list = [
+        offer(
+            &repository,
+            "linux-image-virtual",
+            "linux-image-6.8.0-31-generic",
+            &meta,
+        ),
+        offer(
+            &repository,
+            "linux-image-6.8.0-31-generic",
+            "kmod, linux-base (>= 4.5), linux-modules-6.8.0-31-generic",
+            &image,
+        ),
+        offer(&repository, "linux-modules-6.8.0-31-generic", "", &modules),
+    ];
+    fs::write(repository.join("Packages"), list.concat()).unwrap();
+    let sources = dir.path().join("sources.list");
+    fs::write(
+        &sources,
+        format!("deb [trusted=yes] file:{} ./\n", repository.display()),
+    )
+    .unwrap();
+    let apt_conf = dir.path().join("apt.conf");
+    let conf = format!(
+        "Dir::State::lists \"/nonexistent\";\nDir::Etc::sourcelist \"{}\";\n\
+         Dir::Etc::sourceparts \"/dev/null\";\n",
+        sources.display()
+    );
+    fs::write(&apt_conf, conf).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "distribution::install_as_nobody", "--nocapture"])
+        .env("APT_CONFIG", &apt_conf)
+        .env("MICROAGENT_TEST_INSTALL_INTO", dir.path())
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+
+    let pipeline = pipeline(dir.path());
+    let installed = pipeline.default_kernel().unwrap().unwrap();
+    assert_eq!(installed.digest, Digest::of(vmlinux()));
+    assert_eq!(
+        installed.source,
+        "linux-image-6.8.0-31-generic 6.8.0-31.31, linux-modules-6.8.0-31-generic 6.8.0-31.31"
+    );
+    let names = check_modules(&installed, pipeline.store());
+    assert_eq!(
+        names,
+        [
+            "vsock.ko",
+            "vmw_vsock_virtio_transport_common.ko",
+            "vmw_vsock_virtio_transport.ko"
+        ]
+    );
+}

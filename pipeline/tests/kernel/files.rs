@@ -1,0 +1,168 @@
+//! Kernels given as files, and files that are none.
+
+use super::*;
+
+#[test]
+fn a_package_or_an_image_by_path_is_the_same_kernel() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = pipeline(dir.path());
+    let from_package = pipeline
+        .kernel(&KernelSource::Path(package().to_owned()))
+        .unwrap();
+    check_cloud_kernel(&from_package, pipeline.store());
+    let image = dir.path().join("vmlinuz");
+    fs::write(&image, in_package("boot", "vmlinuz-")).unwrap();
+    let from_image = pipeline.kernel(&KernelSource::Path(image.clone())).unwrap();
+    assert_eq!(from_image.digest, from_package.digest);
+    assert_eq!(from_image.version, from_package.version);
+    assert_eq!(from_image.modules, None);
+    assert_eq!(from_image.source, image.to_str().unwrap());
+}
+
+fn refusal(pipeline: &Pipeline, path: &Path) -> (ErrorKind, String) {
+    let error = pipeline
+        .kernel(&KernelSource::Path(path.to_owned()))
+        .unwrap_err();
+    (error.kind(), error.to_string())
+}
+
+#[test]
+fn what_is_no_kernel_is_refused_by_name_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = pipeline(dir.path());
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let cases = [
+        (
+            file("text", b"hello"),
+            "it has neither the header of a bzImage nor that of an ELF file",
+        ),
+        (file("empty", b""), "it is empty"),
+        (
+            PathBuf::from("/bin/sh"),
+            "it is a program for a running Linux",
+        ),
+        (
+            PathBuf::from("/bin/busybox"),
+            "it is a program for a running Linux",
+        ),
+        (dir.path().to_owned(), "it is a directory"),
+        (PathBuf::from("/dev/zero"), "it is no regular file"),
+    ];
+    for (path, why) in cases {
+        let said = format!("{} is not a Linux kernel: {why}", path.display());
+        assert_eq!(refusal(&pipeline, &path), (ErrorKind::Unsupported, said));
+    }
+    let absent = dir.path().join("absent");
+    let said = format!("cannot read the kernel {}", absent.display());
+    assert_eq!(refusal(&pipeline, &absent), (ErrorKind::NotFound, said));
+    for place in ["blobs/sha256", "nodes", "tmp"] {
+        assert_eq!(
+            fs::read_dir(dir.path().join("cas").join(place))
+                .unwrap()
+                .count(),
+            0,
+            "{place}"
+        );
+    }
+}
+
+#[test]
+fn damaged_images_and_packages_are_refused() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let pipeline = pipeline(dir.path());
+    let image = in_package("boot", "vmlinuz-");
+    let short = dir.path().join("short");
+    fs::write(&short, &image[..image.len() / 2]).unwrap();
+    let (kind, said) = refusal(&pipeline, &short);
+    let begin = format!(
+        "{} is not a Linux kernel: it is cut short at ",
+        short.display()
+    );
+    assert!(
+        kind == ErrorKind::Unsupported && said.starts_with(&begin),
+        "{said}"
+    );
+
+    let package_bytes = fs::read(package()).unwrap();
+    let short = dir.path().join("short.deb");
+    fs::write(&short, &package_bytes[..package_bytes.len() / 2]).unwrap();
+    let (_, said) = refusal(&pipeline, &short);
+    assert!(said.contains("dpkg-deb"), "{said}");
+    assert_eq!(
+        fs::read_dir(dir.path().join("cas/blobs/sha256"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+/// Any package that is no kernel: the test harness installs busybox-static from one.
+#[test]
+fn a_package_without_a_kernel_is_refused() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+    fs::create_dir_all(tree.join("boot")).unwrap();
+    let control =
+        "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: x <x@x>\nDescription: x\n";
+    fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    fs::write(tree.join("boot/readme"), "no kernel").unwrap();
+    let deb = dir.path().join("x.deb");
+    let built = Command::new("dpkg-deb")
+        .arg("-b")
+        .arg(&tree)
+        .arg(&deb)
+        .output()
+        .unwrap();
+    assert!(built.status.success());
+    let (kind, said) = refusal(&pipeline(dir.path()), &deb);
+    let why = "it holds no boot/vmlinuz-*";
+    let said_why = format!("the kernel package {} cannot be used: {why}", deb.display());
+    assert_eq!((kind, said), (ErrorKind::Unsupported, said_why));
+}
+
+/// A kernel's ELF file, here one that only has the shape: Debian ships none.
+#[test]
+fn a_vmlinux_is_taken_with_the_version_in_its_banner() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("k.s");
+    let text = ".globl _start\n_start: hlt\n.section .rodata\n\
+                .string \"Linux version 6.1.0-test (x@y) #1\"\n";
+    fs::write(&source, text).unwrap();
+    let image = dir.path().join("vmlinux");
+    let script = "cc -nostdlib -static -no-pie -Wl,-Ttext=0xffffffff81000000 \
+                  -Wl,--section-start=.rodata=0xffffffff82000000 -o \"$1\" \"$0\"";
+    let built = Command::new("sh")
+        .args(["-c", script])
+        .arg(&source)
+        .arg(&image)
+        .output()
+        .unwrap();
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    let pipeline = pipeline(dir.path());
+    let kernel = pipeline.kernel(&KernelSource::Path(image.clone())).unwrap();
+    assert_eq!(kernel.version.as_deref(), Some("6.1.0-test"));
+    let mut bytes = Vec::new();
+    File::open(&kernel.path)
+        .unwrap()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    assert!(bytes == fs::read(&image).unwrap());
+}

@@ -1,0 +1,198 @@
+//! One session against the real agent, in a root made of Debian's static busybox. Needs root (for
+//! chroot and other users' ids) and busybox-static; `make test` provides both.
+
+#![allow(clippy::unwrap_used)]
+
+mod processes;
+mod streams;
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use microagent_proto::agent::{
+    Configure, Exec, Exited, Failure, FailureKind, Input, Reply, Request, Root,
+};
+use microagent_proto::frame::{Kind, read_frame, write_frame, write_message};
+use tempfile::TempDir;
+
+/// Long enough for a loaded machine; a test that waits for it has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A root with busybox, two users, and the devices a command expects.
+fn scratch_root() -> TempDir {
+    let root = TempDir::new().unwrap();
+    let path = root.path();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    for directory in ["bin", "etc", "dev", "proc", "tmp"] {
+        fs::create_dir(path.join(directory)).unwrap();
+    }
+    fs::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is installed");
+    for applet in [
+        "sh", "cat", "id", "env", "sleep", "kill", "pwd", "head", "yes", "ls", "true",
+    ] {
+        std::os::unix::fs::symlink("busybox", path.join("bin").join(applet)).unwrap();
+    }
+    let null = Command::new("mknod")
+        .arg(path.join("dev/null"))
+        .args(["c", "1", "3"])
+        .status();
+    assert!(null.unwrap().success());
+    fs::set_permissions(path.join("dev/null"), fs::Permissions::from_mode(0o666)).unwrap();
+    fs::write(
+        path.join("etc/passwd"),
+        "root:x:0:0::/root:/bin/sh\nwww:x:33:34::/var/www:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(path.join("etc/group"), "wheel:x:10:root\nlog:x:35:www\n").unwrap();
+    root
+}
+
+struct Session {
+    stream: UnixStream,
+    agent: Child,
+}
+
+/// What a command did.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+    end: Exited,
+}
+
+impl Session {
+    fn open(root: &Path) -> Session {
+        Session::open_with(Command::new(env!("CARGO_BIN_EXE_microagent-guest")), root)
+    }
+
+    fn open_with(mut agent: Command, root: &Path) -> Session {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        // As little as the kernel allows, so that backpressure is met early.
+        rustix::net::sockopt::set_socket_send_buffer_size(&theirs, 1).unwrap();
+        let agent = agent
+            .arg("serve-session")
+            .arg(root)
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .spawn()
+            .unwrap();
+        Session {
+            stream: ours,
+            agent,
+        }
+    }
+
+    fn exec(root: &Path, exec: Exec) -> Session {
+        let mut session = Session::open(root);
+        session.send(&Request::Exec(exec));
+        session
+    }
+
+    fn send(&mut self, request: &Request) {
+        write_message(&mut self.stream, request).unwrap();
+    }
+
+    fn stdin(&mut self, bytes: &[u8]) {
+        write_frame(&mut self.stream, Kind::Stdin, bytes).unwrap();
+    }
+
+    fn reply(&mut self) -> Reply {
+        let frame = read_frame(&mut self.stream).unwrap().unwrap();
+        assert_eq!(frame.kind, Kind::Message);
+        serde_json::from_slice(&frame.payload).unwrap()
+    }
+
+    fn started(&mut self) -> u32 {
+        match self.reply() {
+            Reply::Started { pid } => pid,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn failure(&mut self) -> Failure {
+        let failure = match self.reply() {
+            Reply::Failed(failure) => failure,
+            other => panic!("{other:?}"),
+        };
+        assert!(read_frame(&mut self.stream).unwrap().is_none());
+        failure
+    }
+
+    /// Everything from `Started` on.
+    fn rest(&mut self) -> Outcome {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        loop {
+            let frame = read_frame(&mut self.stream).unwrap().unwrap();
+            match frame.kind {
+                Kind::Stdout => stdout.extend(frame.payload),
+                Kind::Stderr => stderr.extend(frame.payload),
+                Kind::Message => {
+                    let Reply::Exited(end) = serde_json::from_slice(&frame.payload).unwrap() else {
+                        panic!("not the end");
+                    };
+                    assert!(read_frame(&mut self.stream).unwrap().is_none());
+                    return Outcome {
+                        stdout,
+                        stderr,
+                        end,
+                    };
+                }
+                Kind::Stdin => panic!("stdin from the agent"),
+            }
+        }
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        self.started();
+        self.rest()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+fn command(argv: &[&str]) -> Exec {
+    Exec {
+        argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        env: vec![("PATH".into(), "/bin".into())],
+        cwd: String::new(),
+        user: String::new(),
+        stdin: false,
+    }
+}
+
+fn shell(script: &str) -> Exec {
+    command(&["sh", "-c", script])
+}
+
+fn code(code: i32) -> Exited {
+    Exited {
+        code: Some(code),
+        signal: None,
+    }
+}
+
+fn stdout_of(root: &Path, exec: Exec) -> String {
+    let outcome = Session::exec(root, exec).outcome();
+    assert_eq!(String::from_utf8_lossy(&outcome.stderr), "");
+    assert_eq!(outcome.end, code(0));
+    String::from_utf8(outcome.stdout).unwrap()
+}
+
+fn wait_until_gone(pid: u32) {
+    let deadline = Instant::now() + PATIENCE;
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "process {pid} is still there");
+        std::thread::yield_now();
+    }
+}
