@@ -24,7 +24,7 @@ demo:
 	@tests/host/demo.sh '$(DIST)'
 
 test:
-	@tests/host/test.sh '$(DIST)'
+	@tests/host/test.sh '$(CARGO_TARGET_DIR)/dist-dev'
 
 # The supervisor and the agent are not commands: they live in libexec.
 install: build

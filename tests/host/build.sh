@@ -29,7 +29,8 @@ for program in "$built/$kind/microagent" \
                "$built/$target/$kind/microagent-supervisor" \
                "$built/$target/$kind/microagent-guest"; do
     name=${program##*/}
-    # Replaced by rename: a running one keeps its own file.
-    install -m 755 "$program" "$out/.$name.new"
+    # Replaced by rename: a running one keeps its own file. Stripped, for the agent is copied into
+    # every VM's memory.
+    install -s -m 755 "$program" "$out/.$name.new"
     mv -f "$out/.$name.new" "$out/$name"
 done

@@ -32,7 +32,7 @@ step lint cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # Without the programs no end-to-end test can say anything.
 printf '== build\n'
-tests/host/build.sh "$1" || { echo '0 passed, 1 failed'; exit 1; }
+tests/host/build.sh "$1" dev || { echo '0 passed, 1 failed'; exit 1; }
 MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
 export MICROAGENT_BIN_DIR
 
