@@ -1,7 +1,7 @@
 //! Where the programs under test are.
 //!
-//! `$MICROAGENT_BIN_DIR`, or `dist/` in cargo's target directory: where `make build` puts them,
-//! optimised and side by side, as a person gets them.
+//! `$MICROAGENT_BIN_DIR`, which `make test` sets, or `dist/` in cargo's target directory, where
+//! `make build` puts them side by side, as a person gets them.
 
 use std::path::{Path, PathBuf};
 

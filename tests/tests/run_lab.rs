@@ -16,6 +16,31 @@ use run_list::Case;
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
                         IMAGE=oci:/layout:latest XDG_RUNTIME_DIR=/run\n";
 
+/// Starts a run, and goes on when its command is at work. Leaves its number in `$run`.
+macro_rules! at_work {
+    () => {
+        r#"mkfifo errors
+        microagent --quiet run --image "$IMAGE" --exec 'echo at work >&2; sleep 1000' 2>errors &
+        run=$!
+        exec 4<errors
+        read -r line <&4 && echo "$line"
+        "#
+    };
+}
+const INTERRUPTED: &str = concat!(at_work!(), r#"kill -INT $run; wait $run; echo $?"#);
+const KILLED: &str = concat!(
+    at_work!(),
+    // The supervisor holds the other end of nothing of ours; it must notice by itself.
+    r#"supervisor=$(pidof microagent-supervisor)
+    kill -KILL $run; wait $run 2>/dev/null; echo $?
+    timeout 2 sh -c "while [ -e /proc/$supervisor/exe ]; do usleep 10000; done" && echo gone"#
+);
+const NO_SUPERVISOR: &str = concat!(
+    at_work!(),
+    r#"kill -KILL $(pidof microagent-supervisor); wait $run; echo $?
+    read -r line <&4 && echo "$line""#
+);
+
 fn boot() -> Result<Report, Error> {
     let layout = Layout::busybox()?;
     let host = Host::with_kernel()?;
@@ -35,6 +60,9 @@ fn boot() -> Result<Report, Error> {
             case.seconds,
         );
     }
+    lab.step("interrupted", &format!("{SETTINGS}{INTERRUPTED}"), 120);
+    lab.step("killed", &format!("{SETTINGS}{KILLED}"), 120);
+    lab.step("no supervisor", &format!("{SETTINGS}{NO_SUPERVISOR}"), 120);
     lab.step("doctor", &format!("{SETTINGS}microagent doctor"), 60);
     lab.step(
         "auto",
@@ -81,6 +109,30 @@ fn the_automatic_engine_is_kvm_where_it_works() {
     let answer: serde_json::Value = serde_json::from_slice(&step.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}{}", step.text(), step.errors()));
     assert_eq!(answer["engine"], "kvm");
+}
+
+#[test]
+fn an_interrupted_run_ends_as_the_signal_says() {
+    let step = or_skip!(report()).step("interrupted");
+    assert_eq!(step.text(), "at work\n130\n", "{}", step.errors());
+}
+
+#[test]
+fn a_killed_command_line_takes_its_vm_with_it() {
+    let step = or_skip!(report()).step("killed");
+    assert_eq!(step.text(), "at work\n137\ngone\n", "{}", step.errors());
+}
+
+#[test]
+fn a_dead_supervisor_is_reported() {
+    let step = or_skip!(report()).step("no supervisor");
+    let text = step.text();
+    assert!(
+        text.starts_with("at work\n125\n"),
+        "{text}{}",
+        step.errors()
+    );
+    assert!(text.contains("supervisor"), "{text}{}", step.errors());
 }
 
 #[test]

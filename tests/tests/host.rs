@@ -1,0 +1,127 @@
+//! What holds on every host: `doctor` tells the truth about it, a fallback is announced, and no
+//! path is too long.
+
+use std::path::Path;
+
+use microagent_tests::image::Layout;
+use microagent_tests::microagent::Host;
+use microagent_tests::{binaries, or_skip, root_or_skip, tool};
+
+#[test]
+fn doctor_says_which_engine_auto_takes_and_run_takes_it() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let doctor = host
+        .microagent(["--json", "doctor"])
+        .finish()
+        .expect_code(0)
+        .json();
+    let engine = doctor["engine"]["auto"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(["kvm", "qemu"].contains(&engine.as_str()), "{doctor}");
+    assert!(doctor["kernel"]["installed"].is_object(), "{doctor}");
+
+    let image = layout.reference("latest");
+    let run = host
+        .microagent(["--json", "run", &image, "true"])
+        .finish()
+        .expect_code(0);
+    assert_eq!(run.json()["engine"], engine);
+    // Falling back is said once, with the reason that doctor gives. (A document says it itself.)
+    let run = host
+        .microagent(["run", &image, "true"])
+        .finish()
+        .expect_code(0);
+    if engine == "qemu" {
+        let why = doctor["engine"]["why"].as_str().unwrap();
+        let errors = run.errors();
+        let count = errors.lines().filter(|line| line.contains(why)).count();
+        assert_eq!(count, 1, "{why}: {errors}");
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn doctor_names_what_is_missing_and_the_command_that_fixes_it() {
+    root_or_skip!();
+    let host = or_skip!(Host::new());
+    let script = r#"mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 &&
+        mknod -m 666 /dev/urandom c 1 9 &&
+        PATH="$(dirname "$(command -v microagent)")" exec microagent doctor"#;
+    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
+    for argument in ["--mount", "--propagation", "private", "sh", "-c", script] {
+        invocation.argument(argument);
+    }
+    let text = invocation.finish().expect_code(1).text();
+    assert!(text.contains("/dev/kvm"), "{text}");
+    assert!(
+        text.contains("apt-get install --yes qemu-system-x86"),
+        "{text}"
+    );
+    assert!(text.contains("microagent kernel install"), "{text}");
+    assert!(!host.state().exists(), "doctor made a state directory");
+}
+
+/// The path of a Unix socket has at most 107 bytes; these names have more.
+#[test]
+fn long_state_directories_and_names_work() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let long = host.path(&"long-".repeat(40));
+    std::fs::rename(host.state(), &long).unwrap();
+    let name = "n".repeat(63);
+    let finished = host
+        .microagent(["--engine", "qemu", "run", "--name", &name, "--image"])
+        .argument(layout.reference("latest"))
+        .argument("--exec")
+        .argument("hostname")
+        .variable("MICROAGENT_STATE_DIR", &long)
+        .variable("XDG_RUNTIME_DIR", host.path(&"run-".repeat(40)))
+        .finish()
+        .expect_code(0);
+    assert_eq!(finished.text(), format!("{name}\n"));
+    host.assert_clean();
+}
+
+#[test]
+fn another_supervisor_is_used_when_asked_for() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let image = layout.reference("latest");
+    let run = |supervisor: &Path| {
+        let mut invocation = host.microagent(["--quiet", "--engine", "qemu", "run"]);
+        invocation.argument("--supervisor").argument(supervisor);
+        invocation.argument(&image).argument("true").finish()
+    };
+    let missing = host.path("no-such-supervisor");
+    let refused = run(&missing).expect_code(125);
+    let name = missing.display().to_string();
+    assert!(refused.errors().contains(&name), "{}", refused.errors());
+    let copy = host.path("supervisor");
+    std::fs::copy(binaries::supervisor(), &copy).unwrap();
+    run(&copy).expect_code(0);
+    host.assert_clean();
+}
+
+#[test]
+fn the_version_is_one_line() {
+    let host = or_skip!(Host::new());
+    let finished = host.microagent(["version"]).finish().expect_code(0);
+    assert!(
+        finished.text().starts_with("microagent 0."),
+        "{}",
+        finished.text()
+    );
+    assert_eq!(finished.text().lines().count(), 1);
+    let document = host
+        .microagent(["--json", "version"])
+        .finish()
+        .expect_code(0)
+        .json();
+    assert!(document["version"].is_string(), "{document}");
+}
