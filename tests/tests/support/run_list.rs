@@ -97,7 +97,7 @@ macro_rules! run_list {
                 stdout: "end\n",
             }
             a_timeout_kills_a_sleeping_guest {
-                script: r#"microagent run --image "$IMAGE" --timeout 15 --exec 'echo started; sleep 1000' 2>/dev/null"#,
+                script: r#"microagent run --image "$IMAGE" --timeout 30 --exec 'echo started; sleep 1000' 2>/dev/null"#,
                 seconds: 60,
                 code: 124,
                 stdout: "started\n",
