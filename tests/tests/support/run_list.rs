@@ -98,7 +98,7 @@ macro_rules! run_list {
             }
             a_timeout_kills_a_sleeping_guest {
                 script: r#"microagent run --image "$IMAGE" --timeout 30 --exec 'echo started; sleep 1000' 2>/dev/null"#,
-                seconds: 60,
+                seconds: 90,
                 code: 124,
                 stdout: "started\n",
             }
