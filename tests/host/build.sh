@@ -15,7 +15,13 @@ set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build
 
 target=x86_64-unknown-linux-gnu
-cargo build --profile "$profile" --locked -p microagent --bin microagent
+if [ "$profile" = dev ]; then
+    # With the tests, as `cargo test` is about to build it: another choice of packages is another
+    # choice of features, and then nothing would be shared.
+    cargo build --locked --workspace --bins --tests
+else
+    cargo build --profile "$profile" --locked -p microagent --bin microagent
+fi
 # As the alias static-build of .cargo/config.toml, which $RUSTFLAGS would override.
 env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
     cargo build --profile "$profile" --locked --target $target \
