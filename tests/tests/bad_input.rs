@@ -444,7 +444,7 @@ fn a_full_state_directory_is_named() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
     // Room for the kernel that is there, not for the image.
-    let mount = r#"mkdir full && mount -t tmpfs -o size=40M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
+    let mount = r#"mkdir full && mount -t tmpfs -o size=80M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
         head -c 100M /dev/zero >full/rest 2>/dev/null;
         export MICROAGENT_STATE_DIR="$PWD/full/state""#;
     refused(

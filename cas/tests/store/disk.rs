@@ -18,7 +18,7 @@ struct Tmpfs(tempfile::TempDir);
 impl Tmpfs {
     fn mount(options: &str) -> Option<Tmpfs> {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: mounting needs root");
+            microagent_tests::skip::record("mounting needs root");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
@@ -147,7 +147,7 @@ fn open_as_nobody() {
 #[test]
 fn a_directory_of_somebody_else_is_refused_when_the_store_is_opened() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: becoming another user needs root");
+        microagent_tests::skip::record("becoming another user needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

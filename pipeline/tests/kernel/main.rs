@@ -32,7 +32,7 @@ fn pipeline(dir: &Path) -> Pipeline {
 fn has_apt() -> bool {
     let there = Path::new("/usr/bin/apt-get").exists();
     if !there {
-        eprintln!("skipped: this host has no apt-get");
+        microagent_tests::skip::record("this host has no apt-get");
     }
     there
 }
