@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -33,12 +34,17 @@ pub struct Registry {
 impl Registry {
     /// A registry for everybody.
     pub fn start() -> Result<Registry, Error> {
-        start(false)
+        start(false, None)
     }
 
     /// A registry that wants [`CREDENTIALS`].
     pub fn with_password() -> Result<Registry, Error> {
-        start(true)
+        start(true, None)
+    }
+
+    /// A registry that speaks HTTPS only, with this certificate and key (PEM files).
+    pub fn with_certificate(certificate: &Path, key: &Path) -> Result<Registry, Error> {
+        start(false, Some((certificate, key)))
     }
 
     /// Where it listens: `127.0.0.1:<port>`.
@@ -68,7 +74,7 @@ impl Registry {
     }
 }
 
-fn start(password: bool) -> Result<Registry, Error> {
+fn start(password: bool, tls: Option<(&Path, &Path)>) -> Result<Registry, Error> {
     let program = tool::find("docker-registry")?;
     let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
     let directory = storage.path();
@@ -82,12 +88,16 @@ fn start(password: bool) -> Result<Registry, Error> {
     } else {
         String::new()
     };
+    let tls = tls.map_or_else(String::new, |(certificate, key)| {
+        let (certificate, key) = (certificate.display(), key.display());
+        format!(", tls: {{certificate: {certificate}, key: {key}}}")
+    });
     // Port 0: the kernel chooses a free one, and the log says which.
     let configuration = format!(
         "version: 0.1\n\
          log: {{level: info, formatter: text, accesslog: {{disabled: true}}}}\n\
          storage:\n  filesystem: {{rootdirectory: {}}}\n\
-         http: {{addr: '127.0.0.1:0', secret: test}}\n{auth}",
+         http: {{addr: '127.0.0.1:0', secret: test{tls}}}\n{auth}",
         directory.join("storage").display()
     );
     let file = directory.join("config.yml");
