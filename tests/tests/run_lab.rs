@@ -1,4 +1,5 @@
-//! `microagent run` with engine `kvm`, in the lab: all cases in one boot.
+//! `microagent run` with engine `kvm`, in the lab: half of the cases in one boot, half in another,
+//! which two processors do at the same time.
 
 #[path = "support/run_list.rs"]
 mod run_list;
@@ -41,7 +42,31 @@ const NO_SUPERVISOR: &str = concat!(
     read -r line <&4 && echo "$line""#
 );
 
-fn boot() -> Result<Report, Error> {
+/// The cases that are looked at in the first lab; what is in [`OTHERS`] and the rest is in the
+/// second.
+fn is_in_first(name: &str) -> bool {
+    let index = CASES.iter().position(|case| case.name == name);
+    index.is_some_and(|index| index % 2 == 0)
+}
+
+/// What is not in the list for every engine: the names of the steps and their scripts.
+const OTHERS: [(&str, &str); 5] = [
+    ("interrupted", INTERRUPTED),
+    ("killed", KILLED),
+    ("no supervisor", NO_SUPERVISOR),
+    ("doctor", "microagent doctor"),
+    (
+        "auto",
+        "microagent --engine auto --json run \"$IMAGE\" true",
+    ),
+];
+
+/// The last step of each lab.
+const LEFT_BEHIND: &str = "ps -o pid,args | grep '[m]icroagent'
+    find /state/workspaces /state/cas/tmp /tmp /run/microagent -type f 2>/dev/null
+    grep -E 'ext4|loop' /proc/mounts";
+
+fn boot(first: bool) -> Result<Report, Error> {
     let layout = Layout::busybox()?;
     let host = Host::with_kernel()?;
     let mut lab = Lab::with_machine(Machine {
@@ -53,39 +78,35 @@ fn boot() -> Result<Report, Error> {
     lab.program(binaries::agent(), "/usr/bin/microagent-guest")?;
     lab.directory(&host.state(), "/state")?;
     lab.directory(layout.directory(), "/layout")?;
-    for case in CASES {
+    for case in CASES.iter().filter(|case| is_in_first(case.name) == first) {
         lab.step(
             case.name,
             &format!("{SETTINGS}{}", case.script),
             case.seconds,
         );
     }
-    lab.step("interrupted", &format!("{SETTINGS}{INTERRUPTED}"), 120);
-    lab.step("killed", &format!("{SETTINGS}{KILLED}"), 120);
-    lab.step("no supervisor", &format!("{SETTINGS}{NO_SUPERVISOR}"), 120);
-    lab.step("doctor", &format!("{SETTINGS}microagent doctor"), 60);
-    lab.step(
-        "auto",
-        &format!("{SETTINGS}microagent --engine auto --json run \"$IMAGE\" true"),
-        90,
-    );
-    lab.step(
-        "left behind",
-        "ps -o pid,args | grep '[m]icroagent'; find /state/workspaces /state/cas/tmp /tmp /run/microagent \
-         -type f 2>/dev/null; grep -E 'ext4|loop' /proc/mounts",
-        30,
-    );
+    for (name, script) in OTHERS.iter().filter(|_| !first) {
+        lab.step(name, &format!("{SETTINGS}{script}"), 120);
+    }
+    lab.step("left behind", LEFT_BEHIND, 30);
     lab.boot()
 }
 
-/// One boot for all tests of this file.
-fn report() -> &'static Result<Report, Error> {
-    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
-    REPORT.get_or_init(boot)
+/// One boot for all tests of a half; both at the first question.
+fn report(first: bool) -> &'static Result<Report, Error> {
+    static REPORTS: OnceLock<[Result<Report, Error>; 2]> = OnceLock::new();
+    let reports = REPORTS.get_or_init(|| {
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| boot(false));
+            let first = boot(true);
+            [second.join().unwrap(), first]
+        })
+    });
+    &reports[usize::from(first)]
 }
 
 fn check(case: &Case) {
-    let step = or_skip!(report()).step(case.name);
+    let step = or_skip!(report(is_in_first(case.name))).step(case.name);
     let said = format!("stderr: {}; took {:?}", step.errors(), step.elapsed);
     assert_eq!(
         (step.code, step.text().as_str()),
@@ -98,14 +119,14 @@ run_list::run_list!(check);
 
 #[test]
 fn doctor_finds_that_kvm_works() {
-    let step = or_skip!(report()).step("doctor");
+    let step = or_skip!(report(false)).step("doctor");
     assert_eq!(step.code, 0, "{}{}", step.text(), step.errors());
     assert!(step.text().contains("kvm"), "{}", step.text());
 }
 
 #[test]
 fn the_automatic_engine_is_kvm_where_it_works() {
-    let step = or_skip!(report()).step("auto");
+    let step = or_skip!(report(false)).step("auto");
     let answer: serde_json::Value = serde_json::from_slice(&step.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}{}", step.text(), step.errors()));
     assert_eq!(answer["engine"], "kvm");
@@ -113,19 +134,19 @@ fn the_automatic_engine_is_kvm_where_it_works() {
 
 #[test]
 fn an_interrupted_run_ends_as_the_signal_says() {
-    let step = or_skip!(report()).step("interrupted");
+    let step = or_skip!(report(false)).step("interrupted");
     assert_eq!(step.text(), "at work\n130\n", "{}", step.errors());
 }
 
 #[test]
 fn a_killed_command_line_takes_its_vm_with_it() {
-    let step = or_skip!(report()).step("killed");
+    let step = or_skip!(report(false)).step("killed");
     assert_eq!(step.text(), "at work\n137\ngone\n", "{}", step.errors());
 }
 
 #[test]
 fn a_dead_supervisor_is_reported() {
-    let step = or_skip!(report()).step("no supervisor");
+    let step = or_skip!(report(false)).step("no supervisor");
     let text = step.text();
     assert!(
         text.starts_with("at work\n125\n"),
@@ -137,6 +158,8 @@ fn a_dead_supervisor_is_reported() {
 
 #[test]
 fn nothing_is_left_behind() {
-    let step = or_skip!(report()).step("left behind");
-    assert_eq!(step.text(), "", "{}", step.errors());
+    for first in [true, false] {
+        let step = or_skip!(report(first)).step("left behind");
+        assert_eq!(step.text(), "", "{}", step.errors());
+    }
 }
