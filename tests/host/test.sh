@@ -37,7 +37,11 @@ MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
 export MICROAGENT_BIN_DIR
 
 printf '== tests\n'
-{ cargo test --workspace --locked --no-fail-fast 2>&1; echo $? >"$work/status"; } | tee "$work/log"
+{
+    status=0
+    cargo test --workspace --locked --no-fail-fast 2>&1 || status=$?
+    echo $status >"$work/status"
+} | tee "$work/log"
 
 awk -v status="$(cat "$work/status")" -v steps="$failed_steps" -v skips="$MICROAGENT_SKIPPED" '
     /^test result: / {

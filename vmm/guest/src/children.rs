@@ -66,16 +66,18 @@ impl Children {
     /// Reaps every child as it ends. For one thread, for ever.
     pub fn reap_for_ever(&self) -> ! {
         loop {
-            let ended = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+            // Only to wait: what it says, "no children" above all, may be untrue by the time the
+            // lock is held.
+            let _ = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             let mut table = self.lock();
-            match ended.and_then(|_| wait(WaitOptions::NOHANG)) {
+            match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
                     if let Some(entry) = table.own.get_mut(&pid) {
                         *entry = Some(status);
                         self.changed.notify_all();
                     }
                 }
-                // Gone between the two calls: a child whose exec failed.
+                // Gone between the two calls: a child whose exec failed. Or come between them.
                 Ok(None) | Err(Errno::INTR) => {}
                 // No children at all. There are no orphans without a first child, so the next one
                 // comes from `spawn`.
