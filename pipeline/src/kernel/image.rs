@@ -91,17 +91,22 @@ fn bz_image(head: &[u8]) -> Result<KernelImage, String> {
     if u16_at(head, 0x236).ok_or_else(short)? & KERNEL_64 == 0 {
         return Err("it is a 32-bit kernel".to_owned());
     }
-    let setup_sectors = match byte_at(head, 0x1f1).ok_or_else(short)? {
-        0 => 4, // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
-        sectors => u64::from(sectors),
-    };
     let system = u64::from(u32_at(head, 0x1f4).ok_or_else(short)?) * 16;
-    let length = (setup_sectors + 1) * 512 + system;
+    let length = setup_length(head).ok_or_else(short)? + system;
     let version = match u16_at(head, 0x20e).ok_or_else(short)? {
         0 => None,
         offset => version_at(head, usize::from(offset) + 0x200),
     };
     Ok(KernelImage::BzImage { version, length })
+}
+
+/// The length in bytes of a bzImage's boot sector and setup code, behind which the kernel begins.
+pub(crate) fn setup_length(head: &[u8]) -> Option<u64> {
+    let setup_sectors = match byte_at(head, 0x1f1)? {
+        0 => 4, // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
+        sectors => u64::from(sectors),
+    };
+    Some((setup_sectors + 1) * 512)
 }
 
 /// The version string: zero-terminated, its first word is the release.
@@ -283,7 +288,7 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 

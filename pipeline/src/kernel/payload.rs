@@ -54,13 +54,8 @@ pub(super) fn vmlinux(
 
 /// Where the payload is in the file: offset and length in bytes.
 fn range(head: &[u8]) -> Option<(u64, u64)> {
-    let word = |at: usize| Some(u32::from_le_bytes(*head.get(at..)?.first_chunk()?));
-    let setup_sectors = match *head.get(0x1f1)? {
-        0 => 4,
-        sectors => u64::from(sectors),
-    };
-    let offset = (setup_sectors + 1) * 512 + u64::from(word(0x248)?);
-    Some((offset, u64::from(word(0x24c)?)))
+    let offset = image::setup_length(head)? + u64::from(image::u32_at(head, 0x248)?);
+    Some((offset, u64::from(image::u32_at(head, 0x24c)?)))
 }
 
 enum UnpackError {
