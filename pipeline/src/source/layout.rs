@@ -1,65 +1,81 @@
-//! `oci:DIR`: an OCI image layout directory. Host paths are made from digests
-//! only, never from what the layout says.
+//! `oci:DIR` and `oci-archive:FILE`: an OCI image layout, as a directory or in
+//! a tar file that is read in place. The two differ in how a file of the
+//! layout is opened ([`Files`]) and in nothing else.
+//!
+//! Names of files are made from digests only, never from what the layout says.
 
-use std::fs::File;
-use std::io::{Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+mod files;
+
+use std::fmt;
+use std::path::Path;
 
 use microagent_cas::{Digest, Store};
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
-use super::archive::{ArchiveProblem, blob_name, open_file, read_small};
+use self::files::Directory;
+use super::archive::{Archive, ArchiveProblem, blob_name};
 use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
 use crate::manifest::{self, LayerDescriptor};
 use crate::reference::Selector;
 
+/// The files of a layout, by their names in it.
+trait Files: Send + Sync + fmt::Debug {
+    /// What the files are part of, for errors.
+    fn path(&self) -> &Path;
+
+    /// A small file, whole: at most [`manifest::MAX_DOCUMENT`] bytes.
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error>;
+
+    /// A file's bytes from `from` on.
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error>;
+}
+
+/// An image of a layout.
 #[derive(Debug)]
 pub(super) struct Layout {
-    path: PathBuf,
+    files: Box<dyn Files>,
     root: Root,
 }
 
 /// The index's entry that a reference names.
 #[derive(Debug)]
-pub(super) struct Root {
-    pub(super) digest: Digest,
-    pub(super) media_type: String,
+struct Root {
+    digest: Digest,
+    media_type: String,
 }
 
 impl Layout {
-    pub(super) fn open(path: &Path, select: &Selector) -> Result<Layout, Error> {
-        if !path.exists() {
-            return Err(ArchiveProblem::Absent.at(path));
-        }
-        let index = path.join("index.json");
-        if !path.is_dir() || !index.exists() {
-            return Err(ArchiveProblem::NotThat("an OCI image layout directory").at(path));
-        }
-        let bytes = read_small(open_file(&index)?, &index, "index.json")?;
-        let root = select_root(&bytes, select).map_err(|problem| problem.at(path))?;
-        Ok(Layout {
-            path: path.to_owned(),
-            root,
-        })
+    /// The layout that is the directory `path`.
+    pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, Error> {
+        Layout::of(Box::new(Directory::open(path)?), select)
     }
 
-    fn blob(&self, digest: &Digest) -> Result<File, Error> {
-        let name = blob_name(digest);
-        match File::open(self.path.join(&name)) {
-            Ok(file) => Ok(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(ArchiveProblem::Missing(name).at(&self.path))
-            }
-            Err(error) => Err(ArchiveProblem::Open(error).at(&self.path.join(name))),
+    /// The layout in the tar file `path`.
+    pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, Error> {
+        let archive = Archive::open(path)?;
+        if archive.find("index.json").is_none() {
+            return Err(ArchiveProblem::NotThat("an OCI archive").at(path));
         }
+        Layout::of(Box::new(archive), select)
+    }
+
+    fn of(files: Box<dyn Files>, select: &Selector) -> Result<Layout, Error> {
+        let index = files.read("index.json")?;
+        let root = select_root(&index, select).map_err(|problem| problem.at(files.path()))?;
+        Ok(Layout { files, root })
     }
 
     fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let bytes = read_small(self.blob(digest)?, &self.path, &blob_name(digest))?;
+        let name = blob_name(digest);
+        let bytes = self.files.read(&name)?;
         match Digest::of(&bytes) == *digest {
             true => Ok(bytes),
-            false => Err(wrong(digest).at(&self.path)),
+            false => Err(ArchiveProblem::Malformed {
+                name,
+                reason: "its content does not have that digest".into(),
+            }
+            .at(self.files.path())),
         }
     }
 }
@@ -81,23 +97,13 @@ impl Source for Layout {
     }
 
     fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
-        let mut file = self.blob(&layer.digest)?;
-        file.seek(SeekFrom::Start(from))
-            .map_err(|error| ArchiveProblem::Read(error).at(&self.path))?;
-        Ok((from, Box::new(file)))
-    }
-}
-
-/// The problem of a blob that is not what its name says.
-pub(super) fn wrong(digest: &Digest) -> ArchiveProblem {
-    ArchiveProblem::Malformed {
-        name: blob_name(digest),
-        reason: "its content does not have that digest".into(),
+        let stream = self.files.stream(&blob_name(&layer.digest), from)?;
+        Ok((from, stream))
     }
 }
 
 /// Picks the entry of a layout's `index.json` that is meant.
-pub(super) fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> {
+fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> {
     let malformed = |reason: String| ArchiveProblem::Malformed {
         name: "index.json".into(),
         reason,

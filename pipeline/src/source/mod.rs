@@ -4,7 +4,6 @@
 mod archive;
 mod docker_archive;
 mod layout;
-mod oci_archive;
 mod registry;
 
 use std::fmt;
@@ -60,10 +59,8 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
 pub(crate) fn open(reference: &Reference) -> Result<Arc<dyn Source>, Error> {
     Ok(match reference {
         Reference::Registry(reference) => Arc::new(registry::Registry::new(reference)?),
-        Reference::OciLayout { path, select } => Arc::new(layout::Layout::open(path, select)?),
-        Reference::OciArchive { path, select } => {
-            Arc::new(oci_archive::OciArchive::open(path, select)?)
-        }
+        Reference::OciLayout { path, select } => Arc::new(layout::Layout::directory(path, select)?),
+        Reference::OciArchive { path, select } => Arc::new(layout::Layout::archive(path, select)?),
         Reference::DockerArchive { path, name } => {
             Arc::new(docker_archive::DockerArchive::open(path, name.as_deref())?)
         }

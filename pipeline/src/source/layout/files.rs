@@ -1,0 +1,70 @@
+//! How the files of a layout are opened: in a directory, in a tar file.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use super::Files;
+use crate::error::Error;
+use crate::source::LayerStream;
+use crate::source::archive::{Archive, ArchiveProblem, read_small};
+
+/// The directory of a layout.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+}
+
+impl Directory {
+    /// The layout at `path`, if it is one.
+    pub(super) fn open(path: &Path) -> Result<Directory, Error> {
+        if !path.exists() {
+            return Err(ArchiveProblem::Absent.at(path));
+        }
+        if !path.is_dir() || !path.join("index.json").exists() {
+            return Err(ArchiveProblem::NotThat("an OCI image layout directory").at(path));
+        }
+        Ok(Directory {
+            path: path.to_owned(),
+        })
+    }
+
+    fn file(&self, name: &str) -> Result<File, Error> {
+        let path = self.path.join(name);
+        File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ArchiveProblem::Missing(name.to_owned()).at(&self.path),
+            _ => ArchiveProblem::Open(error).at(&path),
+        })
+    }
+}
+
+impl Files for Directory {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        read_small(self.file(name)?, &self.path, name)
+    }
+
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error> {
+        let mut file = self.file(name)?;
+        file.seek(SeekFrom::Start(from))
+            .map_err(|error| ArchiveProblem::Read(error).at(&self.path))?;
+        Ok(Box::new(file))
+    }
+}
+
+impl Files for Archive {
+    fn path(&self) -> &Path {
+        Archive::path(self)
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+        Archive::read(self, name)
+    }
+
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error> {
+        Ok(Box::new(Archive::stream(self, self.want(name)?, from)))
+    }
+}
