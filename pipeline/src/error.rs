@@ -12,7 +12,7 @@ use crate::merge::MergeError;
 use crate::mke2fs::Mke2fsError;
 pub use crate::reference::ReferenceError;
 use crate::rootfs::RootfsError;
-use crate::source::{ArchiveError, RegistryError};
+use crate::source::{ArchiveError, RegistriesError, RegistryError};
 
 /// The kinds of failure: a closed list, documented in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,6 +132,8 @@ errors! {
     Store(StoreError),
     /// A registry did not give what it was asked for.
     Registry(RegistryError),
+    /// The file about registries cannot be used.
+    Registries(RegistriesError),
     /// An archive or a layout on disk cannot be used.
     Archive(ArchiveError),
     /// An image's documents cannot be used.

@@ -10,7 +10,7 @@
 //! | question | module |
 //! |---|---|
 //! | what a person may type for an image | `reference` ([`Reference`]) |
-//! | where images come from | `source`: registries, OCI layouts, archives |
+//! | where images come from | `source`: registries ([`Registries`]), OCI layouts, archives |
 //! | what a reference means now, and its name in the store | `resolve`, `manifest` ([`Image`]) |
 //! | how a layer gets here and becomes tar and index | `layer`, `decompress`, `tar_reader`, `pax`, `index` |
 //! | what layers add up to, and what is refused | `merge`, `tree`, `xattr` ([`MergeError`]) |
@@ -57,5 +57,8 @@ pub use progress::{Event, Progress, Silent, Stage};
 pub use reference::{Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector};
 pub use resolve::Image;
 pub use rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
-pub use source::{ArchiveError, ArchiveProblem, RegistryError, RegistryProblem};
+pub use source::{
+    ArchiveError, ArchiveProblem, Registries, RegistriesError, RegistriesProblem, RegistryError,
+    RegistryProblem,
+};
 pub use tar_reader::TarError;

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use microagent_cas::{Digest, NodeKey, Store};
 
 use crate::progress::{Event, Progress};
+use crate::source::Registries;
 
 /// The build pipeline. A clone is the same pipeline.
 #[derive(Clone)]
 pub struct Pipeline {
     inner: Arc<Inner>,
+    registries: Registries,
 }
 
 struct Inner {
@@ -44,7 +46,20 @@ impl Pipeline {
                 progress,
                 reports: Mutex::new(Vec::new()),
             }),
+            registries: Registries::default(),
         }
+    }
+
+    /// The same with what is known of registries: their mirrors, and which of
+    /// them are insecure.
+    #[must_use]
+    pub fn with_registries(self, registries: Registries) -> Pipeline {
+        Pipeline { registries, ..self }
+    }
+
+    /// What is known of registries.
+    pub(crate) fn registries(&self) -> &Registries {
+        &self.registries
     }
 
     /// The store.

@@ -167,17 +167,19 @@ impl RegistryReference {
 
     /// Whether the registry is this machine, where plain HTTP is spoken.
     pub fn is_loopback(&self) -> bool {
-        let host = host_of(&self.registry);
-        host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+        is_loopback_host(host_of(&self.registry))
     }
 
     /// `registry/repository`, without tag and digest.
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
     }
+}
+
+/// Whether a host's name or address (IPv6 without brackets) is this machine's own.
+pub(crate) fn is_loopback_host(host: &str) -> bool {
+    let address = host.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The host of `host[:port]`, without the brackets of an IPv6 address.

@@ -83,7 +83,7 @@ impl Pipeline {
             inputs: Vec::new(),
             platform: Some(format!("{}/{}", PLATFORM.0, PLATFORM.1)),
         };
-        let source = source::open(reference)?;
+        let source = source::open(reference, self.registries())?;
         let mut found = None;
         self.observe(spec, || {
             let image = self.find(&*source, &name)?;

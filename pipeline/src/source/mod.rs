@@ -17,7 +17,9 @@ use crate::manifest::LayerDescriptor;
 use crate::reference::Reference;
 
 pub use archive::{ArchiveError, ArchiveProblem};
-pub use registry::{RegistryError, RegistryProblem};
+pub use registry::{
+    Registries, RegistriesError, RegistriesProblem, RegistryError, RegistryProblem,
+};
 
 /// An index or manifest as it came.
 #[derive(Debug)]
@@ -55,10 +57,13 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn pause(&self, _failures: u32) {}
 }
 
-/// The source of a reference.
-pub(crate) fn open(reference: &Reference) -> Result<Arc<dyn Source>, Error> {
+/// The source of a reference, where `registries` says how registries are reached.
+pub(crate) fn open(
+    reference: &Reference,
+    registries: &Registries,
+) -> Result<Arc<dyn Source>, Error> {
     Ok(match reference {
-        Reference::Registry(reference) => Arc::new(registry::Registry::new(reference)?),
+        Reference::Registry(reference) => Arc::new(registry::Registry::new(reference, registries)?),
         Reference::OciLayout { path, select } => Arc::new(layout::Layout::directory(path, select)?),
         Reference::OciArchive { path, select } => Arc::new(layout::Layout::archive(path, select)?),
         Reference::DockerArchive { path, name } => {

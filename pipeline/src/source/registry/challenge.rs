@@ -8,16 +8,18 @@ pub(super) enum Challenge {
     Bearer {
         realm: String,
         service: Option<String>,
-        scope: Option<String>,
+        /// Each for a repository; empty if the registry leaves it open.
+        scopes: Vec<String>,
     },
     /// User and password.
     Basic,
 }
 
-/// The strongest challenge of a header's value that is understood.
-pub(super) fn parse(header: &str) -> Option<Challenge> {
+/// The strongest challenge that is understood, of all values of the header: a
+/// registry may offer several, in one or in several lines.
+pub(super) fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
-    for (scheme, parameters) in challenges(header) {
+    for (scheme, parameters) in values.flat_map(challenges) {
         let get = |name: &str| {
             let found = parameters
                 .iter()
@@ -26,10 +28,11 @@ pub(super) fn parse(header: &str) -> Option<Challenge> {
         };
         if scheme.eq_ignore_ascii_case("bearer") {
             if let Some(realm) = get("realm") {
+                let scopes = get("scope").unwrap_or_default();
                 return Some(Challenge::Bearer {
                     realm,
                     service: get("service"),
-                    scope: get("scope"),
+                    scopes: scopes.split_whitespace().map(str::to_owned).collect(),
                 });
             }
         } else if scheme.eq_ignore_ascii_case("basic") {
@@ -91,27 +94,36 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn one(header: &str) -> Option<Challenge> {
+        parse([header].into_iter())
+    }
+
     #[test]
     fn a_bearer_challenge_is_preferred_and_read_whole() {
-        let header = r#"Basic realm="x", Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push""#;
-        assert_eq!(
-            parse(header),
-            Some(Challenge::Bearer {
-                realm: "https://auth.example/token".into(),
-                service: Some("reg".into()),
-                scope: Some("repository:a/b:pull,push".into()),
-            })
-        );
-        assert_eq!(parse("basic realm=\"a \\\"b\\\"\""), Some(Challenge::Basic));
-        assert_eq!(parse("Bearer service=x"), None);
-        assert_eq!(parse("Negotiate"), None);
-        assert_eq!(parse(""), None);
+        let bearer = r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push repository:c:pull""#;
+        let expected = Some(Challenge::Bearer {
+            realm: "https://auth.example/token".into(),
+            service: Some("reg".into()),
+            scopes: vec![
+                "repository:a/b:pull,push".into(),
+                "repository:c:pull".into(),
+            ],
+        });
+        assert_eq!(one(bearer), expected);
+        assert_eq!(one(&format!(r#"Basic realm="x", {bearer}"#)), expected);
+        assert_eq!(one(&format!(r#"{bearer}, Basic realm="x""#)), expected);
+        let lines = [r#"Basic realm="x""#, "Negotiate", bearer];
+        assert_eq!(parse(lines.into_iter()), expected);
+        assert_eq!(one("basic realm=\"a \\\"b\\\"\""), Some(Challenge::Basic));
+        assert_eq!(one("Bearer service=x"), None);
+        assert_eq!(one("Negotiate"), None);
+        assert_eq!(one(""), None);
     }
 
     proptest! {
         #[test]
         fn any_header_is_read_without_a_panic(header in "[ -~]{0,60}") {
-            let _ = parse(&header);
+            let _ = one(&header);
         }
     }
 }

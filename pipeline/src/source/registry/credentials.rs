@@ -1,139 +1,296 @@
-//! `$REGISTRY_AUTH_FILE`: user and password by registry (containers-auth.json(5)).
+//! Who we are to a registry: the files that `docker login`, `podman login` and
+//! `skopeo login` write (containers-auth.json(5)).
+//!
+//! `$REGISTRY_AUTH_FILE` alone, if it is set; otherwise
+//! `$XDG_RUNTIME_DIR/containers/auth.json`, then `config.json` of
+//! `$DOCKER_CONFIG` or `~/.docker`: the first with an entry for the image
+//! counts. A file that is absent there is none; one that was named must exist.
+//!
+//! Credential helpers are programs that such a file names. They are never run;
+//! it is only remembered that one was named, to be able to say so.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use super::error::RegistryProblem;
 use crate::reference::{DOCKER_HUB, RegistryReference};
 
 /// The variable that names the file.
-pub(super) const VARIABLE: &str = "REGISTRY_AUTH_FILE";
-/// The longest file that is read.
+const VARIABLE: &str = "REGISTRY_AUTH_FILE";
+/// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// User and password, joined and encoded as HTTP's Basic scheme has them.
+/// What a registry is told, and the file it stands in.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Basic(String);
+pub(super) struct Credentials {
+    pub(super) user: String,
+    pub(super) secret: Secret,
+    pub(super) file: PathBuf,
+}
 
-impl std::fmt::Debug for Basic {
+/// What proves it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Secret {
+    /// User and password, joined by a colon, in base64 as HTTP's Basic scheme
+    /// has them.
+    Password(String),
+    /// A refresh token of the registry's token server.
+    IdentityToken(String),
+}
+
+impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Basic(…)")
+        write!(f, "Credentials({})", self.file.display())
     }
 }
 
-impl Basic {
-    /// The value of an `Authorization` header.
-    pub(super) fn header(&self) -> String {
-        format!("Basic {}", self.0)
+impl Credentials {
+    /// The value of an `Authorization` header, for a user with a password.
+    pub(super) fn basic(&self) -> Option<String> {
+        match &self.secret {
+            Secret::Password(joined) => Some(format!("Basic {joined}")),
+            Secret::IdentityToken(_) => None,
+        }
     }
 }
 
-#[derive(Deserialize)]
+/// What the files say about a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    Nothing,
+    Credentials(Credentials),
+    /// Only that this helper would know.
+    Helper {
+        helper: String,
+        file: PathBuf,
+    },
+}
+
+/// The files, read.
+#[derive(Debug)]
+pub(super) struct Keyring {
+    files: Vec<(PathBuf, AuthFile)>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct AuthFile {
-    #[serde(default)]
-    auths: HashMap<String, Auth>,
+    auths: Option<HashMap<String, Auth>>,
+    cred_helpers: Option<HashMap<String, String>>,
+    creds_store: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Auth {
     auth: Option<String>,
+    username: Option<String>,
+    password: Option<String>,
+    identitytoken: Option<String>,
 }
 
-/// Reads the credentials for an image from a file. The error is a reason.
-pub(super) fn read(path: &Path, image: &RegistryReference) -> Result<Option<Basic>, String> {
-    let metadata = std::fs::metadata(path).map_err(|error| error.to_string())?;
-    if metadata.len() > MAX_FILE {
-        return Err("it is too long".into());
+impl std::fmt::Debug for Auth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Auth(…)")
     }
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    find(&bytes, image)
 }
 
-/// The entry whose key is the longest prefix of the image's name. Keys are
-/// `registry[/namespace…]`; Docker's old form with `https://` and a path is
-/// known for the registry alone.
-fn find(file: &[u8], image: &RegistryReference) -> Result<Option<Basic>, String> {
-    let file: AuthFile = serde_json::from_slice(file).map_err(|error| error.to_string())?;
-    let name = image.name();
-    let mut key = name.as_str();
-    loop {
-        if let Some(auth) = file.auths.get(key) {
-            return decode(auth, key);
-        }
-        match key.rsplit_once('/') {
-            Some((shorter, _)) => key = shorter,
-            None => break,
-        }
+/// Where the files are.
+#[derive(Debug, PartialEq, Eq)]
+enum Places {
+    Named(PathBuf),
+    Usual(Vec<PathBuf>),
+}
+
+fn places(variable: impl Fn(&str) -> Option<OsString>) -> Places {
+    let get = |name| variable(name).filter(|value| !value.is_empty());
+    if let Some(path) = get(VARIABLE) {
+        return Places::Named(path.into());
     }
-    let old = file.auths.iter().find(|(key, _)| {
-        let host = (key
-            .trim_start_matches("https://")
-            .trim_start_matches("http://"))
-        .split('/')
-        .next();
-        let is_old = key.contains("://");
-        let host = match host {
-            Some("index.docker.io") => Some(DOCKER_HUB),
-            host => host,
+    let runtime = get("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
+    let docker = get("DOCKER_CONFIG").map(PathBuf::from);
+    let home = || get("HOME").map(|home| Path::new(&home).join(".docker"));
+    let docker = docker.or_else(home).map(|dir| dir.join("config.json"));
+    Places::Usual(runtime.into_iter().chain(docker).collect())
+}
+
+impl Keyring {
+    /// Reads the files of this process's environment.
+    ///
+    /// # Errors
+    /// [`RegistryProblem::AuthFile`] when one cannot be read or is not valid,
+    /// or when one that was named is absent.
+    pub(super) fn from_environment() -> Result<Keyring, RegistryProblem> {
+        Keyring::read(places(|name| std::env::var_os(name)))
+    }
+
+    fn read(places: Places) -> Result<Keyring, RegistryProblem> {
+        let (paths, must_exist) = match places {
+            Places::Named(path) => (vec![path], true),
+            Places::Usual(paths) => (paths, false),
         };
-        is_old && host == Some(&image.registry)
-    });
-    old.map_or(Ok(None), |(key, auth)| decode(auth, key))
+        let mut files = Vec::new();
+        for path in paths {
+            let reason = match read(&path) {
+                Ok(bytes) => match serde_json::from_slice(&bytes) {
+                    Ok(file) => {
+                        files.push((path, file));
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) if is_absent(&error) && !must_exist => continue,
+                Err(error) => error.to_string(),
+            };
+            return Err(RegistryProblem::AuthFile { path, reason });
+        }
+        Ok(Keyring { files })
+    }
+
+    /// What is known for `image` at its registry.
+    ///
+    /// # Errors
+    /// [`RegistryProblem::AuthFile`] when its entry makes no sense.
+    pub(super) fn find(&self, image: &RegistryReference) -> Result<Known, RegistryProblem> {
+        let mut helper = Known::Nothing;
+        for (path, file) in &self.files {
+            let found = file.credentials(path, image);
+            let found = found.map_err(|reason| RegistryProblem::AuthFile {
+                path: path.clone(),
+                reason,
+            })?;
+            if let Some(credentials) = found {
+                return Ok(Known::Credentials(credentials));
+            }
+            if let (Known::Nothing, Some(name)) = (&helper, file.helper(image)) {
+                helper = Known::Helper {
+                    helper: name.escape_debug().take(64).collect(),
+                    file: path.clone(),
+                };
+            }
+        }
+        Ok(helper)
+    }
 }
 
-fn decode(auth: &Auth, key: &str) -> Result<Option<Basic>, String> {
-    let Some(text) = auth.auth.as_deref().filter(|text| !text.is_empty()) else {
-        return Ok(None);
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(io::Error::other("it is too long")),
+        false => Ok(bytes),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+impl AuthFile {
+    /// The entry whose key is the longest prefix of the image's name. Keys are
+    /// `registry[/namespace…]`; Docker's form with `https://` and a path is
+    /// for the registry alone.
+    fn credentials(
+        &self,
+        path: &Path,
+        image: &RegistryReference,
+    ) -> Result<Option<Credentials>, String> {
+        let mut best: Option<(usize, &String, &Auth)> = None;
+        for (key, auth) in self.auths.iter().flatten() {
+            let name = normal(key);
+            let longer = best.is_none_or(|(length, known, _)| {
+                // The same name in two forms: the choice must not be chance.
+                name.len() > length || (name.len() == length && key < known)
+            });
+            if longer && auth.says_something() && is_prefix(&name, &image.name()) {
+                best = Some((name.len(), key, auth));
+            }
+        }
+        best.map(|(_, key, auth)| auth.credentials(key, path))
+            .transpose()
+    }
+
+    /// The helper for the image's registry.
+    fn helper(&self, image: &RegistryReference) -> Option<&str> {
+        let mut helpers = self.cred_helpers.iter().flatten();
+        let own = helpers.find(|(key, _)| is_prefix(&normal(key), &image.name()));
+        let name = own.map(|(_, helper)| helper).or(self.creds_store.as_ref());
+        name.map(String::as_str).filter(|name| !name.is_empty())
+    }
+}
+
+/// A key as `registry[/namespace…]`, with Docker Hub's name as references have it.
+fn normal(key: &str) -> String {
+    let without = (key.strip_prefix("https://")).or_else(|| key.strip_prefix("http://"));
+    let name = match without {
+        Some(address) => address.split('/').next().unwrap_or(address),
+        None => key.trim_end_matches('/'),
     };
-    let decoded = STANDARD.decode(text.trim());
-    match decoded.map(|bytes| bytes.contains(&b':')) {
-        Ok(true) => Ok(Some(Basic(text.trim().to_owned()))),
-        _ => Err(format!("the entry of {key} is not user:password in base64")),
+    let (registry, namespace) = match name.split_once('/') {
+        Some((registry, namespace)) => (registry, Some(namespace)),
+        None => (name, None),
+    };
+    let registry = match registry {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+        other => other,
+    };
+    match namespace {
+        // `index.docker.io/v1/` is how Docker has written the whole of it.
+        Some("v1" | "v2") if registry == DOCKER_HUB => registry.to_owned(),
+        Some(namespace) => format!("{registry}/{namespace}"),
+        None => registry.to_owned(),
+    }
+}
+
+fn is_prefix(prefix: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(prefix);
+    !prefix.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Auth {
+    /// Docker leaves an empty entry for what a helper keeps.
+    fn says_something(&self) -> bool {
+        let mut texts = [&self.auth, &self.identitytoken, &self.username].into_iter();
+        texts.any(|text| text.as_ref().is_some_and(|text| !text.is_empty()))
+    }
+
+    fn credentials(&self, key: &str, path: &Path) -> Result<Credentials, String> {
+        let joined = self.auth.as_deref().filter(|text| !text.is_empty());
+        let (user, joined) = match joined {
+            Some(joined) => {
+                let decoded = STANDARD.decode(joined.trim()).unwrap_or_default();
+                // A password may be in any encoding.
+                let colon = decoded.iter().position(|byte| *byte == b':');
+                let user = colon.and_then(|colon| decoded.get(..colon));
+                let user = user
+                    .ok_or_else(|| format!("the entry of {key} is not user:password in base64"))?;
+                let user = String::from_utf8_lossy(user).into_owned();
+                (user, joined.trim().to_owned())
+            }
+            None => {
+                let user = self.username.clone().unwrap_or_default();
+                let password = self.password.as_deref().unwrap_or_default();
+                let joined = STANDARD.encode(format!("{user}:{password}"));
+                (user, joined)
+            }
+        };
+        let token = self.identitytoken.clone().filter(|text| !text.is_empty());
+        Ok(Credentials {
+            user,
+            secret: token.map_or(Secret::Password(joined), Secret::IdentityToken),
+            file: path.to_owned(),
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn image(text: &str) -> RegistryReference {
-        match text.parse() {
-            Ok(crate::Reference::Registry(reference)) => reference,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn user(file: &str, of: &str) -> Option<String> {
-        let found = find(file.as_bytes(), &image(of)).unwrap()?;
-        let decoded = STANDARD.decode(found.0).unwrap();
-        Some(String::from_utf8(decoded).unwrap())
-    }
-
-    #[test]
-    fn the_longest_prefix_wins() {
-        let file = r#"{"auths":{"q.io":{"auth":"YTox"},"q.io/x":{"auth":"YjoxCg=="},"q.io/x/y":{"auth":"Yzox"}}}"#;
-        assert_eq!(user(file, "q.io/x/y").as_deref(), Some("c:1"));
-        assert_eq!(user(file, "q.io/x/z").as_deref(), Some("b:1\n"));
-        assert_eq!(user(file, "q.io/xx/z").as_deref(), Some("a:1"));
-        assert_eq!(user(file, "other.io/x"), None);
-        assert_eq!(user("{}", "q.io/x"), None);
-    }
-
-    #[test]
-    fn docker_hub_is_known_by_its_old_name() {
-        let file = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"YTox"}}}"#;
-        assert_eq!(user(file, "busybox").as_deref(), Some("a:1"));
-        assert_eq!(user(file, "index.example/x"), None);
-    }
-
-    #[test]
-    fn a_broken_file_is_an_error_and_an_empty_entry_is_none() {
-        assert!(find(b"{", &image("a.b/c")).is_err());
-        assert!(find(br#"{"auths":{"a.b":{"auth":"%"}}}"#, &image("a.b/c")).is_err());
-        assert!(find(br#"{"auths":{"a.b":{"auth":"YQ=="}}}"#, &image("a.b/c")).is_err());
-        assert_eq!(user(r#"{"auths":{"a.b":{}}}"#, "a.b/c"), None);
-    }
-}
+mod tests;

@@ -1,11 +1,29 @@
 //! An image of a registry that speaks the OCI distribution protocol.
+//!
+//! | question | module |
+//! |---|---|
+//! | which servers are asked, in which order | `registries` ([`Registries`]), `endpoints` |
+//! | who we are to them | `credentials`, `challenge`, `token` |
+//! | what is asked again, and when | `client`, `retry` |
+//! | who is spoken to how, and sees what | `http`, `proxy` |
+//! | what went wrong | `error` ([`RegistryError`]) |
+//!
+//! Whoever answers, nothing is believed that has a digest: documents are
+//! checked here, layers by whoever asked for them.
 
 mod challenge;
 mod client;
 mod credentials;
+mod endpoints;
 mod error;
+mod http;
+mod proxy;
+mod registries;
+mod retry;
+mod token;
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use microagent_cas::{Digest, Store};
@@ -13,8 +31,10 @@ use ureq::Body;
 use ureq::http::Response;
 
 pub use error::{RegistryError, RegistryProblem};
+pub use registries::{Registries, RegistriesError, RegistriesProblem};
 
 use self::client::Client;
+use self::endpoints::Endpoints;
 use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
 use crate::layer::LayerError;
@@ -24,75 +44,74 @@ use crate::manifest::{
 };
 use crate::reference::RegistryReference;
 
-/// How often a document that breaks off is asked for.
-const ATTEMPTS: u32 = 4;
+/// The kinds of manifest that are understood.
+const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
 #[derive(Debug)]
 pub(super) struct Registry {
-    client: Client,
+    image: RegistryReference,
+    endpoints: Endpoints,
+    /// How often a layer's stream was handed out. A layer that is asked for
+    /// again broke off: the next server is to give the rest.
+    streams: Mutex<HashMap<Digest, usize>>,
 }
 
 impl Registry {
     /// Prepares for `image`; nothing is asked yet.
-    pub(super) fn new(image: &RegistryReference) -> Result<Registry, Error> {
-        let credentials = match std::env::var_os(credentials::VARIABLE) {
-            Some(path) if !path.is_empty() => {
-                let path = PathBuf::from(path);
-                credentials::read(&path, image).map_err(|reason| RegistryError {
-                    image: image.to_string(),
-                    registry: image.registry.clone(),
-                    problem: RegistryProblem::AuthFile { path, reason },
-                    source: None,
-                })?
-            }
-            _ => None,
-        };
+    pub(super) fn new(
+        image: &RegistryReference,
+        registries: &Registries,
+    ) -> Result<Registry, Error> {
         Ok(Registry {
-            client: Client::new(image, credentials),
+            image: image.clone(),
+            endpoints: Endpoints::new(image, registries)?,
+            streams: Mutex::default(),
         })
     }
 
-    /// Tells an unknown tag from an unknown image: registries answer both alike.
-    fn without_tag(&self, error: Error) -> Error {
-        let is_tag = |error: &RegistryError| matches!(error.problem, RegistryProblem::UnknownTag);
-        match error {
-            Error::Registry(error) if is_tag(&error) => {
-                let tags = self.client.get("tags/list?n=1", &[]);
-                let status = tags.map(|response| response.status().as_u16());
-                match status {
-                    Ok(404) => self.client.error(RegistryProblem::UnknownImage).into(),
-                    _ => error.into(),
-                }
+    /// A document by its digest, from the first server that has it right.
+    fn verified(
+        &self,
+        path: &str,
+        accept: &str,
+        digest: &Digest,
+        what: &'static str,
+    ) -> Result<Vec<u8>, Error> {
+        self.endpoints.first(0, |client| {
+            let (document, _) = document(client, path, accept)?;
+            self.check(&document.bytes, digest, what)?;
+            Ok(document.bytes)
+        })
+    }
+
+    fn check(&self, bytes: &[u8], expected: &Digest, what: &'static str) -> Result<(), Error> {
+        let actual = Digest::of(bytes);
+        match actual == *expected {
+            true => Ok(()),
+            false => Err(ManifestError::WrongBytes {
+                image: self.image.to_string(),
+                what,
+                expected: *expected,
+                actual,
             }
-            error => error,
+            .into()),
         }
     }
 
-    /// A small document, with its media type and the digest it was announced with.
-    fn document(&self, path: &str, accept: &str) -> Result<(RawDocument, Option<String>), Error> {
-        for attempt in 1..=ATTEMPTS {
-            let response = self.client.get(path, &[("Accept", accept)])?;
-            if response.status() != 200 {
-                return Err(self.client.refusal(response).into());
-            }
-            let media_type = header(&response, "Content-Type");
-            let digest = header(&response, "Docker-Content-Digest");
-            if let Some(bytes) = self.client.body(response, MAX_DOCUMENT, path)? {
-                return Ok((RawDocument { bytes, media_type }, digest));
-            }
-            thread::sleep(client::pause(attempt));
-        }
-        Err(RegistryError {
-            source: Some(format!("{path} never came whole").into()),
-            ..self.client.error(RegistryProblem::Broken)
-        }
-        .into())
+    fn stream_number(&self, layer: &Digest) -> usize {
+        let streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.get(layer).copied().unwrap_or(0)
+    }
+
+    fn count_stream(&self, layer: &Digest) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        *streams.entry(*layer).or_default() += 1;
     }
 }
 
 impl Source for Registry {
     fn root(&self, store: &Store) -> Result<RawDocument, Error> {
-        let pinned = self.client.image().digest;
+        let pinned = self.image.digest;
         if let Some(digest) = pinned
             && let Some(bytes) = store.read_blob(&digest, MAX_DOCUMENT)?
         {
@@ -101,66 +120,46 @@ impl Source for Registry {
                 media_type: None,
             });
         }
-        let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
-        let path = format!("manifests/{}", self.client.image().manifest_name());
-        let (document, announced) = self
-            .document(&path, &accept)
-            .map_err(|error| self.without_tag(error))?;
-        let announced = announced.and_then(|digest| digest.parse().ok());
-        if let Some(expected) = pinned.or(announced) {
-            let actual = Digest::of(&document.bytes);
-            if actual != expected {
-                return Err(ManifestError::WrongBytes {
-                    image: self.client.image().to_string(),
-                    what: "manifest",
-                    expected,
-                    actual,
-                }
-                .into());
+        let path = format!("manifests/{}", self.image.manifest_name());
+        self.endpoints.first(0, |client| {
+            let (document, announced) = document(client, &path, &ACCEPT.join(", "))
+                .map_err(|error| without_tag(client, error))?;
+            let announced = announced.and_then(|digest| digest.parse().ok());
+            if let Some(expected) = pinned.or(announced) {
+                self.check(&document.bytes, &expected, "manifest")?;
             }
-        }
-        Ok(document)
+            Ok(document)
+        })
     }
 
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let accept = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST].join(", ");
-        let (document, _) = self.document(&format!("manifests/{digest}"), &accept)?;
-        Ok(document.bytes)
+        let path = format!("manifests/{digest}");
+        self.verified(&path, &ACCEPT.join(", "), digest, "manifest")
     }
 
     fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        let (document, _) = self.document(&format!("blobs/{digest}"), "*/*")?;
-        Ok(document.bytes)
+        let path = format!("blobs/{digest}");
+        self.verified(&path, "*/*", digest, "configuration")
     }
 
     fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
-        let path = format!("blobs/{}", layer.digest);
-        let range = format!("bytes={from}-");
-        let headers: &[(&str, &str)] = match from {
-            0 => &[],
-            _ => &[("Range", &range)],
-        };
-        let response = self.client.get(&path, headers)?;
-        let begin = match response.status().as_u16() {
-            200 => 0,
-            206 if range_begin(&response) == Some(from) => from,
-            // A server that cannot give the rest can give the whole.
-            206 | 416 if from > 0 => return self.layer(layer, 0),
-            404 if layer.is_foreign() => {
-                return Err(LayerError::MediaType {
+        let skip = self.stream_number(&layer.digest);
+        let stream = self
+            .endpoints
+            .first(skip, |client| open_layer(client, layer, from));
+        let stream = stream.map_err(|error| match error {
+            Error::Registry(error) if error.is_unknown_blob() && layer.is_foreign() => {
+                LayerError::MediaType {
                     layer: layer.digest,
-                    image: self.client.image().to_string(),
+                    image: self.image.to_string(),
                     media_type: layer.media_type.clone(),
                 }
-                .into());
+                .into()
             }
-            404 => {
-                let problem = RegistryProblem::UnknownBlob(layer.digest);
-                return Err(self.client.error(problem).into());
-            }
-            _ => return Err(self.client.refusal(response).into()),
-        };
-        Ok((begin, Box::new(response.into_body().into_reader())))
+            error => error,
+        })?;
+        self.count_stream(&layer.digest);
+        Ok(stream)
     }
 
     fn may_recover(&self) -> bool {
@@ -168,8 +167,77 @@ impl Source for Registry {
     }
 
     fn pause(&self, failures: u32) {
-        thread::sleep(client::pause(failures));
+        thread::sleep(retry::pause(failures));
     }
+}
+
+/// A small document, with its media type and the digest it was announced with.
+fn document(
+    client: &Client,
+    path: &str,
+    accept: &str,
+) -> Result<(RawDocument, Option<String>), Error> {
+    for attempt in 1..=retry::ATTEMPTS {
+        let answer = client.get(path, &[("Accept", accept)])?;
+        if answer.response.status() != 200 {
+            return Err(client.refusal(answer).into());
+        }
+        let media_type = header(&answer.response, "Content-Type");
+        let digest = header(&answer.response, "Docker-Content-Digest");
+        if let Some(bytes) = client.body(answer.response, MAX_DOCUMENT, path)? {
+            return Ok((RawDocument { bytes, media_type }, digest));
+        }
+        if attempt < retry::ATTEMPTS {
+            thread::sleep(retry::pause(attempt));
+        }
+    }
+    Err(RegistryError {
+        source: Some(format!("{path} never came whole").into()),
+        ..client.error(RegistryProblem::Broken)
+    }
+    .into())
+}
+
+/// Tells an unknown tag from an unknown image: registries answer both alike.
+fn without_tag(client: &Client, error: Error) -> Error {
+    let is_tag = |error: &RegistryError| matches!(*error.problem, RegistryProblem::UnknownTag);
+    match error {
+        Error::Registry(error) if is_tag(&error) => {
+            let tags = client.get("tags/list?n=1", &[]);
+            match tags.map(|answer| answer.response.status().as_u16()) {
+                Ok(404) => client.error(RegistryProblem::UnknownImage).into(),
+                _ => error.into(),
+            }
+        }
+        error => error,
+    }
+}
+
+/// A layer's bytes from `from` on, or from 0 if the server cannot begin there.
+fn open_layer<'a>(
+    client: &Client,
+    layer: &LayerDescriptor,
+    from: u64,
+) -> Result<(u64, LayerStream<'a>), Error> {
+    let path = format!("blobs/{}", layer.digest);
+    let range = format!("bytes={from}-");
+    let headers: &[(&str, &str)] = match from {
+        0 => &[],
+        _ => &[("Range", &range)],
+    };
+    let answer = client.get(&path, headers)?;
+    let begin = match answer.response.status().as_u16() {
+        200 => 0,
+        206 if range_begin(&answer.response) == Some(from) => from,
+        // A server that cannot give the rest can give the whole.
+        206 | 416 if from > 0 => return open_layer(client, layer, 0),
+        404 => {
+            let problem = RegistryProblem::UnknownBlob(layer.digest);
+            return Err(client.error(problem).into());
+        }
+        _ => return Err(client.refusal(answer).into()),
+    };
+    Ok((begin, Box::new(answer.response.into_body().into_reader())))
 }
 
 fn header(response: &Response<Body>, name: &str) -> Option<String> {

@@ -1,0 +1,334 @@
+//! The file that says where registries have mirrors and which are insecure
+//! (docs/registries.md):
+//!
+//! ```json
+//! {"registries": {
+//!     "docker.io":    {"mirrors": ["mirror.example:5000/hub"]},
+//!     "reg.lan:5000": {"insecure": true}
+//! }}
+//! ```
+//!
+//! A key is a registry as it stands in references. Mirrors are asked in their
+//! order before the registry itself; what stands after a mirror's slash is put
+//! before the repository's name. A mirror is insecure if it has an entry of its
+//! own that says so; its entry's mirrors are not looked at.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use crate::error::{Diagnosis, ErrorKind};
+use crate::reference::{Reference, RegistryReference, host_of};
+
+/// The longest file that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// What is known of registries beyond their names. The default is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registries {
+    entries: Arc<BTreeMap<String, Entry>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    mirrors: Vec<Mirror>,
+    insecure: bool,
+}
+
+/// Where another server keeps a registry's images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mirror {
+    /// `host[:port]`
+    registry: String,
+    /// What comes before repositories there; empty or without a slash at its ends.
+    prefix: String,
+}
+
+/// The file cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the registries file {} cannot be used", path.display())]
+pub struct RegistriesError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub problem: RegistriesProblem,
+}
+
+/// What is wrong with a registries file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the message of each says it
+pub enum RegistriesProblem {
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    #[error("it is longer than {MAX_FILE} bytes")]
+    TooLong,
+    #[error("it is not valid")]
+    Malformed(#[source] serde_json::Error),
+    #[error("{0:?} is not a registry, as in \"reg.example:5000\"")]
+    Key(String),
+    #[error("{0:?} is not a mirror, as in \"mirror.example:5000/path\"")]
+    Mirror(String),
+}
+
+impl Diagnosis for RegistriesError {
+    fn kind(&self) -> ErrorKind {
+        match &self.problem {
+            RegistriesProblem::Read(error) => match error.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
+                _ => ErrorKind::Host,
+            },
+            _ => ErrorKind::Usage,
+        }
+    }
+
+    fn remediation(&self) -> Option<String> {
+        Some(match &self.problem {
+            RegistriesProblem::Read(_) => {
+                "check the path and its permissions, or unset MICROAGENT_REGISTRIES".into()
+            }
+            _ => r#"its form is {"registries":{"NAME":{"mirrors":["HOST[:PORT][/PATH]"],"insecure":false}}}"#.into(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    registries: BTreeMap<String, EntryInFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EntryInFile {
+    #[serde(default)]
+    mirrors: Vec<String>,
+    #[serde(default)]
+    insecure: bool,
+}
+
+impl Registries {
+    /// Reads the file `path`.
+    ///
+    /// # Errors
+    /// When it is absent or cannot be read, has an unknown field, or names
+    /// something that cannot be a registry.
+    pub fn read(path: &Path) -> Result<Registries, RegistriesError> {
+        read(path).map_err(|problem| RegistriesError {
+            path: path.to_owned(),
+            problem,
+        })
+    }
+
+    /// As [`Registries::read`]; a file that is absent says nothing.
+    ///
+    /// # Errors
+    /// The others of [`Registries::read`].
+    pub fn read_if_present(path: &Path) -> Result<Registries, RegistriesError> {
+        match Registries::read(path) {
+            Err(RegistriesError {
+                problem: RegistriesProblem::Read(error),
+                ..
+            }) if error.kind() == io::ErrorKind::NotFound => Ok(Registries::default()),
+            result => result,
+        }
+    }
+
+    /// The same image at each mirror of its registry, in their order.
+    pub(super) fn mirrored(&self, image: &RegistryReference) -> Vec<RegistryReference> {
+        let Some(entry) = self.entries.get(&image.registry) else {
+            return Vec::new();
+        };
+        let at = |mirror: &Mirror| {
+            let repository = match mirror.prefix.as_str() {
+                "" => image.repository.clone(),
+                prefix => format!("{prefix}/{}", image.repository),
+            };
+            RegistryReference {
+                registry: mirror.registry.clone(),
+                repository,
+                ..image.clone()
+            }
+        };
+        entry.mirrors.iter().map(at).collect()
+    }
+
+    /// Whether a registry may be asked without a certificate that is checked.
+    pub(super) fn is_insecure(&self, registry: &str) -> bool {
+        (self.entries.get(registry)).is_some_and(|entry| entry.insecure)
+    }
+
+    /// The same of a host, on whatever port: a registry's token server and its
+    /// storage are often other ports of it.
+    pub(super) fn is_insecure_host(&self, host: &str) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|(name, entry)| entry.insecure && host_of(name).eq_ignore_ascii_case(host))
+    }
+}
+
+fn read(path: &Path) -> Result<Registries, RegistriesProblem> {
+    let file = std::fs::File::open(path).map_err(RegistriesProblem::Read)?;
+    let mut bytes = Vec::new();
+    (file.take(MAX_FILE + 1).read_to_end(&mut bytes)).map_err(RegistriesProblem::Read)?;
+    match bytes.len() as u64 > MAX_FILE {
+        true => Err(RegistriesProblem::TooLong),
+        false => parse(&bytes),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Registries, RegistriesProblem> {
+    let file: File = serde_json::from_slice(bytes).map_err(RegistriesProblem::Malformed)?;
+    let mut entries = BTreeMap::new();
+    for (key, entry) in file.registries {
+        let name = as_registry(&key).ok_or_else(|| RegistriesProblem::Key(shown(&key)))?;
+        let mirrors = entry.mirrors.iter().map(|text| mirror(text));
+        let entry = Entry {
+            mirrors: mirrors.collect::<Result<_, _>>()?,
+            insecure: entry.insecure,
+        };
+        entries.insert(name, entry);
+    }
+    Ok(Registries {
+        entries: Arc::new(entries),
+    })
+}
+
+/// A registry's name as references have it, if it is one.
+fn as_registry(text: &str) -> Option<String> {
+    // What a reference takes for a registry is one.
+    match format!("{text}/a/b").parse() {
+        Ok(Reference::Registry(reference)) if reference.repository == "a/b" => {
+            Some(reference.registry)
+        }
+        _ => None,
+    }
+}
+
+fn mirror(text: &str) -> Result<Mirror, RegistriesProblem> {
+    let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let wrong = || RegistriesProblem::Mirror(shown(text));
+    let registry = as_registry(host).ok_or_else(wrong)?;
+    let whole = match prefix {
+        "" if text.ends_with('/') => return Err(wrong()),
+        "" => "a/b".to_owned(),
+        prefix => format!("{prefix}/a/b"),
+    };
+    match format!("{host}/{whole}").parse() {
+        Ok(Reference::Registry(parsed)) if parsed.repository == whole => Ok(Mirror {
+            registry,
+            prefix: prefix.to_owned(),
+        }),
+        _ => Err(wrong()),
+    }
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(120).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(text: &str) -> RegistryReference {
+        match text.parse() {
+            Ok(Reference::Registry(reference)) => reference,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn mirrors(file: &str, of: &str) -> Vec<String> {
+        let registries = parse(file.as_bytes()).unwrap();
+        let mirrored = registries.mirrored(&image(of));
+        mirrored.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_image_is_looked_for_at_each_mirror_under_its_prefix() {
+        let file = r#"{"registries":{"docker.io":{"mirrors":["m.example:5000/hub","localhost:1"]},
+            "[::1]:5000":{"insecure":true}}}"#;
+        assert_eq!(
+            mirrors(file, "busybox:1"),
+            [
+                "m.example:5000/hub/library/busybox:1",
+                "localhost:1/library/busybox:1"
+            ]
+        );
+        assert_eq!(mirrors(file, "ghcr.io/a/b"), [""; 0]);
+        let old = r#"{"registries":{"index.docker.io":{"mirrors":["m.example"]}}}"#;
+        assert_eq!(mirrors(old, "a/b"), ["m.example/a/b:latest"]);
+    }
+
+    #[test]
+    fn insecure_is_a_registry_and_its_host() {
+        let file = r#"{"registries":{"reg.lan:5000":{"insecure":true},"b.lan":{}}}"#;
+        let registries = parse(file.as_bytes()).unwrap();
+        assert!(registries.is_insecure("reg.lan:5000"));
+        assert!(!registries.is_insecure("reg.lan"));
+        assert!(registries.is_insecure_host("REG.lan"));
+        assert!(!registries.is_insecure_host("b.lan"));
+        assert!(!registries.is_insecure_host("evil.reg.lan"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let wrong = |file: &str| match parse(file.as_bytes()).unwrap_err() {
+            RegistriesProblem::Malformed(error) => error.to_string(),
+            other => other.to_string(),
+        };
+        for (file, expected) in [
+            (
+                r#"{"registries":{"a.b":{"insecur":true}}}"#,
+                "unknown field `insecur`, expected `mirrors` or `insecure`",
+            ),
+            (
+                r#"{"registry":{}}"#,
+                "unknown field `registry`, expected `registries`",
+            ),
+            (
+                r#"{"registries":{"busybox":{}}}"#,
+                "\"busybox\" is not a registry",
+            ),
+            (
+                r#"{"registries":{"a.b/c":{}}}"#,
+                "\"a.b/c\" is not a registry",
+            ),
+            (r#"{"registries":{"":{}}}"#, "\"\" is not a registry"),
+            (
+                r#"{"registries":{"a.b":{"mirrors":["https://m.b"]}}}"#,
+                "\"https://m.b\" is not a mirror",
+            ),
+            (
+                r#"{"registries":{"a.b":{"mirrors":["m.b/"]}}}"#,
+                "\"m.b/\" is not a mirror",
+            ),
+            (
+                r#"{"registries":{"a.b":{"mirrors":["m.b/Up"]}}}"#,
+                "\"m.b/Up\" is not a mirror",
+            ),
+            (
+                r#"{"registries":{"a.b":{"mirrors":["m.b/x@y"]}}}"#,
+                "\"m.b/x@y\" is not a mirror",
+            ),
+        ] {
+            let said = wrong(file);
+            assert!(said.starts_with(expected), "{file}: {said}");
+        }
+        assert!(parse(b"{}").unwrap() == Registries::default());
+    }
+
+    proptest! {
+        #[test]
+        fn any_names_are_taken_or_refused_without_a_panic(key in "\\PC{0,20}", mirror in "\\PC{0,20}") {
+            let file = serde_json::json!({ "registries": { key: { "mirrors": [mirror] } } });
+            let _ = parse(file.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! How a registry's 401 is answered: with user and password, or with a token
+//! of the server that it names.
+//!
+//! | what is known | what is asked |
+//! |---|---|
+//! | nothing | `GET realm?service=…&scope=…` (`distribution`'s token protocol) |
+//! | user and password | the same with `account=USER`, and both as Basic |
+//! | an identity token | `POST realm` with `grant_type=refresh_token` (its OAuth2 form) |
+//!
+//! A token is asked for once and serves all requests, until the registry
+//! refuses it: tokens live for minutes, and large layers take longer.
+
+use serde::Deserialize;
+use ureq::http::Uri;
+
+use super::challenge::{self, Challenge};
+use super::client::{Client, MAX_ANSWER};
+use super::credentials::Secret;
+use super::error::{RegistryError, RegistryProblem};
+use super::http::{Answer, Request};
+
+/// Who we are to token servers that want to know the program.
+const CLIENT_ID: &str = "microagent";
+
+impl Client {
+    /// The `Authorization` that a 401 asks for.
+    pub(super) fn authorization_for(&self, refusal: &Answer) -> Result<String, RegistryError> {
+        let values = refusal.response.headers().get_all("WWW-Authenticate");
+        let values = values.iter().filter_map(|value| value.to_str().ok());
+        match challenge::parse(values) {
+            Some(Challenge::Bearer {
+                realm,
+                service,
+                scopes,
+            }) => {
+                let token = self.token(&realm, service.as_deref(), scopes)?;
+                Ok(format!("Bearer {token}"))
+            }
+            Some(Challenge::Basic) => (self.credentials())
+                .and_then(|credentials| credentials.basic())
+                .ok_or_else(|| self.error(self.unauthorized())),
+            None => Err(self.error(self.unauthorized())),
+        }
+    }
+
+    /// A token from the server that the registry names.
+    fn token(
+        &self,
+        realm: &str,
+        service: Option<&str>,
+        mut scopes: Vec<String>,
+    ) -> Result<String, RegistryError> {
+        if scopes.is_empty() {
+            scopes.push(format!("repository:{}:pull", self.image().repository));
+        }
+        let mut answer = match self.credentials() {
+            Some(credentials) => match &credentials.secret {
+                Secret::IdentityToken(token) => {
+                    let scopes = scopes.join(" ");
+                    self.ask_token_server(
+                        &url(realm, &[]).ok_or_else(|| self.error(RegistryProblem::Protocol))?,
+                        Some(&[
+                            ("grant_type", "refresh_token"),
+                            ("client_id", CLIENT_ID),
+                            ("service", service.unwrap_or_default()),
+                            ("scope", &scopes),
+                            ("refresh_token", token),
+                        ]),
+                        None,
+                    )?
+                }
+                Secret::Password(_) => {
+                    let user = Some(credentials.user.as_str()).filter(|user| !user.is_empty());
+                    let url = self.token_url(realm, user, service, &scopes)?;
+                    self.ask_token_server(&url, None, credentials.basic().as_deref())?
+                }
+            },
+            None => {
+                let url = self.token_url(realm, None, service, &scopes)?;
+                self.ask_token_server(&url, None, None)?
+            }
+        };
+        if !answer.response.status().is_success() {
+            return Err(self.refusal_of_token_server(answer));
+        }
+        let elsewhere = answer.elsewhere.take();
+        let body = self.body(answer.response, MAX_ANSWER, "a token")?;
+        let body = body.ok_or_else(|| self.error(RegistryProblem::Broken))?;
+        token_in(&body).ok_or_else(|| RegistryError {
+            elsewhere,
+            ..self.error(RegistryProblem::Protocol)
+        })
+    }
+
+    fn token_url(
+        &self,
+        realm: &str,
+        account: Option<&str>,
+        service: Option<&str>,
+        scopes: &[String],
+    ) -> Result<Uri, RegistryError> {
+        let account = account.map(|account| ("account", account));
+        let service = service.map(|service| ("service", service));
+        let scopes = scopes.iter().map(|scope| ("scope", scope.as_str()));
+        let query: Vec<_> = (account.into_iter()).chain(service).chain(scopes).collect();
+        url(realm, &query).ok_or_else(|| self.error(RegistryProblem::Protocol))
+    }
+
+    fn ask_token_server(
+        &self,
+        url: &Uri,
+        form: Option<&[(&str, &str)]>,
+        authorization: Option<&str>,
+    ) -> Result<Answer, RegistryError> {
+        let host = url.authority().map(ToString::to_string);
+        let mut answer = self
+            .persist(|| {
+                self.http().send(&Request {
+                    url,
+                    headers: &[],
+                    authorization,
+                    form,
+                    for_loopback: self.image().is_loopback(),
+                })
+            })
+            .map_err(|error| RegistryError {
+                elsewhere: error.elsewhere.or_else(|| host.clone()),
+                ..error
+            })?;
+        answer.elsewhere = answer.elsewhere.or(host);
+        Ok(answer)
+    }
+}
+
+/// `realm` with a query added to the one it may have.
+fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
+    let mut text = realm.to_owned();
+    let mut separator = if realm.contains('?') { '&' } else { '?' };
+    for (name, value) in query {
+        text.push(separator);
+        text.push_str(name);
+        text.push('=');
+        text.push_str(&percent_encoded(value));
+        separator = '&';
+    }
+    let url: Uri = text.parse().ok()?;
+    url.authority().is_some().then_some(url)
+}
+
+/// Everything but RFC 3986's unreserved characters, and those that stand in
+/// scopes and that servers have been seen to compare undecoded.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' => out.push(char::from(byte)),
+            other => out.push_str(&format!("%{other:02X}")),
+        }
+    }
+    out
+}
+
+/// The token of an answer: `token`, or `access_token` as OAuth2 calls it.
+fn token_in(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Document {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let document: Document = serde_json::from_slice(body).ok()?;
+    let tokens = [document.token, document.access_token]
+        .into_iter()
+        .flatten();
+    // It goes into a header.
+    tokens
+        .filter(|token| !token.is_empty())
+        .find(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_query_is_added_to_the_realms_own() {
+        let query = [("service", "a b&c"), ("scope", "repository:x/y:pull,push")];
+        let text = |realm| url(realm, &query).map(|url| url.to_string());
+        assert_eq!(
+            text("https://a.example/t").as_deref(),
+            Some("https://a.example/t?service=a%20b%26c&scope=repository:x/y:pull,push")
+        );
+        assert_eq!(
+            text("https://a.example/t?x=1").as_deref(),
+            Some("https://a.example/t?x=1&service=a%20b%26c&scope=repository:x/y:pull,push")
+        );
+        assert_eq!(text("/token"), None);
+        assert_eq!(text(""), None);
+    }
+
+    #[test]
+    fn a_token_has_one_of_two_names_and_fits_a_header() {
+        let read = |text: &str| token_in(text.as_bytes());
+        assert_eq!(read(r#"{"token":"t"}"#).as_deref(), Some("t"));
+        assert_eq!(read(r#"{"access_token":"a"}"#).as_deref(), Some("a"));
+        assert_eq!(
+            read(r#"{"token":"","access_token":"a"}"#).as_deref(),
+            Some("a")
+        );
+        assert_eq!(read(r#"{"token":"a\r\nb: c"}"#), None);
+        assert_eq!(read("{}"), None);
+        assert_eq!(read("<html>"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_realm_is_taken_or_refused_without_a_panic(realm in "\\PC{0,30}", scope in "\\PC{0,30}") {
+            let _ = url(&realm, &[("scope", &scope)]);
+        }
+    }
+}
