@@ -2,9 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use microagent_pipeline::Registries;
+
 use crate::args::{EngineArg, GlobalArgs};
 use crate::failure::Failure;
 use crate::output::Output;
+
+/// The variable that names the file about registries.
+const REGISTRIES: &str = "MICROAGENT_REGISTRIES";
 
 /// What holds for every command, resolved.
 #[derive(Debug, Clone)]
@@ -43,6 +48,20 @@ impl Settings {
     /// The content-addressed store.
     pub fn store_dir(&self) -> PathBuf {
         self.state_dir.join("cas")
+    }
+
+    /// What is known of registries: from the file that the variable names, else from
+    /// `registries.json` in the state directory, which may be absent.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn registries(&self) -> Result<Registries, Failure> {
+        let named = std::env::var_os(REGISTRIES).filter(|path| !path.is_empty());
+        let read = match named {
+            Some(path) => Registries::read(Path::new(&path)),
+            None => Registries::read_if_present(&self.state_dir.join("registries.json")),
+        };
+        Ok(read.map_err(microagent_pipeline::Error::from)?)
     }
 
     /// What is remembered of this host, and the deltas of running VMs.

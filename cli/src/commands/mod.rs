@@ -24,8 +24,6 @@ fn open_pipeline(settings: &Settings, ending: &Ending) -> Result<Pipeline, Failu
     if let Err(error) = store.sweep() {
         tracing::warn!(%error, "leftovers stay in the store");
     }
-    Ok(Pipeline::new(
-        store,
-        Arc::new(Reporter::new(settings.output)),
-    ))
+    let reporter = Arc::new(Reporter::new(settings.output));
+    Ok(Pipeline::new(store, reporter).with_registries(settings.registries()?))
 }
