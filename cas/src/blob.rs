@@ -59,6 +59,7 @@ impl BlobWriter {
         {
             return Err(StoreError::Mismatch { expected, actual });
         }
+        self.store.hold_blob(&actual)?;
         self.temporary
             .publish(&self.store.blob_path(&actual), self.size)?;
         Ok((actual, self.size))
@@ -100,17 +101,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Permission`] and [`StoreError::Io`] when it is there but cannot be opened.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        let path = self.blob_path(digest);
-        let Some(file) = open_if_present(&path)? else {
-            return Ok(None);
-        };
-        let metadata = file
-            .metadata()
-            .map_err(|error| StoreError::io("inspect", &path, error))?;
-        Ok(Some(Blob {
-            file,
-            size: metadata.len(),
-        }))
+        open(&self.blob_path(digest))
     }
 
     /// The size of a blob in bytes; `None` when the store does not have it.
@@ -118,20 +109,26 @@ impl Store {
     /// # Errors
     /// When the file system does not answer.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let path = self.blob_path(digest);
-        match std::fs::metadata(&path) {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(StoreError::io("inspect", &path, error)),
-        }
+        size_of(&self.blob_path(digest))
     }
 
-    /// Reads a small document whole, verified against its digest; `None` when it is absent.
+    /// Reads a small document whole, verified against its digest; `None` when it is absent. It
+    /// is there to stay then ([`Store::hold`]).
     ///
     /// # Errors
     /// [`StoreError::TooLarge`] above `limit` bytes, [`StoreError::Corrupt`] when the bytes do not
     /// have the digest.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        self.hold_blob(digest)?;
+        self.read_blob_unheld(digest, limit)
+    }
+
+    /// As [`Store::read_blob`], for who only looks.
+    pub(crate) fn read_blob_unheld(
+        &self,
+        digest: &Digest,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.blob_path(digest);
         let Some(bytes) = read_small(&path, limit)? else {
             return Ok(None);
@@ -165,6 +162,7 @@ impl Store {
     /// When they cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
+        self.hold_blob(&digest)?;
         if self.blob_size(&digest)? == Some(bytes.len() as u64) {
             return Ok(digest);
         }
@@ -196,6 +194,29 @@ fn open_if_present(path: &Path) -> Result<Option<File>, StoreError> {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("open", path, error)),
+    }
+}
+
+/// Opens a file of the store; `None` when it is absent.
+pub(crate) fn open(path: &Path) -> Result<Option<Blob>, StoreError> {
+    let Some(file) = open_if_present(path)? else {
+        return Ok(None);
+    };
+    let metadata = file
+        .metadata()
+        .map_err(|error| StoreError::io("inspect", path, error))?;
+    Ok(Some(Blob {
+        file,
+        size: metadata.len(),
+    }))
+}
+
+/// The length of a file in bytes; `None` when it is absent.
+pub(crate) fn size_of(path: &Path) -> Result<Option<u64>, StoreError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("inspect", path, error)),
     }
 }
 

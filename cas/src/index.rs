@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 use rustix::fs::FlockOperation;
 
+use crate::inventory::CACHED;
 use crate::lock::LockFile;
 use crate::store::Store;
 use crate::{StoreError, temporary};
@@ -18,7 +19,8 @@ const MAX_TAG: usize = 512;
 
 impl Store {
     /// Lets `name` stand for the manifest of `descriptor` in `index.json`. An older entry of that
-    /// name is replaced; all others stay.
+    /// name is replaced; all others stay. The entry is marked as one of the cache: garbage
+    /// collection takes it when a part of the image is gone, and keeps what others have put there.
     ///
     /// # Errors
     /// [`StoreError::InvalidName`] when the name breaks the grammar of
@@ -27,6 +29,7 @@ impl Store {
         check_name(name)?;
         let mut annotations = descriptor.annotations().clone().unwrap_or_default();
         annotations.insert(ANNOTATION_REF_NAME.to_owned(), name.to_owned());
+        annotations.insert(CACHED.to_owned(), "true".to_owned());
         descriptor.set_annotations(Some(annotations));
 
         let gate = self.root().join("locks/index");
@@ -44,9 +47,33 @@ impl Store {
         }
         manifests.push(descriptor);
         index.set_manifests(manifests);
+        self.replace_index(&index)
+    }
+
+    /// Takes the cached images whose name is `unwanted` out of `index.json`.
+    pub(crate) fn untag(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+        let gate = self.root().join("locks/index");
+        let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
+        let mut index = self.index()?;
+        let goes = |entry: &&Descriptor| {
+            let annotations = entry.annotations();
+            let cached = (annotations.as_ref()).is_some_and(|all| all.contains_key(CACHED));
+            cached && ref_name(annotations).is_some_and(&unwanted)
+        };
+        let manifests = index.manifests().iter().filter(|entry| !goes(entry));
+        let manifests: Vec<Descriptor> = manifests.cloned().collect();
+        if manifests.len() == index.manifests().len() {
+            return Ok(());
+        }
+        index.set_manifests(manifests);
+        self.replace_index(&index)
+    }
+
+    /// The caller holds the index lock.
+    fn replace_index(&self, index: &ImageIndex) -> Result<(), StoreError> {
         let path = self.index_path();
         // Through `Value`: its members are sorted, so annotations have one order on disk.
-        let document = serde_json::to_value(&index).map_err(|error| StoreError::Corrupt {
+        let document = serde_json::to_value(index).map_err(|error| StoreError::Corrupt {
             path: path.clone(),
             why: error.to_string(),
         })?;

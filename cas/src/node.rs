@@ -7,21 +7,27 @@
 //! record that does not belong to its file name is recognised and ignored.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::canonical_json;
+use crate::inventory::with_map;
 use crate::lock::NodeLock;
 use crate::store::Store;
-use crate::{Digest, StoreError, temporary};
+use crate::{Digest, Output, StoreError, temporary};
 
 /// The version of the record's own format.
-pub const NODE_FORMAT: u32 = 1;
+pub const NODE_FORMAT: u32 = 2;
 
 /// The longest record that is read, in bytes.
 const LIMIT: u64 = 4 << 20;
+
+/// How exactly it is known when a node was used last.
+const USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 /// The name of a node: the digest of everything its output depends on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,8 +75,8 @@ pub struct NodeRecord {
     pub inputs: Vec<Input>,
     /// The platform, where the output depends on it.
     pub platform: Option<String>,
-    /// The outputs by name; each is a blob of the store.
-    pub outputs: BTreeMap<String, Digest>,
+    /// The outputs by name; each is in the store.
+    pub outputs: BTreeMap<String, Output>,
     /// How long computing took, in milliseconds of wall time.
     pub wall_millis: u64,
     /// The sum of the outputs' sizes in bytes, each output counted.
@@ -105,6 +111,12 @@ impl NodeKey {
     }
 }
 
+impl From<Digest> for NodeKey {
+    fn from(digest: Digest) -> NodeKey {
+        NodeKey(digest)
+    }
+}
+
 impl fmt::Display for NodeKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -125,18 +137,20 @@ impl NodeRecord {
     pub fn new(
         store: &Store,
         material: &KeyMaterial<'_>,
-        outputs: BTreeMap<String, Digest>,
+        outputs: BTreeMap<String, Output>,
         wall_millis: u64,
     ) -> Result<NodeRecord, StoreError> {
+        let held: Vec<Output> = outputs.values().flat_map(with_map).collect();
+        store.hold(&held)?;
         let mut size = 0;
-        for digest in outputs.values() {
-            size += store.blob_size(digest)?.ok_or_else(|| {
-                let path = store.blob_path(digest);
+        for output in outputs.values() {
+            size += store.output_size(output)?.ok_or_else(|| {
+                let path = store.output_path(output);
                 let missing = io::Error::from(io::ErrorKind::NotFound);
                 StoreError::io("find the output", &path, missing)
             })?;
         }
-        let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
         Ok(NodeRecord {
             format: NODE_FORMAT,
             op: material.op.to_owned(),
@@ -166,12 +180,29 @@ impl NodeRecord {
 impl Store {
     /// The record of a node whose outputs are all present and of the recorded size; otherwise
     /// `None`, and the node must be computed. A record that cannot be understood counts as none.
+    /// The outputs are there to stay ([`Store::hold`]), and the node counts as used now.
     ///
     /// # Errors
     /// When the file system does not answer.
     pub fn node(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
-        let path = self.node_path(key);
-        let bytes = match crate::blob::read_small(&path, LIMIT) {
+        let Some(record) = self.read_record(key)? else {
+            return Ok(None);
+        };
+        let held: Vec<Output> = record.outputs.values().flat_map(with_map).collect();
+        self.hold(&held)?;
+        match self.record_size(&record)? {
+            Some(size) if size == record.size => {
+                self.mark_used(key);
+                Ok(Some(record))
+            }
+            Some(_) => Ok(ignored(key, "an output has another size")),
+            None => Ok(ignored(key, "an output is gone")),
+        }
+    }
+
+    /// A record that can be understood, whatever has become of its outputs.
+    pub(crate) fn read_record(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
+        let bytes = match crate::blob::read_small(&self.node_path(key), LIMIT) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             Err(StoreError::TooLarge { .. }) => return Ok(ignored(key, "too large")),
@@ -184,17 +215,32 @@ impl Store {
         if record.format != NODE_FORMAT || record.key() != *key {
             return Ok(ignored(key, "it is the record of something else"));
         }
+        Ok(Some(record))
+    }
+
+    /// The sum of the sizes of a record's outputs; `None` when one is gone.
+    pub(crate) fn record_size(&self, record: &NodeRecord) -> Result<Option<u64>, StoreError> {
         let mut size = 0_u64;
-        for digest in record.outputs.values() {
-            match self.blob_size(digest)? {
+        for output in record.outputs.values() {
+            match self.output_size(output)? {
                 Some(output) => size = size.saturating_add(output),
-                None => return Ok(ignored(key, "an output is gone")),
+                None => return Ok(None),
             }
         }
-        if size != record.size {
-            return Ok(ignored(key, "an output has another size"));
+        Ok(Some(size))
+    }
+
+    /// The record's modification time is when its node was used last. Collection wants it to a
+    /// minute, so a busy cache writes it once a minute. A failure costs a little of its order.
+    fn mark_used(&self, key: &NodeKey) {
+        let Ok(file) = File::open(self.node_path(key)) else {
+            return;
+        };
+        let last = file.metadata().and_then(|metadata| metadata.modified());
+        let idle = last.ok().and_then(|last| last.elapsed().ok());
+        if idle.is_none_or(|idle| idle >= USED_RESOLUTION) {
+            let _ = file.set_modified(SystemTime::now());
         }
-        Ok(Some(record))
     }
 
     /// Waits until nobody else computes this node, and keeps others out until the lock is dropped.
@@ -216,7 +262,7 @@ impl Store {
         temporary::replace(self.temporary(), &path, &bytes)
     }
 
-    fn node_path(&self, key: &NodeKey) -> PathBuf {
+    pub(crate) fn node_path(&self, key: &NodeKey) -> PathBuf {
         self.root().join(format!("nodes/{}.json", key.0.hex()))
     }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::store::Store;
-use crate::{Digest, StoreError, temporary};
+use crate::{Output, StoreError, temporary};
 
 /// The version of the root's own format.
 pub const ROOT_FORMAT: u32 = 1;
@@ -23,8 +23,8 @@ const LIMIT: u64 = 4 << 20;
 pub struct RootRecord {
     /// [`ROOT_FORMAT`].
     pub format: u32,
-    /// The blobs to keep.
-    pub blobs: Vec<Digest>,
+    /// The blobs and sparse files to keep.
+    pub blobs: Vec<Output>,
     /// What the owner of the root wants to remember with them.
     pub value: serde_json::Value,
 }
@@ -37,7 +37,7 @@ impl Store {
     pub fn set_root(
         &self,
         name: &str,
-        blobs: Vec<Digest>,
+        blobs: Vec<Output>,
         value: serde_json::Value,
     ) -> Result<(), StoreError> {
         let path = self.root_path(name)?;

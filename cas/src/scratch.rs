@@ -17,8 +17,8 @@ use crate::{Digest, Hasher, StoreError};
 /// nothing.
 #[derive(Debug)]
 pub struct Scratch {
-    store: Store,
-    temporary: Temporary,
+    pub(crate) store: Store,
+    pub(crate) temporary: Temporary,
 }
 
 impl Scratch {
@@ -39,6 +39,7 @@ impl Scratch {
     /// When it cannot be read back, synced or linked.
     pub fn commit(self) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = hash_file(self.temporary.file(), self.temporary.path())?;
+        self.store.hold_blob(&digest)?;
         self.temporary
             .publish(&self.store.blob_path(&digest), size)?;
         Ok((digest, size))

@@ -2,14 +2,29 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Access, FlockOperation};
 
 use crate::format::Format;
+use crate::lease::Lease;
 use crate::lock::{self, LockFile};
 use crate::temporary::{self, TemporaryDir};
 use crate::{Digest, StoreError};
+
+/// The directories of a store.
+const DIRECTORIES: [&str; 10] = [
+    "blobs/sha256",
+    "sparse",
+    "nodes",
+    "subjects",
+    "known",
+    "roots",
+    "leases",
+    "locks",
+    "quarantine",
+    "tmp",
+];
 
 /// `oci-layout`, as the OCI image layout specification has it.
 const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}\n";
@@ -29,6 +44,7 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     temporary: TemporaryDir,
+    lease: Mutex<Option<Lease>>,
 }
 
 /// What a [`Store::sweep`] removed.
@@ -60,7 +76,11 @@ impl Store {
             nameless,
         };
         let store = Store {
-            inner: Arc::new(Inner { root, temporary }),
+            inner: Arc::new(Inner {
+                root,
+                temporary,
+                lease: Mutex::new(None),
+            }),
         };
         let format_path = store.root().join("store.json");
         let format = match Format::read(&format_path)? {
@@ -68,6 +88,10 @@ impl Store {
             None => store.create(&format_path)?,
         };
         format.check(&format_path)?;
+        // A store of an earlier version has fewer.
+        if !store.root().join("quarantine").exists() {
+            store.create_directories()?;
+        }
         // Said now, by name, and not at the first blob an hour of downloads later.
         let tmp = &store.temporary().path;
         rustix::fs::access(tmp, Access::WRITE_OK | Access::EXEC_OK)
@@ -75,13 +99,18 @@ impl Store {
         Ok(store)
     }
 
+    fn create_directories(&self) -> Result<(), StoreError> {
+        for dir in DIRECTORIES.map(|dir| self.root().join(dir)) {
+            fs::create_dir_all(&dir).map_err(|error| StoreError::io("create", &dir, error))?;
+        }
+        Ok(())
+    }
+
     /// `store.json` is written last: a store that has it has everything.
     fn create(&self, format_path: &Path) -> Result<Format, StoreError> {
         let root = self.root();
-        let dirs = ["blobs/sha256", "nodes", "roots", "locks", "tmp"].map(|dir| root.join(dir));
-        for dir in [root].into_iter().chain(dirs.iter().map(PathBuf::as_path)) {
-            fs::create_dir_all(dir).map_err(|error| StoreError::io("create", dir, error))?;
-        }
+        fs::create_dir_all(root).map_err(|error| StoreError::io("create", root, error))?;
+        self.create_directories()?;
         let _gate = LockFile::gate(root.join("locks/store"), FlockOperation::LockExclusive)?;
         if let Some(format) = Format::read(format_path)? {
             return Ok(format);
@@ -110,6 +139,11 @@ impl Store {
     /// Where a blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.root().join("blobs/sha256").join(digest.hex())
+    }
+
+    /// This process's lease (lease.rs), if it has one already.
+    pub(crate) fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
+        (self.inner.lease.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn temporary(&self) -> &TemporaryDir {

@@ -11,7 +11,6 @@
 //! ```
 //! Owner 0:0, times 0, inode numbers from 1 in this order: the same inputs give the same bytes.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -151,13 +150,9 @@ impl Pipeline {
             })?;
             let (digest, _) = writer.commit(None)?;
             self.tell(Event::StageDone { stage, detail });
-            Ok(BTreeMap::from([("initramfs".to_owned(), digest)]))
+            Ok([("initramfs".to_owned(), digest.into())].into())
         })?;
-        let digest = outcome.record.outputs.get("initramfs").copied();
-        let digest = digest.ok_or_else(|| StoreError::Corrupt {
-            path: self.store().root().join("nodes"),
-            why: format!("the record of initramfs {} lacks its output", outcome.key),
-        })?;
+        let digest = outcome.output("initramfs")?.digest();
         Ok(Initramfs {
             digest,
             path: self.store().blob_path(&digest),

@@ -204,7 +204,7 @@ impl Pipeline {
                 self.transfer(image, layer, &detail)?;
                 self.tell(Event::StageDone { stage, detail });
             }
-            Ok(BTreeMap::from([("layer".to_owned(), layer.digest)]))
+            Ok(BTreeMap::from([("layer".to_owned(), layer.digest.into())]))
         })?;
         Ok(())
     }
@@ -314,15 +314,14 @@ impl Pipeline {
             let index = self.unpack_blob(image, layer, unpacked_bytes, &detail)?;
             self.tell(Event::StageDone { stage, detail });
             Ok(BTreeMap::from([
-                ("tar".to_owned(), layer.diff_id),
-                ("tarIndex".to_owned(), index),
+                ("tar".to_owned(), layer.diff_id.into()),
+                ("tarIndex".to_owned(), index.into()),
             ]))
         })?;
-        let output = |name| node.record.outputs.get(name).copied();
         Ok(Unpacked {
             layer: layer.digest,
-            tar: output("tar").unwrap_or(layer.diff_id),
-            index: output("tarIndex").unwrap_or(layer.diff_id),
+            tar: node.output("tar")?.digest(),
+            index: node.output("tarIndex")?.digest(),
         })
     }
 

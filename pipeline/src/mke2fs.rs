@@ -20,7 +20,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use microagent_cas::{Digest, ScratchDir, Store, StoreError};
+use microagent_cas::{Digest, Output, ScratchDir, Store, StoreError};
 
 use crate::entry::{Attributes, Content, Device, display_name};
 use crate::error::{Diagnosis, Error, ErrorKind};
@@ -130,7 +130,7 @@ impl Mke2fs {
         tars: &[File],
         seed: &Digest,
         size: Size,
-    ) -> Result<Digest, Error> {
+    ) -> Result<Output, Error> {
         // Our own layout tells the size, and whether the content fits it.
         let (size, inodes) = ext4::measure(tree, seed, size)?;
         let directory = store.scratch_dir()?;
@@ -455,7 +455,7 @@ fn bad_name(path: &[u8]) -> Error {
 }
 
 /// Copies the finished image into the store; what is zero stays a hole.
-fn keep(store: &Store, image: &Path) -> Result<Digest, Error> {
+fn keep(store: &Store, image: &Path) -> Result<Output, Error> {
     let read_failed = |error| StoreError::io("read", image, error);
     let file = File::open(image).map_err(read_failed)?;
     let size = file.metadata().map_err(read_failed)?.len();
@@ -477,5 +477,5 @@ fn keep(store: &Store, image: &Path) -> Result<Digest, Error> {
         }
         offset += want as u64;
     }
-    Ok(scratch.commit()?.0)
+    Ok(scratch.commit_sparse()?.0)
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use microagent_cas::{Digest, Input, KeyMaterial, NodeKey, NodeRecord};
+use microagent_cas::{Digest, Input, KeyMaterial, NodeKey, NodeRecord, Output, StoreError};
 
 use crate::error::Error;
 use crate::pipeline::{NodeReport, Pipeline};
@@ -30,6 +30,9 @@ pub struct NodeSpec {
     /// The platform, such as `linux/amd64`, where the output depends on it.
     pub platform: Option<String>,
 }
+
+/// What a node has made, by name.
+pub type Outputs = BTreeMap<String, Output>;
 
 /// A node, found or computed.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +57,7 @@ impl Pipeline {
     pub fn node(
         &self,
         spec: NodeSpec,
-        compute: impl FnOnce() -> Result<BTreeMap<String, Digest>, Error>,
+        compute: impl FnOnce() -> Result<Outputs, Error>,
     ) -> Result<NodeOutcome, Error> {
         let started = Instant::now();
         let (spec, inputs) = spec.split();
@@ -80,7 +83,7 @@ impl Pipeline {
     pub fn observe(
         &self,
         spec: NodeSpec,
-        compute: impl FnOnce() -> Result<BTreeMap<String, Digest>, Error>,
+        compute: impl FnOnce() -> Result<Outputs, Error>,
     ) -> Result<NodeOutcome, Error> {
         let started = Instant::now();
         let (spec, inputs) = spec.split();
@@ -96,7 +99,7 @@ impl Pipeline {
     fn remember(
         &self,
         material: &KeyMaterial<'_>,
-        outputs: BTreeMap<String, Digest>,
+        outputs: Outputs,
         since: Instant,
     ) -> Result<NodeRecord, Error> {
         let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -114,6 +117,20 @@ impl Pipeline {
             millis: since.elapsed().as_secs_f64() * 1000.0,
         });
         NodeOutcome { key, record, hit }
+    }
+}
+
+impl NodeOutcome {
+    /// An output by name.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the record does not have it.
+    pub fn output(&self, name: &str) -> Result<Output, Error> {
+        let output = self.record.outputs.get(name).copied();
+        Ok(output.ok_or_else(|| StoreError::Corrupt {
+            path: format!("{}.json", self.key.digest().hex()).into(),
+            why: format!("the record of this {} node lacks {name}", self.record.op),
+        })?)
     }
 }
 
@@ -146,7 +163,7 @@ fn main_output(record: &NodeRecord) -> Option<Digest> {
         .outputs
         .get(&record.op)
         .or_else(|| record.outputs.values().next())
-        .copied()
+        .map(Output::digest)
 }
 
 #[cfg(test)]
@@ -174,8 +191,9 @@ mod tests {
         }
     }
 
-    fn outputs(pipeline: &Pipeline, bytes: &[u8]) -> Result<BTreeMap<String, Digest>, Error> {
-        Ok([("double".to_owned(), pipeline.store().put_bytes(bytes)?)].into())
+    fn outputs(pipeline: &Pipeline, bytes: &[u8]) -> Result<Outputs, Error> {
+        let output = pipeline.store().put_bytes(bytes)?.into();
+        Ok([("double".to_owned(), output)].into())
     }
 
     #[test]
@@ -228,7 +246,10 @@ mod tests {
     fn a_failed_computation_records_nothing() {
         let (_dir, pipeline) = pipeline();
         let unknown = Digest::of(b"never stored");
-        let phantom = pipeline.node(spec(), || Ok([("double".to_owned(), unknown)].into()));
+        let phantom = pipeline.node(
+            spec(),
+            || Ok([("double".to_owned(), unknown.into())].into()),
+        );
         assert!(matches!(phantom, Err(Error::Store(_))));
         assert!(
             !pipeline

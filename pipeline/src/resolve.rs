@@ -88,8 +88,8 @@ impl Pipeline {
         self.observe(spec, || {
             let image = self.find(&*source, &name)?;
             let outputs = BTreeMap::from([
-                ("config".to_owned(), image.config_digest),
-                ("resolve".to_owned(), image.manifest_digest),
+                ("config".to_owned(), image.config_digest.into()),
+                ("resolve".to_owned(), image.manifest_digest.into()),
             ]);
             found = Some(image);
             Ok(outputs)

@@ -4,12 +4,11 @@
 //! and the writer with its version. The compressed layers are not part of it:
 //! the same tars shipped in another compression give the same image.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::PathBuf;
 
-use microagent_cas::{Digest, StoreError};
+use microagent_cas::{Digest, Output, StoreError};
 
 use crate::error::{Diagnosis, Error, ErrorKind};
 use crate::ext4::{self, MIB, Size, WriteError};
@@ -24,7 +23,7 @@ use crate::resolve::Image;
 use crate::tree::Tree;
 
 /// Rises whenever the bytes of an image could change for the same key.
-const OP_VERSION: u32 = 1;
+const OP_VERSION: u32 = 2;
 
 /// What is free in a root file system whose size nobody asked for.
 pub const HEADROOM_MIB: u64 = 512;
@@ -42,7 +41,7 @@ pub struct RootfsOptions {
 /// A root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rootfs {
-    /// Its content.
+    /// Its name: the digest of its chunk map ([`microagent_cas::ChunkMap`]).
     pub digest: Digest,
     /// The file in the store: read-only, and to be left so.
     pub path: PathBuf,
@@ -160,15 +159,14 @@ impl Pipeline {
                 Some(mib) => Size::Exact(mib.saturating_mul(MIB)),
                 None => Size::Headroom(HEADROOM_MIB * MIB),
             };
-            let digest = self.build(&layers, &seed, size, tool.as_ref(), &detail)?;
+            let output = self.build(&layers, &seed, size, tool.as_ref(), &detail)?;
             self.tell(Event::StageDone { stage, detail });
-            Ok(BTreeMap::from([("rootfs".to_owned(), digest)]))
+            Ok([("rootfs".to_owned(), output)].into())
         })?;
-        let digest =
-            (node.record.outputs.get("rootfs").copied()).unwrap_or_else(|| *node.key.digest());
+        let output = node.output("rootfs")?;
         Ok(Rootfs {
-            digest,
-            path: self.store().blob_path(&digest),
+            digest: output.digest(),
+            path: self.store().output_path(&output),
             size: node.record.size,
         })
     }
@@ -180,7 +178,7 @@ impl Pipeline {
         size: Size,
         tool: Option<&Mke2fs>,
         detail: &str,
-    ) -> Result<Digest, Error> {
+    ) -> Result<Output, Error> {
         let tree = self.merge(layers)?;
         let mut tars = Vec::new();
         for layer in layers {
@@ -201,7 +199,7 @@ impl Pipeline {
         planned
             .write(&tars, scratch.file(), &mut progress)
             .map_err(|error| write_error(error, layers, self.store().root()))?;
-        Ok(scratch.commit()?.0)
+        Ok(scratch.commit_sparse()?.0)
     }
 
     /// The tree that the layers add up to.

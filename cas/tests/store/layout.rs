@@ -118,10 +118,10 @@ fn roots_remember_their_blobs_and_value() {
     assert_eq!(store.get_root("default-kernel").unwrap(), None);
     let value = serde_json::json!({"version": "6.1"});
     store
-        .set_root("default-kernel", vec![blob], value.clone())
+        .set_root("default-kernel", vec![blob.into()], value.clone())
         .unwrap();
     let root = store.get_root("default-kernel").unwrap().unwrap();
-    assert_eq!((root.blobs, root.value), (vec![blob], value));
+    assert_eq!((root.blobs, root.value), (vec![blob.into()], value));
     assert!(
         store
             .set_root("../x", vec![], serde_json::json!(0))

@@ -8,6 +8,7 @@
 mod disk;
 mod layout;
 mod processes;
+mod verify;
 
 use microagent_cas::{Digest, KeyMaterial, NodeKey, Store};
 

@@ -1,7 +1,7 @@
 //! The default kernel: what `run` boots without `--kernel`. A root of the store, so garbage
 //! collection keeps it.
 
-use microagent_cas::StoreError;
+use microagent_cas::{Output, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::Kernel;
@@ -39,7 +39,11 @@ impl Pipeline {
             kernel_size: size(&kernel.digest)?,
             modules_size: kernel.modules.as_ref().map(size).transpose()?,
         };
-        let blobs = [kernel.digest].into_iter().chain(kernel.modules).collect();
+        let blobs = [kernel.digest]
+            .into_iter()
+            .chain(kernel.modules)
+            .map(Output::Blob)
+            .collect();
         Ok(self
             .store()
             .set_root(ROOT, blobs, serde_json::json!(value))?)

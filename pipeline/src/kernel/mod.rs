@@ -24,19 +24,18 @@ mod package;
 mod payload;
 mod tool;
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use microagent_cas::{Digest, StoreError};
+use microagent_cas::{Digest, Output, StoreError};
 use serde::{Deserialize, Serialize};
 
 pub use error::KernelError;
 
 use crate::error::Error;
-use crate::node::NodeSpec;
+use crate::node::{NodeSpec, Outputs};
 use crate::pipeline::Pipeline;
 use crate::progress::{Event, Stage};
 use apt::{Apt, Candidate};
@@ -189,7 +188,7 @@ impl Pipeline {
             .map(|package| format!("{} {}", package.name, package.version))
             .collect::<Vec<_>>()
             .join(", ");
-        self.observe(offer(&packages), || Ok(BTreeMap::new()))?;
+        self.observe(offer(&packages), || Ok(Outputs::new()))?;
         let digests: Vec<_> = packages.iter().map(|package| package.digest).collect();
         self.kernel_node(&digests, source.clone(), || {
             self.tell(Event::Notice(format!(
@@ -246,20 +245,14 @@ impl Pipeline {
             }
             Files::Packages(packages) => self.store_packages(packages),
         })?;
-        let outputs = &outcome.record.outputs;
-        let missing = |name| StoreError::Corrupt {
-            path: self.store().root().join("nodes"),
-            why: format!("the record of kernel {} lacks {name}", outcome.key),
-        };
-        let digest = *outputs.get("kernel").ok_or_else(|| missing("kernel"))?;
-        let description = outputs
-            .get("description")
-            .ok_or_else(|| missing("description"))?;
+        let digest = outcome.output("kernel")?.digest();
+        let description = outcome.output("description")?.digest();
+        let modules = outcome.record.outputs.get("modules");
         Ok(Kernel {
             digest,
             path: self.store().blob_path(&digest),
-            modules: outputs.get("modules").copied(),
-            version: self.describe(description)?.version,
+            modules: modules.map(Output::digest),
+            version: self.describe(&description)?.version,
             source,
         })
     }
@@ -275,12 +268,7 @@ impl Pipeline {
     }
 
     /// Checks an image of `size` bytes and puts it into the store.
-    fn store_image(
-        &self,
-        name: &str,
-        size: u64,
-        mut reader: impl Read,
-    ) -> Result<BTreeMap<String, Digest>, Error> {
+    fn store_image(&self, name: &str, size: u64, mut reader: impl Read) -> Result<Outputs, Error> {
         let path = Path::new(name);
         let unreadable = |source| KernelError::Unreadable {
             path: path.to_owned(),
@@ -337,13 +325,13 @@ impl Pipeline {
         let description = serde_json::json!(Description { version }).to_string();
         let description = self.store().put_bytes(description.as_bytes())?;
         Ok([
-            ("kernel".to_owned(), digest),
-            ("description".to_owned(), description),
+            ("kernel".to_owned(), digest.into()),
+            ("description".to_owned(), description.into()),
         ]
         .into())
     }
 
-    fn store_packages(&self, packages: Vec<Package>) -> Result<BTreeMap<String, Digest>, Error> {
+    fn store_packages(&self, packages: Vec<Package>) -> Result<Outputs, Error> {
         let detail = "unpack".to_owned();
         let stage = Stage::Kernel;
         self.tell(Event::StageStarted {
@@ -355,7 +343,7 @@ impl Pipeline {
         let (name, size, image) = unpacked.kernel()?;
         let mut outputs = self.store_image(&name, size, image)?;
         if let Some(modules) = unpacked.store_modules(self.store())? {
-            outputs.insert("modules".to_owned(), modules);
+            outputs.insert("modules".to_owned(), modules.into());
         }
         self.tell(Event::StageDone { stage, detail });
         Ok(outputs)

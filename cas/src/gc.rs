@@ -1,0 +1,455 @@
+//! Garbage collection: what nothing refers to goes at once; what is merely cached goes when it is
+//! old or when there is too much of it.
+//!
+//! | | is kept |
+//! |---|---|
+//! | an object of a root, of a living lease, or of an image that another tool put into the layout | always |
+//! | a node and its outputs | until it was not used for too long, or is among the least recently used of too many |
+//! | an image that the pipeline tagged | as long as all its parts are there and its `resolve` node is |
+//! | any other object: of a build that failed, of a node that is gone | never |
+//!
+//! The decision is pure ([`plan`]) and made on an [`Inventory`] that is taken under the exclusive
+//! side of the gate (lease.rs): builds go on beside it and wait only while it decides and renames.
+//! Records go first, then names in `index.json`, then objects, so that a collection that is killed
+//! leaves garbage, and no promise that is broken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::FlockOperation;
+
+use crate::inventory::{Inventory, with_map};
+use crate::lock::LockFile;
+use crate::store::Store;
+use crate::{NodeKey, Output, StoreError};
+
+/// What shall be collected beside garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GcOptions {
+    /// How many bytes on the disk the store may keep.
+    pub max_size: Option<u64>,
+    /// How long a node may lie unused.
+    pub unused_for: Option<Duration>,
+    /// Decide, but remove nothing.
+    pub dry_run: bool,
+}
+
+/// What was removed, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GcReport {
+    /// Nodes: key and operation.
+    pub nodes: Vec<(NodeKey, String)>,
+    /// Names in `index.json`.
+    pub images: Vec<String>,
+    /// Blobs and sparse files, with their bytes on the disk.
+    pub objects: Vec<(Output, u64)>,
+    /// The sum of these.
+    pub freed: u64,
+    /// The bytes on the disk of what is kept.
+    pub kept: u64,
+    /// How much of that is held by roots, leases and other tools' images, and cannot go.
+    pub held: u64,
+    /// Leftovers of processes that died: temporary files, locks, leases; quarantined files; what
+    /// is no longer of use among the store's memories.
+    pub leftovers: u64,
+}
+
+/// What goes and what stays.
+#[derive(Debug, Default)]
+struct Plan {
+    nodes: BTreeSet<NodeKey>,
+    images: BTreeSet<String>,
+    objects: BTreeSet<Output>,
+    kept: u64,
+    held: u64,
+}
+
+impl Store {
+    /// Collects garbage. Builds may go on beside it, also in other processes.
+    ///
+    /// # Errors
+    /// When the store cannot be read or something cannot be removed.
+    pub fn collect(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
+        let mut report = GcReport::default();
+        let mut trash = Vec::new();
+        {
+            let _gate = LockFile::gate(self.gc_gate(), FlockOperation::LockExclusive)?;
+            let dead = self.leases()?.1;
+            let inventory = self.inventory()?;
+            let plan = plan(&inventory, options, SystemTime::now());
+            report.describe(&inventory, &plan);
+            if options.dry_run {
+                return Ok(report);
+            }
+            for lease in &dead {
+                remove(lease)?;
+                report.leftovers += 1;
+            }
+            for key in &plan.nodes {
+                remove(&self.node_path(key))?;
+            }
+            for name in &inventory.broken_nodes {
+                remove(&self.root().join("nodes").join(name))?;
+            }
+            self.untag(|name| plan.images.contains(name))?;
+            for object in &plan.objects {
+                trash.push(self.discard(object)?);
+            }
+        }
+        // Removing gigabytes takes a while, and nobody needs to wait for that.
+        for path in trash {
+            remove(&path)?;
+        }
+        report.leftovers += self.collect_memories()?;
+        let swept = self.sweep()?;
+        report.leftovers += swept.temporaries + swept.locks;
+        Ok(report)
+    }
+
+    /// Takes an object's name away in one step; its bytes are then in `tmp/`.
+    fn discard(&self, object: &Output) -> Result<PathBuf, StoreError> {
+        let from = self.output_path(object);
+        let kind = match object {
+            Output::Blob(_) => "blob",
+            Output::Sparse(_) => "sparse",
+        };
+        let name = format!("gc-{kind}-{}", object.digest().hex());
+        let to = self.root().join("tmp").join(name);
+        match fs::rename(&from, &to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &from, error))
+            }
+            _ => Ok(to),
+        }
+    }
+
+    /// Removes what was put aside as damaged, and memories (known_file.rs, subject.rs) of what is
+    /// gone.
+    fn collect_memories(&self) -> Result<u64, StoreError> {
+        let mut gone = Vec::new();
+        self.list("quarantine", |name, _| {
+            gone.push(self.root().join("quarantine").join(name));
+            Ok(())
+        })?;
+        gone.extend(self.stale_known_files()?);
+        gone.extend(self.stale_subjects()?);
+        for path in &gone {
+            remove(path)?;
+        }
+        Ok(gone.len() as u64)
+    }
+}
+
+fn remove(path: &std::path::Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path, error))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl GcReport {
+    fn describe(&mut self, inventory: &Inventory, plan: &Plan) {
+        let op = |key: &NodeKey| match inventory.nodes.get(key) {
+            Some(node) => node.record.op.clone(),
+            None => String::new(),
+        };
+        self.nodes = plan.nodes.iter().map(|key| (*key, op(key))).collect();
+        self.images = plan.images.iter().cloned().collect();
+        self.objects = (plan.objects.iter())
+            .map(|object| (*object, inventory.allocated([object])))
+            .collect();
+        self.freed = self.objects.iter().map(|(_, bytes)| bytes).sum();
+        self.kept = plan.kept;
+        self.held = plan.held;
+    }
+}
+
+/// Decides what goes.
+fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
+    let mut held: BTreeSet<Output> = BTreeSet::new();
+    for root in inventory.roots.values() {
+        held.extend(root.blobs.iter().flat_map(with_map));
+    }
+    for (_, leased) in &inventory.leases {
+        held.extend(leased.iter().flat_map(with_map));
+    }
+    for image in inventory.images.iter().filter(|image| !image.cached) {
+        held.extend(&image.closure);
+    }
+    held.retain(|object| inventory.objects.contains_key(object));
+
+    // How many kept nodes need each object; what is held needs nobody.
+    let mut needed: BTreeMap<Output, u32> = held.iter().map(|object| (*object, 1)).collect();
+    let mut plan = Plan {
+        held: inventory.allocated(&held),
+        ..Plan::default()
+    };
+    let mut evictable = Vec::new();
+    for (key, node) in &inventory.nodes {
+        if !inventory.is_whole(&node.record) {
+            plan.nodes.insert(*key);
+            continue;
+        }
+        let objects: BTreeSet<_> = Inventory::objects_of(&node.record).collect();
+        for object in &objects {
+            *needed.entry(*object).or_default() += 1;
+        }
+        // A node whose output is in use would free nothing.
+        if objects.is_empty() || !objects.is_subset(&held) {
+            evictable.push((node.last_used, *key, objects));
+        }
+    }
+    evictable.sort();
+    plan.kept = inventory.allocated(needed.keys());
+    for (last_used, key, objects) in evictable {
+        let idle = now.duration_since(last_used).unwrap_or_default();
+        let too_old = options.unused_for.is_some_and(|longest| idle >= longest);
+        let too_much = options.max_size.is_some_and(|most| plan.kept > most);
+        if !too_old && !too_much {
+            continue;
+        }
+        plan.nodes.insert(key);
+        for object in objects {
+            if let Some(count) = needed.get_mut(&object) {
+                *count -= 1;
+                if *count == 0 {
+                    needed.remove(&object);
+                    plan.kept -= inventory.allocated([&object]);
+                }
+            }
+        }
+    }
+    plan.objects = (inventory.objects.keys())
+        .filter(|object| !needed.contains_key(object))
+        .copied()
+        .collect();
+    for image in inventory.images.iter().filter(|image| image.cached) {
+        let whole = image
+            .closure
+            .iter()
+            .all(|part| inventory.objects.contains_key(part) && !plan.objects.contains(part));
+        if let Some(name) = &image.name
+            && !whole
+        {
+            plan.images.insert(name.clone());
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{KnownImage, KnownNode, ObjectSize};
+    use crate::lease::LeaseHolder;
+    use crate::node::NODE_FORMAT;
+    use crate::{Digest, NodeRecord, RootRecord};
+
+    fn blob(name: &str) -> Output {
+        Output::Blob(Digest::of(name.as_bytes()))
+    }
+
+    const START: SystemTime = SystemTime::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        START + Duration::from_secs(seconds)
+    }
+
+    /// A store of objects of 100 bytes each, and nodes with outputs, used at some second.
+    fn inventory(objects: &[&str], nodes: &[(&str, &[&str], u64)]) -> Inventory {
+        let mut inventory = Inventory::default();
+        for object in objects {
+            let size = ObjectSize {
+                length: 1000,
+                allocated: 100,
+            };
+            inventory.objects.insert(blob(object), size);
+        }
+        for (name, outputs, used) in nodes {
+            let record = NodeRecord {
+                format: NODE_FORMAT,
+                op: (*name).to_owned(),
+                op_version: 1,
+                params: serde_json::Value::Null,
+                inputs: Vec::new(),
+                platform: None,
+                outputs: (outputs.iter())
+                    .map(|output| ((*output).to_owned(), blob(output)))
+                    .collect(),
+                wall_millis: 0,
+                size: 0,
+                created_at: String::new(),
+            };
+            let node = KnownNode {
+                last_used: at(*used),
+                record,
+            };
+            inventory.nodes.insert(node.record.key(), node);
+        }
+        inventory
+    }
+
+    fn image(name: &str, closure: &[&str], cached: bool) -> KnownImage {
+        KnownImage {
+            name: Some(name.to_owned()),
+            digest: None,
+            cached,
+            closure: closure.iter().map(|part| blob(part)).collect(),
+        }
+    }
+
+    fn decide(inventory: &Inventory, options: &GcOptions) -> (Vec<String>, Vec<Output>, u64) {
+        let plan = plan(inventory, options, at(1000));
+        let mut report = GcReport::default();
+        report.describe(inventory, &plan);
+        let mut ops: Vec<_> = report.nodes.into_iter().map(|(_, op)| op).collect();
+        ops.sort();
+        (ops, plan.objects.into_iter().collect(), plan.kept)
+    }
+
+    fn sorted(names: &[&str]) -> Vec<Output> {
+        let mut outputs: Vec<_> = names.iter().map(|name| blob(name)).collect();
+        outputs.sort();
+        outputs
+    }
+
+    const LIMITED: GcOptions = GcOptions {
+        max_size: Some(250),
+        unused_for: None,
+        dry_run: false,
+    };
+
+    #[test]
+    fn without_a_limit_only_what_nothing_needs_goes() {
+        let store = inventory(&["a", "b", "stray"], &[("x", &["a"], 1), ("y", &["b"], 2)]);
+        assert_eq!(
+            decide(&store, &GcOptions::default()),
+            (vec![], sorted(&["stray"]), 200)
+        );
+    }
+
+    #[test]
+    fn a_node_that_lost_an_output_goes_with_the_others_it_has() {
+        let store = inventory(&["a"], &[("x", &["a", "lost"], 1)]);
+        assert_eq!(
+            decide(&store, &GcOptions::default()),
+            (vec!["x".to_owned()], sorted(&["a"]), 0)
+        );
+    }
+
+    #[test]
+    fn the_least_recently_used_go_until_the_rest_fits() {
+        let store = inventory(
+            &["a", "b", "c", "d"],
+            &[
+                ("x", &["a"], 3),
+                ("y", &["b"], 1),
+                ("z", &["c"], 2),
+                ("w", &["d"], 4),
+            ],
+        );
+        assert_eq!(
+            decide(&store, &LIMITED),
+            (
+                vec!["y".to_owned(), "z".to_owned()],
+                sorted(&["b", "c"]),
+                200
+            )
+        );
+    }
+
+    #[test]
+    fn an_object_that_a_younger_node_needs_stays() {
+        let store = inventory(
+            &["shared", "b", "c"],
+            &[
+                ("old", &["shared"], 1),
+                ("mid", &["b"], 2),
+                ("new", &["shared", "c"], 3),
+            ],
+        );
+        let (nodes, objects, kept) = decide(&store, &LIMITED);
+        assert_eq!(nodes, ["mid", "old"]);
+        assert_eq!((objects, kept), (sorted(&["b"]), 200));
+    }
+
+    #[test]
+    fn what_was_not_used_for_long_goes_and_the_limit_is_included() {
+        let store = inventory(&["a", "b"], &[("x", &["a"], 900), ("y", &["b"], 901)]);
+        let options = GcOptions {
+            unused_for: Some(Duration::from_secs(100)),
+            ..GcOptions::default()
+        };
+        assert_eq!(
+            decide(&store, &options),
+            (vec!["x".to_owned()], sorted(&["a"]), 100)
+        );
+    }
+
+    #[test]
+    fn roots_leases_and_images_of_other_tools_are_never_touched() {
+        let mut store = inventory(
+            &["root", "leased", "foreign", "a"],
+            &[("r", &["root"], 1), ("l", &["leased"], 1), ("x", &["a"], 1)],
+        );
+        let root = RootRecord {
+            format: crate::ROOT_FORMAT,
+            blobs: vec![blob("root")],
+            value: serde_json::Value::Null,
+        };
+        store.roots.insert("default-kernel".into(), root);
+        let holder = LeaseHolder {
+            pid: 1,
+            since: String::new(),
+        };
+        store.leases.push((holder, [blob("leased")].into()));
+        store.images.push(image("theirs", &["foreign"], false));
+        let everything = GcOptions {
+            max_size: Some(0),
+            unused_for: Some(Duration::ZERO),
+            dry_run: false,
+        };
+        let plan = plan(&store, &everything, at(1000));
+        assert_eq!(plan.objects.into_iter().collect::<Vec<_>>(), [blob("a")]);
+        assert_eq!((plan.kept, plan.held), (300, 300));
+        assert_eq!(plan.nodes.len(), 1, "the nodes in use stay hits");
+    }
+
+    #[test]
+    fn an_image_that_was_cached_loses_its_name_with_its_first_part() {
+        let mut store = inventory(&["manifest", "layer"], &[("fetch", &["layer"], 1)]);
+        store
+            .images
+            .push(image("ours", &["manifest", "layer"], true));
+        let plan = plan(&store, &GcOptions::default(), at(1000));
+        assert_eq!(plan.images.into_iter().collect::<Vec<_>>(), ["ours"]);
+        assert_eq!(
+            plan.objects.into_iter().collect::<Vec<_>>(),
+            [blob("manifest")]
+        );
+    }
+
+    #[test]
+    fn the_chunk_map_of_a_sparse_file_stays_with_it() {
+        let mut store = inventory(&["map"], &[]);
+        let map = Digest::of(b"map");
+        let size = ObjectSize {
+            length: 1 << 30,
+            allocated: 4096,
+        };
+        store.objects.insert(Output::Sparse(map), size);
+        let root = RootRecord {
+            format: crate::ROOT_FORMAT,
+            blobs: vec![Output::Sparse(map)],
+            value: serde_json::Value::Null,
+        };
+        store.roots.insert("disk".into(), root);
+        let plan = plan(&store, &GcOptions::default(), at(1000));
+        assert_eq!((plan.objects.len(), plan.held), (0, 4196));
+    }
+}

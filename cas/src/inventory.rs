@@ -1,0 +1,235 @@
+//! What is in a store, how large it is, and what holds it.
+//!
+//! An inventory is a picture of one moment; other processes go on meanwhile. Garbage collection
+//! takes its own under the gate (gc.rs).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use oci_spec::image::{Descriptor, ImageManifest};
+
+use crate::lease::LeaseHolder;
+use crate::store::Store;
+use crate::{Digest, NodeKey, NodeRecord, Output, RootRecord, StoreError};
+
+/// The longest manifest that is looked into, in bytes.
+const MAX_MANIFEST: u64 = 4 << 20;
+
+/// The annotation of an image that the pipeline tagged: a cache entry, which goes when its parts
+/// go. An image that something else put into the layout is kept.
+pub(crate) const CACHED: &str = "microagent.cached";
+
+/// Everything in a store.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Inventory {
+    /// Blobs and sparse files. The chunk map of a sparse file is a blob of its own.
+    pub objects: BTreeMap<Output, ObjectSize>,
+    /// Nodes whose record can be read, by key; whether their outputs are there is not looked at.
+    pub nodes: BTreeMap<NodeKey, KnownNode>,
+    /// Names in `nodes/` that are no readable record.
+    pub broken_nodes: Vec<String>,
+    /// Roots by name.
+    pub roots: BTreeMap<String, RootRecord>,
+    /// Images by name.
+    pub images: Vec<KnownImage>,
+    /// What living processes hold.
+    pub leases: Vec<(LeaseHolder, BTreeSet<Output>)>,
+}
+
+/// How large an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectSize {
+    /// Its length in bytes.
+    pub length: u64,
+    /// The bytes it takes on the disk: less than its length where it has holes.
+    pub allocated: u64,
+}
+
+/// A node's record, and when the node was used last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownNode {
+    /// The record.
+    pub record: NodeRecord,
+    /// When it was computed or found the last time, to a minute.
+    pub last_used: SystemTime,
+}
+
+/// An entry of `index.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownImage {
+    /// Its name (`org.opencontainers.image.ref.name`), where it has one.
+    pub name: Option<String>,
+    /// What it names.
+    pub digest: Option<Digest>,
+    /// Whether the pipeline tagged it.
+    pub cached: bool,
+    /// The manifest and everything that it names, where that can be read.
+    pub closure: BTreeSet<Output>,
+}
+
+impl Store {
+    /// Looks at everything in the store.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed, or `index.json` or a root is damaged.
+    pub fn inventory(&self) -> Result<Inventory, StoreError> {
+        let mut inventory = Inventory::default();
+        self.list("blobs/sha256", |name, metadata| {
+            if let Ok(digest) = Digest::from_hex(name) {
+                let size = ObjectSize::of(metadata);
+                inventory.objects.insert(Output::Blob(digest), size);
+            }
+            Ok(())
+        })?;
+        self.list("sparse", |name, metadata| {
+            if let Ok(digest) = Digest::from_hex(name) {
+                let size = ObjectSize::of(metadata);
+                inventory.objects.insert(Output::Sparse(digest), size);
+            }
+            Ok(())
+        })?;
+        self.list("nodes", |name, metadata| {
+            let digest = name.strip_suffix(".json").map(Digest::from_hex);
+            let known = match digest {
+                Some(Ok(digest)) => self.read_record(&NodeKey::from(digest))?,
+                _ => None,
+            };
+            match known {
+                Some(record) => {
+                    let node = KnownNode {
+                        last_used: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                        record,
+                    };
+                    inventory.nodes.insert(node.record.key(), node);
+                }
+                None => inventory.broken_nodes.push(name.to_owned()),
+            }
+            Ok(())
+        })?;
+        self.list("roots", |name, _| {
+            if let Some(name) = name.strip_suffix(".json")
+                && let Some(root) = self.get_root(name)?
+            {
+                inventory.roots.insert(name.to_owned(), root);
+            }
+            Ok(())
+        })?;
+        for entry in self.index()?.manifests() {
+            inventory.images.push(self.known_image(entry)?);
+        }
+        for lease in self.leases()?.0 {
+            let held = lease.held.into_iter().collect();
+            inventory.leases.push((lease.holder, held));
+        }
+        Ok(inventory)
+    }
+
+    fn known_image(&self, entry: &Descriptor) -> Result<KnownImage, StoreError> {
+        let annotations = entry.annotations().clone().unwrap_or_default();
+        let digest = entry.digest().to_string().parse().ok();
+        let mut closure = BTreeSet::new();
+        if let Some(digest) = digest {
+            self.closure(&digest, &mut closure)?;
+        }
+        Ok(KnownImage {
+            name: annotations
+                .get(oci_spec::image::ANNOTATION_REF_NAME)
+                .cloned(),
+            digest,
+            cached: annotations.contains_key(CACHED),
+            closure,
+        })
+    }
+
+    /// A manifest and what it names, or an index and what its manifests name.
+    fn closure(&self, digest: &Digest, into: &mut BTreeSet<Output>) -> Result<(), StoreError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            manifests: Vec<Descriptor>,
+        }
+        if !into.insert(Output::Blob(*digest)) {
+            return Ok(());
+        }
+        let Ok(Some(bytes)) = self.read_blob_unheld(digest, MAX_MANIFEST) else {
+            return Ok(());
+        };
+        if let Ok(manifest) = serde_json::from_slice::<ImageManifest>(&bytes) {
+            let parts = manifest.layers().iter().chain([manifest.config()]);
+            let digests = parts.filter_map(|part| part.digest().to_string().parse().ok());
+            into.extend(digests.map(Output::Blob));
+        } else if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
+            for part in index.manifests {
+                if let Ok(digest) = part.digest().to_string().parse() {
+                    self.closure(&digest, into)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `each` for the files of a directory of the store; one that vanishes is left out.
+    pub(crate) fn list(
+        &self,
+        dir: &str,
+        mut each: impl FnMut(&str, &Metadata) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let dir = self.root().join(dir);
+        let failed = |error| StoreError::io("list", &dir, error);
+        for entry in fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(StoreError::io("inspect", &entry.path(), error)),
+            };
+            let name = entry.file_name();
+            if let Some(name) = Path::new(&name).to_str()
+                && metadata.is_file()
+            {
+                each(name, &metadata)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ObjectSize {
+    fn of(metadata: &Metadata) -> ObjectSize {
+        ObjectSize {
+            length: metadata.len(),
+            allocated: metadata.blocks() * 512,
+        }
+    }
+}
+
+impl Inventory {
+    /// The objects that a node's outputs are made of: a sparse file comes with its chunk map.
+    pub fn objects_of(record: &NodeRecord) -> impl Iterator<Item = Output> + '_ {
+        record.outputs.values().flat_map(with_map)
+    }
+
+    /// Whether everything that a node has made is there.
+    pub fn is_whole(&self, record: &NodeRecord) -> bool {
+        Inventory::objects_of(record).all(|object| self.objects.contains_key(&object))
+    }
+
+    /// The bytes on the disk of some objects, each counted once.
+    pub fn allocated<'a>(&self, objects: impl IntoIterator<Item = &'a Output>) -> u64 {
+        let objects: BTreeSet<_> = objects.into_iter().collect();
+        let sizes = objects.iter().filter_map(|object| self.objects.get(object));
+        sizes.map(|size| size.allocated).sum()
+    }
+}
+
+/// An output and, for a sparse file, the blob that is its map.
+pub(crate) fn with_map(output: &Output) -> impl Iterator<Item = Output> + use<> {
+    let map = match output {
+        Output::Sparse(map) => Some(Output::Blob(*map)),
+        Output::Blob(_) => None,
+    };
+    [Some(*output), map].into_iter().flatten()
+}

@@ -1,0 +1,221 @@
+//! Digests of files outside of the store, remembered for as long as the file is provably the same.
+//!
+//! `known/<hex>.json`, named by the digest of the file's absolute path. A digest is believed when
+//! device, inode, size, modification and change time are what they were, and the change lay at
+//! least [`SETTLED`] before the file was hashed: a file that is changed again within the clock's
+//! tick would look the same (git calls such an entry "racy").
+
+use std::fs::{self, File, Metadata};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
+use crate::{Digest, StoreError, temporary};
+
+/// How long a file must have been left alone before it was hashed.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// The longest memory that is read, in bytes.
+const LIMIT: u64 = 64 << 10;
+
+/// What a file was when it was hashed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct KnownFile {
+    /// For people; not UTF-8, it is cut at what is.
+    path: String,
+    identity: Identity,
+    digest: Digest,
+}
+
+/// What cannot stay the same when a file's content changes, short of a clock that is set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Identity {
+        Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    fn is_settled(&self, at: SystemTime) -> bool {
+        let now = at.duration_since(SystemTime::UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
+        let settled = SETTLED.as_secs() as i64;
+        now - self.changed.0.max(self.modified.0) > settled
+    }
+}
+
+impl Store {
+    /// Digest and size in bytes of a file outside of the store: remembered, or hashed now.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn digest_known(&self, path: &Path) -> Result<(Digest, u64), StoreError> {
+        let file = File::open(path).map_err(|error| StoreError::io("open", path, error))?;
+        let identity = identity(&file, path)?;
+        if let Some(digest) = self.known(path, &identity)? {
+            return Ok((digest, identity.size));
+        }
+        let started = SystemTime::now();
+        let (digest, size) = crate::digest_file(&file, path)?;
+        if identity.is_settled(started) && identity == self::identity(&file, path)? {
+            self.remember(path, identity, digest)?;
+        }
+        Ok((digest, size))
+    }
+
+    /// Whether `path` is the file that [`Store::remember_known`] was told of, with that digest.
+    ///
+    /// # Errors
+    /// When the file system does not answer; a file that is not there is no error.
+    pub fn is_known(&self, path: &Path, digest: &Digest) -> Result<bool, StoreError> {
+        let Ok(file) = File::open(path) else {
+            return Ok(false);
+        };
+        let identity = identity(&file, path)?;
+        Ok(self.known(path, &identity)?.as_ref() == Some(digest))
+    }
+
+    /// Remembers that the file at `path` holds what `digest` names, whatever kind of name that is.
+    /// To be told by whoever has just written it; believed from the moment on that a change would
+    /// show.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn remember_known(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
+        let file = File::open(path).map_err(|error| StoreError::io("open", path, error))?;
+        let identity = identity(&file, path)?;
+        self.remember(path, identity, *digest)
+    }
+
+    fn known(&self, path: &Path, identity: &Identity) -> Result<Option<Digest>, StoreError> {
+        let bytes = crate::blob::read_small(&self.known_path(path)?, LIMIT)?;
+        let known: Option<KnownFile> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(known
+            .filter(|known| known.identity == *identity)
+            .map(|known| known.digest))
+    }
+
+    fn remember(&self, path: &Path, identity: Identity, digest: Digest) -> Result<(), StoreError> {
+        let target = self.known_path(path)?;
+        let known = KnownFile {
+            path: path.to_string_lossy().into_owned(),
+            identity,
+            digest,
+        };
+        let bytes = serde_json::to_vec(&known)
+            .map_err(|error| StoreError::io("encode", &target, std::io::Error::from(error)))?;
+        temporary::replace(self.temporary(), &target, &bytes)
+    }
+
+    fn known_path(&self, path: &Path) -> Result<PathBuf, StoreError> {
+        let absolute =
+            std::path::absolute(path).map_err(|error| StoreError::io("find", path, error))?;
+        let hex = Digest::of(absolute.as_os_str().as_bytes()).hex();
+        Ok(self.root().join(format!("known/{hex}.json")))
+    }
+
+    /// Memories of files that are gone or have changed.
+    pub(crate) fn stale_known_files(&self) -> Result<Vec<PathBuf>, StoreError> {
+        let mut stale = Vec::new();
+        self.list("known", |name, _| {
+            let memory = self.root().join("known").join(name);
+            let bytes = crate::blob::read_small(&memory, LIMIT)?.unwrap_or_default();
+            let fresh = serde_json::from_slice::<KnownFile>(&bytes).is_ok_and(|known| {
+                fs::metadata(&known.path)
+                    .is_ok_and(|metadata| Identity::of(&metadata) == known.identity)
+            });
+            if !fresh {
+                stale.push(memory);
+            }
+            Ok(())
+        })?;
+        Ok(stale)
+    }
+}
+
+fn identity(file: &File, path: &Path) -> Result<Identity, StoreError> {
+    let metadata = file
+        .metadata()
+        .map_err(|error| StoreError::io("inspect", path, error))?;
+    Ok(Identity::of(&metadata))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set_modified(path: &Path, ago: u64) {
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(ago))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_file_that_has_just_changed_is_hashed_again_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cas")).unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "one").unwrap();
+        set_modified(&path, 1000);
+        // Its change time is this moment.
+        assert_eq!(store.digest_known(&path).unwrap(), (Digest::of(b"one"), 3));
+        assert_eq!(fs::read_dir(store.root().join("known")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_is_believed_until_the_file_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cas")).unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "one").unwrap();
+        // Not its real digest: so that it shows where the answer comes from.
+        let told = Digest::of(b"told");
+        store.remember_known(&path, &told).unwrap();
+        assert_eq!(store.digest_known(&path).unwrap(), (told, 3));
+        assert!(store.is_known(&path, &told).unwrap());
+        assert_eq!(store.stale_known_files().unwrap().len(), 0);
+
+        let other = dir.path().join("other");
+        fs::write(&other, "two").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert!(!store.is_known(&path, &told).unwrap());
+        assert_eq!(store.digest_known(&path).unwrap(), (Digest::of(b"two"), 3));
+        assert_eq!(store.stale_known_files().unwrap().len(), 1);
+        fs::remove_file(&path).unwrap();
+        assert!(!store.is_known(&path, &told).unwrap());
+    }
+
+    #[test]
+    fn a_settled_file_is_one_whose_last_change_is_past_the_clocks_tick() {
+        let mut identity = Identity {
+            device: 1,
+            inode: 1,
+            size: 1,
+            modified: (100, 0),
+            changed: (200, 0),
+        };
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(identity.is_settled(at(203)));
+        assert!(!identity.is_settled(at(202)));
+        identity.modified.0 = 300; // In the future: nothing is certain.
+        assert!(!identity.is_settled(at(203)));
+    }
+}

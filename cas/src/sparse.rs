@@ -1,0 +1,361 @@
+//! Sparse files: disks and memory images, which are mostly holes.
+//!
+//! A file of 16 GiB that holds 100 MiB should cost 100 MiB of hashing. So a sparse file is not
+//! named by the digest of its bytes but by that of its *chunk map*, a small blob of canonical JSON
+//! (canonical.rs):
+//! ```text
+//! {"chunkSize":4194304,"chunks":[[0,"sha256:…"],[7,"sha256:…"]],"format":1,"size":17179869184}
+//! ```
+//! `chunks` names the chunks that hold anything but zeros, ascending: number and sha256 of the
+//! chunk's bytes, the last one cut at `size`. Whether zeros are holes in the file or written out
+//! makes no difference, so the map is a function of the content alone. Chunks are hashed on all
+//! processors at once, and can be checked (and shipped) one by one.
+//!
+//! The map is in `blobs/` like any other; the file itself is `sparse/<hex of the map's digest>`.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZero;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::blob::{self, Blob, CHUNK};
+use crate::canonical::canonical_json;
+use crate::scratch::Scratch;
+use crate::store::Store;
+use crate::{Digest, Hasher, Output, StoreError};
+
+/// The version of the chunk map's format.
+pub const SPARSE_FORMAT: u32 = 1;
+
+/// The length of a chunk in bytes.
+pub const CHUNK_SIZE: u64 = 4 << 20;
+
+/// The longest chunk map that is read, in bytes: enough for 2 TiB without a hole.
+const LIMIT: u64 = 64 << 20;
+
+/// More threads than this do not make hashing faster: memory is the limit.
+const MAX_THREADS: usize = 8;
+
+/// What a sparse file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChunkMap {
+    /// [`SPARSE_FORMAT`].
+    pub format: u32,
+    /// [`CHUNK_SIZE`].
+    pub chunk_size: u64,
+    /// The file's length in bytes.
+    pub size: u64,
+    /// The chunks that are not all zeros: number and digest, ascending.
+    pub chunks: Vec<(u64, Digest)>,
+}
+
+impl ChunkMap {
+    /// The map of a file, wherever it is. `path` is what errors name.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn of(file: &File, path: &Path) -> Result<ChunkMap, StoreError> {
+        let failed = |error: io::Error| StoreError::io("read", path, error);
+        let size = file.metadata().map_err(failed)?.len();
+        let candidates = with_data(file, size).map_err(failed)?;
+        let next = AtomicUsize::new(0);
+        let found: Mutex<Vec<(u64, Digest)>> = Mutex::default();
+        let work = || -> io::Result<()> {
+            let mut buffer = vec![0; CHUNK];
+            while let Some(&number) = candidates.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let begin = number * CHUNK_SIZE;
+                let end = size.min(begin + CHUNK_SIZE);
+                if let Some(digest) = hash_chunk(file, begin, end, &mut buffer)? {
+                    found
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push((number, digest));
+                }
+            }
+            Ok(())
+        };
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let helpers = processors.min(MAX_THREADS).min(candidates.len());
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> = (1..helpers).map(|_| scope.spawn(work)).collect();
+            let mut result = work();
+            for helper in helpers {
+                let other = helper.join().unwrap_or_else(|_| {
+                    Err(io::Error::other("a thread that read it has panicked"))
+                });
+                result = result.and(other);
+            }
+            result
+        })
+        .map_err(failed)?;
+        let mut chunks = found
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        chunks.sort_unstable();
+        Ok(ChunkMap {
+            format: SPARSE_FORMAT,
+            chunk_size: CHUNK_SIZE,
+            size,
+            chunks,
+        })
+    }
+
+    /// The bytes whose digest names the file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let chunks: Vec<_> = (self.chunks.iter())
+            .map(|(number, digest)| serde_json::json!([number, digest.to_string()]))
+            .collect();
+        canonical_json(&serde_json::json!({
+            "format": self.format,
+            "chunkSize": self.chunk_size,
+            "size": self.size,
+            "chunks": chunks,
+        }))
+    }
+
+    /// Reads a map back. The error is a reason.
+    fn parse(bytes: &[u8]) -> Result<ChunkMap, String> {
+        let map: ChunkMap = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if map.format != SPARSE_FORMAT || map.chunk_size != CHUNK_SIZE {
+            return Err(format!("chunk map format {} is unknown", map.format));
+        }
+        let ascending = map.chunks.is_sorted_by(|a, b| a.0 < b.0);
+        let inside = |(number, _): &(u64, Digest)| *number < map.size.div_ceil(CHUNK_SIZE);
+        match ascending && map.chunks.last().is_none_or(inside) {
+            true => Ok(map),
+            false => Err("its chunks are out of order".into()),
+        }
+    }
+}
+
+/// The numbers of the chunks in which the file system has any data.
+fn with_data(file: &File, size: u64) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    let mut offset = 0;
+    while offset < size {
+        let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => break,
+            // A file system without SEEK_DATA: everything is data.
+            Err(Errno::INVAL) => offset,
+            Err(error) => return Err(error.into()),
+        };
+        if data >= size {
+            break;
+        }
+        let number = data / CHUNK_SIZE;
+        numbers.push(number);
+        offset = (number + 1) * CHUNK_SIZE;
+    }
+    Ok(numbers)
+}
+
+/// The digest of the bytes from `begin` to `end`; `None` when they are all zeros.
+fn hash_chunk(file: &File, begin: u64, end: u64, buffer: &mut [u8]) -> io::Result<Option<Digest>> {
+    let mut hasher = Hasher::new();
+    let mut zeros = true;
+    let mut at = begin;
+    while at < end {
+        let part = (end - at).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..part], at)?;
+        zeros = zeros && buffer[..part].iter().all(|byte| *byte == 0);
+        hasher.update(&buffer[..part]);
+        at += part as u64;
+    }
+    Ok((!zeros).then(|| hasher.finish()))
+}
+
+impl Scratch {
+    /// Makes the file durable as a sparse file and returns its name and its length in bytes.
+    /// Holes stay holes.
+    ///
+    /// # Errors
+    /// When it cannot be read back, synced or linked.
+    pub fn commit_sparse(self) -> Result<(Output, u64), StoreError> {
+        let map = ChunkMap::of(self.file(), self.path())?;
+        let digest = self.store.put_bytes(&map.to_bytes())?;
+        let path = self.store.sparse_path(&digest);
+        self.temporary.publish(&path, map.size)?;
+        Ok((Output::Sparse(digest), map.size))
+    }
+}
+
+impl Store {
+    /// Where a sparse file is, or would be.
+    pub fn sparse_path(&self, map: &Digest) -> PathBuf {
+        self.root().join("sparse").join(map.hex())
+    }
+
+    /// Where the bytes of an output are, or would be.
+    pub fn output_path(&self, output: &Output) -> PathBuf {
+        match output {
+            Output::Blob(digest) => self.blob_path(digest),
+            Output::Sparse(map) => self.sparse_path(map),
+        }
+    }
+
+    /// The length of an output in bytes; `None` when the store does not have it.
+    ///
+    /// # Errors
+    /// When the file system does not answer.
+    pub fn output_size(&self, output: &Output) -> Result<Option<u64>, StoreError> {
+        match output {
+            Output::Blob(digest) => self.blob_size(digest),
+            Output::Sparse(map) => match self.blob_size(map)? {
+                Some(_) => blob::size_of(&self.sparse_path(map)),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Opens an output; `None` when the store does not have it.
+    ///
+    /// # Errors
+    /// As [`Store::open_blob`].
+    pub fn open_output(&self, output: &Output) -> Result<Option<Blob>, StoreError> {
+        blob::open(&self.output_path(output))
+    }
+
+    /// The chunk map of that digest; `None` when it is absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the blob is damaged or no chunk map.
+    pub fn chunk_map(&self, map: &Digest) -> Result<Option<ChunkMap>, StoreError> {
+        let Some(bytes) = self.read_blob(map, LIMIT)? else {
+            return Ok(None);
+        };
+        let parsed = ChunkMap::parse(&bytes).map_err(|why| StoreError::Corrupt {
+            path: self.blob_path(map),
+            why,
+        })?;
+        Ok(Some(parsed))
+    }
+
+    /// Hashes a sparse file again; its length in bytes, or `None` when it or its map is absent.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when the file does not hold what its map says.
+    pub fn verify_sparse(&self, map: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.sparse_path(map);
+        let (Some(expected), Some(blob)) = (self.chunk_map(map)?, blob::open(&path)?) else {
+            return Ok(None);
+        };
+        let actual = ChunkMap::of(&blob.file, &path)?;
+        if actual == expected {
+            return Ok(Some(blob.size));
+        }
+        let why = match actual.size == expected.size {
+            false => format!("it has {} bytes, not {}", actual.size, expected.size),
+            true => {
+                let differs = |a: &[(u64, Digest)], b: &[(u64, Digest)]| {
+                    a.iter().find(|chunk| !b.contains(chunk)).map(|c| c.0)
+                };
+                let chunk = differs(&actual.chunks, &expected.chunks)
+                    .or_else(|| differs(&expected.chunks, &actual.chunks))
+                    .unwrap_or_default();
+                format!("its content differs from byte {} on", chunk * CHUNK_SIZE)
+            }
+        };
+        Err(StoreError::Corrupt { path, why })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map_of(size: u64, parts: &[(u64, &[u8])]) -> ChunkMap {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        for (offset, bytes) in parts {
+            file.write_all_at(bytes, *offset).unwrap();
+        }
+        ChunkMap::of(&file, Path::new("sparse")).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_of_a_map_are_pinned() {
+        let map = map_of(2 * CHUNK_SIZE + 3, &[(2 * CHUNK_SIZE, b"abc")]);
+        assert_eq!(
+            String::from_utf8(map.to_bytes()).unwrap(),
+            format!(
+                "{{\"chunkSize\":4194304,\"chunks\":[[2,\"{}\"]],\"format\":1,\"size\":8388611}}",
+                Digest::of(b"abc")
+            )
+        );
+        assert_eq!(ChunkMap::parse(&map.to_bytes()), Ok(map));
+    }
+
+    #[test]
+    fn holes_and_written_zeros_are_the_same() {
+        let size = 3 * CHUNK_SIZE + 1000;
+        let zeros = vec![0; CHUNK_SIZE as usize];
+        let holes = map_of(size, &[(CHUNK_SIZE + 7, b"x")]);
+        let written = map_of(
+            size,
+            &[
+                (0, &zeros),
+                (2 * CHUNK_SIZE, &zeros),
+                (CHUNK_SIZE + 7, b"x"),
+            ],
+        );
+        assert_eq!(holes, written);
+        let mut chunk = zeros;
+        chunk[7] = b'x';
+        assert_eq!(holes.chunks, [(1, Digest::of(&chunk))]);
+        assert_eq!(map_of(0, &[]).chunks, []);
+        assert_eq!(map_of(1 << 40, &[]).chunks, []);
+    }
+
+    #[test]
+    fn a_map_that_makes_no_sense_is_refused() {
+        let good = map_of(2 * CHUNK_SIZE, &[(0, b"a"), (CHUNK_SIZE, b"b")]);
+        let mut twice = good.clone();
+        twice.chunks[1].0 = 0;
+        let mut beyond = good.clone();
+        beyond.chunks[1].0 = 2;
+        let mut newer = good.clone();
+        newer.format = 2;
+        for bad in [twice, beyond, newer] {
+            assert!(ChunkMap::parse(&bad.to_bytes()).is_err());
+        }
+        assert!(ChunkMap::parse(b"{}").is_err());
+    }
+
+    #[test]
+    fn a_sparse_file_is_committed_with_its_holes_and_damage_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cas")).unwrap();
+        let scratch = store.scratch().unwrap();
+        scratch.file().set_len(1 << 34).unwrap();
+        scratch.file().write_all_at(b"data", 1 << 33).unwrap();
+        let (output, size) = scratch.commit_sparse().unwrap();
+        assert_eq!(size, 1 << 34);
+        assert_eq!(store.output_size(&output).unwrap(), Some(1 << 34));
+        let map = output.digest();
+        assert_eq!(store.verify_sparse(&map).unwrap(), Some(1 << 34));
+
+        let path = store.sparse_path(&map);
+        std::fs::remove_file(&path).unwrap();
+        let damaged = File::create(&path).unwrap();
+        damaged.set_len(1 << 34).unwrap();
+        assert_eq!(
+            store.verify_sparse(&map).unwrap_err().to_string(),
+            format!(
+                "{} is damaged: its content differs from byte 8589934592 on",
+                path.display()
+            )
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(store.output_size(&output).unwrap(), None);
+        assert_eq!(store.verify_sparse(&map).unwrap(), None);
+    }
+}

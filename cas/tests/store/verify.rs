@@ -1,0 +1,158 @@
+//! What `verify` finds, and what `repair` does about it.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use microagent_cas::{Input, KeyMaterial, NodeRecord, Output, Store};
+
+use super::{blobs, key, material, names, store};
+
+/// A node with a blob and a sparse file.
+fn fill(store: &Store) -> (Output, Output) {
+    let blob = Output::Blob(store.put_bytes(b"the output").unwrap());
+    let scratch = store.scratch().unwrap();
+    scratch.file().set_len(64 << 20).unwrap();
+    scratch.file().write_all_at(b"disk", 32 << 20).unwrap();
+    let (sparse, _) = scratch.commit_sparse().unwrap();
+    let outputs = [("blob".to_owned(), blob), ("disk".to_owned(), sparse)].into();
+    let params = serde_json::json!("whole");
+    let record = NodeRecord::new(store, &material(&params), outputs, 1).unwrap();
+    store.record_node(&record).unwrap();
+    (blob, sparse)
+}
+
+fn overwrite(store: &Store, output: &Output, offset: u64) {
+    let path = store.output_path(output);
+    let mode = |mode| {
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        fs::set_permissions(&path, permissions).unwrap();
+    };
+    mode(0o644);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(b"X", offset).unwrap();
+    mode(0o444);
+}
+
+#[test]
+fn a_whole_store_has_no_problem_and_every_byte_of_it_is_told() {
+    let (_dir, store) = store();
+    fill(&store);
+    let told = std::sync::atomic::AtomicU64::new(0);
+    let found = store
+        .verify(&|bytes| {
+            told.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+        })
+        .unwrap();
+    assert_eq!(found.problems, []);
+    assert_eq!((found.objects, found.nodes), (3, 1), "blob, map, disk");
+    assert_eq!(told.into_inner(), found.bytes);
+}
+
+#[test]
+fn a_flipped_bit_is_found_put_aside_and_its_node_forgotten() {
+    for which in 0..2 {
+        let (_dir, store) = store();
+        let (blob, sparse) = fill(&store);
+        let (bad, offset) = [(blob, 3), (sparse, (32 << 20) + 1)][which];
+        overwrite(&store, &bad, offset);
+        let whole = serde_json::json!("whole");
+        let found = store.verify(&|_| {}).unwrap();
+        let paths: Vec<_> = found.problems.iter().map(|p| p.path.clone()).collect();
+        let node = store
+            .root()
+            .join(format!("nodes/{}.json", key(&whole).digest().hex()));
+        let mut expected = vec![store.output_path(&bad), node];
+        expected.sort();
+        assert_eq!(paths, expected);
+        assert!(found.problems.iter().all(|problem| !problem.repaired));
+
+        let repaired = store.repair(&|_| {}).unwrap();
+        assert_eq!(repaired.problems.len(), 2);
+        assert!(repaired.problems.iter().all(|problem| problem.repaired));
+        assert_eq!(store.node(&key(&whole)).unwrap(), None);
+        assert_eq!(names(&store, "quarantine").len(), 1);
+        assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
+        // What is made anew takes its place.
+        fill(&store);
+        assert!(store.node(&key(&whole)).unwrap().is_some());
+        assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
+    }
+}
+
+#[test]
+fn what_a_root_keeps_and_is_lost_is_said_and_cannot_be_repaired() {
+    let (_dir, store) = store();
+    let (blob, _) = fill(&store);
+    store
+        .set_root("default-kernel", vec![blob], serde_json::Value::Null)
+        .unwrap();
+    fs::remove_file(store.output_path(&blob)).unwrap();
+    let repaired = store.repair(&|_| {}).unwrap();
+    let said: Vec<_> = (repaired.problems.iter())
+        .map(|problem| (problem.why.clone(), problem.repaired))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (format!("its output {blob} is missing"), true),
+            (format!("{blob}, which it keeps, is missing"), false),
+        ]
+    );
+}
+
+#[test]
+fn a_node_is_used_when_it_is_found_and_the_oldest_goes_first() {
+    let (_dir, store) = store();
+    let record = |name: &str| {
+        let inputs = [Input {
+            name: name.into(),
+            digest: microagent_cas::Digest::of(b""),
+        }];
+        let material = KeyMaterial {
+            op: "test",
+            op_version: 1,
+            params: &serde_json::Value::Null,
+            inputs: &inputs,
+            platform: None,
+        };
+        let output = store.put_bytes(name.repeat(5000).as_bytes()).unwrap();
+        let outputs = [("test".to_owned(), output.into())].into();
+        let record = NodeRecord::new(&store, &material, outputs, 0).unwrap();
+        store.record_node(&record).unwrap();
+        record
+    };
+    let (first, second) = (record("first"), record("second"));
+    for (record, ago) in [(&first, 3000), (&second, 2000)] {
+        let path = format!("nodes/{}.json", record.key().digest().hex());
+        let file = fs::File::open(store.root().join(path)).unwrap();
+        let then = std::time::SystemTime::now() - std::time::Duration::from_secs(ago);
+        file.set_modified(then).unwrap();
+    }
+    assert!(store.node(&first.key()).unwrap().is_some());
+    // Another process, which holds nothing.
+    let root = store.root().to_owned();
+    drop(store);
+    let store = Store::open(&root).unwrap();
+    let options = microagent_cas::GcOptions {
+        unused_for: Some(std::time::Duration::from_secs(1500)),
+        ..Default::default()
+    };
+    let dry = store
+        .collect(&microagent_cas::GcOptions {
+            dry_run: true,
+            ..options
+        })
+        .unwrap();
+    assert_eq!(dry.nodes, [(second.key(), "test".to_owned())]);
+    assert_eq!(blobs(&store).len(), 2, "a dry run removes nothing");
+    let report = store.collect(&options).unwrap();
+    assert_eq!(
+        report,
+        microagent_cas::GcReport {
+            leftovers: report.leftovers,
+            ..dry
+        }
+    );
+    assert!(store.node(&first.key()).unwrap().is_some());
+    assert_eq!(blobs(&store), [first.outputs["test"].digest().hex()]);
+}
