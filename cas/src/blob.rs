@@ -27,20 +27,22 @@ pub struct Blob {
 #[derive(Debug)]
 pub struct BlobWriter {
     store: Store,
-    temporary: Temporary,
-    hasher: Hasher,
-    size: u64,
+    pub(crate) temporary: Temporary,
+    pub(crate) hasher: Hasher,
+    pub(crate) size: u64,
+    /// How much an earlier writer left (partial.rs).
+    pub(crate) there: u64,
 }
 
 impl BlobWriter {
-    pub(crate) fn new(store: &Store) -> Result<BlobWriter, StoreError> {
-        let temporary = store.temporary().create()?;
-        Ok(BlobWriter {
+    pub(crate) fn new(store: &Store, temporary: Temporary, there: u64) -> BlobWriter {
+        BlobWriter {
             store: store.clone(),
             temporary,
             hasher: Hasher::new(),
             size: 0,
-        })
+            there,
+        }
     }
 
     /// The number of bytes written so far.
@@ -52,11 +54,12 @@ impl BlobWriter {
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when the digest is not the expected one; nothing is kept then.
-    pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
+    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let actual = self.hasher.finish();
         if let Some(&expected) = expected
             && expected != actual
         {
+            self.temporary.spoil();
             return Err(StoreError::Mismatch { expected, actual });
         }
         self.store.hold_blob(&actual)?;
@@ -178,7 +181,8 @@ impl Store {
     /// # Errors
     /// When no file can be created in `tmp/`.
     pub fn writer(&self) -> Result<BlobWriter, StoreError> {
-        BlobWriter::new(self)
+        let temporary = self.temporary().create()?;
+        Ok(BlobWriter::new(self, temporary, 0))
     }
 }
 

@@ -103,7 +103,7 @@ impl Store {
         for path in trash {
             remove(&path)?;
         }
-        report.leftovers += self.collect_memories()?;
+        report.leftovers += self.collect_memories(options.max_size.is_some())?;
         let swept = self.sweep()?;
         report.leftovers += swept.temporaries + swept.locks;
         Ok(report)
@@ -126,10 +126,10 @@ impl Store {
         }
     }
 
-    /// Removes what was put aside as damaged, and memories (known_file.rs, subject.rs) of what is
-    /// gone.
-    fn collect_memories(&self) -> Result<u64, StoreError> {
-        let mut gone = Vec::new();
+    /// Removes what was put aside as damaged, parts (partial.rs) that nobody came back for, and
+    /// memories (known_file.rs, subject.rs) of what is gone.
+    fn collect_memories(&self, for_room: bool) -> Result<u64, StoreError> {
+        let mut gone = self.stale_partials(for_room)?;
         self.list("quarantine", |name, _| {
             gone.push(self.root().join("quarantine").join(name));
             Ok(())

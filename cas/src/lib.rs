@@ -12,6 +12,7 @@
 //! <root>/leases/               what living processes use (lease.rs)
 //! <root>/subjects/<hex>.json   which node stands for an image now, and which did before (subject.rs)
 //! <root>/known/<hex>.json      digests of files elsewhere (known_file.rs)
+//! <root>/partial/<hex>         what has come of a blob that was interrupted (partial.rs)
 //! <root>/quarantine/           what was found damaged (verify.rs)
 //! <root>/locks/                flock(2) targets; empty files without meaning of their own
 //! <root>/tmp/                  what is being written; never read by anybody else
@@ -46,6 +47,7 @@ mod lease;
 mod lock;
 mod node;
 mod output;
+mod partial;
 mod root;
 mod scratch;
 mod sparse;

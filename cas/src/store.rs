@@ -13,7 +13,7 @@ use crate::temporary::{self, TemporaryDir};
 use crate::{Digest, StoreError};
 
 /// The directories of a store.
-const DIRECTORIES: [&str; 10] = [
+const DIRECTORIES: [&str; 11] = [
     "blobs/sha256",
     "sparse",
     "nodes",
@@ -22,6 +22,7 @@ const DIRECTORIES: [&str; 10] = [
     "roots",
     "leases",
     "locks",
+    "partial",
     "quarantine",
     "tmp",
 ];

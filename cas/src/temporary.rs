@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 
 use crate::StoreError;
 use crate::lock::{self, LockFile};
+use crate::partial::PartialFile;
 
 /// How often a directory is tried again that is filled while it is being removed.
 const SWEEP_ATTEMPTS: u32 = 100;
@@ -34,6 +35,8 @@ pub(crate) enum Temporary {
     Nameless { file: File, dir: PathBuf },
     /// Has a name in `tmp/` and holds an exclusive flock on itself.
     Named(NamedTempFile),
+    /// Has a name in `partial/`, and stays when it is dropped.
+    Partial(PartialFile),
 }
 
 impl TemporaryDir {
@@ -144,6 +147,7 @@ impl Temporary {
         match self {
             Temporary::Nameless { file, .. } => file,
             Temporary::Named(named) => named.as_file(),
+            Temporary::Partial(partial) => &partial.file,
         }
     }
 
@@ -152,14 +156,25 @@ impl Temporary {
         match self {
             Temporary::Nameless { dir, .. } => dir,
             Temporary::Named(named) => named.path(),
+            Temporary::Partial(partial) => &partial.path,
+        }
+    }
+
+    /// Says that the content is wrong, so that nothing of it is kept.
+    pub(crate) fn spoil(&mut self) {
+        if let Temporary::Partial(partial) = self {
+            let _ = fs::remove_file(&partial.path);
+            partial.done = true;
         }
     }
 
     /// Makes the content durable and gives it the name `target`, read-only for everybody. A file
     /// of that name and of the same size is taken for the same content and left alone; one of
     /// another size is a damaged one and is replaced.
-    pub(crate) fn publish(self, target: &Path, size: u64) -> Result<(), StoreError> {
-        if !has_size(target, size)? {
+    pub(crate) fn publish(mut self, target: &Path, size: u64) -> Result<(), StoreError> {
+        if has_size(target, size)? {
+            self.spoil();
+        } else {
             let failed = |action| move |error| StoreError::io(action, target, error);
             let sealed = fs::Permissions::from_mode(0o444);
             self.file()
@@ -171,6 +186,10 @@ impl Temporary {
                     named
                         .persist(target)
                         .map_err(|error| failed("create")(error.error))?;
+                }
+                Temporary::Partial(mut partial) => {
+                    fs::rename(&partial.path, target).map_err(failed("create"))?;
+                    partial.done = true;
                 }
                 Temporary::Nameless { file, .. } => {
                     while let Err(error) = link(&file, target) {

@@ -262,6 +262,7 @@ fn processes_that_create_one_store_at_once_agree() {
             "locks",
             "nodes",
             "oci-layout",
+            "partial",
             "quarantine",
             "roots",
             "sparse",
