@@ -118,6 +118,11 @@ impl BlobWriter {
         Ok(want)
     }
 
+    /// How many bytes an earlier writer left.
+    pub fn left(&self) -> u64 {
+        self.there
+    }
+
     /// Throws away what there is and begins anew.
     ///
     /// # Errors

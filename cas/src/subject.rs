@@ -128,15 +128,16 @@ impl Material {
 }
 
 impl Store {
-    /// Remembers that `record` stands for `subject` now. Nothing is written when it did already.
+    /// Remembers that `record` stands for `subject` now; whether that is new. Nothing is written
+    /// when it is not.
     ///
     /// # Errors
     /// When the memory cannot be written.
-    pub fn set_subject(&self, subject: &str, record: &NodeRecord) -> Result<(), StoreError> {
+    pub fn set_subject(&self, subject: &str, record: &NodeRecord) -> Result<bool, StoreError> {
         let known = self.subject(&record.op, subject)?;
         let key = record.key();
         if known.as_ref().is_some_and(|known| known.key == key) {
-            return Ok(());
+            return Ok(false);
         }
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
         let memory = SubjectRecord {
@@ -150,7 +151,8 @@ impl Store {
         let path = self.subject_path(&record.op, subject);
         let bytes = serde_json::to_vec(&memory)
             .map_err(|error| StoreError::io("encode", &path, std::io::Error::from(error)))?;
-        temporary::replace(self.temporary(), &path, &bytes)
+        temporary::replace(self.temporary(), &path, &bytes)?;
+        Ok(true)
     }
 
     /// What stands for `subject`; `None` when nothing is remembered, or nothing that is understood.

@@ -4,7 +4,7 @@
 //! says one thing and whose content is another, and every unpacker looks at
 //! the magic number. The media type only rules out what no magic number tells.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -49,14 +49,14 @@ where
     })
 }
 
-/// Looks at the first bytes of a stream without taking them from it.
-pub(crate) fn peek<R: Read>(input: R) -> io::Result<(Vec<u8>, BufReader<R>)> {
-    const BUFFER: usize = 256 << 10;
-    let mut input = BufReader::with_capacity(BUFFER, input);
-    // A file fills the buffer at once; nothing else is read through this.
-    let first = input.fill_buf()?;
-    let first = first.get(..MAGIC_LEN).unwrap_or(first).to_vec();
-    Ok((first, input))
+/// Looks at the first bytes of a stream, however few of them come at once, and puts them back.
+pub(crate) fn peek<R: BufRead>(mut input: R) -> io::Result<(Vec<u8>, impl BufRead)> {
+    let mut first = Vec::with_capacity(MAGIC_LEN);
+    input
+        .by_ref()
+        .take(MAGIC_LEN as u64)
+        .read_to_end(&mut first)?;
+    Ok((first.clone(), io::Cursor::new(first).chain(input)))
 }
 
 #[cfg(test)]

@@ -12,10 +12,9 @@
 //! manifest's digest (`sha256:…`) for any other. A Docker manifest is tagged
 //! in its OCI form, the only one that readers of layouts know.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use microagent_cas::{Digest, StoreError};
+use microagent_cas::{Digest, Output, StoreError};
 use oci_spec::image::{Descriptor, MediaType};
 
 use crate::error::Error;
@@ -23,7 +22,7 @@ use crate::manifest::{
     self, DOCKER_MANIFEST, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING,
     ManifestError, PLATFORM,
 };
-use crate::node::NodeSpec;
+use crate::node::{NodeSpec, Outputs};
 use crate::pipeline::Pipeline;
 use crate::progress::{Event, Stage};
 use crate::reference::Reference;
@@ -53,6 +52,8 @@ pub struct Image {
 /// What [`Pipeline::resolve`] finds.
 struct Found {
     manifest_digest: Digest,
+    /// The manifest in its OCI form: the same, unless Docker wrote it.
+    oci_manifest: Digest,
     /// The manifest's entry for the store's index.
     descriptor: Descriptor,
     config: ImageConfig,
@@ -76,21 +77,11 @@ impl Pipeline {
             detail: name.clone(),
             total_bytes: None,
         });
-        let spec = NodeSpec {
-            op: "resolve",
-            op_version: 1,
-            params: serde_json::json!({ "reference": name }),
-            inputs: Vec::new(),
-            platform: Some(format!("{}/{}", PLATFORM.0, PLATFORM.1)),
-        };
         let source = source::open(reference, self.registries())?;
         let mut found = None;
-        self.observe(spec, || {
+        self.observe(spec(&name), || {
             let image = self.find(&*source, &name)?;
-            let outputs = BTreeMap::from([
-                ("config".to_owned(), image.config_digest.into()),
-                ("resolve".to_owned(), image.manifest_digest.into()),
-            ]);
+            let outputs = image.outputs();
             found = Some(image);
             Ok(outputs)
         })?;
@@ -149,12 +140,14 @@ impl Pipeline {
                         }
                         _ => document.bytes.clone(),
                     };
+                    let oci_manifest = self.store().put_bytes(&oci)?;
                     return Ok(Found {
                         manifest_digest: Digest::of(&document.bytes),
+                        oci_manifest,
                         descriptor: Descriptor::new(
                             MediaType::ImageManifest,
                             oci.len() as u64,
-                            oci_digest(&self.store().put_bytes(&oci)?),
+                            oci_digest(&oci_manifest),
                         ),
                         config,
                         config_digest,
@@ -203,8 +196,17 @@ impl Pipeline {
         Ok(bytes)
     }
 
-    /// Names the image in the store's index; its layers must be here.
+    /// Names the image in the store's index if its layers are here, for other tools to read it.
     pub(crate) fn tag_image(&self, image: &Image) -> Result<(), Error> {
+        let layers: Vec<Output> = (image.layers.iter())
+            .map(|layer| layer.digest.into())
+            .collect();
+        self.store().hold(&layers)?;
+        for layer in &image.layers {
+            if self.store().blob_size(&layer.digest)?.is_none() {
+                return Ok(());
+            }
+        }
         match self.store().tag(&image.tag, image.descriptor.clone()) {
             Ok(()) => Ok(()),
             // Not every reference fits the grammar of OCI's names ([::1]:5000/…).
@@ -214,6 +216,33 @@ impl Pipeline {
             }
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The node that records what a reference meant.
+pub(crate) fn spec(reference: &str) -> NodeSpec {
+    NodeSpec {
+        op: "resolve",
+        op_version: 2,
+        params: serde_json::json!({ "reference": reference }),
+        inputs: Vec::new(),
+        platform: Some(format!("{}/{}", PLATFORM.0, PLATFORM.1)),
+    }
+}
+
+impl Found {
+    /// The documents that make the image, so that it stays readable for as long as the record is
+    /// there: what the reference names (`root`), the manifest for this platform (`resolve`), that
+    /// as OCI writes it (`manifest`), the configuration.
+    fn outputs(&self) -> Outputs {
+        [
+            ("root", self.pin),
+            ("resolve", self.manifest_digest),
+            ("manifest", self.oci_manifest),
+            ("config", self.config_digest),
+        ]
+        .map(|(name, digest)| (name.to_owned(), digest.into()))
+        .into()
     }
 }
 

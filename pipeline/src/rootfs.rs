@@ -22,6 +22,9 @@ use crate::progress::{Event, Stage};
 use crate::resolve::Image;
 use crate::tree::Tree;
 
+/// The operation, and its output.
+pub(crate) const OP: &str = "rootfs";
+
 /// Rises whenever the bytes of an image could change for the same key.
 const OP_VERSION: u32 = 2;
 
@@ -115,55 +118,39 @@ impl Diagnosis for RootfsError {
 }
 
 impl Pipeline {
-    /// The root file system of an image: its layers are fetched and unpacked
-    /// as far as they are not here, and written into one ext4 image.
+    /// The root file system of an image. Its key is made of what the layers unpack to, which the
+    /// image's configuration says: a file system that is here already needs no layer. For one
+    /// that is not, the layers are fetched and unpacked as far as they are not here.
     ///
     /// # Errors
     /// Whatever fetching, unpacking and merging say, and [`RootfsError`].
     pub fn rootfs(&self, image: &Image, options: &RootfsOptions) -> Result<Rootfs, Error> {
-        let layers = self.layers(image)?;
-        self.tag_image(image)?;
         let tool = match &options.mke2fs {
             Some(path) => Some(Mke2fs::find(path)?),
             None => None,
         };
-        let mut inputs: Vec<(String, Digest)> = (layers.iter())
-            .map(|layer| ("layer".to_owned(), layer.tar))
-            .collect();
-        inputs.extend(tool.iter().flat_map(Mke2fs::inputs));
-        let writer = match tool {
-            Some(_) => "mke2fs",
-            None => ext4::WRITER,
-        };
-        let spec = NodeSpec {
-            op: "rootfs",
-            op_version: OP_VERSION,
-            params: serde_json::json!({
-                "writer": writer,
-                "sizeMiB": options.size_mib,
-                "headroomMiB": HEADROOM_MIB,
-            }),
-            inputs,
-            platform: None,
-        };
-        let seed = seed(&layers, options.size_mib);
+        let spec = spec(image, options, tool.as_ref());
         let node = self.node(spec, || {
-            let detail = image.reference.clone();
-            let (stage, started) = (Stage::Rootfs, detail.clone());
+            let layers = self.layers(image)?;
+            let (stage, detail) = (Stage::Rootfs, image.reference.clone());
             self.tell(Event::StageStarted {
                 stage,
-                detail: started,
+                detail: detail.clone(),
                 total_bytes: None,
             });
             let size = match options.size_mib {
                 Some(mib) => Size::Exact(mib.saturating_mul(MIB)),
                 None => Size::Headroom(HEADROOM_MIB * MIB),
             };
+            let seed = seed(&layers, options.size_mib);
             let output = self.build(&layers, &seed, size, tool.as_ref(), &detail)?;
             self.tell(Event::StageDone { stage, detail });
-            Ok([("rootfs".to_owned(), output)].into())
+            Ok([(OP.to_owned(), output)].into())
         })?;
-        let output = node.output("rootfs")?;
+        if self.store().set_subject(&image.reference, &node.record)? || !node.hit {
+            self.tag_image(image)?;
+        }
+        let output = node.output(OP)?;
         Ok(Rootfs {
             digest: output.digest(),
             path: self.store().output_path(&output),
@@ -231,6 +218,26 @@ impl Pipeline {
             )
             .into()),
         }
+    }
+}
+
+/// What a root file system depends on.
+pub(crate) fn spec(image: &Image, options: &RootfsOptions, tool: Option<&Mke2fs>) -> NodeSpec {
+    let layer = |diff_id| ("layer".to_owned(), diff_id);
+    let mut inputs: Vec<_> = (image.layers.iter())
+        .map(|descriptor| layer(descriptor.diff_id))
+        .collect();
+    inputs.extend(tool.into_iter().flat_map(Mke2fs::inputs));
+    NodeSpec {
+        op: OP,
+        op_version: OP_VERSION,
+        params: serde_json::json!({
+            "writer": if tool.is_some() { "mke2fs" } else { ext4::WRITER },
+            "sizeMiB": options.size_mib,
+            "headroomMiB": HEADROOM_MIB,
+        }),
+        inputs,
+        platform: None,
     }
 }
 
