@@ -25,13 +25,14 @@ use mkext4::{
 
 use self::content::{ContentReader, block_runs};
 use crate::entry::{Attributes, Content, Device, display_name};
-use crate::raw_names::{ReplaceError, StandIns};
+use crate::raw_names::{Hashes, ReplaceError, StandIns};
 use crate::rootfs::RootfsError;
 use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
 use crate::xattr;
 
-/// The writer and its version, for the key of what it wrote.
-pub(crate) const WRITER: &str = "mkext4 0.0.3";
+/// The writer and its version, and that of [`crate::raw_names`], for the key of
+/// what they wrote.
+pub(crate) const WRITER: &str = "mkext4 0.0.3, raw names 2";
 
 pub(crate) const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
@@ -306,6 +307,7 @@ fn declare<'a>(
     while let Some(directory) = pending.pop() {
         let begin = pending.len();
         let parent = directory.handle;
+        let mut hashes: Option<Hashes> = None;
         for (name, edge) in tree.names(directory.inode) {
             let path = [&directory.path, &b"/"[..], name].concat();
             let inode = tree.inode(edge.inode);
@@ -320,7 +322,10 @@ fn declare<'a>(
                 Err(_) => {
                     let taken =
                         |name: &str| tree.lookup(directory.inode, name.as_bytes()).is_some();
-                    let found = stand_ins.for_name(&directory.declared, name, seed, &taken);
+                    let hashes = hashes.get_or_insert_with(|| {
+                        Hashes::of(tree.names(directory.inode).map(|(name, _)| name), seed)
+                    });
+                    let found = stand_ins.for_name(&directory.declared, name, hashes, &taken);
                     Cow::Owned(found.ok_or_else(|| RootfsError::Name {
                         directory: display_name(&directory.path),
                     })?)

@@ -4,8 +4,9 @@
 //!
 //! That is all: a name's bytes and the checksum of the block they are in. A
 //! large directory is sorted by a hash of its names, in leaves that each own a
-//! range of hashes; therefore the stand-in's hash is chosen close to the real
-//! one's, and the image is verified afterwards.
+//! range of hashes, from the first one's name on; therefore the stand-in's hash
+//! is chosen just below the real one's, with no other name's between the two,
+//! and the image is verified afterwards.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,8 +19,9 @@ use mkext4::reader::Fs;
 use mkext4::spec::{self, DirentIter};
 
 const BLOCK: u64 = spec::BLOCK_SIZE as u64;
-/// How many names are tried to find one with a close hash.
-const CANDIDATES: u64 = 1 << 14;
+/// How many names are tried to find one with a close hash. About as many as
+/// the directory has names are needed.
+const CANDIDATES: u64 = 1 << 18;
 /// What stand-ins are written with.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
 /// An inode's `i_block`, which holds a short link's target, and the two halves
@@ -35,6 +37,34 @@ pub(crate) struct StandIns {
     names: Vec<Name>,
     targets: Vec<Target>,
     used: HashSet<(String, String)>,
+}
+
+/// The hashes of a directory's real names, in order.
+#[derive(Debug)]
+pub(crate) struct Hashes {
+    sorted: Vec<u32>,
+    seed: HashSeed,
+}
+
+impl Hashes {
+    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a [u8]>, seed: &HashSeed) -> Hashes {
+        let mut sorted: Vec<u32> = names.map(|name| hash(seed, name)).collect();
+        sorted.sort_unstable();
+        Hashes {
+            sorted,
+            seed: *seed,
+        }
+    }
+
+    /// The largest hash below this one.
+    fn before(&self, hash: u32) -> Option<u32> {
+        let index = self.sorted.partition_point(|other| *other < hash);
+        self.sorted.get(index.checked_sub(1)?).copied()
+    }
+}
+
+fn hash(seed: &HashSeed, name: &[u8]) -> u32 {
+    half_md4(seed, Signedness::Signed, name).0
 }
 
 #[derive(Debug)]
@@ -76,26 +106,32 @@ impl StandIns {
         self.names.is_empty() && self.targets.is_empty()
     }
 
-    /// A name to store instead of `real` in `directory`, whose other names
-    /// `taken` knows. `None` if every name of that length is taken.
+    /// A name to store instead of `real` in `directory`, whose names have these
+    /// `hashes` and whose other names `taken` knows. `None` if every name of
+    /// that length is taken.
     pub(crate) fn for_name(
         &mut self,
         directory: &str,
         real: &[u8],
-        seed: &HashSeed,
+        hashes: &Hashes,
         taken: &dyn Fn(&str) -> bool,
     ) -> Option<String> {
-        let hash = |name: &[u8]| half_md4(seed, Signedness::Signed, name).0;
-        let wanted = hash(real);
+        let wanted = hash(&hashes.seed, real);
+        let before = hashes.before(wanted);
         let mut best: Option<(u32, String)> = None;
         for number in 0..CANDIDATES {
             let Some(name) = spelled(number, real.len()) else {
                 break;
             };
-            let distance = hash(name.as_bytes()).abs_diff(wanted);
+            let found = hash(&hashes.seed, name.as_bytes());
+            // Those above are farther than all below.
+            let distance = wanted.wrapping_sub(found);
             let closer = best.as_ref().is_none_or(|(least, _)| distance < *least);
             if closer && !taken(&name) && !self.used.contains(&(directory.into(), name.clone())) {
                 best = Some((distance, name));
+                if found <= wanted && before.is_none_or(|before| before < found) {
+                    break;
+                }
             }
         }
         let (_, stand_in) = best?;

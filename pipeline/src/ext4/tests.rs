@@ -116,6 +116,21 @@ fn names_and_targets_may_be_any_bytes_also_in_sorted_directories() {
 }
 
 #[test]
+fn a_sorted_directory_of_names_that_are_not_text_is_sorted_by_its_real_names() {
+    let name = |number: u32| [format!("{number}-").as_bytes(), &[0xe4; 200]].concat();
+    for count in [30, 60, 400] {
+        let tree = tree((0..count).map(|number| file(&name(number), 0)).collect());
+        let image = written(&tree, b"", SMALL);
+        let fs = Fs::open(image.as_file()).unwrap();
+        assert_eq!(fs.verify().unwrap(), []);
+        assert!(fs.inode(2).unwrap().flags & mkext4::spec::iflags::INDEX != 0);
+        for number in 0..count {
+            assert!(fs.lookup(2, &name(number)).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
 fn attributes_and_holes_are_kept() {
     let segment = |logical, offset, length| Segment {
         logical,
