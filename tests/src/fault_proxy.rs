@@ -1,8 +1,13 @@
-//! A registry that misbehaves: a proxy in front of the real one that spoils chosen answers.
+//! A registry that misbehaves: a proxy in front of the real one that spoils chosen answers, or
+//! some of them by chance.
 //!
 //! Everything that no [`Rule`] matches goes through unchanged. The proxy also writes down what it
-//! was asked, which is how a test sees that something was *not* fetched.
+//! was asked, which is how a test sees that something was *not* fetched, or not told.
+//!
+//! Chance is a function of the seed, the path and how often the path was asked for, so what
+//! happens to a request depends neither on the time nor on the order of parallel ones.
 
+use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +33,10 @@ pub enum Fault {
     Stall,
     /// The body stops after so many bytes and the connection stays open.
     StallAfter(u64),
+    /// The connection is closed without an answer.
+    Drop,
+    /// The answer comes whole, this much later.
+    Delay(Duration),
 }
 
 /// Which answers a fault is for.
@@ -52,7 +61,9 @@ pub struct FaultProxy {
 struct Shared {
     upstream: String,
     rules: Mutex<Vec<Rule>>,
+    chance: Mutex<Option<Chance>>,
     requests: Mutex<Vec<String>>,
+    heads: Mutex<Vec<String>>,
     asked: Condvar,
     over: AtomicBool,
 }
@@ -60,6 +71,21 @@ struct Shared {
 impl FaultProxy {
     /// A proxy in front of the registry at `upstream` (`host:port`).
     pub fn start(upstream: &str, rules: Vec<Rule>) -> Result<FaultProxy, Error> {
+        FaultProxy::with(upstream, rules, None)
+    }
+
+    /// A proxy that spoils about `percent` of a hundred answers: it drops, cuts, delays, flips
+    /// bits, and answers 429, 500 and 503 by itself, until [`FaultProxy::behave`].
+    pub fn random(upstream: &str, seed: u64, percent: u64) -> Result<FaultProxy, Error> {
+        let chance = Chance {
+            seed,
+            percent,
+            asked: HashMap::new(),
+        };
+        FaultProxy::with(upstream, Vec::new(), Some(chance))
+    }
+
+    fn with(upstream: &str, rules: Vec<Rule>, chance: Option<Chance>) -> Result<FaultProxy, Error> {
         let here = "127.0.0.1:0";
         let listener = TcpListener::bind(here).map_err(Error::file(here))?;
         let address = listener
@@ -69,6 +95,8 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
             rules: Mutex::new(rules),
+            chance: Mutex::new(chance),
+            heads: Mutex::default(),
             requests: Mutex::new(Vec::new()),
             asked: Condvar::new(),
             over: AtomicBool::new(false),
@@ -96,6 +124,17 @@ impl FaultProxy {
     /// it when only a part was asked for.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.requests).clone()
+    }
+
+    /// The same with all header lines, as they came.
+    pub fn heads(&self) -> Vec<String> {
+        lock(&self.shared.heads).clone()
+    }
+
+    /// From now on everything goes through unchanged.
+    pub fn behave(&self) {
+        lock(&self.shared.rules).clear();
+        *lock(&self.shared.chance) = None;
     }
 
     /// Waits until a request whose path contains `path` has come in.
@@ -145,6 +184,7 @@ impl Shared {
         );
         let range = header(&request, "range").map(|range| format!(" Range: {range}"));
         lock(&self.requests).push(format!("{method} {path}{}", range.unwrap_or_default()));
+        lock(&self.heads).push(request.clone());
         self.asked.notify_all();
         let fault = self.fault_for(path);
 
@@ -159,6 +199,8 @@ impl Shared {
                 return client.write_all(answer.as_bytes());
             }
             Some(Fault::Stall) => return wait_for_end(&mut reader),
+            Some(Fault::Drop) => return client.shutdown(Shutdown::Both),
+            Some(Fault::Delay(delay)) => thread::sleep(*delay),
             _ => {}
         }
 
@@ -192,6 +234,9 @@ impl Shared {
 
     /// The fault for this path, used up once.
     fn fault_for(&self, path: &str) -> Option<Fault> {
+        if let Some(chance) = &mut *lock(&self.chance) {
+            return chance.fault_for(path);
+        }
         let mut rules = lock(&self.rules);
         let rule = rules
             .iter_mut()
@@ -201,6 +246,55 @@ impl Shared {
         }
         Some(rule.fault.clone())
     }
+}
+
+/// Faults by chance.
+#[derive(Debug)]
+struct Chance {
+    seed: u64,
+    percent: u64,
+    /// How often each path was asked for.
+    asked: HashMap<String, u64>,
+}
+
+impl Chance {
+    fn fault_for(&mut self, path: &str) -> Option<Fault> {
+        let count = self.asked.entry(path.to_owned()).or_default();
+        *count += 1;
+        let mut state = path.bytes().fold(self.seed ^ *count, |hash, byte| {
+            mixed(hash ^ u64::from(byte))
+        });
+        let mut next = |below: u64| {
+            state = mixed(state);
+            state % below
+        };
+        if next(100) >= self.percent {
+            return None;
+        }
+        // Where documents are, or anywhere in a layer.
+        let offset = if next(2) == 0 {
+            next(1000)
+        } else {
+            next(1 << 20)
+        };
+        let busy = [429, 500, 503];
+        Some(match next(10) {
+            0 => Fault::FlipBitAt(offset),
+            1..=3 => Fault::CutAfter(offset),
+            4 => Fault::Drop,
+            5 => Fault::Delay(Duration::from_millis(next(300))),
+            6 => Fault::Status(429, vec!["Retry-After: 1".to_owned()]),
+            _ => Fault::Status(busy[next(3) as usize], Vec::new()),
+        })
+    }
+}
+
+/// The step of the generator `splitmix64`.
+fn mixed(state: u64) -> u64 {
+    let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    state ^ (state >> 31)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

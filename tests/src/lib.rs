@@ -11,6 +11,7 @@
 //! | [`image`] | images made by `umoci` and `skopeo` |
 //! | [`registry`] | a real registry on the loopback interface |
 //! | [`fault_proxy`] | a registry that misbehaves, in front of the real one |
+//! | [`file_server`] | a directory over plain HTTP |
 //! | [`tree`] | file trees as text that can be compared |
 //! | [`cache`] | what is expensive to make and kept between runs |
 //! | [`tool`], [`watched`] | other people's programs: run to the end, or for as long as a test |
@@ -22,6 +23,7 @@ pub mod binaries;
 pub mod cache;
 mod error;
 pub mod fault_proxy;
+pub mod file_server;
 pub mod image;
 pub mod lab;
 pub mod microagent;

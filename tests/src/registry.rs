@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -28,23 +28,54 @@ pub struct Registry {
     address: String,
     // Declared before its storage: dropped before it.
     _process: Watched,
-    _storage: TempDir,
+    storage: TempDir,
+}
+
+/// What a registry is like.
+#[derive(Debug, Default)]
+pub struct Setup<'a> {
+    /// It wants [`CREDENTIALS`].
+    pub password: bool,
+    /// It speaks HTTPS only, with this certificate and key (PEM files).
+    pub tls: Option<(&'a Path, &'a Path)>,
+    /// It redirects who asks for a blob to a server of [`Registry::storage`] with this address
+    /// (`http://…`).
+    pub blobs_at: Option<&'a str>,
+    /// It takes manifests of Docker's schema 1.
+    pub schema_1: bool,
 }
 
 impl Registry {
     /// A registry for everybody.
     pub fn start() -> Result<Registry, Error> {
-        start(false, None)
+        Registry::like(&Setup::default())
     }
 
     /// A registry that wants [`CREDENTIALS`].
     pub fn with_password() -> Result<Registry, Error> {
-        start(true, None)
+        Registry::like(&Setup {
+            password: true,
+            ..Setup::default()
+        })
     }
 
     /// A registry that speaks HTTPS only, with this certificate and key (PEM files).
     pub fn with_certificate(certificate: &Path, key: &Path) -> Result<Registry, Error> {
-        start(false, Some((certificate, key)))
+        Registry::like(&Setup {
+            tls: Some((certificate, key)),
+            ..Setup::default()
+        })
+    }
+
+    /// A registry with its storage in a directory of its own.
+    pub fn like(setup: &Setup<'_>) -> Result<Registry, Error> {
+        let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+        start(setup, storage)
+    }
+
+    /// The directory it keeps everything in, as its filesystem driver does.
+    pub fn storage(&self) -> PathBuf {
+        self.storage.path().join("storage")
     }
 
     /// Where it listens: `127.0.0.1:<port>`.
@@ -74,13 +105,12 @@ impl Registry {
     }
 }
 
-fn start(password: bool, tls: Option<(&Path, &Path)>) -> Result<Registry, Error> {
+fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
     let program = tool::find("docker-registry")?;
-    let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
     let directory = storage.path();
     let htpasswd = directory.join("htpasswd");
     fs::write(&htpasswd, HTPASSWD).map_err(Error::file(&htpasswd))?;
-    let auth = if password {
+    let auth = if setup.password {
         format!(
             "auth:\n  htpasswd: {{realm: test, path: {}}}\n",
             htpasswd.display()
@@ -88,16 +118,22 @@ fn start(password: bool, tls: Option<(&Path, &Path)>) -> Result<Registry, Error>
     } else {
         String::new()
     };
-    let tls = tls.map_or_else(String::new, |(certificate, key)| {
+    let tls = setup.tls.map_or_else(String::new, |(certificate, key)| {
         let (certificate, key) = (certificate.display(), key.display());
         format!(", tls: {{certificate: {certificate}, key: {key}}}")
     });
+    let redirect = setup.blobs_at.map_or_else(String::new, |address| {
+        format!("middleware:\n  storage: [{{name: redirect, options: {{baseurl: '{address}'}}}}]\n")
+    });
+    let schema_1 = setup.schema_1;
     // Port 0: the kernel chooses a free one, and the log says which.
     let configuration = format!(
         "version: 0.1\n\
          log: {{level: info, formatter: text, accesslog: {{disabled: true}}}}\n\
          storage:\n  filesystem: {{rootdirectory: {}}}\n\
-         http: {{addr: '127.0.0.1:0', secret: test{tls}}}\n{auth}",
+         http: {{addr: '127.0.0.1:0', secret: test{tls}}}\n\
+         validation: {{manifests: {{urls: {{allow: ['^http']}}}}}}\n\
+         compatibility: {{schema1: {{enabled: {schema_1}}}}}\n{redirect}{auth}",
         directory.join("storage").display()
     );
     let file = directory.join("config.yml");
@@ -138,7 +174,7 @@ fn start(password: bool, tls: Option<(&Path, &Path)>) -> Result<Registry, Error>
     Ok(Registry {
         address,
         _process: process,
-        _storage: storage,
+        storage,
     })
 }
 

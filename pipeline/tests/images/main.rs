@@ -7,7 +7,12 @@
 // Clippy knows test functions, not what they call.
 #![allow(clippy::unwrap_used)]
 
+mod auth;
+mod front;
+mod manifests;
+mod mirrors;
 mod mke2fs;
+mod redirects;
 mod registry;
 mod sources;
 mod support;

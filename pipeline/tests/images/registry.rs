@@ -1,17 +1,13 @@
-//! The real registry, with and without a password, behind a token server, and
-//! behind a proxy that spoils its answers.
+//! The real registry, and behind a proxy that spoils its answers.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::net::TcpListener;
+use std::time::{Duration, SystemTime};
 
 use microagent_pipeline::{Error, ErrorKind};
 use microagent_tests::fault_proxy::{Fault, FaultProxy, Rule};
 use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
-use microagent_tests::registry::{CREDENTIALS, Registry};
+use microagent_tests::registry::Registry;
 
 use crate::support::{self, Place, build, chain};
 
@@ -147,171 +143,33 @@ fn a_registry_that_is_busy_is_asked_again_and_not_for_ever() {
     assert_eq!(requests.len(), 4, "{requests:?}");
 }
 
-/// Runs a test of this binary in a process of its own, with `$REGISTRY_AUTH_FILE`.
-fn rerun(test: &str, auth_file: &Path, reference: &str) -> String {
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env("REGISTRY_AUTH_FILE", auth_file)
-        .env("MICROAGENT_TEST_REFERENCE", reference)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let result = said.lines().find_map(|line| line.split_once("result: "));
-    result.unwrap_or_else(|| panic!("{said}")).1.to_owned()
-}
-
-/// Builds the image of another process's choice and prints the outcome.
 #[test]
-#[ignore = "a part of other tests"]
-fn build_with_credentials() {
-    let reference = std::env::var("MICROAGENT_TEST_REFERENCE").unwrap();
-    let result = match build(&Place::new(), &reference) {
-        Ok(_) => "built".to_owned(),
-        Err(error) => format!("{} {}", error.kind().as_str(), chain(&error)),
+fn retry_after_is_honoured_as_a_date_and_too_long_a_wait_is_not_begun() {
+    let busy = |retry_after: String, times| {
+        let headers = vec![format!("Retry-After: {retry_after}")];
+        rule("/manifests/", Fault::Status(429, headers), times)
     };
-    println!("\nresult: {result}");
-}
+    // In a date, a second has no parts: 2 from now is more than 1.
+    let soon = SystemTime::now() + Duration::from_secs(2);
+    let (error, requests) = spoilt(vec![busy(httpdate::fmt_http_date(soon), Some(1))]);
+    assert!(error.is_none(), "{}", chain(&error.unwrap()));
+    assert!(requests[1].contains("/manifests/"), "{requests:?}");
+    assert!(SystemTime::now() > soon - Duration::from_secs(1));
 
-fn auth_file(
-    directory: &Path,
-    registry: &str,
-    (user, password): (&str, &str),
-) -> std::path::PathBuf {
-    use base64::Engine;
-    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-    let path = directory.join("auth.json");
-    let document = serde_json::json!({ "auths": { registry: { "auth": auth } } });
-    std::fs::write(&path, document.to_string()).unwrap();
-    path
+    let (error, requests) = spoilt(vec![busy("3600".into(), None)]);
+    let error = error.unwrap();
+    let expected = "answered 429 and wants to be left alone for 3600 s";
+    assert!(error.to_string().ends_with(expected), "{error}");
+    assert_eq!(requests.len(), 1, "{requests:?}");
 }
 
 #[test]
-fn a_password_is_taken_from_the_auth_file() {
-    let layout = or_skip!(Layout::busybox());
-    let registry = or_skip!(Registry::with_password());
-    registry.push(&layout.reference("latest"), "app:1").unwrap();
-    let reference = format!("{}/app:1", registry.address());
-    let error = build(&Place::new(), &reference).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    assert!(error.to_string().ends_with("wants credentials"), "{error}");
-    assert!(error.remediation().unwrap().contains("REGISTRY_AUTH_FILE"));
-
-    let place = tempfile::tempdir().unwrap();
-    let run = |file: &Path| rerun("registry::build_with_credentials", file, &reference);
-    let right = auth_file(place.path(), registry.address(), CREDENTIALS);
-    assert_eq!(run(&right), "built");
-    let wrong = auth_file(place.path(), registry.address(), ("tester", "wrong"));
-    let said = run(&wrong);
-    assert!(
-        said.starts_with("unauthorized") && said.contains("refused the credentials"),
-        "{said}"
-    );
-    let said = run(&place.path().join("none.json"));
-    assert!(
-        said.starts_with("usage") && said.contains("none.json"),
-        "{said}"
-    );
-}
-
-/// Answers like a registry that wants a token of its own server and keeps its
-/// content elsewhere: what it lets through is redirected to `next`.
-struct Front {
-    address: String,
-    seen: Arc<Mutex<Vec<String>>>,
-}
-
-impl Front {
-    fn start(answer: impl Fn(&Front, &str, Option<&str>) -> String + Send + 'static) -> Front {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let front = Front {
-            address: listener.local_addr().unwrap().to_string(),
-            seen: Arc::default(),
-        };
-        let serving = Front {
-            address: front.address.clone(),
-            seen: Arc::clone(&front.seen),
-        };
-        thread::spawn(move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                serve(&serving, stream, &answer);
-            }
-        });
-        front
+fn a_definite_refusal_is_not_asked_again() {
+    for status in [400, 408, 409, 418] {
+        let refused = Fault::Status(status, vec!["Retry-After: 0".to_owned()]);
+        let (error, requests) = spoilt(vec![rule("/manifests/", refused, None)]);
+        let text = error.unwrap().to_string();
+        assert!(text.ends_with(&format!("answered {status}")), "{text}");
+        assert_eq!(requests.len(), 1, "{requests:?}");
     }
-}
-
-fn serve(front: &Front, stream: TcpStream, answer: &dyn Fn(&Front, &str, Option<&str>) -> String) {
-    let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
-    let Some(request) = lines.next() else { return };
-    let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-    let authorization = headers.iter().find_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("authorization").then_some(value)
-    });
-    let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-    front
-        .seen
-        .lock()
-        .unwrap()
-        .push(format!("{path} {authorization:?}"));
-    let answer = answer(front, &path, authorization);
-    let _ = (&stream).write_all(answer.as_bytes());
-}
-
-fn redirect(to: &str, path: &str) -> String {
-    format!(
-        "HTTP/1.1 307 Moved\r\nLocation: http://{to}{path}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    )
-}
-
-#[test]
-fn a_token_is_fetched_with_the_password_and_no_redirect_sees_either() {
-    let layout = or_skip!(Layout::busybox());
-    let registry = or_skip!(Registry::start());
-    registry.push(&layout.reference("latest"), "app:1").unwrap();
-    let real = registry.address().to_owned();
-    let storage = Front::start(move |_, path, _| redirect(&real, path));
-    let behind = storage.address.clone();
-    let front = Front::start(move |front, path, authorization| {
-        if path.starts_with("/token?") {
-            let body = r#"{"token":"the-token"}"#;
-            let length = body.len();
-            return format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            );
-        }
-        match authorization {
-            Some("Bearer the-token") => redirect(&behind, path),
-            _ => format!(
-                "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer realm=\"http://{}/token\",service=\"s 1\",scope=\"repository:app:pull\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                front.address
-            ),
-        }
-    });
-    let place = tempfile::tempdir().unwrap();
-    let file = auth_file(place.path(), &front.address, CREDENTIALS);
-    let reference = format!("{}/app:1", front.address);
-    assert_eq!(
-        rerun("registry::build_with_credentials", &file, &reference),
-        "built"
-    );
-    let seen = front.seen.lock().unwrap().clone();
-    assert!(seen[0].ends_with("None"), "{seen:?}");
-    let tokens: Vec<&String> = seen
-        .iter()
-        .filter(|line| line.starts_with("/token?"))
-        .collect();
-    assert_eq!(tokens.len(), 1, "one token serves all requests: {seen:?}");
-    assert!(
-        tokens[0].contains("service=s%201") && tokens[0].contains("Some(\"Basic "),
-        "{tokens:?}"
-    );
-    let stored = storage.seen.lock().unwrap().clone();
-    assert!(
-        stored.len() >= 3 && stored.iter().all(|line| line.ends_with("None")),
-        "{stored:?}"
-    );
-
-    // Without a password the token server decides; here it gives one to anybody.
-    build(&Place::new(), &reference).unwrap();
 }

@@ -232,8 +232,8 @@ impl Client {
         let code = detail.as_ref().and_then(|detail| detail.code.as_deref());
         let problem = match (status, code) {
             (401 | 403, _) if knows_us => self.unauthorized(),
-            (404, Some("NAME_UNKNOWN")) => RegistryProblem::UnknownImage,
-            (404, _) => RegistryProblem::UnknownTag,
+            (404, Some("NAME_UNKNOWN")) if elsewhere.is_none() => RegistryProblem::UnknownImage,
+            (404, _) if elsewhere.is_none() => RegistryProblem::UnknownTag,
             _ => RegistryProblem::Status {
                 status,
                 detail: detail

@@ -39,8 +39,8 @@ use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
 use crate::layer::LayerError;
 use crate::manifest::{
-    DOCKER_LIST, DOCKER_MANIFEST, LayerDescriptor, MAX_DOCUMENT, ManifestError, OCI_INDEX,
-    OCI_MANIFEST,
+    DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA_1, LayerDescriptor, MAX_DOCUMENT, ManifestError,
+    OCI_INDEX, OCI_MANIFEST,
 };
 use crate::reference::RegistryReference;
 
@@ -124,6 +124,12 @@ impl Source for Registry {
         self.endpoints.first(0, |client| {
             let (document, announced) = document(client, &path, &ACCEPT.join(", "))
                 .map_err(|error| without_tag(client, error))?;
+            // The digest of one that is signed leaves its signatures out.
+            let is_schema_1 = |media_type: &String| media_type.starts_with(DOCKER_SCHEMA_1);
+            if document.media_type.as_ref().is_some_and(is_schema_1) {
+                let image = self.image.to_string();
+                return Err(ManifestError::Schema1 { image }.into());
+            }
             let announced = announced.and_then(|digest| digest.parse().ok());
             if let Some(expected) = pinned.or(announced) {
                 self.check(&document.bytes, &expected, "manifest")?;

@@ -1,0 +1,275 @@
+//! The kinds of manifests and layers that registries hold, each made by a tool
+//! that people use; edited by hand and pushed where no tool makes it.
+
+use microagent_cas::Digest;
+use microagent_pipeline::ErrorKind;
+use microagent_tests::image::Layout;
+use microagent_tests::or_skip;
+use microagent_tests::registry::{Registry, Setup};
+use serde_json::{Value, json};
+
+use crate::support::{Place, build, chain, layer};
+
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+
+/// A registry with an image of two layers as `app:oci`, and the image's file system.
+struct Pushed {
+    registry: Registry,
+    layout: Layout,
+    rootfs: Digest,
+}
+
+impl Pushed {
+    fn new(setup: &Setup<'_>) -> Result<Pushed, microagent_tests::Error> {
+        let layout = Layout::busybox()?;
+        layout.add_layer("latest", &layer("mkdir top; echo x >top/f", &[]))?;
+        let registry = Registry::like(setup)?;
+        registry.push(&layout.reference("latest"), "app:oci")?;
+        let rootfs = build(&Place::new(), &layout.reference("latest"))
+            .unwrap()
+            .digest;
+        Ok(Pushed {
+            registry,
+            layout,
+            rootfs,
+        })
+    }
+
+    fn reference(&self, tag: &str) -> String {
+        format!("{}/app:{tag}", self.registry.address())
+    }
+
+    /// Pushes with skopeo, with more of its flags.
+    fn copy(&self, tag: &str, flags: &[&str]) {
+        let mut all = vec!["--dest-tls-verify=false"];
+        all.extend_from_slice(flags);
+        let destination = format!("docker://{}", self.reference(tag));
+        self.layout.copy("latest", &destination, &all).unwrap();
+    }
+
+    fn url(&self, what: &str) -> String {
+        format!("http://{}/v2/app/{what}", self.registry.address())
+    }
+
+    /// A manifest as the registry has it.
+    fn get(&self, tag: &str, media_type: &str) -> Value {
+        let mut response = ureq::get(self.url(&format!("manifests/{tag}")))
+            .header("Accept", media_type)
+            .call()
+            .unwrap();
+        serde_json::from_slice(&response.body_mut().read_to_vec().unwrap()).unwrap()
+    }
+
+    /// Pushes a manifest; its descriptor.
+    fn put(&self, tag: &str, media_type: &str, document: &Value) -> Value {
+        let text = document.to_string();
+        ureq::put(self.url(&format!("manifests/{tag}")))
+            .header("Content-Type", media_type)
+            .send(&text)
+            .unwrap();
+        json!({
+            "mediaType": media_type, "size": text.len(),
+            "digest": Digest::of(text.as_bytes()).to_string(),
+        })
+    }
+
+    /// Pushes a blob; its descriptor.
+    fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Value {
+        let digest = Digest::of(bytes).to_string();
+        let started = ureq::post(self.url("blobs/uploads/")).send_empty().unwrap();
+        let place = started.headers()["location"].to_str().unwrap();
+        ureq::put(format!("{place}&digest={digest}"))
+            .header("Content-Type", "application/octet-stream")
+            .send(bytes)
+            .unwrap();
+        json!({ "mediaType": media_type, "size": bytes.len(), "digest": digest })
+    }
+
+    #[track_caller]
+    fn assert_builds(&self, tag: &str) {
+        let built = build(&Place::new(), &self.reference(tag));
+        let built = built.unwrap_or_else(|error| panic!("{tag}: {}", chain(&error)));
+        assert_eq!(built.digest, self.rootfs, "{tag}");
+    }
+}
+
+fn with_platform(descriptor: &Value, os: &str, architecture: &str) -> Value {
+    let mut descriptor = descriptor.clone();
+    descriptor["platform"] = json!({ "os": os, "architecture": architecture });
+    descriptor
+}
+
+#[test]
+fn docker_and_oci_manifests_of_all_compressions_are_one_image() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    pushed.assert_builds("oci");
+    pushed.copy("docker", &["--format", "v2s2"]);
+    // Straight to the registry, skopeo would find the layers there already.
+    let directory = tempfile::tempdir().unwrap();
+    let copy = format!("oci:{}:zstd", directory.path().display());
+    let flags = ["--dest-compress", "--dest-compress-format", "zstd"];
+    pushed.layout.copy("latest", &copy, &flags).unwrap();
+    pushed.registry.push(&copy, "app:zstd").unwrap();
+    let types = |tag, media_type| -> Vec<String> {
+        let manifest = pushed.get(tag, media_type);
+        let layers = manifest["layers"].as_array().unwrap().iter();
+        layers
+            .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    // Each is what it is meant to be.
+    let docker = types("docker", DOCKER_MANIFEST);
+    assert!(
+        docker
+            .iter()
+            .all(|t| t == "application/vnd.docker.image.rootfs.diff.tar.gzip"),
+        "{docker:?}"
+    );
+    let zstd = types("zstd", OCI_MANIFEST);
+    assert!(zstd.iter().all(|t| t.ends_with("tar+zstd")), "{zstd:?}");
+    for tag in ["docker", "zstd"] {
+        pushed.assert_builds(tag);
+    }
+}
+
+#[test]
+fn an_index_with_attestations_gives_the_image() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    // As BuildKit attaches provenance: a manifest of an unknown platform.
+    let image = pushed.get("oci", OCI_MANIFEST);
+    let image = pushed.put("again", OCI_MANIFEST, &image);
+    let statement = pushed.put_blob("application/vnd.in-toto+json", br#"{"_type":"statement"}"#);
+    let config = json!({ "architecture": "unknown", "os": "unknown", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [statement["digest"]] } });
+    let config = pushed.put_blob(
+        "application/vnd.oci.image.config.v1+json",
+        config.to_string().as_bytes(),
+    );
+    let attestation = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "config": config, "layers": [statement] });
+    let attestation = pushed.put("attestation", OCI_MANIFEST, &attestation);
+    let mut attestation = with_platform(&attestation, "unknown", "unknown");
+    attestation["annotations"] = json!({ "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": image["digest"] });
+    let ours = with_platform(&image, "linux", "amd64");
+    let index = |manifests: &[&Value]| json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+    pushed.put("first", OCI_INDEX, &index(&[&attestation, &ours]));
+    pushed.put("last", OCI_INDEX, &index(&[&ours, &attestation]));
+    pushed.assert_builds("first");
+    pushed.assert_builds("last");
+    // No platform at all beside the attestation, as for an image built for one.
+    pushed.put("silent", OCI_INDEX, &index(&[&attestation, &image]));
+    pushed.assert_builds("silent");
+
+    pushed.put("none", OCI_INDEX, &index(&[&attestation]));
+    let error = build(&Place::new(), &pushed.reference("none")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let expected = format!(
+        "image {} is for no platform at all; this machine runs linux/amd64",
+        pushed.reference("none")
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_docker_list_gives_the_image() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    pushed.copy("docker", &["--format", "v2s2"]);
+    let image = pushed.get("docker", DOCKER_MANIFEST);
+    let image = pushed.put("again", DOCKER_MANIFEST, &image);
+    let mut arm = with_platform(&image, "linux", "arm");
+    arm["platform"]["variant"] = json!("v7");
+    let manifests = [arm, with_platform(&image, "linux", "amd64")];
+    let list = json!({ "schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": manifests });
+    pushed.put("list", DOCKER_LIST, &list);
+    pushed.assert_builds("list");
+}
+
+#[test]
+fn what_oci_1_1_added_does_no_harm() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    let mut manifest = pushed.get("oci", OCI_MANIFEST);
+    let subject = pushed.put("subject", OCI_MANIFEST, &manifest);
+    manifest["artifactType"] = json!("application/vnd.example.app");
+    manifest["subject"] = subject;
+    manifest["annotations"] = json!({ "a": "b" });
+    manifest["layers"][0]["annotations"] = json!({ "c": "d" });
+    manifest["layers"][0]["data"] = json!("aWdub3JlZA==");
+    let descriptor = pushed.put("new", OCI_MANIFEST, &manifest);
+    pushed.assert_builds("new");
+    let mut entry = with_platform(&descriptor, "linux", "amd64");
+    entry["artifactType"] = json!("application/vnd.example.app");
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry],
+        "artifactType": "application/vnd.example.apps", "subject": descriptor });
+    pushed.put("index", OCI_INDEX, &index);
+    pushed.assert_builds("index");
+
+    // An artifact is no image, and is called by what it is.
+    let empty = pushed.put_blob("application/vnd.oci.empty.v1+json", b"{}");
+    let artifact = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+        "artifactType": "application/vnd.example.sbom", "config": empty, "layers": [empty] });
+    pushed.put("artifact", OCI_MANIFEST, &artifact);
+    let error = build(&Place::new(), &pushed.reference("artifact")).unwrap_err();
+    let expected = format!(
+        "{} is not a container image but application/vnd.oci.empty.v1+json",
+        pushed.reference("artifact")
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn a_foreign_layer_that_the_registry_has_is_used_and_one_it_lacks_is_refused() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    for (media_type, tag) in [
+        (
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "oci",
+        ),
+        (
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "docker",
+        ),
+    ] {
+        let (format, document_type) = match tag {
+            "oci" => ("oci", OCI_MANIFEST),
+            _ => ("v2s2", DOCKER_MANIFEST),
+        };
+        pushed.copy(tag, &["--format", format]);
+        let mut manifest = pushed.get(tag, document_type);
+        manifest["layers"][1]["mediaType"] = json!(media_type);
+        manifest["layers"][1]["urls"] = json!(["http://127.0.0.1:1/never-asked"]);
+        pushed.put("foreign", document_type, &manifest);
+        pushed.assert_builds("foreign");
+
+        let gone = Digest::of(tag.as_bytes()).to_string();
+        manifest["layers"][1]["digest"] = json!(gone);
+        pushed.put("gone", document_type, &manifest);
+        let error = build(&Place::new(), &pushed.reference("gone")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", chain(&error));
+        let expected = format!(
+            "layer {gone} of {} is of type {media_type}",
+            pushed.reference("gone")
+        );
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_manifest_of_schema_1_is_refused_with_the_way_out() {
+    let pushed = or_skip!(Pushed::new(&Setup {
+        schema_1: true,
+        ..Setup::default()
+    }));
+    pushed.copy("old", &["--format", "v2s1"]);
+    let error = build(&Place::new(), &pushed.reference("old")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let expected = format!(
+        "image {} has a manifest of Docker's schema 1, which is no longer in use",
+        pushed.reference("old")
+    );
+    assert_eq!(error.to_string(), expected);
+    assert!(error.remediation().unwrap().contains("push"));
+}
