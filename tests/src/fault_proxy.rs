@@ -275,7 +275,7 @@ impl Chance {
         let offset = if next(2) == 0 {
             next(1000)
         } else {
-            next(1 << 20)
+            next(4 << 20)
         };
         let busy = [429, 500, 503];
         Some(match next(10) {

@@ -10,6 +10,8 @@
 //! | [`microagent`] | one run of the command line, and what it left behind |
 //! | [`image`] | images made by `umoci` and `skopeo` |
 //! | [`registry`] | a real registry on the loopback interface |
+//! | [`certificate`] | a host's certificate and key |
+//! | [`forward_proxy`] | a proxy as companies have them |
 //! | [`fault_proxy`] | a registry that misbehaves, in front of the real one |
 //! | [`file_server`] | a directory over plain HTTP |
 //! | [`tree`] | file trees as text that can be compared |
@@ -21,9 +23,11 @@
 
 pub mod binaries;
 pub mod cache;
+pub mod certificate;
 mod error;
 pub mod fault_proxy;
 pub mod file_server;
+pub mod forward_proxy;
 pub mod image;
 pub mod lab;
 pub mod microagent;

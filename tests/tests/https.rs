@@ -1,44 +1,56 @@
-//! A registry with a name and a certificate, as those of companies are.
+//! Registries with names, as those of companies are: with a certificate that is trusted or not,
+//! and without one.
 
-use std::path::PathBuf;
+use std::path::Path;
 
+use microagent_tests::fault_proxy::FaultProxy;
+use microagent_tests::file_server::FileServer;
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::{Finished, Host};
-use microagent_tests::registry::Registry;
-use microagent_tests::{or_skip, root_or_skip, tool};
+use microagent_tests::registry::{CREDENTIALS, Registry, Setup};
+use microagent_tests::{certificate, or_skip, root_or_skip, tool};
 
-/// A name that is no loopback address, so that nothing but HTTPS is allowed.
+/// Names that are no loopback address, so that nothing but HTTPS is allowed.
 const NAME: &str = "registry.test";
+const STORAGE: &str = "storage.test";
 
-/// A self-signed certificate for [`NAME`], and its key.
-fn certificate(host: &Host) -> (PathBuf, PathBuf) {
-    let (certificate, key) = (host.path("certificate.pem"), host.path("key.pem"));
-    let subject = format!("/CN={NAME}");
-    let names = format!("subjectAltName=DNS:{NAME}");
-    let paths = [certificate.display().to_string(), key.display().to_string()];
-    #[rustfmt::skip]
-    let arguments = [
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-days", "2", "-subj", &subject, "-addext", &names,
-        "-addext", "basicConstraints=critical,CA:FALSE", "-out", &paths[0], "-keyout", &paths[1],
-    ];
-    tool::run("openssl", arguments).unwrap();
-    (certificate, key)
-}
-
-/// Builds the image from the registry, in a mount namespace where [`NAME`] is this machine.
-fn build(host: &Host, registry: &Registry, trusted: Option<&PathBuf>) -> Finished {
-    let (_, port) = registry.address().rsplit_once(':').unwrap();
+/// Builds `team/busybox:1` of the registry on this port, in a mount namespace where the names are
+/// this machine.
+fn build(host: &Host, port: &str, variables: &[(&str, &Path)]) -> Finished {
     let script = format!(
-        "echo '127.0.0.1 localhost {NAME}' >hosts && exec unshare --mount sh -c '
+        "echo '127.0.0.1 localhost {NAME} {STORAGE}' >hosts && exec unshare --mount sh -c '
             mount --bind hosts /etc/hosts && exec microagent --quiet rootfs build \
                 --allow-mutable --image {NAME}:{port}/team/busybox:1 --out out.ext4'"
     );
     let mut invocation = host.shell(&script);
-    if let Some(file) = trusted {
-        invocation.variable("SSL_CERT_FILE", file);
+    for (name, value) in variables {
+        invocation.variable(name, value);
     }
     invocation.finish()
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit_once(':').unwrap().1
+}
+
+fn write(host: &Host, name: &str, document: &serde_json::Value) -> std::path::PathBuf {
+    let path = host.path(name);
+    std::fs::write(&path, document.to_string()).unwrap();
+    path
+}
+
+/// That what was built is what comes from the layout itself.
+fn assert_built(host: &Host, layout: &Layout) {
+    let mut local = host.microagent(["--quiet", "rootfs", "build", "--allow-mutable"]);
+    local.argument("--out").argument("local.ext4");
+    local
+        .argument("--image")
+        .argument(layout.reference("latest"));
+    local.finish().expect_code(0);
+    let read = |name| std::fs::read(host.path(name)).unwrap();
+    assert!(read("out.ext4") == read("local.ext4"));
+    std::fs::remove_file(host.path("out.ext4")).unwrap();
+    std::fs::remove_dir_all(host.state().join("cas")).unwrap();
 }
 
 #[test]
@@ -49,12 +61,13 @@ fn a_registry_is_spoken_to_over_https_and_its_certificate_is_checked() {
     for program in ["openssl", "unshare"] {
         or_skip!(tool::find(program));
     }
-    let (certificate, key) = certificate(&host);
+    let (certificate, key) = or_skip!(certificate::self_signed(&host.path(""), NAME));
     let registry = or_skip!(Registry::with_certificate(&certificate, &key));
     let pushed = registry.push(&layout.reference("latest"), "team/busybox:1");
     pushed.unwrap();
+    let port = port(registry.address());
 
-    let refused = build(&host, &registry, None).expect_code(1);
+    let refused = build(&host, port, &[]).expect_code(1);
     let said = refused.errors();
     assert!(
         said.contains(NAME) && said.contains("certificate"),
@@ -63,19 +76,134 @@ fn a_registry_is_spoken_to_over_https_and_its_certificate_is_checked() {
     assert_eq!(said.lines().count(), 2, "{said}");
     assert!(!host.path("out.ext4").exists());
 
-    build(&host, &registry, Some(&certificate)).expect_code(0);
-    let local = [
-        "--quiet",
-        "rootfs",
-        "build",
-        "--allow-mutable",
-        "--out",
-        "local.ext4",
-        "--image",
+    build(&host, port, &[("SSL_CERT_FILE", &certificate)]).expect_code(0);
+    assert_built(&host, &layout);
+
+    // Insecure is one registry, and the port is a part of its name.
+    let registries = |port: &str| {
+        let name = format!("{NAME}:{port}");
+        let document = serde_json::json!({ "registries": { name: { "insecure": true } } });
+        write(&host, "registries.json", &document)
+    };
+    let named = registries(port);
+    build(&host, port, &[("MICROAGENT_REGISTRIES", &named)]).expect_code(0);
+    assert_built(&host, &layout);
+    std::fs::copy(&named, host.state().join("registries.json")).unwrap();
+    build(&host, port, &[]).expect_code(0);
+    assert_built(&host, &layout);
+}
+
+#[test]
+fn plain_http_is_spoken_with_an_insecure_registry_and_carries_its_password() {
+    root_or_skip!();
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::new());
+    or_skip!(tool::find("unshare"));
+    let registry = or_skip!(Registry::with_password());
+    let pushed = registry.push(&layout.reference("latest"), "team/busybox:1");
+    pushed.unwrap();
+    let port = port(registry.address());
+    let name = format!("{NAME}:{port}");
+    let (user, password) = CREDENTIALS;
+    let entry = serde_json::json!({ "username": user, "password": password });
+    let auth = serde_json::json!({ "auths": { &name: entry } });
+    let auth = write(&host, "auth.json", &auth);
+
+    let refused = build(&host, port, &[("REGISTRY_AUTH_FILE", &auth)]).expect_code(1);
+    let said = refused.errors();
+    assert!(said.contains("cannot be trusted"), "{said}");
+    assert!(said.contains("registries.json"), "{said}");
+
+    let document = serde_json::json!({ "registries": { &name: { "insecure": true } } });
+    let registries = write(&host, "registries.json", &document);
+    let variables: [(&str, &Path); 2] = [
+        ("REGISTRY_AUTH_FILE", &auth),
+        ("MICROAGENT_REGISTRIES", &registries),
     ];
-    let mut local = host.microagent(local);
-    local.argument(layout.reference("latest"));
-    local.finish().expect_code(0);
-    let read = |name| std::fs::read(host.path(name)).unwrap();
-    assert!(read("out.ext4") == read("local.ext4"));
+    build(&host, port, &variables).expect_code(0);
+    assert_built(&host, &layout);
+}
+
+#[test]
+fn blobs_do_not_come_over_plain_http_from_a_registry_that_is_secure() {
+    root_or_skip!();
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::new());
+    for program in ["openssl", "unshare"] {
+        or_skip!(tool::find(program));
+    }
+    let (certificate, key) = or_skip!(certificate::self_signed(&host.path(""), NAME));
+    let files = or_skip!(FileServer::bind());
+    let storage = or_skip!(FaultProxy::start(files.address(), Vec::new()));
+    let storage_name = format!("{STORAGE}:{}", port(storage.address()));
+    let registry = or_skip!(Registry::like(&Setup {
+        password: true,
+        tls: Some((&certificate, &key)),
+        blobs_at: Some(&format!("http://{storage_name}")),
+        ..Setup::default()
+    }));
+    let _files = or_skip!(files.serve(&registry.storage()));
+    let pushed = registry.push(&layout.reference("latest"), "team/busybox:1");
+    pushed.unwrap();
+    let port = port(registry.address());
+    let (user, password) = CREDENTIALS;
+    let entry = serde_json::json!({ "username": user, "password": password });
+    let auth = serde_json::json!({ "auths": { format!("{NAME}:{port}"): entry } });
+    let auth = write(&host, "auth.json", &auth);
+    let trusted: [(&str, &Path); 2] = [
+        ("REGISTRY_AUTH_FILE", &auth),
+        ("SSL_CERT_FILE", &certificate),
+    ];
+
+    let refused = build(&host, port, &trusted).expect_code(1);
+    let said = refused.errors();
+    let expected = format!("(at {storage_name}) would have to be asked over plain HTTP");
+    assert!(said.contains(&expected), "{said}");
+    assert!(storage.requests().is_empty());
+
+    // Unless the user says so; and then without the password.
+    let document = serde_json::json!({ "registries": { storage_name: { "insecure": true } } });
+    write(&host, "registries.json", &document);
+    let registries = host.path("registries.json");
+    let [auth, trust] = trusted;
+    let allowed = [auth, trust, ("MICROAGENT_REGISTRIES", &*registries)];
+    build(&host, port, &allowed).expect_code(0);
+    assert_built(&host, &layout);
+    let heads = storage.heads();
+    // Configuration and layer.
+    assert_eq!(heads.len(), 2, "{heads:?}");
+    let says_who = |head: &String| head.to_ascii_lowercase().contains("authorization");
+    assert!(!heads.iter().any(says_who), "{heads:?}");
+}
+
+#[test]
+fn a_registries_file_that_is_wrong_is_named_with_what_is_wrong() {
+    let host = or_skip!(Host::new());
+    let build = |named: Option<&Path>| {
+        let mut invocation = host.microagent(["rootfs", "build", "--allow-mutable"]);
+        invocation.argument("--out").argument("out.ext4");
+        invocation.argument("--image").argument("oci:/no/such");
+        if let Some(path) = named {
+            invocation.variable("MICROAGENT_REGISTRIES", path);
+        }
+        invocation.finish().expect_code(1).errors()
+    };
+    let typo = serde_json::json!({ "registries": { "reg.lan": { "insecur": true } } });
+    let file = write(&host, "registries.json", &typo);
+    let said = build(Some(&file));
+    let first = said.lines().next().unwrap();
+    let expected = format!(
+        "microagent: the registries file {} cannot be used: it is not valid: unknown field `insecur`, expected `mirrors` or `insecure`",
+        file.display()
+    );
+    assert!(first.starts_with(&expected), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+
+    let said = build(Some(&host.path("absent.json")));
+    assert!(said.contains("absent.json cannot be used"), "{said}");
+    // The usual file may be absent, but not wrong.
+    assert!(build(None).contains("/no/such"));
+    std::fs::create_dir_all(host.state()).unwrap();
+    std::fs::copy(&file, host.state().join("registries.json")).unwrap();
+    assert!(build(None).contains("insecur"));
 }

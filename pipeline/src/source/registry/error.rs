@@ -214,6 +214,9 @@ impl RegistryProblem {
                 };
                 return RegistryProblem::through(proxy, reason);
             }
+            ureq::Error::Timeout(ureq::Timeout::Connect) if proxy.is_some() => {
+                return RegistryProblem::through(proxy, "it did not answer in time".into());
+            }
             ureq::Error::HostNotFound => RegistryProblem::UnknownHost,
             ureq::Error::Timeout(_) => RegistryProblem::Timeout,
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {

@@ -1,0 +1,22 @@
+//! Certificates as `openssl` makes them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, tool};
+
+/// A self-signed certificate for the host `name`, which is no authority for others, and its key:
+/// two PEM files in `directory`.
+pub fn self_signed(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf), Error> {
+    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
+    let subject = format!("/CN={name}");
+    let names = format!("subjectAltName=DNS:{name}");
+    let paths = [certificate.display().to_string(), key.display().to_string()];
+    #[rustfmt::skip]
+    let arguments = [
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "2", "-subj", &subject, "-addext", &names,
+        "-addext", "basicConstraints=critical,CA:FALSE", "-out", &paths[0], "-keyout", &paths[1],
+    ];
+    tool::run("openssl", arguments)?;
+    Ok((certificate, key))
+}

@@ -1,0 +1,104 @@
+//! A proxy as companies have them (`tinyproxy`), on the loopback interface.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::watched::Watched;
+use crate::{Error, tool};
+
+/// How long the proxy may take to listen.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// The name and the password that the proxy asks for.
+pub const CREDENTIALS: (&str, &str) = ("proxied", "pass-word");
+
+/// A proxy; it is gone when this value is.
+#[derive(Debug)]
+pub struct ForwardProxy {
+    address: String,
+    log: Arc<Mutex<Vec<String>>>,
+    _process: Watched,
+    _directory: TempDir,
+}
+
+impl ForwardProxy {
+    /// A proxy that wants [`CREDENTIALS`], and for which `names` are this machine. Needs root.
+    pub fn start(names: &str) -> Result<ForwardProxy, Error> {
+        let program = tool::find("tinyproxy")?;
+        let directory = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+        let file = |name: &str, text: String| {
+            let path = directory.path().join(name);
+            fs::write(&path, text).map_err(Error::file(&path))?;
+            Ok(path)
+        };
+        // It takes no port 0. Another program may take this one meanwhile; then it does not start.
+        let here = "127.0.0.1:0";
+        let free = TcpListener::bind(here).map_err(Error::file(here))?;
+        let address = free.local_addr().map_err(Error::file(here))?;
+        drop(free);
+        let (user, password) = CREDENTIALS;
+        let configuration = file(
+            "tinyproxy.conf",
+            format!(
+                "Port {}\nListen 127.0.0.1\nTimeout 60\nLogLevel Info\nBasicAuth {user} {password}\n",
+                address.port()
+            ),
+        )?;
+        let hosts = file("hosts", format!("127.0.0.1 localhost {names}\n"))?;
+        let mut command = Command::new(tool::find("unshare")?);
+        command
+            .args(["--mount", "sh", "-c"])
+            .arg(r#"mount --bind "$1" /etc/hosts && exec "$2" -d -c "$3""#)
+            .arg("proxy")
+            .args([hosts, program, configuration]);
+        let mut process = Watched::start(&command, Stdio::piped(), Stdio::null())?;
+        let Some(output) = process.stdout() else {
+            unreachable!("it was asked for");
+        };
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&log);
+        let (ready, is_ready) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if line.contains("Accepting connections") {
+                    let _ = ready.send(());
+                }
+                kept.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(line);
+            }
+        });
+        let proxy = ForwardProxy {
+            address: address.to_string(),
+            log,
+            _process: process,
+            _directory: directory,
+        };
+        match is_ready.recv_timeout(START_LIMIT) {
+            Ok(()) => Ok(proxy),
+            Err(_) => Err(Error::Late {
+                what: "the proxy listens".to_owned(),
+                limit: START_LIMIT,
+                seen: proxy.log().join("\n"),
+            }),
+        }
+    }
+
+    /// Where it listens: `127.0.0.1:<port>`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// What it says it did, a line each.
+    pub fn log(&self) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+}
