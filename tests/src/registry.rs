@@ -19,6 +19,11 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// The name and the password that [`Registry::with_password`] asks for.
 pub const CREDENTIALS: (&str, &str) = ("tester", "open sesame");
 
+/// Whose tokens a registry believes, and what it is called in them.
+pub const TOKEN_ISSUER: &str = "the token server";
+/// See [`TOKEN_ISSUER`].
+pub const TOKEN_SERVICE: &str = "the registry";
+
 /// [`CREDENTIALS`] as `htpasswd -nbB` writes them.
 const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
@@ -41,6 +46,9 @@ pub struct Setup<'a> {
     /// It redirects who asks for a blob to a server of [`Registry::storage`] with this address
     /// (`http://…`).
     pub blobs_at: Option<&'a str>,
+    /// It wants tokens of the server at this address, signed with the key of this certificate
+    /// (PEM), by [`TOKEN_ISSUER`] for [`TOKEN_SERVICE`].
+    pub tokens: Option<(&'a str, &'a Path)>,
     /// It takes manifests of Docker's schema 1.
     pub schema_1: bool,
 }
@@ -110,7 +118,13 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
     let directory = storage.path();
     let htpasswd = directory.join("htpasswd");
     fs::write(&htpasswd, HTPASSWD).map_err(Error::file(&htpasswd))?;
-    let auth = if setup.password {
+    let auth = if let Some((realm, certificate)) = setup.tokens {
+        format!(
+            "auth:\n  token: {{realm: '{realm}', service: {TOKEN_SERVICE}, issuer: {TOKEN_ISSUER}, \
+             rootcertbundle: {}}}\n",
+            certificate.display()
+        )
+    } else if setup.password {
         format!(
             "auth:\n  htpasswd: {{realm: test, path: {}}}\n",
             htpasswd.display()

@@ -16,4 +16,5 @@ mod redirects;
 mod registry;
 mod sources;
 mod support;
+mod tokens;
 mod trees;
