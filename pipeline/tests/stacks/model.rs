@@ -1,0 +1,364 @@
+//! What a stack of layers means, in the simplest way there is: a map from paths
+//! to inodes, to which members are applied one after another.
+//!
+//! The rules are those of the OCI image specification (`layer.md`, "Applying
+//! Changesets", "Whiteouts"), and where it leaves a choice the ones that
+//! `docs/architecture.md` and the pipeline's `merge` module announce. Nothing
+//! here calls the pipeline.
+
+use std::collections::BTreeMap;
+
+use crate::member::{Kind, Member, Meta};
+use crate::tree::{Content, Inode, Tree, What};
+
+/// A path as its parts; the root has none.
+type Path = Vec<Vec<u8>>;
+
+/// A tree in the making.
+#[derive(Debug, Clone)]
+pub struct Model {
+    names: BTreeMap<Path, Name>,
+    inodes: BTreeMap<u64, Inode>,
+    layer: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Name {
+    inode: u64,
+    /// The last layer that made the name, or something below it.
+    layer: usize,
+}
+
+/// A member that no image may have; why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refused(#[allow(dead_code)] pub &'static str);
+
+impl Default for Model {
+    fn default() -> Model {
+        let root = implicit();
+        let name = Name { inode: 0, layer: 0 };
+        Model {
+            names: BTreeMap::from([(Vec::new(), name)]),
+            inodes: BTreeMap::from([(0, root)]),
+            layer: 0,
+        }
+    }
+}
+
+impl Model {
+    pub fn begin_layer(&mut self) {
+        self.layer += 1;
+    }
+
+    pub fn apply(&mut self, member: &Member) -> Result<(), Refused> {
+        let path = plain_path(&member.name)?;
+        // AUFS's own files.
+        let own = |part: &Vec<u8>| part.starts_with(b".wh..wh.");
+        if path.iter().any(|part| own(part) && part != b".wh..wh..opq") {
+            return Ok(());
+        }
+        let Some((name, parents)) = path.split_last() else {
+            return self.root(member);
+        };
+        if parents.iter().any(own) {
+            return Ok(());
+        }
+        if parents.iter().any(|part| part.starts_with(b".wh.")) {
+            return Err(Refused("below a whiteout"));
+        }
+        if name == b".wh..wh..opq" {
+            let directory = self.made(parents)?;
+            self.hide_below(&directory);
+            return Ok(());
+        }
+        if let Some(hidden) = name.strip_prefix(b".wh.") {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(Refused("a whiteout of nothing"));
+            }
+            if let Some(directory) = self.found(parents)? {
+                self.hide(&joined(&directory, hidden));
+            }
+            return Ok(());
+        }
+        self.put(parents, name, member)
+    }
+
+    /// The paths that are there now, as a tar would name them, with whether
+    /// each is a directory.
+    pub fn paths(&self) -> Vec<(Vec<u8>, bool)> {
+        let path = |(path, name): (&Path, &Name)| {
+            let is_directory = self.inodes[&name.inode].what == What::Directory;
+            (path.join(&b'/'), is_directory)
+        };
+        self.names.iter().map(path).collect()
+    }
+
+    /// Whether a directory is there, or something else; `None` for nothing.
+    pub fn is_directory(&self, path: &[&[u8]]) -> Option<bool> {
+        let path: Path = path.iter().map(|part| part.to_vec()).collect();
+        self.what(&path).map(|what| *what == What::Directory)
+    }
+
+    pub fn tree(&self) -> Tree {
+        let name = |(path, name): (&Path, &Name)| {
+            let path = [&b"/"[..], &path.join(&b'/')].concat();
+            (path, name.inode)
+        };
+        Tree {
+            names: self.names.iter().map(name).collect(),
+            inodes: self.inodes.clone(),
+        }
+    }
+
+    fn root(&mut self, member: &Member) -> Result<(), Refused> {
+        if member.kind != Kind::Directory {
+            return Err(Refused("the root is a directory"));
+        }
+        self.inodes.insert(0, inode(What::Directory, &member.meta));
+        Ok(())
+    }
+
+    fn put(&mut self, parents: &[Vec<u8>], name: &[u8], member: &Member) -> Result<(), Refused> {
+        let new = match &member.kind {
+            Kind::Hardlink(target) => {
+                let number = self.target(target)?;
+                let path = joined(&self.made(parents)?, name);
+                self.remove(&path);
+                self.name(path, number);
+                return Ok(());
+            }
+            Kind::Symlink(target) if target.is_empty() || target.len() > 4095 => {
+                return Err(Refused("a symbolic link's target"));
+            }
+            Kind::Symlink(target) => What::Symlink(target.clone()),
+            Kind::Directory => What::Directory,
+            Kind::File(body) => What::File(Content::from(body)),
+            Kind::Char(major, minor) => What::Char(*major, *minor),
+            Kind::Block(major, minor) => What::Block(*major, *minor),
+            Kind::Fifo => What::Fifo,
+        };
+        let path = joined(&self.made(parents)?, name);
+        // A directory over a directory keeps what is in it.
+        let stays = new == What::Directory && self.what(&path) == Some(&What::Directory);
+        if !stays {
+            self.remove(&path);
+        }
+        let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.inodes.insert(number, inode(new, &member.meta));
+        self.name(path, number);
+        Ok(())
+    }
+
+    /// The inode that a hard link is to be another name of.
+    fn target(&self, target: &[u8]) -> Result<u64, Refused> {
+        if target.is_empty() {
+            return Err(Refused("a hard link to nothing"));
+        }
+        let path = plain_path(target)?;
+        let Some((name, parents)) = path.split_last() else {
+            return Err(Refused("a hard link to the root"));
+        };
+        let directory = self.found(parents)?;
+        let path = directory.map(|directory| joined(&directory, name));
+        let found = path.and_then(|path| self.names.get(&path));
+        let number = found.ok_or(Refused("a hard link to nothing"))?.inode;
+        match self.inodes[&number].what {
+            What::Directory => Err(Refused("a hard link to a directory")),
+            _ => Ok(number),
+        }
+    }
+
+    /// Where a path really is: symbolic links on the way are followed inside
+    /// the root, the last part is not looked at.
+    fn walk(&self, parts: &[Vec<u8>]) -> Result<Walk, Refused> {
+        let mut here: Path = Vec::new();
+        let mut ahead: Path = parts.iter().rev().cloned().collect();
+        let mut links = 0;
+        while let Some(part) = ahead.pop() {
+            if part == b".." {
+                here.pop().ok_or(Refused("a link that climbs out"))?;
+                continue;
+            }
+            let next = joined(&here, &part);
+            match self.what(&next) {
+                Some(What::Directory) => here = next,
+                Some(What::Symlink(target)) => {
+                    links += 1;
+                    if links > 40 {
+                        return Err(Refused("a loop of links"));
+                    }
+                    if target.starts_with(b"/") {
+                        if self.names[&next].layer == self.layer {
+                            return Err(Refused("an absolute link of the same layer"));
+                        }
+                        here.clear();
+                    }
+                    let target = parts_of(target);
+                    if target.iter().any(|part| part.len() > 255) {
+                        return Err(Refused("a long name in a link"));
+                    }
+                    ahead.extend(target.into_iter().rev());
+                }
+                _ => {
+                    ahead.push(part);
+                    return Ok(Walk { here, ahead });
+                }
+            }
+        }
+        Ok(Walk { here, ahead })
+    }
+
+    /// The directory of that name, if it is there.
+    fn found(&self, parts: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
+        let walk = self.walk(parts)?;
+        Ok(walk.ahead.is_empty().then_some(walk.here))
+    }
+
+    /// The directory of that name; what is missing of it is made, and what is
+    /// in the way gives way.
+    fn made(&mut self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
+        let mut parts = parts.to_vec();
+        loop {
+            let Walk { here, mut ahead } = self.walk(&parts)?;
+            let Some(part) = ahead.pop() else {
+                self.touch(&here);
+                return Ok(here);
+            };
+            let missing = joined(&here, &part);
+            self.remove(&missing);
+            let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
+            self.inodes.insert(number, implicit());
+            self.name(missing.clone(), number);
+            parts = missing;
+            parts.extend(ahead.into_iter().rev());
+        }
+    }
+
+    /// A whiteout: what lower layers have of that name is gone.
+    fn hide(&mut self, path: &Path) {
+        match self.names.get(path) {
+            Some(name) if name.layer < self.layer => self.remove(path),
+            Some(_) => self.hide_below(path),
+            None => {}
+        }
+    }
+
+    fn hide_below(&mut self, path: &Path) {
+        let layer = self.layer;
+        self.names
+            .retain(|other, name| !is_below(other, path) || name.layer >= layer);
+    }
+
+    fn remove(&mut self, path: &Path) {
+        self.names
+            .retain(|other, _| other != path && !is_below(other, path));
+    }
+
+    fn name(&mut self, path: Path, inode: u64) {
+        let layer = self.layer;
+        self.touch(&path);
+        self.names.insert(path, Name { inode, layer });
+    }
+
+    /// A name of this layer makes the directories it is in this layer's, too.
+    fn touch(&mut self, path: &Path) {
+        for length in 0..=path.len() {
+            if let Some(name) = self.names.get_mut(&path[..length]) {
+                name.layer = self.layer;
+            }
+        }
+    }
+
+    fn what(&self, path: &Path) -> Option<&What> {
+        let name = self.names.get(path)?;
+        Some(&self.inodes[&name.inode].what)
+    }
+}
+
+/// As far as a path leads.
+struct Walk {
+    /// The last directory that is there.
+    here: Path,
+    /// What follows it, last part first.
+    ahead: Path,
+}
+
+/// The parts of a name in a tar.
+fn plain_path(name: &[u8]) -> Result<Path, Refused> {
+    let path = parts_of(name);
+    if path.iter().any(|part| part == b"..") {
+        return Err(Refused("a name that climbs"));
+    }
+    if name.len() > 4095 || path.iter().any(|part| part.len() > 255) {
+        return Err(Refused("a long name"));
+    }
+    Ok(path)
+}
+
+fn parts_of(name: &[u8]) -> Path {
+    let parts = name.split(|byte| *byte == b'/');
+    let parts = parts.filter(|part| !matches!(*part, b"" | b"."));
+    parts.map(<[u8]>::to_vec).collect()
+}
+
+fn joined(directory: &Path, name: &[u8]) -> Path {
+    let mut path = directory.clone();
+    path.push(name.to_vec());
+    path
+}
+
+fn is_below(path: &Path, directory: &Path) -> bool {
+    path.len() > directory.len() && path.starts_with(directory)
+}
+
+/// A directory that no layer has a member for.
+fn implicit() -> Inode {
+    let meta = Meta {
+        mode: 0o755,
+        ..Meta::default()
+    };
+    inode(What::Directory, &meta)
+}
+
+/// A member's attributes as a file system gets them: times as an ext4 inode can
+/// hold them, links with the one mode they have, capabilities without the user
+/// who was root in their namespace, no labels of the builder's SELinux, nothing
+/// that is in no namespace of Linux.
+fn inode(what: What, meta: &Meta) -> Inode {
+    const LATEST: i64 = (1 << 34) - (1 << 31) - 1;
+    let mtime = match meta.mtime {
+        (seconds, _) if seconds > LATEST => (LATEST, 0),
+        (seconds, _) if seconds < -(1 << 31) => (-(1 << 31), 0),
+        mtime => mtime,
+    };
+    let namespaces = [
+        &b"user."[..],
+        b"trusted.",
+        b"security.",
+        b"system.posix_acl_",
+    ];
+    let kept = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        let known = namespaces.iter().any(|space| name.starts_with(space));
+        let value = match (&name[..], value.len(), value.get(3)) {
+            // capabilities(7): VFS_CAP_REVISION_3 is 2 with a user id behind it.
+            (b"security.capability", 24, Some(3)) => {
+                let mut value = value[..20].to_vec();
+                value[3] = 2;
+                value
+            }
+            _ => value.clone(),
+        };
+        (known && name != b"security.selinux").then(|| (name.clone(), value))
+    };
+    Inode {
+        mode: match what {
+            What::Symlink(_) => 0o777,
+            _ => meta.mode,
+        },
+        what,
+        uid: meta.uid,
+        gid: meta.gid,
+        mtime,
+        xattrs: meta.xattrs.iter().filter_map(kept).collect(),
+    }
+}
