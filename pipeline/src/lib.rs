@@ -12,7 +12,7 @@
 //! | what a person may type for an image | `reference` ([`Reference`]) |
 //! | where images come from | `source`: registries ([`Registries`]), OCI layouts, archives |
 //! | what a reference means now, and its name in the store | `resolve`, `manifest` ([`Image`]) |
-//! | how a layer gets here and becomes tar and index | `layer`, `decompress`, `tar_reader`, `pax`, `index` |
+//! | how a layer gets here and becomes tar and index | `layer`, `shipped_tar`, `decompress`, `feed`, `tar_reader`, `pax`, `index` |
 //! | what layers add up to, and what is refused | `merge`, `tree`, `xattr` ([`MergeError`]) |
 //! | how that becomes a file system | `rootfs`, `ext4`, `raw_names`, `mke2fs` ([`Rootfs`]) |
 //! | where the guest's kernel and initramfs come from | `kernel`, `initramfs` |
@@ -24,6 +24,7 @@ mod decompress;
 mod entry;
 mod error;
 mod ext4;
+mod feed;
 mod index;
 mod initramfs;
 mod kernel;
@@ -39,6 +40,7 @@ mod raw_names;
 mod reference;
 mod resolve;
 mod rootfs;
+mod shipped_tar;
 mod source;
 mod tar_reader;
 mod tree;

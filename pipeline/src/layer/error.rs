@@ -4,8 +4,8 @@ use std::io;
 
 use microagent_cas::Digest;
 
-use super::MAX_UNPACKED;
 use crate::error::{Diagnosis, ErrorKind};
+use crate::shipped_tar::MAX_UNPACKED;
 use crate::tar_reader::TarError;
 
 /// Why a layer could not be brought here or unpacked.

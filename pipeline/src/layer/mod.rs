@@ -20,7 +20,6 @@
 //! fetched again when only that is gone.
 
 mod error;
-mod feed;
 mod transfer;
 mod unpack;
 
@@ -32,10 +31,10 @@ use std::thread;
 
 use microagent_cas::{BlobWriter, Digest, Output, StoreError};
 
-use self::feed::{Feed, PIECE, feed};
 use self::transfer::Transfer;
 use self::unpack::Unpacking;
 use crate::error::Error;
+use crate::feed::{Feed, PIECE, feed};
 use crate::index::INDEX_FORMAT;
 use crate::manifest::LayerDescriptor;
 use crate::node::NodeSpec;
@@ -47,9 +46,6 @@ pub use error::LayerError;
 
 /// How many layers are worked on at once, each over a connection of its own.
 const PARALLEL: usize = 3;
-/// The most bytes that the layers of one image may unpack to: what a small
-/// compressed layer may cost before it is called a bomb.
-const MAX_UNPACKED: u64 = 64 << 30;
 /// How much of a blob is read at once.
 const CHUNK: usize = 256 << 10;
 /// The version of the `unpack` node: the tar reader's and the index's together.

@@ -4,13 +4,13 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// How much is handed over at once. Small enough for the allocator to use again.
-pub(super) const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 /// How many pieces wait at most: together 1 MiB.
 const WAITING: usize = 16;
 
 /// The end that is written.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(crate) struct Feed {
     /// `None` once nobody reads any more.
     sender: Option<SyncSender<Vec<u8>>>,
 }
@@ -18,13 +18,13 @@ pub(super) struct Feed {
 /// The end that is read. A writer that is dropped, for whatever reason, is the end of the stream:
 /// whether that was all of it, the writer knows.
 #[derive(Debug)]
-pub(super) struct Fed {
+pub(crate) struct Fed {
     receiver: Receiver<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
 }
 
-pub(super) fn feed() -> (Feed, Fed) {
+pub(crate) fn feed() -> (Feed, Fed) {
     let (sender, receiver) = sync_channel(WAITING);
     let fed = Fed {
         receiver,
@@ -37,7 +37,7 @@ pub(super) fn feed() -> (Feed, Fed) {
 
 impl Feed {
     /// Hands bytes on; waits while too much lies there. After the reader is gone it does nothing.
-    pub(super) fn give(&mut self, bytes: &[u8]) {
+    pub(crate) fn give(&mut self, bytes: &[u8]) {
         if let Some(sender) = &self.sender
             && sender.send(bytes.to_vec()).is_err()
         {
@@ -46,7 +46,7 @@ impl Feed {
     }
 
     /// Whether anybody reads.
-    pub(super) fn is_read(&self) -> bool {
+    pub(crate) fn is_read(&self) -> bool {
         self.sender.is_some()
     }
 }
