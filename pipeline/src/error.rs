@@ -4,6 +4,7 @@
 
 use microagent_cas::StoreError;
 
+use crate::bundle::BundleError;
 pub use crate::initramfs::InitramfsError;
 pub use crate::kernel::KernelError;
 use crate::layer::LayerError;
@@ -144,6 +145,8 @@ errors! {
     Merge(MergeError),
     /// A tree cannot become a file system.
     Rootfs(RootfsError),
+    /// A tar bundle cannot become a disk.
+    Bundle(BundleError),
     /// The host's `mke2fs` or `debugfs` could not do its part.
     Mke2fs(Mke2fsError),
     /// A guest kernel could not be had.

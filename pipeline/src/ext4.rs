@@ -11,6 +11,7 @@
 //! - No blocks are reserved for root: the guest has the size that was asked for.
 
 mod content;
+mod superblock;
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -24,6 +25,7 @@ use mkext4::{
 };
 
 use self::content::{ContentReader, block_runs};
+pub(crate) use self::superblock::{LABEL_BYTES, set_last_mounted};
 use crate::entry::{Attributes, Content, Device, display_name};
 use crate::raw_names::{Hashes, ReplaceError, StandIns};
 use crate::rootfs::RootfsError;
@@ -64,6 +66,15 @@ pub(crate) enum Size {
     Exact(u64),
 }
 
+/// What a file system is told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity<'a> {
+    /// What its UUID is made of.
+    pub(crate) seed: &'a Digest,
+    /// Its volume label, at most [`LABEL_BYTES`]; none when empty.
+    pub(crate) label: &'a str,
+}
+
 /// A file system that is laid out and only needs to be written.
 pub(crate) struct Planned<'a> {
     layout: Layout,
@@ -71,10 +82,19 @@ pub(crate) struct Planned<'a> {
     stand_ins: StandIns,
 }
 
-/// Lays the tree out. Nothing is written.
+/// Lays the tree out, without a label. Nothing is written.
 pub(crate) fn plan<'a>(
     tree: &'a Tree,
     seed: &Digest,
+    size: Size,
+) -> Result<Planned<'a>, RootfsError> {
+    plan_as(tree, Identity { seed, label: "" }, size)
+}
+
+/// Lays the tree out. Nothing is written.
+pub(crate) fn plan_as<'a>(
+    tree: &'a Tree,
+    identity: Identity<'_>,
     size: Size,
 ) -> Result<Planned<'a>, RootfsError> {
     let need = Need::of(tree);
@@ -82,32 +102,37 @@ pub(crate) fn plan<'a>(
         Size::Headroom(free) => {
             let mut size = need.bytes.saturating_add(free).next_multiple_of(STEP);
             loop {
-                if let Some(planned) = attempt(tree, seed, &need, size)? {
+                if let Some(planned) = attempt(tree, identity, &need, size)? {
                     return Ok(planned);
                 }
                 size += (size / 8).next_multiple_of(STEP);
             }
         }
-        Size::Exact(size) => match attempt(tree, seed, &need, size)? {
+        Size::Exact(size) => match attempt(tree, identity, &need, size)? {
             Some(planned) => Ok(planned),
             None => Err(RootfsError::TooSmall {
                 asked_mib: size / MIB,
-                least_mib: least(tree, seed, &need, size)? / MIB,
+                least_mib: least(tree, identity, &need, size)? / MIB,
             }),
         },
     }
 }
 
 /// The least size above `too_small` at which the tree fits.
-fn least(tree: &Tree, seed: &Digest, need: &Need, too_small: u64) -> Result<u64, RootfsError> {
+fn least(
+    tree: &Tree,
+    identity: Identity<'_>,
+    need: &Need,
+    too_small: u64,
+) -> Result<u64, RootfsError> {
     let (mut below, mut above) = (too_small, too_small.max(SMALLEST).next_multiple_of(STEP));
-    while attempt(tree, seed, need, above)?.is_none() {
+    while attempt(tree, identity, need, above)?.is_none() {
         below = above;
         above += (above / 8).next_multiple_of(STEP);
     }
     while above - below > STEP {
         let middle = (below + (above - below) / 2).next_multiple_of(STEP);
-        match attempt(tree, seed, need, middle)? {
+        match attempt(tree, identity, need, middle)? {
             Some(_) => above = middle,
             None => below = middle,
         }
@@ -232,7 +257,7 @@ impl Need {
 /// Lays the tree out in `size` bytes; `None` if it does not fit.
 fn attempt<'a>(
     tree: &'a Tree,
-    seed: &Digest,
+    identity: Identity<'_>,
     need: &Need,
     size: u64,
 ) -> Result<Option<Planned<'a>>, RootfsError> {
@@ -246,7 +271,8 @@ fn attempt<'a>(
         return Ok(None);
     };
     let layout_failed = |source| RootfsError::Layout { source };
-    let mut options = Options::new(size, uuid(seed), 0);
+    let mut options = Options::new(size, uuid(identity.seed), 0);
+    options.label = Some(identity.label.to_owned()).filter(|label| !label.is_empty());
     options.inodes = InodeCount::Exact(inodes);
     options.reserved_percent = 0;
     let hash_seed = options.hash_seed;

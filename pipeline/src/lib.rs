@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! Reference ─resolve─▶ Image ─fetch─▶ layers ─unpack─▶ tar + index ─rootfs─▶ ext4
+//! tar ─bundle─▶ ext4
 //! ```
 //!
 //! | question | module |
@@ -15,11 +16,13 @@
 //! | how a layer gets here and becomes tar and index | `layer`, `shipped_tar`, `decompress`, `feed`, `tar_reader`, `pax`, `index` |
 //! | what layers add up to, and what is refused | `merge`, `tree`, `xattr` ([`MergeError`]) |
 //! | how that becomes a file system | `rootfs`, `ext4`, `raw_names`, `mke2fs` ([`Rootfs`]) |
+//! | how a tar becomes a disk of its own | `bundle` ([`Bundle`]) |
 //! | where the guest's kernel and initramfs come from | `kernel`, `initramfs` |
 //! | how a node is found or computed | `node`, `pipeline` ([`Pipeline`]) |
 //! | what went wrong, and what to do about it | `error` ([`Error`], [`Diagnosis`]) |
 //! | what happens meanwhile | `progress` ([`Progress`]) |
 
+mod bundle;
 mod decompress;
 mod entry;
 mod error;
@@ -46,6 +49,7 @@ mod tar_reader;
 mod tree;
 mod xattr;
 
+pub use bundle::{Bundle, BundleError, BundleOptions};
 pub use error::{Diagnosis, Error, ErrorKind};
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{Kernel, KernelError, KernelSource};

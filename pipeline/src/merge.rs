@@ -13,6 +13,9 @@
 //! - A hard link's target is a name from the root, of this or a lower layer.
 //! - AUFS's own files (`.wh..wh.*`) are dropped.
 //!
+//! A tar that is no layer ([`Merger::without_whiteouts`]) has none of these
+//! names: there `.wh.x` is a file like any other.
+//!
 //! # Names that try to get out
 //! Names are resolved in the tree alone, so nothing can reach the host; what is
 //! refused here is an image whose result would not be what its maker can have
@@ -107,6 +110,8 @@ impl Diagnosis for MergeError {
 #[derive(Debug, Default)]
 pub struct Merger {
     tree: Tree,
+    /// Names that begin with `.wh.` mean nothing.
+    plain: bool,
     /// The current layer's number; the tree's edges are stamped with it.
     layer: usize,
     name: String,
@@ -123,6 +128,14 @@ impl Merger {
     /// Starts with an empty root directory.
     pub fn new() -> Merger {
         Merger::default()
+    }
+
+    /// The same for a tar that is no layer: `.wh.` is a name's beginning like any other.
+    pub fn without_whiteouts() -> Merger {
+        Merger {
+            plain: true,
+            ..Merger::default()
+        }
     }
 
     /// Begins layer number `layer`, counted from 0 at the bottom; `name` is for messages.
@@ -155,6 +168,9 @@ impl Merger {
         let Some((name, parents)) = parts.split_last() else {
             return self.set_root(entry);
         };
+        if self.plain {
+            return self.put(parents, name, entry);
+        }
         let is_meta = |part: &&[u8]| part.starts_with(WHITEOUT_META);
         if parents.iter().any(is_meta) || (is_meta(name) && *name != OPAQUE) {
             return Ok(());

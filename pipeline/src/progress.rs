@@ -18,6 +18,8 @@ pub enum Stage {
     Unpack,
     /// Writing the root file system.
     Rootfs,
+    /// Making a disk from a tar bundle.
+    Bundle,
     /// Getting a guest kernel.
     Kernel,
     /// Packing the initramfs.
@@ -32,6 +34,7 @@ impl Stage {
             Stage::Fetch => "fetch",
             Stage::Unpack => "unpack",
             Stage::Rootfs => "rootfs",
+            Stage::Bundle => "bundle",
             Stage::Kernel => "kernel",
             Stage::Initramfs => "initramfs",
         }

@@ -360,6 +360,27 @@ fn the_message_names_the_layer_and_the_member() {
 }
 
 #[test]
+fn in_a_tar_that_is_no_layer_whiteouts_are_ordinary_files() {
+    let mut merger = Merger::without_whiteouts();
+    merger.begin_layer(0, "tar");
+    for path in ["a", ".wh.a", "d/.wh..wh..opq", ".wh..wh.plnk/1.2", ".wh."] {
+        merger.add(member('f', path, "1")).unwrap();
+    }
+    assert_eq!(
+        lines(&merger.finish()),
+        [
+            "/.wh. = 1 of 0",
+            "/.wh..wh.plnk/ 755",
+            "/.wh..wh.plnk/1.2 = 1 of 0",
+            "/.wh.a = 1 of 0",
+            "/a = 1 of 0",
+            "/d/ 755",
+            "/d/.wh..wh..opq = 1 of 0",
+        ]
+    );
+}
+
+#[test]
 fn aufs_files_vanish() {
     assert!(
         merged(&[&[

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod auth;
+mod bundles;
 mod front;
 mod manifests;
 mod mirrors;

@@ -26,6 +26,11 @@ impl Place {
         self.directory.path().join("cas")
     }
 
+    /// A path for the test's own files.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
     /// A pipeline of its own over the place's store, as each process has one.
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new(Store::open(&self.store()).unwrap(), Arc::new(Silent))

@@ -1,0 +1,306 @@
+//! Disks made from tars that GNU tar packed, compared with what it unpacks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use microagent_pipeline::{Bundle, BundleOptions, Error, ErrorKind};
+use microagent_tests::image::Tar;
+use microagent_tests::{root_or_skip, tool, tree};
+
+use crate::support::{Place, assert_clean, assert_same, chain, layer};
+
+/// Names that mean something in a layer, and everything that a tar can hold.
+const CONTENT: &str = "mkdir a b; echo 1 >a/x; ln a/x b/y; echo hidden >.wh.a; echo >b/.wh..wh..opq
+    mknod c c 1 5; mkfifo p; setfattr -n user.k -v v a/x; chmod 1777 a; chown 5:6 b a/x
+    ln -s /a/x abs; touch -d @1.25 a/x; truncate -s 5M sparse; printf end >>sparse
+    echo latin >\"$(printf 'latin-\\344')\"; mkdir lost+found; chmod 0711 .";
+
+fn options(path: &Path) -> BundleOptions {
+    BundleOptions {
+        path: path.to_owned(),
+        name: "data".into(),
+        mount: "/srv/data".into(),
+        writable: false,
+    }
+}
+
+/// A place with a tar of this content.
+fn packed(tar: &[u8]) -> (Place, PathBuf) {
+    let place = Place::new();
+    let path = place.path("bundle.tar");
+    std::fs::write(&path, tar).unwrap();
+    (place, path)
+}
+
+#[track_caller]
+fn built(place: &Place, options: &BundleOptions) -> Bundle {
+    let bundle = place.pipeline().bundle(options);
+    bundle.unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+/// The lines of `dumpe2fs -h`: what is before the colon, and what is after it.
+fn dumped(image: &Path) -> Vec<(String, String)> {
+    let text = tool::text("dumpe2fs", ["-h".as_ref(), image.as_os_str()]).unwrap();
+    let fields = text.lines().filter_map(|line| line.split_once(':'));
+    fields
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect()
+}
+
+fn field(image: &Path, name: &str) -> String {
+    let fields = dumped(image);
+    let field = fields.into_iter().find(|(known, _)| known == name);
+    field.unwrap_or_else(|| panic!("no {name:?}")).1
+}
+
+#[test]
+fn the_tree_is_what_tar_unpacks() {
+    root_or_skip!();
+    let (place, path) = packed(&layer(CONTENT, &[]));
+    let bundle = built(&place, &options(&path));
+    assert_clean(&bundle.path);
+    let unpacked = tempfile::tempdir().unwrap();
+    let tar = Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf"])
+        .args([&path, Path::new("-C"), unpacked.path()])
+        .status();
+    assert!(tar.unwrap().success());
+    assert_same(&bundle.path, &tree::list(unpacked.path()).unwrap());
+}
+
+#[test]
+fn label_and_mount_point_are_recorded_and_cut_where_they_do_not_fit() {
+    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
+    let bundle = built(&place, &options(&path));
+    assert_clean(&bundle.path);
+    assert_eq!(field(&bundle.path, "Filesystem volume name"), "data");
+    assert_eq!(field(&bundle.path, "Last mounted on"), "/srv/data");
+    let label = ["-p", "-s", "LABEL", "-o", "value"].map(std::ffi::OsStr::new);
+    let label = label.into_iter().chain([bundle.path.as_os_str()]);
+    assert_eq!(tool::text("blkid", label).unwrap(), "data");
+
+    let long = built(
+        &place,
+        &BundleOptions {
+            name: "a-name-of-more-than-sixteen".into(),
+            mount: format!("/{}", "m".repeat(80)),
+            ..options(&path)
+        },
+    );
+    assert_clean(&long.path);
+    assert_eq!(
+        field(&long.path, "Filesystem volume name"),
+        "a-name-of-more-t"
+    );
+    assert_eq!(
+        field(&long.path, "Last mounted on"),
+        format!("/{}", "m".repeat(62))
+    );
+}
+
+#[test]
+fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
+    let tar = layer("mkdir a; seq 1 100000 >a/numbers; echo x >b", &[]);
+    let (place, plain) = packed(&tar);
+    let expected = built(&place, &options(&plain)).digest;
+    for (program, suffix) in [("gzip", "gz"), ("zstd", "zst")] {
+        let Ok(program) = tool::find(program) else {
+            continue;
+        };
+        // Its own store: nothing is remembered.
+        let (place, path) = packed(&tar);
+        let packed = place.path(&format!("bundle.tar.{suffix}"));
+        let out = std::fs::File::create(&packed).unwrap();
+        let status = Command::new(program)
+            .args(["-c".as_ref(), path.as_os_str()])
+            .stdout(out)
+            .status();
+        assert!(status.unwrap().success());
+        assert_eq!(
+            built(&place, &options(&packed)).digest,
+            expected,
+            "{suffix}"
+        );
+        assert_eq!(
+            built(&place, &options(&path)).digest,
+            expected,
+            "of the same store"
+        );
+    }
+}
+
+#[test]
+fn what_the_disk_depends_on_is_part_of_its_key_and_nothing_else() {
+    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
+    let pipeline = place.pipeline();
+    let first = options(&path);
+    let moved = place.path("moved.tar");
+    std::fs::copy(&path, &moved).unwrap();
+    for same in [
+        first.clone(),
+        BundleOptions {
+            path: moved,
+            ..first.clone()
+        },
+        BundleOptions {
+            name: "other".into(),
+            ..first.clone()
+        },
+        BundleOptions {
+            mount: "/other".into(),
+            ..first.clone()
+        },
+        BundleOptions {
+            writable: true,
+            ..first.clone()
+        },
+    ] {
+        pipeline.bundle(&same).unwrap();
+    }
+    let reports = pipeline.reports();
+    let hits: Vec<bool> = reports.iter().map(|report| report.hit).collect();
+    assert_eq!(hits, [false, true, false, false, false]);
+    let outputs: std::collections::HashSet<_> = reports.iter().map(|r| r.output).collect();
+    assert_eq!(outputs.len(), 4);
+
+    std::fs::write(&path, Tar::new().file("x", b"2").finish()).unwrap();
+    pipeline.bundle(&first).unwrap();
+    assert!(!pipeline.reports()[5].hit);
+}
+
+#[test]
+fn a_disk_to_be_written_has_room_and_one_to_be_read_has_none() {
+    let (place, path) = packed(&layer("head -c 20M /dev/zero | tr '\\0' x >big", &[]));
+    let free = |image: &Path| {
+        let blocks: u64 = field(image, "Free blocks").parse().unwrap();
+        blocks * 4096 / (1 << 20)
+    };
+    let read = built(&place, &options(&path));
+    assert!(free(&read.path) < 16, "{} MiB", free(&read.path));
+    let written = BundleOptions {
+        writable: true,
+        ..options(&path)
+    };
+    let written = built(&place, &written);
+    assert_clean(&written.path);
+    // The journal and spare inodes for so much room come out of it.
+    assert!(
+        (480..=512).contains(&free(&written.path)),
+        "{} MiB",
+        free(&written.path)
+    );
+}
+
+#[track_caller]
+fn refused(result: Result<Bundle, Error>, kind: ErrorKind, text: &str) {
+    let error = result.unwrap_err();
+    assert_eq!(chain(&error), text);
+    assert_eq!(error.kind(), kind);
+}
+
+#[test]
+fn what_is_no_tar_is_named() {
+    let place = Place::new();
+    let pipeline = place.pipeline();
+    let named = |name: &str, bytes: &[u8]| {
+        let path = place.path(name);
+        std::fs::write(&path, bytes).unwrap();
+        (pipeline.bundle(&options(&path)), path.display().to_string())
+    };
+    let (result, path) = named("empty", b"");
+    refused(
+        result,
+        ErrorKind::Corrupt,
+        &format!("the bundle {path} is empty"),
+    );
+    let (result, path) = named("text", &[b'x'; 2000]);
+    refused(
+        result,
+        ErrorKind::Corrupt,
+        &format!(
+            "the bundle {path} is no tar that can be read: the header at offset 0 is not a tar header"
+        ),
+    );
+    let (result, path) = named("xz", b"\xfd7zXZ\0\0 and so on");
+    refused(
+        result,
+        ErrorKind::Unsupported,
+        &format!("the bundle {path} is compressed with xz"),
+    );
+    let tar = Tar::new().file("a", &[b'a'; 5000]).finish();
+    let (result, path) = named("cut", &tar[..3000]);
+    refused(
+        result,
+        ErrorKind::Corrupt,
+        &format!("the bundle {path} is no tar that can be read: it is cut short at offset 3000"),
+    );
+    let shipped = zstd::encode_all(&tar[..], 1).unwrap();
+    let (result, path) = named("cut.zst", &shipped[..shipped.len() / 2]);
+    let error = result.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the bundle {path} cannot be decompressed")
+    );
+    let (result, path) = named("evil", &Tar::new().file("../evil", b"x").finish());
+    refused(
+        result,
+        ErrorKind::Corrupt,
+        &format!(
+            "the bundle {path} has a member that cannot be unpacked, \"../evil\": its name leaves the root directory"
+        ),
+    );
+    let lost = Tar::new().file("lost+found/x", b"x").finish();
+    let (result, path) = named("lost", &lost);
+    refused(
+        result,
+        ErrorKind::Unsupported,
+        &format!(
+            "the bundle {path} cannot become a file system: the image has files in /lost+found, which is the file system's own"
+        ),
+    );
+    let directory = place.path("directory");
+    std::fs::create_dir(&directory).unwrap();
+    refused(
+        pipeline.bundle(&options(&directory)),
+        ErrorKind::Unsupported,
+        &format!("the bundle {} is no file", directory.display()),
+    );
+    let fifo = place.path("fifo");
+    tool::run("mkfifo", [&fifo]).unwrap();
+    refused(
+        pipeline.bundle(&options(&fifo)),
+        ErrorKind::Unsupported,
+        &format!("the bundle {} is no file", fifo.display()),
+    );
+    let missing = place.path("missing");
+    refused(
+        pipeline.bundle(&options(&missing)),
+        ErrorKind::NotFound,
+        &format!(
+            "the bundle {} cannot be read: No such file or directory (os error 2)",
+            missing.display()
+        ),
+    );
+    let left = std::fs::read_dir(place.store().join("tmp")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+/// The store is made to believe that the file still is what it was: the digest it remembers is
+/// not the file's.
+#[test]
+fn a_file_that_is_not_what_its_digest_says_is_never_recorded() {
+    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
+    let store = microagent_cas::Store::open(&place.store()).unwrap();
+    let other = microagent_cas::Digest::of(b"what it was");
+    store.remember_known(&path, &other).unwrap();
+    let pipeline = place.pipeline();
+    refused(
+        pipeline.bundle(&options(&path)),
+        ErrorKind::Conflict,
+        &format!(
+            "the bundle {} was changed while it was read",
+            path.display()
+        ),
+    );
+    assert_eq!(pipeline.reports(), []);
+}
