@@ -18,7 +18,7 @@ use microagent_tests::registry::Registry;
 use microagent_tests::{Error, tool};
 
 /// How many builds there are.
-const BUILDS: u64 = 40;
+const BUILDS: u64 = 36;
 /// How many run at once.
 const AT_ONCE: u64 = 4;
 /// How many of a hundred requests go wrong.
@@ -60,7 +60,7 @@ fn image() -> Result<Layout, Error> {
 
 fn build(host: &Host, reference: &str) -> Finished {
     let mut invocation = host.microagent(["--json", "rootfs", "build", "--allow-mutable"]);
-    invocation.argument("--size-mib").argument("64");
+    invocation.argument("--size-mib").argument("32");
     invocation.argument("--out").argument("out.ext4");
     invocation.argument("--image").argument(reference);
     invocation.finish()

@@ -230,7 +230,8 @@ impl RegistryProblem {
             (RegistryProblem::Refused, Some(_)) => {
                 RegistryProblem::through(proxy, "it refused the connection".into())
             }
-            (RegistryProblem::UnknownHost, Some(_)) => {
+            // Unless the proxy wants addresses, as SOCKS 5 without an `h` does.
+            (RegistryProblem::UnknownHost, Some(asked)) if !asked.resolve_target() => {
                 RegistryProblem::through(proxy, "its name does not resolve".into())
             }
             (direct, _) => direct,
