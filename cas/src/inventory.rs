@@ -128,6 +128,23 @@ impl Store {
         Ok(inventory)
     }
 
+    /// A node as it is remembered, and whether its outputs are all there. Only looked at: nothing
+    /// is held, and the node does not count as used.
+    ///
+    /// # Errors
+    /// When the file system does not answer.
+    pub fn look_at_node(&self, key: &NodeKey) -> Result<Option<(KnownNode, bool)>, StoreError> {
+        let Some(record) = self.read_record(key)? else {
+            return Ok(None);
+        };
+        let whole = self.record_size(&record)? == Some(record.size);
+        let path = self.node_path(key);
+        let last_used = fs::metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .map_err(|error| StoreError::io("inspect", &path, error))?;
+        Ok(Some((KnownNode { record, last_used }, whole)))
+    }
+
     fn known_image(&self, entry: &Descriptor) -> Result<KnownImage, StoreError> {
         let annotations = entry.annotations().clone().unwrap_or_default();
         let digest = entry.digest().to_string().parse().ok();

@@ -118,6 +118,16 @@ impl Store {
         self.root().join("locks/gc")
     }
 
+    /// Removes the leases of dead processes, unless somebody is taking one or collecting just now.
+    pub(crate) fn sweep_leases(&self) -> Result<(), StoreError> {
+        if let Some(_gate) = LockFile::try_gate(self.gc_gate())? {
+            for path in self.leases()?.1 {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+
     /// The leases of living processes, this one's included, and the files of dead ones. What is
     /// learnt stays true, and what is dead stays dead, while the caller holds the exclusive side
     /// of the gate.

@@ -44,6 +44,17 @@ impl LockFile {
         LockFile::acquire(path, operation, false)
     }
 
+    /// The exclusive side of a gate, if nobody is in it.
+    pub(crate) fn try_gate(path: PathBuf) -> Result<Option<LockFile>, StoreError> {
+        let file = open(&path)?;
+        let free = try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))?;
+        Ok(free.then_some(LockFile {
+            file,
+            path,
+            transient: false,
+        }))
+    }
+
     fn acquire(
         path: PathBuf,
         operation: FlockOperation,

@@ -171,6 +171,7 @@ impl Store {
                 swept.locks += 1;
             }
         }
+        self.sweep_leases()?;
         Ok(swept)
     }
 }

@@ -14,7 +14,7 @@
 //! | one agent session | [`session`] |
 //! | which engine `auto` takes | [`engine`] |
 //! | where a VM's sockets are, and how leftovers go | [`run_dir`], [`ending`] |
-//! | what people and scripts see | [`output`], [`progress`], [`failure`] |
+//! | what people and scripts see | [`output`], [`table`], [`progress`], [`failure`] |
 
 mod app;
 mod args;
@@ -34,6 +34,7 @@ mod run_dir;
 mod session;
 mod settings;
 mod supervisor;
+mod table;
 
 use std::process::ExitCode;
 

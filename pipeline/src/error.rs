@@ -5,6 +5,7 @@
 use microagent_cas::StoreError;
 
 use crate::bundle::BundleError;
+use crate::image_archive::ImageArchiveError;
 pub use crate::initramfs::InitramfsError;
 pub use crate::kernel::KernelError;
 use crate::layer::LayerError;
@@ -153,6 +154,8 @@ errors! {
     Kernel(KernelError),
     /// An initramfs could not be made.
     Initramfs(InitramfsError),
+    /// An image could not be exported or imported.
+    ImageArchive(ImageArchiveError),
 }
 
 impl Error {

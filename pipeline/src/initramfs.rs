@@ -114,8 +114,10 @@ impl Pipeline {
     /// [`Error::Initramfs`] when the agent is no static x86-64 executable or the modules are
     /// damaged; [`Error::Store`].
     pub fn initramfs(&self, agent: &Path, kernel: &Kernel) -> Result<Initramfs, Error> {
-        let bytes = read_agent(agent)?;
-        let mut inputs = vec![("agent".to_owned(), Digest::of(&bytes))];
+        open_agent(agent)?;
+        // Remembered: hashing it would be most of what a cached run does before its VM.
+        let (digest, _) = self.store().digest_known(agent)?;
+        let mut inputs = vec![("agent".to_owned(), digest)];
         inputs.extend(
             kernel
                 .modules
@@ -129,6 +131,7 @@ impl Pipeline {
             platform: None,
         };
         let outcome = self.node(spec, || {
+            let bytes = read_agent(agent, &digest)?;
             check_agent(&bytes).map_err(|why| InitramfsError::UnfitAgent {
                 path: agent.to_owned(),
                 why,
@@ -161,27 +164,42 @@ impl Pipeline {
     }
 }
 
-fn read_agent(path: &Path) -> Result<Vec<u8>, InitramfsError> {
+/// The agent whose digest was taken.
+fn read_agent(path: &Path, digest: &Digest) -> Result<Vec<u8>, InitramfsError> {
     let unreadable = |source| InitramfsError::Unreadable {
         path: path.to_owned(),
         source,
     };
-    let unfit = |why: &str| InitramfsError::UnfitAgent {
-        path: path.to_owned(),
-        why: why.to_owned(),
-    };
-    let file = File::open(path).map_err(unreadable)?;
-    if !file.metadata().map_err(unreadable)?.is_file() {
-        return Err(unfit("it is no regular file"));
-    }
     let mut bytes = Vec::new();
-    file.take(MAX_AGENT + 1)
+    open_agent(path)?
+        .take(MAX_AGENT)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_AGENT {
-        return Err(unfit("it is larger than 512 MiB"));
+    match Digest::of(&bytes) == *digest {
+        true => Ok(bytes),
+        false => Err(unfit(path, "it was replaced while it was read")),
     }
-    Ok(bytes)
+}
+
+fn unfit(path: &Path, why: &str) -> InitramfsError {
+    InitramfsError::UnfitAgent {
+        path: path.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+fn open_agent(path: &Path) -> Result<File, InitramfsError> {
+    let unreadable = |source| InitramfsError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    match metadata.is_file() {
+        false => Err(unfit(path, "it is no regular file")),
+        true if metadata.len() > MAX_AGENT => Err(unfit(path, "it is larger than 512 MiB")),
+        true => Ok(file),
+    }
 }
 
 /// A guest without any other file can run it: x86-64, executable, no interpreter.

@@ -18,20 +18,25 @@
 //! | how that becomes a file system | `rootfs`, `ext4`, `raw_names`, `mke2fs` ([`Rootfs`]) |
 //! | how a tar becomes a disk of its own | `bundle` ([`Bundle`]) |
 //! | where the guest's kernel and initramfs come from | `kernel`, `initramfs` |
+//! | what has changed since, outside and inside | `drift`, `local_file`, `explain` ([`DriftReport`], [`Step`]) |
 //! | how a node is found or computed | `node`, `pipeline` ([`Pipeline`]) |
 //! | what went wrong, and what to do about it | `error` ([`Error`], [`Diagnosis`]) |
 //! | what happens meanwhile | `progress` ([`Progress`]) |
 
 mod bundle;
 mod decompress;
+mod drift;
 mod entry;
 mod error;
+mod explain;
 mod ext4;
 mod feed;
+mod image_archive;
 mod index;
 mod initramfs;
 mod kernel;
 mod layer;
+mod local_file;
 mod manifest;
 mod merge;
 mod mke2fs;
@@ -50,7 +55,10 @@ mod tree;
 mod xattr;
 
 pub use bundle::{Bundle, BundleError, BundleOptions};
+pub use drift::{Drift, DriftReport, DriftState};
 pub use error::{Diagnosis, Error, ErrorKind};
+pub use explain::Step;
+pub use image_archive::ImageArchiveError;
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{Kernel, KernelError, KernelSource};
 pub use layer::LayerError;

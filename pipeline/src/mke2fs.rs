@@ -94,13 +94,13 @@ impl Diagnosis for Mke2fsError {
 
 impl Mke2fs {
     /// The `mke2fs` at `path`, and `debugfs` beside it.
-    pub(crate) fn find(path: &Path) -> Result<Mke2fs, Error> {
+    pub(crate) fn find(store: &Store, path: &Path) -> Result<Mke2fs, Error> {
         let digest = |path: &Path| -> Result<Digest, Error> {
-            let bytes = std::fs::read(path).map_err(|source| Mke2fsError::Program {
+            std::fs::metadata(path).map_err(|source| Mke2fsError::Program {
                 path: path.to_owned(),
                 source,
             })?;
-            Ok(Digest::of(&bytes))
+            Ok(store.digest_known(path)?.0)
         };
         // Beside the file itself, where the path is a link.
         let real = path.canonicalize().map_err(|source| Mke2fsError::Program {

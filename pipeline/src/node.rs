@@ -96,6 +96,16 @@ impl Pipeline {
         Ok(self.answer(key, record, false, started))
     }
 
+    /// Records what was observed, without a line in the report.
+    pub(crate) fn observe_quietly(
+        &self,
+        spec: NodeSpec,
+        outputs: Outputs,
+    ) -> Result<NodeRecord, Error> {
+        let (spec, inputs) = spec.split();
+        self.remember(&spec.material(&inputs), outputs, Instant::now())
+    }
+
     fn remember(
         &self,
         material: &KeyMaterial<'_>,
@@ -135,6 +145,12 @@ impl NodeOutcome {
 }
 
 impl NodeSpec {
+    /// The name of this node.
+    pub fn key(&self) -> NodeKey {
+        let (spec, inputs) = self.clone().split();
+        NodeKey::derive(&spec.material(&inputs))
+    }
+
     fn split(mut self) -> (NodeSpec, Vec<Input>) {
         let inputs = std::mem::take(&mut self.inputs);
         (

@@ -24,6 +24,10 @@ pub enum Stage {
     Kernel,
     /// Packing the initramfs.
     Initramfs,
+    /// Reading the store again.
+    Verify,
+    /// Writing an image to an archive.
+    Export,
 }
 
 impl Stage {
@@ -37,6 +41,8 @@ impl Stage {
             Stage::Bundle => "bundle",
             Stage::Kernel => "kernel",
             Stage::Initramfs => "initramfs",
+            Stage::Verify => "verify",
+            Stage::Export => "export",
         }
     }
 }

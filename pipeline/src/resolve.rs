@@ -14,10 +14,11 @@
 
 use std::sync::Arc;
 
-use microagent_cas::{Digest, Output, StoreError};
+use microagent_cas::{Digest, Output, Store, StoreError};
 use oci_spec::image::{Descriptor, MediaType};
 
 use crate::error::Error;
+use crate::layer::short;
 use crate::manifest::{
     self, DOCKER_MANIFEST, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING,
     ManifestError, PLATFORM,
@@ -26,7 +27,10 @@ use crate::node::{NodeSpec, Outputs};
 use crate::pipeline::Pipeline;
 use crate::progress::{Event, Stage};
 use crate::reference::Reference;
-use crate::source::{self, Source};
+use crate::source::{self, LayerStream, RawDocument, Source};
+
+/// The operation.
+pub(crate) const OP: &str = "resolve";
 
 /// An image for this platform, as its reference meant when it was resolved.
 #[derive(Debug, Clone)]
@@ -35,6 +39,8 @@ pub struct Image {
     pub reference: String,
     /// The same image, pinned: `registry/repository@sha256:…` or `oci:DIR@sha256:…`.
     pub resolved: String,
+    /// What the reference names: an index, or the manifest.
+    pub root: Digest,
     /// The manifest for this platform.
     pub digest: Digest,
     /// How to run it.
@@ -45,22 +51,46 @@ pub struct Image {
     pub layers: Vec<LayerDescriptor>,
     pub(crate) source: Arc<dyn Source>,
     /// The manifest's entry in the store's index.
-    descriptor: Descriptor,
+    pub(crate) descriptor: Descriptor,
     tag: String,
 }
 
-/// What [`Pipeline::resolve`] finds.
-struct Found {
-    manifest_digest: Digest,
-    /// The manifest in its OCI form: the same, unless Docker wrote it.
-    oci_manifest: Digest,
-    /// The manifest's entry for the store's index.
-    descriptor: Descriptor,
-    config: ImageConfig,
-    config_digest: Digest,
-    layers: Vec<LayerDescriptor>,
-    /// The digest that pins the reference: of the index, where there is one.
-    pin: Digest,
+/// The documents of an image that was resolved before, from the store alone.
+#[derive(Debug)]
+struct Recorded {
+    store: Store,
+    root: Digest,
+}
+
+impl Recorded {
+    fn read(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        let path = self.store.blob_path(digest);
+        let bytes = self.store.read_blob(digest, MAX_DOCUMENT)?;
+        let gone = || StoreError::io("open", &path, std::io::ErrorKind::NotFound);
+        Ok(bytes.ok_or_else(gone)?)
+    }
+}
+
+impl Source for Recorded {
+    fn root(&self, _: &Store) -> Result<RawDocument, Error> {
+        Ok(RawDocument {
+            bytes: self.read(&self.root)?,
+            media_type: None,
+        })
+    }
+
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        self.read(digest)
+    }
+
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+        self.read(digest)
+    }
+
+    fn layer(&self, layer: &LayerDescriptor, _: u64) -> Result<(u64, LayerStream<'_>), Error> {
+        let path = self.store.blob_path(&layer.digest);
+        Err(StoreError::io("open", &path, std::io::ErrorKind::NotFound).into())
+    }
 }
 
 impl Pipeline {
@@ -78,9 +108,10 @@ impl Pipeline {
             total_bytes: None,
         });
         let source = source::open(reference, self.registries())?;
+        let before = self.store().look_at_node(&spec(&name).key())?;
         let mut found = None;
         self.observe(spec(&name), || {
-            let image = self.find(&*source, &name)?;
+            let image = self.find(source.clone(), reference)?;
             let outputs = image.outputs();
             found = Some(image);
             Ok(outputs)
@@ -98,39 +129,71 @@ impl Pipeline {
             }
             .into());
         };
-        let tag = match reference {
-            Reference::Registry(_) => name.clone(),
-            _ => found.manifest_digest.to_string(),
-        };
-        Ok(Image {
-            resolved: pinned(reference, &found.pin),
-            reference: name,
-            digest: found.manifest_digest,
-            descriptor: found.descriptor,
-            config: found.config,
-            config_digest: found.config_digest,
-            layers: found.layers,
-            source,
-            tag,
-        })
+        if let Some((before, _)) = before
+            && let Some(root) = before.record.outputs.get("root").map(Output::digest)
+            && root != found.root
+        {
+            let since = before.record.created_at;
+            let (from, to) = (short(&root), short(&found.root));
+            self.tell(Event::Notice(format!(
+                "{name} has moved since {since}: from {from} to {to}"
+            )));
+        }
+        Ok(found)
     }
 
-    fn find(&self, source: &dyn Source, name: &str) -> Result<Found, Error> {
+    /// The digest that `reference` named when it was resolved here last; `None` if it never was.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recorded_root(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+        let known = self
+            .store()
+            .look_at_node(&spec(&reference.to_string()).key())?;
+        Ok(known.and_then(|(node, _)| node.record.outputs.get("root").map(Output::digest)))
+    }
+
+    /// What `reference` meant when it was resolved here last; `None` if it never was, or if the
+    /// documents are gone. Nothing outside of the store is asked.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recorded_image(&self, reference: &Reference) -> Result<Option<Image>, Error> {
+        let Some(record) = self.store().node(&spec(&reference.to_string()).key())? else {
+            return Ok(None);
+        };
+        let output = |name| record.outputs.get(name).map(Output::digest);
+        let (Some(root), Some(digest)) = (output("root"), output(OP)) else {
+            return Ok(None);
+        };
+        let image = self.image_at(reference, root)?;
+        // The very manifest that was chosen, should another version choose otherwise.
+        Ok(Some(image).filter(|image| image.digest == digest))
+    }
+
+    /// The image that `root` is, if that is what `reference` names, from the store alone.
+    pub(crate) fn image_at(&self, reference: &Reference, root: Digest) -> Result<Image, Error> {
+        let store = self.store().clone();
+        self.find(Arc::new(Recorded { store, root }), reference)
+    }
+
+    fn find(&self, source: Arc<dyn Source>, reference: &Reference) -> Result<Image, Error> {
+        let name = &reference.to_string();
         let mut document = source.root(self.store())?;
         self.store().put_bytes(&document.bytes)?;
-        let pin = Digest::of(&document.bytes);
+        let root = Digest::of(&document.bytes);
         for _ in 0..MAX_NESTING {
             let media_type = document.media_type.as_deref();
             match manifest::parse(&document.bytes, media_type, name)? {
                 Document::Index(index) => {
                     let chosen = manifest::choose(&index, name)?;
                     let digest = manifest::digest(chosen, name)?;
-                    document.bytes = self.document(source, &digest, name)?;
+                    document.bytes = self.document(&*source, &digest, name)?;
                     document.media_type = Some(chosen.media_type().to_string());
                 }
                 Document::Manifest(manifest) => {
                     let config_digest = manifest::digest(manifest.config(), name)?;
-                    let bytes = self.config(source, &config_digest, name)?;
+                    let bytes = self.config(&*source, &config_digest, name)?;
                     let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
                     let declared = manifest.media_type().as_ref().map(MediaType::to_string);
                     let media_type = declared.or(document.media_type);
@@ -141,9 +204,16 @@ impl Pipeline {
                         _ => document.bytes.clone(),
                     };
                     let oci_manifest = self.store().put_bytes(&oci)?;
-                    return Ok(Found {
-                        manifest_digest: Digest::of(&document.bytes),
-                        oci_manifest,
+                    let digest = Digest::of(&document.bytes);
+                    return Ok(Image {
+                        tag: match reference {
+                            Reference::Registry(_) => name.clone(),
+                            _ => digest.to_string(),
+                        },
+                        resolved: pinned(reference, &root),
+                        reference: name.clone(),
+                        root,
+                        digest,
                         descriptor: Descriptor::new(
                             MediaType::ImageManifest,
                             oci.len() as u64,
@@ -152,7 +222,7 @@ impl Pipeline {
                         config,
                         config_digest,
                         layers,
-                        pin,
+                        source,
                     });
                 }
             }
@@ -175,7 +245,8 @@ impl Pipeline {
         }
     }
 
-    fn keep(
+    /// Keeps a document under its digest.
+    pub(crate) fn keep(
         &self,
         bytes: Vec<u8>,
         digest: &Digest,
@@ -222,7 +293,7 @@ impl Pipeline {
 /// The node that records what a reference meant.
 pub(crate) fn spec(reference: &str) -> NodeSpec {
     NodeSpec {
-        op: "resolve",
+        op: OP,
         op_version: 2,
         params: serde_json::json!({ "reference": reference }),
         inputs: Vec::new(),
@@ -230,18 +301,20 @@ pub(crate) fn spec(reference: &str) -> NodeSpec {
     }
 }
 
-impl Found {
+impl Image {
     /// The documents that make the image, so that it stays readable for as long as the record is
     /// there: what the reference names (`root`), the manifest for this platform (`resolve`), that
     /// as OCI writes it (`manifest`), the configuration.
-    fn outputs(&self) -> Outputs {
+    pub(crate) fn outputs(&self) -> Outputs {
+        // Ours, read back: it was made of one.
+        let manifest = self.descriptor.digest().to_string().parse();
         [
-            ("root", self.pin),
-            ("resolve", self.manifest_digest),
-            ("manifest", self.oci_manifest),
+            ("root", self.root),
+            (OP, self.digest),
+            ("manifest", manifest.unwrap_or(self.digest)),
             ("config", self.config_digest),
         ]
-        .map(|(name, digest)| (name.to_owned(), digest.into()))
+        .map(|(name, digest)| (name.to_owned(), Output::Blob(digest)))
         .into()
     }
 }

@@ -126,12 +126,20 @@ impl Pipeline {
     /// Whatever fetching, unpacking and merging say, and [`RootfsError`].
     pub fn rootfs(&self, image: &Image, options: &RootfsOptions) -> Result<Rootfs, Error> {
         let tool = match &options.mke2fs {
-            Some(path) => Some(Mke2fs::find(path)?),
+            Some(path) => Some(Mke2fs::find(self.store(), path)?),
             None => None,
         };
         let spec = spec(image, options, tool.as_ref());
+        // Before the node is begun, so that it does not count as its work.
+        let layers = match self.store().node(&spec.key())? {
+            Some(_) => None,
+            None => Some(self.layers(image)?),
+        };
         let node = self.node(spec, || {
-            let layers = self.layers(image)?;
+            let layers = match layers {
+                Some(layers) => layers,
+                None => self.layers(image)?,
+            };
             let (stage, detail) = (Stage::Rootfs, image.reference.clone());
             self.tell(Event::StageStarted {
                 stage,

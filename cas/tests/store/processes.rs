@@ -174,6 +174,7 @@ fn a_lease_dies_with_its_process() {
     assert_eq!(report.objects[0].0, leased.into());
     // Its lease, its directory, the lock of its node.
     assert_eq!(report.leftovers, 3);
+    assert_eq!(names(&store, "leases"), [""; 0]);
     assert_eq!(blobs(&store), [""; 0]);
 }
 

@@ -1,14 +1,19 @@
 //! What was typed. Nothing here has an effect or decides anything beyond the grammar.
 
+mod cache;
 mod refused;
 mod run;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::failure::Failure;
+pub use cache::{
+    CacheCommand, DriftArgs, ExportArgs, GcArgs, ImageCommand, ImportArgs, ReferenceArgs,
+    VerifyArgs,
+};
 pub use run::RunArgs;
 
 /// Turns an OCI image into a running Linux microVM.
@@ -79,6 +84,18 @@ pub enum Command {
         #[command(subcommand)]
         command: KernelCommand,
     },
+    /// Ask what references name, and what has changed
+    Image {
+        /// Which.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Look after what is cached
+    Cache {
+        /// Which.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
     /// Say what this host can run, and what is missing
     Doctor,
     /// Print the version
@@ -98,9 +115,9 @@ pub struct RootfsBuildArgs {
     /// The image, pinned by digest
     #[arg(long, value_name = "REF")]
     pub image: String,
-    /// The file to write; replaced when it exists
+    /// The file to write; replaced when it exists [default: only into the cache]
     #[arg(long, value_name = "PATH")]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// Accept a reference that can mean another image tomorrow
     #[arg(long)]
     pub allow_mutable: bool,
@@ -165,9 +182,10 @@ pub fn wants_json(words: &[OsString]) -> bool {
         .iter()
         .skip(1)
         .take_while(|word| {
-            !["run", "rootfs", "kernel", "doctor", "version"]
-                .iter()
-                .any(|command| word == command)
+            let mut commands = Cli::command();
+            commands.build();
+            word.to_str()
+                .is_none_or(|word| commands.find_subcommand(word).is_none())
         })
         .any(|word| word == "--json")
 }

@@ -1,6 +1,8 @@
 //! One module a command: from checked arguments to its result.
 
+pub mod cache;
 pub mod doctor;
+pub mod image;
 pub mod kernel;
 pub mod rootfs;
 pub mod run;

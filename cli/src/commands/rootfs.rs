@@ -1,9 +1,9 @@
 //! `microagent rootfs build`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use microagent_cas::Digest;
-use microagent_pipeline::RootfsOptions;
+use microagent_cas::{Digest, Store};
+use microagent_pipeline::{Rootfs, RootfsOptions};
 use serde::Serialize;
 
 use super::open_pipeline;
@@ -11,7 +11,6 @@ use crate::args::RootfsBuildArgs;
 use crate::disk;
 use crate::ending::Ending;
 use crate::failure::Failure;
-use crate::output::Output;
 use crate::request::reference;
 use crate::resources::size_mib;
 use crate::run::document::{ImageDocument, NodeDocument, nodes};
@@ -46,25 +45,37 @@ pub fn build(args: &RootfsBuildArgs, settings: &Settings, ending: &Ending) -> Re
     let pipeline = open_pipeline(settings, ending)?;
     let image = pipeline.resolve(&reference)?;
     let rootfs = pipeline.rootfs(&image, &options)?;
-    disk::copy(&rootfs.path, &args.out)?;
+    let path = match &args.out {
+        Some(out) => hand_out(pipeline.store(), &rootfs, out)?,
+        None => rootfs.path.clone(),
+    };
     if settings.output.json {
         settings.output.document(&Built {
             image: ImageDocument::new(&image),
             rootfs: RootfsDocument {
-                path: std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone()),
+                path,
                 digest: rootfs.digest,
                 size: rootfs.size,
             },
             nodes: nodes(&pipeline),
         })?;
     } else {
-        print(&settings.output, args, &rootfs.digest)?;
+        let shown = args.out.as_ref().unwrap_or(&path).display();
+        let line = format!("{shown} {}\n", rootfs.digest);
+        settings.output.text(&line)?;
     }
     Ok(0)
 }
 
-fn print(output: &Output, args: &RootfsBuildArgs, digest: &Digest) -> Result<(), Failure> {
-    output.text(&format!("{} {digest}\n", args.out.display()))
+/// Writes a file system to where it was asked for, unless it is what was written there last time
+/// and nobody has touched it since.
+fn hand_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
+    if !store.is_known(&path, &rootfs.digest)? {
+        disk::copy(&rootfs.path, out)?;
+        store.remember_known(&path, &rootfs.digest)?;
+    }
+    Ok(path)
 }
 
 fn mutable(reference: &str) -> Failure {

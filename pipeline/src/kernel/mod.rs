@@ -154,7 +154,7 @@ impl Pipeline {
             }
             .into());
         }
-        let (digest, _) = microagent_cas::digest_file(&file, path)?;
+        let digest = self.local_file(path)?;
         self.kernel_node(&[digest], name.clone(), || files_of(name, file))
     }
 

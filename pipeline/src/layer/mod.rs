@@ -100,17 +100,7 @@ impl Pipeline {
         layer: &LayerDescriptor,
         budget: &AtomicU64,
     ) -> Result<Unpacked, Error> {
-        let spec = NodeSpec {
-            op: "unpack",
-            op_version: UNPACK_VERSION,
-            params: serde_json::json!({}),
-            inputs: vec![
-                ("layer".into(), layer.digest),
-                ("diffId".into(), layer.diff_id),
-            ],
-            platform: None,
-        };
-        let node = self.node(spec, || {
+        let node = self.node(unpack_spec(layer), || {
             let unpacking = Unpacking {
                 pipeline: self,
                 layer,
@@ -130,6 +120,24 @@ impl Pipeline {
         })
     }
 
+    /// Brings the layers here that are not, as they are shipped.
+    pub(crate) fn bring_layers(&self, image: &Image) -> Result<(), Error> {
+        let budget = AtomicU64::new(0);
+        for layer in &image.layers {
+            self.store().hold(&[Output::Blob(layer.digest)])?;
+            if self.store().blob_size(&layer.digest)? != Some(layer.size) {
+                let unpacking = Unpacking {
+                    pipeline: self,
+                    layer,
+                    image: &image.reference,
+                    budget: &budget,
+                };
+                self.unpack(image, &unpacking)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Unpacks a layer, from the store or while it is on its way; gives the index.
     fn unpack(&self, image: &Image, unpacking: &Unpacking<'_>) -> Result<Digest, Error> {
         let layer = unpacking.layer;
@@ -144,14 +152,7 @@ impl Pipeline {
             began = true;
         };
         let mut index = None;
-        let spec = NodeSpec {
-            op: "fetch",
-            op_version: 1,
-            params: serde_json::json!({}),
-            inputs: vec![("layer".into(), layer.digest)],
-            platform: None,
-        };
-        self.node(spec, || {
+        self.node(fetch_spec(layer), || {
             refuse_encrypted(image, layer)?;
             self.store().hold(&[Output::Blob(layer.digest)])?;
             if self.store().blob_size(&layer.digest)? != Some(layer.size) {
@@ -252,6 +253,31 @@ impl Pipeline {
                 .map_err(|error| StoreError::io("write a blob in", self.store().root(), error))?;
             advanced(read);
         }
+    }
+}
+
+/// What a layer as it is shipped depends on.
+pub(crate) fn fetch_spec(layer: &LayerDescriptor) -> NodeSpec {
+    NodeSpec {
+        op: "fetch",
+        op_version: 1,
+        params: serde_json::json!({}),
+        inputs: vec![("layer".into(), layer.digest)],
+        platform: None,
+    }
+}
+
+/// What an unpacked layer depends on.
+pub(crate) fn unpack_spec(layer: &LayerDescriptor) -> NodeSpec {
+    NodeSpec {
+        op: "unpack",
+        op_version: UNPACK_VERSION,
+        params: serde_json::json!({}),
+        inputs: vec![
+            ("layer".into(), layer.digest),
+            ("diffId".into(), layer.diff_id),
+        ],
+        platform: None,
     }
 }
 

@@ -53,11 +53,7 @@ impl Layout {
 
     /// The layout in the tar file `path`.
     pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, Error> {
-        let archive = Archive::open(path)?;
-        if archive.find("index.json").is_none() {
-            return Err(ArchiveProblem::NotThat("an OCI archive").at(path));
-        }
-        Layout::of(Box::new(archive), select)
+        Layout::of(Box::new(open_archive(path)?), select)
     }
 
     fn of(files: Box<dyn Files>, select: &Selector) -> Result<Layout, Error> {
@@ -78,6 +74,27 @@ impl Layout {
             .at(self.files.path())),
         }
     }
+}
+
+fn open_archive(path: &Path) -> Result<Archive, Error> {
+    let archive = Archive::open(path)?;
+    match archive.find("index.json") {
+        Some(_) => Ok(archive),
+        None => Err(ArchiveProblem::NotThat("an OCI archive").at(path)),
+    }
+}
+
+/// The index of the layout in the tar file `path`.
+pub(super) fn index_of_archive(path: &Path) -> Result<ImageIndex, Error> {
+    let bytes = open_archive(path)?.read("index.json")?;
+    parse_index(&bytes).map_err(|problem| problem.at(path))
+}
+
+fn parse_index(bytes: &[u8]) -> Result<ImageIndex, ArchiveProblem> {
+    serde_json::from_slice(bytes).map_err(|error| ArchiveProblem::Malformed {
+        name: "index.json".into(),
+        reason: error.to_string(),
+    })
 }
 
 impl Source for Layout {
@@ -108,8 +125,7 @@ fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> 
         name: "index.json".into(),
         reason,
     };
-    let index: ImageIndex =
-        serde_json::from_slice(index).map_err(|error| malformed(error.to_string()))?;
+    let index = parse_index(index)?;
     let names = || -> Vec<String> {
         let names = index.manifests().iter().filter_map(ref_name);
         names.map(str::to_owned).collect()

@@ -8,9 +8,11 @@ mod registry;
 
 use std::fmt;
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
+use oci_spec::image::ImageIndex;
 
 use crate::error::Error;
 use crate::manifest::LayerDescriptor;
@@ -55,6 +57,11 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
 
     /// Waits before the attempt after `failures` failed ones.
     fn pause(&self, _failures: u32) {}
+}
+
+/// The `index.json` of an OCI archive: which images it holds.
+pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, Error> {
+    layout::index_of_archive(path)
 }
 
 /// The source of a reference, where `registries` says how registries are reached.

@@ -1,0 +1,101 @@
+//! `microagent cache explain`.
+
+use microagent_cas::Moved;
+use microagent_pipeline::Step;
+use serde::Serialize;
+
+use super::{bytes, not_resolved};
+use crate::args::ReferenceArgs;
+use crate::commands::open_pipeline;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::request::reference;
+use crate::run::document::ImageDocument;
+use crate::settings::Settings;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Explanation {
+    image: ImageDocument,
+    node: Step,
+}
+
+/// Shows the nodes behind an image.
+pub fn explain(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let reference = reference(&args.reference)?;
+    let pipeline = open_pipeline(settings, ending)?;
+    let (image, node) = (pipeline.explain(&reference)?).ok_or_else(|| not_resolved(&reference))?;
+    if settings.output.json {
+        let image = ImageDocument::new(&image);
+        settings.output.document(&Explanation { image, node })?;
+        return Ok(0);
+    }
+    let mut text = String::new();
+    draw(&node, "", "", &mut text);
+    settings.output.text(&text)?;
+    Ok(0)
+}
+
+/// A step and, below and to the right of it, what it is made from.
+fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
+    let key: String = step.key.digest().hex().chars().take(12).collect();
+    let mut line = format!("{first}{} {} {key}", step.op, step.detail);
+    line.push_str(if step.hit { "  hit" } else { "  missing" });
+    if let Some(size) = step.size {
+        line.push_str(&format!(", {}", bytes(size)));
+    }
+    if let Some(millis) = step.wall_millis {
+        line.push_str(&format!(", took {:.2} s", millis as f64 / 1000.0));
+    }
+    if let Some(used) = &step.last_used {
+        line.push_str(&format!(", used {used}"));
+    }
+    text.push_str(&line);
+    text.push('\n');
+    let bar = if step.inputs.is_empty() {
+        "   "
+    } else {
+        "│  "
+    };
+    for moved in &step.moved {
+        let why = match step.hit {
+            true => "made anew because",
+            false => "to be made anew because",
+        };
+        text.push_str(&format!("{rest}{bar}{why} {}\n", what_moved(moved)));
+    }
+    let count = step.inputs.len();
+    for (number, input) in step.inputs.iter().enumerate() {
+        let (branch, below) = match number + 1 == count {
+            true => ("└─ ", "   "),
+            false => ("├─ ", "│  "),
+        };
+        draw(
+            input,
+            &format!("{rest}{branch}"),
+            &format!("{rest}{below}"),
+            text,
+        );
+    }
+}
+
+fn what_moved(moved: &Moved) -> String {
+    let digest = |digest: &Option<microagent_cas::Digest>| match digest {
+        Some(digest) => digest.hex().chars().take(12).collect(),
+        None => "nothing".to_owned(),
+    };
+    match moved {
+        Moved::OpVersion { from, to } => format!("the operation went from version {from} to {to}"),
+        Moved::Param { name, from, to } => format!("{name} went from {from} to {to}"),
+        Moved::Input {
+            name,
+            place,
+            from,
+            to,
+        } => format!(
+            "{name} {place} went from {} to {}",
+            digest(from),
+            digest(to)
+        ),
+    }
+}

@@ -1,0 +1,127 @@
+//! `microagent cache gc`.
+
+use std::time::Duration;
+
+use microagent_cas::{GcOptions, NodeKey, Output};
+use serde::Serialize;
+
+use super::bytes;
+use crate::args::GcArgs;
+use crate::commands::open_pipeline;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Collected {
+    dry_run: bool,
+    nodes: Vec<Node>,
+    images: Vec<String>,
+    objects: Vec<Object>,
+    /// Bytes on the disk, as the others.
+    freed: u64,
+    kept: u64,
+    held: u64,
+    /// Files that dead processes had left, and the like.
+    leftovers: u64,
+}
+
+#[derive(Serialize)]
+struct Node {
+    op: String,
+    key: NodeKey,
+}
+
+#[derive(Serialize)]
+struct Object {
+    object: Output,
+    allocated: u64,
+}
+
+/// Collects garbage.
+pub fn gc(args: &GcArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let options = GcOptions {
+        max_size: args.max_size.as_deref().map(size).transpose()?,
+        unused_for: args.older_than.as_deref().map(duration).transpose()?,
+        dry_run: args.dry_run,
+    };
+    let pipeline = open_pipeline(settings, ending)?;
+    let report = pipeline.store().collect(&options)?;
+    if settings.output.json {
+        settings.output.document(&Collected {
+            dry_run: options.dry_run,
+            nodes: (report.nodes.into_iter())
+                .map(|(key, op)| Node { op, key })
+                .collect(),
+            images: report.images,
+            objects: (report.objects.into_iter())
+                .map(|(object, allocated)| Object { object, allocated })
+                .collect(),
+            freed: report.freed,
+            kept: report.kept,
+            held: report.held,
+            leftovers: report.leftovers,
+        })?;
+        return Ok(0);
+    }
+    let verb = if options.dry_run {
+        "would free"
+    } else {
+        "freed"
+    };
+    let mut text = format!(
+        "{verb} {}: {} nodes, {} objects; {} are kept\n",
+        bytes(report.freed),
+        report.nodes.len(),
+        report.objects.len(),
+        bytes(report.kept)
+    );
+    if let Some(most) = options.max_size
+        && report.kept > most
+    {
+        text.push_str(&format!(
+            "{} are in use or were put there by other tools, and stay\n",
+            bytes(report.held)
+        ));
+    }
+    settings.output.text(&text)?;
+    Ok(0)
+}
+
+/// A size with a unit: `20GiB`, `500 MB`, or bytes.
+fn size(text: &str) -> Result<u64, Failure> {
+    parse_size::parse_size(text).map_err(|_| {
+        Failure::usage(format!("--max-size {text:?} is no size"))
+            .way_out("give a number with a unit, such as 20GiB, 500MB or 0")
+    })
+}
+
+fn duration(text: &str) -> Result<Duration, Failure> {
+    humantime::parse_duration(text).map_err(|_| {
+        Failure::usage(format!("--older-than {text:?} is no duration"))
+            .way_out("give a number with a unit, such as 30min, 12h or 7d")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_have_units() {
+        assert_eq!(size("20GiB"), Ok(20 << 30));
+        assert_eq!(size("1.5 MB"), Ok(1_500_000));
+        assert_eq!(size("0"), Ok(0));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86400)));
+        assert_eq!(duration("1h 30min"), Ok(Duration::from_secs(5400)));
+        assert_eq!(
+            size("much").unwrap_err().message,
+            "--max-size \"much\" is no size"
+        );
+        assert_eq!(
+            duration("7").unwrap_err().message,
+            "--older-than \"7\" is no duration"
+        );
+    }
+}

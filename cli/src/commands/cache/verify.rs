@@ -1,0 +1,85 @@
+//! `microagent cache verify`.
+
+use microagent_cas::Problem;
+use microagent_pipeline::{Event, Progress, Stage};
+use serde::Serialize;
+
+use super::bytes;
+use crate::args::VerifyArgs;
+use crate::commands::open_pipeline;
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::progress::Reporter;
+use crate::settings::Settings;
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    ok: bool,
+    objects: u64,
+    bytes: u64,
+    nodes: u64,
+    problems: &'a [Problem],
+}
+
+/// Reads everything again. Exits with 1 when something is wrong and was not repaired.
+pub fn verify(args: &VerifyArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let pipeline = open_pipeline(settings, ending)?;
+    let store = pipeline.store();
+    let reporter = Reporter::new(settings.output);
+    let (stage, detail) = (Stage::Verify, "store".to_owned());
+    let inventory = store.inventory()?;
+    reporter.event(Event::StageStarted {
+        stage,
+        detail: detail.clone(),
+        total_bytes: Some(inventory.allocated(inventory.objects.keys())),
+    });
+    let advance = |bytes| {
+        reporter.event(Event::Advanced {
+            stage,
+            detail: detail.clone(),
+            bytes,
+        });
+    };
+    let found = match args.repair {
+        true => store.repair(&advance)?,
+        false => store.verify(&advance)?,
+    };
+    reporter.event(Event::StageDone {
+        stage,
+        detail: detail.clone(),
+    });
+    let ok = found.problems.iter().all(|problem| problem.repaired);
+    if settings.output.json {
+        settings.output.document(&Report {
+            ok,
+            objects: found.objects,
+            bytes: found.bytes,
+            nodes: found.nodes,
+            problems: &found.problems,
+        })?;
+    } else {
+        let mut text = String::new();
+        for problem in &found.problems {
+            let repaired = if problem.repaired { " (put aside)" } else { "" };
+            let path = problem.path.display();
+            text.push_str(&format!("{path}: {}{repaired}\n", problem.why));
+        }
+        text.push_str(&format!(
+            "{} objects, {}, {} nodes: {}\n",
+            found.objects,
+            bytes(found.bytes),
+            found.nodes,
+            match (found.problems.len(), args.repair) {
+                (0, _) => "all is well".to_owned(),
+                (1, _) => "1 problem".to_owned(),
+                (count, _) => format!("{count} problems"),
+            }
+        ));
+        if !ok && !args.repair {
+            text.push_str("repair it with: microagent cache verify --repair\n");
+        }
+        settings.output.text(&text)?;
+    }
+    Ok(u8::from(!ok))
+}

@@ -1,0 +1,142 @@
+//! `microagent image …`: what references name, and what has changed.
+
+use microagent_cas::Digest;
+use microagent_pipeline::{Drift, DriftState, Image, ImageConfig};
+use serde::Serialize;
+
+use super::open_pipeline;
+use crate::args::{DriftArgs, ImageCommand, ReferenceArgs};
+use crate::ending::Ending;
+use crate::failure::Failure;
+use crate::request::reference;
+use crate::run::document::ImageDocument;
+use crate::settings::Settings;
+use crate::table::table;
+
+/// Does what `image` was asked for.
+pub fn image(command: ImageCommand, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    match command {
+        ImageCommand::Resolve(args) => resolve(&args, settings, ending),
+        ImageCommand::Drift(args) => drift(&args, settings, ending),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Resolved {
+    image: ImageDocument,
+    /// What the reference named when it was resolved before; null if it never was.
+    recorded: Option<Digest>,
+    /// Whether it names something else now.
+    moved: bool,
+    config: ConfigDocument,
+    layers: Vec<LayerDocument>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ConfigDocument {
+    digest: Digest,
+    env: Vec<String>,
+    entrypoint: Vec<String>,
+    command: Vec<String>,
+    working_dir: String,
+    user: String,
+    stop_signal: Option<String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct LayerDocument {
+    digest: Digest,
+    size: u64,
+    diff_id: Digest,
+    media_type: String,
+}
+
+impl ConfigDocument {
+    fn new(image: &Image) -> ConfigDocument {
+        let ImageConfig {
+            env,
+            working_dir,
+            user,
+            entrypoint,
+            cmd,
+            stop_signal,
+        } = image.config.clone();
+        ConfigDocument {
+            digest: image.config_digest,
+            env,
+            entrypoint,
+            command: cmd,
+            working_dir,
+            user,
+            stop_signal,
+        }
+    }
+}
+
+fn resolve(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let reference = reference(&args.reference)?;
+    let pipeline = open_pipeline(settings, ending)?;
+    let recorded = pipeline.recorded_root(&reference)?;
+    let image = pipeline.resolve(&reference)?;
+    if settings.output.json {
+        settings.output.document(&Resolved {
+            image: ImageDocument::new(&image),
+            recorded,
+            moved: recorded.is_some_and(|recorded| recorded != image.root),
+            config: ConfigDocument::new(&image),
+            layers: (image.layers.iter().cloned())
+                .map(|layer| LayerDocument {
+                    digest: layer.digest,
+                    size: layer.size,
+                    diff_id: layer.diff_id,
+                    media_type: layer.media_type,
+                })
+                .collect(),
+        })?;
+    } else {
+        settings.output.text(&format!("{}\n", image.resolved))?;
+    }
+    Ok(0)
+}
+
+/// Exits with 0 when everything is the same, with 1 when anything moved, is gone, or is unknown.
+fn drift(args: &DriftArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let references = (args.references.iter())
+        .map(|text| reference(text))
+        .collect::<Result<Vec<_>, _>>()?;
+    let pipeline = open_pipeline(settings, ending)?;
+    let report = pipeline.drift(&references)?;
+    let code = u8::from(!report.ok);
+    if settings.output.json {
+        settings.output.document(&report)?;
+        return Ok(code);
+    }
+    let rows: Vec<_> = (report.images.iter().chain(&report.files))
+        .map(|drift| vec![state(drift).to_owned(), drift.name.clone(), detail(drift)])
+        .collect();
+    settings.output.text(&table(&rows))?;
+    Ok(code)
+}
+
+fn state(drift: &Drift) -> &'static str {
+    match drift.state {
+        DriftState::Same => "same",
+        DriftState::Moved => "moved",
+        DriftState::Gone => "gone",
+        DriftState::Unknown => "unknown",
+    }
+}
+
+fn detail(drift: &Drift) -> String {
+    let since = &drift.recorded_at;
+    match (&drift.current, &drift.why) {
+        (Some(current), _) if *current != drift.recorded => {
+            format!("from {} to {current} since {since}", drift.recorded)
+        }
+        (_, Some(why)) => why.clone(),
+        _ => drift.recorded.to_string(),
+    }
+}
