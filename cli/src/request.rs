@@ -1,5 +1,7 @@
 //! What a `run` was asked for, checked. Nothing here looks at the world.
 
+mod disks;
+
 use std::path::PathBuf;
 
 use microagent_pipeline::{ErrorKind, Reference};
@@ -8,8 +10,9 @@ use crate::args::RunArgs;
 use crate::failure::{Failure, USAGE};
 use crate::image_command::Typed;
 use crate::resources::{self, Resources, Wanted};
+pub use disks::{DiskRequest, DiskSource};
 
-/// The longest name of a workspace.
+/// The longest name of a workspace or a disk.
 const MAX_NAME: usize = 63;
 /// The longest host name that Linux takes (`HOST_NAME_MAX`).
 const MAX_HOSTNAME: usize = 64;
@@ -33,6 +36,8 @@ pub struct RunRequest {
     pub hostname: Option<String>,
     /// How large.
     pub resources: Resources,
+    /// Disks besides the root.
+    pub disks: Vec<DiskRequest>,
     /// Seconds from the boot of the VM to the end of the command.
     pub timeout: Option<u64>,
     /// Kernel to boot.
@@ -77,6 +82,7 @@ impl RunRequest {
         if let Some(hostname) = &args.hostname {
             check_hostname(hostname)?;
         }
+        let disks = disks::check(&args.disk, &args.bundle)?;
         let (reference, command) = what_to_run(args.image, args.words, args.exec, args.entrypoint)?;
         Ok(RunRequest {
             reference,
@@ -87,6 +93,7 @@ impl RunRequest {
             name,
             hostname: args.hostname,
             resources,
+            disks,
             timeout,
             kernel: args.kernel,
             keep: args.keep,
@@ -137,6 +144,8 @@ fn what_to_run(
             "--env",
             "--timeout",
             "--keep",
+            "--disk",
+            "--bundle",
         ]
         .contains(&word.as_str())
     }) {
@@ -196,18 +205,21 @@ fn agreed_name(name: Option<String>, id: Option<String>) -> Result<Option<String
     let Some(name) = name.or(id) else {
         return Ok(None);
     };
+    check_name(&name, "a workspace")?;
+    Ok(Some(name))
+}
+
+/// What workspaces and disks may be called.
+fn check_name(name: &str, of: &str) -> Result<(), Failure> {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let good = name.len() <= MAX_NAME
         && name.bytes().next().is_some_and(letter)
         && name.bytes().all(|byte| letter(byte) || byte == b'-');
-    if !good {
-        return Err(
-            Failure::usage(format!("{name:?} is no name for a workspace")).way_out(
-                "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen",
-            ),
-        );
+    if good {
+        return Ok(());
     }
-    Ok(Some(name))
+    Err(Failure::usage(format!("{name:?} is no name for {of}"))
+        .way_out("use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen"))
 }
 
 /// RFC 1123 labels, within what Linux takes.
@@ -442,8 +454,6 @@ mod tests {
     fn flags_of_later_versions_are_refused() {
         for line in [
             &["--shell", "/bin/bash"][..],
-            &["--disk", "a=/b:/c:ro"],
-            &["--bundle", "a=/b:/c:ro"],
             &["--output", "a=/b"],
             &["--mediation", "1=a:2"],
             &["--mediation-optional"],

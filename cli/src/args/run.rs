@@ -53,6 +53,12 @@ pub struct RunArgs {
     /// Stop after this many seconds, counted from the boot of the VM
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<String>,
+    /// Attach an ext4 disk; with rw the command writes to it. Repeatable
+    #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw")]
+    pub disk: Vec<String>,
+    /// Attach a disk made from a tar; with rw what is written is gone afterwards. Repeatable
+    #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
+    pub bundle: Vec<String>,
     /// Kernel to boot instead of the default one
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
@@ -68,12 +74,6 @@ pub struct RunArgs {
     /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
     pub shell: Option<String>,
-    /// Not available yet
-    #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw", hide = true)]
-    pub disk: Vec<String>,
-    /// Not available yet
-    #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw", hide = true)]
-    pub bundle: Vec<String>,
     /// Not available yet
     #[arg(long, value_name = "NAME=/PATH", hide = true)]
     pub output: Vec<String>,
@@ -93,8 +93,6 @@ impl RunArgs {
     pub fn not_available(&self) -> Option<&'static str> {
         [
             ("--shell", self.shell.is_some()),
-            ("--disk", !self.disk.is_empty()),
-            ("--bundle", !self.bundle.is_empty()),
             ("--output", !self.output.is_empty()),
             ("--mediation", self.mediation.is_some()),
             ("--mediation-optional", self.mediation_optional),

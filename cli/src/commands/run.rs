@@ -1,5 +1,7 @@
 //! `microagent run`.
 
+use std::iter;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use microagent_pipeline::{ErrorKind, Pipeline};
@@ -16,6 +18,7 @@ use crate::image_command::{environment, shell};
 use crate::install;
 use crate::request::RunRequest;
 use crate::run::artifacts::{self, Artifacts};
+use crate::run::disks::{self, Attached};
 use crate::run::document::{
     ImageDocument, KernelDocument, ResultDocument, RunDocument, nodes, time,
 };
@@ -41,6 +44,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     if let Some(why) = &choice.fallback {
         settings.output.notice(&format!("using engine qemu: {why}"));
     }
+    disks::inspect(&request.disks, choice.engine)?;
     let agent = install::find(install::AGENT)?;
     let supervisor = match &request.supervisor {
         Some(path) => install::named("--supervisor", path)?,
@@ -67,7 +71,9 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     } else {
         None
     };
-    let disk = disk(settings, &artifacts, workspace.as_ref())?;
+    let scratch = scratch_dir(settings)?;
+    let root = root_disk(&artifacts, workspace.as_ref(), scratch.clone());
+    let attached = disks::attach(&request.disks, &artifacts.bundles, &scratch);
     let config = VmConfig {
         version: microagent_proto::VERSION,
         name: name.clone(),
@@ -77,21 +83,30 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         kernel: artifacts.kernel.path.clone(),
         initramfs: artifacts.initramfs.path.clone(),
         extra_cmdline: None,
-        disks: vec![disk],
+        disks: iter::once(root)
+            .chain(attached.iter().map(|disk| disk.config.clone()))
+            .collect(),
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: loud,
     };
-    let task = task(&request, &artifacts, &name, config);
+    let task = task(&request, &artifacts, &name, config, &attached);
     let mut ended = vm::run(&supervisor, task, settings.output, &mut phases, ending);
 
     let exited = matches!(ended.end, End::Exited(_));
     let halted = timed(&mut phases.teardown, || {
-        let halted = workspace.is_some() && exited && vm::shut_down(&supervisor);
+        let lasting = workspace.is_some() || attached.iter().any(Attached::is_written);
+        let halted = lasting && exited && vm::shut_down(&supervisor);
         // Not waited for: the caller has its exit code before the VM is gone.
         drop(supervisor);
         drop(run_dir);
         halted
     });
+    if exited
+        && !halted
+        && let Some(disk) = attached.iter().find(|disk| disk.is_written())
+    {
+        ended.end = End::Failed(disk.not_finished());
+    }
     phases.total = millis(begun.elapsed());
     let run = Run {
         settings,
@@ -100,8 +115,9 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         choice,
         pipeline: &pipeline,
         artifacts: &artifacts,
+        disks: &attached,
         phases,
-        halted,
+        halted: halted && workspace.is_some(),
     };
     let document = run.document(&mut ended);
     if let Some(workspace) = workspace.filter(|_| ended.started_at.is_some()) {
@@ -142,6 +158,7 @@ struct Run<'a> {
     choice: Choice,
     pipeline: &'a Pipeline,
     artifacts: &'a Artifacts,
+    disks: &'a [Attached],
     phases: Phases,
     halted: bool,
 }
@@ -162,6 +179,7 @@ impl Run<'_> {
             image: ImageDocument::new(&self.artifacts.image),
             resources: self.request.resources.clone(),
             kernel: KernelDocument::new(&self.artifacts.kernel, self.request.kernel.clone()),
+            disks: self.disks.iter().map(Attached::document).collect(),
             nodes: nodes(self.pipeline),
             phases: self.phases,
             result: ResultDocument {
@@ -186,31 +204,42 @@ impl Run<'_> {
 }
 
 /// The disk of a kept workspace is its own; others are a delta over the store's file.
-fn disk(
-    settings: &Settings,
+fn root_disk(
     artifacts: &Artifacts,
     workspace: Option<&Workspace>,
-) -> Result<DiskConfig, Failure> {
-    if let Some(workspace) = workspace {
-        return Ok(DiskConfig {
+    scratch_dir: PathBuf,
+) -> DiskConfig {
+    match workspace {
+        Some(workspace) => DiskConfig {
             path: workspace.disk(),
             mode: DiskMode::ReadWrite,
-        });
+        },
+        None => DiskConfig {
+            path: artifacts.rootfs.path.clone(),
+            mode: DiskMode::Overlay { scratch_dir },
+        },
     }
-    let scratch_dir = settings.host_dir();
-    make_private_dir(&scratch_dir).map_err(|error| {
-        Failure::new(
-            ErrorKind::Host,
-            format!("cannot make {}: {error}", scratch_dir.display()),
-        )
-    })?;
-    Ok(DiskConfig {
-        path: artifacts.rootfs.path.clone(),
-        mode: DiskMode::Overlay { scratch_dir },
-    })
 }
 
-fn task(request: &RunRequest, artifacts: &Artifacts, name: &str, config: VmConfig) -> Task {
+/// Where deltas are made.
+fn scratch_dir(settings: &Settings) -> Result<PathBuf, Failure> {
+    let directory = settings.host_dir();
+    match make_private_dir(&directory) {
+        Ok(()) => Ok(directory),
+        Err(error) => Err(Failure::new(
+            ErrorKind::Host,
+            format!("cannot make {}: {error}", directory.display()),
+        )),
+    }
+}
+
+fn task(
+    request: &RunRequest,
+    artifacts: &Artifacts,
+    name: &str,
+    config: VmConfig,
+    disks: &[Attached],
+) -> Task {
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
     let env = environment(&image.env, &request.env, &hostname);
@@ -228,6 +257,7 @@ fn task(request: &RunRequest, artifacts: &Artifacts, name: &str, config: VmConfi
             .map(|command| (command.clone(), exec(shell(command), false)))
             .collect(),
         command: exec(artifacts.argv.clone(), request.stdin),
+        disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
         hostname,
         timeout: request.timeout,
     }

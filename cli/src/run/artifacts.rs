@@ -1,21 +1,23 @@
-//! What a VM boots: image, root file system, kernel, initramfs.
+//! What a VM boots: image, root file system, disks from bundles, kernel, initramfs.
 //!
-//! What fails fast is asked first: the kernel that was named, the reference, what to run. A default
+//! What fails fast is asked first: the kernel that was named, the bundles, the reference, what to
+//! run. A default
 //! kernel that is missing is installed by a thread of its own beside the image.
 
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use microagent_pipeline::{
-    ErrorKind, Image, Initramfs, Kernel, KernelSource, Pipeline, Rootfs, RootfsOptions,
+    Bundle, ErrorKind, Image, Initramfs, Kernel, KernelSource, Pipeline, Rootfs, RootfsOptions,
 };
 
+use super::disks;
 use super::phases::{Phases, timed};
 use crate::ending::Ending;
 use crate::failure::{Failure, OURS};
 use crate::image_command;
 use crate::output::Output;
-use crate::request::RunRequest;
+use crate::request::{DiskRequest, DiskSource, RunRequest};
 
 /// All that is needed to boot.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Artifacts {
     pub argv: Vec<String>,
     /// Its root file system.
     pub rootfs: Rootfs,
+    /// The disks made from bundles, in the order of the request.
+    pub bundles: Vec<Bundle>,
     /// The kernel.
     pub kernel: Kernel,
     /// The agent and the kernel's modules.
@@ -42,7 +46,9 @@ pub fn prepare(
     ending: &Ending,
 ) -> Result<Artifacts, Failure> {
     let kernel = find_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
-    let (image, argv, rootfs) = match (prepare_image(pipeline, request, phases), &kernel) {
+    let prepared = prepare_bundles(pipeline, request, phases)
+        .and_then(|bundles| Ok((bundles, prepare_image(pipeline, request, phases)?)));
+    let (bundles, (image, argv, rootfs)) = match (prepared, &kernel) {
         (Ok(prepared), _) => prepared,
         (Err(failure), KernelInSight::Here(_)) => return Err(failure),
         // The installation is under way in its thread; it ends like an interrupted one.
@@ -61,9 +67,24 @@ pub fn prepare(
         image,
         argv,
         rootfs,
+        bundles,
         kernel,
         initramfs,
     })
+}
+
+fn prepare_bundles(
+    pipeline: &Pipeline,
+    request: &RunRequest,
+    phases: &mut Phases,
+) -> Result<Vec<Bundle>, Failure> {
+    let is_bundle = |disk: &DiskRequest| matches!(disk.source, DiskSource::Bundle(_));
+    match request.disks.iter().any(is_bundle) {
+        true => timed(&mut phases.bundles, || {
+            disks::build(pipeline, &request.disks)
+        }),
+        false => Ok(Vec::new()),
+    }
 }
 
 fn prepare_image(

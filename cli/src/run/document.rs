@@ -26,6 +26,8 @@ pub struct RunDocument {
     pub resources: Resources,
     /// What booted.
     pub kernel: KernelDocument,
+    /// Disks besides the root.
+    pub disks: Vec<DiskDocument>,
     /// What was built or found.
     pub nodes: Vec<NodeDocument>,
     /// Where the time went.
@@ -86,6 +88,24 @@ impl KernelDocument {
             source: kernel.source.clone(),
         }
     }
+}
+
+/// A disk besides the root.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskDocument {
+    /// Its name.
+    pub name: String,
+    /// Where it is in the guest.
+    pub mount: String,
+    /// The guest cannot write to it.
+    pub read_only: bool,
+    /// Of a disk made from a bundle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The file of any other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
 }
 
 /// A node of the pipeline that was asked for.

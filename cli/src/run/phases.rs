@@ -15,6 +15,9 @@ pub struct Phases {
     /// Fetching, unpacking and writing the root file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<f64>,
+    /// Making disks from bundles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bundles: Option<f64>,
     /// Finding or installing the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<f64>,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::agent::{
-    AGENT_PORT, Configure, Exec, Exited, Failure as AgentFailure, FailureKind, Root,
+    AGENT_PORT, Configure, Disk, Exec, Exited, Failure as AgentFailure, FailureKind, Root,
 };
 use microagent_proto::control::VmConfig;
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -23,8 +23,9 @@ use crate::supervisor::Supervisor;
 /// boots on an emulated CPU of a busy host takes a few seconds; one that has hung never comes.
 const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long a guest may take to power off by itself.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a guest may take to power off by itself: all that it has written must reach the host's
+/// disk first.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of fresh randomness for a guest.
 const ENTROPY: usize = 32;
@@ -36,6 +37,8 @@ pub struct Task {
     pub config: VmConfig,
     /// Its host name.
     pub hostname: String,
+    /// Disks besides the root.
+    pub disks: Vec<Disk>,
     /// Shell commands to run first: as typed, and as requests.
     pub setup: Vec<(String, Exec)>,
     /// The command.
@@ -131,7 +134,7 @@ fn run_steps(
         supervisor.wait_until_ready(BOOT_PATIENCE)
     })?;
     timed(&mut phases.configure, || {
-        configure(supervisor, &task.hostname)
+        configure(supervisor, &task.hostname, task.disks)
     })?;
     if !task.setup.is_empty() {
         timed(&mut phases.setup, || set_up(supervisor, task.setup, output))?;
@@ -149,7 +152,7 @@ fn run_steps(
     })
 }
 
-fn configure(supervisor: &Supervisor, hostname: &str) -> Result<(), Failure> {
+fn configure(supervisor: &Supervisor, hostname: &str, disks: Vec<Disk>) -> Result<(), Failure> {
     let mut entropy = vec![0; ENTROPY];
     getrandom(&mut entropy[..], GetRandomFlags::empty())
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
@@ -166,6 +169,7 @@ fn configure(supervisor: &Supervisor, hostname: &str) -> Result<(), Failure> {
             fs_type: "ext4".into(),
             read_only: false,
         },
+        disks,
     };
     session::configure(stream, request).map_err(|error| match error {
         SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),

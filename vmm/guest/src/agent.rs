@@ -3,7 +3,7 @@
 //! A VM is configured exactly once, and before its first command; until then it is anonymous.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -30,8 +30,8 @@ pub struct Agent {
 enum State {
     /// Waiting to be told what to be. The subscription is from before the first device.
     Anonymous(Uevents),
-    /// Has its root and its name.
-    Configured,
+    /// Has its root and its name; and other disks, mounted here.
+    Configured(Vec<PathBuf>),
     /// Half of it was done; only a new VM helps.
     Failed,
 }
@@ -90,7 +90,7 @@ impl Agent {
             },
             Request::Shutdown => {
                 write_message(stream, &Reply::ShuttingDown)?;
-                power::shut_down(&self.children)
+                power::shut_down(&self.children, &self.disks())
             }
         }
     }
@@ -100,17 +100,28 @@ impl Agent {
         let State::Anonymous(uevents) = &*state else {
             return Err(bad_request("this VM is configured already".into()));
         };
-        let outcome = configure(request, uevents);
-        *state = match outcome {
-            Ok(_) => State::Configured,
-            Err(_) => State::Failed,
-        };
-        Ok(outcome?)
+        match configure(request, uevents) {
+            Ok(configured) => {
+                *state = State::Configured(configured.disks);
+                Ok(configured.mount_micros)
+            }
+            Err(error) => {
+                *state = State::Failed;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn disks(&self) -> Vec<PathBuf> {
+        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+            State::Configured(disks) => disks.clone(),
+            State::Anonymous(_) | State::Failed => Vec::new(),
+        }
     }
 
     fn exec(&self, stream: &mut Stream, request: &Exec) -> Result<Result<(), Failure>, FrameError> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let configured = matches!(*state, State::Configured);
+        let configured = matches!(*state, State::Configured(_));
         drop(state);
         if !configured {
             return Ok(Err(bad_request("this VM is not configured".into())));
@@ -140,7 +151,7 @@ pub fn serve_session_on_stdin(root: &Path) -> ExitCode {
         set_child_subreaper(Some(Pid::INIT))?;
         let agent = Arc::new(Agent {
             children: Arc::default(),
-            state: Mutex::new(State::Configured),
+            state: Mutex::new(State::Configured(Vec::new())),
         });
         agent.start_reaping()?;
         Ok((agent, Stream::from(stream)))

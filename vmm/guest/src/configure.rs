@@ -4,11 +4,13 @@
 
 use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use microagent_proto::agent::{Configure, Failure, FailureKind};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::disks;
 use crate::power::one_line;
 use crate::root;
 use crate::uevent::Uevents;
@@ -33,13 +35,16 @@ pub enum ConfigureError {
     /// The root file system.
     #[error(transparent)]
     Root(#[from] root::RootError),
+    /// Another disk.
+    #[error(transparent)]
+    Disk(#[from] disks::DiskError),
 }
 
 impl From<ConfigureError> for Failure {
     fn from(error: ConfigureError) -> Failure {
         Failure {
             kind: match error {
-                ConfigureError::Root(_) => FailureKind::Mount,
+                ConfigureError::Root(_) | ConfigureError::Disk(_) => FailureKind::Mount,
                 _ => FailureKind::System,
             },
             message: one_line(&error),
@@ -47,8 +52,17 @@ impl From<ConfigureError> for Failure {
     }
 }
 
-/// Does it. The answer is how long the root file system took, in microseconds.
-pub fn configure(request: &Configure, uevents: &Uevents) -> Result<u64, ConfigureError> {
+/// What was made of a VM.
+#[derive(Debug)]
+pub struct Configured {
+    /// How long all mounting took, in microseconds.
+    pub mount_micros: u64,
+    /// Where disks besides the root are mounted, in the order of mounting.
+    pub disks: Vec<PathBuf>,
+}
+
+/// Does it.
+pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, ConfigureError> {
     add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
     set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
     rustix::system::sethostname(request.hostname.as_bytes()).map_err(|error| {
@@ -59,8 +73,14 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<u64, Configur
     })?;
     let start = Instant::now();
     root::switch_to(&request.root, uevents)?;
+    // Before a disk may cover where they are.
     root::write_names(&request.hostname, request.root.read_only)?;
-    Ok(start.elapsed().as_micros().try_into().unwrap_or(u64::MAX))
+    let disks = disks::mount_all(&request.disks, uevents)?;
+    let mount_micros = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+    Ok(Configured {
+        mount_micros,
+        disks,
+    })
 }
 
 fn set_clock(unix_nanos: u64) -> io::Result<()> {

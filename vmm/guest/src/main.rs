@@ -10,7 +10,7 @@
 //!   [`vsock`] are its parts.
 //! - [`agent`]: one thread a session, one request a session.
 //! - [`configure`]: makes an anonymous VM into a certain one; [`root`] mounts and switches to the
-//!   image's file system, [`network`] brings up the loopback.
+//!   image's file system, [`disks`] mounts others in it, [`network`] brings up the loopback.
 //! - [`exec`]: runs one command as an image's [`user`] and carries its streams.
 //! - [`children`]: the only place that reaps.
 //! - [`power`]: every way to the end. PID 1 must not return or panic: both end in a power-off.
@@ -25,6 +25,7 @@ mod agent;
 mod boot;
 mod children;
 mod configure;
+mod disks;
 mod exec;
 mod modules;
 mod network;

@@ -4,10 +4,10 @@
 
 use std::error::Error;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountFlags, mount_remount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, Signal};
 use rustix::system::{RebootCommand, reboot};
 
@@ -52,20 +52,32 @@ pub fn off_after(error: &dyn Error) -> ! {
     off()
 }
 
-/// Ends every process, writes everything to disk and powers off.
-pub fn shut_down(children: &Children) -> ! {
+/// Ends every process, writes everything to disk and powers off. `disks` are mounted besides the
+/// root, in this order.
+pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
     signal_all(Signal::TERM);
     if !children.wait_for_none(Instant::now() + GRACE) {
         signal_all(Signal::KILL);
         children.wait_for_none(Instant::now() + KILL_WAIT);
     }
     rustix::fs::sync();
-    // A read-only root has nothing left to replay: the next mount finds a clean file system. It
-    // fails where something still writes; the sync has made that safe, only not clean.
-    if let Err(error) = mount_remount("/", MountFlags::RDONLY, "") {
-        say(&format!("cannot make the root read-only: {error}"));
+    for disk in disks.iter().rev() {
+        // What is mounted on it may keep it from going.
+        if unmount(disk, UnmountFlags::empty()).is_err() {
+            make_read_only(disk);
+        }
     }
+    make_read_only(Path::new("/"));
     off()
+}
+
+/// A read-only file system has nothing left to replay: the next mount finds it clean. It fails
+/// where something still writes; the sync has made that safe, only not clean.
+fn make_read_only(mounted: &Path) {
+    if let Err(error) = mount_remount(mounted, MountFlags::RDONLY, "") {
+        let mounted = mounted.display();
+        say(&format!("cannot make {mounted} read-only: {error}"));
+    }
 }
 
 /// Powers off now. Without ACPI the kernel has no way to power off and would halt for ever, so the

@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 use crate::uevent::Uevents;
 
 /// How long a disk may take to appear.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+pub const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where the root is mounted before it becomes the root.
 const NEW_ROOT: &str = "/newroot";

@@ -58,6 +58,9 @@ pub struct Configure {
     pub hostname: String,
     /// The root file system to mount and switch to.
     pub root: Root,
+    /// Further disks to mount in it, parents before what is below them, whatever order they come
+    /// in here.
+    pub disks: Vec<Disk>,
 }
 
 /// The root file system.
@@ -66,6 +69,23 @@ pub struct Configure {
 pub struct Root {
     /// Its block device below `/dev`, such as `vda`.
     pub device: String,
+    /// Its file system type, such as `ext4`.
+    pub fs_type: String,
+    /// Mount it read-only.
+    pub read_only: bool,
+}
+
+/// A disk besides the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Disk {
+    /// What it is called in messages.
+    pub name: String,
+    /// The serial number of its block device ([`crate::control::disk_serial`]).
+    pub serial: String,
+    /// Where to mount it: an absolute path in the root file system, without `..`. The directory
+    /// is made when it is missing.
+    pub mount: String,
     /// Its file system type, such as `ext4`.
     pub fs_type: String,
     /// Mount it read-only.
@@ -151,7 +171,7 @@ pub enum FailureKind {
     NotExecutable,
     /// The image has no such user or group.
     UnknownUser,
-    /// The root file system cannot be mounted.
+    /// The root file system or another disk cannot be mounted.
     Mount,
     /// The request itself is wrong: out of order, or it cannot be understood.
     BadRequest,

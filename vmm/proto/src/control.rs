@@ -101,7 +101,8 @@ pub struct VmConfig {
     pub initramfs: PathBuf,
     /// More words for the kernel's command line, after our own.
     pub extra_cmdline: Option<String>,
-    /// Virtio disks in order: `vda`, `vdb`, …
+    /// Virtio disks in order: the first is `vda`; each has the serial number that [`disk_serial`]
+    /// gives its index.
     pub disks: Vec<DiskConfig>,
     /// A directory for sockets and scratch files of this VM; short, private, removed by the caller.
     pub run_dir: PathBuf,
@@ -129,6 +130,12 @@ impl Engine {
     }
 }
 
+/// The serial number by which the guest tells the disk at this index of [`VmConfig::disks`] from
+/// others (at most 20 bytes, virtio 1.2 section 5.2.6.1).
+pub fn disk_serial(index: usize) -> String {
+    format!("disk{index}")
+}
+
 /// One disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -143,9 +150,10 @@ pub struct DiskConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum DiskMode {
-    /// There are none: the guest sees a read-only disk.
+    /// There are none: the guest sees a read-only disk. The image may be shared with other VMs that
+    /// only read it.
     ReadOnly,
-    /// They go to the image.
+    /// They go to the image, which no other VM may have at the same time.
     ReadWrite,
     /// They go to a sparse delta over the image, which is only read.
     Overlay {

@@ -10,7 +10,7 @@
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 
-use microagent_proto::control::{StopReason, VmConfig};
+use microagent_proto::control::{Engine, StopReason, VmConfig};
 
 use crate::console::Console;
 use crate::virtio::VirtioDevice;
@@ -28,6 +28,17 @@ pub struct Launch<'a> {
     pub devices: Vec<Device>,
     /// Where the guest's console output goes.
     pub console: Console,
+}
+
+/// How many disks a VM can have with this engine, the root among them.
+pub fn max_disks(engine: Engine) -> usize {
+    // The socket device and the entropy source.
+    const OTHERS: usize = 2;
+    let devices = match engine {
+        Engine::Kvm => crate::boot::layout::MAX_VIRTIO_DEVICES,
+        Engine::Qemu => qemu::MAX_DEVICES,
+    };
+    devices - OTHERS
 }
 
 /// A device and what it is, for engines that must name it to somebody else.

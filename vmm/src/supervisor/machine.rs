@@ -1,7 +1,7 @@
 //! A VM put together: devices from the configuration, host services, an engine.
 
 use microagent_proto::agent::{GUEST_CID, READY_PORT};
-use microagent_proto::control::{Engine, FromSupervisor, VmConfig};
+use microagent_proto::control::{Engine, FromSupervisor, VmConfig, disk_serial};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{Control, ControlError, Failure, ready};
@@ -22,7 +22,10 @@ pub(super) enum MachineError {
 
 impl MachineError {
     pub(super) fn remediation(&self) -> Option<String> {
-        None
+        match self {
+            MachineError::Disk(error) => error.remediation(),
+            MachineError::Vsock(_) => None,
+        }
     }
 }
 
@@ -42,7 +45,7 @@ impl Machine {
     ) -> Result<Machine, Failure> {
         let mut devices = Vec::new();
         for (index, disk) in config.disks.iter().enumerate() {
-            let device = block::open(disk, &format!("disk{index}")).map_err(MachineError::from)?;
+            let device = block::open(disk, &disk_serial(index)).map_err(MachineError::from)?;
             devices.push(Device {
                 kind: DeviceKind::Block,
                 device: Box::new(device),

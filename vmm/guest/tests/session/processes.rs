@@ -241,6 +241,7 @@ fn requests_out_of_order_or_malformed_are_answered() {
             fs_type: "ext4".into(),
             read_only: false,
         },
+        disks: Vec::new(),
     }));
     let failure = session.failure();
     assert_eq!(failure.kind, FailureKind::BadRequest);

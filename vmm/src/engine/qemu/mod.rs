@@ -24,7 +24,8 @@ use std::time::Duration;
 
 use microagent_proto::control::StopReason;
 
-use self::command::{Channels, FrontEnd, MAX_DEVICES};
+pub use self::command::MAX_DEVICES;
+use self::command::{Channels, FrontEnd};
 pub use self::locate::{QemuInfo, describe, locate};
 use self::qmp::{Message, Monitor};
 use self::watch::Watcher;

@@ -1,0 +1,224 @@
+//! Disks besides the root: looked at before anything is begun, built, attached.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use microagent_cas::Digest;
+use microagent_pipeline::{Bundle, BundleOptions, ErrorKind, Pipeline};
+use microagent_proto::agent::Disk;
+use microagent_proto::control::{DiskConfig, DiskMode, Engine, disk_serial};
+use microagent_vmm::engine::max_disks;
+
+use super::document::DiskDocument;
+use crate::failure::Failure;
+use crate::request::{DiskRequest, DiskSource};
+
+/// Where an ext2, ext3 or ext4 file system has its superblock, in bytes, and in it (`struct
+/// ext4_super_block`) the magic number and the features without which it cannot be used.
+const SUPERBLOCK: u64 = 1024;
+const MAGIC: (usize, [u8; 2]) = (0x38, 0xef53_u16.to_le_bytes());
+const INCOMPATIBLE: usize = 0x60;
+/// The journal must be replayed first (`EXT4_FEATURE_INCOMPAT_RECOVER`).
+const RECOVER: u8 = 0x4;
+
+/// A disk, for all who have to do with it.
+#[derive(Debug)]
+pub struct Attached {
+    /// For the supervisor.
+    pub config: DiskConfig,
+    /// For the guest agent.
+    pub mount: Disk,
+    digest: Option<Digest>,
+}
+
+impl Attached {
+    /// Whether what the guest writes to it outlives the guest.
+    pub fn is_written(&self) -> bool {
+        self.config.mode == DiskMode::ReadWrite
+    }
+
+    /// The failure of a run whose guest could not be shut down.
+    pub fn not_finished(&self) -> Failure {
+        Failure::new(
+            ErrorKind::Guest,
+            format!(
+                "the guest did not shut down: what it wrote last to the disk {} may be missing",
+                self.mount.name
+            ),
+        )
+        .way_out(format!(
+            "check it: e2fsck -f {}",
+            self.config.path.display()
+        ))
+    }
+
+    /// For the document of the run.
+    pub fn document(&self) -> DiskDocument {
+        DiskDocument {
+            name: self.mount.name.clone(),
+            mount: self.mount.mount.clone(),
+            read_only: self.mount.read_only,
+            digest: self.digest,
+            path: self.digest.is_none().then(|| self.config.path.clone()),
+        }
+    }
+}
+
+/// Looks at what was asked for, so that nothing is begun that cannot work.
+pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> {
+    // One is the root.
+    let most = max_disks(engine) - 1;
+    if requests.len() > most {
+        return Err(Failure::new(
+            ErrorKind::Unsupported,
+            format!(
+                "engine {} has places for {most} disks besides the root, and {} are asked for",
+                engine.name(),
+                requests.len()
+            ),
+        )
+        .way_out("put what belongs together on one disk"));
+    }
+    let mut seen: Vec<(&DiskRequest, (u64, u64))> = Vec::new();
+    for request in requests {
+        let DiskSource::Image(path) = &request.source else {
+            continue;
+        };
+        let identity = inspect_image(request, path)?;
+        let same = |(other, known): &&(&DiskRequest, _)| {
+            *known == identity && !(other.read_only && request.read_only)
+        };
+        if let Some((other, _)) = seen.iter().find(same) {
+            return Err(Failure::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the disks {} and {} are the same file {}, and one of them is written",
+                    other.name,
+                    request.name,
+                    path.display()
+                ),
+            )
+            .way_out("attach it once, or read-only"));
+        }
+        seen.push((request, identity));
+    }
+    Ok(())
+}
+
+/// Whether this is a disk that the guest can mount; which file it is.
+fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failure> {
+    let name = format!("the disk {} ({})", request.name, path.display());
+    let failed = |error: io::Error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                ErrorKind::Permission
+            }
+            _ => ErrorKind::Host,
+        };
+        Failure::new(kind, format!("{name} cannot be used: {error}"))
+    };
+    // Before it is opened, which waits for ever for some that are no files.
+    let metadata = std::fs::metadata(path).map_err(failed)?;
+    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+        return Err(Failure::new(
+            ErrorKind::Unsupported,
+            format!("{name} is neither a file nor a block device"),
+        )
+        .way_out(match metadata.is_dir() {
+            true => format!(
+                "pack a directory with tar, and attach it with --bundle {}=TAR:{}:ro",
+                request.name, request.mount
+            ),
+            false => "make one with mkfs.ext4".into(),
+        }));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(!request.read_only)
+        .open(path)
+        .map_err(failed)?;
+    let superblock = superblock(&file).map_err(failed)?;
+    if superblock[MAGIC.0..MAGIC.0 + 2] != MAGIC.1 {
+        return Err(Failure::new(
+            ErrorKind::Unsupported,
+            format!("{name} holds no ext4 file system"),
+        )
+        .way_out(
+            "make one with mkfs.ext4; partitions and other image formats are not looked into",
+        ));
+    }
+    if request.read_only && superblock[INCOMPATIBLE] & RECOVER != 0 {
+        return Err(Failure::new(
+            ErrorKind::Conflict,
+            format!("{name} was not unmounted cleanly, and cannot be repaired read-only"),
+        )
+        .way_out(format!(
+            "attach it once with :rw, or repair it: e2fsck -p {}",
+            path.display()
+        )));
+    }
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// The superblock; zeros where the file is too short for one.
+fn superblock(file: &File) -> io::Result<[u8; 1024]> {
+    let mut bytes = [0; 1024];
+    match file.read_exact_at(&mut bytes, SUPERBLOCK) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok([0; 1024]),
+        result => result.map(|()| bytes),
+    }
+}
+
+/// Makes the disks that are made from bundles, in the order of the requests.
+pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle>, Failure> {
+    let bundle = |request: &DiskRequest| match &request.source {
+        DiskSource::Image(_) => None,
+        DiskSource::Bundle(path) => Some(BundleOptions {
+            path: path.clone(),
+            name: request.name.clone(),
+            mount: request.mount.clone(),
+            writable: !request.read_only,
+        }),
+    };
+    (requests.iter().filter_map(bundle))
+        .map(|options| pipeline.bundle(&options).map_err(Failure::from))
+        .collect()
+}
+
+/// Puts requests and what [`build`] made of them together. Deltas go to `scratch_dir`.
+pub fn attach(requests: &[DiskRequest], bundles: &[Bundle], scratch_dir: &Path) -> Vec<Attached> {
+    let mut bundles = bundles.iter();
+    let mut attached = Vec::new();
+    for request in requests {
+        let (path, digest): (PathBuf, _) = match &request.source {
+            DiskSource::Image(path) => (path.clone(), None),
+            DiskSource::Bundle(_) => match bundles.next() {
+                Some(bundle) => (bundle.path.clone(), Some(bundle.digest)),
+                None => continue,
+            },
+        };
+        let mode = match (request.read_only, digest) {
+            (true, _) => DiskMode::ReadOnly,
+            (false, None) => DiskMode::ReadWrite,
+            (false, Some(_)) => DiskMode::Overlay {
+                scratch_dir: scratch_dir.to_owned(),
+            },
+        };
+        attached.push(Attached {
+            config: DiskConfig { path, mode },
+            mount: Disk {
+                name: request.name.clone(),
+                // The root is disk 0.
+                serial: disk_serial(attached.len() + 1),
+                mount: request.mount.clone(),
+                fs_type: "ext4".into(),
+                read_only: request.read_only,
+            },
+            digest,
+        });
+    }
+    attached
+}
