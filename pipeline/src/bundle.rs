@@ -138,9 +138,8 @@ impl Diagnosis for BundleError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             BundleError::Open { .. } => return None,
-            BundleError::NoFile { path } => {
-                let path = path.display();
-                format!("pack a directory with tar: tar -C {path} -cf FILE .")
+            BundleError::NoFile { .. } => {
+                "pack a directory with tar, as in: tar -C DIRECTORY -cf FILE .".into()
             }
             BundleError::Compression { .. } => {
                 "use a tar that is compressed with gzip or zstd, or not at all".into()

@@ -378,8 +378,6 @@ fn a_timeout_of_nothing_is_refused() {
 #[test]
 fn a_flag_that_is_not_available_yet_is_refused_by_name() {
     for (flag, value) in [
-        ("--disk", "data=/tmp/disk:/data:rw"),
-        ("--bundle", "data=/tmp/bundle:/data:ro"),
         ("--output", "result=/result"),
         ("--mediation", "80=127.0.0.1:80"),
         ("--shell", "/bin/bash"),
@@ -389,6 +387,101 @@ fn a_flag_that_is_not_available_yet_is_refused_by_name() {
     refused_usage(
         &["--mediation-optional"],
         &["--mediation-optional", "not available yet"],
+    );
+}
+
+#[test]
+fn a_disk_that_is_not_said_right_is_refused() {
+    for flag in ["--disk", "--bundle"] {
+        for (value, name) in [
+            ("/file:/data:ro", "no name"),
+            ("Data=/file:/data:ro", "\"Data\""),
+            ("data=/file:/data", ":ro or :rw"),
+            ("data=/file:ro", "where to mount it"),
+            ("data=:/data:ro", "which file"),
+            ("data=/file:data:ro", "not absolute"),
+            ("data=/file:/data/../etc:ro", ".."),
+            ("data=/file:/:ro", "the root"),
+            ("data=/file:/proc/x:ro", "/proc"),
+        ] {
+            refused_usage(&[flag, value], &[name]);
+        }
+        refused_usage(&[flag, "a=/x:/a:ro", flag, "a=/y:/b:ro"], &["\"a\""]);
+        refused_usage(
+            &[flag, "a=/x:/a:ro", flag, "b=/y:/a/:ro"],
+            &["\"a\"", "\"b\"", "/a"],
+        );
+    }
+}
+
+/// Refuses a run with this disk or bundle (`FILE` in it stands for the file), and checks that the
+/// file is what it was.
+#[track_caller]
+fn refused_disk(flag: &str, value: &str, content: &[u8], names: &[&str]) {
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let file = host.path("file");
+    std::fs::write(&file, content).unwrap();
+    let path = file.display().to_string();
+    let mut invocation = run(
+        &host,
+        &layout.reference("latest"),
+        &[flag, &value.replace("FILE", &path)],
+    );
+    refused(&host, &mut invocation, OURS, names);
+    assert!(std::fs::read(&file).unwrap() == content);
+}
+
+#[test]
+fn a_disk_that_is_none_is_named() {
+    refused_disk(
+        "--disk",
+        "data=/no/such/disk:/data:ro",
+        b"",
+        &["data", "/no/such/disk", "No such file"],
+    );
+    refused_disk("--disk", "data=/tmp:/data:ro", b"", &["/tmp", "--bundle"]);
+    for content in [&b""[..], &[b'x'; 64 << 10]] {
+        let names = ["data", "/file", "no ext4", "mkfs.ext4"];
+        refused_disk("--disk", "data=FILE:/data:rw", content, &names);
+    }
+    // A superblock, and nothing to it.
+    let mut torn = vec![0; 64 << 10];
+    torn[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+    refused_disk(
+        "--disk",
+        "data=FILE:/data:rw",
+        &torn,
+        &["disk data", "/data"],
+    );
+}
+
+#[test]
+fn a_bundle_that_is_none_is_named() {
+    let missing = "data=/no/such/bundle:/data:ro";
+    refused_disk(
+        "--bundle",
+        missing,
+        b"",
+        &["/no/such/bundle", "No such file"],
+    );
+    refused_disk("--bundle", "data=/tmp:/data:ro", b"", &["/tmp", "tar -C"]);
+    let ours = "data=FILE:/data:ro";
+    refused_disk("--bundle", ours, b"", &["/file", "empty"]);
+    refused_disk("--bundle", ours, &[b'x'; 2048], &["/file", "offset 0"]);
+    refused_disk("--bundle", ours, b"\xfd7zXZ\0\0x", &["/file", "xz", "zstd"]);
+    refused_disk(
+        "--bundle",
+        ours,
+        &Tar::new().file("../up", b"x").finish(),
+        &["/file", "\"../up\""],
+    );
+    let tar = Tar::new().file("x", b"x").finish();
+    refused_disk(
+        "--bundle",
+        "data=FILE:/etc/group/x:ro",
+        &tar,
+        &["data", "/etc/group/x", "directory"],
     );
 }
 

@@ -10,6 +10,7 @@ use microagent_pipeline::{Bundle, BundleOptions, ErrorKind, Pipeline};
 use microagent_proto::agent::Disk;
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, disk_serial};
 use microagent_vmm::engine::max_disks;
+use microagent_vmm::virtio::block::{BlockError, lock};
 
 use super::document::DiskDocument;
 use crate::failure::Failure;
@@ -140,6 +141,15 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
         .write(!request.read_only)
         .open(path)
         .map_err(failed)?;
+    // The supervisor takes its own; this tells before anything is begun, and what is read below is
+    // what nobody writes at this moment.
+    lock(&file, path, !request.read_only).map_err(|error| {
+        let kind = match error {
+            BlockError::InUse { .. } => ErrorKind::Conflict,
+            _ => ErrorKind::Host,
+        };
+        Failure::caused(kind, &error).maybe_way_out(error.remediation())
+    })?;
     let superblock = superblock(&file).map_err(failed)?;
     if superblock[MAGIC.0..MAGIC.0 + 2] != MAGIC.1 {
         return Err(Failure::new(

@@ -124,6 +124,37 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "right\n",
             }
+            a_bundle_is_mounted_where_it_belongs {
+                script: r#"mkdir -p read/sub; echo one >read/sub/file; tar -C read -cf read.tar .
+                    microagent run --image "$IMAGE" --bundle data=read.tar:/srv/data:ro --exec 'cat /srv/data/sub/file
+                    { echo x >/srv/data/x; } 2>/dev/null || echo read-only
+                    while read -r device point type options rest; do [ $point = /srv/data ] && echo $type ${options%%,*}; done </proc/mounts; exit 0'"#,
+                code: 0,
+                stdout: "one\nread-only\next4 ro\n",
+            }
+            what_is_written_to_a_bundle_is_gone_with_the_vm {
+                script: r#"mkdir write; echo one >write/one; tar -C write -czf write.tar.gz .
+                    for run in 1 2; do microagent run --image "$IMAGE" --bundle data=write.tar.gz:/data:rw --setup 'echo two >/data/two-'$run \
+                    --exec 'ls /data; rm /data/one'; done"#,
+                seconds: 120,
+                code: 0,
+                stdout: "lost+found\none\ntwo-1\nlost+found\none\ntwo-2\n",
+            }
+            disks_are_told_apart_and_mounted_inside_each_other {
+                script: r#"for name in a b c; do mkdir -p nested/$name/inner; echo $name >nested/$name/name; tar -C nested/$name -cf nested-$name.tar .; done
+                    microagent run --image "$IMAGE" --bundle a=nested-a.tar:/disk/inner/deep:ro --bundle b=nested-b.tar:/disk/inner:rw \
+                    --bundle c=nested-c.tar:/disk:ro --exec 'cat /disk/name /disk/inner/name /disk/inner/deep/name'"#,
+                code: 0,
+                stdout: "c\nb\na\n",
+            }
+            what_is_written_to_a_disk_stays {
+                script: r#"microagent --quiet rootfs build --image "$IMAGE" --allow-mutable --out disk.img >/dev/null
+                    microagent run --image "$IMAGE" --disk data=disk.img:/data:rw --exec 'echo hello >/data/kept'
+                    microagent run --image "$IMAGE" --disk data=disk.img:/data:ro --exec 'cat /data/kept; { echo x >/data/kept; } 2>/dev/null || echo read-only'"#,
+                seconds: 120,
+                code: 0,
+                stdout: "hello\nread-only\n",
+            }
             what_a_run_writes_the_next_does_not_see {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

@@ -25,7 +25,7 @@ use virtio_bindings::virtio_blk::{
 use super::chain::{Buffers, serve_queue};
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
-pub use open::{BlockError, open};
+pub use open::{BlockError, lock, open};
 use request::{Operation, Request};
 
 /// The device type (virtio 1.2 section 5).

@@ -129,7 +129,12 @@ fn open_image(path: &Path, writable: bool) -> Result<(File, u64), BlockError> {
     Ok((file, len))
 }
 
-fn lock(file: &File, path: &Path, writable: bool) -> Result<(), BlockError> {
+/// Locks an image for as long as this file is open: for one that writes alone, or for all that
+/// only read. Waits two seconds at most. `path` is what errors name.
+///
+/// # Errors
+/// [`BlockError::InUse`] and [`BlockError::Lock`].
+pub fn lock(file: &File, path: &Path, writable: bool) -> Result<(), BlockError> {
     let operation = match writable {
         true => FlockOperation::NonBlockingLockExclusive,
         false => FlockOperation::NonBlockingLockShared,
