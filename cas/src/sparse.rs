@@ -182,6 +182,7 @@ impl Scratch {
     pub fn commit_sparse(self) -> Result<(Output, u64), StoreError> {
         let map = ChunkMap::of(self.file(), self.path())?;
         let digest = self.store.put_bytes(&map.to_bytes())?;
+        self.store.hold(&[Output::Sparse(digest)])?;
         let path = self.store.sparse_path(&digest);
         self.temporary.publish(&path, map.size)?;
         Ok((Output::Sparse(digest), map.size))
