@@ -22,7 +22,7 @@ packages_of() {
         demo) echo busybox-static umoci jq ;;
         # The lab and the independent tools that the tests compare with.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
-                   debootstrap e2fsprogs cpio attr libcap2-bin openssl lz4 zstd xz-utils acpica-tools \
+                   debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
                    util-linux mount ca-certificates ;;
         *) die "no such set: $1 (build, run, demo, test)" ;;
     esac

@@ -1,0 +1,515 @@
+//! `cache` and `image`: what is kept, why it was made, what has changed since.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use microagent_tests::image::{Layout, Tar};
+use microagent_tests::microagent::{Finished, Host};
+use microagent_tests::registry::Registry;
+use microagent_tests::{or_skip, tool};
+use serde_json::Value;
+
+fn build(host: &Host, image: &str) -> Finished {
+    host.microagent(["--json", "rootfs", "build", "--allow-mutable", "--image"])
+        .argument(image)
+        .finish()
+        .expect_code(0)
+}
+
+fn json(host: &Host, words: &[&str]) -> Value {
+    let mut invocation = host.microagent(["--json"]);
+    for word in words {
+        invocation.argument(*word);
+    }
+    invocation.finish().expect_code(0).json()
+}
+
+fn ops(document: &Value) -> Vec<(String, bool)> {
+    let nodes = document["nodes"].as_array().unwrap().iter();
+    nodes
+        .map(|node| (node["op"].as_str().unwrap().to_owned(), node["hit"] == true))
+        .collect()
+}
+
+fn blobs(host: &Host) -> Vec<PathBuf> {
+    let dir = host.state().join("cas/blobs/sha256");
+    fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect()
+}
+
+fn layout_with(content: &[u8]) -> Result<Layout, microagent_tests::Error> {
+    let layout = Layout::busybox()?;
+    let tar = Tar::new().file("content", content).finish();
+    layout.add_layer("latest", &tar)?;
+    Ok(layout)
+}
+
+#[test]
+fn what_is_cached_is_listed_with_its_size_its_use_and_its_image() {
+    let layout = or_skip!(layout_with(b"one"));
+    let registry = or_skip!(Registry::start());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let image = format!("{}/app:1", registry.address());
+    let host = or_skip!(Host::new());
+    let built = build(&host, &image).json();
+
+    let listing = json(&host, &["cache", "ls"]);
+    assert_eq!(listing["images"][0]["name"], image.as_str());
+    assert_eq!(listing["images"][0]["cached"], true);
+    let nodes = listing["nodes"].as_array().unwrap();
+    let mut listed: Vec<_> = nodes
+        .iter()
+        .map(|node| node["op"].as_str().unwrap())
+        .collect();
+    listed.sort_unstable();
+    assert_eq!(
+        listed,
+        ["fetch", "fetch", "resolve", "rootfs", "unpack", "unpack"]
+    );
+    for node in nodes {
+        assert_eq!(node["whole"], true, "{node}");
+        assert_eq!(node["purpose"], image.as_str(), "{node}");
+        assert_eq!(node["heldBy"].as_array().unwrap().len(), 0, "{node}");
+    }
+    let rootfs = nodes.iter().find(|node| node["op"] == "rootfs").unwrap();
+    assert_eq!(rootfs["size"], built["rootfs"]["size"]);
+    let path = built["rootfs"]["path"].as_str().unwrap();
+    let on_disk = tool::text("stat", ["--format=%b", path]).unwrap();
+    let map = fs::metadata(host.state().join(format!(
+        "cas/blobs/sha256/{}",
+        built["rootfs"]["digest"].as_str().unwrap().split_once(':').unwrap().1
+    )))
+    .unwrap();
+    let map = std::os::unix::fs::MetadataExt::blocks(&map);
+    let blocks = on_disk.parse::<u64>().unwrap() + map;
+    assert_eq!(rootfs["allocated"], blocks * 512);
+
+    // du, against coreutils: blobs and sparse files are all there is of size.
+    let usage = json(&host, &["cache", "du"]);
+    let cas = host.state().join("cas");
+    let mut total = 0;
+    for dir in ["blobs/sha256", "sparse"] {
+        for file in fs::read_dir(cas.join(dir)).unwrap() {
+            let metadata = file.unwrap().metadata().unwrap();
+            total += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+        }
+    }
+    assert_eq!(usage["total"], total);
+    assert_eq!(usage["garbage"], 0);
+    assert_eq!(usage["reclaimable"], total);
+    assert_eq!(usage["ops"]["unpack"]["nodes"], 2);
+}
+
+#[test]
+fn the_same_content_under_another_tag_rebuilds_nothing() {
+    let layout = or_skip!(layout_with(b"one"));
+    let registry = or_skip!(Registry::start());
+    for tag in ["app:1", "other/name:2"] {
+        registry.push(&layout.reference("latest"), tag).unwrap();
+    }
+    let host = or_skip!(Host::new());
+    build(&host, &format!("{}/app:1", registry.address()));
+    let again = build(&host, &format!("{}/other/name:2", registry.address())).json();
+    assert_eq!(
+        ops(&again),
+        [("resolve".to_owned(), false), ("rootfs".to_owned(), true)]
+    );
+    // And a layer that both have is fetched and unpacked once, ever.
+    let tar = Tar::new().file("more", b"more").finish();
+    layout.add_layer("latest", &tar).unwrap();
+    registry.push(&layout.reference("latest"), "app:2").unwrap();
+    let more = build(&host, &format!("{}/app:2", registry.address())).json();
+    let count = |op: &str, hit| {
+        let wanted = (op.to_owned(), hit);
+        ops(&more).iter().filter(|node| **node == wanted).count()
+    };
+    assert_eq!((count("fetch", false), count("unpack", false)), (1, 1));
+    assert_eq!(count("unpack", true), 2);
+}
+
+#[test]
+fn a_build_says_which_layer_moved() {
+    let layout = or_skip!(layout_with(b"one"));
+    let registry = or_skip!(Registry::start());
+    let image = format!("{}/app:1", registry.address());
+    let push = || registry.push(&layout.reference("latest"), "app:1").unwrap();
+    push();
+    let host = or_skip!(Host::new());
+    let failure = host
+        .microagent(["cache", "explain", &image])
+        .finish()
+        .expect_code(1);
+    assert_eq!(
+        failure.errors(),
+        format!(
+            "microagent: {image} has not been resolved in this store\n  \
+             resolve it first: microagent image resolve {image}\n"
+        )
+    );
+
+    let first = build(&host, &image).json();
+    let explained = json(&host, &["cache", "explain", &image]);
+    let rootfs = &explained["node"]["inputs"][0];
+    assert_eq!(explained["node"]["op"], "resolve");
+    assert_eq!(
+        (&rootfs["op"], &rootfs["hit"]),
+        (&"rootfs".into(), &true.into())
+    );
+    assert_eq!(rootfs["moved"].as_array().unwrap().len(), 0);
+    let steps = rootfs["inputs"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    assert!(steps.iter().all(|step| step["op"] == "unpack"
+        && step["hit"] == true
+        && step["inputs"][0]["op"] == "fetch"));
+
+    let tar = Tar::new().file("more", b"more").finish();
+    layout.add_layer("latest", &tar).unwrap();
+    push();
+    let second = host
+        .microagent(["rootfs", "build", "--allow-mutable", "--image", &image])
+        .finish()
+        .expect_code(0);
+    assert!(
+        second.errors().contains("has moved since"),
+        "{}",
+        second.errors()
+    );
+    let explained = json(&host, &["cache", "explain", &image]);
+    let moved = &explained["node"]["inputs"][0]["moved"];
+    assert_eq!(moved.as_array().unwrap().len(), 1, "{moved}");
+    assert_eq!(moved[0]["what"], "input");
+    assert_eq!(
+        (&moved[0]["name"], &moved[0]["place"]),
+        (&"layer".into(), &3.into())
+    );
+    assert!(moved[0]["from"].is_null());
+    let text = host
+        .microagent(["cache", "explain", &image])
+        .finish()
+        .expect_code(0)
+        .text();
+    assert!(
+        text.contains("made anew because layer 3 went from nothing to "),
+        "{text}"
+    );
+
+    // Another size is another reason.
+    host.microagent([
+        "--quiet",
+        "rootfs",
+        "build",
+        "--allow-mutable",
+        "--size-mib",
+        "100",
+    ])
+    .argument("--image")
+    .argument(&image)
+    .finish()
+    .expect_code(0);
+    let text = host
+        .microagent(["cache", "explain", &image])
+        .finish()
+        .expect_code(0)
+        .text();
+    assert!(
+        text.contains("made anew because sizeMiB went from null to 100"),
+        "{text}"
+    );
+    assert_ne!(first["image"]["digest"], explained["image"]["digest"]);
+}
+
+/// Flips a byte of a read-only file.
+fn spoil(path: &Path, offset: u64) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o444)).unwrap();
+}
+
+#[test]
+fn damage_is_found_put_aside_and_made_anew_on_next_use() {
+    let layout = or_skip!(layout_with(&[7; 100_000]));
+    let registry = or_skip!(Registry::start());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let image = format!("{}/app:1", registry.address());
+    let host = or_skip!(Host::new());
+    let built = build(&host, &image).json();
+    let clean = json(&host, &["cache", "verify"]);
+    assert_eq!(
+        (&clean["ok"], &clean["problems"]),
+        (&true.into(), &Value::Array(vec![]))
+    );
+
+    // Every object in turn: blobs of every kind, the chunk map, the disk.
+    let disk = PathBuf::from(built["rootfs"]["path"].as_str().unwrap());
+    let mut objects = blobs(&host);
+    objects.push(disk.clone());
+    assert!(objects.len() > 6, "{objects:?}");
+    for object in objects {
+        // The superblock of the disk; its first KiB is not used.
+        let offset = if object == disk { 1100 } else { 10 };
+        spoil(&object, offset);
+        let report = host
+            .microagent(["--json", "cache", "verify"])
+            .finish()
+            .expect_code(1)
+            .json();
+        let paths: Vec<_> = (report["problems"].as_array().unwrap().iter())
+            .map(|problem| problem["path"].as_str().unwrap().to_owned())
+            .collect();
+        assert!(paths.contains(&object.display().to_string()), "{report}");
+        let repaired = host
+            .microagent(["--json", "cache", "verify", "--repair"])
+            .finish()
+            .expect_code(0)
+            .json();
+        assert_eq!(repaired["ok"], true, "{repaired}");
+        assert!(!object.exists());
+        let again = build(&host, &image).json();
+        assert_eq!(again["rootfs"]["digest"], built["rootfs"]["digest"]);
+        let report = json(&host, &["cache", "verify"]);
+        assert_eq!(report["ok"], true, "after {}: {report}", object.display());
+    }
+}
+
+#[test]
+fn collection_keeps_what_is_used_and_frees_the_rest() {
+    let host = or_skip!(Host::new());
+    let layouts = [
+        or_skip!(layout_with(&[1; 3 << 20])),
+        or_skip!(layout_with(&[2; 3 << 20])),
+    ];
+    let digests = layouts
+        .each_ref()
+        .map(|layout| build(&host, &layout.reference("latest")).json()["rootfs"]["digest"].clone());
+    // The first was used long ago.
+    let nodes = host.state().join("cas/nodes");
+    let listing = json(&host, &["cache", "ls"]);
+    let first = layouts[0].reference("latest");
+    for node in listing["nodes"].as_array().unwrap() {
+        if node["purpose"].as_str().unwrap().contains(&first) {
+            let hex = node["key"].as_str().unwrap().split_once(':').unwrap().1;
+            let file = fs::File::open(nodes.join(format!("{hex}.json"))).unwrap();
+            let then = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+            file.set_modified(then).unwrap();
+        }
+    }
+    let dry = json(&host, &["cache", "gc", "--older-than", "1h", "--dry-run"]);
+    let collected = json(&host, &["cache", "gc", "--older-than", "1h"]);
+    assert_eq!(dry["nodes"], collected["nodes"]);
+    assert_eq!(dry["freed"], collected["freed"]);
+    let gone: Vec<_> = (collected["nodes"].as_array().unwrap().iter())
+        .map(|node| node["op"].as_str().unwrap())
+        .collect();
+    assert_eq!(gone.len(), 2, "its resolve and its rootfs: {gone:?}");
+    // The second is still a hit, the first is made anew, to the same bytes.
+    let hit = build(&host, &layouts[1].reference("latest")).json();
+    assert_eq!(ops(&hit)[1], ("rootfs".to_owned(), true));
+    let anew = build(&host, &first).json();
+    assert_eq!(ops(&anew).last().unwrap(), &("rootfs".to_owned(), false));
+    assert_eq!(anew["rootfs"]["digest"], digests[0]);
+
+    // As little as possible: nothing is left, also not the name for other tools.
+    let all = json(&host, &["cache", "gc", "--max-size", "0"]);
+    assert_eq!((&all["kept"], &all["held"]), (&0.into(), &0.into()));
+    assert_eq!(blobs(&host).len(), 0);
+    assert_eq!(
+        json(&host, &["cache", "ls"])["images"],
+        Value::Array(vec![])
+    );
+    host.microagent(["cache", "gc", "--max-size", "some"])
+        .finish()
+        .expect_code(2);
+    host.assert_clean();
+}
+
+#[test]
+fn an_image_that_another_tool_put_there_is_never_collected() {
+    let layout = or_skip!(layout_with(b"theirs"));
+    let host = or_skip!(Host::new());
+    json(&host, &["cache", "gc"]);
+    let store = format!("oci:{}:theirs", host.state().join("cas").display());
+    layout.copy("latest", &store, &[]).unwrap();
+    let report = json(
+        &host,
+        &["cache", "gc", "--max-size", "0", "--older-than", "0s"],
+    );
+    assert_eq!(report["kept"], report["held"]);
+    let digest = tool::text("skopeo", ["inspect", "--format", "{{.Digest}}", &store]).unwrap();
+    assert_eq!(digest, layout.digest("latest").unwrap());
+}
+
+#[test]
+fn an_exported_image_is_read_by_skopeo_and_builds_elsewhere_without_its_registry() {
+    let layout = or_skip!(layout_with(b"exported"));
+    let registry = or_skip!(Registry::start());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let image = format!("{}/app:1", registry.address());
+    let host = or_skip!(Host::new());
+    let built = build(&host, &image).json();
+    let archive = host.path("image.tar");
+    let exported = json(
+        &host,
+        &[
+            "cache",
+            "export",
+            &image,
+            "--out",
+            archive.to_str().unwrap(),
+        ],
+    );
+    assert_eq!(exported["size"], fs::metadata(&archive).unwrap().len());
+    let again = host.path("again.tar");
+    json(
+        &host,
+        &["cache", "export", &image, "--out", again.to_str().unwrap()],
+    );
+    assert!(fs::read(&archive).unwrap() == fs::read(&again).unwrap());
+
+    let name = format!("oci-archive:{}", archive.display());
+    let digest = tool::text("skopeo", ["inspect", "--format", "{{.Digest}}", &name]).unwrap();
+    assert_eq!(digest, layout.digest("latest").unwrap());
+
+    drop(registry);
+    let other = or_skip!(Host::new());
+    let imported = json(&other, &["cache", "import", archive.to_str().unwrap()]);
+    assert_eq!(imported["images"][0]["reference"], image.as_str());
+    let pinned = built["image"]["resolved"].as_str().unwrap();
+    let offline = other
+        .microagent(["--json", "rootfs", "build", "--image", pinned])
+        .finish()
+        .expect_code(0)
+        .json();
+    assert_eq!(offline["rootfs"]["digest"], built["rootfs"]["digest"]);
+    let name = format!("oci:{}:{image}", other.state().join("cas").display());
+    tool::text("skopeo", ["inspect", &name]).unwrap();
+
+    // A cut archive is refused, and nothing of it is kept as whole.
+    let bytes = fs::read(&archive).unwrap();
+    let cut = other.path("cut.tar");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    other
+        .microagent(["cache", "import", cut.to_str().unwrap()])
+        .finish()
+        .expect_code(1);
+    assert_eq!(json(&other, &["cache", "verify"])["ok"], true);
+}
+
+#[test]
+fn drift_compares_what_was_recorded_with_what_is_there() {
+    let layout = or_skip!(layout_with(b"one"));
+    let registry = or_skip!(Registry::start());
+    let image = format!("{}/app:1", registry.address());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let host = or_skip!(Host::new());
+    let first = json(&host, &["image", "resolve", &image]);
+    assert!(first["recorded"].is_null());
+    assert_eq!(first["layers"].as_array().unwrap().len(), 2);
+    assert_eq!(first["image"]["digest"], layout.digest("latest").unwrap());
+    // A kernel from a file: any ELF image of one's own will do to be recorded, or refused.
+    let drift = |code| {
+        host.microagent(["--json", "image", "drift"])
+            .finish()
+            .expect_code(code)
+            .json()
+    };
+    let report = drift(0);
+    assert_eq!(
+        (&report["ok"], &report["images"][0]["state"]),
+        (&true.into(), &"same".into())
+    );
+
+    let tar = Tar::new().file("more", b"more").finish();
+    layout.add_layer("latest", &tar).unwrap();
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let report = drift(1);
+    assert_eq!(report["ok"], false);
+    assert_eq!(report["images"][0]["state"], "moved");
+    assert_eq!(report["images"][0]["recorded"], first["image"]["digest"]);
+    assert_eq!(
+        report["images"][0]["current"],
+        layout.digest("latest").unwrap()
+    );
+    // Asking is not accepting: it has moved until it is resolved again.
+    assert_eq!(drift(1)["images"][0]["state"], "moved");
+    let second = json(&host, &["image", "resolve", &image]);
+    assert_eq!(
+        (&second["moved"], &second["recorded"]),
+        (&true.into(), &first["image"]["digest"])
+    );
+    assert_eq!(drift(0)["images"][0]["state"], "same");
+
+    // Offline is unknown, never ok.
+    drop(registry);
+    let report = drift(1);
+    assert_eq!(
+        (&report["ok"], &report["images"][0]["state"]),
+        (&false.into(), &"unknown".into())
+    );
+    assert!(report["images"][0]["current"].is_null());
+    assert!(report["images"][0]["why"].is_string());
+}
+
+#[test]
+fn a_layout_and_a_kernel_file_that_changed_have_drifted() {
+    let layout = or_skip!(layout_with(b"one"));
+    let host = or_skip!(Host::new());
+    let image = layout.reference("latest");
+    build(&host, &image);
+    let drift = |code| {
+        host.microagent(["--json", "image", "drift"])
+            .finish()
+            .expect_code(code)
+            .json()
+    };
+    assert_eq!(drift(0)["images"][0]["state"], "same");
+    let tar = Tar::new().file("more", b"more").finish();
+    layout.add_layer("latest", &tar).unwrap();
+    assert_eq!(drift(1)["images"][0]["state"], "moved");
+    fs::remove_dir_all(layout.directory()).unwrap();
+    assert_eq!(drift(1)["images"][0]["state"], "gone");
+    assert_eq!(drift(1)["ok"], false);
+
+    let host = or_skip!(Host::with_kernel());
+    let kernel = host.state().join("cas/blobs/sha256");
+    let largest = fs::read_dir(kernel)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| fs::metadata(path).unwrap().len())
+        .unwrap();
+    let file = host.path("vmlinux");
+    fs::copy(largest, &file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    json(
+        &host,
+        &["kernel", "install", "--from", file.to_str().unwrap()],
+    );
+    // The kernel that the host came with was a file as well.
+    let state = |report: &Value| {
+        let files = report["files"].as_array().unwrap().iter();
+        let mut files = files.filter(|entry| entry["name"] == file.to_str().unwrap());
+        files.next().unwrap()["state"].clone()
+    };
+    assert_eq!(state(&json(&host, &["image", "drift"])), "same");
+    let size = fs::metadata(&file).unwrap().len();
+    let end = fs::File::options().write(true).open(&file).unwrap();
+    end.write_all_at(b"changed", size).unwrap();
+    let drift = || {
+        host.microagent(["--json", "image", "drift"])
+            .finish()
+            .expect_code(1)
+            .json()
+    };
+    assert_eq!(state(&drift()), "moved");
+    fs::remove_file(&file).unwrap();
+    assert_eq!(state(&drift()), "gone");
+}
