@@ -7,12 +7,13 @@ CARGO_TARGET_DIR ?= target
 # each other.
 DIST = $(CARGO_TARGET_DIR)/dist
 
-.PHONY: help build demo test install clean
+.PHONY: help build demo test fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo              install what is needed, build, run a command in a microVM'
 	@echo 'make test              the whole test suite, formatting and lints included'
+	@echo 'make fuzz SECONDS=     the fuzz targets, each so long (default 300)'
 	@echo 'make build             the programs, in $(DIST)/'
 	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
 	@echo 'make clean             remove what was built'
@@ -25,6 +26,11 @@ demo:
 
 test:
 	@tests/host/test.sh '$(CARGO_TARGET_DIR)/dist-dev'
+
+SECONDS ?= 300
+
+fuzz:
+	@tests/host/fuzz.sh '$(SECONDS)'
 
 # The supervisor and the agent are not commands: they live in libexec.
 install: build

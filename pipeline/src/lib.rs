@@ -31,6 +31,9 @@ mod error;
 mod explain;
 mod ext4;
 mod feed;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image_archive;
 mod index;
 mod initramfs;

@@ -40,6 +40,8 @@ printf '== tests\n'
 {
     status=0
     cargo test --workspace --locked --no-fail-fast 2>&1 || status=$?
+    # Each target is a test, and says so in cargo's words.
+    tests/host/fuzz.sh 10 2>&1 || status=$?
     echo $status >"$work/status"
 } | tee "$work/log"
 

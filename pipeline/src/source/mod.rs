@@ -19,6 +19,8 @@ use crate::manifest::LayerDescriptor;
 use crate::reference::Reference;
 
 pub use archive::{ArchiveError, ArchiveProblem};
+#[cfg(feature = "fuzzing")]
+pub(crate) use registry::fuzzing;
 pub use registry::{
     Registries, RegistriesError, RegistriesProblem, RegistryError, RegistryProblem,
 };

@@ -49,6 +49,12 @@ pub fn model(stack: &Stack) -> Result<(), TestCaseError> {
         {
             return Ok(());
         }
+        // Rare: a large directory, and a name that is very short or unlucky.
+        (Ok(tree), Err(Error::Rootfs(RootfsError::Name { .. })))
+            if (tree.names.keys()).any(|name| std::str::from_utf8(name).is_err()) =>
+        {
+            return Ok(());
+        }
         (expected, outcome) => {
             let expected = expected.map(|_| "a tree");
             let outcome = outcome.as_ref().map(|_| "a file system");

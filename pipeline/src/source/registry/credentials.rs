@@ -152,6 +152,15 @@ impl Keyring {
         Ok(Keyring { files })
     }
 
+    /// A keyring of one file; `None` if these bytes are none.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn of_bytes(bytes: &[u8]) -> Option<Keyring> {
+        let file = serde_json::from_slice(bytes).ok()?;
+        Some(Keyring {
+            files: vec![(PathBuf::new(), file)],
+        })
+    }
+
     /// What is known for `image` at its registry.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ mod client;
 mod credentials;
 mod endpoints;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod http;
 mod proxy;
 mod registries;

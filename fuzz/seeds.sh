@@ -1,0 +1,99 @@
+#!/bin/sh
+# Writes what the fuzzer begins with: what real tools write, small.
+#
+#   seeds.sh DIRECTORY
+set -eu
+out=$1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$out/layer_stack" "$out/layer_index" "$out/image_documents" \
+    "$out/reference" "$out/registry_access"
+
+# Layers, in each form that GNU tar has.
+mkdir "$work/one" "$work/two"
+(
+    cd "$work/one"
+    mkdir -p a/b "$(printf 'd\377')"
+    echo data >a/b/file
+    ln a/b/file link
+    ln -s ../a "$(printf 'l%.0s' $(seq 120))"
+    ln -s "$(printf 't%.0s' $(seq 150))" long-target
+    mkfifo fifo
+    printf x >sparse
+    truncate -s 100000 sparse
+    printf y >>sparse
+    truncate -s 300000 sparse
+    chmod 4755 a/b/file
+    # Times that need no extended header, but for one.
+    find . -exec touch -h -d @1000000000 {} +
+    touch -h -d @-1.5 link
+)
+(
+    cd "$work/two"
+    mkdir a
+    : >.wh.link
+    : >a/.wh..wh..opq
+    : >a/new
+    mkdir fifo
+    find . -exec touch -h -d @1000000000 {} +
+)
+pack() { tar -c --sort=name --numeric-owner --record-size=512 "$@" -C "$work/one" .; }
+for sparse in 0.0 0.1 1.0; do
+    pack --format=posix --pax-option=delete=atime,delete=ctime --sparse --sparse-version=$sparse \
+        >"$work/posix-$sparse.tar"
+done
+for format in gnu oldgnu; do
+    pack --format=$format --sparse >"$work/$format.tar"
+done
+# What the old forms can say.
+for format in v7 ustar; do
+    tar -c --format=$format --sort=name --numeric-owner --mtime=@1000000000 \
+        --record-size=512 -C "$work/one" a link >"$work/$format.tar"
+done
+tar -c --format=ustar --sort=name --record-size=512 -C "$work/two" . >"$work/two.tar"
+for tar in "$work"/*.tar; do
+    name=${tar##*/}
+    {
+        cat "$tar"
+        printf '\n-- next --\n'
+        cat "$work/two.tar"
+    } >"$out/layer_stack/$name"
+done
+gzip -c "$work/two.tar" >"$out/layer_stack/two.gz"
+if command -v zstd >/dev/null; then
+    zstd -q -c "$work/two.tar" >"$out/layer_stack/two.zst"
+fi
+
+printf 'microagent layer index\n\001\002\000\004etc/\244\003\001\002\001\005\001\006user.a\001v\254\002\001\000\200\004\254\002\004\004\001x\000\000\000\000\000\000\003etc\000\002' \
+    >"$out/layer_index/two"
+
+hex=9ae97d36d26566ff84e8893c64a6dc4fe8ca6d1144bf5b87b2b85a32def253c7
+oci=application/vnd.oci.image
+docker=application/vnd.docker
+config="{\"architecture\":\"amd64\",\"os\":\"linux\",\"config\":{\"Env\":[\"A=b\"],\"User\":\"1:2\",\"Cmd\":[\"sh\"],\"Entrypoint\":null,\"WorkingDir\":\"/\",\"StopSignal\":\"SIGTERM\"},\"rootfs\":{\"type\":\"layers\",\"diff_ids\":[\"sha256:$hex\"]}}"
+blob() { printf '{"mediaType":"%s","digest":"sha256:%s","size":7}' "$1" $hex; }
+manifest() {
+    printf '{"schemaVersion":2,"mediaType":"%s","config":%s,"layers":[%s]}\n-- next --\n%s' \
+        "$1" "$(blob "$2")" "$(blob "$3")" "$config"
+}
+manifest $oci.manifest.v1+json $oci.config.v1+json $oci.layer.v1.tar+gzip >"$out/image_documents/oci"
+manifest $docker.distribution.manifest.v2+json $docker.container.image.v1+json \
+    $docker.image.rootfs.diff.tar.gzip >"$out/image_documents/docker"
+manifest $docker.distribution.manifest.v2+json $docker.container.image.v1+json \
+    $docker.image.rootfs.diff.tar.zstd >"$out/image_documents/docker-zstd"
+printf '{"schemaVersion":2,"mediaType":"%s","manifests":[{"mediaType":"%s","digest":"sha256:%s","size":5,"platform":{"architecture":"amd64","os":"linux","variant":"v8"}}]}' \
+    $oci.index.v1+json $oci.manifest.v1+json $hex >"$out/image_documents/index"
+printf '{"schemaVersion":1,"name":"a","fsLayers":[]}' >"$out/image_documents/schema1"
+
+number=0
+for text in busybox docker.io/library/busybox:1.36 "localhost:5000/a/b@sha256:$hex" \
+    "[::1]:5000/a:b@sha256:$hex" docker://quay.io/a-b/c__d.e:T_1 oci:dir:tag "oci:dir@sha256:$hex" \
+    oci-archive:file.tar docker-archive:file.tar:a/b:c index.docker.io/u/r; do
+    number=$((number + 1))
+    printf %s "$text" >"$out/reference/$number"
+done
+
+printf 'Bearer realm="https://a.b/token",service="a \\"b\\"",scope="repository:c/d:pull,push e", Basic realm="x"\n-- next --\n{"auths":{"a.b:5":{"auth":"dTpw"},"a.b:5/c":{"username":"u","password":"p"}},"credHelpers":{"x.y":"z"},"credsStore":"s"}' \
+    >"$out/registry_access/both"
+printf 'basic\n-- next --\n{"auths":{"https://a.b:5/v2/":{"identitytoken":"t","auth":"dTo="}}}' \
+    >"$out/registry_access/token"

@@ -1,0 +1,271 @@
+//! What must hold of any input, for the fuzz targets in `fuzz/`. Each function
+//! takes the fuzzer's bytes and panics if it does not. Not part of the API.
+//!
+//! Where a target has several inputs, they are apart by [`SEPARATOR`].
+
+use std::collections::HashSet;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::mem::discriminant;
+
+use microagent_cas::Digest;
+use oci_spec::image::ImageManifest;
+
+use crate::decompress;
+use crate::entry::{Content, Entry, EntryKind};
+use crate::ext4::{self, Size};
+use crate::index::{IndexReader, IndexWriter};
+use crate::manifest::{self, Document};
+use crate::merge::Merger;
+use crate::reference::Reference;
+use crate::rootfs::RootfsError;
+use crate::source;
+use crate::tar_reader::{TarError, TarReader};
+use crate::tree::{InodeKind, ROOT, Tree};
+
+/// Between the inputs of one run.
+pub const SEPARATOR: &[u8] = b"\n-- next --\n";
+/// The most bytes that a layer of the fuzzer's may unpack to.
+const MAX_LAYER: u64 = 4 << 20;
+
+/// Layers as they are shipped, from the bottom up.
+///
+/// Each is read the same way as a stream and by seeking, its members lie in its
+/// tar, and its index gives them back. Together they are a proper tree, or are
+/// refused; the tree can be laid out, or it is said why not.
+pub fn layer_stack(data: &[u8]) {
+    let mut merger = Merger::new();
+    for (number, shipped) in inputs(data).iter().enumerate() {
+        let Some(tar) = unpacked(shipped) else { return };
+        let members = read_tar(TarReader::new(&tar[..]));
+        let length = tar.len() as u64;
+        let sought = read_tar(TarReader::seekable(Bounded {
+            inner: Cursor::new(&tar),
+            length,
+        }));
+        // Where a tar is cut short is seen sooner or later.
+        let kind = |result: &Result<_, TarError>| result.as_ref().err().map(discriminant);
+        assert_eq!(kind(&members), kind(&sought));
+        assert_eq!(members.as_ref().ok(), sought.as_ref().ok());
+        let Ok(members) = members else { return };
+        for member in &members {
+            if let EntryKind::File(content) = &member.kind {
+                content_lies_in(content, length);
+            }
+        }
+        assert_eq!(
+            read_index(&write_index(&members)).ok(),
+            Some(members.clone())
+        );
+        merger.begin_layer(number, "a layer");
+        for member in members {
+            if merger.add(member).is_err() {
+                return;
+            }
+        }
+    }
+    let tree = merger.finish();
+    tree_is_proper(&tree);
+    match ext4::plan(&tree, &Digest::of(b""), Size::Headroom(0)) {
+        Ok(planned) => assert_eq!(planned.size() % ext4::MIB, 0),
+        // Faults of the layout, not of the tree.
+        Err(error @ RootfsError::Layout { .. }) => panic!("{error:?}"),
+        Err(_) => {}
+    }
+}
+
+/// A layer's index, as it may lie damaged in a store.
+///
+/// What is read of it can be written, and is then the same.
+pub fn layer_index(data: &[u8]) {
+    let Ok(members) = read_index(data) else {
+        return;
+    };
+    assert_eq!(
+        read_index(&write_index(&members)).ok(),
+        Some(members.clone())
+    );
+    let mut merger = Merger::new();
+    merger.begin_layer(0, "a layer");
+    if members.into_iter().all(|member| merger.add(member).is_ok()) {
+        tree_is_proper(&merger.finish());
+    }
+}
+
+/// An index or a manifest, a configuration.
+///
+/// The OCI form of a manifest names the same blobs, and an image has as many
+/// layers as its manifest.
+pub fn image_documents(data: &[u8]) {
+    let parts = inputs(data);
+    let [document, rest @ ..] = parts.as_slice() else {
+        return;
+    };
+    match manifest::parse(document, None, "an image") {
+        Ok(Document::Index(index)) => {
+            if let Ok(chosen) = manifest::choose(&index, "an image") {
+                assert!(index.manifests().contains(chosen));
+                let _ = manifest::digest(chosen, "an image");
+            }
+        }
+        Ok(Document::Manifest(manifest)) => documents_of(&manifest, rest.first().copied()),
+        Err(_) => {}
+    }
+}
+
+fn documents_of(manifest: &ImageManifest, config: Option<&[u8]>) {
+    let oci = manifest::as_oci(manifest).to_string();
+    let Ok(Document::Manifest(again)) = manifest::parse(oci.as_bytes(), None, "an image") else {
+        panic!("{oci}");
+    };
+    let blobs = |manifest: &ImageManifest| -> Vec<(String, u64)> {
+        std::iter::once(manifest.config())
+            .chain(manifest.layers())
+            .map(|blob| (blob.digest().to_string(), blob.size()))
+            .collect()
+    };
+    assert_eq!(blobs(manifest), blobs(&again));
+    let config = config.unwrap_or_default();
+    if let Ok((_, layers)) = manifest::read_config(config, manifest, "an image") {
+        assert_eq!(layers.len(), manifest.layers().len());
+    }
+}
+
+/// The name of an image: what is parsed prints as what parses to the same.
+pub fn reference(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match text.parse::<Reference>() {
+        Ok(reference) => {
+            let printed = reference.to_string();
+            assert_eq!(printed.parse().as_ref(), Ok(&reference), "{printed:?}");
+        }
+        Err(error) => {
+            // One line, of a length that fits it.
+            let said = error.to_string();
+            assert!(!said.contains('\n') && said.len() < 20_000, "{said:?}");
+        }
+    }
+}
+
+/// What a registry says about who we should be, and what a file says about who
+/// we are: `WWW-Authenticate`, then an authentication file.
+pub fn registry_access(data: &[u8]) {
+    let parts = inputs(data);
+    let mut parts = parts.iter();
+    if let Some(Ok(header)) = parts.next().map(|part| std::str::from_utf8(part)) {
+        source::fuzzing::challenge(header);
+    }
+    if let (Some(file), Ok(Reference::Registry(image))) = (parts.next(), "a.b:5/c/d:e".parse()) {
+        source::fuzzing::auth_file(file, &image);
+    }
+}
+
+fn inputs(data: &[u8]) -> Vec<&[u8]> {
+    let mut inputs = Vec::new();
+    let mut rest = data;
+    let separator = |data: &[u8]| {
+        let mut windows = data.windows(SEPARATOR.len());
+        windows.position(|window| window == SEPARATOR)
+    };
+    while let Some(at) = separator(rest) {
+        inputs.push(&rest[..at]);
+        rest = &rest[at + SEPARATOR.len()..];
+    }
+    inputs.push(rest);
+    inputs
+}
+
+/// The tar of a layer; `None` if there is none in it.
+fn unpacked(shipped: &[u8]) -> Option<Vec<u8>> {
+    let (first, input) = decompress::peek(shipped).ok()?;
+    let compression = decompress::detect(&first).ok()?;
+    let reader = decompress::reader(input, compression).ok()?;
+    let mut tar = Vec::new();
+    reader.take(MAX_LAYER).read_to_end(&mut tar).ok()?;
+    Some(tar)
+}
+
+fn read_tar<R: Read>(mut tar: TarReader<R>) -> Result<Vec<Entry>, TarError> {
+    let mut members = Vec::new();
+    while let Some(member) = tar.next_entry()? {
+        members.push(member);
+    }
+    Ok(members)
+}
+
+/// A tar that ends where it ends, also for who seeks.
+struct Bounded<'a> {
+    inner: Cursor<&'a Vec<u8>>,
+    length: u64,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer)
+    }
+}
+
+impl Seek for Bounded<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self.inner.seek(to)? {
+            beyond if beyond > self.length => Err(io::ErrorKind::UnexpectedEof.into()),
+            within => Ok(within),
+        }
+    }
+}
+
+fn write_index(members: &[Entry]) -> Vec<u8> {
+    let write = || -> io::Result<Vec<u8>> {
+        let mut writer = IndexWriter::new(Vec::new())?;
+        for member in members {
+            writer.add(member)?;
+        }
+        Ok(writer.finish()?.0)
+    };
+    write().expect("writing to memory does not fail")
+}
+
+fn read_index(bytes: &[u8]) -> io::Result<Vec<Entry>> {
+    let mut reader = IndexReader::new(bytes)?;
+    let mut members = Vec::new();
+    while let Some(member) = reader.next_entry()? {
+        members.push(member);
+    }
+    Ok(members)
+}
+
+/// Runs of data that are ascending and apart, in the file and in its tar.
+fn content_lies_in(content: &Content, tar: u64) {
+    let mut end = 0;
+    for segment in &content.segments {
+        assert!(segment.length > 0 && segment.logical >= end, "{content:?}");
+        end = segment.logical + segment.length;
+        let stored = segment.offset.checked_add(segment.length);
+        assert!(stored.is_some_and(|stored| stored <= tar), "{content:?}");
+    }
+    assert!(end <= content.size, "{content:?}");
+}
+
+/// No name that leads out, no directory with two names, none that is in itself.
+fn tree_is_proper(tree: &Tree) {
+    let mut directories = HashSet::from([ROOT]);
+    let mut pending = vec![ROOT];
+    while let Some(directory) = pending.pop() {
+        for (name, edge) in tree.names(directory) {
+            assert!((1..=255).contains(&name.len()), "{name:?}");
+            assert!(!matches!(name, b"." | b".."), "{name:?}");
+            assert!(
+                !name.iter().any(|byte| matches!(byte, b'/' | 0)),
+                "{name:?}"
+            );
+            assert!(!name.starts_with(b".wh."), "{name:?}");
+            let inode = tree.inode(edge.inode);
+            assert!(inode.attributes.mode <= 0o7777);
+            if let InodeKind::Directory(_) = inode.kind {
+                assert!(directories.insert(edge.inode), "{name:?}");
+                pending.push(edge.inode);
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What [`crate::fuzzing`] wants to know of this module's parsers.
+
+use super::challenge::{self, Challenge};
+use super::credentials::{Keyring, Known, Secret};
+use crate::reference::RegistryReference;
+
+/// A challenge that was understood can be written as RFC 9110 says, and is then
+/// understood in the same way.
+pub(crate) fn challenge(header: &str) {
+    let Some(found) = challenge::parse(header.lines()) else {
+        return;
+    };
+    let quoted = |text: &str| {
+        let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+        format!("\"{escaped}\"")
+    };
+    let written = match &found {
+        Challenge::Basic => "Basic realm=\"x\"".to_owned(),
+        Challenge::Bearer {
+            realm,
+            service,
+            scopes,
+        } => {
+            let mut text = format!("Bearer realm={}", quoted(realm));
+            if let Some(service) = service {
+                text += &format!(",service={}", quoted(service));
+            }
+            text + &format!(",scope={}", quoted(&scopes.join(" ")))
+        }
+    };
+    let again = challenge::parse(std::iter::once(&*written));
+    assert_eq!(again.as_ref(), Some(&found), "{written}");
+}
+
+/// What an authentication file says is fit for a header, whatever is in it.
+pub(crate) fn auth_file(bytes: &[u8], image: &RegistryReference) {
+    let Some(keyring) = Keyring::of_bytes(bytes) else {
+        return;
+    };
+    if let Ok(Known::Credentials(credentials)) = keyring.find(image) {
+        let shown = format!("{credentials:?}");
+        match &credentials.secret {
+            Secret::Password(joined) => {
+                assert!(joined.bytes().all(|byte| byte.is_ascii_graphic()));
+                assert!(joined.len() < 8 || !shown.contains(joined));
+            }
+            Secret::IdentityToken(token) => assert!(!token.is_empty()),
+        }
+    }
+}
