@@ -7,12 +7,13 @@ CARGO_TARGET_DIR ?= target
 # each other.
 DIST = $(CARGO_TARGET_DIR)/dist
 
-.PHONY: help build demo test fuzz install clean
+.PHONY: help build demo test bench fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo              install what is needed, build, run a command in a microVM'
 	@echo 'make test              the whole test suite, formatting and lints included'
+	@echo 'make bench             measure builds beside other tools; rewrites docs/benchmarks.md'
 	@echo 'make fuzz SECONDS=     the fuzz targets, each so long (default 300)'
 	@echo 'make build             the programs, in $(DIST)/'
 	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
@@ -26,6 +27,11 @@ demo:
 
 test:
 	@tests/host/test.sh '$(CARGO_TARGET_DIR)/dist-dev'
+
+# What else build-bench can be told, --help says.
+BENCH_FLAGS ?= --large
+bench: build
+	@tests/host/bench.sh '$(DIST)' $(BENCH_FLAGS)
 
 SECONDS ?= 300
 

@@ -1,0 +1,91 @@
+//! Measures whole builds, beside the tools that people chain together. See docs/benchmarks.md.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use microagent_benches::machine::Machine;
+use microagent_benches::ours::Microagent;
+use microagent_benches::report::Report;
+use microagent_benches::subject::Subject;
+use microagent_benches::targets::Verdict;
+use microagent_benches::{Error, chart, comparison, large};
+
+/// Measures cold, cached and changed builds of an image beside skopeo, umoci and mke2fs. The
+/// programs are those of `make build`, or of $MICROAGENT_BIN_DIR.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How often everything is measured, in turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// The image, in an OCI layout [default: the Debian image of the tests]
+    #[arg(long, value_name = "LAYOUT:TAG")]
+    image: Option<String>,
+    /// Also measure the memory that images of extreme size need; wants 25 GiB of disk
+    #[arg(long)]
+    large: bool,
+    /// End with 1 when a target is missed
+    #[arg(long)]
+    check: bool,
+    /// Write every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the results into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Put the results between the marks in this file
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match measure(&arguments) {
+        Ok(report) => {
+            print!("{}", report.text());
+            let missed = |verdict| verdict == Verdict::Missed;
+            let fails = arguments.check && report.targets.iter().any(|row| missed(row.verdict));
+            ExitCode::from(u8::from(fails))
+        }
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                text = format!("{text}: {error}");
+                source = error.source();
+            }
+            eprintln!("build-bench: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(arguments: &Arguments) -> Result<Report, Error> {
+    let say = |line: &str| eprintln!("{line}");
+    let machine = Machine::here();
+    let work = std::env::temp_dir();
+    let home = tempfile::tempdir().map_err(|source| Error::File {
+        path: work.clone(),
+        source,
+    })?;
+    let microagent = Microagent::new(home.path());
+    let subject = Subject::new(arguments.image.as_deref())?;
+    let count = usize::from(arguments.rounds);
+    let rounds = comparison::rounds(&microagent, &subject, &work, count, &say)?;
+    let large = match arguments.large {
+        true => large::measure(&microagent, &work, &say)?,
+        false => Vec::new(),
+    };
+    let report = Report::new(machine, &subject.name, rounds, large);
+    if let Some(path) = &arguments.json {
+        report.write_json(path)?;
+    }
+    if let Some(path) = &arguments.svg {
+        chart::draw(&report, path)?;
+    }
+    if let Some(path) = &arguments.markdown {
+        report.write_markdown(path, "make bench")?;
+    }
+    Ok(report)
+}

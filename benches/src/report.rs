@@ -1,0 +1,173 @@
+//! The results as text, as JSON and as a section of a Markdown file.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::Error;
+use crate::comparison::Round;
+use crate::large::Large;
+use crate::machine::Machine;
+use crate::phases::{self, Phase};
+use crate::statistics::Summary;
+use crate::targets::{self, Target};
+
+const BEGIN: &str = "<!-- build-bench: begin -->";
+const END: &str = "<!-- build-bench: end -->";
+
+/// All that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// Where.
+    pub machine: Machine,
+    /// What was built.
+    pub image: String,
+    /// The table.
+    pub targets: Vec<Target>,
+    /// Where our cold build's time goes.
+    pub ours: Vec<Phase>,
+    /// Where the peers' time goes.
+    pub peers: Vec<Phase>,
+    /// The measurements themselves.
+    pub rounds: Vec<Round>,
+    /// Those of the large images.
+    pub large: Vec<Large>,
+}
+
+impl Report {
+    /// What the measurements come to.
+    pub fn new(machine: Machine, image: &str, rounds: Vec<Round>, large: Vec<Large>) -> Report {
+        Report {
+            machine,
+            image: image.to_owned(),
+            targets: targets::table(&rounds, &large),
+            ours: phases::ours(&rounds),
+            peers: phases::peers(&rounds),
+            rounds,
+            large,
+        }
+    }
+
+    /// The table as people read it on a terminal.
+    pub fn text(&self) -> String {
+        let rows: Vec<[String; 5]> = self.rows();
+        let mut widths = [0; 5];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let mut text = String::new();
+        for row in &rows {
+            let cells = row.iter().zip(widths);
+            let line: Vec<String> = cells
+                .map(|(cell, width)| format!("{cell:width$}"))
+                .collect();
+            text.push_str(line.join("  ").trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Writes everything as JSON.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<(), Error> {
+        let json =
+            serde_json::to_vec_pretty(self).map_err(|error| Error::file(path)(error.into()))?;
+        fs::write(path, [json, b"\n".to_vec()].concat()).map_err(Error::file(path))
+    }
+
+    /// Puts the results between the two marks in a Markdown file; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When there is no such file, or it lacks a mark.
+    pub fn write_markdown(&self, path: &Path, command: &str) -> Result<(), Error> {
+        let text = fs::read_to_string(path).map_err(Error::file(path))?;
+        let missing = |marker| Error::NoPlace {
+            path: path.to_owned(),
+            marker,
+        };
+        let (before, rest) = text.split_once(BEGIN).ok_or_else(|| missing(BEGIN))?;
+        let (_, after) = rest.split_once(END).ok_or_else(|| missing(END))?;
+        let section = self.markdown(command);
+        let text = format!("{before}{BEGIN}\n{section}{END}{after}");
+        fs::write(path, text).map_err(Error::file(path))
+    }
+
+    fn markdown(&self, command: &str) -> String {
+        let mut text = String::new();
+        let machine = &self.machine;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "`{command}` on {} cores of {}, {} MiB of memory, Linux {}, {}; load before it {:.1}. \
+             {} rounds of: {}.\n",
+            machine.cores,
+            machine.processor,
+            machine.memory_mib,
+            machine.kernel,
+            machine.file_system,
+            machine.load_before,
+            self.rounds.len(),
+            self.image
+        );
+        for (number, row) in self.rows().iter().enumerate() {
+            let _ = writeln!(text, "| {} |", row.join(" | "));
+            if number == 0 {
+                text.push_str("|---|---|---|---|---|\n");
+            }
+        }
+        text.push_str(
+            "\nWhere the time of a cold build goes:\n\n| who | what | ms |\n|---|---|---|\n",
+        );
+        for (who, phases) in [("microagent", &self.ours), ("the others", &self.peers)] {
+            for phase in phases {
+                let _ = writeln!(text, "| {who} | {} | {:.0} |", phase.name, phase.millis);
+            }
+        }
+        let process = self.rounds.iter().flat_map(|round| &round.cached.process);
+        if let Some(process) = Summary::of(process.map(|cost| cost.wall_millis)) {
+            let _ = writeln!(
+                text,
+                "\nOf a cached build, {:.1} ms are what `microagent version` takes: a process.",
+                process.median
+            );
+        }
+        text
+    }
+
+    /// The table's cells, its head first.
+    fn rows(&self) -> Vec<[String; 5]> {
+        let head = ["what", "at least", "aim", "measured", "met"].map(str::to_owned);
+        let rows = self.targets.iter().map(|target| {
+            let Summary {
+                median,
+                least,
+                most,
+                count,
+            } = target.measured;
+            let measured = match count {
+                1 => target.show(median),
+                _ => format!(
+                    "{} ({} to {})",
+                    target.show(median),
+                    target.show(least),
+                    target.show(most)
+                ),
+            };
+            [
+                target.what.clone(),
+                format!("≤ {}", target.show(target.at_least)),
+                format!("≤ {}", target.show(target.aim)),
+                measured,
+                target.verdict.as_str().to_owned(),
+            ]
+        });
+        std::iter::once(head).chain(rows).collect()
+    }
+}

@@ -1,0 +1,47 @@
+//! What many measurements of the same thing come to.
+
+use serde::Serialize;
+
+/// A few measurements of one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The middle one; the mean of the two middle ones.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+    /// How many there were.
+    pub count: usize,
+}
+
+impl Summary {
+    /// `None` of nothing.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let count = values.len();
+        Some(Summary {
+            median: (values.get(count / 2)? + values.get(count.checked_sub(1)? / 2)?) / 2.0,
+            least: *values.first()?,
+            most: *values.last()?,
+            count,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle_whatever_the_order() {
+        let summary = |values: &[f64]| Summary::of(values.iter().copied());
+        let three = summary(&[9.0, 1.0, 2.0]).unwrap();
+        assert_eq!((three.median, three.least, three.most), (2.0, 1.0, 9.0));
+        assert_eq!(summary(&[4.0, 1.0, 2.0, 100.0]).unwrap().median, 3.0);
+        assert_eq!(summary(&[7.0]).unwrap().median, 7.0);
+        assert_eq!(summary(&[]), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! The harness itself: it gives figures, and no figures when a build is not what it is called.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use microagent_tests::image::Layout;
+use microagent_tests::registry::Registry;
+use microagent_tests::{binaries, or_skip, root_or_skip, tool};
+use serde_json::Value;
+
+fn build_bench(layout: &Layout, programs: &Path, flags: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_build-bench"))
+        .args(["--rounds", "1", "--image"])
+        .arg(format!("{}:latest", layout.directory().display()))
+        .args(flags)
+        .env("MICROAGENT_BIN_DIR", programs)
+        .output()
+        .expect("the harness can be started")
+}
+
+fn programs() -> std::path::PathBuf {
+    binaries::microagent()
+        .parent()
+        .unwrap_or(Path::new("."))
+        .to_owned()
+}
+
+#[test]
+fn one_round_of_a_small_image_gives_every_figure_a_chart_and_a_table() {
+    root_or_skip!();
+    or_skip!(tool::find("skopeo"));
+    or_skip!(tool::find("mke2fs"));
+    or_skip!(Registry::start());
+    let layout = or_skip!(Layout::busybox());
+    let directory = tempfile::tempdir().unwrap();
+    let [json, svg, markdown] = ["json", "svg", "md"].map(|name| directory.path().join(name));
+    let marks = "before\n<!-- build-bench: begin -->\nstale\n<!-- build-bench: end -->\nafter\n";
+    fs::write(&markdown, marks).unwrap();
+    let flags = ["--json".as_ref(), &*json, "--svg".as_ref(), &*svg];
+    let flags = [&flags[..], &["--markdown".as_ref(), &*markdown]].concat();
+    let output = build_bench(&layout, &programs(), &flags);
+    assert!(output.status.success(), "{output:?}");
+
+    let report: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let targets = report["targets"].as_array().unwrap();
+    assert_eq!(targets.len(), 7, "{report}");
+    for target in targets {
+        let median = target["measured"]["median"].as_f64().unwrap();
+        assert!(median > 0.0 && median.is_finite(), "{target}");
+    }
+    let round = &report["rounds"][0];
+    let peers: Vec<&str> = round["peers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(peers, ["skopeo copy", "umoci unpack", "mke2fs -d"]);
+    // The cached process does the same work as the cold one, less all of it.
+    assert_eq!(round["cached"]["digest"].as_array().unwrap().len(), 10);
+
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 8, "{text}");
+    let drawn = fs::read_to_string(&svg).unwrap();
+    assert!(drawn.starts_with("<svg") && drawn.trim_end().ends_with("</svg>"));
+    for what in ["umoci unpack", "one small top layer changed", "peak memory"] {
+        assert!(drawn.contains(what), "{what}");
+    }
+    let written = fs::read_to_string(&markdown).unwrap();
+    assert!(written.starts_with("before\n<!-- build-bench: begin -->\n`make bench` on "));
+    assert!(written.ends_with("<!-- build-bench: end -->\nafter\n"));
+    assert!(!written.contains("stale"), "{written}");
+}
+
+/// The real program, which only is not given the state directory that it is asked to take.
+#[test]
+fn a_cold_build_that_is_not_cold_is_no_figure() {
+    root_or_skip!();
+    or_skip!(Registry::start());
+    let layout = or_skip!(Layout::busybox());
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let wrapper = directory.path().join("microagent");
+    let script = format!(
+        "#!/bin/sh\n\
+         for word do shift\n\
+         [ \"$previous\" = --state-dir ] && previous= && word='{}' || previous=$word\n\
+         set -- \"$@\" \"$word\"\n\
+         done\n\
+         exec '{}' \"$@\"\n",
+        state.display(),
+        binaries::microagent().display()
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = build_bench(&layout, directory.path(), &[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    // The build that warms up has left it there.
+    let expected = "build-bench: the cold build is none: its rootfs node was there already\n";
+    assert!(said.ends_with(expected), "{said}");
+}
+
+#[test]
+fn an_image_that_is_not_there_is_an_error_that_names_it() {
+    or_skip!(tool::find("skopeo"));
+    let layout = or_skip!(Layout::empty());
+    let output = Command::new(env!("CARGO_BIN_EXE_build-bench"))
+        .arg("--image")
+        .arg(format!("{}:missing", layout.directory().display()))
+        .env("MICROAGENT_BIN_DIR", programs())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains(":missing"), "{said}");
+}
