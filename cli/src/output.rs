@@ -1,5 +1,6 @@
 //! What people and scripts see. Results go to stdout; all else to stderr. With `--json`, stdout
-//! holds one document and stderr at most one error, so notices are left out unless `-v` asks.
+//! holds one document, and each line of stderr is one: events ([`crate::progress`]), at last the
+//! error, if there is one.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use crate::args::GlobalArgs;
 use crate::failure::{Failure, one_line};
+use crate::progress;
 
 /// The forms of output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,15 +37,19 @@ impl Output {
         }
     }
 
-    /// Whether notices and progress are wanted.
+    /// Whether text beside the result is wanted.
     pub fn talks(&self) -> bool {
         !self.quiet && (!self.json || self.verbose > 0)
     }
 
     /// Says one line beside the result.
     pub fn notice(&self, line: &str) {
-        if self.talks() {
-            let _ = writeln!(io::stderr(), "microagent: {line}");
+        match self {
+            Output { quiet: true, .. } => {}
+            Output { json: true, .. } => progress::print_notice(line),
+            _ => {
+                let _ = writeln!(io::stderr(), "microagent: {line}");
+            }
         }
     }
 

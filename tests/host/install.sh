@@ -23,7 +23,7 @@ packages_of() {
         # The lab and the independent tools that the tests compare with.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
                    debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
-                   util-linux mount ca-certificates ;;
+                   util-linux bsdutils mount ca-certificates ;;
         # libFuzzer is C++; zstd packs some of what it begins with.
         fuzz) echo g++ zstd ;;
         *) die "no such set: $1 (build, run, demo, test, fuzz)" ;;

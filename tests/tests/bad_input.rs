@@ -560,7 +560,7 @@ fn a_state_directory_that_is_a_file_is_named() {
 }
 
 #[test]
-fn with_json_an_error_is_one_json_document() {
+fn with_json_an_error_is_the_last_line_of_json() {
     let host = or_skip!(Host::new());
     let finished = host
         .microagent([
@@ -574,16 +574,14 @@ fn with_json_an_error_is_one_json_document() {
         .finish()
         .expect_code(OURS);
     assert_eq!(finished.text(), "");
-    let document: serde_json::Value = serde_json::from_slice(&finished.stderr)
-        .unwrap_or_else(|error| panic!("{error}: {}", finished.errors()));
-    let error = &document["error"];
-    assert_eq!(error["kind"], "notFound", "{document}");
+    let error = finished.error();
+    assert_eq!(error["kind"], "notFound", "{error}");
     assert!(
         error["message"]
             .as_str()
             .unwrap()
             .contains("/no/such/layout"),
-        "{document}"
+        "{error}"
     );
-    assert_eq!(error["retryable"], false, "{document}");
+    assert_eq!(error["retryable"], false, "{error}");
 }

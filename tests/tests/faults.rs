@@ -113,8 +113,8 @@ fn one(registry: &Registry, right: &Right, seed: u64) -> bool {
             assert_eq!(sha256(&host), right.sha256, "seed {seed}:\n{requests}");
         }
         Some(1) => {
-            let error: serde_json::Value = serde_json::from_str(&said).unwrap();
-            let (kind, message) = (&error["error"]["kind"], &error["error"]["message"]);
+            let error = finished.error();
+            let (kind, message) = (&error["kind"], &error["message"]);
             let is_right = RIGHT.iter().any(|(right_kind, text)| {
                 kind == right_kind && message.as_str().unwrap().contains(text)
             });

@@ -275,6 +275,27 @@ impl Finished {
         })
     }
 
+    /// The error at the end of standard error, of a command with `--json`.
+    ///
+    /// # Panics
+    ///
+    /// When the last line there is none, or a line before it is no event.
+    pub fn error(&self) -> serde_json::Value {
+        let errors = self.errors();
+        let mut error = serde_json::Value::Null;
+        for line in errors.lines() {
+            let line: serde_json::Value =
+                serde_json::from_str(line).unwrap_or_else(|_| panic!("no line of JSON: {errors}"));
+            assert!(error.is_null(), "something after the error: {errors}");
+            match line.get("error") {
+                Some(found) => error = found.clone(),
+                None => assert!(line["event"]["kind"].is_string(), "{errors}"),
+            }
+        }
+        assert!(error.is_object(), "no error: {errors}");
+        error
+    }
+
     /// The signal that killed it.
     pub fn signal(&self) -> Option<i32> {
         self.status.signal()

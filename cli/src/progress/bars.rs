@@ -1,0 +1,151 @@
+//! Bars on a terminal. A layer has one: while it comes, of the bytes that come; once it is here,
+//! of the bytes it unpacks to.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use microagent_pipeline::{Event, Stage};
+
+use crate::output::Output;
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Where the length is known.
+const KNOWN: &str = "{prefix:>9} {msg:12} {bar:24} {bytes:>10} of {total_bytes:10} {bytes_per_sec}";
+/// Where it is not.
+const UNKNOWN: &str = "{prefix:>9} {msg:12} {spinner} {bytes:>10} {bytes_per_sec:>12} {elapsed}";
+
+#[derive(Debug)]
+pub(super) struct Bars {
+    output: Output,
+    all: MultiProgress,
+    /// By what is worked on.
+    bars: Mutex<HashMap<String, Bar>>,
+}
+
+/// The bar of one thing, and the stages it is in at this moment, the first of which it shows.
+#[derive(Debug)]
+struct Bar {
+    bar: ProgressBar,
+    stages: Vec<Showing>,
+}
+
+#[derive(Debug)]
+struct Showing {
+    stage: Stage,
+    total: Option<u64>,
+    bytes: u64,
+}
+
+impl Bars {
+    pub(super) fn new(output: Output) -> Bars {
+        Bars {
+            output,
+            all: MultiProgress::new(),
+            bars: Mutex::default(),
+        }
+    }
+
+    pub(super) fn event(&self, event: Event) {
+        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::StageStarted {
+                stage,
+                detail,
+                total_bytes,
+            } => {
+                let bar = bars.entry(detail).or_insert_with_key(|detail| {
+                    let bar = self.all.add(ProgressBar::no_length());
+                    bar.set_message(detail.clone());
+                    Bar {
+                        bar,
+                        stages: Vec::new(),
+                    }
+                });
+                bar.begin(Showing {
+                    stage,
+                    total: total_bytes,
+                    bytes: 0,
+                });
+            }
+            Event::Advanced {
+                stage,
+                detail,
+                bytes,
+            } => {
+                if let Some(bar) = bars.get_mut(&detail) {
+                    bar.advance(stage, bytes);
+                }
+            }
+            Event::StageDone { stage, detail } => {
+                if let Some(bar) = bars.get_mut(&detail)
+                    && bar.end(stage)
+                {
+                    bars.remove(&detail);
+                }
+            }
+            Event::Notice(line) => self.all.suspend(|| self.output.notice(&line)),
+            _ => {}
+        }
+    }
+}
+
+impl Bar {
+    fn begin(&mut self, showing: Showing) {
+        // What has an end is shown before what has none.
+        match showing.total.is_some() {
+            true => self.stages.insert(0, showing),
+            false => self.stages.push(showing),
+        }
+        self.show();
+    }
+
+    fn advance(&mut self, stage: Stage, bytes: u64) {
+        for (place, showing) in self.stages.iter_mut().enumerate() {
+            if showing.stage == stage {
+                showing.bytes += bytes;
+                if place == 0 {
+                    self.bar.set_position(showing.bytes);
+                }
+            }
+        }
+    }
+
+    /// Whether that was all.
+    fn end(&mut self, stage: Stage) -> bool {
+        self.stages.retain(|showing| showing.stage != stage);
+        if self.stages.is_empty() {
+            self.bar.finish_and_clear();
+            return true;
+        }
+        self.show();
+        false
+    }
+
+    fn show(&self) {
+        let Some(showing) = self.stages.first() else {
+            return;
+        };
+        let template = if showing.total.is_some() {
+            KNOWN
+        } else {
+            UNKNOWN
+        };
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bar.set_style(style);
+        self.bar.set_prefix(showing.stage.as_str());
+        match showing.total {
+            Some(total) => self.bar.set_length(total),
+            None => {
+                self.bar.unset_length();
+                self.bar.enable_steady_tick(TICK);
+            }
+        }
+        self.bar.set_position(showing.bytes);
+        self.bar.reset_eta();
+    }
+}

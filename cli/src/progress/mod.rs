@@ -1,0 +1,64 @@
+//! What a person or a script sees while the pipeline works, always on standard error:
+//!
+//! | | |
+//! |---|---|
+//! | on a terminal | a bar for each layer and each other piece of work: stage, bytes, rate (`bars`) |
+//! | elsewhere | a line when a piece of work ends, and when a layer begins to come (`lines`) |
+//! | with `--json` | the same as JSON, a line each, and how far it is once a second (`events`) |
+//! | with `--quiet` | nothing |
+
+mod bars;
+mod events;
+mod lines;
+
+use std::io::IsTerminal;
+
+use microagent_pipeline::{Event, Progress};
+
+use self::bars::Bars;
+use self::events::Events;
+use self::lines::Lines;
+use crate::output::Output;
+
+/// Says something worth a line, as an event.
+pub fn print_notice(message: &str) {
+    events::print_notice(message);
+}
+
+/// Listens to a pipeline.
+#[derive(Debug)]
+pub struct Reporter {
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Bars(Bars),
+    Lines(Lines),
+    Events(Events),
+    Nothing,
+}
+
+impl Reporter {
+    /// Reports in the form that was asked for.
+    pub fn new(output: Output) -> Reporter {
+        let form = match output {
+            Output { quiet: true, .. } => Form::Nothing,
+            Output { json: true, .. } => Form::Events(Events::default()),
+            _ if std::io::stderr().is_terminal() => Form::Bars(Bars::new(output)),
+            _ => Form::Lines(Lines::new(output)),
+        };
+        Reporter { form }
+    }
+}
+
+impl Progress for Reporter {
+    fn event(&self, event: Event) {
+        match &self.form {
+            Form::Bars(bars) => bars.event(event),
+            Form::Lines(lines) => lines.event(event),
+            Form::Events(events) => events.event(&event),
+            Form::Nothing => {}
+        }
+    }
+}
