@@ -47,6 +47,7 @@ mod lease;
 mod lock;
 mod node;
 mod output;
+mod parallel;
 mod partial;
 mod root;
 mod scratch;

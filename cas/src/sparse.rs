@@ -15,11 +15,9 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -29,7 +27,7 @@ use crate::blob::{self, Blob, CHUNK};
 use crate::canonical::canonical_json;
 use crate::scratch::Scratch;
 use crate::store::Store;
-use crate::{Digest, Hasher, Output, StoreError};
+use crate::{Digest, Hasher, Output, StoreError, parallel};
 
 /// The version of the chunk map's format.
 pub const SPARSE_FORMAT: u32 = 1;
@@ -39,9 +37,6 @@ pub const CHUNK_SIZE: u64 = 4 << 20;
 
 /// The longest chunk map that is read, in bytes: enough for 2 TiB without a hole.
 const LIMIT: u64 = 64 << 20;
-
-/// More threads than this do not make hashing faster: memory is the limit.
-const MAX_THREADS: usize = 8;
 
 /// What a sparse file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,39 +61,19 @@ impl ChunkMap {
         let failed = |error: io::Error| StoreError::io("read", path, error);
         let size = file.metadata().map_err(failed)?.len();
         let candidates = with_data(file, size).map_err(failed)?;
-        let next = AtomicUsize::new(0);
         let found: Mutex<Vec<(u64, Digest)>> = Mutex::default();
-        let work = || -> io::Result<()> {
-            let mut buffer = vec![0; CHUNK];
-            while let Some(&number) = candidates.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let begin = number * CHUNK_SIZE;
-                let end = size.min(begin + CHUNK_SIZE);
-                if let Some(digest) = hash_chunk(file, begin, end, &mut buffer)? {
-                    found
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push((number, digest));
-                }
+        let hash = |buffer: &mut Vec<u8>, number: &u64| -> io::Result<()> {
+            let begin = number * CHUNK_SIZE;
+            let end = size.min(begin + CHUNK_SIZE);
+            if let Some(digest) = hash_chunk(file, begin, end, buffer)? {
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.push((*number, digest));
             }
             Ok(())
         };
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let helpers = processors.min(MAX_THREADS).min(candidates.len());
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..helpers).map(|_| scope.spawn(work)).collect();
-            let mut result = work();
-            for helper in helpers {
-                let other = helper.join().unwrap_or_else(|_| {
-                    Err(io::Error::other("a thread that read it has panicked"))
-                });
-                result = result.and(other);
-            }
-            result
-        })
-        .map_err(failed)?;
-        let mut chunks = found
-            .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let panicked = || io::Error::other("a thread that read it has panicked");
+        parallel::each(&candidates, || vec![0; CHUNK], hash, panicked).map_err(failed)?;
+        let mut chunks = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         chunks.sort_unstable();
         Ok(ChunkMap {
             format: SPARSE_FORMAT,

@@ -2,21 +2,16 @@
 //! record, root and image against what it promises.
 
 use std::collections::BTreeSet;
-use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use crate::inventory::Inventory;
+use crate::inventory::{Inventory, ObjectSize};
 use crate::lock::LockFile;
 use crate::store::Store;
-use crate::{NodeKey, Output, StoreError};
-
-/// More threads than this do not make reading faster.
-const MAX_THREADS: usize = 8;
+use crate::{NodeKey, Output, StoreError, parallel};
 
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -160,59 +155,43 @@ impl Store {
         advance: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<Problem>, StoreError> {
         let objects: Vec<_> = inventory.objects.iter().collect();
-        let next = AtomicUsize::new(0);
         let problems: Mutex<Vec<Problem>> = Mutex::default();
-        let work = || -> Result<(), StoreError> {
-            while let Some((object, size)) = objects.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let result = match object {
-                    Output::Blob(digest) => self.verify_blob(digest),
-                    Output::Sparse(map) => self.verify_sparse(map),
-                };
-                advance(size.allocated);
-                // Collected meanwhile, or a sparse file whose map is missing.
-                let orphan = matches!(object, Output::Sparse(map)
-                    if !inventory.objects.contains_key(&Output::Blob(*map)));
-                let (path, why) = match result {
-                    Err(StoreError::Corrupt { path, why }) => (path, why),
-                    Err(StoreError::TooLarge { path, .. }) => (path, "it is too large".into()),
-                    Err(error) => return Err(error),
-                    Ok(None) if orphan => (self.output_path(object), "it has no chunk map".into()),
-                    Ok(_) => continue,
-                };
-                // A damaged map is a problem of the map.
-                if path == self.output_path(object) {
-                    let problem = Problem {
-                        path,
-                        why,
-                        repaired: false,
-                        what: What::Object(**object),
-                    };
-                    problems
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .push(problem);
-                }
+        let look = |(): &mut (), (object, size): &(&Output, &ObjectSize)| {
+            let result = match object {
+                Output::Blob(digest) => self.verify_blob(digest),
+                Output::Sparse(map) => self.verify_sparse(map),
+            };
+            advance(size.allocated);
+            // Collected meanwhile, or a sparse file whose map is missing.
+            let orphan = matches!(object, Output::Sparse(map)
+                if !inventory.objects.contains_key(&Output::Blob(*map)));
+            let (path, why) = match result {
+                Err(StoreError::Corrupt { path, why }) => (path, why),
+                Err(StoreError::TooLarge { path, .. }) => (path, "it is too large".into()),
+                Err(error) => return Err(error),
+                Ok(None) if orphan => (self.output_path(object), "it has no chunk map".into()),
+                Ok(_) => return Ok(()),
+            };
+            // A damaged map is a problem of the map.
+            if path == self.output_path(object) {
+                let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
+                problems.push(Problem {
+                    path,
+                    why,
+                    repaired: false,
+                    what: What::Object(**object),
+                });
             }
             Ok(())
         };
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..processors.min(MAX_THREADS))
-                .map(|_| scope.spawn(work))
-                .collect();
-            let mut result = work();
-            for helper in helpers {
-                let other = helper.join().unwrap_or_else(|_| {
-                    let panicked = std::io::Error::other("a thread that read it has panicked");
-                    Err(StoreError::io("verify", self.root(), panicked))
-                });
-                result = result.and(other);
-            }
-            result
-        })?;
+        let panicked = || {
+            let panicked = std::io::Error::other("a thread that read it has panicked");
+            StoreError::io("verify", self.root(), panicked)
+        };
+        parallel::each(&objects, || (), look, panicked)?;
         Ok(problems
             .into_inner()
-            .unwrap_or_else(std::sync::PoisonError::into_inner))
+            .unwrap_or_else(PoisonError::into_inner))
     }
 }
 
