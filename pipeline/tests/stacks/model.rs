@@ -25,7 +25,7 @@ pub struct Model {
 #[derive(Debug, Clone, Copy)]
 struct Name {
     inode: u64,
-    /// The last layer that made the name, or something below it.
+    /// The last layer that made the name, or passed through it.
     layer: usize,
 }
 
@@ -173,6 +173,7 @@ impl Model {
     fn walk(&self, parts: &[Vec<u8>]) -> Result<Walk, Refused> {
         let mut here: Path = Vec::new();
         let mut ahead: Path = parts.iter().rev().cloned().collect();
+        let mut passed = Vec::new();
         let mut links = 0;
         while let Some(part) = ahead.pop() {
             if part == b".." {
@@ -181,7 +182,10 @@ impl Model {
             }
             let next = joined(&here, &part);
             match self.what(&next) {
-                Some(What::Directory) => here = next,
+                Some(What::Directory) => {
+                    passed.push(next.clone());
+                    here = next;
+                }
                 Some(What::Symlink(target)) => {
                     links += 1;
                     if links > 40 {
@@ -201,11 +205,19 @@ impl Model {
                 }
                 _ => {
                     ahead.push(part);
-                    return Ok(Walk { here, ahead });
+                    return Ok(Walk {
+                        here,
+                        ahead,
+                        passed,
+                    });
                 }
             }
         }
-        Ok(Walk { here, ahead })
+        Ok(Walk {
+            here,
+            ahead,
+            passed,
+        })
     }
 
     /// The directory of that name, if it is there.
@@ -219,9 +231,15 @@ impl Model {
     fn made(&mut self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
         let mut parts = parts.to_vec();
         loop {
-            let Walk { here, mut ahead } = self.walk(&parts)?;
+            let Walk {
+                here,
+                mut ahead,
+                passed,
+            } = self.walk(&parts)?;
+            for path in &passed {
+                self.touch(path);
+            }
             let Some(part) = ahead.pop() else {
-                self.touch(&here);
                 return Ok(here);
             };
             let missing = joined(&here, &part);
@@ -256,16 +274,13 @@ impl Model {
 
     fn name(&mut self, path: Path, inode: u64) {
         let layer = self.layer;
-        self.touch(&path);
         self.names.insert(path, Name { inode, layer });
     }
 
-    /// A name of this layer makes the directories it is in this layer's, too.
+    /// What a layer leads a name through is the layer's, too.
     fn touch(&mut self, path: &Path) {
-        for length in 0..=path.len() {
-            if let Some(name) = self.names.get_mut(&path[..length]) {
-                name.layer = self.layer;
-            }
+        if let Some(name) = self.names.get_mut(path) {
+            name.layer = self.layer;
         }
     }
 
@@ -281,6 +296,8 @@ struct Walk {
     here: Path,
     /// What follows it, last part first.
     ahead: Path,
+    /// The directories on the way, where links led included.
+    passed: Vec<Path>,
 }
 
 /// The parts of a name in a tar.
