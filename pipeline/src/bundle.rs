@@ -175,6 +175,13 @@ impl Pipeline {
             self.tell(Event::StageDone { stage, detail });
             Ok([(OP.to_owned(), output)].into())
         })?;
+        if let Some(path) = std::path::absolute(&options.path)
+            .ok()
+            .as_deref()
+            .and_then(Path::to_str)
+        {
+            self.store().set_subject(path, &node.record)?;
+        }
         let output = node.output(OP)?;
         Ok(Bundle {
             digest: output.digest(),
@@ -196,7 +203,7 @@ impl Pipeline {
         if metadata.len() == 0 {
             return Err(BundleError::Empty { path }.into());
         }
-        Ok(self.store().digest_known(&path)?.0)
+        self.local_file(&path)
     }
 
     fn make_bundle(&self, options: &BundleOptions, digest: Digest) -> Result<Output, Error> {

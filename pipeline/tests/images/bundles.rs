@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use microagent_pipeline::{Bundle, BundleOptions, Error, ErrorKind};
+use microagent_pipeline::{Bundle, BundleOptions, DriftState, Error, ErrorKind};
 use microagent_tests::image::Tar;
 use microagent_tests::{root_or_skip, tool, tree};
 
@@ -303,4 +303,21 @@ fn a_file_that_is_not_what_its_digest_says_is_never_recorded() {
         ),
     );
     assert_eq!(pipeline.reports(), []);
+}
+
+#[test]
+fn a_tar_that_holds_something_else_than_what_was_bundled_has_drifted() {
+    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
+    built(&place, &options(&path));
+    let state = || {
+        let report = place.pipeline().drift(&[]).unwrap();
+        assert_eq!(report.files.len(), 1);
+        assert_eq!(report.files[0].name, path.to_str().unwrap());
+        report.files[0].state
+    };
+    assert_eq!(state(), DriftState::Same);
+    std::fs::write(&path, Tar::new().file("x", b"2").finish()).unwrap();
+    assert_eq!(state(), DriftState::Moved);
+    built(&place, &options(&path));
+    assert_eq!(state(), DriftState::Same);
 }

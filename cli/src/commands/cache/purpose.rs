@@ -22,8 +22,10 @@ impl Purposes {
             parts: BTreeMap::new(),
             holders: BTreeMap::new(),
         };
-        for subject in store.subjects("rootfs")? {
-            purposes.subjects.insert(subject.key, subject.subject);
+        for op in ["rootfs", "bundle"] {
+            for subject in store.subjects(op)? {
+                purposes.subjects.insert(subject.key, subject.subject);
+            }
         }
         for image in &inventory.images {
             let name = image.name.clone().unwrap_or_else(|| "an image".to_owned());
