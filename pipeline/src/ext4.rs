@@ -11,20 +11,19 @@
 //! - No blocks are reserved for root: the guest has the size that was asked for.
 
 mod content;
+mod sink;
 mod superblock;
 
 use std::borrow::Cow;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use microagent_cas::Digest;
 use mkext4::dirhash::HashSeed;
-use mkext4::{
-    FsBuilder, InodeCount, InodeHandle, Layout, Meta, Options, RegionSink, SparseSeg, SpecialKind,
-};
+use mkext4::{FsBuilder, InodeCount, InodeHandle, Layout, Meta, Options, SparseSeg, SpecialKind};
 
 use self::content::{ContentReader, block_runs};
+use self::sink::Sink;
 pub(crate) use self::superblock::{LABEL_BYTES, set_last_mounted};
 use crate::entry::{Attributes, Content, Device, display_name};
 use crate::raw_names::{Hashes, ReplaceError, StandIns};
@@ -161,16 +160,17 @@ impl Planned<'_> {
         image: &File,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), WriteError> {
-        let mut sink = Sink {
-            image,
-            failed: None,
-        };
+        image.set_len(self.size()).map_err(WriteError::Image)?;
+        let mut sink = Sink::new(image);
         let result = self.write_to(tars, &mut sink, progress);
-        match (result, sink.failed) {
-            (_, Some(error)) => Err(WriteError::Image(error)),
-            (Err(error), None) => Err(error),
-            (Ok(()), None) => Ok(()),
-        }
+        // The writer only hands on the kind of the image's own error.
+        sink.finish().map_err(WriteError::Image)?;
+        result?;
+        self.stand_ins.replace(image).map_err(|error| match error {
+            ReplaceError::Image(error) => WriteError::Image(error),
+            ReplaceError::Reader(error) => WriteError::Writer(error),
+            ReplaceError::Sorted(directory) => WriteError::Name(directory),
+        })
     }
 
     fn write_to(
@@ -179,8 +179,6 @@ impl Planned<'_> {
         sink: &mut Sink<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), WriteError> {
-        let image = sink.image;
-        image.set_len(self.size()).map_err(WriteError::Image)?;
         let mut writer = self.layout.writer(sink).map_err(WriteError::Writer)?;
         for (file, layer, content) in &self.contents {
             let Some(tar) = tars.get(*layer) else {
@@ -193,11 +191,7 @@ impl Planned<'_> {
             progress(content.segments.iter().map(|segment| segment.length).sum());
         }
         writer.finish().map_err(WriteError::Writer)?;
-        self.stand_ins.replace(image).map_err(|error| match error {
-            ReplaceError::Image(error) => WriteError::Image(error),
-            ReplaceError::Reader(error) => WriteError::Writer(error),
-            ReplaceError::Sorted(directory) => WriteError::Name(directory),
-        })
+        Ok(())
     }
 }
 
@@ -499,26 +493,6 @@ pub(crate) fn uuid(seed: &Digest) -> [u8; 16] {
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     uuid
-}
-
-/// The image file. Zeros are left out: the file is sparse and empty before.
-struct Sink<'a> {
-    image: &'a File,
-    failed: Option<io::Error>,
-}
-
-impl RegionSink for &mut Sink<'_> {
-    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.image.write_all_at(bytes, offset).map_err(|error| {
-            let kind = error.kind();
-            self.failed = Some(error);
-            kind.into()
-        })
-    }
-
-    fn zeros(&mut self, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
