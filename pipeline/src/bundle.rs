@@ -182,6 +182,7 @@ impl Pipeline {
         {
             self.store().set_subject(path, &node.record)?;
         }
+        self.record_local_file(&options.path, &digest)?;
         let output = node.output(OP)?;
         Ok(Bundle {
             digest: output.digest(),
@@ -203,7 +204,7 @@ impl Pipeline {
         if metadata.len() == 0 {
             return Err(BundleError::Empty { path }.into());
         }
-        self.local_file(&path)
+        Ok(self.store().digest_known(&path)?.0)
     }
 
     fn make_bundle(&self, options: &BundleOptions, digest: Digest) -> Result<Output, Error> {

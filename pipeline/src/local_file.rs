@@ -13,33 +13,32 @@ use crate::pipeline::Pipeline;
 pub(crate) const OP: &str = "file";
 
 impl Pipeline {
-    /// The digest of a file's bytes, remembered for as long as the file is provably the same, and
-    /// recorded as what its path holds now.
+    /// Records what a file held when something was made from it; nothing is written when that is
+    /// recorded already. To be called once it has been of use: what was refused is not recorded.
     ///
     /// # Errors
-    /// When it cannot be read, or the store not be written.
-    pub fn local_file(&self, path: &Path) -> Result<Digest, Error> {
+    /// When the store cannot be written.
+    pub(crate) fn record_local_file(&self, path: &Path, digest: &Digest) -> Result<(), Error> {
         let absolute =
             std::path::absolute(path).map_err(|error| StoreError::io("find", path, error))?;
-        let (digest, _) = self.store().digest_known(&absolute)?;
         // A path that is not UTF-8 cannot be recorded as text; it is used all the same.
-        if let Some(subject) = absolute.to_str() {
-            let known = self.store().subject(OP, subject)?;
-            let same = |known: &microagent_cas::SubjectRecord| {
-                known.material.inputs.first().map(|input| input.digest) == Some(digest)
-            };
-            if !known.as_ref().is_some_and(same) {
-                let spec = NodeSpec {
-                    op: OP,
-                    op_version: 1,
-                    params: serde_json::json!({ "path": subject }),
-                    inputs: vec![("content".to_owned(), digest)],
-                    platform: None,
-                };
-                let node = self.observe_quietly(spec, Outputs::new())?;
-                self.store().set_subject(subject, &node)?;
-            }
+        let Some(subject) = absolute.to_str() else {
+            return Ok(());
+        };
+        let known = self.store().subject(OP, subject)?;
+        let recorded = known.and_then(|known| known.material.inputs.first().map(|i| i.digest));
+        if recorded == Some(*digest) {
+            return Ok(());
         }
-        Ok(digest)
+        let spec = NodeSpec {
+            op: OP,
+            op_version: 1,
+            params: serde_json::json!({ "path": subject }),
+            inputs: vec![("content".to_owned(), *digest)],
+            platform: None,
+        };
+        let node = self.observe_quietly(spec, Outputs::new())?;
+        self.store().set_subject(subject, &node)?;
+        Ok(())
     }
 }

@@ -154,8 +154,10 @@ impl Pipeline {
             }
             .into());
         }
-        let digest = self.local_file(path)?;
-        self.kernel_node(&[digest], name.clone(), || files_of(name, file))
+        let (digest, _) = self.store().digest_known(path)?;
+        let kernel = self.kernel_node(&[digest], name.clone(), || files_of(name, file))?;
+        self.record_local_file(path, &digest)?;
+        Ok(kernel)
     }
 
     fn kernel_from_distribution(&self) -> Result<Kernel, Error> {

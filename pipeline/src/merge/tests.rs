@@ -369,13 +369,13 @@ fn in_a_tar_that_is_no_layer_whiteouts_are_ordinary_files() {
     assert_eq!(
         lines(&merger.finish()),
         [
-            "/.wh. = 1 of 0",
-            "/.wh..wh.plnk/ 755",
-            "/.wh..wh.plnk/1.2 = 1 of 0",
-            "/.wh.a = 1 of 0",
-            "/a = 1 of 0",
-            "/d/ 755",
-            "/d/.wh..wh..opq = 1 of 0",
+            ".wh. = 1 of 0",
+            ".wh..wh.plnk/ 755",
+            ".wh..wh.plnk/1.2 = 1 of 0",
+            ".wh.a = 1 of 0",
+            "a = 1 of 0",
+            "d/ 755",
+            "d/.wh..wh..opq = 1 of 0",
         ]
     );
 }
