@@ -51,7 +51,7 @@ pub fn measure(
 ) -> Result<Vec<Large>, Error> {
     let mut measured = Vec::new();
     for (image, fill) in IMAGES {
-        say(&format!("memory: {image}"));
+        say(&format!("memory: making {image}"));
         let directory = tempfile::tempdir_in(work).map_err(Error::file(work))?;
         let layout = directory.path().join("layout");
         let mut writer = LayoutWriter::new(&layout)?;
@@ -61,6 +61,8 @@ pub fn measure(
         let reference = format!("oci:{}:latest", layout.display());
         let state = directory.path().join("state");
         let (build, _) = microagent.build(&state, &reference, None)?;
+        let (millis, peak) = (build.cost.wall_millis, build.cost.peak_rss >> 20);
+        say(&format!("memory: {peak} MiB, {millis:.0} ms"));
         measured.push(Large { image, build });
     }
     Ok(measured)
