@@ -1,7 +1,11 @@
 //! What is in a store, how large it is, and what holds it.
 //!
-//! An inventory is a picture of one moment; other processes go on meanwhile. Garbage collection
-//! takes its own under the gate (gc.rs).
+//! Other processes go on while an inventory is taken. Therefore what promises is looked at before
+//! what is promised: leases, then records, then names, then sparse files, then blobs. A process
+//! that commits does it the other way round, and may end at any point; so while no collection
+//! removes anything (under either side of the gate, lease.rs), each promise that an inventory has
+//! seen is kept by an object that it has seen too, and each object that was there when it began is
+//! promised by what it has seen, or is garbage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -72,26 +76,17 @@ pub struct KnownImage {
 }
 
 impl Store {
-    /// Looks at everything in the store.
+    /// Looks at everything in the store. Beside a collection, what goes meanwhile may be seen in
+    /// part.
     ///
     /// # Errors
     /// When a directory cannot be listed, or `index.json` or a root is damaged.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
         let mut inventory = Inventory::default();
-        self.list("blobs/sha256", |name, metadata| {
-            if let Ok(digest) = Digest::from_hex(name) {
-                let size = ObjectSize::of(metadata);
-                inventory.objects.insert(Output::Blob(digest), size);
-            }
-            Ok(())
-        })?;
-        self.list("sparse", |name, metadata| {
-            if let Ok(digest) = Digest::from_hex(name) {
-                let size = ObjectSize::of(metadata);
-                inventory.objects.insert(Output::Sparse(digest), size);
-            }
-            Ok(())
-        })?;
+        for lease in self.leases()?.0 {
+            let held = lease.held.into_iter().collect();
+            inventory.leases.push((lease.holder, held));
+        }
         self.list("nodes", |name, metadata| {
             let digest = name.strip_suffix(".json").map(Digest::from_hex);
             let known = match digest {
@@ -121,9 +116,15 @@ impl Store {
         for entry in self.index()?.manifests() {
             inventory.images.push(self.known_image(entry)?);
         }
-        for lease in self.leases()?.0 {
-            let held = lease.held.into_iter().collect();
-            inventory.leases.push((lease.holder, held));
+        let sparse: fn(Digest) -> Output = Output::Sparse;
+        for (dir, output) in [("sparse", sparse), ("blobs/sha256", Output::Blob)] {
+            self.list(dir, |name, metadata| {
+                if let Ok(digest) = Digest::from_hex(name) {
+                    let size = ObjectSize::of(metadata);
+                    inventory.objects.insert(output(digest), size);
+                }
+                Ok(())
+            })?;
         }
         Ok(inventory)
     }
@@ -232,6 +233,12 @@ impl Inventory {
     /// Whether everything that a node has made is there.
     pub fn is_whole(&self, record: &NodeRecord) -> bool {
         Inventory::objects_of(record).all(|object| self.objects.contains_key(&object))
+    }
+
+    /// The sum of the lengths of what a node has made, as far as it is there.
+    pub(crate) fn length(&self, record: &NodeRecord) -> u64 {
+        let sizes = (record.outputs.values()).filter_map(|output| self.objects.get(output));
+        sizes.fold(0, |sum, size| sum.saturating_add(size.length))
     }
 
     /// The bytes on the disk of some objects, each counted once.

@@ -56,7 +56,10 @@ impl Store {
     /// # Errors
     /// When something cannot be read at all; what can be read and is wrong is a [`Problem`].
     pub fn verify(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
+        // Beside a collection, a record would be seen whose outputs have just gone.
+        let gate = LockFile::gate(self.gc_gate(), FlockOperation::LockShared)?;
         let inventory = self.inventory()?;
+        drop(gate);
         let mut found = Verified {
             objects: inventory.objects.len() as u64,
             bytes: inventory.allocated(inventory.objects.keys()),
@@ -79,7 +82,7 @@ impl Store {
             if let Some(bad) = Inventory::objects_of(&node.record).find(is_bad) {
                 let why = format!("its output {bad} is {}", state(&damaged, &bad));
                 found.report(self.node_path(key), why, What::Node(*key));
-            } else if self.record_size(&node.record)? != Some(node.record.size) {
+            } else if inventory.length(&node.record) != node.record.size {
                 let why = "its outputs have another size".into();
                 found.report(self.node_path(key), why, What::Node(*key));
             }

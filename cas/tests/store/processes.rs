@@ -3,9 +3,12 @@
 //! A child is this test binary again, told by the environment which part to play; it says on its
 //! standard output how far it is, so nobody waits for a clock.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use microagent_cas::{Digest, GcOptions, NodeRecord, Store, Swept};
 
@@ -157,6 +160,54 @@ fn what_living_processes_use_survives_collections_beside_them() {
     assert_eq!((report.kept, report.held), (0, 0));
     assert_eq!((blobs(&store).len(), names(&store, "nodes").len()), (0, 0));
     assert_eq!(names(&store, "leases"), [""; 0]);
+}
+
+/// A process may record its node and end between any two looks of a collection: whatever of it the
+/// collection sees, a record that stays has its outputs.
+#[test]
+fn no_record_stays_without_its_outputs_when_its_process_ends_beside_a_collection() {
+    const WRITERS: u64 = 2;
+    const NODES: u64 = 400;
+    let (_dir, store) = store();
+    // So many that looking through the nodes takes longer than recording one and ending.
+    for number in 0..300 {
+        record(&store, number);
+    }
+    let everything = GcOptions {
+        max_size: Some(0),
+        ..GcOptions::default()
+    };
+    let writing = AtomicU64::new(WRITERS);
+    std::thread::scope(|scope| {
+        for writer in 1..=WRITERS {
+            let (root, writing) = (store.root(), &writing);
+            scope.spawn(move || {
+                for number in 0..NODES {
+                    record(&Store::open(root).unwrap(), (writer << 32) + number);
+                }
+                writing.fetch_sub(1, Ordering::Release);
+            });
+        }
+        while writing.load(Ordering::Acquire) > 0 {
+            let collector = Store::open(store.root()).unwrap();
+            collector.collect(&everything).unwrap();
+            assert_eq!(collector.verify(&|_| ()).unwrap().problems, []);
+        }
+    });
+}
+
+/// A node of a sparse file that holds only this number.
+fn record(store: &Store, number: u64) {
+    let scratch = store.scratch().unwrap();
+    scratch
+        .file()
+        .write_all_at(&number.to_le_bytes(), 0)
+        .unwrap();
+    let (output, _) = scratch.commit_sparse().unwrap();
+    let params = serde_json::json!({ "number": number });
+    let outputs = BTreeMap::from([("file".to_owned(), output)]);
+    let record = NodeRecord::new(store, &material(&params), outputs, 0).unwrap();
+    store.record_node(&record).unwrap();
 }
 
 #[test]
