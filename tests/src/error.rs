@@ -51,6 +51,18 @@ pub enum Error {
         /// The last lines of its kernel.
         console: String,
     },
+    /// No process of the lab's machine runs any more, though it was booted several times.
+    #[error(
+        "the lab's kernel stood still for {limit:?} in each of its boots; last seen: {seen}\n{processors}"
+    )]
+    LabStandsStill {
+        /// How long that was looked at.
+        limit: Duration,
+        /// The end of its console.
+        seen: String,
+        /// Where its processors were.
+        processors: String,
+    },
     /// A tool answered something that could not be understood.
     #[error("{what}: {got}")]
     Unexpected {
@@ -67,6 +79,18 @@ impl Error {
         let path = path.into();
         move |source| Error::File { path, source }
     }
+}
+
+/// An error and its causes, on one line.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }
 
 /// The last `limit` bytes of `bytes` as text.

@@ -37,4 +37,4 @@ pub mod tool;
 pub mod tree;
 pub mod watched;
 
-pub use error::Error;
+pub use error::{Error, one_line};

@@ -149,3 +149,35 @@ fn the_deterministic_clock_reads_the_same_twice() {
     let ratio = first / second;
     assert!((0.9..1.1).contains(&ratio), "{first} s, then {second} s");
 }
+
+#[test]
+fn a_lab_that_stands_still_is_booted_again_and_then_given_up() {
+    let mut lab = or_skip!(Lab::with_machine(Machine {
+        silence: Duration::from_secs(5),
+        ..Machine::default()
+    }));
+    lab.step("stop", "kill -STOP $(cat /run/beat); sleep 100", 200);
+    let error = lab.boot().unwrap_err();
+    let Error::LabStandsStill { processors, .. } = error else {
+        panic!("{error}");
+    };
+    // One processor, looked at three times.
+    let places = processors.lines().filter(|line| line.starts_with("RIP="));
+    assert_eq!(places.count(), 3, "{processors}");
+}
+
+/// By the deterministic clock all would happen as before, so not all is as before.
+#[test]
+fn with_the_deterministic_clock_a_late_lab_is_booted_again_otherwise() {
+    let mut lab = or_skip!(Lab::with_machine(Machine {
+        deterministic_clock: true,
+        memory_mib: 512,
+        deadline: Duration::from_secs(90),
+        ..Machine::default()
+    }));
+    let script =
+        "grep -o 'lab.boot=.*' /proc/cmdline; grep -q lab.boot=2 /proc/cmdline || sleep 9999999";
+    lab.step("second", script, 100_000_000);
+    let report = lab.boot().unwrap();
+    assert_eq!(report.step("second").text(), "lab.boot=2\n");
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use microagent_tests::image::Layout;
 use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
-use microagent_tests::{Error, binaries, or_skip};
+use microagent_tests::{Error, or_skip};
 use run_list::Case;
 
 /// What each script finds set up.
@@ -73,9 +73,7 @@ fn boot(first: bool) -> Result<Report, Error> {
         deadline: Duration::from_secs(1200),
         ..Machine::default()
     })?;
-    lab.program(binaries::microagent(), "/usr/bin/microagent")?;
-    lab.program(binaries::supervisor(), "/usr/bin/microagent-supervisor")?;
-    lab.program(binaries::agent(), "/usr/bin/microagent-guest")?;
+    lab.microagent()?;
     lab.directory(&host.state(), "/state")?;
     lab.directory(layout.directory(), "/layout")?;
     for case in CASES.iter().filter(|case| is_in_first(case.name) == first) {

@@ -14,13 +14,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let mut chain = error.to_string();
-            let mut source = error.source();
-            while let Some(cause) = source {
-                chain.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            eprintln!("lab: {chain}");
+            eprintln!("lab: {}", microagent_tests::one_line(&*error));
             ExitCode::from(125)
         }
     }

@@ -19,6 +19,14 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec 3>/dev/ttyS1
 echo LAB >&3
+# With the deterministic clock there is no such file, and nothing but the steps is at work.
+if [ -e /lab/beats ]; then
+    # What it waits for never comes. A process that sleeps would be one more or less for a step that
+    # counts processes.
+    mkfifo /run/never
+    while :; do echo >/dev/ttyS2; read -r -t 1 _ <&4; done 3>&- 4<>/run/never &
+    echo $! >/run/beat
+fi
 limit=65536
 for step in /lab/steps/*; do
     [ -d "$step" ] || continue

@@ -23,6 +23,7 @@
 mod archive;
 mod kernel;
 mod machine;
+mod processors;
 mod protocol;
 
 use std::collections::BTreeSet;
@@ -34,7 +35,7 @@ use std::time::Duration;
 use archive::Archive;
 pub use kernel::{Kernel, kernel};
 
-use crate::{Error, tool};
+use crate::{Error, binaries, tool};
 
 /// How much of each output of a step is kept, in bytes; what was more is dropped, and said so.
 pub const OUTPUT_LIMIT: usize = 64 << 10;
@@ -51,8 +52,12 @@ pub struct Machine {
     pub deterministic_clock: bool,
     /// A raw image to attach, read-only, as `/dev/vda`.
     pub disk: Option<PathBuf>,
-    /// How long the whole may take, boot included.
+    /// How long the whole may take, boot included. With the deterministic clock, where nothing else
+    /// tells a lab that stands still, it is booted again after that, twice.
     pub deadline: Duration,
+    /// How long no process of the lab may run before it is booted again, twice. Not looked at with
+    /// the deterministic clock.
+    pub silence: Duration,
 }
 
 impl Default for Machine {
@@ -63,6 +68,7 @@ impl Default for Machine {
             deterministic_clock: false,
             disk: None,
             deadline: Duration::from_secs(300),
+            silence: Duration::from_secs(60),
         }
     }
 }
@@ -235,6 +241,27 @@ impl Lab {
         self.file(host, guest)
     }
 
+    /// Puts the programs under test where `$PATH` finds them.
+    pub fn microagent(&mut self) -> Result<(), Error> {
+        self.program(binaries::microagent(), "/usr/bin/microagent")?;
+        self.program(binaries::supervisor(), "/usr/bin/microagent-supervisor")?;
+        self.program(binaries::agent(), "/usr/bin/microagent-guest")
+    }
+
+    /// Puts this host's QEMU at its place, with what its `microvm` machine needs of its own files.
+    pub fn qemu(&mut self) -> Result<(), Error> {
+        self.program(
+            tool::find(machine::QEMU)?,
+            &format!("/usr/bin/{}", machine::QEMU),
+        )?;
+        for firmware in ["qboot.rom", "bios-microvm.bin"] {
+            let path = PathBuf::from("/usr/share/qemu").join(firmware);
+            let real = fs::canonicalize(&path).map_err(Error::file(&path))?;
+            self.file(&real, &path.to_string_lossy())?;
+        }
+        Ok(())
+    }
+
     /// Puts a whole directory at `guest`: directories, files and symbolic links.
     pub fn directory(&mut self, host: &Path, guest: &str) -> Result<(), Error> {
         self.make_directories(&relative(guest))?;
@@ -285,6 +312,9 @@ impl Lab {
             )?;
         }
         self.text(machine::INIT, "/init", 0o755)?;
+        if !self.machine.deterministic_clock {
+            self.text("", "/lab/beats", 0o644)?;
+        }
         let initramfs = self
             .archive
             .finish()
