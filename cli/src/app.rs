@@ -58,6 +58,9 @@ fn dispatch(command: Command, settings: &Settings, ending: &Ending) -> Result<u8
         Command::Kernel {
             command: KernelCommand::Install(args),
         } => commands::kernel::install(&args, settings, ending),
+        Command::Kernel {
+            command: KernelCommand::Build(args),
+        } => commands::kernel::build(&args, settings, ending),
         Command::Image { command } => commands::image::image(command, settings, ending),
         Command::Cache { command } => commands::cache::cache(command, settings, ending),
         Command::Doctor => commands::doctor::doctor(settings),

@@ -7,7 +7,7 @@ use microagent_cas::StoreError;
 use crate::bundle::BundleError;
 use crate::image_archive::ImageArchiveError;
 pub use crate::initramfs::InitramfsError;
-pub use crate::kernel::KernelError;
+pub use crate::kernel::{KernelBuildError, KernelError};
 use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 use crate::merge::MergeError;
@@ -152,6 +152,8 @@ errors! {
     Mke2fs(Mke2fsError),
     /// A guest kernel could not be had.
     Kernel(KernelError),
+    /// A guest kernel could not be built.
+    KernelBuild(KernelBuildError),
     /// An initramfs could not be made.
     Initramfs(InitramfsError),
     /// An image could not be exported or imported.

@@ -63,7 +63,7 @@ pub use error::{Diagnosis, Error, ErrorKind};
 pub use explain::Step;
 pub use image_archive::ImageArchiveError;
 pub use initramfs::{Initramfs, InitramfsError};
-pub use kernel::{Kernel, KernelError, KernelSource};
+pub use kernel::{BuiltKernel, Kernel, KernelBuild, KernelBuildError, KernelError, KernelSource};
 pub use layer::LayerError;
 pub use manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
 pub use merge::{MergeError, MergeProblem};

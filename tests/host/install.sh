@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian or Ubuntu packages that this project uses, asking nothing.
 #
-#   install.sh SET...       sets: build, run, demo, test, fuzz
+#   install.sh SET...       sets: build, run, demo, test, kernel, fuzz
 #
 # Only what is missing is installed; where nothing is, nothing is asked of the
 # network or of root. The package lists are fetched when they are missing, or
@@ -24,13 +24,15 @@ packages_of() {
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
                    debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
                    util-linux bsdutils mount ca-certificates ;;
+        # What Linux is built with: `microagent kernel build`.
+        kernel) echo gcc libc6-dev make binutils flex bison bc perl mawk gzip xz-utils libelf-dev ca-certificates ;;
         # libFuzzer is C++; zstd packs some of what it begins with.
         fuzz) echo g++ zstd ;;
-        *) die "no such set: $1 (build, run, demo, test, fuzz)" ;;
+        *) die "no such set: $1 (build, run, demo, test, kernel, fuzz)" ;;
     esac
 }
 
-[ $# -gt 0 ] || die "usage: install.sh SET... (build, run, demo, test, fuzz)"
+[ $# -gt 0 ] || die "usage: install.sh SET... (build, run, demo, test, kernel, fuzz)"
 command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1 ||
     die "this host is neither Debian nor Ubuntu; install by hand: $(for s; do packages_of "$s"; done | xargs)"
 

@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 set=$(tests/host/toolchain.sh clippy rustfmt) && eval "$set"
-tests/host/install.sh build run test
+tests/host/install.sh build run test kernel
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,6 +8,7 @@
 //! | [`lab`] | a virtual machine with a real KVM inside, for the `kvm` engine |
 //! | [`binaries`] | where the programs under test are |
 //! | [`microagent`] | one run of the command line, and what it left behind |
+//! | [`built_kernel`] | the guest kernel from source, compiled once |
 //! | [`image`] | images made by `umoci` and `skopeo` |
 //! | [`registry`] | a real registry on the loopback interface |
 //! | [`certificate`] | a host's certificate and key |
@@ -22,6 +23,7 @@
 //! Nothing here is a stand-in for a part of the product.
 
 pub mod binaries;
+pub mod built_kernel;
 pub mod cache;
 pub mod certificate;
 mod error;

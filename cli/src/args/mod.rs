@@ -5,6 +5,7 @@ mod refused;
 mod run;
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -134,6 +135,22 @@ pub struct RootfsBuildArgs {
 pub enum KernelCommand {
     /// Get a kernel and make it the default
     Install(KernelInstallArgs),
+    /// Build a kernel made for microVMs from source and make it the default
+    Build(KernelBuildArgs),
+}
+
+/// `microagent kernel build`
+#[derive(Debug, Args)]
+pub struct KernelBuildArgs {
+    /// The kernel's source: linux-*.tar.xz or a Debian package of it [default: the distribution's]
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+    /// Options to set after our own, so that they count
+    #[arg(long, value_name = "FRAGMENT")]
+    pub config: Option<PathBuf>,
+    /// How many processes compile at once [default: one a processor]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
 }
 
 /// `microagent kernel install`

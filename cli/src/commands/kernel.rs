@@ -1,11 +1,13 @@
-//! `microagent kernel install`.
+//! `microagent kernel install` and `microagent kernel build`.
 
-use microagent_cas::Digest;
-use microagent_pipeline::{Kernel, KernelSource};
+use std::num::NonZeroUsize;
+
+use microagent_cas::{Digest, NodeKey};
+use microagent_pipeline::{Kernel, KernelBuild, KernelSource};
 use serde::Serialize;
 
 use super::open_pipeline;
-use crate::args::KernelInstallArgs;
+use crate::args::{KernelBuildArgs, KernelInstallArgs};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -14,6 +16,52 @@ use crate::settings::Settings;
 #[serde(rename_all = "camelCase")]
 struct Installed<'a> {
     kernel: &'a Kernel,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Built<'a> {
+    kernel: &'a Kernel,
+    node: Node,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Node {
+    key: NodeKey,
+    hit: bool,
+    millis: f64,
+}
+
+/// Where a build's own words go, below the state directory.
+const LOG: &str = "kernel-build.log";
+
+/// Builds a kernel, or finds it in the store, and makes it the default.
+pub fn build(args: &KernelBuildArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let pipeline = open_pipeline(settings, ending)?;
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let built = pipeline.build_kernel(&KernelBuild {
+        source: args.source.clone(),
+        config: args.config.clone(),
+        jobs: args.jobs.map_or_else(cores, NonZeroUsize::get),
+        log: settings.state_dir.join(LOG),
+    })?;
+    pipeline.set_default_kernel(&built.kernel)?;
+    if settings.output.json {
+        settings.output.document(&Built {
+            kernel: &built.kernel,
+            node: Node {
+                key: built.node.key,
+                hit: built.node.hit,
+                millis: built.millis,
+            },
+        })?;
+    } else {
+        settings
+            .output
+            .text(&format!("{}\n", describe(&built.kernel)))?;
+    }
+    Ok(0)
 }
 
 /// Brings a kernel into the store and makes it the default.

@@ -53,13 +53,7 @@ impl Apt {
     /// apt with the host's sources and keys, but with package lists of its own, fetched now; and
     /// the kernel packages in them.
     pub(crate) fn private(store: &Store) -> Result<(Apt, Vec<Candidate>), Error> {
-        let dir = store.scratch_dir()?;
-        for name in ["state/lists/partial", "cache/archives/partial"] {
-            let path = dir.path().join(name);
-            fs::create_dir_all(&path)
-                .map_err(|error| microagent_cas::StoreError::io("create", &path, error))?;
-        }
-        let apt = Apt { private: Some(dir) };
+        let apt = Apt::unfilled(store)?;
         // One broken source, or a hook of the host's that needs root, fails the whole update after
         // the lists have come. What counts is whether the kernel is in them.
         let updated = apt.tool("apt-get", &["update"]).output();
@@ -67,6 +61,32 @@ impl Apt {
             (_, Ok(packages)) => Ok((apt, packages)),
             (Err(error), Err(_)) | (Ok(_), Err(error)) => Err(error.into()),
         }
+    }
+
+    /// apt with the host's sources and keys, and lists of its own that are as new as could be had.
+    pub(crate) fn updated(store: &Store) -> Result<Apt, Error> {
+        let apt = Apt::unfilled(store)?;
+        if let Err(error) = apt.tool("apt-get", &["update"]).output() {
+            tracing::debug!(%error, "not all package lists could be fetched");
+        }
+        Ok(apt)
+    }
+
+    /// apt with the host's sources and keys, and no lists yet.
+    fn unfilled(store: &Store) -> Result<Apt, Error> {
+        let dir = store.scratch_dir()?;
+        for name in ["state/lists/partial", "cache/archives/partial"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(&path)
+                .map_err(|error| microagent_cas::StoreError::io("create", &path, error))?;
+        }
+        Ok(Apt { private: Some(dir) })
+    }
+
+    /// What apt would install for one name; `None` when it does not know it.
+    pub(crate) fn package(&self, name: &str) -> Result<Option<Candidate>, KernelError> {
+        let shown = self.show(&[name])?;
+        Ok(shown.into_iter().find(|package| package.name == name))
     }
 
     fn tool(&self, program: &'static str, what: &[&str]) -> Tool {

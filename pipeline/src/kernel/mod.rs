@@ -7,6 +7,7 @@
 //! | what does a kernel package hold | [`package`], [`module`] |
 //! | which package does the distribution offer | [`apt`] |
 //! | what is the kernel of `run` without `--kernel` | [`default`] |
+//! | how is one built from source | [`build`] |
 //!
 //! The node `kernel` has the files it comes from as inputs (one image, or the packages in the order
 //! of their names) and as outputs the image (`kernel`), the modules that a microVM needs as a tar
@@ -15,6 +16,7 @@
 //! `kernelPackages` records what the distribution offered; that is never a hit.
 
 mod apt;
+mod build;
 mod default;
 mod download;
 mod error;
@@ -32,6 +34,7 @@ use std::path::{Path, PathBuf};
 use microagent_cas::{Digest, Output, StoreError};
 use serde::{Deserialize, Serialize};
 
+pub use build::{BuiltKernel, KernelBuild, KernelBuildError};
 pub use error::KernelError;
 
 use crate::error::Error;

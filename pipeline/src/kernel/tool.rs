@@ -4,11 +4,13 @@
 //! Nothing of them outlives this process. A program whose output is a stream meets the closed pipe;
 //! apt, which downloads in silence, is guarded: a shell between us and it waits for its end or for
 //! ours, whichever comes first, and kills it in the latter case. (The parent-death signal does not
-//! serve: apt changes its effective user on the way, and that clears it.)
+//! serve: apt changes its effective user on the way, and that clears it.) What the shell guards is a
+//! process group of its own, and is killed as a whole: make has compilers below it.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
@@ -20,13 +22,13 @@ const STDERR_TAIL: usize = 8 << 10;
 /// The most a program may print where its whole output is wanted, in bytes.
 const MAX_OUTPUT: u64 = 4 << 20;
 
-/// Runs its arguments, and kills what it runs when standard input ends: the other end of that pipe
-/// is held by this process and nobody else.
+/// Runs its arguments, and kills its process group, itself included, when standard input ends: the
+/// other end of that pipe is held by this process and nobody else.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
 child=$!
-{ read -r _; kill -s KILL "$child"; } <&3 3<&- >/dev/null 2>&1 &
+{ read -r _; kill -s KILL 0; } <&3 3<&- >/dev/null 2>&1 &
 watcher=$!
 exec 3<&-
 wait "$child"
@@ -60,7 +62,7 @@ impl Tool {
     /// The same, for a program that must be killed when this process dies.
     pub(crate) fn guarded(name: &'static str, what: &[&str]) -> Tool {
         let mut shell = Command::new("sh");
-        shell.args(["-c", GUARD, "sh", name]);
+        shell.args(["-c", GUARD, "sh", name]).process_group(0);
         let mut tool = Tool::with(name, what, shell);
         tool.command.stdin(Stdio::piped());
         tool
@@ -78,6 +80,15 @@ impl Tool {
     /// Adds arguments that are not worth naming in messages.
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Tool {
         self.command.args(args);
+        self
+    }
+
+    /// The only variables that it finds in its environment.
+    pub(crate) fn only_env<S: AsRef<OsStr>>(
+        mut self,
+        variables: impl IntoIterator<Item = (S, S)>,
+    ) -> Tool {
+        self.command.env_clear().envs(variables);
         self
     }
 

@@ -64,6 +64,16 @@ impl Host {
         Ok(host)
     }
 
+    /// Makes this machine's state what it is in `template`.
+    pub(crate) fn copy_state_from(&self, template: &Path) -> Result<(), Error> {
+        copy(template, &self.state())
+    }
+
+    /// Keeps this machine's state in `template`.
+    pub(crate) fn copy_state_to(&self, template: &Path) -> Result<(), Error> {
+        copy(&self.state(), template)
+    }
+
     /// The state directory; the command line makes it.
     pub fn state(&self) -> PathBuf {
         self.root.path().join("state")
