@@ -104,6 +104,18 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     }
 }
 
+/// Chooses the engine that was asked for, and says so where that is not the first choice.
+///
+/// # Errors
+/// As [`choose`].
+pub fn announce(settings: &Settings) -> Result<Choice, Failure> {
+    let choice = choose(settings)?;
+    if let Some(why) = &choice.fallback {
+        settings.output.notice(&format!("using engine qemu: {why}"));
+    }
+    Ok(choice)
+}
+
 /// What `auto` takes.
 ///
 /// # Errors

@@ -61,9 +61,9 @@ impl RunRequest {
         }
         let resources = resources::resolve(
             &Wanted {
-                profile: args.profile.as_deref(),
-                memory: args.memory.as_deref(),
-                cpus: args.cpus.as_deref(),
+                profile: args.machine.profile.as_deref(),
+                memory: args.machine.memory.as_deref(),
+                cpus: args.machine.cpus.as_deref(),
                 size_mib: args.size_mib.as_deref(),
             },
             host_cpus,
@@ -95,7 +95,7 @@ impl RunRequest {
             resources,
             disks,
             timeout,
-            kernel: args.kernel,
+            kernel: args.machine.kernel,
             keep: args.keep,
             mke2fs: args.mke2fs,
             supervisor: args.supervisor,

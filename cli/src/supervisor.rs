@@ -17,7 +17,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microagent_pipeline::ErrorKind;
-use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, StopReason, ToSupervisor, VmConfig};
+use microagent_proto::control::{
+    Engine, FromSupervisor, MAX_MESSAGE, StopReason, ToSupervisor, VmConfig,
+};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -25,6 +27,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::failure::Failure;
+use crate::run::timeline::GuestReady;
 
 /// How much of the supervisor's standard error is kept for messages, in bytes.
 const STDERR_TAIL: usize = 4 << 10;
@@ -148,8 +151,9 @@ impl Killer {
 }
 
 impl Supervisor {
-    /// Starts the program. `loud` passes its standard error on instead of keeping its end.
-    pub fn spawn(path: &Path, loud: bool) -> Result<Supervisor, SupervisorError> {
+    /// Starts the program, which prepares for `engine`. `loud` passes its standard error on instead
+    /// of keeping its end.
+    pub fn spawn(path: &Path, engine: Engine, loud: bool) -> Result<Supervisor, SupervisorError> {
         let failed = |source: io::Error| SupervisorError::Spawn {
             path: path.to_owned(),
             source,
@@ -162,6 +166,7 @@ impl Supervisor {
         )
         .map_err(|error| failed(error.into()))?;
         let mut child = Command::new(path)
+            .arg(engine.name())
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(if loud {
@@ -223,11 +228,23 @@ impl Supervisor {
     }
 
     /// Waits until the agent is up.
-    pub fn wait_until_ready(&self, patience: Duration) -> Result<(), SupervisorError> {
+    pub fn wait_until_ready(&self, patience: Duration) -> Result<GuestReady, SupervisorError> {
         let deadline = Instant::now() + patience;
         loop {
             match self.next(deadline)? {
-                Some(FromSupervisor::Ready { .. }) => return Ok(()),
+                Some(FromSupervisor::Ready {
+                    monotonic_micros,
+                    uptime_micros,
+                    started_micros,
+                    steps,
+                }) => {
+                    return Ok(GuestReady {
+                        monotonic_micros,
+                        uptime_micros,
+                        started_micros,
+                        steps,
+                    });
+                }
                 Some(message) => refuse_end(message)?,
                 None => return Err(SupervisorError::Silent(patience)),
             }
@@ -299,9 +316,9 @@ impl Drop for Supervisor {
 /// A message that ends the VM as an error.
 fn refuse_end(message: FromSupervisor) -> Result<(), SupervisorError> {
     match message {
-        FromSupervisor::Stopped { reason, console } => {
-            Err(SupervisorError::Stopped { reason, console })
-        }
+        FromSupervisor::Stopped {
+            reason, console, ..
+        } => Err(SupervisorError::Stopped { reason, console }),
         FromSupervisor::Failed {
             message,
             remediation,
@@ -311,13 +328,6 @@ fn refuse_end(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        FromSupervisor::Phase {
-            name,
-            monotonic_micros,
-        } => {
-            tracing::debug!(name, monotonic_micros, "boot");
-            Ok(())
-        }
         FromSupervisor::Ready { .. } => Ok(()),
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use microagent_proto::VERSION;
 use microagent_proto::control::{Engine, StopReason, VmConfig};
 use microagent_vmm::console::Console;
-use microagent_vmm::engine::{BootStep, Device, DeviceKind, EngineError, Launch, RunningVm, kvm};
+use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, StepName, kvm};
 use microagent_vmm::virtio::rng::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -48,7 +48,7 @@ fn pvh_kernel(code: &[u8]) -> Vec<u8> {
 struct Guest {
     vm: Box<dyn RunningVm>,
     console: Console,
-    steps: Vec<BootStep>,
+    steps: Vec<StepName>,
     _dir: tempfile::TempDir,
 }
 
@@ -83,7 +83,9 @@ fn boot(code: &[u8]) -> Guest {
         devices,
         console: console.clone(),
     };
-    let vm = kvm::start(launch, |step| steps.push(step)).expect("this host has a usable /dev/kvm");
+    let prepared = kvm::Prepared::begin(|| {}).unwrap();
+    let vm = kvm::start(prepared, launch, |step| steps.push(step))
+        .expect("this host has a usable /dev/kvm");
     Guest {
         vm,
         console,
@@ -121,7 +123,7 @@ fn a_guest_writes_to_its_serial_port_and_powers_off() {
     assert_eq!(guest.console.tail(100), "hi");
     assert_eq!(
         guest.steps,
-        [BootStep::Created, BootStep::Loaded, BootStep::Running]
+        [StepName::Loaded, StepName::Created, StepName::Running]
     );
 }
 

@@ -11,14 +11,12 @@ mod guest;
 use std::path::Path;
 use std::process::Command;
 
-use microagent_proto::control::{Engine, VmConfig};
-use microagent_tests::lab::{Lab, Machine};
+use guest::{PROGRAM, Vm};
+use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, tool};
-use microagent_vmm::console::Console;
-use microagent_vmm::engine::{Device, DeviceKind, Launch, RunningVm, kvm};
+use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::probe::{self, KvmProbe};
 use microagent_vmm::virtio::rng::Rng;
-use rustix::event::{PollFd, PollFlags, poll};
 
 /// `KERNEL CPUS MEMORY-MIB WORDS…`: what to boot, and words for its command line.
 const INSIDE: &str = "MICROAGENT_TEST_BOOT";
@@ -39,40 +37,14 @@ fn boot(words: &str) {
     let mut words = words.split(' ');
     let mut next = || words.next().unwrap();
     let (kernel, cpus, memory_mib) = (next(), next(), next());
-    let config = VmConfig {
-        version: microagent_proto::VERSION,
-        name: "lab".into(),
-        engine: Engine::Kvm,
-        cpus: cpus.parse().unwrap(),
-        memory_mib: memory_mib.parse().unwrap(),
-        kernel: kernel.into(),
-        initramfs: "/initramfs.cpio".into(),
-        extra_cmdline: Some(words.collect::<Vec<_>>().join(" ")),
-        disks: Vec::new(),
-        run_dir: "/tmp".into(),
-        console_to_stderr: false,
-    };
-    let console = Console::new(false);
-    let devices = vec![Device {
+    let mut config = guest::config(cpus.parse().unwrap(), memory_mib.parse().unwrap());
+    config.kernel = kernel.into();
+    config.extra_cmdline = Some(words.collect::<Vec<_>>().join(" "));
+    let rng = Device {
         kind: DeviceKind::Rng,
         device: Box::new(Rng::new()),
-    }];
-    let launch = Launch {
-        config: &config,
-        devices,
-        console: console.clone(),
     };
-    let mut vm: Box<dyn RunningVm> = kvm::start(launch, |_| {}).unwrap();
-    let ended = vm.ended_fd();
-    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).unwrap();
-    let end = vm.end().unwrap();
-    drop(vm);
-    for line in console.tail(usize::MAX).lines() {
-        if let Some(at) = line.find("GUEST ").or(line.find("Kernel panic")) {
-            println!("{}", line[at..].trim_end());
-        }
-    }
-    println!("END {end:?}");
+    Vm::start(&config, vec![rng]).finish(50, &["GUEST ", "Kernel panic"]);
 }
 
 /// The ELF kernel inside a bzImage, as the kernel's own `extract-vmlinux` gets it.
@@ -110,6 +82,8 @@ fn without_pvh(mut vmlinux: Vec<u8>, to: &Path) {
 fn debians_kernel_boots_and_ends_on_real_kvm() {
     if let Ok(words) = std::env::var(INSIDE) {
         if words == "probe" {
+            // With one processor, libtest's line of this test has not ended yet.
+            println!();
             println!("END {}", matches!(probe::kvm(), KvmProbe::Usable { .. }));
         } else {
             boot(&words);
@@ -126,27 +100,20 @@ fn debians_kernel_boots_and_ends_on_real_kvm() {
 
     let machine = Machine {
         memory_mib: 6144,
-        cpus: 2,
+        cpus: 1,
         ..Machine::default()
     };
-    let mut lab = or_skip!(Lab::with_machine(machine));
-    lab.program(std::env::current_exe().unwrap(), "/bin/kvm-linux")
-        .unwrap();
-    for (file, name) in [
-        (&guest.kernel, "/bzImage"),
-        (&vmlinux, "/vmlinux"),
-        (&no_pvh, "/no-pvh"),
-        (&guest.initramfs, "/initramfs.cpio"),
-    ] {
+    let mut lab = or_skip!(guest.lab(machine));
+    for (file, name) in [(&vmlinux, "/vmlinux"), (&no_pvh, "/no-pvh")] {
         lab.file(file, name).unwrap();
     }
     let test = "debians_kernel_boots_and_ends_on_real_kvm";
     let mut step = |words: &str| {
-        let script = format!("{INSIDE}='{words}' kvm-linux --exact {test} --nocapture");
+        let script = format!("{INSIDE}='{words}' {PROGRAM} --exact {test} --nocapture");
         lab.step(words, &script, 60);
     };
     let vms = [
-        ("/bzImage 1 256 a=b", 1, "PowerOff"),
+        ("/vmlinuz 1 256 a=b", 1, "PowerOff"),
         ("/vmlinux 2 256 a=b", 2, "PowerOff"),
         ("/no-pvh 1 256 a=b", 1, "PowerOff"),
         // RAM on both sides of the MMIO hole.
@@ -158,14 +125,12 @@ fn debians_kernel_boots_and_ends_on_real_kvm() {
     vms.iter().for_each(|(words, ..)| step(words));
     let report = lab.boot().unwrap();
     let said = |name: &str| -> Vec<String> {
-        let step = report.step(name);
-        let text = step.text();
-        assert_eq!(step.code, 0, "{name}: {text}{}", step.errors());
         let told = |line: &&str| {
             ["GUEST ", "Kernel panic", "END "]
                 .iter()
                 .any(|p| line.starts_with(p))
         };
+        let text = guest::text_of(report.step(name));
         text.lines().filter(told).map(str::to_owned).collect()
     };
     assert_eq!(said("probe"), ["END true"]);

@@ -7,6 +7,7 @@ mod guest;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -17,8 +18,8 @@ use std::time::{Duration, Instant};
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, StopReason, VmConfig};
 use microagent_tests::{skip, tool};
 use microagent_vmm::console::Console;
-use microagent_vmm::engine::{BootStep, Device, DeviceKind, EngineError, Launch, RunningVm, qemu};
-use microagent_vmm::virtio::block;
+use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, StepName, qemu};
+use microagent_vmm::virtio::block::{self, Block, Overlay};
 use microagent_vmm::virtio::rng::Rng;
 use microagent_vmm::virtio::vsock::{Services, Vsock, VsockHandle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -92,14 +93,21 @@ fn start(
     config: &VmConfig,
     services: Services,
 ) -> Result<(Box<dyn RunningVm>, VsockHandle, Console), EngineError> {
-    let mut devices = Vec::new();
-    for (index, disk) in config.disks.iter().enumerate() {
-        let device = Box::new(block::open(disk, &format!("disk{index}")).unwrap());
-        devices.push(Device {
-            kind: DeviceKind::Block,
-            device,
-        });
-    }
+    let disks = config.disks.iter().zip(0..);
+    let disks = disks.map(|(disk, index)| block::open(disk, &format!("disk{index}")).unwrap());
+    start_with(config, disks.collect(), services)
+}
+
+fn start_with(
+    config: &VmConfig,
+    disks: Vec<Block>,
+    services: Services,
+) -> Result<(Box<dyn RunningVm>, VsockHandle, Console), EngineError> {
+    let disks = disks.into_iter().map(|disk| Device {
+        kind: DeviceKind::Block,
+        device: Box::new(disk),
+    });
+    let mut devices: Vec<Device> = disks.collect();
     let (device, vsock) = Vsock::new(GUEST_CID, services).unwrap();
     devices.push(Device {
         kind: DeviceKind::Vsock,
@@ -119,7 +127,7 @@ fn start(
     let running = qemu::start(launch, |step| steps.push(step))?;
     assert_eq!(
         steps,
-        [BootStep::Created, BootStep::Loaded, BootStep::Running]
+        [StepName::Created, StepName::Loaded, StepName::Running]
     );
     Ok((running, vsock, console))
 }
@@ -166,6 +174,64 @@ fn sha256(bytes: &[u8]) -> String {
     fs::write(&file, bytes).unwrap();
     let line = tool::text("sha256sum", [file.as_os_str()]).unwrap();
     line.split_whitespace().next().unwrap().to_owned()
+}
+
+/// What the kernel discards is given back to the host, by images and by overlays.
+#[test]
+fn what_a_file_system_frees_the_host_gets_back() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = ext4(dir.path(), "base", &[]);
+    let len = fs::metadata(&base).unwrap().len();
+    let script = "
+        for disk in vda vdb; do
+            mount /dev/$disk /mnt
+            dd if=/dev/urandom of=/mnt/new bs=1M count=20 2>/dev/null; sync
+            rm /mnt/new; sync; TRIM /mnt && echo TRIMMED
+            umount /mnt
+        done
+        mount -t sysfs none /sys
+        cd /sys/block/vda; echo \"BLOCK $(cat queue/physical_block_size) $(cat queue/discard_granularity)\"
+    ";
+    let used = |file: &fs::File| file.metadata().unwrap().blocks() * 512;
+    for (trim, bound) in [("true", 20 << 20..u64::MAX), ("fstrim", 0..12 << 20)] {
+        let image = dir.path().join(format!("image.{trim}"));
+        fs::copy(&base, &image).unwrap();
+        let delta = tempfile::tempfile().unwrap();
+        let overlay = Overlay::new(
+            fs::File::open(&base).unwrap(),
+            len,
+            delta.try_clone().unwrap(),
+        );
+        let image_config = DiskConfig {
+            path: image.clone(),
+            mode: DiskMode::ReadWrite,
+        };
+        let disks = vec![
+            Block::new(Box::new(overlay.unwrap()), "overlay"),
+            block::open(&image_config, "image").unwrap(),
+        ];
+        let run_dir = tempfile::tempdir().unwrap();
+        let guest = guest::guest(
+            run_dir.path(),
+            &script.replace("TRIM ", &format!("{trim} ")),
+        );
+        let config = config(run_dir.path(), &guest.kernel, &guest.initramfs, vec![]);
+        let (mut running, _, console) = start_with(&config, disks, Services::new()).unwrap();
+        assert_eq!(wait(&mut *running).unwrap(), StopReason::PowerOff);
+        let output = console.tail(usize::MAX);
+        assert_eq!(output.matches("TRIMMED").count(), 2, "{output}");
+        assert!(output.contains("BLOCK 4096 4096"), "{output}");
+        let used = [used(&delta), used(&fs::File::open(&image).unwrap())];
+        println!("{trim}: {used:?} bytes");
+        assert!(
+            used.iter().all(|used| bound.contains(used)),
+            "{trim}: {used:?}"
+        );
+        tool::run("e2fsck", ["-fn".as_ref(), image.as_os_str()]).unwrap();
+    }
 }
 
 #[test]

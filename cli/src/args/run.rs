@@ -38,15 +38,9 @@ pub struct RunArgs {
     /// The same as --name
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
-    /// Resource profile: tiny, small, medium or large
-    #[arg(long, value_name = "PROFILE")]
-    pub profile: Option<String>,
-    /// Memory in MiB [default: 512]
-    #[arg(long, short = 'm', value_name = "MiB")]
-    pub memory: Option<String>,
-    /// Number of CPUs [default: the host's, at most 2]
-    #[arg(long, value_name = "COUNT")]
-    pub cpus: Option<String>,
+    /// What the VM is like
+    #[command(flatten)]
+    pub machine: MachineArgs,
     /// Size of the root disk in MiB [default: the content and 512 MiB]
     #[arg(long, value_name = "MiB")]
     pub size_mib: Option<String>,
@@ -59,9 +53,6 @@ pub struct RunArgs {
     /// Attach a disk made from a tar; with rw what is written is gone afterwards. Repeatable
     #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
     pub bundle: Vec<String>,
-    /// Kernel to boot instead of the default one
-    #[arg(long, value_name = "PATH")]
-    pub kernel: Option<PathBuf>,
     /// Keep the workspace and its disk after the command has ended
     #[arg(long)]
     pub keep: bool,
@@ -86,6 +77,23 @@ pub struct RunArgs {
     /// The image, unless --image names it; then a command and its arguments
     #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
+}
+
+/// What a VM is like that boots an image. Numbers are texts here too.
+#[derive(Debug, Default, Clone, Args)]
+pub struct MachineArgs {
+    /// Resource profile: tiny, small, medium or large
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
+    /// Memory in MiB [default: 512]
+    #[arg(long, short = 'm', value_name = "MiB")]
+    pub memory: Option<String>,
+    /// Number of CPUs [default: the host's, at most 2]
+    #[arg(long, value_name = "COUNT")]
+    pub cpus: Option<String>,
+    /// Kernel to boot instead of the default one
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
 }
 
 impl RunArgs {

@@ -23,6 +23,7 @@ use crate::run::document::{
     ImageDocument, KernelDocument, ResultDocument, RunDocument, nodes, time,
 };
 use crate::run::phases::{Phases, millis, timed};
+use crate::run::timeline::{Mark, Timeline};
 use crate::run::vm::{self, End, Ended, Task};
 use crate::run::workspace::Workspace;
 use crate::run_dir::RunDir;
@@ -35,15 +36,14 @@ const READER_GONE: u8 = SIGNALLED + 13;
 /// Runs one command in a fresh VM. The answer is the exit code.
 pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
     let begun = Instant::now();
+    let mut timeline = Timeline::default();
+    timeline.pass(Mark::Cli);
     let request = RunRequest::check(args, host_cpus())?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => generated_name()?,
     };
-    let choice = engine::choose(settings)?;
-    if let Some(why) = &choice.fallback {
-        settings.output.notice(&format!("using engine qemu: {why}"));
-    }
+    let choice = engine::announce(settings)?;
     disks::inspect(&request.disks, choice.engine)?;
     let agent = install::find(install::AGENT)?;
     let supervisor = match &request.supervisor {
@@ -56,7 +56,10 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     ending.remember(run_dir.path());
     let mut phases = Phases::default();
     let loud = settings.output.verbose > 1;
-    let supervisor = timed(&mut phases.spawn, || Supervisor::spawn(&supervisor, loud))?;
+    let supervisor = timed(&mut phases.spawn, || {
+        Supervisor::spawn(&supervisor, choice.engine, loud)
+    })?;
+    timeline.pass(Mark::Spawned);
     let artifacts = artifacts::prepare(
         &pipeline,
         &request,
@@ -65,6 +68,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         &mut phases,
         ending,
     )?;
+    timeline.pass(Mark::LookedUp);
     let workspace = if request.keep {
         let path = settings.workspace_dir(&name);
         Some(Workspace::create(path, &artifacts.rootfs.path, ending)?)
@@ -90,7 +94,15 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         console_to_stderr: loud,
     };
     let task = task(&request, &artifacts, &name, config, &attached);
-    let mut ended = vm::run(&supervisor, task, settings.output, &mut phases, ending);
+    let mut ended = vm::run(
+        &supervisor,
+        task,
+        settings.output,
+        &mut phases,
+        &mut timeline,
+        ending,
+    );
+    timeline.pass(Mark::Exited);
 
     let exited = matches!(ended.end, End::Exited(_));
     let halted = timed(&mut phases.teardown, || {
@@ -117,6 +129,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         artifacts: &artifacts,
         disks: &attached,
         phases,
+        timeline,
         halted: halted && workspace.is_some(),
     };
     let document = run.document(&mut ended);
@@ -160,6 +173,7 @@ struct Run<'a> {
     artifacts: &'a Artifacts,
     disks: &'a [Attached],
     phases: Phases,
+    timeline: Timeline,
     halted: bool,
 }
 
@@ -182,6 +196,7 @@ impl Run<'_> {
             disks: self.disks.iter().map(Attached::document).collect(),
             nodes: nodes(self.pipeline),
             phases: self.phases,
+            timeline: self.timeline,
             result: ResultDocument {
                 started: ended.started_at.is_some(),
                 started_at: ended.started_at.map(time),
@@ -280,6 +295,6 @@ fn generated_name() -> Result<String, Failure> {
     Ok(format!("run-{:08x}", u32::from_ne_bytes(random)))
 }
 
-fn host_cpus() -> u32 {
+pub fn host_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
 }

@@ -1,8 +1,7 @@
 //! What a VM boots: image, root file system, disks from bundles, kernel, initramfs.
 //!
 //! What fails fast is asked first: the kernel that was named, the bundles, the reference, what to
-//! run. A default
-//! kernel that is missing is installed by a thread of its own beside the image.
+//! run. A default kernel that is missing is installed by a thread of its own beside the image.
 
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -107,6 +106,19 @@ fn prepare_image(
     Ok((image, argv, rootfs))
 }
 
+/// The kernel that was named, or else the default one; `None` when there is none yet.
+pub fn known_kernel(
+    pipeline: &Pipeline,
+    named: Option<&Path>,
+) -> Result<Option<Kernel>, microagent_pipeline::Error> {
+    match named {
+        Some(path) => pipeline
+            .kernel(&KernelSource::Path(path.to_owned()))
+            .map(Some),
+        None => pipeline.default_kernel(),
+    }
+}
+
 enum KernelInSight {
     Here(Kernel),
     /// The kernel, and how many milliseconds it took.
@@ -119,12 +131,7 @@ fn find_kernel(
     output: Output,
     phases: &mut Phases,
 ) -> Result<KernelInSight, Failure> {
-    let found = timed(&mut phases.kernel, || match named {
-        Some(path) => pipeline
-            .kernel(&KernelSource::Path(path.to_owned()))
-            .map(Some),
-        None => pipeline.default_kernel(),
-    })?;
+    let found = timed(&mut phases.kernel, || known_kernel(pipeline, named))?;
     if let Some(kernel) = found {
         return Ok(KernelInSight::Here(kernel));
     }

@@ -8,6 +8,7 @@ use microagent_pipeline::{Image, Kernel, Pipeline};
 use serde::Serialize;
 
 use super::phases::Phases;
+use super::timeline::Timeline;
 use crate::resources::Resources;
 
 /// `run --json`, and `run.json` of a kept workspace.
@@ -32,6 +33,8 @@ pub struct RunDocument {
     pub nodes: Vec<NodeDocument>,
     /// Where the time went.
     pub phases: Phases,
+    /// When each point was passed.
+    pub timeline: Timeline,
     /// What the command did.
     pub result: ResultDocument,
     /// Declared outputs; there are none yet.

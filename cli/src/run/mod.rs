@@ -18,5 +18,6 @@ pub mod disks;
 pub mod document;
 pub mod phases;
 pub mod sink;
+pub mod timeline;
 pub mod vm;
 pub mod workspace;

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use super::timeline::{Mark, Timeline, monotonic_micros};
 use crate::output::Output;
 use crate::session::Sink;
 
@@ -22,6 +23,8 @@ pub struct CommandSink {
     target: Target,
     /// When the command was started.
     pub started_at: Option<SystemTime>,
+    started_micros: Option<u64>,
+    output_micros: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -59,7 +62,25 @@ impl CommandSink {
         Ok(CommandSink {
             target,
             started_at: None,
+            started_micros: None,
+            output_micros: None,
         })
+    }
+
+    /// Notes when the command was started and when its first output came.
+    pub fn tell(&self, timeline: &mut Timeline) {
+        for (mark, micros) in [
+            (Mark::Exec, self.started_micros),
+            (Mark::Output, self.output_micros),
+        ] {
+            if let Some(micros) = micros {
+                timeline.note(mark, micros);
+            }
+        }
+    }
+
+    fn note_output(&mut self) {
+        self.output_micros.get_or_insert_with(monotonic_micros);
     }
 
     /// What was captured.
@@ -73,6 +94,7 @@ impl CommandSink {
 
 impl Sink for CommandSink {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.note_output();
         match &mut self.target {
             Target::Through { stdout, .. } => write_through(stdout, bytes),
             Target::Captured(captured) => {
@@ -83,6 +105,7 @@ impl Sink for CommandSink {
     }
 
     fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.note_output();
         match &mut self.target {
             Target::Through { stderr, .. } => {
                 // A standard error that nobody reads does not stop a command.
@@ -98,6 +121,7 @@ impl Sink for CommandSink {
 
     fn started(&mut self) {
         self.started_at = Some(SystemTime::now());
+        self.started_micros = Some(monotonic_micros());
     }
 }
 

@@ -13,11 +13,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
+use super::timeline::{Mark, Timeline};
 use crate::ending::Ending;
 use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::output::{Output, cannot_print};
 use crate::session::{self, SessionError};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, SupervisorError};
 
 /// How long a guest may take from its first instruction to the agent's report. A kernel that
 /// boots on an emulated CPU of a busy host takes a few seconds; one that has hung never comes.
@@ -77,6 +78,7 @@ pub fn run(
     task: Task,
     output: Output,
     phases: &mut Phases,
+    timeline: &mut Timeline,
     ending: &Ending,
 ) -> Ended {
     let deadline = Deadline::start(task.timeout, supervisor.killer(), ending.clone());
@@ -84,7 +86,8 @@ pub fn run(
         Ok(sink) => sink,
         Err(error) => return Ended::failed(cannot_print(&error)),
     };
-    let outcome = run_steps(supervisor, task, output, phases, &mut sink);
+    let outcome = run_steps(supervisor, task, output, phases, timeline, &mut sink);
+    sink.tell(timeline);
     let end = match (outcome, deadline.fired()) {
         (Ok(exited), _) => End::Exited(exited),
         (Err(_), Some(timed_out)) => End::Failed(timed_out),
@@ -127,15 +130,19 @@ fn run_steps(
     task: Task,
     output: Output,
     phases: &mut Phases,
+    timeline: &mut Timeline,
     sink: &mut CommandSink,
 ) -> Result<Exited, Stop> {
     timed(&mut phases.boot, || {
         supervisor.start(task.config)?;
-        supervisor.wait_until_ready(BOOT_PATIENCE)
+        let ready = supervisor.wait_until_ready(BOOT_PATIENCE)?;
+        timeline.note_boot(&ready);
+        Ok::<_, SupervisorError>(())
     })?;
     timed(&mut phases.configure, || {
         configure(supervisor, &task.hostname, task.disks)
     })?;
+    timeline.pass(Mark::Root);
     if !task.setup.is_empty() {
         timed(&mut phases.setup, || set_up(supervisor, task.setup, output))?;
     }

@@ -65,6 +65,7 @@ pub enum BootError {
 
 /// Boots, reports and serves for ever.
 pub fn run() -> Result<Infallible, BootError> {
+    let started = uptime_micros();
     mount_early("/dev", "devtmpfs")?;
     mount_early("/proc", "proc")?;
     mount_early("/sys", "sysfs")?;
@@ -85,6 +86,7 @@ pub fn run() -> Result<Infallible, BootError> {
         &mut host,
         &Ready {
             version: microagent_proto::VERSION,
+            started_micros: started,
             uptime_micros: uptime_micros(),
         },
     )?;

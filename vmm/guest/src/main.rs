@@ -38,6 +38,8 @@ mod vsock;
 
 use std::process::ExitCode;
 
+use microagent_proto::agent::RESET_AT_ONCE;
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if let [_, mode, root] = arguments.as_slice()
@@ -48,6 +50,9 @@ fn main() -> ExitCode {
     if std::process::id() != 1 {
         power::say("microagent-guest is the first process of a microVM; it cannot be run by hand");
         return ExitCode::from(2);
+    }
+    if arguments.get(1).is_some_and(|mode| mode == RESET_AT_ONCE) {
+        power::reset();
     }
     power::off_on_panic();
     match boot::run() {

@@ -94,6 +94,12 @@ pub fn off() -> ! {
     }
 }
 
+/// Resets now, as any monitor understands it.
+pub fn reset() -> ! {
+    let _ = reboot(RebootCommand::Restart);
+    off()
+}
+
 /// Signals every process but this one. Only PID 1 may: for others it would be the whole session.
 fn signal_all(signal: Signal) {
     if rustix::process::getpid() == Pid::INIT {

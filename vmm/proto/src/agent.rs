@@ -23,13 +23,20 @@ pub const READY_PORT: u32 = 1025;
 /// The guest's vsock context id. One VM per process and no kernel module: it need not be unique.
 pub const GUEST_CID: u32 = 3;
 
+/// The argument with which the agent resets the VM instead of doing anything else. Words after
+/// `--` on a kernel's command line are arguments of its first process. For measurements.
+pub const RESET_AT_ONCE: &str = "reset-at-once";
+
 /// The agent is up and accepts sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ready {
     /// [`crate::VERSION`] of the agent.
     pub version: u32,
-    /// Time since the guest kernel started (its `CLOCK_BOOTTIME`), in microseconds.
+    /// When the agent's program began, in microseconds since the guest kernel started (its
+    /// `CLOCK_BOOTTIME`).
+    pub started_micros: u64,
+    /// When this message was sent, by the same clock.
     pub uptime_micros: u64,
 }
 

@@ -2,6 +2,8 @@
 //!
 //! The socket is a `SOCK_SEQPACKET` pair; the supervisor has its end as standard input. One packet
 //! is one JSON message of at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`].
+//! The supervisor's argument, if there is one, is the name of the engine that the start will ask for
+//! ([`Engine::name`]), so that it can prepare for it while the caller finds out what to boot.
 //! When the socket closes, the VM is killed: a supervisor never outlives who started it.
 
 use std::path::PathBuf;
@@ -31,25 +33,23 @@ pub enum ToSupervisor {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum FromSupervisor {
-    /// A step of the boot is done.
-    Phase {
-        /// Which one: `vm` (created), `loaded` (kernel and initramfs in memory), `running`
-        /// (the first vCPU entered the guest).
-        name: String,
-        /// When, in microseconds of `CLOCK_MONOTONIC`, which both processes share.
-        monotonic_micros: u64,
-    },
     /// The guest agent is up.
     Ready {
         /// When, in microseconds of `CLOCK_MONOTONIC`.
         monotonic_micros: u64,
-        /// The guest's own time since its kernel started, in microseconds.
+        /// The guest's own time since its kernel started when the agent reported, in microseconds.
         uptime_micros: u64,
+        /// The same when the agent's program began.
+        started_micros: u64,
+        /// The steps that led there.
+        steps: Vec<Step>,
     },
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. Last message.
     Stopped {
         /// How.
         reason: StopReason,
+        /// The steps of its boot.
+        steps: Vec<Step>,
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
         console: String,
     },
@@ -62,6 +62,35 @@ pub enum FromSupervisor {
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
         console: String,
     },
+}
+
+/// When the supervisor was done with a step of a boot. Steps are noted as they are passed and told
+/// together, so that being told does not cost what it measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Step {
+    /// Which.
+    pub name: StepName,
+    /// When, in microseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+    pub monotonic_micros: u64,
+}
+
+/// The steps of a boot, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StepName {
+    /// The supervisor's program began.
+    Supervisor,
+    /// An empty VM was created, while it was not known yet what to boot. Engine `kvm` only.
+    Prepared,
+    /// The supervisor knows what to boot.
+    Told,
+    /// Kernel and initramfs are in guest memory.
+    Loaded,
+    /// The VM, its vCPUs and its devices exist.
+    Created,
+    /// The first vCPU is about to enter the guest.
+    Running,
 }
 
 /// How much of the guest's console a last message carries, in bytes.
@@ -127,6 +156,13 @@ impl Engine {
             Engine::Kvm => "kvm",
             Engine::Qemu => "qemu",
         }
+    }
+
+    /// The engine with this name.
+    pub fn from_name(name: &str) -> Option<Engine> {
+        [Engine::Kvm, Engine::Qemu]
+            .into_iter()
+            .find(|engine| engine.name() == name)
     }
 }
 

@@ -20,4 +20,4 @@ pub mod control;
 pub mod frame;
 
 /// The version of all messages in this crate. It rises with every incompatible change.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;

@@ -8,7 +8,7 @@ use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{BzImage, Elf, Error as LoaderError, KernelLoader};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::{BootError, Entry, layout, open};
+use super::{BootError, Entry, layout, open, segments};
 
 /// `xloadflags` bit 0: the kernel has the 64-bit entry at 0x200 (boot.rst).
 const XLF_KERNEL_64: u16 = 1 << 0;
@@ -45,15 +45,7 @@ pub(super) fn load(
             memory_mib,
         });
     }
-    let mut magic = [0; 4];
-    let read = file
-        .read(&mut magic)
-        .and_then(|read| file.rewind().map(|()| read));
-    let read = read.map_err(|source| BootError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let is_elf = read == 4 && &magic == b"\x7fELF";
+    let is_elf = is_elf(&mut file, path)?;
     let highest = Some(GuestAddress(layout::HIGH_RAM));
     let result = if is_elf {
         require_x86_64(&mut file, path)?;
@@ -104,6 +96,29 @@ pub(super) fn load(
             setup_header: None,
         })
     }
+}
+
+/// The huge pages that an ELF kernel uses hardly anything of; none of any other.
+pub(super) fn barely_used(path: &Path) -> Result<Vec<u64>, BootError> {
+    let (mut file, _) = open(path)?;
+    if !is_elf(&mut file, path)? {
+        return Ok(Vec::new());
+    }
+    require_x86_64(&mut file, path)?;
+    segments::barely_used(&mut file).map_err(read_error(path))
+}
+
+fn is_elf(file: &mut (impl Read + Seek), path: &Path) -> Result<bool, BootError> {
+    let mut magic = [0; 4];
+    let read = file
+        .read(&mut magic)
+        .and_then(|read| file.rewind().map(|()| read));
+    Ok(read.map_err(read_error(path))? == 4 && &magic == b"\x7fELF")
+}
+
+fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
+    let path = path.to_owned();
+    move |source| BootError::Read { path, source }
 }
 
 /// `e_machine` must be x86-64 and the file an executable: any other ELF would be loaded somewhere

@@ -20,9 +20,11 @@ mod error;
 mod kernel;
 pub mod layout;
 mod parameters;
+mod segments;
 
 pub use command_line::CommandLine;
 pub use error::BootError;
+pub use segments::HUGE_PAGE;
 
 /// Where and how the first vCPU begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,15 @@ impl Boot<'_> {
             Entry::Long { .. } => parameters::write_linux(memory, &facts, kernel.setup_header)?,
         }
         Ok(kernel.entry)
+    }
+
+    /// The huge pages ([`HUGE_PAGE`] bytes), by their guest-physical addresses, that lie within the
+    /// kernel and of which it uses hardly anything: worth to be backed by small pages.
+    ///
+    /// # Errors
+    /// [`BootError`]: a kernel that cannot be read or is none.
+    pub fn barely_used(&self) -> Result<Vec<u64>, BootError> {
+        kernel::barely_used(self.kernel)
     }
 
     fn memory_mib(&self) -> u64 {

@@ -12,6 +12,8 @@ use std::os::fd::BorrowedFd;
 
 use microagent_proto::control::{Engine, StopReason, VmConfig};
 
+pub use microagent_proto::control::StepName;
+
 use crate::console::Console;
 use crate::virtio::VirtioDevice;
 
@@ -59,6 +61,8 @@ pub enum DeviceKind {
     Vsock,
     /// The entropy source.
     Rng,
+    /// A network interface.
+    Net,
 }
 
 /// A VM that an engine started. Dropping it ends the VM and waits for its threads and processes.
@@ -74,28 +78,6 @@ pub trait RunningVm: Send + Debug {
 
     /// Ends the VM now; [`ended_fd`](Self::ended_fd) follows. Does not wait.
     fn kill(&mut self);
-}
-
-/// Steps of a boot that an engine reports as it passes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BootStep {
-    /// The VM and its vCPUs exist.
-    Created,
-    /// Kernel and initramfs are in guest memory.
-    Loaded,
-    /// The first vCPU is about to enter the guest.
-    Running,
-}
-
-impl BootStep {
-    /// The name used in [`FromSupervisor::Phase`](microagent_proto::control::FromSupervisor).
-    pub fn name(self) -> &'static str {
-        match self {
-            BootStep::Created => "vm",
-            BootStep::Loaded => "loaded",
-            BootStep::Running => "running",
-        }
-    }
 }
 
 /// Why an engine could not start or keep running a VM.

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::layout;
 use crate::engine::EngineError;
-use crate::engine::kvm::{create_vm, kvm_error, long_mode, map_ram, open};
+use crate::engine::kvm::{create_vm, give_ram, kvm_error, long_mode, map_ram, open};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +105,8 @@ pub fn kvm() -> KvmProbe {
 fn run() -> Result<Option<String>, EngineError> {
     let kvm = open()?;
     let vm = create_vm(&kvm)?;
-    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
-        .map_err(kvm_error("placing its identity map"))?;
-    vm.set_tss_address(layout::KVM_TSS as usize)
-        .map_err(kvm_error("placing its TSS"))?;
-    let memory = map_ram(&vm, MEMORY)?;
+    let memory = map_ram(MEMORY)?;
+    give_ram(&vm, &memory)?;
     let mut code = Vec::new();
     for (number, (_, instruction)) in INSTRUCTIONS.iter().enumerate() {
         code.extend_from_slice(instruction);

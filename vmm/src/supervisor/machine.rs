@@ -1,12 +1,12 @@
 //! A VM put together: devices from the configuration, host services, an engine.
 
 use microagent_proto::agent::{GUEST_CID, READY_PORT};
-use microagent_proto::control::{Engine, FromSupervisor, VmConfig, disk_serial};
-use rustix::time::{ClockId, clock_gettime};
+use microagent_proto::control::{Engine, VmConfig, disk_serial};
 
-use super::{Control, ControlError, Failure, ready};
+use super::steps::Steps;
+use super::{Control, Failure, ready};
 use crate::console::Console;
-use crate::engine::{BootStep, Device, DeviceKind, Launch, RunningVm, kvm, qemu};
+use crate::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, kvm, qemu};
 use crate::virtio::block::{self, BlockError};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Services, Vsock, VsockHandle};
@@ -37,11 +37,13 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Starts the VM that `config` describes, reporting each step on `control`.
+    /// Starts the VM that `config` describes, noting each step.
     pub(super) fn start(
         control: &Control,
         config: &VmConfig,
         console: &Console,
+        prepared: Option<Result<kvm::Prepared, EngineError>>,
+        steps: &Steps,
     ) -> Result<Machine, Failure> {
         let mut devices = Vec::new();
         for (index, disk) in config.disks.iter().enumerate() {
@@ -51,7 +53,10 @@ impl Machine {
                 device: Box::new(device),
             });
         }
-        let services = Services::new().with(READY_PORT, ready::service(control.try_clone()?));
+        let services = Services::new().with(
+            READY_PORT,
+            ready::service(control.try_clone()?, steps.clone()),
+        );
         let (device, vsock) = Vsock::new(GUEST_CID, services).map_err(MachineError::Vsock)?;
         devices.push(Device {
             kind: DeviceKind::Vsock,
@@ -66,27 +71,14 @@ impl Machine {
             devices,
             console: console.clone(),
         };
-        let mut told: Result<(), ControlError> = Ok(());
-        let step = |step: BootStep| {
-            let message = FromSupervisor::Phase {
-                name: step.name().into(),
-                monotonic_micros: monotonic_micros(),
-            };
-            if told.is_ok() {
-                told = control.send(&message);
-            }
-        };
+        let step = |name| steps.note(name);
         let vm = match config.engine {
-            Engine::Kvm => kvm::start(launch, step)?,
+            Engine::Kvm => {
+                let prepared = prepared.unwrap_or_else(|| super::prepare(steps))?;
+                kvm::start(prepared, launch, step)?
+            }
             Engine::Qemu => qemu::start(launch, step)?,
         };
         Ok(Machine { vm, vsock })
     }
-}
-
-/// Now, in microseconds of `CLOCK_MONOTONIC`.
-pub(super) fn monotonic_micros() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    // The clock counts up from the host's boot and never is negative.
-    now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
 }

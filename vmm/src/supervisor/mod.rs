@@ -14,29 +14,42 @@
 mod control;
 mod machine;
 mod ready;
+mod steps;
 
 use microagent_proto::VERSION;
-use microagent_proto::control::{CONSOLE_TAIL, FromSupervisor, ToSupervisor, VmConfig};
+use microagent_proto::control::{
+    CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor, VmConfig,
+};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::control::{Control, ControlError};
 use self::machine::{Machine, MachineError};
+use self::steps::Steps;
+pub use self::steps::monotonic_micros;
 use crate::console::Console;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, kvm};
 
 /// Runs the VM that the first message on `control` describes, until it ends; the last message
-/// says how. `false` when it was not the VM that ended it but a failure.
+/// says how. `false` when it was not the VM that ended it but a failure. With `expected`, prepares
+/// for that engine before it waits for the message.
 ///
 /// # Errors
 /// Only when the control socket itself cannot be used, so that nobody can be told anything.
-pub fn run(control: &Control) -> Result<bool, ControlError> {
+pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlError> {
+    let steps = Steps::default();
+    steps.note(StepName::Supervisor);
+    let prepared = (expected == Some(Engine::Kvm)).then(|| prepare(&steps));
     let config = match control.receive()? {
         Some((ToSupervisor::Start(config), None)) => config,
         Some(_) => return Err(ControlError::NotStart),
         None => return Ok(true),
     };
+    steps.note(StepName::Told);
     let console = Console::new(config.console_to_stderr);
-    let last = match supervise(control, &config, &console) {
+    let mut machine = None;
+    let outcome = start(control, &config, &console, prepared, &steps)
+        .and_then(|started| watch(control, &console, machine.insert(started), &steps));
+    let last = match outcome {
         Ok(Some(message)) => message,
         Ok(None) => return Ok(true),
         Err(failure) => failure.into_message(&console),
@@ -44,7 +57,15 @@ pub fn run(control: &Control) -> Result<bool, ControlError> {
     let ended_well = matches!(last, FromSupervisor::Stopped { .. });
     // Whoever started us may be gone by now; then nobody needs to be told.
     let _ = control.send(&last);
+    // Only now: taking a VM down costs milliseconds, which nobody needs to wait for.
+    drop(machine);
     Ok(ended_well)
+}
+
+/// Begins to create a VM.
+fn prepare(steps: &Steps) -> Result<kvm::Prepared, EngineError> {
+    let steps = steps.clone();
+    kvm::Prepared::begin(move || steps.note(StepName::Prepared))
 }
 
 /// Why a VM could not be run.
@@ -92,16 +113,26 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The last message to send, or none when there is nobody left to send it to.
-fn supervise(
+fn start(
     control: &Control,
     config: &VmConfig,
     console: &Console,
-) -> Result<Option<FromSupervisor>, Failure> {
+    prepared: Option<Result<kvm::Prepared, EngineError>>,
+    steps: &Steps,
+) -> Result<Machine, Failure> {
     if config.version != VERSION {
         return Err(Failure::Version(config.version));
     }
-    let mut machine = Machine::start(control, config, console)?;
+    Machine::start(control, config, console, prepared, steps)
+}
+
+/// The last message to send, or none when there is nobody left to send it to.
+fn watch(
+    control: &Control,
+    console: &Console,
+    machine: &mut Machine,
+    steps: &Steps,
+) -> Result<Option<FromSupervisor>, Failure> {
     loop {
         let (message, ended) = {
             let socket = control.as_fd();
@@ -119,6 +150,7 @@ fn supervise(
         if ended && let Some(outcome) = machine.vm.end() {
             return Ok(Some(FromSupervisor::Stopped {
                 reason: outcome?,
+                steps: steps.all(),
                 console: console.tail(CONSOLE_TAIL),
             }));
         }

@@ -10,11 +10,12 @@ use microagent_proto::control::FromSupervisor;
 use microagent_proto::frame::read_message;
 
 use super::Control;
+use super::steps::{Steps, monotonic_micros};
 
 /// What is done with a guest's stream to [`microagent_proto::agent::READY_PORT`]: the first one is
 /// read, on a thread of its own because a guest may send half a message and wait; its message goes
 /// on to whoever started the VM. Further ones are closed: a guest is ready once.
-pub(super) fn service(control: Control) -> impl Fn(UnixStream) + Send + 'static {
+pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + Send + 'static {
     let heard = AtomicBool::new(false);
     move |stream| {
         if heard.swap(true, Ordering::SeqCst) {
@@ -23,24 +24,28 @@ pub(super) fn service(control: Control) -> impl Fn(UnixStream) + Send + 'static 
         let Ok(control) = control.try_clone() else {
             return;
         };
+        let steps = steps.clone();
         let spawned = thread::Builder::new()
             .name("ready".into())
             .stack_size(128 << 10)
-            .spawn(move || forward(stream, &control));
+            .spawn(move || forward(stream, &control, &steps));
         if let Err(error) = spawned {
             tracing::error!(%error, "the agent's report cannot be read");
         }
     }
 }
 
-fn forward(mut stream: UnixStream, control: &Control) {
+fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
     let message = match read_message::<Ready>(&mut stream, "the agent's report") {
         Ok(Ready {
             version: VERSION,
+            started_micros,
             uptime_micros,
         }) => FromSupervisor::Ready {
-            monotonic_micros: super::machine::monotonic_micros(),
+            monotonic_micros: monotonic_micros(),
             uptime_micros,
+            started_micros,
+            steps: steps.all(),
         },
         Ok(Ready { version, .. }) => {
             tracing::error!(version, "the guest agent speaks another protocol version");

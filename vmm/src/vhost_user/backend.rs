@@ -7,23 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringMutex, VringState, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC, VRING_AVAIL_F_NO_INTERRUPT,
-};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{
-    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard,
-    GuestMemoryMmap,
-};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::virtio::{DeviceError, DeviceIo, VirtioDevice};
+use crate::virtio::{DeviceError, DeviceIo, VirtioDevice, interrupts};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features to ask for.
-const PROTOCOL_FEATURES: u64 = 1 << 30;
+pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 
 /// What the transport adds to a device's own features.
 const RING_FEATURES: u64 =
@@ -46,12 +42,18 @@ pub struct Backend {
     /// The loop in which the device's own descriptor waits while it is active. Weak, for the loop
     /// owns the back end.
     events: OnceLock<Weak<Events>>,
+    /// Written when the device has more to do in queues that nobody kicks.
+    turn: EventFd,
 }
 
 struct State {
     device: Box<dyn VirtioDevice>,
     memory: Option<Memory>,
     phase: Phase,
+    /// The queues in which the device has more to do.
+    more: Vec<usize>,
+    /// The guest has been complained of. Once is enough: it can go on for as long as it likes.
+    complained: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,9 +68,12 @@ enum Phase {
 
 impl Backend {
     /// A back end for this device. `name` is for messages.
-    pub fn new(name: &str, device: Box<dyn VirtioDevice>) -> Backend {
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn new(name: &str, device: Box<dyn VirtioDevice>) -> io::Result<Backend> {
         let sizes = device.queue_sizes();
-        Backend {
+        Ok(Backend {
             name: name.to_owned(),
             queues: sizes.len(),
             features: device.features() | RING_FEATURES | PROTOCOL_FEATURES,
@@ -76,14 +81,21 @@ impl Backend {
                 device,
                 memory: None,
                 phase: Phase::Idle,
+                more: Vec::new(),
+                complained: false,
             }),
             events: OnceLock::new(),
-        }
+            turn: EventFd::new(EFD_NONBLOCK)?,
+        })
     }
 
     /// The loop to wait in. Once, before the connection begins.
-    pub fn watch_with(&self, events: Weak<Events>) {
-        let _ = self.events.set(events);
+    ///
+    /// # Errors
+    /// When the host does not let it wait for one more descriptor.
+    pub fn watch_with(&self, events: &Arc<Events>) -> io::Result<()> {
+        let _ = self.events.set(Arc::downgrade(events));
+        events.register_listener(self.turn.as_raw_fd(), EventSet::IN, self.turn_event())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -94,6 +106,11 @@ impl Backend {
     /// itself.
     fn own_event(&self) -> u64 {
         self.queues as u64 + 1
+    }
+
+    /// The event number of [`turn`](Self::turn).
+    fn turn_event(&self) -> u64 {
+        self.queues as u64 + 2
     }
 
     /// Begins or ends to wait for the device's own descriptor.
@@ -121,6 +138,12 @@ impl Backend {
         }
         if event == self.own_event() {
             state.device.backend_event(io)
+        } else if event == self.turn_event() {
+            // It fails only when somebody else has read it.
+            let _ = self.turn.read();
+            let queues = std::mem::take(&mut state.more);
+            let mut queues = queues.into_iter();
+            queues.try_for_each(|index| state.device.queue_event(index, io))
         } else {
             state.device.queue_event(event as usize, io)
         }
@@ -189,6 +212,7 @@ impl VhostUserBackend for Backend {
             let _ = self.watch(&*state.device, false);
             state.device.reset();
             state.phase = Phase::Idle;
+            state.more.clear();
         }
         Ok(())
     }
@@ -203,7 +227,7 @@ impl VhostUserBackend for Backend {
         let mut state = self.state();
         let event = u64::from(event);
         // An event of the device's own may still be on its way when it is stopped.
-        let late = state.phase == Phase::Idle && event == self.own_event();
+        let late = state.phase == Phase::Idle && event >= self.own_event();
         let Some(memory) = state.memory.as_ref().map(GuestAddressSpace::memory) else {
             return Ok(());
         };
@@ -213,10 +237,19 @@ impl VhostUserBackend for Backend {
         let mut rings = Rings {
             rings: vrings.iter().map(VringT::get_mut).collect(),
             memory,
+            more: Vec::new(),
         };
-        if let Err(error) = self.event(&mut state, event, &mut rings) {
+        let result = self.event(&mut state, event, &mut rings);
+        if !rings.more.is_empty() {
+            state.more.append(&mut rings.more);
+            // It fails only when its counter is at its maximum: then it is readable.
+            let _ = self.turn.write(1);
+        }
+        if let Err(error) = result {
             // vhost-user cannot say DEVICE_NEEDS_RESET: the device just stops.
-            tracing::warn!("{}: the guest broke the device: {error}", self.name);
+            if !std::mem::replace(&mut state.complained, true) {
+                tracing::warn!("{}: the guest broke the device: {error}", self.name);
+            }
             let _ = self.watch(&*state.device, false);
             state.phase = Phase::Broken;
         }
@@ -228,6 +261,8 @@ impl VhostUserBackend for Backend {
 struct Rings<'a> {
     rings: Vec<MutexGuard<'a, VringState<Memory>>>,
     memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
+    /// The queues in which the device has more to do.
+    more: Vec<usize>,
 }
 
 impl DeviceIo for Rings<'_> {
@@ -242,16 +277,17 @@ impl DeviceIo for Rings<'_> {
         let Some(ring) = self.rings.get_mut(index) else {
             return Ok(());
         };
-        let queue = ring.get_queue_mut();
-        let wanted = if queue.event_idx_enabled() {
-            queue.needs_notification(&*self.memory)?
-        } else {
-            let flags: u16 = self.memory.read_obj(GuestAddress(queue.avail_ring()))?;
-            u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0
-        };
+        let wanted = interrupts::wanted(ring.get_queue_mut(), &self.memory)?;
         if wanted {
             ring.signal_used_queue()?;
         }
         Ok(())
     }
+
+    fn again(&mut self, index: usize) {
+        self.more.push(index);
+    }
+
+    /// No device that is served here changes its configuration while it is driven.
+    fn config_changed(&mut self) {}
 }

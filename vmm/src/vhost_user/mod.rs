@@ -9,10 +9,12 @@
 //! driver resets the device.
 
 mod backend;
+mod relay;
 mod socket;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::virtio::VirtioDevice;
 use backend::Backend;
+use relay::Relay;
+pub use relay::path;
 
 /// Why a device cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +55,8 @@ pub enum VhostUserError {
 pub struct Server {
     name: String,
     daemon: VhostUserDaemon<Arc<Backend>>,
+    /// Ended first, so that the daemon sees its connection end.
+    relay: Option<Relay>,
 }
 
 /// Serves a device, whose name is for messages. Returns the front end's end of the connection.
@@ -68,11 +74,12 @@ pub fn serve(
         reason: reason.to_string(),
     };
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let backend = Arc::new(Backend::new(name, device));
+    let backend = Backend::new(name, device).map_err(|error| failed(&error))?;
+    let backend = Arc::new(backend);
     let mut daemon = VhostUserDaemon::new(name.to_owned(), backend.clone(), memory)
         .map_err(|error| failed(&error))?;
     if let Some(events) = daemon.get_epoll_handlers().first() {
-        backend.watch_with(Arc::downgrade(events));
+        backend.watch_with(events).map_err(|error| failed(&error))?;
     }
     let (listener, theirs) = socket::meet(dir).map_err(|source| VhostUserError::Connect {
         dir: dir.to_owned(),
@@ -85,13 +92,36 @@ pub fn serve(
         Server {
             name: name.to_owned(),
             daemon,
+            relay: None,
         },
         theirs,
     ))
 }
 
+/// Serves a device to QEMU's network front end, which connects to a path: the socket [`path`] of
+/// `name` and the directory that is returned, for its process to inherit. It is gone once it was
+/// connected to.
+///
+/// # Errors
+/// Those of [`serve`].
+pub fn serve_by_name(
+    name: &str,
+    device: Box<dyn VirtioDevice>,
+    dir: &Path,
+) -> Result<(Server, OwnedFd), VhostUserError> {
+    let (mut server, theirs) = serve(name, device, dir)?;
+    let begun = Relay::begin(name, dir, theirs);
+    let (relay, directory) = begun.map_err(|source| VhostUserError::Connect {
+        dir: dir.to_owned(),
+        source,
+    })?;
+    server.relay = Some(relay);
+    Ok((server, directory))
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
+        drop(self.relay.take());
         self.daemon.request_shutdown();
         if let Err(error) = self.daemon.wait() {
             // A front end that was killed leaves in the middle of a message.

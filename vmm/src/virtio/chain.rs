@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions};
 
-use super::{DeviceError, Segments};
+use super::{DeviceError, DeviceIo, Segments};
 
 /// A chain taken from the available ring. Its head must be returned with
 /// [`Queue::add_used`](virtio_queue::QueueT::add_used), whatever is wrong with it.
@@ -123,18 +123,46 @@ pub fn serve_queue<'m>(
     mem: &'m GuestMemoryMmap,
     mut serve: impl FnMut(Result<Buffers<'m>, MalformedChain>) -> u32,
 ) -> Result<Served, DeviceError> {
+    serve_queue_while(queue, mem, |buffers| Some(serve(buffers)))
+}
+
+/// As [`serve_queue`], for a device that cannot always go on: where `serve` returns `None` the
+/// chain stays in the queue, unserved. Driver notifications stay off then, for it is not the driver
+/// that is waited for.
+///
+/// # Errors
+/// When the ring is broken.
+pub fn serve_queue_while<'m>(
+    queue: &mut Queue,
+    mem: &'m GuestMemoryMmap,
+    mut serve: impl FnMut(Result<Buffers<'m>, MalformedChain>) -> Option<u32>,
+) -> Result<Served, DeviceError> {
     let limit = 2 * usize::from(queue.size());
     let mut count = 0;
+    let mut promised = false;
     loop {
+        let before = count;
         queue.disable_notification(mem)?;
         while count < limit
             && let Some(chain) = Chain::pop(queue, mem)?
         {
-            let written = serve(chain.buffers);
+            let Some(written) = serve(chain.buffers) else {
+                queue.go_to_previous_position();
+                return Ok(Served {
+                    any: count > 0,
+                    more: false,
+                });
+            };
             queue.add_used(mem, chain.head, written)?;
             count += 1;
         }
-        if !queue.enable_notification(mem)? {
+        // What turns notifications on and off is in a ring: if that lies on the index of the other
+        // ring, each makes the next round find something else, and none finds a chain.
+        if promised && count == before {
+            return Err(DeviceError::Protocol("the rings of a queue overlap"));
+        }
+        promised = queue.enable_notification(mem)?;
+        if !promised {
             return Ok(Served {
                 any: count > 0,
                 more: false,
@@ -156,4 +184,20 @@ pub struct Served {
     pub any: bool,
     /// There is more in the queue.
     pub more: bool,
+}
+
+impl Served {
+    /// Tells the driver what was served, and the transport if there is more.
+    ///
+    /// # Errors
+    /// Those of [`DeviceIo::notify`].
+    pub fn tell(self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        if self.any {
+            io.notify(index)?;
+        }
+        if self.more {
+            io.again(index);
+        }
+        Ok(())
+    }
 }

@@ -18,20 +18,31 @@ pub trait DeviceIo {
     /// # Errors
     /// When the queue's rings cannot be read any more; the device should return it as it is.
     fn notify(&mut self, index: usize) -> Result<(), DeviceError>;
+
+    /// Asks for another [`queue_event`](VirtioDevice::queue_event) of this queue, after others have
+    /// had their turn. A device bounds what it does in one event, for a driver need never run out
+    /// of requests.
+    fn again(&mut self, index: usize);
+
+    /// Tells the driver that the configuration space reads differently from now on (virtio 1.2
+    /// section 2.5.1).
+    fn config_changed(&mut self);
 }
 
 /// A virtio device.
 ///
 /// One event at a time: a transport never calls two methods at once. The order is
 /// [`acknowledge`](Self::acknowledge), [`activate`](Self::activate), then events, then
-/// [`reset`](Self::reset), after which it may begin again.
+/// [`reset`](Self::reset), after which it may begin again. A device keeps no request from one event
+/// to the next that it has taken from a queue: a driver may stop a queue, or reset it alone, at any
+/// time between two events, and is not asked for what it had made available.
 ///
 /// An error from an event method means that the driver broke the rules in a way that leaves the
 /// device without a defined state. The transport then stops serving it and sets
 /// `DEVICE_NEEDS_RESET` (virtio 1.2 section 2.1.2). What concerns one request only is answered in
 /// that request, not returned.
 pub trait VirtioDevice: Send + Debug {
-    /// The device type (virtio 1.2 section 5): 2 block, 4 entropy, 19 socket.
+    /// The device type (virtio 1.2 section 5): 1 network, 2 block, 4 entropy, 19 socket.
     fn device_type(&self) -> u32;
 
     /// The features the device itself offers. `VIRTIO_F_VERSION_1` and the ring features that

@@ -47,6 +47,10 @@ pub struct Driver {
     rings: Vec<Ring>,
     /// How often the device notified each queue.
     pub notified: Vec<usize>,
+    /// The queues in which the device said that it has more to do.
+    pub again: Vec<usize>,
+    /// How often the device said that its configuration is another.
+    pub config_changes: usize,
 }
 
 struct Ring {
@@ -73,6 +77,8 @@ impl Driver {
         Driver {
             rings: rings.collect(),
             notified: vec![0; sizes.len()],
+            again: Vec::new(),
+            config_changes: 0,
             mem,
         }
     }
@@ -207,5 +213,13 @@ impl DeviceIo for Driver {
     fn notify(&mut self, index: usize) -> Result<(), DeviceError> {
         self.notified[index] += 1;
         Ok(())
+    }
+
+    fn again(&mut self, index: usize) {
+        self.again.push(index);
+    }
+
+    fn config_changed(&mut self) {
+        self.config_changes += 1;
     }
 }

@@ -15,7 +15,9 @@ pub mod chain;
 mod device;
 #[cfg(test)]
 mod driver_model;
+pub mod interrupts;
 pub mod mmio;
+pub mod net;
 pub mod rng;
 mod segments;
 pub mod vsock;

@@ -46,33 +46,24 @@ impl VirtioDevice for Rng {
     fn acknowledge(&mut self, _features: u64) {}
 
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        loop {
-            let Some((queue, mem)) = io.queue(index) else {
-                return Ok(());
-            };
-            let mut failed = None;
-            let served = serve_queue(queue, mem, |buffers| {
-                let Ok(buffers) = buffers else { return 0 };
-                let mut bytes = [0; MAX_BYTES];
-                let wanted = buffers.writable.len().min(MAX_BYTES);
-                match getrandom(&mut bytes[..wanted], GetRandomFlags::empty()) {
-                    Ok(n) => buffers.writable.copy_from(&bytes[..n]) as u32,
-                    Err(error) => {
-                        failed = Some(error);
-                        0
-                    }
+        let Some((queue, mem)) = io.queue(index) else {
+            return Ok(());
+        };
+        let mut failed = None;
+        let served = serve_queue(queue, mem, |buffers| {
+            let Ok(buffers) = buffers else { return 0 };
+            let mut bytes = [0; MAX_BYTES];
+            let wanted = buffers.writable.len().min(MAX_BYTES);
+            match getrandom(&mut bytes[..wanted], GetRandomFlags::empty()) {
+                Ok(n) => buffers.writable.copy_from(&bytes[..n]) as u32,
+                Err(error) => {
+                    failed = Some(error);
+                    0
                 }
-            })?;
-            if served.any {
-                io.notify(index)?;
             }
-            if let Some(error) = failed {
-                return Err(DeviceError::Io(error.into()));
-            }
-            if !served.more {
-                return Ok(());
-            }
-        }
+        })?;
+        served.tell(index, io)?;
+        failed.map_or(Ok(()), |error| Err(DeviceError::Io(error.into())))
     }
 
     fn reset(&mut self) {}

@@ -43,6 +43,12 @@ impl<'m> Segments<'m> {
         }
     }
 
+    /// Adds the pieces of another buffer at the end.
+    pub fn append(&mut self, mut other: Segments<'m>) {
+        self.len += other.len;
+        self.pieces.append(&mut other.pieces);
+    }
+
     /// Cuts the buffer at `at` (at its end if it is shorter): `self` keeps what is before, the
     /// rest is returned.
     pub fn split_off(&mut self, at: usize) -> Segments<'m> {
@@ -132,6 +138,24 @@ impl<'m> Segments<'m> {
             self = self.split_off(n);
         }
         Ok(())
+    }
+
+    /// Writes the buffer in one call, for descriptors that take each call as one message. A buffer
+    /// of more pieces than a call takes is copied first, so its length is the caller's to bound.
+    ///
+    /// # Errors
+    /// Those of `writev`.
+    pub fn write_message(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        if self.pieces.len() > PIECES_PER_CALL {
+            let mut bytes = vec![0; self.len];
+            self.copy_to(&mut bytes);
+            return Ok(rustix::io::write(file, &bytes)?);
+        }
+        self.with_iovecs(|iovecs, count| {
+            // SAFETY: needed because no safe wrapper takes volatile memory. `with_iovecs` gives
+            // pointers to memory that is mapped for the whole call.
+            unsafe { libc::writev(file.as_raw_fd(), iovecs, count) }
+        })
     }
 
     /// Receives what a stream socket has now, at most the buffer's length; 0 is the stream's end
@@ -273,6 +297,26 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_end(&mut whole).unwrap();
         assert_eq!((&whole[..5], &whole[5..]), (&[0; 5][..], &content[..]));
+    }
+
+    #[test]
+    fn a_message_is_one_however_many_pieces_it_has() {
+        let kind = rustix::net::SocketType::SEQPACKET;
+        let family = rustix::net::AddressFamily::UNIX;
+        let flags = rustix::net::SocketFlags::CLOEXEC;
+        let (ours, theirs) = rustix::net::socketpair(family, kind, flags, None).unwrap();
+        for count in [1, PIECES_PER_CALL, PIECES_PER_CALL + 1, 1000] {
+            let content: Vec<u8> = (0..2 * count).map(|i| (i * 7) as u8).collect();
+            let mut memory = content.clone();
+            let (front, back) = (vec![2; count / 2], vec![2; count - count / 2]);
+            let mut message = pieces(&mut memory, &[front, back].concat());
+            let back = message.split_off(count / 2);
+            message.append(back);
+            assert_eq!(message.write_message(ours.as_fd()).unwrap(), 2 * count);
+            let mut got = vec![0; 4000];
+            let n = rustix::io::read(&theirs, &mut got).unwrap();
+            assert!(got[..n] == content, "{count} pieces");
+        }
     }
 
     #[test]

@@ -1,16 +1,22 @@
-//! A guest for tests: the distribution's cloud kernel, and an initramfs of busybox and a script.
+//! A guest for tests: the distribution's cloud kernel, and an initramfs of busybox and a script. And
+//! a VM for it inside the lab, where each test runs its own program again ([`Guest::lab`]).
 
-#![allow(clippy::unwrap_used)]
+// Each test is a program of its own and uses a part of this.
+#![allow(clippy::unwrap_used, dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use microagent_tests::lab;
-use microagent_tests::tool;
+use microagent_proto::control::{Engine, VmConfig};
+use microagent_tests::lab::{self, Lab, Machine, StepReport};
+use microagent_tests::{Error, tool};
+use microagent_vmm::console::Console;
+use microagent_vmm::engine::{Device, Launch, RunningVm, kvm, qemu};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// In load order.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 11] = [
     "virtio_ring",
     "virtio",
     "virtio_mmio",
@@ -19,6 +25,9 @@ const MODULES: [&str; 8] = [
     "vmw_vsock_virtio_transport_common",
     "vmw_vsock_virtio_transport",
     "virtio-rng",
+    "failover",
+    "net_failover",
+    "virtio_net",
 ];
 
 /// What boots.
@@ -76,4 +85,107 @@ pub fn guest(dir: &Path, script: &str) -> Guest {
         kernel: kernel.image,
         initramfs,
     }
+}
+
+/// Where the kernel and the initramfs are inside the lab.
+pub const KERNEL: &str = "/vmlinuz";
+const INITRAMFS: &str = "/initramfs.cpio";
+
+/// Where the test's own program is inside the lab.
+pub const PROGRAM: &str = "test-itself";
+
+impl Guest {
+    /// A lab with this guest and the test's own program.
+    pub fn lab(&self, machine: Machine) -> Result<Lab, Error> {
+        let mut lab = Lab::with_machine(machine)?;
+        let program = std::env::current_exe().unwrap();
+        lab.program(program, &format!("/bin/{PROGRAM}"))?;
+        lab.file(&self.kernel, KERNEL)?;
+        lab.file(&self.initramfs, INITRAMFS)?;
+        Ok(lab)
+    }
+}
+
+/// A VM for [`Guest`] inside the lab.
+pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
+    VmConfig {
+        version: microagent_proto::VERSION,
+        name: "lab".into(),
+        engine: Engine::Kvm,
+        cpus,
+        memory_mib,
+        kernel: KERNEL.into(),
+        initramfs: INITRAMFS.into(),
+        extra_cmdline: None,
+        disks: Vec::new(),
+        run_dir: "/tmp".into(),
+        console_to_stderr: false,
+    }
+}
+
+/// A VM that runs.
+pub struct Vm {
+    vm: Box<dyn RunningVm>,
+    console: Console,
+}
+
+impl Vm {
+    pub fn start(config: &VmConfig, devices: Vec<Device>) -> Vm {
+        let console = Console::new(false);
+        let launch = Launch {
+            config,
+            devices,
+            console: console.clone(),
+        };
+        let vm = match config.engine {
+            Engine::Kvm => {
+                let prepared = kvm::Prepared::begin(|| {}).unwrap();
+                kvm::start(prepared, launch, |_| {})
+            }
+            Engine::Qemu => qemu::start(launch, |_| {}),
+        };
+        Vm {
+            vm: vm.unwrap(),
+            console,
+        }
+    }
+
+    /// Waits for its end and prints it, after the lines of its console from one of these words on;
+    /// of one that does not end within so many seconds, all of its console.
+    pub fn finish(mut self, seconds: i64, words: &[&str]) {
+        let patience = Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        };
+        let ended = self.vm.ended_fd();
+        let any = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&patience)).unwrap();
+        let end = (any > 0).then(|| self.vm.end().unwrap());
+        drop(self.vm);
+        // The test's name is before it on the line.
+        println!();
+        let Some(end) = end else {
+            println!("END none\n{}", self.console.tail(usize::MAX));
+            return;
+        };
+        for line in self.console.tail(usize::MAX).lines() {
+            if let Some(at) = words.iter().find_map(|word| line.find(word)) {
+                println!("{}", line[at..].trim_end());
+            }
+        }
+        println!("END {end:?}");
+    }
+}
+
+/// What a step said in lines that begin with this word, without it.
+pub fn said<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+    let lines = text.lines();
+    lines.filter_map(|line| line.strip_prefix(word)).collect()
+}
+
+/// What a step said, which went well.
+pub fn text_of(step: &StepReport) -> String {
+    let text = step.text();
+    println!("{}:\n{text}{}", step.name, step.errors());
+    assert_eq!(step.code, 0, "{}", step.name);
+    text
 }

@@ -1,10 +1,13 @@
 //! `vsock connect PORT`: standard input goes to the host's port, what comes back to standard output,
-//! each until its end. `vsock echo PORT`: listens, tells the host so by connecting to its port of
-//! the same number, and sends one connection back what it sends. Compiled by the test, static, for
-//! the guest: busybox has no AF_VSOCK.
+//! each until its end; `vsock tcp ADDRESS` does the same over the network. `vsock echo PORT`:
+//! listens, tells the host so by connecting to its port of the same number, and sends one
+//! connection back what it sends. `vsock serve PORT ACCEPT CONNECT`: as `echo`, for so many
+//! connections at once, and for so many more that it makes to the host's next port; then it says
+//! how many came to their end, and waits until the host ends the first of all.
+//! Compiled by the test, static, for the guest: busybox has no AF_VSOCK.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -58,24 +61,74 @@ fn connect_to_host(port: u32) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-fn accept_one(port: u32) -> io::Result<UnixStream> {
+fn connect_over_network(address: &str) -> io::Result<UnixStream> {
+    // Only read, written and shut down, which is the same for all streams.
+    Ok(OwnedFd::from(TcpStream::connect(address)?).into())
+}
+
+/// A socket that listens on this port, and the connection by which the host was told.
+fn listener(port: u32, backlog: i32) -> io::Result<(OwnedFd, UnixStream)> {
     let socket = socket_in_guest()?;
     check(unsafe { bind(socket.as_raw_fd(), &address(ANY, port), 16) })?;
-    check(unsafe { listen(socket.as_raw_fd(), 1) })?;
-    connect_to_host(port)?;
-    let fd = check(unsafe { accept(socket.as_raw_fd(), std::ptr::null(), std::ptr::null_mut()) })?;
+    check(unsafe { listen(socket.as_raw_fd(), backlog) })?;
+    Ok((socket, connect_to_host(port)?))
+}
+
+fn accept_one(listener: &OwnedFd) -> io::Result<UnixStream> {
+    let fd = check(unsafe {
+        accept(
+            listener.as_raw_fd(),
+            std::ptr::null(),
+            std::ptr::null_mut(),
+        )
+    })?;
     Ok(unsafe { UnixStream::from_raw_fd(fd) })
+}
+
+fn echo(mut stream: UnixStream) -> io::Result<()> {
+    pass(&mut stream.try_clone()?, &mut stream)?;
+    stream.shutdown(Shutdown::Write)
+}
+
+fn serve(port: u32, accepts: i32, connects: i32) -> io::Result<()> {
+    let (listener, mut told) = listener(port, accepts)?;
+    let mut threads = Vec::new();
+    for _ in 0..connects {
+        let stream = connect_to_host(port + 1)?;
+        threads.push(std::thread::spawn(move || echo(stream)));
+    }
+    for _ in 0..accepts {
+        let stream = accept_one(&listener)?;
+        threads.push(std::thread::spawn(move || echo(stream)));
+    }
+    let mut ended = 0;
+    for thread in threads {
+        thread.join().unwrap()?;
+        ended += 1;
+    }
+    println!("GUEST served {ended}");
+    // What was sent is not yet received: a power-off now would lose it.
+    pass(&mut told, &mut io::sink())
 }
 
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments[1] == "tcp" {
+        return exchange(connect_over_network(&arguments[2])?);
+    }
     let port = arguments[2].parse().unwrap();
     if arguments[1] == "echo" {
-        let mut stream = accept_one(port)?;
-        pass(&mut stream.try_clone()?, &mut stream)?;
-        return stream.shutdown(Shutdown::Write);
+        let (listener, _) = listener(port, 1)?;
+        return echo(accept_one(&listener)?);
     }
-    let mut stream = connect_to_host(port)?;
+    if arguments[1] == "serve" {
+        let [accepts, connects] = [2, 3].map(|n| arguments[n + 1].parse().unwrap());
+        return serve(port, accepts, connects);
+    }
+    exchange(connect_to_host(port)?)
+}
+
+fn exchange(mut stream: UnixStream) -> io::Result<()> {
     let mut to = stream.try_clone()?;
     let sender = std::thread::spawn(move || -> io::Result<()> {
         pass(&mut io::stdin(), &mut to)?;

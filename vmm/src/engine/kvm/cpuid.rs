@@ -1,10 +1,24 @@
 //! What a vCPU says it is: the host's features as far as KVM supports them, with our topology.
 //!
-//! One package, one thread per core. Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3
+//! One package, one thread per core. What belongs to the host alone is hidden: performance
+//! counters, power management, cache allocation, processor trace, enclaves, and virtualisation
+//! itself (a guest that starts guests is not what this monitor is for, and nested virtualisation is
+//! a large part of what a guest could attack the host's KVM with). The frequency of the TSC is not in
+//! here: guests read it from kvmclock, which KVM's own leaves announce. Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3
 //! appendix E, Documentation/virt/kvm/x86/cpuid.rst.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
+/// Leaf 1 ECX: MONITOR, VMX, SMX, EIST, TM2, PDCM, DCA.
+const HOST_1_ECX: u32 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 18;
+/// Leaf 1 EDX: DS, ACPI, TM, PBE.
+const HOST_1_EDX: u32 = 1 << 21 | 1 << 22 | 1 << 29 | 1 << 31;
+/// Leaf 7 EBX: SGX, PQM, PQE, processor trace.
+const HOST_7_EBX: u32 = 1 << 2 | 1 << 12 | 1 << 15 | 1 << 25;
+/// Leaf 6 EAX: the APIC timer runs in deep sleep. Nothing else of that leaf is a guest's.
+const ARAT: u32 = 1 << 2;
+/// Leaf 0x8000_0001 ECX: SVM.
+const SVM: u32 = 1 << 2;
 /// Leaf 1 ECX: x2APIC, TSC deadline timer, hypervisor present.
 const X2APIC: u32 = 1 << 21;
 const TSC_DEADLINE: u32 = 1 << 24;
@@ -24,13 +38,17 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u32, count: u32) -> CpuId {
         match entry.function {
             0x1 => {
                 entry.ebx = entry.ebx & 0xff00 | index << 24 | count.min(255) << 16;
-                entry.ecx |= X2APIC | TSC_DEADLINE | HYPERVISOR;
-                entry.edx = entry.edx & !HTT | if count > 1 { HTT } else { 0 };
+                entry.ecx = entry.ecx & !HOST_1_ECX | X2APIC | TSC_DEADLINE | HYPERVISOR;
+                entry.edx = entry.edx & !(HTT | HOST_1_EDX) | if count > 1 { HTT } else { 0 };
             }
             0x4 => caches(entry, core_bits),
-            // Power management and performance counters are the host's own.
-            0x6 => entry.ecx &= !0b1001,
-            0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            0x6 => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (entry.eax & ARAT, 0, 0, 0),
+            0x7 if entry.index == 0 => entry.ebx &= !HOST_7_EBX,
+            // MONITOR, performance counters, cache monitoring and allocation, SGX, processor trace,
+            // SVM.
+            0x5 | 0xa | 0xf | 0x10 | 0x12 | 0x14 | 0x8000_000a => {
+                (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
+            }
             0xb | 0x1f => topology(entry, index, count, core_bits),
             0x8000_0001 if count > 1 => entry.ecx |= CMP_LEGACY,
             0x8000_0001 => entry.ecx &= !CMP_LEGACY,
@@ -42,7 +60,7 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u32, count: u32) -> CpuId {
             _ => {}
         }
         if entry.function == 0x8000_0001 {
-            entry.ecx &= !TOPOLOGY_EXTENSIONS;
+            entry.ecx &= !(TOPOLOGY_EXTENSIONS | SVM);
         }
     }
     cpuid
@@ -113,6 +131,30 @@ mod tests {
             );
             assert_eq!(leaf(&cpuid, 0x8000_0008, 0).ecx, 2 << 12 | 2);
         }
+    }
+
+    #[test]
+    fn what_is_the_hosts_alone_is_hidden() {
+        let all = |function| kvm_cpuid_entry2 {
+            ebx: u32::MAX,
+            ecx: u32::MAX,
+            edx: u32::MAX,
+            eax: u32::MAX,
+            ..entry(function, 0)
+        };
+        let hidden = [0x5, 0xa, 0xf, 0x10, 0x12, 0x14, 0x8000_000a];
+        let shown = [0x1, 0x6, 0x7, 0x8000_0001];
+        let leaves: Vec<_> = hidden.iter().chain(&shown).map(|&leaf| all(leaf)).collect();
+        let cpuid = for_vcpu(&CpuId::from_entries(&leaves).unwrap(), 0, 1);
+        for function in hidden {
+            let leaf = leaf(&cpuid, function, 0);
+            assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (0, 0, 0, 0));
+        }
+        assert_eq!(leaf(&cpuid, 0x6, 0).eax, ARAT);
+        assert_eq!(leaf(&cpuid, 0x1, 0).ecx & HOST_1_ECX, 0);
+        assert_eq!(leaf(&cpuid, 0x1, 0).edx & HOST_1_EDX, 0);
+        assert_eq!(leaf(&cpuid, 0x7, 0).ebx, !HOST_7_EBX);
+        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx & SVM, 0);
     }
 
     #[test]

@@ -25,11 +25,12 @@ use microagent_proto::control::StopReason;
 use self::bus::Bus;
 use self::vcpu::{Ending, VcpuThread};
 use self::vm::Vm;
-use super::{BootStep, EngineError, Launch, RunningVm};
+use super::{EngineError, Launch, RunningVm, StepName};
 use crate::boot::{Boot, CommandLine};
 
-pub(crate) use self::memory::map_ram;
+pub(crate) use self::memory::{give_ram, map_ram};
 pub(crate) use self::registers::long_mode;
+pub use self::vm::Prepared;
 pub(crate) use self::vm::{create_vm, open};
 
 /// A VM on KVM.
@@ -42,38 +43,42 @@ pub struct KvmVm {
     _vm: Vm,
 }
 
-/// Boots a VM on KVM; returns when its vCPUs run.
+/// Boots a prepared VM; returns when its vCPUs run.
 ///
 /// # Errors
 /// [`EngineError`]: KVM that cannot be used, a kernel that cannot be booted, a host without
 /// resources.
 pub fn start(
+    prepared: Prepared,
     launch: Launch<'_>,
-    mut step: impl FnMut(BootStep),
+    mut step: impl FnMut(StepName),
 ) -> Result<Box<dyn RunningVm>, EngineError> {
     let config = launch.config;
     let memory_bytes = config.memory_mib << 20;
-    let vm = Vm::new(memory_bytes)?;
-    let vcpus = vm.create_vcpus(config.cpus)?;
-    let virtio_devices = launch.devices.len();
-    let bus = Arc::new(Bus::new(&vm, launch.devices, launch.console)?);
-    step(BootStep::Created);
-    let entry = Boot {
+    let memory = map_ram(memory_bytes)?;
+    let boot = Boot {
         kernel: &config.kernel,
         initramfs: &config.initramfs,
         command_line: CommandLine::new(config.console_to_stderr)
             .with_extra(config.extra_cmdline.as_deref()),
         memory_bytes,
         cpus: config.cpus,
-        virtio_devices,
+        virtio_devices: launch.devices.len(),
+    };
+    for page in boot.barely_used()? {
+        memory::back_with_small_pages(&memory, page);
     }
-    .load(vm.memory())?;
+    let entry = boot.load(&memory)?;
+    step(StepName::Loaded);
+    let vm = Vm::new(prepared, memory)?;
+    let vcpus = vm.create_vcpus(config.cpus)?;
+    let bus = Arc::new(Bus::new(&vm, launch.devices, launch.console)?);
     if let Some(first) = vcpus.first() {
         registers::enter(first, vm.memory(), entry)?;
     }
-    step(BootStep::Loaded);
+    step(StepName::Created);
     let ending = Arc::new(Ending::new()?);
-    step(BootStep::Running);
+    step(StepName::Running);
     let vcpus = vcpus
         .into_iter()
         .enumerate()

@@ -2,14 +2,73 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::super::EngineError;
-use super::memory::{GuestRam, map_ram};
+use super::memory::{GuestRam, give_ram};
 use super::{cpuid, kvm_error};
 use crate::boot::layout;
 use crate::virtio::mmio::InterruptLine;
+
+/// A VM of which nothing is decided yet, being created by a thread of its own: it has no memory
+/// and no vCPUs.
+///
+/// `KVM_CREATE_VM` is the one call of a set-up that takes long, and it takes waiting, not work:
+/// attaching its worker to the caller's cgroup waits for a grace period of the host kernel (7 of
+/// 8 ms to the first instruction in the lab; tens in some cgroups). So it goes on while it is being
+/// found out what to boot, and while that is put into memory.
+#[derive(Debug)]
+pub struct Prepared(JoinHandle<Result<Empty, EngineError>>);
+
+#[derive(Debug)]
+struct Empty {
+    kvm: Kvm,
+    fd: VmFd,
+}
+
+impl Prepared {
+    /// Begins to create a VM and its interrupt controllers; `done` is called when they are there.
+    ///
+    /// # Errors
+    /// [`EngineError`] when the host has no more threads. What is wrong with KVM is said when the
+    /// VM is started.
+    pub fn begin(done: impl FnOnce() + Send + 'static) -> Result<Prepared, EngineError> {
+        let create = move || {
+            let empty = Empty::create();
+            done();
+            empty
+        };
+        let thread = thread::Builder::new()
+            .name("prepare".into())
+            .stack_size(128 << 10)
+            .spawn(create);
+        thread.map(Prepared).map_err(|source| EngineError::Io {
+            operation: "start the thread that creates the VM",
+            source,
+        })
+    }
+
+    fn wait(self) -> Result<Empty, EngineError> {
+        self.0.join().unwrap_or_else(|_| {
+            Err(EngineError::Io {
+                operation: "create a VM",
+                source: io::Error::other("its thread panicked"),
+            })
+        })
+    }
+}
+
+impl Empty {
+    fn create() -> Result<Empty, EngineError> {
+        let kvm = open()?;
+        let fd = create_vm(&kvm)?;
+        fd.create_irq_chip()
+            .map_err(kvm_error("creating the interrupt controllers"))?;
+        Ok(Empty { kvm, fd })
+    }
+}
 
 /// A VM without vCPUs: memory and interrupt controllers (no PIT: hardware-reduced ACPI guests do
 /// not look for one, and taking it down costs the host milliseconds).
@@ -22,16 +81,10 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    pub(super) fn new(memory_bytes: u64) -> Result<Vm, EngineError> {
-        let kvm = open()?;
-        let fd = create_vm(&kvm)?;
-        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
-            .map_err(kvm_error("placing its identity map"))?;
-        fd.set_tss_address(layout::KVM_TSS as usize)
-            .map_err(kvm_error("placing its TSS"))?;
-        fd.create_irq_chip()
-            .map_err(kvm_error("creating the interrupt controllers"))?;
-        let memory = map_ram(&fd, memory_bytes)?;
+    /// Gives a prepared VM this RAM, which `map_ram` made.
+    pub(super) fn new(prepared: Prepared, memory: GuestRam) -> Result<Vm, EngineError> {
+        let Empty { kvm, fd } = prepared.wait()?;
+        give_ram(&fd, &memory)?;
         Ok(Vm {
             fd: Arc::new(fd),
             kvm,
@@ -110,14 +163,20 @@ pub(crate) fn open() -> Result<Kvm, EngineError> {
     Ok(kvm)
 }
 
-/// `KVM_CREATE_VM`; a signal that interrupts it is no reason to give up.
+/// `KVM_CREATE_VM`, and where KVM may put its own pages; a signal that interrupts it is no reason to
+/// give up.
 pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
-    loop {
+    let vm = loop {
         match kvm.create_vm() {
             Err(error) if error.errno() == libc::EINTR => {}
-            result => return result.map_err(kvm_error("creating a VM")),
+            result => break result.map_err(kvm_error("creating a VM"))?,
         }
-    }
+    };
+    vm.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+        .map_err(kvm_error("placing its identity map"))?;
+    vm.set_tss_address(layout::KVM_TSS as usize)
+        .map_err(kvm_error("placing its TSS"))?;
+    Ok(vm)
 }
 
 /// Two ioctls instead of an irqfd: no descriptor to set up, and none whose removal makes the end

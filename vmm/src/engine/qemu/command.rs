@@ -19,13 +19,26 @@ use microagent_proto::control::VmConfig;
 
 use super::tsc;
 use crate::boot::CommandLine;
-use crate::engine::DeviceKind;
+use crate::vhost_user;
+use crate::virtio::net::Facts;
 
-/// A device's front end: its kind and, if it is ours, the descriptor of the connection to it.
+/// A device's front end. Where the device is ours: the descriptor of the connection to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FrontEnd {
-    pub kind: DeviceKind,
-    pub fd: Option<i32>,
+pub enum FrontEnd {
+    Block(i32),
+    Vsock(i32),
+    Rng,
+    Net {
+        /// The directory with its socket; [`socket_name`] says which.
+        dir: i32,
+        /// QEMU answers for the configuration space.
+        facts: Facts,
+    },
+}
+
+/// The name of a device's socket, where it has one.
+pub fn socket_name(index: usize) -> String {
+    format!("device{index}")
 }
 
 /// How many devices a machine has buses for.
@@ -73,19 +86,32 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.socket("console", channels.console);
     arguments.option("-serial", "chardev:console");
     for (index, front_end) in front_ends.iter().enumerate() {
-        let socket = format!("device{index}");
-        if let Some(fd) = front_end.fd {
-            arguments.socket(&socket, fd);
+        let socket = socket_name(index);
+        match *front_end {
+            FrontEnd::Block(fd) | FrontEnd::Vsock(fd) => arguments.socket(&socket, fd),
+            FrontEnd::Rng => {}
+            FrontEnd::Net { dir, .. } => {
+                let path = vhost_user::path(&socket, dir);
+                arguments.option("-chardev", &format!("socket,id={socket},path={path}"));
+                let netdev = format!("vhost-user,id=net{index},chardev={socket}");
+                arguments.option("-netdev", &netdev);
+            }
         }
         // QEMU describes its buses to the guest from the last to the first, and the guest names
         // disks in the order in which it finds them.
         let bus = format!("bus=virtio-mmio-bus.{}", front_ends.len() - 1 - index);
-        let device = match front_end.kind {
-            DeviceKind::Block => {
+        let device = match front_end {
+            FrontEnd::Block(_) => {
                 format!("vhost-user-blk,chardev={socket},num-queues=1,queue-size=256,{bus}")
             }
-            DeviceKind::Vsock => format!("vhost-user-vsock-device,chardev={socket},{bus}"),
-            DeviceKind::Rng => format!("virtio-rng-device,{bus}"),
+            FrontEnd::Vsock(_) => format!("vhost-user-vsock-device,chardev={socket},{bus}"),
+            FrontEnd::Rng => format!("virtio-rng-device,{bus}"),
+            FrontEnd::Net { facts, .. } => {
+                let Facts { mac, mtu } = facts;
+                // None is the same as zero (VIRTIO_NET_F_MTU is then not offered).
+                let mtu = mtu.unwrap_or(0);
+                format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu},{bus}")
+            }
         };
         arguments.option("-device", &device);
     }

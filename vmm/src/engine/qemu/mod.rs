@@ -13,7 +13,7 @@ mod command;
 mod locate;
 mod process;
 mod qmp;
-mod tsc;
+pub mod tsc;
 mod watch;
 
 use std::io::{self, Read, Write};
@@ -29,9 +29,10 @@ use self::command::{Channels, FrontEnd};
 pub use self::locate::{QemuInfo, describe, locate};
 use self::qmp::{Message, Monitor};
 use self::watch::Watcher;
-use super::{BootStep, DeviceKind, EngineError, Launch, RunningVm};
+use super::{DeviceKind, EngineError, Launch, RunningVm, StepName};
 use crate::console::Console;
 use crate::vhost_user::{self, Server};
+use crate::virtio::net;
 
 /// How long QEMU may take to build its machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +52,7 @@ pub struct QemuVm {
 /// [`EngineError`]: no QEMU, or what it said when it refused.
 pub fn start(
     launch: Launch<'_>,
-    mut step: impl FnMut(BootStep),
+    mut step: impl FnMut(StepName),
 ) -> Result<Box<dyn RunningVm>, EngineError> {
     let Launch {
         config,
@@ -66,45 +67,55 @@ pub fn start(
     }
     let program = locate()?;
     let mut inherited = Vec::new();
-    let mut pass = |end: UnixStream| {
+    let mut pass = |end: OwnedFd| {
         let number = end.as_raw_fd();
-        inherited.push(OwnedFd::from(end));
+        inherited.push(end);
         number
     };
     let pair = || UnixStream::pair().map_err(failed("make a socket pair"));
     let (monitor, theirs) = pair()?;
-    let monitor_fd = pass(theirs);
+    let monitor_fd = pass(theirs.into());
     let (serial, theirs) = pair()?;
     let channels = Channels {
         monitor: monitor_fd,
-        console: pass(theirs),
+        console: pass(theirs.into()),
     };
 
     let mut servers = Vec::new();
     let mut front_ends = Vec::new();
     for (index, device) in devices.into_iter().enumerate() {
-        let kind = device.kind;
-        let fd = match kind {
-            DeviceKind::Block | DeviceKind::Vsock => {
-                let name = format!("device{index}");
-                let (server, theirs) = vhost_user::serve(&name, device.device, &config.run_dir)?;
-                servers.push(server);
-                Some(pass(theirs))
-            }
-            // QEMU's own does the same from the same source, without a process in between.
-            DeviceKind::Rng => None,
+        let name = command::socket_name(index);
+        let mut serve = |device| -> Result<i32, EngineError> {
+            let (server, theirs) = vhost_user::serve(&name, device, &config.run_dir)?;
+            servers.push(server);
+            Ok(pass(theirs.into()))
         };
-        front_ends.push(FrontEnd { kind, fd });
+        front_ends.push(match device.kind {
+            DeviceKind::Block => FrontEnd::Block(serve(device.device)?),
+            DeviceKind::Vsock => FrontEnd::Vsock(serve(device.device)?),
+            // QEMU's own does the same from the same source, without a process in between.
+            DeviceKind::Rng => FrontEnd::Rng,
+            DeviceKind::Net => {
+                let facts = net::Facts::of(&*device.device);
+                let (server, dir) =
+                    vhost_user::serve_by_name(&name, device.device, &config.run_dir)?;
+                servers.push(server);
+                FrontEnd::Net {
+                    dir: pass(dir),
+                    facts,
+                }
+            }
+        });
     }
 
     let arguments = command::arguments(config, &front_ends, channels);
     let child = process::spawn(&program, arguments, inherited).map_err(failed("start QEMU"))?;
     let mut watcher = Watcher::new(child)?;
-    step(BootStep::Created);
+    step(StepName::Created);
     let console = spawn("qemu-console", move || copy(serial, console))?;
     let monitor = wait_until_running(monitor, &mut watcher)?;
-    step(BootStep::Loaded);
-    step(BootStep::Running);
+    step(StepName::Loaded);
+    step(StepName::Running);
     watcher.watch(monitor)?;
     Ok(Box::new(QemuVm {
         watcher,

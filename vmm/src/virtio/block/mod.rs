@@ -6,27 +6,34 @@
 //! - [`Raw`]: a raw image, read-only or written in place;
 //! - [`Overlay`]: a raw image that is only read, under a sparse delta that takes the writes.
 //!
-//! A write is durable once a flush that follows it is done. Where writes are not meant to last
-//! ([`Backend::durable`] is false) flushing is not offered, so that guests do not wait for it.
+//! A write is durable once a flush that follows it is done; or at once, for a driver that does not
+//! accept flushing. Where writes are not meant to last ([`Backend::durable`] is false) flushing is
+//! not offered, so that guests do not wait for it.
 
 mod backend;
+mod config;
 mod open;
 mod request;
+mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
+    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
+    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
 use super::chain::{Buffers, serve_queue};
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
+use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
 pub use open::{BlockError, lock, open};
-use request::{Operation, Request};
+use request::{Operation, Request, SectorRange};
+pub use slot::{Slot, Unfit};
 
 /// The device type (virtio 1.2 section 5).
 const TYPE: u32 = 2;
@@ -37,14 +44,14 @@ pub const SECTOR: u64 = 512;
 
 const QUEUE_SIZES: [u16; 1] = [256];
 
-/// Data segments a request may have: a chain as long as the queue, less header and status.
-const SEG_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
-
 /// A block device.
 #[derive(Debug)]
 pub struct Block {
     backend: Box<dyn Backend>,
+    /// The driver will not flush, so each write is.
+    write_through: bool,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    slot: Option<Slot>,
 }
 
 impl Block {
@@ -55,16 +62,33 @@ impl Block {
         for (to, from) in bytes.iter_mut().zip(id.bytes()) {
             *to = from;
         }
-        Block { backend, id: bytes }
+        Block {
+            backend,
+            write_through: false,
+            id: bytes,
+            slot: None,
+        }
     }
 
-    /// The configuration space: `struct virtio_blk_config` (section 5.2.4) up to the block size.
-    fn config(&self) -> [u8; 24] {
-        let mut config = [0; 24];
-        config[0..8].copy_from_slice(&(self.backend.size() / SECTOR).to_le_bytes());
-        config[12..16].copy_from_slice(&SEG_MAX.to_le_bytes());
-        config[20..24].copy_from_slice(&(SECTOR as u32).to_le_bytes());
-        config
+    /// The same, on a back end whose place others may take.
+    ///
+    /// # Errors
+    /// When the host has no descriptors left.
+    pub fn with_slot(backend: Box<dyn Backend>, id: &str) -> io::Result<(Block, Slot)> {
+        let slot = Slot::like(&*backend)?;
+        let mut block = Block::new(backend, id);
+        block.slot = Some(slot.clone());
+        Ok((block, slot))
+    }
+
+    /// Takes what was attached meanwhile.
+    fn take_attached(&mut self, io: &mut dyn DeviceIo) {
+        if let Some(backend) = self.slot.as_ref().and_then(Slot::take) {
+            let before = std::mem::replace(&mut self.backend, backend);
+            if before.size() != self.backend.size() {
+                io.config_changed();
+            }
+        }
     }
 
     /// Serves one request; returns how many bytes of guest memory were written.
@@ -73,27 +97,8 @@ impl Block {
         let Some(request) = Request::parse(buffers) else {
             return 0;
         };
-        let (result, written) = match request.operation {
-            Operation::In { sector, into } => {
-                let len = into.len();
-                match self.range(sector, len) {
-                    Some(offset) => (self.backend.read_at(into, offset).map(|()| Answer::Ok), len),
-                    None => (Ok(Answer::Failed), 0),
-                }
-            }
-            Operation::Out { sector, from } => match self.range(sector, from.len()) {
-                Some(_) if self.backend.read_only() => (Ok(Answer::Failed), 0),
-                Some(offset) => (self.backend.write_at(from, offset).map(|()| Answer::Ok), 0),
-                None => (Ok(Answer::Failed), 0),
-            },
-            Operation::Flush if self.backend.durable() => {
-                (self.backend.flush().map(|()| Answer::Ok), 0)
-            }
-            Operation::GetId { into } => (Ok(Answer::Ok), into.copy_from(&self.id)),
-            Operation::Flush | Operation::Unsupported => (Ok(Answer::Unsupported), 0),
-        };
-        let (status, written) = match result {
-            Ok(Answer::Ok) => (VIRTIO_BLK_S_OK, written),
+        let (status, written) = match self.perform(request.operation) {
+            Ok(Answer::Ok { written }) => (VIRTIO_BLK_S_OK, written),
             Ok(Answer::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Ok(Answer::Failed) => (VIRTIO_BLK_S_IOERR, 0),
             Err(error) => {
@@ -106,16 +111,102 @@ impl Block {
         u32::try_from(written + 1).unwrap_or(u32::MAX)
     }
 
+    fn perform(&mut self, operation: Operation<'_>) -> io::Result<Answer> {
+        let writable = !self.backend.read_only();
+        let done = Answer::Ok { written: 0 };
+        match operation {
+            Operation::In { sector, into } => {
+                let written = into.len();
+                let Some(offset) = self.range(sector, written as u64) else {
+                    return Ok(Answer::Failed);
+                };
+                self.backend.read_at(into, offset)?;
+                Ok(Answer::Ok { written })
+            }
+            Operation::Out { sector, from } => match self.range(sector, from.len() as u64) {
+                Some(offset) if writable => {
+                    self.backend.write_at(from, offset)?;
+                    self.written()
+                }
+                _ => Ok(Answer::Failed),
+            },
+            Operation::Discard { ranges } if writable => {
+                let ranges = match self.ranges(ranges, 0, MAX_DISCARD_SECTORS) {
+                    Ok(ranges) => ranges,
+                    Err(answer) => return Ok(answer),
+                };
+                for (offset, len, _) in ranges {
+                    self.backend.discard(offset, len)?;
+                }
+                Ok(done)
+            }
+            Operation::WriteZeroes { ranges } if writable => {
+                let known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
+                let ranges = match self.ranges(ranges, known, MAX_WRITE_ZEROES_SECTORS) {
+                    Ok(ranges) => ranges,
+                    Err(answer) => return Ok(answer),
+                };
+                for (offset, len, flags) in ranges {
+                    self.backend.write_zeroes(offset, len, flags != 0)?;
+                }
+                self.written()
+            }
+            Operation::Flush if self.backend.durable() => self.backend.flush().map(|()| done),
+            Operation::GetId { into } => Ok(Answer::Ok {
+                written: into.copy_from(&self.id),
+            }),
+            Operation::Discard { .. }
+            | Operation::WriteZeroes { .. }
+            | Operation::Flush
+            | Operation::Unsupported => Ok(Answer::Unsupported),
+        }
+    }
+
+    /// After a write: durable at once if the driver will not flush (section 5.2.6.2).
+    fn written(&mut self) -> io::Result<Answer> {
+        if self.write_through {
+            self.backend.flush()?;
+        }
+        Ok(Answer::Ok { written: 0 })
+    }
+
+    /// Offset, length and flags of each range, if all of them are right: nothing is done by halves.
+    /// A flag that is not `known` is not supported (section 5.2.6.2).
+    fn ranges(
+        &self,
+        ranges: Option<Vec<SectorRange>>,
+        known: u32,
+        max: u32,
+    ) -> Result<Vec<(u64, u64, u32)>, Answer> {
+        let ranges = ranges.ok_or(Answer::Failed)?;
+        if ranges.iter().any(|range| range.flags & !known != 0) {
+            return Err(Answer::Unsupported);
+        }
+        let checked = ranges.iter().map(|range| {
+            let len = u64::from(range.count) * SECTOR;
+            let offset = self.range(range.sector, len)?;
+            (range.count <= max).then_some((offset, len, range.flags))
+        });
+        let checked: Option<Vec<_>> = checked.collect();
+        let mut checked = checked.ok_or(Answer::Failed)?;
+        checked.retain(|&(_, len, _)| len > 0);
+        Ok(checked)
+    }
+
     /// The byte offset of a range that lies within the disk and is whole sectors.
-    fn range(&self, sector: u64, len: usize) -> Option<u64> {
+    fn range(&self, sector: u64, len: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
-        let end = offset.checked_add(len as u64)?;
-        (end <= self.backend.size() && (len as u64).is_multiple_of(SECTOR)).then_some(offset)
+        let end = offset.checked_add(len)?;
+        (end <= self.backend.size() && len.is_multiple_of(SECTOR)).then_some(offset)
     }
 }
 
+/// What a request is answered, besides an error of the host's.
 enum Answer {
-    Ok,
+    /// Done; so many bytes of guest memory were written, the status not counted.
+    Ok {
+        written: usize,
+    },
     Failed,
     Unsupported,
 }
@@ -132,10 +223,13 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let mut features = 1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE;
-        if self.backend.read_only() {
-            features |= 1 << VIRTIO_BLK_F_RO;
-        }
+        let mut features =
+            1 << VIRTIO_BLK_F_SEG_MAX | 1 << VIRTIO_BLK_F_BLK_SIZE | 1 << VIRTIO_BLK_F_TOPOLOGY;
+        features |= if self.backend.read_only() {
+            1 << VIRTIO_BLK_F_RO
+        } else {
+            1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        };
         if self.backend.durable() {
             features |= 1 << VIRTIO_BLK_F_FLUSH;
         }
@@ -147,7 +241,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.config();
+        let config = config(self.backend.size());
         let from = usize::try_from(offset)
             .ok()
             .and_then(|at| config.get(at..))
@@ -158,27 +252,34 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn acknowledge(&mut self, _features: u64) {
-        // Without VIRTIO_BLK_F_FLUSH the device is to be write-through (section 5.2.6.2); a driver
-        // that leaves out a flush it was offered also leaves out durability.
+    fn acknowledge(&mut self, features: u64) {
+        self.write_through = self.backend.durable() && features >> VIRTIO_BLK_F_FLUSH & 1 == 0;
+    }
+
+    fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.take_attached(io);
+        Ok(())
+    }
+
+    fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.slot.as_ref().map(Slot::descriptor)
+    }
+
+    fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.take_attached(io);
+        Ok(())
     }
 
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        loop {
-            let Some((queue, mem)) = io.queue(index) else {
-                return Ok(());
-            };
-            let served = serve_queue(queue, mem, |buffers| match buffers {
-                Ok(buffers) => self.serve(buffers),
-                Err(_) => 0,
-            })?;
-            if served.any {
-                io.notify(index)?;
-            }
-            if !served.more {
-                return Ok(());
-            }
-        }
+        self.take_attached(io);
+        let Some((queue, mem)) = io.queue(index) else {
+            return Ok(());
+        };
+        let served = serve_queue(queue, mem, |buffers| match buffers {
+            Ok(buffers) => self.serve(buffers),
+            Err(_) => 0,
+        })?;
+        served.tell(index, io)
     }
 
     fn reset(&mut self) {}

@@ -1,12 +1,16 @@
 //! The block device, driven by a model of a driver.
 
+mod durability;
+mod ranges;
+mod slot;
+
 use std::os::unix::fs::FileExt;
 
 use microagent_proto::control::{DiskConfig, DiskMode};
 use proptest::prelude::*;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
 use super::*;
@@ -127,13 +131,23 @@ fn features_say_what_is_true() {
     assert!(offers(&read_write, VIRTIO_BLK_F_FLUSH) && !offers(&read_write, VIRTIO_BLK_F_RO));
     let read_only = Disk::new(|_| DiskMode::ReadOnly);
     assert!(!offers(&read_only, VIRTIO_BLK_F_FLUSH) && offers(&read_only, VIRTIO_BLK_F_RO));
+    for bit in [VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES] {
+        assert!(offers(&overlay, bit) && offers(&read_write, bit) && !offers(&read_only, bit));
+    }
 
-    let mut config = [0xff; 40];
+    let mut config = [0xff; 64];
     read_only.device.read_config(0, &mut config);
     assert_eq!(config[0..8], SECTORS.to_le_bytes());
     assert_eq!(config[12..16], 254u32.to_le_bytes());
     assert_eq!(config[20..24], 512u32.to_le_bytes());
-    assert_eq!(config[24..], [0; 16]);
+    // Topology, discard, write of zeros; virtio 1.2 section 5.2.4.
+    assert_eq!(config[24..32], [3, 0, 8, 0, 0, 0, 0, 0]);
+    assert_eq!(config[36..40], (1u32 << 22).to_le_bytes());
+    assert_eq!(config[40..44], 16u32.to_le_bytes());
+    assert_eq!(config[44..48], 8u32.to_le_bytes());
+    assert_eq!(config[48..52], (1u32 << 15).to_le_bytes());
+    assert_eq!(config[52..60], [16, 0, 0, 0, 1, 0, 0, 0]);
+    assert_eq!(config[60..], [0; 4]);
     let mut beyond = [0xff; 4];
     read_only.device.read_config(u64::MAX, &mut beyond);
     assert_eq!(beyond, [0; 4]);
@@ -265,7 +279,7 @@ proptest! {
         descriptors in prop::collection::vec((any_address(), any_length(), 0u16..8, 0u16..20), 1..16),
         heads in prop::collection::vec(prop_oneof![9 => 0u16..16, 1 => any::<u16>()], 1..32),
         header in any::<[u8; 16]>(),
-        kind in 0u8..13,
+        kind in 0u8..15,
     ) {
         let mut disk = Disk::overlay();
         let mut header = header;

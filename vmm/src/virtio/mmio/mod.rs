@@ -11,6 +11,7 @@
 //! (`InterruptStatus`, `InterruptACK`): a vCPU that takes an interrupt never waits for disk I/O.
 //! Requests are processed by the worker alone.
 
+mod queue;
 mod registers;
 mod worker;
 

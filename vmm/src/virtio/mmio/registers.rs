@@ -1,15 +1,17 @@
 //! The register model: what a driver reads and writes, and the device's life from reset to
 //! `DRIVER_OK` (virtio 1.2 sections 2.1, 3.1 and 4.2.2).
 
+mod serving;
+
 use std::io;
 
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-use super::super::{DeviceError, DeviceIo, VirtioDevice};
-use super::{INTERRUPT_CONFIG, INTERRUPT_USED, Interrupt};
+use super::super::VirtioDevice;
+use super::queue::{QueueRegisters, Ring};
+pub(super) use serving::{Around, Event};
 
 // Register offsets, virtio 1.2 table 4.1.
 const MAGIC: u64 = 0x00;
@@ -34,6 +36,7 @@ const QUEUE_AVAILABLE_LOW: u64 = 0x90;
 const QUEUE_AVAILABLE_HIGH: u64 = 0x94;
 const QUEUE_USED_LOW: u64 = 0xa0;
 const QUEUE_USED_HIGH: u64 = 0xa4;
+const QUEUE_RESET: u64 = 0xc0;
 const SHARED_MEMORY_LENGTH_LOW: u64 = 0xb0;
 const SHARED_MEMORY_BASE_HIGH: u64 = 0xbc;
 const CONFIG_GENERATION: u64 = 0xfc;
@@ -53,16 +56,18 @@ const FAILED: u32 = 128;
 const DRIVER_BITS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
 /// What the transport itself adds to a device's features.
-const TRANSPORT_FEATURES: u64 =
-    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+const TRANSPORT_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_F_RING_RESET
+    | 1 << VIRTIO_RING_F_EVENT_IDX
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
 /// What a register write means for the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// Nothing.
     None,
-    /// The device went live.
-    Live,
+    /// The device went live, or is not served any more.
+    Life,
     /// The device was reset.
     Reset,
 }
@@ -85,13 +90,17 @@ pub(super) enum Life {
 pub(super) struct Core {
     device: Box<dyn VirtioDevice>,
     memory: GuestMemoryMmap,
-    queues: Vec<Queue>,
+    queues: Vec<QueueRegisters>,
     life: Life,
     status: u32,
     device_features_select: u32,
     driver_features_select: u32,
     driver_features: u64,
     queue_select: usize,
+    /// Changes whenever the configuration space does (virtio 1.2 section 2.5.1).
+    config_generation: u32,
+    /// A driver has been complained of. Once is enough: it can go on for as long as it likes.
+    complained: bool,
 }
 
 impl Core {
@@ -99,7 +108,7 @@ impl Core {
         let queues = device
             .queue_sizes()
             .iter()
-            .map(|&size| Queue::new(size).map_err(io::Error::other))
+            .map(|&size| QueueRegisters::new(size))
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Core {
             device,
@@ -111,6 +120,8 @@ impl Core {
             driver_features_select: 0,
             driver_features: 0,
             queue_select: 0,
+            config_generation: 0,
+            complained: false,
         })
     }
 
@@ -151,12 +162,13 @@ impl Core {
             VENDOR_ID => VENDOR_VALUE,
             DEVICE_FEATURES => half(self.features(), self.device_features_select),
             QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max_size().into()),
-            QUEUE_READY => queue.is_some_and(QueueT::ready).into(),
+            QUEUE_READY => queue.is_some_and(QueueRegisters::ready).into(),
             STATUS => self.status,
             // No shared memory regions: every length and base reads as all ones (4.2.2).
             SHARED_MEMORY_LENGTH_LOW..=SHARED_MEMORY_BASE_HIGH => u32::MAX,
-            // No device changes its configuration by itself yet.
-            CONFIG_GENERATION => 0,
+            // A queue is reset by the time the write returns (2.6.1).
+            QUEUE_RESET => 0,
+            CONFIG_GENERATION => self.config_generation,
             _ => 0,
         }
     }
@@ -195,31 +207,47 @@ impl Core {
         self.driver_features = self.driver_features & !mask | value;
     }
 
-    /// Queues are set up between `FEATURES_OK` and `DRIVER_OK` and not while they are ready.
+    /// Queues are set up between `FEATURES_OK` and `DRIVER_OK`, and after that only by a driver
+    /// that may reset them (section 2.6.1). They are stopped at any time.
     fn write_queue(&mut self, offset: u64, value: u32) {
-        if self.status & (FEATURES_OK | DRIVER_OK) != FEATURES_OK {
-            return;
-        }
+        let resets = self.accepted(VIRTIO_F_RING_RESET);
+        let may_set_up = self.status & FEATURES_OK != 0 && (self.status & DRIVER_OK == 0 || resets);
+        let event_idx = self.accepted(VIRTIO_RING_F_EVENT_IDX);
         let Some(queue) = self.queues.get_mut(self.queue_select) else {
             return;
         };
-        if offset == QUEUE_READY {
-            return queue.set_ready(value == 1);
-        }
-        if queue.ready() {
-            return;
-        }
-        match offset {
-            // A size that is no power of two or too large is ignored by the queue.
-            QUEUE_SIZE => queue.set_size(u16::try_from(value).unwrap_or(0)),
-            QUEUE_DESCRIPTORS_LOW => queue.set_desc_table_address(Some(value), None),
-            QUEUE_DESCRIPTORS_HIGH => queue.set_desc_table_address(None, Some(value)),
-            QUEUE_AVAILABLE_LOW => queue.set_avail_ring_address(Some(value), None),
-            QUEUE_AVAILABLE_HIGH => queue.set_avail_ring_address(None, Some(value)),
-            QUEUE_USED_LOW => queue.set_used_ring_address(Some(value), None),
-            QUEUE_USED_HIGH => queue.set_used_ring_address(None, Some(value)),
+        match (offset, value) {
+            (QUEUE_READY, 0) => return queue.stop(),
+            (QUEUE_RESET, 1) if resets => return queue.reset(),
+            _ if !may_set_up => return,
             _ => {}
         }
+        match offset {
+            QUEUE_READY if value == 1 => {
+                if let Err(reason) = queue.enable(&self.memory, event_idx)
+                    && !std::mem::replace(&mut self.complained, true)
+                {
+                    tracing::warn!(
+                        device = self.device.device_type(),
+                        queue = self.queue_select,
+                        "the driver's queue is not enabled: {reason}"
+                    );
+                }
+            }
+            QUEUE_SIZE => queue.set_size(value),
+            QUEUE_DESCRIPTORS_LOW => queue.set_address(Ring::Descriptors, false, value),
+            QUEUE_DESCRIPTORS_HIGH => queue.set_address(Ring::Descriptors, true, value),
+            QUEUE_AVAILABLE_LOW => queue.set_address(Ring::Available, false, value),
+            QUEUE_AVAILABLE_HIGH => queue.set_address(Ring::Available, true, value),
+            QUEUE_USED_LOW => queue.set_address(Ring::Used, false, value),
+            QUEUE_USED_HIGH => queue.set_address(Ring::Used, true, value),
+            _ => {}
+        }
+    }
+
+    /// Whether this feature was negotiated.
+    fn accepted(&self, feature: u32) -> bool {
+        self.status & FEATURES_OK != 0 && self.driver_features >> feature & 1 == 1
     }
 
     fn write_status(&mut self, value: u32) -> Change {
@@ -237,20 +265,20 @@ impl Core {
                 self.status |= FEATURES_OK;
                 self.device
                     .acknowledge(self.driver_features & self.device.features());
-                let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
-                self.queues
-                    .iter_mut()
-                    .for_each(|queue| queue.set_event_idx(event_idx));
             }
-        }
-        if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 {
-            self.status |= DRIVER_OK;
-            self.life = Life::Starting;
-            return Change::Live;
         }
         if added & FAILED != 0 && self.life != Life::Ended {
             self.life = Life::Idle;
-            return Change::Live;
+            return Change::Life;
+        }
+        // A device that was given up, by either side, waits for its reset (sections 2.1.1, 2.1.2).
+        let given_up = self.status & (FAILED | NEEDS_RESET) != 0;
+        if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 && !given_up {
+            self.status |= DRIVER_OK;
+            if self.life != Life::Ended {
+                self.life = Life::Starting;
+            }
+            return Change::Life;
         }
         Change::None
     }
@@ -264,48 +292,8 @@ impl Core {
         self.driver_features_select = 0;
         self.driver_features = 0;
         self.queue_select = 0;
-        self.queues.iter_mut().for_each(QueueT::reset);
+        self.queues.iter_mut().for_each(QueueRegisters::reset);
         self.device.reset();
-    }
-
-    /// Calls `event` on the device with its queues lent to it. An error breaks the device: it is
-    /// not served again before the driver resets it.
-    pub(super) fn serve(
-        &mut self,
-        interrupt: &Interrupt,
-        event: impl FnOnce(&mut dyn VirtioDevice, &mut dyn DeviceIo) -> Result<(), DeviceError>,
-    ) {
-        let mut io = MmioIo {
-            queues: &mut self.queues,
-            memory: &self.memory,
-            interrupt,
-        };
-        let result = event(&mut *self.device, &mut io);
-        if let Err(error) = result {
-            tracing::warn!(
-                device = self.device.device_type(),
-                error = &error as &dyn std::error::Error,
-                "the driver broke its device; it needs a reset"
-            );
-            self.life = Life::Idle;
-            self.status |= NEEDS_RESET;
-            interrupt.raise(INTERRUPT_CONFIG);
-        }
-    }
-
-    /// `Starting` becomes `Live`: checks the queues, then activates the device.
-    pub(super) fn start(&mut self, interrupt: &Interrupt) {
-        self.life = Life::Live;
-        let valid = self
-            .queues
-            .iter()
-            .all(|queue| !queue.ready() || queue.is_valid(&self.memory));
-        self.serve(interrupt, |device, io| {
-            if !valid {
-                return Err(DeviceError::Protocol("a queue lies outside guest memory"));
-            }
-            device.activate(io)
-        });
     }
 }
 
@@ -314,27 +302,5 @@ fn half(value: u64, select: u32) -> u32 {
         0 => value as u32,
         1 => (value >> 32) as u32,
         _ => 0,
-    }
-}
-
-struct MmioIo<'a> {
-    queues: &'a mut [Queue],
-    memory: &'a GuestMemoryMmap,
-    interrupt: &'a Interrupt,
-}
-
-impl DeviceIo for MmioIo<'_> {
-    fn queue(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)> {
-        let queue = self.queues.get_mut(index).filter(|queue| queue.ready())?;
-        Some((queue, self.memory))
-    }
-
-    fn notify(&mut self, index: usize) -> Result<(), DeviceError> {
-        if let Some((queue, memory)) = self.queue(index)
-            && queue.needs_notification(memory)?
-        {
-            self.interrupt.raise(INTERRUPT_USED);
-        }
-        Ok(())
     }
 }

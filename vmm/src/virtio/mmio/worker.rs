@@ -9,7 +9,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
-use super::registers::Life;
+use super::registers::{Around, Event, Life};
 
 /// Epoll tokens: queue indices count from zero; these are beyond any.
 const BACKEND: u64 = 1 << 32;
@@ -77,41 +77,33 @@ impl Worker {
 
     /// `false` when the worker shall end.
     fn handle(&mut self, token: u64) -> bool {
-        let mut core = self.shared.core();
-        match token {
+        let event = match token {
             WAKE => {
                 let _ = self.shared.wake.read();
-                if core.life() == Life::Starting {
-                    core.start(&self.shared.interrupt);
-                    // What was made available before the device was live.
-                    for index in 0..self.kicks.len() {
-                        if core.life() == Life::Live {
-                            core.serve(&self.shared.interrupt, |device, io| {
-                                device.queue_event(index, io)
-                            });
-                        }
-                    }
-                }
+                Event::State
             }
-            BACKEND => {
-                if core.life() == Life::Live {
-                    core.serve(&self.shared.interrupt, |device, io| {
-                        device.backend_event(io)
-                    });
-                }
-            }
+            BACKEND => Event::Backend,
             index => {
                 let index = index as usize;
                 if let Some(kick) = self.kicks.get(index) {
                     let _ = kick.read();
                 }
-                if core.life() == Life::Live {
-                    core.serve(&self.shared.interrupt, |device, io| {
-                        device.queue_event(index, io)
-                    });
-                }
+                Event::Queue(index)
             }
-        }
+        };
+        // Between two of these the device's lock is free: a driver that always has more to do
+        // keeps nobody from its registers.
+        let again = |index: usize| {
+            if let Some(kick) = self.kicks.get(index) {
+                let _ = kick.write(1);
+            }
+        };
+        let mut core = self.shared.core();
+        let around = Around {
+            interrupt: &self.shared.interrupt,
+            again: &again,
+        };
+        core.handle(event, around);
         if core.life() == Life::Ended {
             return false;
         }

@@ -13,6 +13,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 
@@ -27,6 +28,12 @@ pub const BUF_ALLOC: u32 = 256 << 10;
 
 /// The most data one packet carries to the guest, in bytes: what Linux sends in one.
 const MAX_DATA: usize = 64 << 10;
+
+/// How long a guest that was asked for its credit has to read before it is asked again.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// The same for one that has not read for a while.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(640);
 
 /// What shall become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +74,11 @@ pub struct Connection {
     write_over: bool,
     guest_reset: bool,
     violated: bool,
-    /// The guest was asked for its credit because of the packet limit.
+    /// The guest was asked for its credit because of the packet limit, and has time to read.
     pub asked_for_credit: bool,
+    /// How much time it gets the next time, and what it had read the last time.
+    patience: Duration,
+    asked_at: u32,
     /// Waits for its turn to send.
     pub queued: bool,
     /// What the event loop waits for.
@@ -124,6 +134,8 @@ impl Connection {
             guest_reset: false,
             violated: false,
             asked_for_credit: false,
+            patience: PATIENCE,
+            asked_at: 0,
             queued: false,
             armed: None,
         }
@@ -137,6 +149,12 @@ impl Connection {
     /// Takes a packet of the guest.
     pub fn receive(&mut self, header: &Header, data: Segments<'_>) {
         self.credit.update(header.buf_alloc, header.fwd_cnt);
+        if self.credit.read() != self.asked_at {
+            // It reads again, so a long time that it was given is over. A short one is not: who goes
+            // on reading is asked no more often than every `PATIENCE`.
+            self.asked_for_credit &= self.patience <= 2 * PATIENCE;
+            self.patience = PATIENCE;
+        }
         match (Op::from_number(header.op), self.open) {
             (Some(Op::Reset), _) => self.guest_reset = true,
             (Some(Op::Response), false) => self.open = true,
@@ -316,10 +334,15 @@ impl Connection {
         self.may_read() && self.credit.packet_limited()
     }
 
-    /// Asks the guest for its credit.
-    pub fn ask_for_credit(&mut self) {
+    /// Asks the guest for its credit. After how long to ask again: twice as long as the last time,
+    /// up to [`LONGEST_PATIENCE`], while it does not read at all.
+    pub fn ask_for_credit(&mut self) -> Duration {
+        self.asked_at = self.credit.read();
         self.asked_for_credit = true;
         self.due.credit_request = true;
+        let patience = self.patience;
+        self.patience = LONGEST_PATIENCE.min(2 * patience);
+        patience
     }
 
     /// What to wait for; nothing in particular means: for the host to go away.
@@ -351,5 +374,44 @@ impl Connection {
         } else {
             Fate::Lives
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use vm_memory::VolatileSlice;
+
+    use super::*;
+
+    #[test]
+    fn what_was_taken_is_counted_across_the_end_of_the_counter() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut connection = Connection::from_guest(ours, &Header::default());
+        let mut told = u32::MAX - 100_000;
+        connection.fwd_cnt = told;
+        connection.fwd_told = told;
+        assert!(connection.next_packet(&Segments::default()).is_some());
+        let header = Header {
+            op: Op::Data as u16,
+            ..Header::default()
+        };
+        let (mut taken, mut updates) = (0u32, 0);
+        for _ in 0..100 {
+            let mut data = [7; 10_000];
+            connection.receive(&header, VolatileSlice::from(&mut data[..]).into());
+            theirs.read_exact(&mut data).unwrap();
+            taken += 10_000;
+            if let Some(packet) = connection.next_packet(&Segments::default()) {
+                assert_eq!(packet.op, Op::CreditUpdate as u16);
+                assert!(packet.fwd_cnt.wrapping_sub(told) >= BUF_ALLOC / 2);
+                told = packet.fwd_cnt;
+                updates += 1;
+                assert_eq!(told, (u32::MAX - 100_000).wrapping_add(taken));
+            }
+        }
+        assert_eq!(updates, 100 * 10_000 / 140_000);
+        assert_eq!(connection.fate(), Fate::Lives);
     }
 }

@@ -41,6 +41,11 @@ impl PeerCredit {
         self.packets.push_back(self.sent);
     }
 
+    /// How many bytes the guest has read so far, modulo 2^32, as it says.
+    pub fn read(&self) -> u32 {
+        self.fwd_cnt
+    }
+
     /// How many bytes may be sent now.
     pub fn available(&self) -> u32 {
         if self.packet_limited() {

@@ -2,20 +2,19 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 
-/// How long a guest has to read before it is asked again, in nanoseconds.
-const INTERVAL: i64 = 10_000_000;
-
 /// A timer that runs only while somebody waits for it.
 #[derive(Debug)]
 pub struct CreditTimer {
     timer: OwnedFd,
-    waiting: Vec<u64>,
+    /// Who waits until when: at most as many as there are connections.
+    waiting: Vec<(u64, Instant)>,
 }
 
 impl CreditTimer {
@@ -32,36 +31,46 @@ impl CreditTimer {
         })
     }
 
-    /// Reminds of this connection.
-    pub fn add(&mut self, id: u64) {
-        if self.waiting.is_empty() {
-            self.set(INTERVAL);
-        }
-        self.waiting.push(id);
+    /// Reminds of this connection after so long, and not as it was asked to before.
+    pub fn add(&mut self, id: u64, after: Duration) {
+        self.waiting.retain(|(waits, _)| *waits != id);
+        self.waiting.push((id, Instant::now() + after));
+        self.run();
     }
 
-    /// Whom to remind of, now that the timer has fired.
+    /// Whom to remind of by now.
     pub fn take(&mut self) -> Vec<u64> {
-        self.set(0);
-        std::mem::take(&mut self.waiting)
+        let now = Instant::now();
+        let due = self.waiting.extract_if(.., |(_, until)| *until <= now);
+        let due = due.map(|(id, _)| id).collect();
+        self.run();
+        due
     }
 
     /// Forgets everybody.
     pub fn clear(&mut self) {
-        self.take();
+        self.waiting.clear();
+        self.run();
+    }
+
+    /// Until the first of all; not at all where there is none.
+    fn run(&self) {
+        let first = self.waiting.iter().map(|(_, until)| *until).min();
+        self.set(first.map_or(Duration::ZERO, |until| {
+            // Zero would stop it.
+            until
+                .saturating_duration_since(Instant::now())
+                .max(Duration::from_nanos(1))
+        }));
     }
 
     /// Setting it also takes back an expiry that was not read.
-    fn set(&self, nanoseconds: i64) {
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+    fn set(&self, after: Duration) {
         let value = Itimerspec {
-            it_interval: zero,
+            it_interval: Timespec::default(),
             it_value: Timespec {
-                tv_sec: 0,
-                tv_nsec: nanoseconds,
+                tv_sec: after.as_secs().cast_signed(),
+                tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
         // It fails for times out of range and descriptors that are no timers only.

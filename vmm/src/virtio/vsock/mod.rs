@@ -131,16 +131,24 @@ impl Vsock {
         };
         let mut given = 0;
         let mut more = false;
+        let mut promised = false;
         while self.muxer.wants_to_send() {
             if given == 2 * queue.size() {
                 more = true;
                 break;
             }
             let Some(chain) = Chain::pop(queue, mem)? else {
+                if promised {
+                    return Err(DeviceError::Protocol("the rings of a queue overlap"));
+                }
                 // From now on the driver says when it offers buffers; unless it just did.
-                more = queue.enable_notification(mem)?;
+                promised = queue.enable_notification(mem)?;
+                if promised {
+                    continue;
+                }
                 break;
             };
+            promised = false;
             let written = match chain.buffers {
                 Ok(Buffers { mut writable, .. }) if writable.len() >= HEADER_LEN => {
                     let room = writable.split_off(HEADER_LEN);

@@ -311,8 +311,8 @@ impl Muxer {
         match connection.fate() {
             Fate::Lives => {
                 if connection.starves() && !connection.asked_for_credit {
-                    connection.ask_for_credit();
-                    self.timer.add(id);
+                    let patience = connection.ask_for_credit();
+                    self.timer.add(id, patience);
                 }
                 if connection.wants_to_send() && !connection.queued {
                     connection.queued = true;

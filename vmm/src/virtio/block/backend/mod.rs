@@ -3,6 +3,7 @@
 
 mod overlay;
 mod raw;
+mod zero;
 
 use std::fmt::Debug;
 use std::io;
@@ -16,7 +17,8 @@ pub use raw::Raw;
 /// The device has checked that ranges lie within [`size`](Self::size), are whole sectors, and that
 /// nothing is written when [`read_only`](Self::read_only).
 pub trait Backend: Send + Debug {
-    /// The size of the disk in bytes: whole sectors, and the same for its life.
+    /// The size of the disk in bytes: whole sectors, and the same for its life. A disk of another
+    /// size takes its place ([`Slot`](super::Slot)).
     fn size(&self) -> u64;
 
     /// Whether writes are refused.
@@ -36,6 +38,19 @@ pub trait Backend: Send + Debug {
     /// # Errors
     /// What the host's file system says; part of the range may have been written.
     fn write_at(&mut self, from: Segments<'_>, offset: u64) -> io::Result<()>;
+
+    /// Gives up what a range holds; it may read as anything afterwards, here as zeros where the
+    /// host frees it and as before where not.
+    ///
+    /// # Errors
+    /// What the host's file system says.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
+
+    /// Makes a range read as zeros. `unmap` allows to free it.
+    ///
+    /// # Errors
+    /// What the host's file system says; part of the range may have become zero.
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 
     /// Makes the writes that are done durable.
     ///

@@ -4,13 +4,16 @@
 //! does not hold is read from the base. Which blocks it holds is a bitmap in memory, so reading
 //! costs no system call to find out (1 GiB of disk is 32 KiB of bitmap). A write of part of a
 //! block that is not held copies the rest of the block up from the base first.
+//!
+//! Blocks that become zero are held as a hole: the delta frees them, and the base's are hidden.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use super::Backend;
+use super::{Backend, zero};
 use crate::virtio::Segments;
 
 /// The unit in which the delta holds data, in bytes: the block size of the file systems on it.
@@ -38,6 +41,38 @@ impl Overlay {
             len,
             held: Bitmap::new(len.div_ceil(BLOCK)),
         })
+    }
+
+    /// The whole blocks within a range, as blocks and as bytes; the disk may end with part of one.
+    fn whole_blocks(&self, offset: u64, end: u64) -> (Range<u64>, Range<u64>) {
+        let first = offset.div_ceil(BLOCK);
+        let last = if end == self.len {
+            end.div_ceil(BLOCK)
+        } else {
+            end / BLOCK
+        };
+        let last = last.max(first);
+        (first..last, first * BLOCK..(last * BLOCK).min(end))
+    }
+
+    /// Makes whole blocks zero, and frees them.
+    fn clear(&mut self, blocks: Range<u64>, bytes: &Range<u64>) -> io::Result<()> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        // Also where nothing is held: a write that failed may have left something.
+        zero::zero(&self.delta, bytes.start, bytes.end - bytes.start, true)?;
+        blocks.for_each(|block| self.held.set(block));
+        Ok(())
+    }
+
+    /// Makes part of a block zero.
+    fn clear_part(&mut self, offset: u64, end: u64) -> io::Result<()> {
+        let block = offset / BLOCK;
+        self.copy_up(block, offset, end)?;
+        zero::zero(&self.delta, offset, end - offset, false)?;
+        self.held.set(block);
+        Ok(())
     }
 
     /// Brings block `block` into the delta, if `[offset, end)` writes only part of it and the
@@ -100,6 +135,34 @@ impl Backend for Overlay {
         Ok(())
     }
 
+    /// Part of a block is not worth to be copied up.
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        let (blocks, bytes) = self.whole_blocks(offset, offset + len);
+        self.clear(blocks, &bytes)
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, _unmap: bool) -> io::Result<()> {
+        let end = offset + len;
+        let (blocks, bytes) = self.whole_blocks(offset, end);
+        if blocks.is_empty() {
+            // Within one block, or the end of one and the start of the next.
+            let middle = bytes.start.clamp(offset, end);
+            for (from, to) in [(offset, middle), (middle, end)] {
+                if from < to {
+                    self.clear_part(from, to)?;
+                }
+            }
+            return Ok(());
+        }
+        if offset < bytes.start {
+            self.clear_part(offset, bytes.start)?;
+        }
+        if bytes.end < end {
+            self.clear_part(bytes.end, end)?;
+        }
+        self.clear(blocks, &bytes)
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -155,28 +218,65 @@ mod tests {
         file
     }
 
+    /// What a driver does to a disk.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Write(u8),
+        Discard,
+        Zero { unmap: bool },
+    }
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            3 => any::<u8>().prop_map(Step::Write),
+            1 => Just(Step::Discard),
+            2 => any::<bool>().prop_map(|unmap| Step::Zero { unmap }),
+        ]
+    }
+
     proptest! {
-        /// The oracle is a plain array that takes the same writes.
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        /// The oracle is a plain array that takes the same steps. A discarded sector is what it
+        /// was or zero, and stays what it was found to be.
         #[test]
-        fn it_reads_as_an_array_that_took_the_same_writes(
+        fn it_reads_as_an_array_that_took_the_same_steps(
             sectors in 1u64..100,
-            writes in prop::collection::vec((any::<u64>(), 1u64..40, any::<u8>()), 0..30),
+            steps in prop::collection::vec((any::<u64>(), 1u64..40, any_step()), 0..30),
         ) {
             let len = sectors * 512;
-            let original: Vec<u8> = (0..len).map(|i| (i / 512) as u8 ^ i as u8).collect();
+            let original: Vec<u8> = (0..len).map(|i| (i / 512) as u8 ^ i as u8 | 1).collect();
             let base = file(&original);
             let mut disk = Overlay::new(base.try_clone().unwrap(), len, file(&[])).unwrap();
             let mut expected = original.clone();
-            for (at, count, byte) in writes {
+            for (at, count, step) in steps {
                 let at = at % sectors;
                 let count = count.min(sectors - at);
                 let (from, to) = ((at * 512) as usize, ((at + count) * 512) as usize);
-                expected[from..to].fill(byte);
-                let mut data = vec![byte; to - from];
-                disk.write_at(VolatileSlice::from(&mut data[..]).into(), at * 512).unwrap();
-
-                let mut back = vec![0; to - from];
-                disk.read_at(VolatileSlice::from(&mut back[..]).into(), at * 512).unwrap();
+                let (offset, bytes) = (at * 512, count * 512);
+                let mut back = vec![0xee; to - from];
+                match step {
+                    Step::Write(byte) => {
+                        expected[from..to].fill(byte);
+                        let mut data = vec![byte; to - from];
+                        let data = VolatileSlice::from(&mut data[..]);
+                        disk.write_at(data.into(), offset).unwrap();
+                    }
+                    Step::Zero { unmap } => {
+                        expected[from..to].fill(0);
+                        disk.write_zeroes(offset, bytes, unmap).unwrap();
+                    }
+                    Step::Discard => {
+                        disk.discard(offset, bytes).unwrap();
+                        let into = VolatileSlice::from(&mut back[..]);
+                        disk.read_at(into.into(), offset).unwrap();
+                        for (sector, was) in back.chunks(512).zip(expected[from..to].chunks_mut(512)) {
+                            prop_assert!(sector == was || sector.iter().all(|&byte| byte == 0));
+                            was.copy_from_slice(sector);
+                        }
+                    }
+                }
+                disk.read_at(VolatileSlice::from(&mut back[..]).into(), offset).unwrap();
                 prop_assert_eq!(&back, &expected[from..to]);
             }
             let mut all = vec![0; len as usize];
@@ -185,6 +285,30 @@ mod tests {
             let mut untouched = vec![0; len as usize];
             base.read_exact_at(&mut untouched, 0).unwrap();
             prop_assert_eq!(&untouched, &original);
+        }
+    }
+
+    #[test]
+    fn what_is_discarded_hides_the_base_and_is_freed_in_the_delta() {
+        use std::os::unix::fs::MetadataExt;
+        const LEN: u64 = 8 << 20;
+        let mut disk = Overlay::new(file(&vec![1; LEN as usize]), LEN, file(&[])).unwrap();
+        let mut data = vec![7; LEN as usize / 2];
+        disk.write_at(VolatileSlice::from(&mut data[..]).into(), 0)
+            .unwrap();
+        let full = disk.delta.metadata().unwrap().blocks() * 512;
+        assert!(full >= LEN / 2);
+        // A quarter from the delta, a quarter that only the base has.
+        disk.discard(LEN / 4, LEN / 2).unwrap();
+        let freed = full - disk.delta.metadata().unwrap().blocks() * 512;
+        assert!(freed >= LEN / 4 - (64 << 10), "{freed}");
+        let mut all = vec![9; LEN as usize];
+        disk.read_at(VolatileSlice::from(&mut all[..]).into(), 0)
+            .unwrap();
+        let quarter = LEN as usize / 4;
+        for (at, byte) in [7, 0, 0, 1].into_iter().enumerate() {
+            let got = &all[at * quarter..(at + 1) * quarter];
+            assert!(got.iter().all(|&b| b == byte), "quarter {at}");
         }
     }
 

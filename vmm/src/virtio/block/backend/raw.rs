@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 
-use super::Backend;
+use super::{Backend, zero};
 use crate::virtio::Segments;
 
 /// A raw image, read-only or written in place.
@@ -45,6 +45,14 @@ impl Backend for Raw {
 
     fn write_at(&mut self, from: Segments<'_>, offset: u64) -> io::Result<()> {
         from.write_at(self.file.as_fd(), offset)
+    }
+
+    fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
+        zero::punch(&self.file, offset, len).map(drop)
+    }
+
+    fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        zero::zero(&self.file, offset, len, unmap)
     }
 
     fn flush(&mut self) -> io::Result<()> {

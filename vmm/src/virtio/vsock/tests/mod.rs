@@ -2,12 +2,14 @@
 
 mod guest_model;
 mod hostile;
+mod storms;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use guest_model::{Guest, Socket};
 
@@ -250,6 +252,40 @@ fn tiny_packets_are_bounded_and_go_on_when_the_guest_has_read() {
         assert!(guest.wait(900), "{} came", got.len());
     }
     assert_eq!(got, (0..TOTAL).map(byte).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_guest_that_does_not_read_is_asked_ever_more_rarely() {
+    let (mut guest, mut stream) = connected();
+    while guest.sockets[&PORTS].credit_requests == 0 {
+        stream.write_all(&[1]).unwrap();
+        guest.wait(900);
+    }
+    let asked = Instant::now();
+    while guest.sockets[&PORTS].credit_requests < 7 {
+        assert!(guest.wait(900));
+    }
+    // After 10, 20, 40, 80, 160 and 320 ms.
+    let after = asked.elapsed();
+    assert!(after >= Duration::from_millis(600), "{after:?}");
+
+    // One that goes on reading is asked as often as before.
+    guest.read(PORTS);
+    while guest.sockets[&PORTS].inbox.is_empty() {
+        stream.write_all(&[2]).unwrap();
+        assert!(guest.wait(900));
+    }
+    let before = guest.sockets[&PORTS].credit_requests;
+    while guest.sockets[&PORTS].credit_requests == before {
+        stream.write_all(&[3]).unwrap();
+        guest.wait(900);
+    }
+    let asked = Instant::now();
+    while guest.sockets[&PORTS].credit_requests < before + 3 {
+        assert!(guest.wait(900));
+    }
+    let after = asked.elapsed();
+    assert!(after < Duration::from_millis(300), "{after:?}");
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! Which huge pages a kernel uses hardly anything of.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD};
+use vm_memory::ByteValued;
+
+/// What the host can back with one page, in bytes.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
+/// A page of which less than this is used is better made of small ones: it is cleared as a whole.
+const LITTLE: u64 = HUGE_PAGE / 8;
+
+/// More segments than any kernel has.
+const MAX_SEGMENTS: u16 = 64;
+
+/// The huge pages, by their guest-physical addresses, that lie within the ELF kernel in `file` and
+/// of which its segments use less than an eighth. Linux reserves its image as a whole
+/// (`early_reserve_memory` in arch/x86/kernel/setup.c): what is between its parts is not used
+/// before it is given back, if ever.
+///
+/// # Errors
+/// When the file cannot be read, or ends inside its headers.
+pub(super) fn barely_used(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>> {
+    let mut header = Elf64_Ehdr::default();
+    file.read_exact(header.as_mut_slice())?;
+    let count = header.e_phnum;
+    if count > MAX_SEGMENTS {
+        return Ok(Vec::new());
+    }
+    file.seek(SeekFrom::Start(header.e_phoff))?;
+    let (mut first, mut last) = (u64::MAX, 0);
+    let mut used = BTreeMap::new();
+    for _ in 0..count {
+        let mut segment = Elf64_Phdr::default();
+        file.read_exact(segment.as_mut_slice())?;
+        let (start, length) = (segment.p_paddr, segment.p_memsz);
+        let Some(end) = start.checked_add(length) else {
+            return Ok(Vec::new());
+        };
+        if segment.p_type != PT_LOAD || length == 0 {
+            continue;
+        }
+        (first, last) = (first.min(start), last.max(end));
+        // Those between are used as a whole.
+        let (head, tail) = (page_of(start), page_of(end - 1));
+        *used.entry(head).or_insert(0) += (head + (HUGE_PAGE - 1)).min(end - 1) - start + 1;
+        if tail != head {
+            *used.entry(tail).or_insert(0) += end - tail;
+        }
+    }
+    let within = |page: u64| page >= first && last - page >= HUGE_PAGE;
+    let pages = used.into_iter();
+    let pages = pages.filter(|&(page, used)| used < LITTLE && within(page));
+    Ok(pages.map(|(page, _)| page).collect())
+}
+
+fn page_of(address: u64) -> u64 {
+    address / HUGE_PAGE * HUGE_PAGE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn pages(segments: &[(u64, u64)]) -> Vec<u64> {
+        let header = Elf64_Ehdr {
+            e_phoff: 64,
+            e_phnum: segments.len() as u16,
+            ..Default::default()
+        };
+        let mut file = header.as_slice().to_vec();
+        for &(p_paddr, p_memsz) in segments {
+            let segment = Elf64_Phdr {
+                p_type: PT_LOAD,
+                p_paddr,
+                p_memsz,
+                ..Default::default()
+            };
+            file.extend(segment.as_slice());
+        }
+        barely_used(&mut Cursor::new(file)).unwrap()
+    }
+
+    #[test]
+    fn a_page_within_the_kernel_with_hardly_any_content_is_found() {
+        let text = (16 * MIB, 7 * MIB);
+        let entry = (24 * MIB, 8 << 10);
+        let more = (24 * MIB + 4096, 4 << 10);
+        let data = (28 * MIB, 3 * MIB);
+        assert_eq!(pages(&[text, entry, data]), [24 * MIB]);
+        assert_eq!(pages(&[text, entry, more, data]), [24 * MIB]);
+        // What follows the kernel is used by others.
+        assert!(pages(&[text, entry]).is_empty());
+        assert!(pages(&[text, (24 * MIB, 256 << 10), data]).is_empty());
+        // The end of one and the beginning of another.
+        assert_eq!(pages(&[(16 * MIB, 8 * MIB + 100), data]), [24 * MIB]);
+        assert!(pages(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_ends_early_is_an_error() {
+        for length in [0, 10, 63] {
+            assert!(barely_used(&mut Cursor::new(vec![0; length])).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_segment_makes_it_panic(
+            segments in prop::collection::vec((any::<u64>(), any::<u64>()), 0..5),
+            small in prop::collection::vec((0..64 * MIB, 0..8 * MIB), 0..5),
+        ) {
+            pages(&segments);
+            let end = small.iter().map(|(start, length)| start + length).max().unwrap_or(0);
+            prop_assert!(pages(&small).iter().all(|page| page + HUGE_PAGE <= end));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! One queue's registers: what the driver programs, checked as a whole when it enables the queue.
+//!
+//! ```text
+//! programmed ── QueueReady = 1, all of it valid ──▶ ready ── QueueReady = 0 ──▶ programmed
+//!     ▲                                               │
+//!     └── QueueReset = 1, device reset (defaults) ◀───┘
+//! ```
+//! A queue that is not valid is not enabled: `QueueReady` goes on reading as zero. While a queue is
+//! ready, what it was programmed with does not change (virtio 1.2 section 4.2.2.2).
+
+use std::io;
+
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+/// The parts of a queue, in the order of their registers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ring {
+    Descriptors,
+    Available,
+    Used,
+}
+
+/// One queue and its registers.
+#[derive(Debug)]
+pub(super) struct QueueRegisters {
+    queue: Queue,
+    size: u32,
+    /// Guest addresses, by [`Ring`].
+    rings: [u64; 3],
+}
+
+/// Why a queue is not enabled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refused {
+    /// Virtio 1.2 section 2.7: a power of two; section 4.2.2: at most `QueueSizeMax`.
+    #[error("its size is zero, no power of two, or too large")]
+    Size,
+    /// Virtio 1.2 section 2.7: 16, 2 and 4 bytes.
+    #[error("a ring is not aligned")]
+    Alignment,
+    /// Not all of it.
+    #[error("a ring is not in guest memory")]
+    Outside,
+}
+
+impl QueueRegisters {
+    pub(super) fn new(max_size: u16) -> io::Result<QueueRegisters> {
+        Ok(QueueRegisters {
+            queue: Queue::new(max_size).map_err(io::Error::other)?,
+            size: max_size.into(),
+            rings: [0; 3],
+        })
+    }
+
+    pub(super) fn max_size(&self) -> u16 {
+        self.queue.max_size()
+    }
+
+    pub(super) fn ready(&self) -> bool {
+        self.queue.ready()
+    }
+
+    /// The queue, if it is ready.
+    pub(super) fn queue(&mut self) -> Option<&mut Queue> {
+        Some(&mut self.queue).filter(|queue| queue.ready())
+    }
+
+    pub(super) fn set_size(&mut self, size: u32) {
+        if !self.ready() {
+            self.size = size;
+        }
+    }
+
+    /// Sets one half of an address.
+    pub(super) fn set_address(&mut self, ring: Ring, high: bool, value: u32) {
+        if self.ready() {
+            return;
+        }
+        let shift = if high { 32 } else { 0 };
+        let address = &mut self.rings[ring as usize];
+        *address = *address & !(u64::from(u32::MAX) << shift) | u64::from(value) << shift;
+    }
+
+    /// Makes the queue ready, at the start of its rings, or says what is wrong with it.
+    pub(super) fn enable(
+        &mut self,
+        memory: &GuestMemoryMmap,
+        event_idx: bool,
+    ) -> Result<(), Refused> {
+        if self.ready() {
+            return Ok(());
+        }
+        let result = self.prepare(memory, event_idx);
+        if result.is_err() {
+            self.queue.reset();
+        }
+        result
+    }
+
+    fn prepare(&mut self, memory: &GuestMemoryMmap, event_idx: bool) -> Result<(), Refused> {
+        let [descriptors, available, used] = self.rings;
+        let size = u16::try_from(self.size).map_err(|_| Refused::Size)?;
+        self.queue.try_set_size(size).map_err(|_| Refused::Size)?;
+        let aligned = |address: u64, to: u64| address.is_multiple_of(to);
+        if !(aligned(descriptors, 16) && aligned(available, 2) && aligned(used, 4)) {
+            return Err(Refused::Alignment);
+        }
+        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        let (low, high) = halves(descriptors);
+        self.queue.set_desc_table_address(low, high);
+        let (low, high) = halves(available);
+        self.queue.set_avail_ring_address(low, high);
+        let (low, high) = halves(used);
+        self.queue.set_used_ring_address(low, high);
+        self.queue.set_event_idx(event_idx);
+        self.queue.set_ready(true);
+        if self.queue.is_valid(memory) {
+            Ok(())
+        } else {
+            Err(Refused::Outside)
+        }
+    }
+
+    /// `QueueReady` = 0: nothing more is taken from the queue or put into it. What it was
+    /// programmed with stays, its place in the rings does not.
+    pub(super) fn stop(&mut self) {
+        self.queue.reset();
+    }
+
+    /// Back to the defaults (virtio 1.2 section 2.6.1.1).
+    pub(super) fn reset(&mut self) {
+        self.queue.reset();
+        self.size = self.queue.max_size().into();
+        self.rings = [0; 3];
+    }
+}

@@ -1,0 +1,217 @@
+//! A tap interface of the host's kernel (its `Documentation/networking/tuntap.rst`). Each read and
+//! write is one frame after a virtio header, so what the guest leaves to do the kernel does, or
+//! leaves to the next.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use vm_memory::VolatileSlice;
+
+use super::watch::Watch;
+use super::{Backend, Frame, Offloads, Sent};
+use crate::virtio::Segments;
+use crate::virtio::net::header::{HEADER_LEN, Header, MAX_FRAME};
+
+/// What an interface is attached with, and must be.
+const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+
+/// An interface, attached.
+#[derive(Debug)]
+pub struct Tap {
+    file: OwnedFd,
+    watch: Watch,
+    /// Of a fixed length; the first `len` bytes are a header and its frame.
+    inbox: Vec<u8>,
+    len: usize,
+    attached: bool,
+}
+
+/// Why an interface cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TapError {
+    /// A name has 1 to 15 bytes, none of them zero.
+    #[error("no interface can have the name {0:?}")]
+    Name(String),
+    /// The descriptor is not that of a tap interface with virtio headers.
+    #[error("not a tap interface with virtio headers")]
+    Kind,
+    /// The kernel refused something.
+    #[error("cannot {operation}")]
+    Io {
+        /// What was attempted.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed<E: Into<io::Error>>(operation: &'static str) -> impl Fn(E) -> TapError {
+    move |source| TapError::Io {
+        operation,
+        source: source.into(),
+    }
+}
+
+impl Tap {
+    /// Attaches to the interface with this name, which is made if there is none, and then gone
+    /// with the backend. It is down until somebody sets it up.
+    ///
+    /// # Errors
+    /// When the name is none, or the kernel refuses.
+    pub fn open(name: &str) -> Result<Tap, TapError> {
+        let mut request = request();
+        let bytes = name.as_bytes();
+        if bytes.is_empty() || bytes.len() >= request.ifr_name.len() || bytes.contains(&0) {
+            return Err(TapError::Name(name.to_owned()));
+        }
+        for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+            *to = from.cast_signed();
+        }
+        request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
+            .map_err(failed("open /dev/net/tun"))?;
+        interface(&file, libc::TUNSETIFF, &mut request)
+            .map_err(failed("attach to a tap interface"))?;
+        Tap::new(file)
+    }
+
+    /// The interface that a descriptor of `/dev/net/tun` is attached to, by whoever may.
+    ///
+    /// # Errors
+    /// When it is none with frames and virtio headers, or the kernel refuses.
+    pub fn new(file: OwnedFd) -> Result<Tap, TapError> {
+        let mut request = request();
+        interface(&file, libc::TUNGETIFF, &mut request).map_err(failed("ask what a tap is"))?;
+        // SAFETY: needed because the kernel's structure has a union. `TUNGETIFF` fills in the
+        // flags, and any value is one.
+        let flags = unsafe { request.ifr_ifru.ifru_flags };
+        if libc::c_int::from(flags) & FLAGS != FLAGS {
+            return Err(TapError::Kind);
+        }
+        rustix::io::ioctl_fionbio(&file, true).map_err(failed("set up a tap"))?;
+        let length = HEADER_LEN as libc::c_int;
+        // SAFETY: needed because no safe wrapper knows this operation. It reads one integer, which
+        // lives until it returns.
+        check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })
+            .map_err(failed("set the header's length"))?;
+        let mut tap = Tap {
+            file,
+            watch: Watch::new().map_err(failed("wait for a tap"))?,
+            inbox: vec![0; HEADER_LEN + MAX_FRAME],
+            len: 0,
+            attached: true,
+        };
+        tap.set_received(Offloads::default())
+            .map_err(failed("set what a tap leaves to do"))?;
+        Ok(tap)
+    }
+}
+
+fn request() -> libc::ifreq {
+    // SAFETY: needed because the kernel's structure has a union. Zero is a value for each of its
+    // members.
+    unsafe { std::mem::zeroed() }
+}
+
+/// One of the operations that take an `ifreq`.
+fn interface(
+    file: &OwnedFd,
+    operation: libc::Ioctl,
+    request: &mut libc::ifreq,
+) -> io::Result<libc::c_int> {
+    // SAFETY: needed because no safe wrapper knows these operations. Both callers name one that
+    // reads and writes an `ifreq`, which is ours alone until it returns.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), operation, &raw mut *request) })
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+impl Backend for Tap {
+    fn carries(&self) -> Offloads {
+        Offloads {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+        }
+    }
+
+    fn set_received(&mut self, offloads: Offloads) -> io::Result<()> {
+        let Offloads {
+            checksum,
+            tso4,
+            tso6,
+        } = offloads.consistent();
+        let bit = |flag: libc::c_uint, on: bool| if on { flag } else { 0 };
+        let flags = bit(libc::TUN_F_CSUM, checksum)
+            | bit(libc::TUN_F_TSO4, tso4)
+            | bit(libc::TUN_F_TSO6, tso6);
+        let flags = libc::c_ulong::from(flags);
+        self.len = 0;
+        if !self.attached {
+            return Ok(());
+        }
+        // SAFETY: needed because no safe wrapper knows this operation. Its argument is a number.
+        check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })?;
+        Ok(())
+    }
+
+    fn link_up(&self) -> bool {
+        self.attached
+    }
+
+    fn send(&mut self, header: Header, frame: Segments<'_>) -> Sent {
+        let mut header = header.encode();
+        let mut message = Segments::from(VolatileSlice::from(&mut header[..]));
+        message.append(frame);
+        match message.write_message(self.file.as_fd()) {
+            Ok(_) => Sent::Taken,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Full,
+            // The kernel will not have the frame, or the interface is down: as on any other wire,
+            // the frame is lost. Whether the interface is gone is found out by reading.
+            Err(_) => Sent::Refused,
+        }
+    }
+
+    fn front(&mut self) -> Option<Frame<'_>> {
+        while self.attached && self.len <= HEADER_LEN {
+            let read = || rustix::io::read(&self.file, &mut self.inbox[..]);
+            match rustix::io::retry_on_intr(read) {
+                Ok(n) => self.len = n,
+                Err(error) if error == rustix::io::Errno::AGAIN => return None,
+                Err(_) => {
+                    self.attached = false;
+                    self.len = 0;
+                }
+            }
+        }
+        let message = self.inbox.get(..self.len)?;
+        let (header, data) = message.split_first_chunk()?;
+        Some(Frame {
+            header: Header::decode(header),
+            data,
+        })
+    }
+
+    fn pop(&mut self) {
+        self.len = 0;
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.watch.descriptor()
+    }
+
+    fn wait(&mut self, receive: bool, send: bool) -> io::Result<()> {
+        let up = self.attached;
+        self.watch.set(self.file.as_fd(), up && receive, up && send)
+    }
+}

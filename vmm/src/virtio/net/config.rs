@@ -1,0 +1,183 @@
+//! What a driver reads of a network device: `struct virtio_net_config` (virtio 1.2 section 5.1.4),
+//! and the features that go with it.
+
+use std::fmt;
+
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS,
+};
+
+use super::{Offloads, VirtioDevice};
+
+/// The length of the configuration space, in bytes.
+pub const LEN: usize = 12;
+
+/// `VIRTIO_NET_S_LINK_UP`.
+const LINK_UP: u16 = 1;
+
+/// The smallest MTU that a device may tell of (virtio 1.2 section 5.1.4.1).
+pub const MIN_MTU: u16 = 68;
+
+/// An Ethernet address of one station.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mac([u8; 6]);
+
+/// An address is a group's, or nobody's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an Ethernet address is not that of one station")]
+pub struct NotOneStation;
+
+impl Mac {
+    /// An address, unless it is that of a group or all zeros: no driver takes those.
+    ///
+    /// # Errors
+    /// [`NotOneStation`].
+    pub fn new(octets: [u8; 6]) -> Result<Mac, NotOneStation> {
+        if octets[0] & 1 != 0 || octets == [0; 6] {
+            return Err(NotOneStation);
+        }
+        Ok(Mac(octets))
+    }
+
+    /// Its octets, in the order in which they are sent.
+    pub fn octets(self) -> [u8; 6] {
+        self.0
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// What a network device's configuration space says that does not change: for who answers in its
+/// place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Its address.
+    pub mac: Mac,
+    /// What it tells of the largest packet, in bytes.
+    pub mtu: Option<u16>,
+}
+
+impl Facts {
+    /// Those of this network device.
+    pub fn of(device: &dyn VirtioDevice) -> Facts {
+        let mut config = [0; LEN];
+        device.read_config(0, &mut config);
+        let [mac @ .., _, _, _, _, low, high] = config;
+        Facts {
+            mac: Mac(mac),
+            mtu: Some(u16::from_le_bytes([low, high])).filter(|&mtu| mtu != 0),
+        }
+    }
+}
+
+/// The configuration space. An MTU of zero is not told of, so not read.
+pub fn config(mac: Mac, link_up: bool, mtu: Option<u16>) -> [u8; LEN] {
+    let mut config = [0; LEN];
+    config[..6].copy_from_slice(&mac.octets());
+    config[6..8].copy_from_slice(&(if link_up { LINK_UP } else { 0 }).to_le_bytes());
+    config[8..10].copy_from_slice(&1u16.to_le_bytes());
+    config[10..].copy_from_slice(&mtu.unwrap_or(0).to_le_bytes());
+    config
+}
+
+fn bit(feature: u32, on: bool) -> u64 {
+    u64::from(on) << feature
+}
+
+/// What a device offers whose backend carries this, in both directions.
+pub fn features(carried: Offloads, mtu: Option<u16>) -> u64 {
+    let Offloads {
+        checksum,
+        tso4,
+        tso6,
+    } = carried.consistent();
+    bit(VIRTIO_NET_F_MAC, true)
+        | bit(VIRTIO_NET_F_STATUS, true)
+        | bit(VIRTIO_NET_F_MRG_RXBUF, true)
+        | bit(VIRTIO_NET_F_MTU, mtu.is_some())
+        | bit(VIRTIO_NET_F_CSUM, checksum)
+        | bit(VIRTIO_NET_F_GUEST_CSUM, checksum)
+        | bit(VIRTIO_NET_F_HOST_TSO4, tso4)
+        | bit(VIRTIO_NET_F_GUEST_TSO4, tso4)
+        | bit(VIRTIO_NET_F_HOST_TSO6, tso6)
+        | bit(VIRTIO_NET_F_GUEST_TSO6, tso6)
+}
+
+/// What a driver chose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// What frames of the driver may ask for.
+    pub sends: Offloads,
+    /// What frames to the driver may ask for.
+    pub takes: Offloads,
+    /// A frame may be spread over several buffers.
+    pub mergeable: bool,
+}
+
+impl Chosen {
+    /// From feature bits. Segmentation without checksums is no choice (virtio 1.2 section
+    /// 5.1.3.1), and counts as neither.
+    pub fn new(features: u64) -> Chosen {
+        let has = |feature: u32| features >> feature & 1 != 0;
+        let sends = Offloads {
+            checksum: has(VIRTIO_NET_F_CSUM),
+            tso4: has(VIRTIO_NET_F_HOST_TSO4),
+            tso6: has(VIRTIO_NET_F_HOST_TSO6),
+        };
+        let takes = Offloads {
+            checksum: has(VIRTIO_NET_F_GUEST_CSUM),
+            tso4: has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: has(VIRTIO_NET_F_GUEST_TSO6),
+        };
+        Chosen {
+            sends: sends.consistent(),
+            takes: takes.consistent(),
+            mergeable: has(VIRTIO_NET_F_MRG_RXBUF),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_where_the_specification_has_them() {
+        let mac = Mac::new([2, 3, 4, 5, 6, 7]).unwrap();
+        let up = config(mac, true, Some(1500));
+        assert_eq!(up, [2, 3, 4, 5, 6, 7, 1, 0, 1, 0, 0xdc, 5]);
+        let down = config(mac, false, None);
+        assert_eq!(down, [2, 3, 4, 5, 6, 7, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(mac.to_string(), "02:03:04:05:06:07");
+    }
+
+    #[test]
+    fn an_address_is_of_one_station() {
+        assert_eq!(Mac::new([0; 6]), Err(NotOneStation));
+        assert_eq!(Mac::new([1, 0, 0, 0, 0, 1]), Err(NotOneStation));
+        assert!(Mac::new([0, 0, 0, 0, 0, 1]).is_ok());
+    }
+
+    #[test]
+    fn segmentation_needs_checksums() {
+        let without = Offloads {
+            checksum: false,
+            tso4: true,
+            tso6: true,
+        };
+        let plain = 1 << 5 | 1 << 15 | 1 << 16;
+        assert_eq!(features(without, None), plain);
+        assert_eq!(features(Offloads::default(), Some(1500)), plain | 1 << 3);
+        let chosen = Chosen::new(1 << 7 | 1 << 11 | 1 << 15);
+        assert_eq!(chosen.sends, Offloads::default());
+        assert_eq!(chosen.takes, Offloads::default());
+        assert!(chosen.mergeable);
+    }
+}

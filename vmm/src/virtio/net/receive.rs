@@ -1,0 +1,135 @@
+//! One frame into the driver's buffers (virtio 1.2 section 5.1.6.4).
+
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::backend::Frame;
+use super::config::Chosen;
+use super::header::HEADER_LEN;
+use crate::virtio::chain::Chain;
+use crate::virtio::{DeviceError, Segments};
+
+/// What happened to a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placed {
+    /// The driver has it.
+    Used,
+    /// The driver cannot have it: no buffers that it may offer are enough, or the header asks for
+    /// what it did not accept.
+    Dropped,
+    /// There are no buffers, or not enough; the driver says when there are more.
+    NoBuffers,
+}
+
+/// A buffer that was taken from the queue. None of those that are malformed, or too short for a
+/// header, has room.
+struct Taken<'m> {
+    head: u16,
+    room: Segments<'m>,
+}
+
+/// Puts a frame into as many buffers as it takes, or as it may take.
+///
+/// # Errors
+/// When the ring is broken.
+pub fn place(
+    queue: &mut Queue,
+    mem: &GuestMemoryMmap,
+    frame: &Frame<'_>,
+    chosen: Chosen,
+) -> Result<Placed, DeviceError> {
+    let need = HEADER_LEN + frame.data.len();
+    let mut taken: Vec<Taken<'_>> = Vec::with_capacity(1);
+    let mut room = 0;
+    let mut promised = false;
+    while room < need {
+        if !chosen.mergeable && room > 0 || taken.len() >= usize::from(queue.size()) {
+            give_back(queue, &taken);
+            return Ok(Placed::Dropped);
+        }
+        let Some(chain) = Chain::pop(queue, mem)? else {
+            if promised {
+                return Err(DeviceError::Protocol("the rings of a queue overlap"));
+            }
+            // From now on the driver says when it offers buffers; unless it just did.
+            promised = queue.enable_notification(mem)?;
+            if promised {
+                continue;
+            }
+            give_back(queue, &taken);
+            return Ok(Placed::NoBuffers);
+        };
+        promised = false;
+        let writable = chain.buffers.map(|buffers| buffers.writable);
+        let buffer = writable.ok().filter(|buffer| buffer.len() >= HEADER_LEN);
+        let buffer = Taken {
+            head: chain.head,
+            room: buffer.unwrap_or_default(),
+        };
+        room += buffer.room.len();
+        taken.push(buffer);
+    }
+    let (good, bad): (Vec<_>, Vec<_>) = taken.into_iter().partition(|t| !t.room.is_empty());
+    let len = frame.data.len();
+    let header = frame.header.to_driver(len, chosen.takes, good.len() as u16);
+    let Ok(header) = header else {
+        give_back(queue, &good);
+        give_back(queue, &bad);
+        return Ok(Placed::Dropped);
+    };
+    for buffer in &bad {
+        queue.add_used(mem, buffer.head, 0)?;
+    }
+    let header = header.encode();
+    let mut data = frame.data;
+    let mut used = Vec::with_capacity(good.len());
+    for (index, mut buffer) in good.into_iter().enumerate() {
+        let mut written = 0;
+        if index == 0 {
+            let after = buffer.room.split_off(HEADER_LEN);
+            written = buffer.room.copy_from(&header);
+            buffer.room = after;
+        }
+        let n = buffer.room.copy_from(data);
+        data = &data[n..];
+        used.push((buffer.head, (written + n) as u32));
+    }
+    publish(queue, mem, &used)?;
+    Ok(Placed::Used)
+}
+
+fn give_back(queue: &mut Queue, taken: &[Taken<'_>]) {
+    for _ in taken {
+        queue.go_to_previous_position();
+    }
+}
+
+/// Returns the chains of one frame, all at once: a driver that sees the first looks for the others
+/// and takes them for lost if they are not there (virtio 1.2 section 5.1.6.4.1).
+fn publish(
+    queue: &mut Queue,
+    mem: &GuestMemoryMmap,
+    used: &[(u16, u32)],
+) -> Result<(), DeviceError> {
+    let Some((&(head, len), before)) = used.split_last() else {
+        return Ok(());
+    };
+    // `add_used` moves the ring's index. So all elements but the last are written without it.
+    let first = queue.next_used();
+    for (at, &(head, len)) in (0..).zip(before) {
+        let slot = first.wrapping_add(at) % queue.size();
+        // Virtio 1.2 section 2.7.8: a header of 4 bytes, elements of 8.
+        let offset = 4 + 8 * u64::from(slot);
+        let address = queue.used_ring().checked_add(offset);
+        let address = address.ok_or(DeviceError::Protocol("a ring is at the end of memory"))?;
+        let element = [u32::from(head).to_le(), len.to_le()];
+        mem.write_obj(element, GuestAddress(address))?;
+    }
+    // Once for each chain, with the same result: the queue counts how often, for the used event.
+    let last = first.wrapping_add(before.len() as u16);
+    for _ in used {
+        queue.set_next_used(last);
+        queue.add_used(mem, head, len)?;
+    }
+    Ok(())
+}
