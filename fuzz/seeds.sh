@@ -97,3 +97,27 @@ printf 'Bearer realm="https://a.b/token",service="a \\"b\\"",scope="repository:c
     >"$out/registry_access/both"
 printf 'basic\n-- next --\n{"auths":{"https://a.b:5/v2/":{"identitytoken":"t","auth":"dTo="}}}' \
     >"$out/registry_access/token"
+
+# Drivers: what the bytes mean is in vmm/src/virtio/mmio/hostile/. One that keeps
+# the rules begins, offers a request of its device's own or of any, and kicks.
+mkdir -p "$out/virtio_block" "$out/virtio_vsock" "$out/virtio_net" "$out/virtio_rng" "$out/virtio_registers"
+begin='\000\007\005' # step, features, entries
+for disk in 0 1 2; do
+    for kind in 000 001 004 010 013 015; do
+        printf "\\00$disk$begin\\010\\000\\$kind\\003\\000\\102\\001\\000\\000\\013\\000" \
+            >"$out/virtio_block/$disk-$kind"
+    done
+done
+buffer='\010\000\000\000\377\001'
+for operation in 001 002 003 004 005 006; do
+    printf "$begin$buffer$buffer\\010\\001\\001\\000\\000\\001\\020\\000\\$operation\\001\\000\\003\\001\\013\\001\\031\\002\\000\\013\\000" \
+        >"$out/virtio_vsock/$operation"
+done
+# Two buffers to receive into, a frame of the peer's, a frame to send.
+receive='\010\000\000\000\377\001'
+for kind in 000 001 020 377; do
+    printf "$begin$receive$receive\\031\\000\\074\\000\\013\\000\\010\\001\\001\\000\\$kind\\100\\000\\013\\001" \
+        >"$out/virtio_net/$kind"
+done
+printf "$begin\\010\\000\\100\\000\\000\\013\\000" >"$out/virtio_rng/one"
+printf '\200\160\000\200\160\001\200\160\003\200\044\001\200\040\001\200\160\013' >"$out/virtio_registers/begin"

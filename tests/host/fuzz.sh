@@ -4,8 +4,8 @@
 #   fuzz.sh [SECONDS [TARGET...]]     10 seconds each, all of them
 #
 # Needs no nightly toolchain: LLVM's instrumentation is a matter of flags, which
-# are those of cargo-fuzz, without the address sanitizer (there is no unsafe code
-# in what is fuzzed). Where there is a nightly one, `cargo fuzz run TARGET` does
+# are those of cargo-fuzz, without the address sanitizer (what is fuzzed has no
+# unsafe code, but for guest memory, which the targets watch themselves). Where there is a nightly one, `cargo fuzz run TARGET` does
 # the same with it.
 #
 # What a run has found stays in $CARGO_TARGET_DIR/fuzz/corpus and is where the
@@ -23,7 +23,8 @@ place=${CARGO_TARGET_DIR:-target}/fuzz
 mkdir -p "$place"
 place=$(cd "$place" && pwd)
 target=x86_64-unknown-linux-gnu
-targets=${*:-layer_stack layer_index image_documents reference registry_access}
+targets=${*:-layer_stack layer_index image_documents reference registry_access
+    virtio_block virtio_vsock virtio_net virtio_rng virtio_registers}
 
 if ! cargo fetch --quiet --manifest-path fuzz/Cargo.toml --target $target; then
     # One test that passes unless the list of skipped ones names it.
@@ -35,7 +36,7 @@ coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table
     -Cllvm-args=-sanitizer-coverage-trace-compares'
-# Not --locked, since what the pipeline depends on may have changed. The target
+# Not --locked, since what the crates depend on may have changed. The target
 # is named so that the flags do not reach build scripts.
 env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$(echo $coverage) --cfg fuzzing" \
     cargo build --quiet --release --manifest-path fuzz/Cargo.toml \

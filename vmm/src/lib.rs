@@ -20,3 +20,9 @@ pub mod probe;
 pub mod supervisor;
 pub mod vhost_user;
 pub mod virtio;
+
+/// What the fuzz targets in `fuzz/` call. Not part of the API.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::virtio::mmio::hostile::{block, net, registers, rng, vsock};
+}

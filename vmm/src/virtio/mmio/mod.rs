@@ -11,6 +11,8 @@
 //! (`InterruptStatus`, `InterruptACK`): a vCPU that takes an interrupt never waits for disk I/O.
 //! Requests are processed by the worker alone.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod queue;
 mod registers;
 mod worker;
