@@ -1,0 +1,265 @@
+//! The monitor under load and over time, in the lab: disks that are worked on for a minute, a
+//! power cut, many VMs one after the other, several processors, much memory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use microagent_tests::image::Layout;
+use microagent_tests::lab::{Lab, Machine};
+use microagent_tests::microagent::Host;
+use microagent_tests::{Error, built_kernel, or_skip, tool};
+
+/// What each script finds set up; the last line of the errors of a run is shown.
+const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
+                        XDG_RUNTIME_DIR=/run\nIMAGE=oci:/layout:latest\n\
+                        run() { microagent --quiet run --image $IMAGE \"$@\"; }\n";
+
+/// Two writable disks, each worked on by four threads for a minute, at the same time, by two
+/// vCPUs; afterwards the host looks at the file systems, and a second VM at the files.
+const MIX: &str = r#"
+cp /disk /tmp/a.ext4; cp /disk /tmp/b.ext4
+run --cpus 2 --memory 512 --disk a=/tmp/a.ext4:/a:rw --disk b=/tmp/b.ext4:/b:rw \
+    --exec '/a/io mix /a 60 >/tmp/a & /b/io mix /b 60; wait; cat /tmp/a' || exit
+for disk in a b; do
+    e2fsck -fn /tmp/$disk.ext4 >/tmp/fsck 2>&1 && echo "$disk clean" || cat /tmp/fsck
+done
+"#;
+
+/// A guest whose records are durable as it says is cut off when it has said so a hundred times.
+/// What it said is there afterwards.
+const POWER_CUT: &str = r#"
+cp /disk /tmp/cut.ext4
+mkfifo said
+run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec '/cut/io records /cut/records' >said 2>/tmp/errors &
+run=$!
+exec 4<said
+last=0
+while [ "$last" -lt 100 ] && read -r last <&4; do :; done
+kill -KILL $(pidof microagent-supervisor)
+# What was said before the cut counts, whenever it is heard.
+said=$last
+while read -r last <&4; do said=$last; done
+wait $run; echo "ended $?"
+run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec "/cut/io check /cut/records $((said + 1))" | sed 's/[0-9][0-9]*/N/'
+e2fsck -fn /tmp/cut.ext4 >/tmp/fsck 2>&1 && echo clean || cat /tmp/fsck
+"#;
+
+/// Many VMs one after the other leave nothing behind: no process, no open file, no memory. As many
+/// as [`BOOTS`] says.
+const MANY: &str = r#"
+look() {
+    echo 3 >/proc/sys/vm/drop_caches
+    set -- $(cat /proc/sys/fs/file-nr); files=$1
+    # The kernel's own have no program; they come and go.
+    processes=0; for exe in /proc/[0-9]*/exe; do [ -e $exe ] && processes=$((processes + 1)); done
+    free=$(awk '/^MemFree:/ {print int($2 / 1024)}' /proc/meminfo)
+}
+one() { run --cpus 1 --memory 128 --exec true || echo "a run ended with $?"; }
+gone() { while pidof microagent-supervisor >/dev/null; do usleep 10000; done; }
+# Caches of the kernel that grow with the first few.
+for i in 1 2 3 4 5; do one; done
+gone; look; before="$files $processes $free"
+for i in $(seq BOOTS); do one; done
+gone; look
+set -- $before
+echo "processes $((processes - $2))"
+[ $((files - $1)) -lt 32 ] && echo "files as before" || echo "files $1 then $files"
+[ $(($3 - free)) -lt 16 ] && echo "memory as before" || echo "MiB free $3 then $free"
+find /tmp/microagent* /run/microagent* /state/run -type f ! -name engine.json 2>/dev/null
+"#;
+
+/// How many, where it is not [`BOOTS_IN_THE_SUITE`]. A boot takes many seconds in a lab on a busy host.
+const BOOTS: &str = "MICROAGENT_TEST_BOOTS";
+const BOOTS_IN_THE_SUITE: u32 = 20;
+
+const FOUR_CPUS: &str = r#"
+run --cpus 4 --memory 256 --exec 'nproc
+    grep -c "^siblings.*: 4$" /proc/cpuinfo
+    grep -c "^cpu cores.*: 4$" /proc/cpuinfo
+    grep "^physical id" /proc/cpuinfo | sort -u | wc -l
+    grep "^apicid" /proc/cpuinfo | sort -u | wc -l
+    grep -c " svm \| vmx " /proc/cpuinfo
+    cat /sys/devices/system/clocksource/clocksource0/current_clocksource
+    dmesg | grep -i "calibrati\|TSC unstable\|clocksource.*skew" | grep -vc skipped
+    for cpu in 0 1 2 3; do taskset $((1 << cpu)) sh -c "i=0; while [ \$i -lt 20000 ]; do i=\$((i+1)); done; echo done" & done; wait'
+"#;
+
+/// More than fits below the hole for devices: 8 GiB, of which some above it are written.
+const MUCH_MEMORY: &str = r#"
+run --cpus 1 --memory 8192 --exec 'awk "/^MemTotal/ {print (\$2 > 8000000 && \$2 < 8388608)}" /proc/meminfo
+    dd if=/dev/urandom of=/dev/shm/a bs=1M count=256 2>/dev/null
+    cp /dev/shm/a /dev/shm/b && cmp /dev/shm/a /dev/shm/b && echo same
+    grep -c "System RAM" /proc/iomem'
+"#;
+
+/// What the monitor has in memory beside the guest's RAM, while the guest is at work. RAM is what a
+/// core dump would leave out, but for the kernel's own pages (`vvar`) of a few KiB: 256 MiB in all.
+const MEMORY: &str = r#"
+mkfifo said
+run --cpus 1 --memory 256 --exec 'echo up; dd if=/dev/vda of=/dev/null bs=64k 2>/dev/null; echo read; sleep 1000' >said 2>/dev/null &
+run=$!
+exec 4<said
+read -r up <&4; read -r read <&4
+awk '/^Size:/ { size = $2 } /^Rss:/ { rss = $2 }
+     /^VmFlags:/ { if (/ dd( |$)/) ram += size; else sum += rss }
+     END { print "RAM", int(ram / 1024), "MiB, KiB", sum }' \
+    /proc/$(pidof microagent-supervisor)/smaps
+kill -KILL $run
+"#;
+
+/// The ways in which a guest ends without its command's doing.
+const ENDS: &str = r#"
+one() { run --cpus 1 --memory 128 "$@" 2>errors; echo "$?"; head -1 errors; }
+one --exec 'echo c >/proc/sysrq-trigger'; sed -n 2p errors | grep -o 'Kernel panic.*'
+one --exec 'echo b >/proc/sysrq-trigger'
+one --exec 'echo o >/proc/sysrq-trigger; sleep 100'
+one --timeout 5 --exec 'while :; do :; done'
+"#;
+
+/// A lab's memory in MiB: more than the largest VM in it can take.
+const LAB_MIB: u32 = 10 << 10;
+
+/// What all labs have in them.
+struct Prepared {
+    layout: Layout,
+    host: Host,
+    disk: PathBuf,
+    _work: tempfile::TempDir,
+}
+
+fn prepared() -> Result<&'static Prepared, &'static Error> {
+    static PREPARED: OnceLock<Result<Prepared, Error>> = OnceLock::new();
+    let prepare = || {
+        for program in ["rustc", "mkfs.ext4", "e2fsck"] {
+            tool::find(program)?;
+        }
+        let work = tempfile::tempdir().expect("a temporary directory can be made");
+        Ok(Prepared {
+            layout: Layout::busybox()?,
+            host: built_kernel::host()?,
+            disk: disk(work.path())?,
+            _work: work,
+        })
+    };
+    PREPARED.get_or_init(prepare).as_ref()
+}
+
+/// What a script says in a lab of its own: one whose kernel stands still takes no other's time.
+fn said(prepared: &Prepared, script: &str, seconds: u32) -> Result<String, Error> {
+    // One processor: in a lab with two, one of four vCPUs slept for ever while all else went on, and
+    // the harness knows only a lab that stands still as a whole.
+    let mut lab = Lab::with_machine(Machine {
+        cpus: 1,
+        memory_mib: LAB_MIB,
+        deadline: Duration::from_secs(u64::from(seconds) * 4),
+        ..Machine::default()
+    })?;
+    lab.microagent()?;
+    lab.program(tool::find("e2fsck")?, "/usr/bin/e2fsck")?;
+    lab.directory(&prepared.host.state(), "/state")?;
+    lab.directory(prepared.layout.directory(), "/layout")?;
+    lab.file(&prepared.disk, "/disk")?;
+    lab.step("it", &format!("{SETTINGS}{script}"), seconds);
+    let report = lab.boot()?;
+    let step = report.step("it");
+    println!("{:?}, {}", step.elapsed, step.errors());
+    Ok(step.text())
+}
+
+/// A disk of 64 MiB with the program that works on it.
+fn disk(work: &Path) -> Result<PathBuf, Error> {
+    let tree = work.join("tree");
+    std::fs::create_dir(&tree).expect("the directory is empty");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/io.rs");
+    let mut compile = Command::new("rustc");
+    compile.args([
+        "--edition",
+        "2024",
+        "-O",
+        "-C",
+        "target-feature=+crt-static",
+    ]);
+    compile.arg("-o").arg(tree.join("io")).arg(source);
+    tool::output(&mut compile)?;
+    let disk = work.join("disk");
+    let mut make = Command::new("mkfs.ext4");
+    make.args(["-q", "-d"]).arg(&tree).arg(&disk).arg("64M");
+    tool::output(&mut make)?;
+    Ok(disk)
+}
+
+#[test]
+fn disks_that_are_worked_on_for_a_minute_keep_every_byte() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, MIX, 400));
+    let (mixed, rest): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("mixed "));
+    assert_eq!(rest, ["a clean", "b clean"], "{text}");
+    let operations = mixed
+        .iter()
+        .map(|line| line["mixed ".len()..].parse::<u64>());
+    let operations: Vec<u64> = operations.map(|count| count.unwrap_or(0)).collect();
+    assert_eq!(operations.len(), 2, "{text}");
+    assert!(operations.iter().all(|&count| count >= 100), "{text}");
+}
+
+#[test]
+fn a_power_cut_takes_nothing_that_was_flushed() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, POWER_CUT, 400));
+    assert_eq!(text, "ended 125\nall N\nclean\n");
+}
+
+#[test]
+fn many_boots_leave_nothing_behind() {
+    let prepared = or_skip!(prepared());
+    let boots = std::env::var(BOOTS).map_or(BOOTS_IN_THE_SUITE, |boots| boots.parse().unwrap());
+    let script = MANY.replace("BOOTS", &boots.to_string());
+    let text = or_skip!(said(prepared, &script, 300 + 30 * boots));
+    assert_eq!(text, "processes 0\nfiles as before\nmemory as before\n");
+}
+
+#[test]
+fn four_cpus_are_four_cores_of_one_package() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, FOUR_CPUS, 400));
+    assert_eq!(
+        text,
+        "4\n4\n4\n1\n4\n0\nkvm-clock\n0\ndone\ndone\ndone\ndone\n"
+    );
+}
+
+#[test]
+fn the_monitor_itself_is_small() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, MEMORY, 300));
+    let kib = text
+        .trim()
+        .strip_prefix("RAM 256 MiB, KiB ")
+        .and_then(|kib| kib.parse().ok());
+    let kib: u32 = kib.unwrap_or_else(|| panic!("{text}"));
+    println!("{kib} KiB beside the guest's RAM");
+    assert!((500..=5 << 10).contains(&kib), "{kib} KiB");
+}
+
+#[test]
+fn memory_goes_on_above_the_hole() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, MUCH_MEMORY, 400));
+    assert_eq!(text, "1\nsame\n3\n");
+}
+
+#[test]
+fn the_ways_to_end_are_told_apart() {
+    let prepared = or_skip!(prepared());
+    let text = or_skip!(said(prepared, ENDS, 400));
+    assert_eq!(
+        text,
+        "125\nmicroagent: the guest was reset before its command had ended\n\
+         Kernel panic - not syncing: sysrq triggered crash\n\
+         125\nmicroagent: the guest was reset before its command had ended\n\
+         125\nmicroagent: the guest powered off before its command had ended\n\
+         124\nmicroagent: the command did not end within 5 s\n"
+    );
+}
