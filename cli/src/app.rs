@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::args::{self, Command, KernelCommand, Parsed, RootfsCommand};
+use crate::args::{self, Command, KernelCommand, Parsed, PerfCommand, RootfsCommand};
 use crate::commands;
 use crate::ending::{self, Ending};
 use crate::failure::{Failure, OURS};
@@ -63,6 +63,9 @@ fn dispatch(command: Command, settings: &Settings, ending: &Ending) -> Result<u8
         } => commands::kernel::build(&args, settings, ending),
         Command::Image { command } => commands::image::image(command, settings, ending),
         Command::Cache { command } => commands::cache::cache(command, settings, ending),
+        Command::Perf {
+            command: PerfCommand::Boot(args),
+        } => commands::perf::boot(args, settings, ending),
         Command::Doctor => commands::doctor::doctor(settings),
         Command::Version => commands::version::version(settings),
     }

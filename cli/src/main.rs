@@ -12,6 +12,7 @@
 //! | how a `run` goes from image to exit code | [`run`] |
 //! | one VM's process and its control socket | [`supervisor`] |
 //! | one agent session | [`session`] |
+//! | what a boot costs, and where | [`perf`] |
 //! | which engine `auto` takes | [`engine`] |
 //! | where a VM's sockets are, and how leftovers go | [`run_dir`], [`ending`] |
 //! | what people and scripts see | [`output`], [`table`], [`progress`], [`failure`] |
@@ -26,6 +27,7 @@ mod failure;
 mod image_command;
 mod install;
 mod output;
+mod perf;
 mod progress;
 mod request;
 mod resources;

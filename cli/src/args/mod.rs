@@ -1,6 +1,7 @@
 //! What was typed. Nothing here has an effect or decides anything beyond the grammar.
 
 mod cache;
+mod perf;
 mod refused;
 mod run;
 
@@ -15,7 +16,8 @@ pub use cache::{
     CacheCommand, DriftArgs, ExportArgs, GcArgs, ImageCommand, ImportArgs, ReferenceArgs,
     VerifyArgs,
 };
-pub use run::RunArgs;
+pub use perf::{PerfBootArgs, PerfCommand};
+pub use run::{MachineArgs, RunArgs};
 
 /// Turns an OCI image into a running Linux microVM.
 #[derive(Debug, Parser)]
@@ -96,6 +98,12 @@ pub enum Command {
         /// Which.
         #[command(subcommand)]
         command: CacheCommand,
+    },
+    /// Measure
+    Perf {
+        /// What.
+        #[command(subcommand)]
+        command: PerfCommand,
     },
     /// Say what this host can run, and what is missing
     Doctor,

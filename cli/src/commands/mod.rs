@@ -4,6 +4,7 @@ pub mod cache;
 pub mod doctor;
 pub mod image;
 pub mod kernel;
+pub mod perf;
 pub mod rootfs;
 pub mod run;
 pub mod version;

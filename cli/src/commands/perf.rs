@@ -1,0 +1,192 @@
+//! `microagent perf boot`.
+
+use std::ffi::OsString;
+
+use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
+
+use super::{open_pipeline, run};
+use crate::args::{PerfBootArgs, RunArgs};
+use crate::ending::Ending;
+use crate::engine;
+use crate::failure::Failure;
+use crate::install;
+use crate::perf::iteration::{self, Iteration};
+use crate::perf::monitors::{self, Guest, Monitor, Ours};
+use crate::perf::report::Report;
+use crate::perf::waterfall;
+use crate::request::RunRequest;
+use crate::run::artifacts;
+use crate::run::document::{ImageDocument, KernelDocument};
+use crate::run_dir::RunDir;
+use crate::settings::Settings;
+
+/// The most iterations: all their times are kept.
+const MOST_ITERATIONS: u32 = 10_000;
+
+/// Boots again and again. The answer is the exit code.
+pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+    let iterations = iterations(&args.iterations)?;
+    let request = RunRequest::check(
+        RunArgs {
+            image: Some(args.image.clone()),
+            exec: Some(args.exec.clone()),
+            machine: args.machine.clone(),
+            ..RunArgs::default()
+        },
+        run::host_cpus(),
+    )?;
+    let choice = engine::announce(settings)?;
+    iteration::adopt_orphans()?;
+    let words = words(&args, &request, choice.engine.name(), settings);
+    let mut done = Vec::new();
+    for turn in 0..=iterations {
+        let measured = iteration::measure(&words)?;
+        // The first one pulls the image, installs the kernel and warms the caches.
+        if turn > 0 {
+            done.push(measured);
+        }
+    }
+
+    let pipeline = open_pipeline(settings, ending)?;
+    let booted = Booted::look_up(&pipeline, &request)?;
+    let monitors = if args.alone {
+        Vec::new()
+    } else {
+        compare(
+            &booted,
+            &request,
+            iterations,
+            choice.engine,
+            settings,
+            ending,
+        )?
+    };
+    let report = Report {
+        engine: choice.engine.name(),
+        image: ImageDocument::new(&booted.image),
+        kernel: KernelDocument::new(&booted.kernel, request.kernel.clone()),
+        resources: request.resources,
+        iterations,
+        parts: waterfall::parts(&done),
+        whole: whole(&done)?,
+        monitors,
+    };
+    if settings.output.json {
+        settings.output.document(&report)?;
+    } else {
+        settings.output.text(&report.text())?;
+    }
+    Ok(0)
+}
+
+fn iterations(text: &str) -> Result<u32, Failure> {
+    match text.parse() {
+        Ok(count @ 1..=MOST_ITERATIONS) => Ok(count),
+        _ => Err(
+            Failure::usage(format!("--iterations {text:?} is no number of boots"))
+                .way_out(format!("give a number from 1 to {MOST_ITERATIONS}")),
+        ),
+    }
+}
+
+/// What makes this program run the measured command.
+fn words(
+    args: &PerfBootArgs,
+    request: &RunRequest,
+    engine: &str,
+    settings: &Settings,
+) -> Vec<OsString> {
+    let mut words: Vec<OsString> = ["--json", "--quiet", "--engine", engine, "--state-dir"]
+        .map(OsString::from)
+        .into();
+    words.push(settings.state_dir.clone().into());
+    words.extend(["run", "--image", &args.image, "--exec", &args.exec].map(OsString::from));
+    let given = [
+        ("--profile", &args.machine.profile),
+        ("--memory", &args.machine.memory),
+        ("--cpus", &args.machine.cpus),
+    ];
+    for (flag, value) in given {
+        if let Some(value) = value {
+            words.extend([flag, value].map(OsString::from));
+        }
+    }
+    if let Some(kernel) = &request.kernel {
+        words.extend(["--kernel".into(), kernel.clone().into()]);
+    }
+    words
+}
+
+fn whole(done: &[Iteration]) -> Result<waterfall::Whole, Failure> {
+    waterfall::whole(done).ok_or_else(|| {
+        Failure::new(
+            ErrorKind::Internal,
+            "a run did not say when its agent was ready",
+        )
+    })
+}
+
+/// What the measured runs booted.
+struct Booted {
+    image: Image,
+    kernel: Kernel,
+    initramfs: Initramfs,
+}
+
+impl Booted {
+    fn look_up(pipeline: &Pipeline, request: &RunRequest) -> Result<Booted, Failure> {
+        let named = request.kernel.as_deref();
+        let kernel = artifacts::known_kernel(pipeline, named)?.ok_or_else(|| {
+            Failure::new(ErrorKind::NotFound, "the kernel is gone")
+                .way_out("install one: microagent kernel install")
+        })?;
+        let image = pipeline.resolve(&request.reference)?;
+        let initramfs = pipeline.initramfs(&install::find(install::AGENT)?, &kernel)?;
+        Ok(Booted {
+            image,
+            kernel,
+            initramfs,
+        })
+    }
+}
+
+fn compare(
+    booted: &Booted,
+    request: &RunRequest,
+    iterations: u32,
+    engine: microagent_proto::control::Engine,
+    settings: &Settings,
+    ending: &Ending,
+) -> Result<Vec<Monitor>, Failure> {
+    let run_dir = RunDir::create()?;
+    ending.remember(run_dir.path());
+    let supervisor = install::find(install::SUPERVISOR)?;
+    let ours = Ours {
+        supervisor: &supervisor,
+        engine,
+        run_dir: run_dir.path(),
+    };
+    let guest = Guest {
+        kernel: booted.kernel.path.clone(),
+        initramfs: booted.initramfs.path.clone(),
+        memory_mib: request.resources.memory_mib,
+        cpus: request.resources.cpu_count,
+    };
+    monitors::compare(&ours, &guest, iterations, |line| {
+        settings.output.notice(line);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_boots_is_at_least_one() {
+        assert_eq!(iterations("3"), Ok(3));
+        for wrong in ["0", "-1", "many", "10001"] {
+            let failure = iterations(wrong).unwrap_err();
+            assert!(failure.message.contains(wrong), "{}", failure.message);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! One `microagent run`, measured from outside: from before its process to after its VM.
+
+use std::ffi::OsString;
+use std::process::{Command, Stdio};
+
+use microagent_pipeline::ErrorKind;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
+use serde::Deserialize;
+
+use crate::failure::Failure;
+use crate::run::timeline::{Passed, monotonic_micros};
+
+/// One run and its points in time, in microseconds of `CLOCK_MONOTONIC`.
+#[derive(Debug, Clone)]
+pub struct Iteration {
+    /// Before the process was started.
+    pub begun: u64,
+    /// What the run tells of itself.
+    pub marks: Vec<Passed>,
+    /// The exit code was here.
+    pub ended: u64,
+    /// The VM's process was gone, which nobody has to wait for.
+    pub gone: u64,
+}
+
+/// The parts of `run --json` that are looked at.
+#[derive(Deserialize)]
+struct Document {
+    timeline: Vec<Passed>,
+}
+
+#[derive(Deserialize)]
+struct ErrorLine {
+    error: Said,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    message: String,
+    remediation: Option<String>,
+}
+
+/// Makes this process the parent of supervisors whose own parents have ended, so that their end
+/// can be waited for.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt_orphans() -> Result<(), Failure> {
+    set_child_subreaper(Some(Pid::INIT))
+        .map_err(|error| Failure::caused(ErrorKind::Host, &std::io::Error::from(error)))
+}
+
+/// Runs this program with these words, which make it a `run --json`.
+///
+/// # Errors
+/// When the run fails, with its own words; when its command does not exit with 0.
+pub fn measure(words: &[OsString]) -> Result<Iteration, Failure> {
+    let host = |error: &std::io::Error| Failure::caused(ErrorKind::Host, error);
+    let program = std::env::current_exe().map_err(|error| host(&error))?;
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let begun = monotonic_micros();
+    let output = command
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .map_err(|error| host(&error))?;
+    let ended = monotonic_micros();
+    wait_for_orphans();
+    let gone = monotonic_micros();
+    if !output.status.success() {
+        return Err(why(&output));
+    }
+    let document: Document = serde_json::from_slice(&output.stdout)
+        .map_err(|error| Failure::caused(ErrorKind::Internal, &error))?;
+    Ok(Iteration {
+        begun,
+        marks: document.timeline,
+        ended,
+        gone,
+    })
+}
+
+/// Waits until no child is left.
+pub fn wait_for_orphans() {
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn why(output: &std::process::Output) -> Failure {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let said = stderr
+        .lines()
+        .rev()
+        .find_map(|line| serde_json::from_str::<ErrorLine>(line).ok());
+    match said {
+        Some(ErrorLine { error }) => {
+            Failure::new(ErrorKind::Guest, error.message).maybe_way_out(error.remediation)
+        }
+        None => Failure::new(
+            ErrorKind::Guest,
+            format!("the measured command ended with {}", output.status),
+        )
+        .way_out("give a command that exits with 0: --exec COMMAND"),
+    }
+}

@@ -1,0 +1,165 @@
+//! Our monitor beside others: the same kernel and initramfs, in turns, from before the monitor's
+//! process to the moment in which its caller knows that the guest has ended.
+//!
+//! Two guests. One boots the kernel to userspace, where the agent, told so by a word on the
+//! kernel's command line, resets at once. The other is no kernel at all ([`nothing`]): it ends
+//! with its first instruction.
+
+mod nothing;
+mod ours;
+mod peers;
+
+use std::path::{Path, PathBuf};
+
+use microagent_pipeline::ErrorKind;
+use microagent_proto::control::Engine;
+use serde::Serialize;
+
+use super::iteration::wait_for_orphans;
+use super::statistics::Summary;
+use crate::failure::Failure;
+use peers::Peer;
+
+/// What is booted.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// An ELF kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initramfs: PathBuf,
+    /// Memory in MiB.
+    pub memory_mib: u64,
+    /// Number of vCPUs.
+    pub cpus: u32,
+}
+
+/// How ours is run.
+#[derive(Debug)]
+pub struct Ours<'a> {
+    /// The supervisor's program.
+    pub supervisor: &'a Path,
+    /// The engine.
+    pub engine: Engine,
+    /// A directory for sockets and files of the VM.
+    pub run_dir: &'a Path,
+}
+
+/// A monitor's times.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Monitor {
+    /// Its name and version.
+    pub name: String,
+    /// A guest that boots to userspace and resets.
+    pub userspace: Option<Times>,
+    /// A guest that ends with its first instruction.
+    pub nothing: Option<Times>,
+}
+
+/// How long one guest took under one monitor.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Times {
+    /// In milliseconds.
+    pub millis: Summary,
+    /// Ours divided by this one, the median of the turns; none for ours.
+    pub ours_divided_by_this: Option<f64>,
+}
+
+/// Boots both guests with every monitor, `iterations` times in turns after one turn that does not
+/// count. Peers that are not installed, or cannot run the guest, are left out.
+///
+/// # Errors
+/// When ours fails.
+pub fn compare(
+    ours: &Ours<'_>,
+    guest: &Guest,
+    iterations: u32,
+    mut say: impl FnMut(&str),
+) -> Result<Vec<Monitor>, Failure> {
+    let stub = ours.run_dir.join("nothing.elf");
+    std::fs::write(&stub, nothing::elf())
+        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
+    let peers = Peer::installed(ours.engine, ours.run_dir);
+    let nothing = Guest {
+        kernel: stub,
+        ..guest.clone()
+    };
+    let userspace = turns(ours, guest, &peers, iterations, &mut say)?;
+    let nothing = turns(ours, &nothing, &peers, iterations, &mut say)?;
+    let names =
+        std::iter::once("microagent".to_owned()).chain(peers.iter().map(|peer| peer.name.clone()));
+    Ok(names
+        .zip(userspace)
+        .zip(nothing)
+        .map(|((name, userspace), nothing)| Monitor {
+            name,
+            userspace,
+            nothing,
+        })
+        .collect())
+}
+
+/// The times of ours and each peer, in this order.
+fn turns(
+    ours: &Ours<'_>,
+    guest: &Guest,
+    peers: &[Peer],
+    iterations: u32,
+    say: &mut impl FnMut(&str),
+) -> Result<Vec<Option<Times>>, Failure> {
+    let mut own = Vec::new();
+    let mut others: Vec<Option<Vec<f64>>> = vec![Some(Vec::new()); peers.len()];
+    for turn in 0..=iterations {
+        // The first one of each pays for what is not in memory yet.
+        let counts = turn > 0;
+        let millis = ours.boot(guest)?;
+        wait_for_orphans();
+        if counts {
+            own.push(millis);
+        }
+        for (peer, times) in peers.iter().zip(&mut others) {
+            let Some(list) = times else { continue };
+            match peer.boot(guest) {
+                Ok(millis) if counts => list.push(millis),
+                Ok(_) => {}
+                Err(why) => {
+                    say(&format!("{} is left out: {why}", peer.name));
+                    *times = None;
+                }
+            }
+        }
+    }
+    let first = Summary::of(own.iter().copied()).map(|millis| Times {
+        millis,
+        ours_divided_by_this: None,
+    });
+    let rest = others.iter().map(|times| {
+        let list = times.as_ref()?;
+        Some(Times {
+            millis: Summary::of(list.iter().copied())?,
+            ours_divided_by_this: median_ratio(&own, list),
+        })
+    });
+    Ok(std::iter::once(first).chain(rest).collect())
+}
+
+/// The median of each turn's own ratio: what slows the host for a while slows both of a turn, and
+/// the ratio of two medians would divide one turn by another.
+fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
+    let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
+    Summary::of(ratios).map(|summary| summary.median)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_was_slow_for_both_does_not_change_the_ratio() {
+        let (ours, theirs) = ([10.0, 30.0, 200.0], [20.0, 60.0, 40.0]);
+        // The two medians divided would be 0.75.
+        assert_eq!(median_ratio(&ours, &theirs), Some(0.5));
+        assert_eq!(median_ratio(&[], &[]), None);
+    }
+}

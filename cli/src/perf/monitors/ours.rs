@@ -1,0 +1,44 @@
+//! Our own monitor, without anything around it.
+
+use std::time::{Duration, Instant};
+
+use microagent_pipeline::ErrorKind;
+use microagent_proto::agent::RESET_AT_ONCE;
+use microagent_proto::control::VmConfig;
+
+use super::{Guest, Ours};
+use crate::failure::Failure;
+use crate::run::phases::millis;
+use crate::supervisor::Supervisor;
+
+/// How long a guest may take to its end.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Ours<'_> {
+    /// Milliseconds from before the supervisor's process to the news that the guest has ended.
+    pub(super) fn boot(&self, guest: &Guest) -> Result<f64, Failure> {
+        let config = VmConfig {
+            version: microagent_proto::VERSION,
+            name: "perf".into(),
+            engine: self.engine,
+            cpus: guest.cpus,
+            memory_mib: guest.memory_mib,
+            kernel: guest.kernel.clone(),
+            initramfs: guest.initramfs.clone(),
+            extra_cmdline: Some(format!("-- {RESET_AT_ONCE}")),
+            disks: Vec::new(),
+            run_dir: self.run_dir.to_owned(),
+            console_to_stderr: false,
+        };
+        let begun = Instant::now();
+        let supervisor = Supervisor::spawn(self.supervisor, self.engine, false)?;
+        supervisor.start(config)?;
+        match supervisor.wait_until_stopped(PATIENCE) {
+            Some(_) => Ok(millis(begun.elapsed())),
+            None => Err(supervisor.why_it_ended().map_or_else(
+                || Failure::new(ErrorKind::Timeout, "the measured guest did not end"),
+                Failure::from,
+            )),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The result of `perf boot`.
+
+use serde::Serialize;
+
+use super::monitors::Monitor;
+use super::statistics::Summary;
+use super::waterfall::{Part, Whole};
+use crate::resources::Resources;
+use crate::run::document::{ImageDocument, KernelDocument};
+use crate::table::table;
+
+/// How wide the longest bar is, in characters.
+const WIDTH: f64 = 40.0;
+
+/// The result.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `kvm` or `qemu`.
+    pub engine: &'static str,
+    /// What ran.
+    pub image: ImageDocument,
+    /// What booted.
+    pub kernel: KernelDocument,
+    /// How large.
+    pub resources: Resources,
+    /// How often.
+    pub iterations: u32,
+    /// The parts of `microagent run`, in order.
+    pub parts: Vec<Part>,
+    /// Their sum, which is less than the parts': some overlap.
+    pub whole: Whole,
+    /// The monitor alone, and others with the same kernel and initramfs.
+    pub monitors: Vec<Monitor>,
+}
+
+impl Report {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{} boot{} of {} with engine {}, {} MiB, {} CPU(s)\n{}\n\n",
+            self.iterations,
+            if self.iterations == 1 { "" } else { "s" },
+            self.image.reference,
+            self.engine,
+            self.resources.memory_mib,
+            self.resources.cpu_count,
+            self.kernel_line(),
+        );
+        text.push_str(&self.waterfall());
+        text.push('\n');
+        text.push_str(&self.sums());
+        if !self.monitors.is_empty() {
+            text.push('\n');
+            text.push_str(&self.comparison());
+        }
+        text
+    }
+
+    fn kernel_line(&self) -> String {
+        let version = self
+            .kernel
+            .version
+            .as_deref()
+            .unwrap_or("of unknown version");
+        format!("kernel {version} ({})", self.kernel.digest)
+    }
+
+    fn waterfall(&self) -> String {
+        let end = self.whole.to_exit_code_millis.median.max(0.001);
+        let column = |millis: f64| (millis / end * WIDTH).round() as usize;
+        let mut rows = vec![words(["PHASE", "MS", "LEAST", "MOST", ""])];
+        for part in &self.parts {
+            let start = column(part.start_millis);
+            // What takes time is seen, however little.
+            let length = column(part.start_millis + part.millis.median)
+                .saturating_sub(start)
+                .max(1);
+            rows.push(vec![
+                part.name.to_owned(),
+                millis(part.millis.median),
+                millis(part.millis.least),
+                millis(part.millis.most),
+                format!("{}{}", " ".repeat(start), "#".repeat(length)),
+            ]);
+        }
+        table(&rows)
+    }
+
+    fn sums(&self) -> String {
+        let mut rows = vec![words(["FROM THE COMMAND TO", "MS", "LEAST", "MOST"])];
+        let mut row = |name: &str, summary: &Summary| {
+            rows.push(vec![
+                name.to_owned(),
+                millis(summary.median),
+                millis(summary.least),
+                millis(summary.most),
+            ]);
+        };
+        row("the agent", &self.whole.to_agent_millis);
+        if let Some(summary) = &self.whole.to_first_output_millis {
+            row("the first output", summary);
+        }
+        row("the exit code", &self.whole.to_exit_code_millis);
+        row("after it: the VM gone", &self.whole.teardown_millis);
+        table(&rows)
+    }
+
+    fn comparison(&self) -> String {
+        let mut rows = vec![words([
+            "MONITOR ALONE",
+            "TO USERSPACE AND RESET",
+            "OURS ÷",
+            "FIRST INSTRUCTION RESETS",
+            "OURS ÷",
+        ])];
+        for monitor in &self.monitors {
+            let mut row = vec![monitor.name.clone()];
+            for times in [&monitor.userspace, &monitor.nothing] {
+                row.push(
+                    times
+                        .as_ref()
+                        .map_or("-".into(), |times| millis(times.millis.median)),
+                );
+                row.push(
+                    times
+                        .as_ref()
+                        .and_then(|times| times.ours_divided_by_this)
+                        .map_or(String::new(), |ratio| format!("{ratio:.2}")),
+                );
+            }
+            rows.push(row);
+        }
+        table(&rows)
+    }
+}
+
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).into()
+}
+
+fn millis(millis: f64) -> String {
+    format!("{millis:.2}")
+}

@@ -1,0 +1,45 @@
+//! What several measurements of one thing come to.
+
+use serde::Serialize;
+
+/// Several measurements of one thing, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The middle one; of an even number the mean of the two in the middle.
+    pub median: f64,
+    /// The shortest.
+    pub least: f64,
+    /// The longest.
+    pub most: f64,
+}
+
+impl Summary {
+    /// `None` of nothing.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let count = values.len();
+        let upper = *values.get(count / 2)?;
+        let lower = *values.get((count - 1) / 2)?;
+        Some(Summary {
+            median: (lower + upper) / 2.0,
+            least: *values.first()?,
+            most: *values.last()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_does_not_depend_on_the_order() {
+        let of = |values: &[f64]| Summary::of(values.iter().copied());
+        let odd = of(&[9.0, 1.0, 2.0]).unwrap();
+        assert_eq!((odd.median, odd.least, odd.most), (2.0, 1.0, 9.0));
+        assert_eq!(of(&[4.0, 1.0, 2.0, 100.0]).unwrap().median, 3.0);
+        assert_eq!(of(&[]), None);
+    }
+}
