@@ -7,13 +7,14 @@ CARGO_TARGET_DIR ?= target
 # each other.
 DIST = $(CARGO_TARGET_DIR)/dist
 
-.PHONY: help build demo test bench fuzz install clean
+.PHONY: help build demo test bench bench-boot fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo              install what is needed, build, run a command in a microVM'
 	@echo 'make test              the whole test suite, formatting and lints included'
 	@echo 'make bench             measure builds beside other tools; rewrites docs/benchmarks.md'
+	@echo 'make bench-boot        measure boots in the lab; rewrites docs/benchmarks.md'
 	@echo 'make fuzz SECONDS=     the fuzz targets, each so long (default 300)'
 	@echo 'make build             the programs, in $(DIST)/'
 	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
@@ -32,6 +33,11 @@ test:
 BENCH_FLAGS ?= --large
 bench: build
 	@tests/host/bench.sh '$(DIST)' $(BENCH_FLAGS)
+
+# Needs a kernel of `microagent kernel build`: some minutes the first time.
+BOOT_BENCH_FLAGS ?=
+bench-boot: build
+	@tests/host/bench-boot.sh '$(DIST)' $(BOOT_BENCH_FLAGS)
 
 SECONDS ?= 300
 

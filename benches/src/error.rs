@@ -65,7 +65,7 @@ pub enum Error {
         /// Which one.
         path: PathBuf,
         /// The line that is missing.
-        marker: &'static str,
+        marker: String,
     },
     /// The chart could not be drawn.
     #[error("the chart cannot be drawn: {0}")]

@@ -1,4 +1,4 @@
-//! What a build costs.
+//! What a build costs, and what a boot costs ([`boot`]).
 //!
 //! Two kinds of measurement, and neither is a test of anything:
 //! - `cargo bench -p microagent-benches`: the parts, through the public interfaces of the store
@@ -14,16 +14,20 @@
 //! | [`comparison`] | the rounds |
 //! | [`large`] | peak memory for images of extreme size |
 //! | [`layout`], [`content`] | synthetic images |
+//! | [`disk`] | reading and writing a VM's disk, beside QEMU's (`disk-bench`) |
 //! | [`statistics`], [`targets`], [`phases`] | what the numbers come to |
-//! | [`machine`], [`report`], [`chart`] | how they are shown |
+//! | [`machine`], [`report`], [`markdown`], [`chart`] | how they are shown |
 
+pub mod boot;
 pub mod chart;
 pub mod comparison;
 pub mod content;
+pub mod disk;
 mod error;
 pub mod large;
 pub mod layout;
 pub mod machine;
+pub mod markdown;
 pub mod measured;
 pub mod ours;
 pub mod peers;

@@ -10,12 +10,10 @@ use crate::Error;
 use crate::comparison::Round;
 use crate::large::Large;
 use crate::machine::Machine;
+use crate::markdown;
 use crate::phases::{self, Phase};
 use crate::statistics::Summary;
 use crate::targets::{self, Target};
-
-const BEGIN: &str = "<!-- build-bench: begin -->";
-const END: &str = "<!-- build-bench: end -->";
 
 /// All that was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -87,16 +85,7 @@ impl Report {
     /// # Errors
     /// When there is no such file, or it lacks a mark.
     pub fn write_markdown(&self, path: &Path, command: &str) -> Result<(), Error> {
-        let text = fs::read_to_string(path).map_err(Error::file(path))?;
-        let missing = |marker| Error::NoPlace {
-            path: path.to_owned(),
-            marker,
-        };
-        let (before, rest) = text.split_once(BEGIN).ok_or_else(|| missing(BEGIN))?;
-        let (_, after) = rest.split_once(END).ok_or_else(|| missing(END))?;
-        let section = self.markdown(command);
-        let text = format!("{before}{BEGIN}\n{section}{END}{after}");
-        fs::write(path, text).map_err(Error::file(path))
+        markdown::put(path, "build-bench", &self.markdown(command))
     }
 
     fn markdown(&self, command: &str) -> String {

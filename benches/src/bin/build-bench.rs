@@ -1,6 +1,5 @@
 //! Measures whole builds, beside the tools that people chain together. See docs/benchmarks.md.
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,13 +48,7 @@ fn main() -> ExitCode {
             ExitCode::from(u8::from(fails))
         }
         Err(error) => {
-            let mut text = error.to_string();
-            let mut source = error.source();
-            while let Some(error) = source {
-                text = format!("{text}: {error}");
-                source = error.source();
-            }
-            eprintln!("build-bench: {text}");
+            eprintln!("build-bench: {}", microagent_tests::one_line(&error));
             ExitCode::FAILURE
         }
     }

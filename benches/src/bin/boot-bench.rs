@@ -1,0 +1,130 @@
+//! Measures boots in the lab, under the deterministic clock. See docs/benchmarks.md.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use microagent_benches::Error;
+use microagent_benches::boot::baseline::{Baseline, TOLERANCE, Verdict};
+use microagent_benches::boot::lab::{Plan, measure};
+use microagent_benches::boot::report::{Boots, Report};
+use microagent_benches::boot::{chart, perf::Perf};
+use microagent_benches::machine::Machine;
+use microagent_tests::built_kernel;
+use microagent_tests::microagent::Host;
+
+/// Boots an image again and again in the lab and shows where the time goes, with the kernel that
+/// `kernel build` makes and with the distribution's, beside the other monitors that are installed.
+/// The programs are those of `make build`, or of $MICROAGENT_BIN_DIR.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How often each is booted
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    iterations: u32,
+    /// Memory of the VMs in MiB
+    #[arg(long, default_value_t = 256)]
+    memory: u32,
+    /// Only the kernel of `kernel build`
+    #[arg(long)]
+    only_built: bool,
+    /// No other monitors
+    #[arg(long)]
+    alone: bool,
+    /// End with 1 when a boot of the built kernel takes 3 % more than this file says
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+    /// Store what a boot of the built kernel takes in this file
+    #[arg(long, value_name = "FILE")]
+    store_baseline: Option<PathBuf>,
+    /// Write every measurement to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw the waterfalls into this file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Put the results between the marks in this file
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+}
+
+/// How the project's own documents name the command.
+const COMMAND: &str = "make bench-boot";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("boot-bench: {}", microagent_tests::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether the baseline holds.
+fn run(arguments: &Arguments) -> Result<bool, Error> {
+    let plan = Plan {
+        iterations: arguments.iterations,
+        memory_mib: arguments.memory,
+        cpus: 1,
+        others: !arguments.alone,
+    };
+    eprintln!("boots of the kernel that kernel build makes");
+    let built = measure(&built_kernel::host()?, plan)?;
+    let holds = check(arguments, &built)?;
+    let mut boots = vec![Boots {
+        kernel: "microagent kernel build".into(),
+        perf: built,
+    }];
+    if !arguments.only_built {
+        eprintln!("boots of the distribution's kernel");
+        boots.push(Boots {
+            kernel: "the distribution's cloud kernel".into(),
+            perf: measure(&Host::with_kernel()?, plan)?,
+        });
+    }
+    let report = Report {
+        machine: Machine::here(),
+        boots,
+    };
+    print!("{}", report.markdown(COMMAND));
+    if let Some(path) = &arguments.json {
+        report.write_json(path)?;
+    }
+    if let Some(path) = &arguments.svg {
+        chart::draw(&report, path)?;
+    }
+    if let Some(path) = &arguments.markdown {
+        report.write_markdown(path, COMMAND)?;
+    }
+    Ok(holds)
+}
+
+fn check(arguments: &Arguments, perf: &Perf) -> Result<bool, Error> {
+    let now = Baseline::of(perf).ok_or_else(|| Error::NotMeasured {
+        build: "boot",
+        why: "the command printed nothing".into(),
+    })?;
+    if let Some(path) = &arguments.store_baseline {
+        now.write(path)?;
+    }
+    let Some(path) = &arguments.baseline else {
+        return Ok(true);
+    };
+    let stored = Baseline::read(path)?;
+    let verdict = stored.compare(&now);
+    let (before, after) = (stored.to_first_output_millis, now.to_first_output_millis);
+    let what = match verdict {
+        Verdict::Fine => "as before",
+        Verdict::Better => "less than before: store it with --store-baseline",
+        Verdict::Worse => "more than before",
+    };
+    eprintln!(
+        "to the first output: {after:.1} ms, {what} ({before:.1} ms, {:.1} % allowed; kernel {} then, {} now)",
+        TOLERANCE * 100.0,
+        stored.kernel.as_deref().unwrap_or("unknown"),
+        now.kernel.as_deref().unwrap_or("unknown"),
+    );
+    Ok(verdict != Verdict::Worse)
+}

@@ -1,0 +1,89 @@
+//! `disk-bench`: how fast a guest reads and writes its disk, ours beside QEMU's. See
+//! `docs/benchmarks.md`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use microagent_benches::Error;
+use microagent_benches::disk::guest::Guest;
+use microagent_benches::disk::monitor::{Monitor, disk, measure};
+use microagent_benches::disk::report::{Comparison, markdown};
+use microagent_benches::disk::{host, lab};
+
+/// Lets the same guest read and write the same raw file through our block device and through
+/// QEMU's: with KVM in the lab, and without on this host. The two take turns.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// How often each boots
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How much each piece of work moves, in MiB
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    mib: u32,
+    /// Not on this host without KVM
+    #[arg(long)]
+    only_lab: bool,
+    /// Not in the lab
+    #[arg(long, conflicts_with = "only_lab")]
+    only_host: bool,
+    /// Also once in the lab with the deterministic clock, for exact figures
+    #[arg(long)]
+    icount: bool,
+    /// Put the results between the marks in this file
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+    /// Boot once with this monitor, inside the lab
+    #[arg(long, hide = true)]
+    inside: Option<Monitor>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("disk-bench: {}", microagent_tests::one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let Arguments { rounds, mib, .. } = *arguments;
+    if let Some(monitor) = arguments.inside {
+        let guest = Guest::in_lab();
+        // The lab's root is in memory.
+        let rates = measure(monitor, &guest, &disk(Path::new("/tmp"), mib)?)?;
+        println!("{rates:?}");
+        return Ok(());
+    }
+    let guest = Guest::new(mib)?;
+    let mut comparisons = Vec::new();
+    if !arguments.only_host {
+        comparisons.push(Comparison {
+            title: "In the lab, engine `kvm` beside QEMU's microvm with KVM".into(),
+            rounds: lab::measure(&guest, mib, rounds, false)?,
+        });
+    }
+    if arguments.icount {
+        comparisons.push(Comparison {
+            title: "The same under the deterministic clock (1000 instructions of host and guest \
+                    are a microsecond)"
+                .into(),
+            rounds: lab::measure(&guest, mib, 1, true)?,
+        });
+    }
+    if !arguments.only_lab {
+        comparisons.push(Comparison {
+            title: "On this host, engine `qemu` beside QEMU's microvm without KVM".into(),
+            rounds: host::measure(&guest, mib, rounds)?,
+        });
+    }
+    let command = format!("disk-bench --rounds {rounds} --mib {mib}");
+    let text = markdown(&command, &comparisons);
+    print!("{text}");
+    if let Some(path) = &arguments.markdown {
+        microagent_benches::markdown::put(path, "disk-bench", &text)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Boots as text, as JSON and as a section of a Markdown file.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::perf::{Monitor, Perf, Times};
+use crate::machine::Machine;
+use crate::{Error, markdown};
+
+/// One kernel's boots.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Boots {
+    /// What kernel it is: `kernel build`, or the distribution's.
+    pub kernel: String,
+    /// The measurements.
+    pub perf: Perf,
+}
+
+/// All that was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Where the lab ran. Its clock does not depend on it.
+    pub machine: Machine,
+    /// Kernel by kernel.
+    pub boots: Vec<Boots>,
+}
+
+impl Report {
+    /// Writes everything as JSON.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_json(&self, path: &Path) -> Result<(), Error> {
+        let json =
+            serde_json::to_string_pretty(self).map_err(|error| Error::file(path)(error.into()))?;
+        fs::write(path, json + "\n").map_err(Error::file(path))
+    }
+
+    /// Puts the results between the two marks in a Markdown file; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When there is no such file, or it lacks a mark.
+    pub fn write_markdown(&self, path: &Path, command: &str) -> Result<(), Error> {
+        markdown::put(path, "boot-bench", &self.markdown(command))
+    }
+
+    /// The results as Markdown, which is what a terminal gets too.
+    pub fn markdown(&self, command: &str) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "`{command}` in the lab (an AMD-V host emulated by QEMU) under its deterministic clock: a \
+             millisecond is a million instructions of host and guest together.\n"
+        );
+        for boots in &self.boots {
+            section(&mut text, boots);
+        }
+        text
+    }
+}
+
+fn section(text: &mut String, boots: &Boots) {
+    let perf = &boots.perf;
+    let version = perf.kernel.version.as_deref().unwrap_or("unknown");
+    let _ = writeln!(
+        text,
+        "**{}** ({version}), {} MiB, {} CPU(s), {} boots:\n\n| phase | from ms | takes ms |\n|---|---|---|",
+        boots.kernel, perf.resources.memory_mib, perf.resources.cpu_count, perf.iterations
+    );
+    for part in &perf.parts {
+        let (start, millis) = (part.start_millis, part.millis.median);
+        let _ = writeln!(text, "| {} | {start:.1} | {millis:.2} |", part.name);
+    }
+    let whole = &perf.whole;
+    let mut row = |name: &str, millis: f64| {
+        let _ = writeln!(text, "| **{name}** | | {millis:.1} |");
+    };
+    row("command to agent", whole.to_agent_millis.median);
+    if let Some(millis) = &whole.to_first_output_millis {
+        row("command to first output", millis.median);
+    }
+    row("command to exit code", whole.to_exit_code_millis.median);
+    row(
+        "then, not waited for: the VM gone",
+        whole.teardown_millis.median,
+    );
+    text.push('\n');
+    if perf.monitors.is_empty() {
+        return;
+    }
+    text.push_str(
+        "| monitor alone, same kernel and initramfs | to userspace and reset, ms | ours ÷ this | \
+         first instruction resets, ms | ours ÷ this |\n|---|---|---|---|---|\n",
+    );
+    for monitor in &perf.monitors {
+        let _ = writeln!(text, "| {} |", cells(monitor).join(" | "));
+    }
+    text.push('\n');
+}
+
+fn cells(monitor: &Monitor) -> [String; 5] {
+    let millis = |times: &Option<Times>| {
+        let times = times.as_ref();
+        times.map_or("–".into(), |times| format!("{:.1}", times.millis.median))
+    };
+    let ratio = |times: &Option<Times>| {
+        let ratio = times.as_ref().and_then(|times| times.ours_divided_by_this);
+        ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"))
+    };
+    [
+        monitor.name.clone(),
+        millis(&monitor.userspace),
+        ratio(&monitor.userspace),
+        millis(&monitor.nothing),
+        ratio(&monitor.nothing),
+    ]
+}

@@ -1,0 +1,25 @@
+//! The monitors that need no KVM, on this host.
+
+use std::path::Path;
+
+use super::guest::Guest;
+use super::monitor::{self, Monitor};
+use crate::Error;
+
+/// Where a file is in memory.
+const MEMORY: &str = "/dev/shm";
+
+/// Measures our block device and QEMU's in turns; the rates of each round.
+///
+/// # Errors
+/// When a VM does not do its work.
+pub fn measure(guest: &Guest, mib: u32, rounds: u32) -> Result<Vec<[Vec<f64>; 2]>, Error> {
+    let dir = tempfile::tempdir_in(MEMORY).map_err(Error::file(Path::new(MEMORY)))?;
+    let disk = monitor::disk(dir.path(), mib)?;
+    let turn = |_| {
+        let ours = monitor::measure(Monitor::OursTcg, guest, &disk)?;
+        let theirs = monitor::measure(Monitor::QemuTcg, guest, &disk)?;
+        Ok([ours, theirs])
+    };
+    (0..rounds).map(turn).collect()
+}
