@@ -53,6 +53,10 @@ struct Guest {
 }
 
 fn boot(code: &[u8]) -> Guest {
+    boot_with(code, Some(b"initramfs"))
+}
+
+fn boot_with(code: &[u8], initramfs: Option<&[u8]>) -> Guest {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| -> PathBuf {
         let path = dir.path().join(name);
@@ -66,7 +70,7 @@ fn boot(code: &[u8]) -> Guest {
         cpus: 1,
         memory_mib: 32,
         kernel: file("kernel", &pvh_kernel(code)),
-        initramfs: file("initramfs", b"initramfs"),
+        initramfs: initramfs.map(|bytes| file("initramfs", bytes)),
         extra_cmdline: None,
         disks: Vec::new(),
         run_dir: dir.path().into(),
@@ -166,6 +170,18 @@ fn the_start_info_names_the_initramfs() {
     let mut guest = boot(&code);
     assert_eq!(guest.wait().unwrap(), StopReason::PowerOff);
     assert_eq!(guest.console.tail(100), "initramfs");
+}
+
+#[test]
+fn without_an_initramfs_the_start_info_names_none() {
+    // mov eax, [ebx+12] (number of modules); add al, '0'; to the port.
+    let mut code = vec![0x8b, 0x43, 0x0c, 0x04, b'0', 0x66, 0xba, 0xf8, 0x03, 0xee];
+    code.extend(out(0x600, POWER_OFF));
+    for (initramfs, modules) in [(Some(&b"initramfs"[..]), "1"), (None, "0")] {
+        let mut guest = boot_with(&code, initramfs);
+        assert_eq!(guest.wait().unwrap(), StopReason::PowerOff);
+        assert_eq!(guest.console.tail(100), modules);
+    }
 }
 
 #[test]

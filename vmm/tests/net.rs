@@ -16,7 +16,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use guest::{PROGRAM, Vm};
+use guest::{INITRAMFS, KERNEL, PROGRAM, Vm};
 use microagent_proto::control::{Engine, VmConfig};
 use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, root_or_skip, tool};
@@ -148,7 +148,7 @@ fn inside() -> bool {
     } else {
         Engine::Qemu
     };
-    (vm.kernel, vm.initramfs, vm.run_dir) = (kernel.into(), initramfs.into(), dir.into());
+    (vm.kernel, vm.initramfs, vm.run_dir) = (kernel.into(), Some(initramfs.into()), dir.into());
     match kind {
         "tap" => on_a_tap(&vm),
         _ => on_a_stream(&vm),
@@ -193,12 +193,8 @@ fn a_stock_kernel_sends_and_receives_frames_on_engine_kvm() {
     let guest = guest::guest(dir.path(), SCRIPT);
     let mut lab = or_skip!(guest.lab(Machine::default()));
     let test = "a_stock_kernel_sends_and_receives_frames_on_engine_kvm";
-    let VmConfig {
-        kernel, initramfs, ..
-    } = guest::config(1, 256);
-    let (kernel, initramfs) = (kernel.display(), initramfs.display());
     for kind in ["tap", "stream"] {
-        let words = format!("{kind} kvm {kernel} {initramfs} /tmp");
+        let words = format!("{kind} kvm {KERNEL} {INITRAMFS} /tmp");
         let script = format!("{INSIDE}='{words}' {PROGRAM} --exact {test} --nocapture");
         lab.step(kind, &script, 180);
     }

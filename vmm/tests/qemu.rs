@@ -60,7 +60,7 @@ fn config(dir: &Path, kernel: &Path, initramfs: &Path, disks: Vec<DiskConfig>) -
         cpus: 2,
         memory_mib: 256,
         kernel: kernel.into(),
-        initramfs: initramfs.into(),
+        initramfs: Some(initramfs.into()),
         extra_cmdline: None,
         disks,
         run_dir: dir.into(),

@@ -94,8 +94,8 @@ fn section(text: &mut String, boots: &Boots) {
         return;
     }
     text.push_str(
-        "| monitor alone, same kernel and initramfs | to userspace and reset, ms | ours ÷ this | \
-         first instruction resets, ms | ours ÷ this |\n|---|---|---|---|---|\n",
+        "| monitor alone | same kernel and initramfs, to userspace and reset, ms | ours ÷ this | \
+         no kernel, first instruction resets, ms | ours ÷ this |\n|---|---|---|---|---|\n",
     );
     for monitor in &perf.monitors {
         let _ = writeln!(text, "| {} |", cells(monitor).join(" | "));

@@ -78,7 +78,7 @@ fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
         cpus: 1,
         memory_mib: MEMORY_MIB,
         kernel: guest.kernel.clone(),
-        initramfs: guest.initramfs.clone(),
+        initramfs: Some(guest.initramfs.clone()),
         extra_cmdline: None,
         disks: Vec::new(),
         run_dir: std::env::temp_dir(),

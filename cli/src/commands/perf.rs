@@ -168,7 +168,7 @@ fn compare(
     };
     let guest = Guest {
         kernel: booted.kernel.path.clone(),
-        initramfs: booted.initramfs.path.clone(),
+        initramfs: Some(booted.initramfs.path.clone()),
         memory_mib: request.resources.memory_mib,
         cpus: request.resources.cpu_count,
     };

@@ -85,7 +85,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         cpus: request.resources.cpu_count,
         memory_mib: request.resources.memory_mib,
         kernel: artifacts.kernel.path.clone(),
-        initramfs: artifacts.initramfs.path.clone(),
+        initramfs: Some(artifacts.initramfs.path.clone()),
         extra_cmdline: None,
         disks: iter::once(root)
             .chain(attached.iter().map(|disk| disk.config.clone()))

@@ -126,8 +126,9 @@ pub struct VmConfig {
     pub memory_mib: u64,
     /// The kernel: ELF `vmlinux` or bzImage.
     pub kernel: PathBuf,
-    /// The initramfs: a newc cpio archive, plain or compressed as the kernel supports.
-    pub initramfs: PathBuf,
+    /// The initramfs, if the guest has one: a newc cpio archive, plain or compressed as the kernel
+    /// supports.
+    pub initramfs: Option<PathBuf>,
     /// More words for the kernel's command line, after our own.
     pub extra_cmdline: Option<String>,
     /// Virtio disks in order: the first is `vda`; each has the serial number that [`disk_serial`]
@@ -211,7 +212,7 @@ mod tests {
             cpus: 2,
             memory_mib: 256,
             kernel: "/k".into(),
-            initramfs: "/i".into(),
+            initramfs: Some("/i".into()),
             extra_cmdline: None,
             disks: vec![DiskConfig {
                 path: "/d".into(),

@@ -46,8 +46,8 @@ pub enum Entry {
 pub struct Boot<'a> {
     /// ELF `vmlinux` or bzImage.
     pub kernel: &'a Path,
-    /// A newc cpio archive.
-    pub initramfs: &'a Path,
+    /// A newc cpio archive, if the kernel is to have one.
+    pub initramfs: Option<&'a Path>,
     /// The kernel's command line.
     pub command_line: CommandLine,
     /// Guest memory in bytes.
@@ -65,7 +65,10 @@ impl Boot<'_> {
     /// [`BootError`]: files that cannot be read, a kernel that is none, too little memory.
     pub fn load(&self, memory: &GuestMemoryMmap) -> Result<Entry, BootError> {
         let kernel = kernel::load(memory, self.kernel, self.memory_mib())?;
-        let initramfs = self.load_initramfs(memory, &kernel)?;
+        let initramfs = self
+            .initramfs
+            .map(|path| self.load_initramfs(path, memory, &kernel))
+            .transpose()?;
         let command_line = self.command_line.to_bytes()?;
         write(memory, layout::COMMAND_LINE, &command_line)?;
         let rsdp = acpi::write(memory, self.cpus, self.virtio_devices)?;
@@ -98,10 +101,11 @@ impl Boot<'_> {
     /// At the end of low RAM, as far from the kernel as can be; (address, length).
     fn load_initramfs(
         &self,
+        path: &Path,
         memory: &GuestMemoryMmap,
         kernel: &kernel::Loaded,
     ) -> Result<(u64, u64), BootError> {
-        let (mut file, length) = open(self.initramfs)?;
+        let (mut file, length) = open(path)?;
         let limit = self
             .memory_bytes
             .min(layout::MMIO_HOLE)
@@ -111,10 +115,10 @@ impl Boot<'_> {
             .map(|address| address & !0xfff)
             .filter(|address| *address >= kernel.end)
             .ok_or_else(|| BootError::TooLittleMemory {
-                path: self.initramfs.to_owned(),
+                path: path.to_owned(),
                 memory_mib: self.memory_mib(),
             })?;
-        read_into(memory, address, &mut file, length, self.initramfs)?;
+        read_into(memory, address, &mut file, length, path)?;
         Ok((address, length))
     }
 }

@@ -22,8 +22,8 @@ const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 
 pub(super) struct Facts {
-    /// Address and length.
-    pub initramfs: (u64, u64),
+    /// Address and length, if there is one.
+    pub initramfs: Option<(u64, u64)>,
     pub rsdp: u64,
     /// Address and length of each range of RAM.
     pub memory_map: Vec<(u64, u64)>,
@@ -35,17 +35,12 @@ pub(super) fn write_pvh(memory: &GuestMemoryMmap, facts: &Facts) -> Result<(), B
     let start_info = hvm_start_info {
         magic: PVH_MAGIC,
         version: 1,
-        nr_modules: 1,
+        nr_modules: facts.initramfs.is_some().into(),
         modlist_paddr: layout::PVH_MODULES,
         cmdline_paddr: layout::COMMAND_LINE,
         rsdp_paddr: facts.rsdp,
         memmap_paddr: layout::PVH_MEMORY_MAP,
         memmap_entries: facts.memory_map.len() as u32,
-        ..Default::default()
-    };
-    let module = hvm_modlist_entry {
-        paddr: facts.initramfs.0,
-        size: facts.initramfs.1,
         ..Default::default()
     };
     let map: Vec<_> = facts
@@ -59,7 +54,14 @@ pub(super) fn write_pvh(memory: &GuestMemoryMmap, facts: &Facts) -> Result<(), B
         })
         .collect();
     let mut params = BootParams::new(&start_info, GuestAddress(layout::PVH_START_INFO));
-    params.set_modules(&[module], GuestAddress(layout::PVH_MODULES));
+    if let Some((paddr, size)) = facts.initramfs {
+        let module = hvm_modlist_entry {
+            paddr,
+            size,
+            ..Default::default()
+        };
+        params.set_modules(&[module], GuestAddress(layout::PVH_MODULES));
+    }
     params.set_sections(&map, GuestAddress(layout::PVH_MEMORY_MAP));
     PvhBootConfigurator::write_bootparams(&params, memory).map_err(|_| BootError::Memory {
         address: layout::PVH_START_INFO,
@@ -84,9 +86,10 @@ pub(super) fn write_linux(
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
     params.hdr.cmdline_size = facts.command_line_length as u32 - 1;
-    // Below the MMIO hole by construction, so both fit 32 bits.
-    params.hdr.ramdisk_image = facts.initramfs.0 as u32;
-    params.hdr.ramdisk_size = facts.initramfs.1 as u32;
+    // Below the MMIO hole by construction, so both fit 32 bits. Without one both are 0 (boot.rst).
+    let (address, length) = facts.initramfs.unwrap_or_default();
+    params.hdr.ramdisk_image = address as u32;
+    params.hdr.ramdisk_size = length as u32;
     params.acpi_rsdp_addr = facts.rsdp;
     for (slot, &(addr, size)) in params.e820_table.iter_mut().zip(&facts.memory_map) {
         *slot = boot_e820_entry {

@@ -89,7 +89,7 @@ pub fn guest(dir: &Path, script: &str) -> Guest {
 
 /// Where the kernel and the initramfs are inside the lab.
 pub const KERNEL: &str = "/vmlinuz";
-const INITRAMFS: &str = "/initramfs.cpio";
+pub const INITRAMFS: &str = "/initramfs.cpio";
 
 /// Where the test's own program is inside the lab.
 pub const PROGRAM: &str = "test-itself";
@@ -115,7 +115,7 @@ pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
         cpus,
         memory_mib,
         kernel: KERNEL.into(),
-        initramfs: INITRAMFS.into(),
+        initramfs: Some(INITRAMFS.into()),
         extra_cmdline: None,
         disks: Vec::new(),
         run_dir: "/tmp".into(),

@@ -2,8 +2,8 @@
 //! process to the moment in which its caller knows that the guest has ended.
 //!
 //! Two guests. One boots the kernel to userspace, where the agent, told so by a word on the
-//! kernel's command line, resets at once. The other is no kernel at all ([`nothing`]): it ends
-//! with its first instruction.
+//! kernel's command line, resets at once. The other is no kernel at all and has no initramfs
+//! ([`nothing`]): it ends with its first instruction.
 
 mod nothing;
 mod ours;
@@ -25,8 +25,8 @@ use peers::Peer;
 pub struct Guest {
     /// An ELF kernel.
     pub kernel: PathBuf,
-    /// Its initramfs.
-    pub initramfs: PathBuf,
+    /// Its initramfs, if it has one.
+    pub initramfs: Option<PathBuf>,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// Number of vCPUs.
@@ -80,11 +80,12 @@ pub fn compare(
     let stub = ours.run_dir.join("nothing.elf");
     std::fs::write(&stub, nothing::elf())
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    let peers = Peer::installed(ours.engine, ours.run_dir);
     let nothing = Guest {
         kernel: stub,
+        initramfs: None,
         ..guest.clone()
     };
+    let peers = Peer::installed(ours.engine, ours.run_dir);
     let userspace = turns(ours, guest, &peers, iterations, &mut say)?;
     let nothing = turns(ours, &nothing, &peers, iterations, &mut say)?;
     let names =

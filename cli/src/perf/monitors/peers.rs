@@ -118,10 +118,11 @@ impl Peer {
             .arg(guest.cpus.to_string())
             .arg("-kernel")
             .arg(&guest.kernel)
-            .arg("-initrd")
-            .arg(&guest.initramfs)
             .arg("-append")
             .arg(format!("{COMMAND_LINE} -- {RESET_AT_ONCE}"));
+        if let Some(initramfs) = &guest.initramfs {
+            command.arg("-initrd").arg(initramfs);
+        }
         command
     }
 }

@@ -58,7 +58,7 @@ pub fn start(
     let memory = map_ram(memory_bytes)?;
     let boot = Boot {
         kernel: &config.kernel,
-        initramfs: &config.initramfs,
+        initramfs: config.initramfs.as_deref(),
         command_line: CommandLine::new(config.console_to_stderr)
             .with_extra(config.extra_cmdline.as_deref()),
         memory_bytes,

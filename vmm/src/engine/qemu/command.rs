@@ -75,7 +75,9 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     );
     arguments.option("-global", "virtio-mmio.force-legacy=false");
     arguments.option("-kernel", &config.kernel);
-    arguments.option("-initrd", &config.initramfs);
+    if let Some(initramfs) = &config.initramfs {
+        arguments.option("-initrd", initramfs);
+    }
     let line = CommandLine::new(config.console_to_stderr)
         .with_extra(Some("edd=off"))
         .with_extra(tsc::command_line_word().as_deref())
