@@ -31,9 +31,12 @@ pub struct Plan {
 /// When the lab cannot be made, or a boot in it fails.
 pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
     let layout = Layout::busybox()?;
+    // Several times what an idle host needs. A lab that hangs (docs/testing.md) is booted again after
+    // that.
+    let deadline = Duration::from_secs(240 + 120 * u64::from(plan.iterations));
     let mut lab = Lab::with_machine(Machine {
         deterministic_clock: true,
-        deadline: Duration::from_secs(1200),
+        deadline,
         ..Machine::default()
     })?;
     lab.microagent()?;
