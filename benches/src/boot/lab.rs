@@ -22,6 +22,9 @@ pub struct Plan {
     pub cpus: u32,
     /// Boot the same kernel with the other monitors.
     pub others: bool,
+    /// Mount the lab's cgroups with `favordynmods` (Linux, admin-guide/cgroup-v2.rst): changing
+    /// them, which creating a VM does, then waits for no grace period.
+    pub favordynmods: bool,
 }
 
 /// Measures boots of the kernel that is installed on `host`, in a lab with the deterministic
@@ -50,10 +53,16 @@ pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
         memory_mib,
         cpus,
         others,
+        favordynmods,
     } = plan;
     let alone = if others { "" } else { "--alone" };
+    let prepare = if favordynmods {
+        "mkdir /cgroup && mount -t cgroup2 -o favordynmods none /cgroup || exit 1\n"
+    } else {
+        ""
+    };
     let script = format!(
-        "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run\n\
+        "{prepare}export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run\n\
          exec microagent --json perf boot --image oci:/layout:latest --iterations {iterations} \
          --memory {memory_mib} --cpus {cpus} {alone}"
     );

@@ -66,8 +66,9 @@ const CR0_MP: u64 = 1 << 1;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
 
-/// Probes KVM by running instructions in a VM. Takes about a millisecond, and the host some more
-/// to take the VM down; callers keep the answer.
+/// Probes KVM by running instructions in a VM. Takes about a millisecond where `KVM_CREATE_VM` does
+/// not wait for the host kernel (engine/kvm/vm.rs) and ten or more where it does, and the host some
+/// more to take the VM down; callers keep the answer.
 pub fn kvm() -> KvmProbe {
     match std::fs::OpenOptions::new()
         .read(true)

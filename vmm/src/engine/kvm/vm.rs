@@ -16,9 +16,10 @@ use crate::virtio::mmio::InterruptLine;
 /// and no vCPUs.
 ///
 /// `KVM_CREATE_VM` is the one call of a set-up that takes long, and it takes waiting, not work:
-/// attaching its worker to the caller's cgroup waits for a grace period of the host kernel (7 of
-/// 8 ms to the first instruction in the lab; tens in some cgroups). So it goes on while it is being
-/// found out what to boot, and while that is put into memory.
+/// attaching its worker to the caller's cgroup waits for a grace period of the host kernel, unless
+/// the cgroups were changed just before or are mounted with `favordynmods` (10 of 13 ms to the news
+/// of an end with the first instruction in the lab; tens in some cgroups). So it goes on while it is
+/// being found out what to boot, and while that is put into memory.
 #[derive(Debug)]
 pub struct Prepared(JoinHandle<Result<Empty, EngineError>>);
 
