@@ -34,7 +34,7 @@ fn a_kernel_from_an_address_is_held_against_its_digest() {
     }
     let dir = tempfile::tempdir().unwrap();
     let pipeline = pipeline(dir.path());
-    let image = in_package("boot", "vmlinuz-");
+    let image = package().file("boot", "vmlinuz-");
     let sha256 = Digest::of(&image);
     let from = |url: String, sha256| pipeline.kernel(&KernelSource::Url { url, sha256 });
     let refused = |error: Error| (error.kind(), error.to_string());
@@ -93,7 +93,7 @@ fn a_kernel_from_an_address_is_held_against_its_digest() {
     let kernel = from(url.clone(), sha256).unwrap();
     assert_eq!(
         (kernel.digest, kernel.source.as_str()),
-        (Digest::of(vmlinux()), url.as_str())
+        (Digest::of(&package().vmlinux), url.as_str())
     );
     // Known by its digest now: the server is gone and not asked.
     assert_eq!(from(url, sha256).unwrap(), kernel);

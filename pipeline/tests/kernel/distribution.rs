@@ -13,8 +13,8 @@ fn the_distribution_has_a_kernel_for_us_and_a_second_install_downloads_nothing()
     let pipeline = Pipeline::new(store, notices.clone());
     assert_eq!(pipeline.default_kernel().unwrap(), None);
     let kernel = pipeline.kernel(&KernelSource::Distribution).unwrap();
-    check_cloud_kernel(&kernel, pipeline.store());
-    let package = format!("linux-image-{} ", release());
+    check_cloud_kernel(&kernel, pipeline.store(), package());
+    let package = format!("linux-image-{} ", package().release());
     assert!(kernel.source.starts_with(&package), "{}", kernel.source);
     assert_eq!(
         *notices.0.lock().unwrap(),
@@ -99,6 +99,7 @@ fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
     check_cloud_kernel(
         &pipeline.default_kernel().unwrap().unwrap(),
         pipeline.store(),
+        package_of_today(),
     );
     assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
 }
@@ -148,7 +149,7 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
     };
     let (meta, image) = (tree("meta", ""), tree("image", "boot"));
     fs::create_dir_all(&repository).unwrap();
-    let kernel = in_package("boot", "vmlinuz-");
+    let kernel = package().file("boot", "vmlinuz-");
     fs::write(image.join("boot/vmlinuz-6.8.0-31-generic"), &kernel).unwrap();
     let modules = tree("modules", "usr/lib/modules/6.8.0-31-generic/kernel/net");
     let release = modules.join("usr/lib/modules/6.8.0-31-generic");
@@ -157,7 +158,7 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
         "vmw_vsock_virtio_transport_common.ko",
         "vmw_vsock_virtio_transport.ko",
     ] {
-        let bytes = zstd::encode_all(in_package("lib/modules", name).as_slice(), 1).unwrap();
+        let bytes = zstd::encode_all(package().file("lib/modules", name).as_slice(), 1).unwrap();
         fs::write(
             release.join("kernel/net").join(format!("{name}.zst")),
             bytes,
@@ -210,12 +211,12 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
 
     let pipeline = pipeline(dir.path());
     let installed = pipeline.default_kernel().unwrap().unwrap();
-    assert_eq!(installed.digest, Digest::of(vmlinux()));
+    assert_eq!(installed.digest, Digest::of(&package().vmlinux));
     assert_eq!(
         installed.source,
         "linux-image-6.8.0-31-generic 6.8.0-31.31, linux-modules-6.8.0-31-generic 6.8.0-31.31"
     );
-    let names = check_modules(&installed, pipeline.store());
+    let names = check_modules(&installed, pipeline.store(), package());
     assert_eq!(
         names,
         [

@@ -10,11 +10,11 @@ fn a_package_or_an_image_by_path_is_the_same_kernel() {
     let dir = tempfile::tempdir().unwrap();
     let pipeline = pipeline(dir.path());
     let from_package = pipeline
-        .kernel(&KernelSource::Path(package().to_owned()))
+        .kernel(&KernelSource::Path(package().deb.clone()))
         .unwrap();
-    check_cloud_kernel(&from_package, pipeline.store());
+    check_cloud_kernel(&from_package, pipeline.store(), package());
     let image = dir.path().join("vmlinuz");
-    fs::write(&image, in_package("boot", "vmlinuz-")).unwrap();
+    fs::write(&image, package().file("boot", "vmlinuz-")).unwrap();
     let from_image = pipeline.kernel(&KernelSource::Path(image.clone())).unwrap();
     assert_eq!(from_image.digest, from_package.digest);
     assert_eq!(from_image.version, from_package.version);
@@ -80,7 +80,7 @@ fn damaged_images_and_packages_are_refused() {
     }
     let dir = tempfile::tempdir().unwrap();
     let pipeline = pipeline(dir.path());
-    let image = in_package("boot", "vmlinuz-");
+    let image = package().file("boot", "vmlinuz-");
     let short = dir.path().join("short");
     fs::write(&short, &image[..image.len() / 2]).unwrap();
     let (kind, said) = refusal(&pipeline, &short);
@@ -93,7 +93,7 @@ fn damaged_images_and_packages_are_refused() {
         "{said}"
     );
 
-    let package_bytes = fs::read(package()).unwrap();
+    let package_bytes = fs::read(&package().deb).unwrap();
     let short = dir.path().join("short.deb");
     fs::write(&short, &package_bytes[..package_bytes.len() / 2]).unwrap();
     let (_, said) = refusal(&pipeline, &short);

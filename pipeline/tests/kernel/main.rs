@@ -12,6 +12,7 @@ mod address;
 mod distribution;
 mod files;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -37,46 +38,105 @@ fn has_apt() -> bool {
     there
 }
 
-/// The newest cloud kernel's package, by hand.
-fn package() -> &'static Path {
-    static PACKAGE: OnceLock<PathBuf> = OnceLock::new();
-    PACKAGE.get_or_init(|| {
-        let dir = own_dir("kernel-package");
-        let script = "p=$(apt-cache depends --important linux-image-cloud-amd64 \
-                      | sed -n 's/^ *Depends: //p') && apt-get -q download \"$p\" && ls -1 *.deb";
+/// A cloud kernel's package, taken apart by hand.
+#[derive(Debug)]
+struct Package {
+    deb: PathBuf,
+    tree: PathBuf,
+    vmlinux: Vec<u8>,
+}
+
+impl Package {
+    /// The newest one of some package lists, which `apt` tells apt's programs of.
+    fn download(name: &str, apt: &str) -> Package {
+        let dir = own_dir(name);
+        let script = format!(
+            "p=$(apt-cache {apt} depends --important linux-image-cloud-amd64 \
+             | sed -n 's/^ *Depends: //p') && apt-get {apt} -q download \"$p\" && ls -1 *.deb"
+        );
         let run = Command::new("sh")
-            .args(["-c", script])
+            .args(["-c", &script])
             .current_dir(&dir)
             .output()
             .unwrap();
         let listed = String::from_utf8(run.stdout).unwrap();
-        dir.join(listed.lines().last().unwrap())
-    })
-}
-
-/// A file of the package by the beginning of its name, unpacked by dpkg-deb.
-fn in_package(directory: &str, name: &str) -> Vec<u8> {
-    static TREE: OnceLock<PathBuf> = OnceLock::new();
-    let tree = TREE.get_or_init(|| {
-        let dir = own_dir("kernel-tree");
+        let deb = dir.join(listed.lines().last().unwrap());
+        let tree = own_dir(&format!("{name}-tree"));
         let run = Command::new("dpkg-deb")
             .arg("-x")
-            .arg(package())
-            .arg(&dir)
+            .args([&deb, &tree])
             .output();
         assert!(run.unwrap().status.success());
-        dir
-    });
-    let find = Command::new("find")
-        .arg(tree.join(directory))
-        .args(["-type", "f", "-name", &format!("{name}*")])
+        let mut package = Package {
+            deb,
+            tree,
+            vmlinux: Vec::new(),
+        };
+        package.vmlinux = unpack(&package.file("boot", "vmlinuz-"), &dir);
+        package
+    }
+
+    /// A file by the beginning of its name.
+    fn file(&self, directory: &str, name: &str) -> Vec<u8> {
+        let find = Command::new("find")
+            .arg(self.tree.join(directory))
+            .args(["-type", "f", "-name", &format!("{name}*")])
+            .output()
+            .unwrap();
+        let paths = String::from_utf8(find.stdout).unwrap();
+        let [path] = paths.lines().collect::<Vec<_>>()[..] else {
+            panic!("{name}: {paths:?}")
+        };
+        fs::read(path).unwrap()
+    }
+
+    fn release(&self) -> String {
+        let name = self.deb.file_name().unwrap().to_str().unwrap();
+        let release = name.strip_prefix("linux-image-").unwrap().split('_').next();
+        release.unwrap().to_owned()
+    }
+}
+
+/// The kernel inside a bzImage, taken out as the kernel's own `extract-vmlinux` does: from where
+/// the compressed form begins, by its tool.
+fn unpack(image: &[u8], dir: &Path) -> Vec<u8> {
+    let legacy_frame = [0x02, 0x21, 0x4c, 0x18];
+    let start = image
+        .windows(4)
+        .position(|bytes| bytes == legacy_frame)
+        .unwrap();
+    fs::write(dir.join("payload"), &image[start..]).unwrap();
+    let payload = fs::File::open(dir.join("payload")).unwrap();
+    // What follows the payload is no lz4, which lz4 says once it has written the kernel.
+    let output = Command::new("lz4")
+        .arg("-dc")
+        .stdin(payload)
         .output()
         .unwrap();
-    let paths = String::from_utf8(find.stdout).unwrap();
-    let [path] = paths.lines().collect::<Vec<_>>()[..] else {
-        panic!("{name}: {paths:?}")
-    };
-    fs::read(path).unwrap()
+    assert!(output.stdout.starts_with(b"\x7fELF"));
+    output.stdout
+}
+
+/// What the host's own package lists offer.
+fn package() -> &'static Package {
+    static PACKAGE: OnceLock<Package> = OnceLock::new();
+    PACKAGE.get_or_init(|| Package::download("kernel-package", ""))
+}
+
+/// What the distribution offers now: the host's lists may be older.
+fn package_of_today() -> &'static Package {
+    static PACKAGE: OnceLock<Package> = OnceLock::new();
+    PACKAGE.get_or_init(|| {
+        let lists = own_dir("package-lists");
+        fs::create_dir(lists.join("partial")).unwrap();
+        let apt = format!("-o Dir::State::lists={}", lists.display());
+        // One broken source of the host's fails it after the others have come.
+        let _ = Command::new("sh")
+            .args(["-c", &format!("apt-get {apt} -q update")])
+            .output()
+            .unwrap();
+        Package::download("kernel-package-of-today", &apt)
+    })
 }
 
 /// An empty directory in cargo's own place for tests: statics are never dropped, so a temporary
@@ -88,65 +148,36 @@ fn own_dir(name: &str) -> PathBuf {
     dir
 }
 
-fn release() -> String {
-    let name = package().file_name().unwrap().to_str().unwrap();
-    name.strip_prefix("linux-image-")
-        .unwrap()
-        .split('_')
-        .next()
-        .unwrap()
-        .to_owned()
-}
-
-/// The kernel inside the package's bzImage, taken out as the kernel's own `extract-vmlinux` does:
-/// from where the compressed form begins, by its tool.
-fn vmlinux() -> &'static [u8] {
-    static VMLINUX: OnceLock<Vec<u8>> = OnceLock::new();
-    VMLINUX.get_or_init(|| {
-        let image = in_package("boot", "vmlinuz-");
-        let legacy_frame = [0x02, 0x21, 0x4c, 0x18];
-        let start = image
-            .windows(4)
-            .position(|bytes| bytes == legacy_frame)
-            .unwrap();
-        let dir = own_dir("vmlinux");
-        fs::write(dir.join("payload"), &image[start..]).unwrap();
-        let payload = fs::File::open(dir.join("payload")).unwrap();
-        // What follows the payload is no lz4, which lz4 says once it has written the kernel.
-        let output = Command::new("lz4")
-            .arg("-dc")
-            .stdin(payload)
-            .output()
-            .unwrap();
-        assert!(output.stdout.starts_with(b"\x7fELF"));
-        output.stdout
-    })
-}
-
-fn check_cloud_kernel(kernel: &Kernel, store: &Store) {
-    assert_eq!(kernel.digest, Digest::of(vmlinux()));
-    assert_eq!(fs::read(&kernel.path).unwrap().len(), vmlinux().len());
-    assert_eq!(kernel.version, Some(release()));
+fn check_cloud_kernel(kernel: &Kernel, store: &Store, package: &Package) {
+    assert_eq!(kernel.digest, Digest::of(&package.vmlinux));
+    let length = fs::read(&kernel.path).unwrap().len();
+    assert_eq!(length, package.vmlinux.len());
+    assert_eq!(kernel.version, Some(package.release()));
+    let mut names = check_modules(kernel, store, package);
+    names.sort();
     assert_eq!(
-        check_modules(kernel, store),
+        names,
         [
-            "virtio_ring.ko",
             "virtio.ko",
-            "virtio_mmio.ko",
             "virtio_blk.ko",
-            "vsock.ko",
-            "vmw_vsock_virtio_transport_common.ko",
-            "vmw_vsock_virtio_transport.ko",
+            "virtio_mmio.ko",
+            "virtio_ring.ko",
             "virtio_rng.ko",
+            "vmw_vsock_virtio_transport.ko",
+            "vmw_vsock_virtio_transport_common.ko",
+            "vsock.ko",
         ]
     );
 }
 
-/// The names of the kernel's modules in load order; their bytes are those of the real package.
-fn check_modules(kernel: &Kernel, store: &Store) -> Vec<String> {
+/// The names of the kernel's modules in load order; their bytes are those of the real package, and
+/// what one says it depends on does not come after it.
+fn check_modules(kernel: &Kernel, store: &Store, package: &Package) -> Vec<String> {
     let modules = store.open_blob(&kernel.modules.unwrap()).unwrap().unwrap();
     let mut archive = tar::Archive::new(modules.file);
-    let entries = archive.entries().unwrap().map(|entry| {
+    let mut names = Vec::new();
+    let mut awaited = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
         let name = entry.path().unwrap().to_str().unwrap().to_owned();
         let mut bytes = Vec::new();
@@ -156,10 +187,29 @@ fn check_modules(kernel: &Kernel, store: &Store) -> Vec<String> {
         } else {
             &name
         };
-        assert!(bytes == in_package("lib/modules", file), "{name}");
-        name
-    });
-    entries.collect()
+        assert!(bytes == package.file("lib/modules", file), "{name}");
+        let unmet = awaited.get(&name);
+        assert_eq!(unmet, None, "{name} is loaded after what needs it");
+        for needed in depends(&bytes) {
+            // It may be built in.
+            if !names.contains(&needed) {
+                awaited.insert(needed, name.clone());
+            }
+        }
+        names.push(name);
+    }
+    names
+}
+
+/// The files that a module names in its `depends=`.
+fn depends(module: &[u8]) -> Vec<String> {
+    let key = b"\0depends=";
+    let start = module.windows(key.len()).position(|bytes| bytes == key);
+    let value = &module[start.unwrap() + key.len()..];
+    let value = value.split(|byte| *byte == 0).next().unwrap();
+    let names = std::str::from_utf8(value).unwrap().split(',');
+    let names = names.filter(|name| !name.is_empty());
+    names.map(|name| format!("{name}.ko")).collect()
 }
 
 #[derive(Default)]
