@@ -10,8 +10,8 @@
 //!
 //! The decision is pure ([`plan`]) and made on an [`Inventory`] that is taken under the exclusive
 //! side of the gate (lease.rs): builds go on beside it and wait only while it decides and renames.
-//! Records go first, then names in `index.json`, then objects, so that a collection that is killed
-//! leaves garbage, and no promise that is broken.
+//! Records go first, then names in `index.json`, then sparse files, then blobs, their chunk maps
+//! among them, so that a collection that is killed leaves garbage, and no promise that is broken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -95,7 +95,9 @@ impl Store {
                 remove(&self.root().join("nodes").join(name))?;
             }
             self.untag(|name| plan.images.contains(name))?;
-            for object in &plan.objects {
+            let is_sparse = |object: &&Output| matches!(object, Output::Sparse(_));
+            let (sparse, blobs): (Vec<_>, Vec<_>) = plan.objects.iter().partition(is_sparse);
+            for object in sparse.into_iter().chain(blobs) {
                 trash.push(self.discard(object)?);
             }
         }

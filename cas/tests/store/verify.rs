@@ -1,9 +1,10 @@
 //! What `verify` finds, and what `repair` does about it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 
-use microagent_cas::{Input, KeyMaterial, NodeRecord, Output, Store};
+use microagent_cas::{GcOptions, Input, KeyMaterial, NodeRecord, Output, Store};
 
 use super::{blobs, key, material, names, store};
 
@@ -155,4 +156,27 @@ fn a_node_is_used_when_it_is_found_and_the_oldest_goes_first() {
     );
     assert!(store.node(&first.key()).unwrap().is_some());
     assert_eq!(blobs(&store), [first.outputs["test"].digest().hex()]);
+}
+
+/// A sparse file is nothing without its map, so it goes first.
+#[test]
+fn a_collection_that_stops_halfway_leaves_nothing_damaged() {
+    let (_dir, store) = store();
+    let (_, sparse) = fill(&Store::open(store.root()).unwrap());
+    // It cannot be put where it would go.
+    let name = format!("tmp/gc-sparse-{}/taken", sparse.digest().hex());
+    fs::create_dir_all(store.root().join(&name)).unwrap();
+    let everything = GcOptions {
+        max_size: Some(0),
+        ..GcOptions::default()
+    };
+    store.collect(&everything).unwrap_err();
+    // One that holds what it looks at only for so long.
+    let looker = Store::open(store.root()).unwrap();
+    assert_eq!(looker.verify(&|_| ()).unwrap().problems, []);
+    drop(looker);
+
+    fs::remove_dir_all(store.root().join(&name).parent().unwrap()).unwrap();
+    store.collect(&everything).unwrap();
+    assert_eq!(store.inventory().unwrap().objects, BTreeMap::new());
 }
