@@ -29,6 +29,19 @@ pub trait DeviceIo {
     fn config_changed(&mut self);
 }
 
+/// Reads `data.len()` bytes at `offset` of a configuration space that holds `config`. Bytes beyond its
+/// end are zero.
+pub(super) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    let from = usize::try_from(offset)
+        .ok()
+        .and_then(|at| config.get(at..))
+        .unwrap_or(&[]);
+    data.fill(0);
+    for (to, from) in data.iter_mut().zip(from) {
+        *to = *from;
+    }
+}
+
 /// A virtio device.
 ///
 /// One event at a time: a transport never calls two methods at once. The order is

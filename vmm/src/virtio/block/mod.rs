@@ -28,6 +28,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use super::chain::{Buffers, serve_queue};
+use super::device::copy_config;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
@@ -242,14 +243,7 @@ impl VirtioDevice for Block {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = config(self.backend.size());
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|at| config.get(at..))
-            .unwrap_or(&[]);
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(from) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn acknowledge(&mut self, features: u64) {

@@ -37,6 +37,7 @@ pub use self::config::{Facts, MIN_MTU, Mac, NotOneStation};
 pub use self::header::{HEADER_LEN, Header, InvalidHeader, MAX_FRAME, MIN_FRAME};
 use self::receive::{Placed, place};
 use super::chain::{Buffers, serve_queue_while};
+use super::device::copy_config;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 
 /// The queue of frames to the guest (virtio 1.2 section 5.1.2).
@@ -252,14 +253,7 @@ impl VirtioDevice for Net {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = config::config(self.mac, self.link_up, self.mtu);
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|at| config.get(at..))
-            .unwrap_or(&[]);
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(from) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn acknowledge(&mut self, features: u64) {

@@ -33,6 +33,7 @@ use std::os::fd::BorrowedFd;
 use virtio_queue::{QueueOwnedT, QueueT};
 
 use super::chain::{Buffers, Chain, serve_queue};
+use super::device::copy_config;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use connection::BUF_ALLOC;
 pub use handle::VsockHandle;
@@ -188,14 +189,7 @@ impl VirtioDevice for Vsock {
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         let config = self.muxer.guest_cid().to_le_bytes();
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|at| config.get(at..))
-            .unwrap_or(&[]);
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(from) {
-            *to = *from;
-        }
+        copy_config(&config, offset, data);
     }
 
     fn acknowledge(&mut self, _features: u64) {}
