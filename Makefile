@@ -32,12 +32,12 @@ test:
 # What else build-bench can be told, --help says.
 BENCH_FLAGS ?= --large
 bench: build
-	@tests/host/bench.sh '$(DIST)' $(BENCH_FLAGS)
+	@tests/host/bench.sh build '$(DIST)' $(BENCH_FLAGS)
 
 # Needs a kernel of `microagent kernel build`: some minutes the first time.
 BOOT_BENCH_FLAGS ?=
 bench-boot: build
-	@tests/host/bench-boot.sh '$(DIST)' $(BOOT_BENCH_FLAGS)
+	@tests/host/bench.sh boot '$(DIST)' $(BOOT_BENCH_FLAGS)
 
 SECONDS ?= 300
 

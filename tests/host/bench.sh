@@ -1,15 +1,20 @@
 #!/bin/sh
-# Measures builds with the programs in DIRECTORY, and writes the results into docs/.
+# Measures builds or boots with the programs in DIRECTORY, and writes the results into docs/.
 #
-#   bench.sh DIRECTORY [FLAG...]      flags of build-bench
+#   bench.sh build|boot DIRECTORY [FLAG...]      flags of build-bench or boot-bench
 set -eu
 cd "$(dirname "$0")/../.."
-MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
+what=$1
+MICROAGENT_BIN_DIR=$(cd "$2" && pwd)
 export MICROAGENT_BIN_DIR
-shift
+shift 2
 
 set=$(tests/host/toolchain.sh) && eval "$set"
-tests/host/install.sh test
-exec cargo run --release --locked --quiet -p microagent-benches --bin build-bench -- \
-    --json "${CARGO_TARGET_DIR:-target}/build-bench.json" \
-    --svg docs/build-benchmark.svg --markdown docs/benchmarks.md "$@"
+case $what in
+    build) tests/host/install.sh test ;;
+    boot) tests/host/install.sh test kernel ;;
+    *) echo "bench.sh: no such benchmark: $what (build, boot)" >&2; exit 1 ;;
+esac
+exec cargo run --release --locked --quiet -p microagent-benches --bin "$what-bench" -- \
+    --json "${CARGO_TARGET_DIR:-target}/$what-bench.json" \
+    --svg "docs/$what-benchmark.svg" --markdown docs/benchmarks.md "$@"
