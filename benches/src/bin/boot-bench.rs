@@ -52,7 +52,7 @@ struct Arguments {
 
 /// How the project's own documents name the command.
 const COMMAND: &str = "make bench-boot";
-const COMMAND_FAVORDYNMODS: &str = "make bench-boot BOOT_BENCH_FLAGS=--favordynmods";
+const COMMAND_FAVORDYNMODS: &str = "boot-bench --favordynmods";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
