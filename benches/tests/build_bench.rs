@@ -1,13 +1,12 @@
 //! The harness itself: it gives figures, and no figures when a build is not what it is called.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use microagent_tests::image::Layout;
 use microagent_tests::registry::Registry;
-use microagent_tests::{binaries, or_skip, root_or_skip, tool};
+use microagent_tests::{binaries, or_skip, program, root_or_skip, tool};
 use serde_json::Value;
 
 fn build_bench(layout: &Layout, programs: &Path, flags: &[&Path]) -> Output {
@@ -93,8 +92,7 @@ fn a_cold_build_that_is_not_cold_is_no_figure() {
         state.display(),
         binaries::microagent().display()
     );
-    fs::write(&wrapper, script).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    program::write(&wrapper, 0o755, script).unwrap();
     let output = build_bench(&layout, directory.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8(output.stderr).unwrap();

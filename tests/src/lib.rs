@@ -17,6 +17,7 @@
 //! | [`file_server`] | a directory over plain HTTP |
 //! | [`tree`] | file trees as text that can be compared |
 //! | [`cache`] | what is expensive to make and kept between runs |
+//! | [`program`] | programs that a test makes and then starts |
 //! | [`tool`], [`watched`] | other people's programs: run to the end, or for as long as a test |
 //! | [`skip`] | the tests that cannot run on this host |
 //!
@@ -33,6 +34,7 @@ pub mod forward_proxy;
 pub mod image;
 pub mod lab;
 pub mod microagent;
+pub mod program;
 pub mod registry;
 pub mod skip;
 pub mod tool;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
-use microagent_tests::{binaries, or_skip, root_or_skip, tool};
+use microagent_tests::{binaries, or_skip, program, root_or_skip, tool};
 
 #[test]
 fn doctor_says_which_engine_auto_takes_and_run_takes_it() {
@@ -103,7 +103,7 @@ fn another_supervisor_is_used_when_asked_for() {
     let name = missing.display().to_string();
     assert!(refused.errors().contains(&name), "{}", refused.errors());
     let copy = host.path("supervisor");
-    std::fs::copy(binaries::supervisor(), &copy).unwrap();
+    program::copy(binaries::supervisor(), &copy).unwrap();
     run(&copy).expect_code(0);
     host.assert_clean();
 }

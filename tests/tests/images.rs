@@ -7,7 +7,7 @@ use std::time::Duration;
 use microagent_tests::image::{self, Layout, Tar};
 use microagent_tests::microagent::{Host, Invocation};
 use microagent_tests::registry::{CREDENTIALS, Registry};
-use microagent_tests::{Error, or_skip, root_or_skip, tool, tree};
+use microagent_tests::{Error, binaries, or_skip, program, root_or_skip, tool, tree};
 
 /// `microagent rootfs build --allow-mutable --out OUT --image IMAGE`.
 fn build(host: &Host, image: &str, out: &str) -> Invocation {
@@ -288,7 +288,7 @@ fn a_user_without_privileges_builds_the_same() {
         ["-a".as_ref(), layout.as_os_str(), copy.as_os_str()]
     ));
     let program = host.path("microagent");
-    fs::copy(microagent_tests::binaries::microagent(), &program).unwrap();
+    program::copy(binaries::microagent(), &program).unwrap();
     let root = host.path("..").display().to_string();
     tool::run("chown", ["-R", "65534:65534", &root]).unwrap();
     let mut invocation = host.program(Path::new("/usr/bin/setpriv"));

@@ -1,7 +1,6 @@
 //! The scripts behind `make`: what a machine lacks is said in one line.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -27,12 +26,8 @@ fn fake_toolchain(version: &str) -> tempfile::TempDir {
     fs::create_dir_all(&bin).unwrap();
     for program in ["cargo", "rustc"] {
         let path = bin.join(program);
-        fs::write(
-            &path,
-            format!("#!/bin/sh\necho {program} {version} '(0 2020-01-01)'\n"),
-        )
-        .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!("#!/bin/sh\necho {program} {version} '(0 2020-01-01)'\n");
+        microagent_tests::program::write(path, 0o755, script).unwrap();
     }
     home
 }

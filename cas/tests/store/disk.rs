@@ -153,11 +153,7 @@ fn a_directory_of_somebody_else_is_refused_when_the_store_is_opened() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     let test = dir.path().join("test");
-    // Not `fs::copy`: another test's fork could hold the copy open for writing while it is started.
-    run(
-        &["cp", std::env::current_exe().unwrap().to_str().unwrap()],
-        &test,
-    );
+    microagent_tests::program::copy(std::env::current_exe().unwrap(), &test).unwrap();
     let root = dir.path().join("cas");
     let open_as_nobody = || {
         let output = Command::new("setpriv")

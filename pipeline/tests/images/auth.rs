@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use microagent_pipeline::{ErrorKind, Registries, RootfsOptions};
 use microagent_tests::image::Layout;
-use microagent_tests::or_skip;
 use microagent_tests::registry::{CREDENTIALS, Registry};
-use microagent_tests::tool;
+use microagent_tests::{or_skip, program, tool};
 
 use crate::front::{Front, answer, redirect};
 use crate::support::{self, Place, build, chain};
@@ -160,12 +159,8 @@ fn a_helper_is_named_and_never_run() {
     let marker = place.path().join("it was run");
     std::fs::create_dir(&bin).unwrap();
     let helper = bin.join("docker-credential-touchy");
-    std::fs::write(
-        &helper,
-        format!("#!/bin/sh\ntouch '{}'\n", marker.display()),
-    )
-    .unwrap();
-    tool::run("chmod", ["755".as_ref(), helper.as_os_str()]).unwrap();
+    let script = format!("#!/bin/sh\ntouch '{}'\n", marker.display());
+    program::write(&helper, 0o755, script).unwrap();
     for document in [
         serde_json::json!({ "credHelpers": { registry.address(): "touchy" } }),
         serde_json::json!({ "credsStore": "touchy", "auths": { registry.address(): {} } }),

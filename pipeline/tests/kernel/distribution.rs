@@ -68,12 +68,7 @@ fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
     let apt_conf = dir.path().join("apt.conf");
     fs::write(&apt_conf, "Dir::State::lists \"/nonexistent\";\n").unwrap();
     let test = dir.path().join("test");
-    // Not `fs::copy`: another test's fork could hold the copy open for writing while it is started.
-    let copied = Command::new("cp")
-        .arg(std::env::current_exe().unwrap())
-        .arg(&test)
-        .status();
-    assert!(copied.unwrap().success());
+    microagent_tests::program::copy(std::env::current_exe().unwrap(), &test).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = if rustix::process::geteuid().is_root() {
         let mut command = Command::new("setpriv");

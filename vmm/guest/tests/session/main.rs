@@ -19,6 +19,7 @@ use microagent_proto::agent::{
     Configure, Exec, Exited, Failure, FailureKind, Input, Reply, Request, Root,
 };
 use microagent_proto::frame::{Kind, read_frame, write_frame, write_message};
+use microagent_tests::program;
 use tempfile::TempDir;
 
 /// Long enough for a loaded machine; a test that waits for it has failed.
@@ -32,7 +33,7 @@ fn scratch_root() -> TempDir {
     for directory in ["bin", "etc", "dev", "proc", "tmp"] {
         fs::create_dir(path.join(directory)).unwrap();
     }
-    fs::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is installed");
+    program::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is installed");
     for applet in [
         "sh", "cat", "id", "env", "sleep", "kill", "pwd", "head", "yes", "ls", "true",
     ] {

@@ -168,10 +168,8 @@ fn standard_output_can_be_opened_by_name_as_another_user() {
 fn commands_that_cannot_run_are_told_apart_as_a_shell_does() {
     let root = scratch_root();
     let bin = root.path().join("bin");
-    let write = |name: &str, text: &str, mode: u32| {
-        fs::write(bin.join(name), text).unwrap();
-        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(mode)).unwrap();
-    };
+    let write =
+        |name: &str, text: &str, mode: u32| program::write(bin.join(name), mode, text).unwrap();
     write("plain", "#!/bin/sh\n", 0o644);
     write("orphan", "#!/usr/bin/perl -w\n", 0o755);
     write("garbage", "\u{1}\u{2}", 0o755);
