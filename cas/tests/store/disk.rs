@@ -29,6 +29,16 @@ impl Tmpfs {
         Some(Tmpfs(dir))
     }
 
+    /// A second mount of `disk`, through which nothing can be written.
+    fn read_only(disk: &Tmpfs) -> Tmpfs {
+        let dir = tempfile::tempdir().unwrap();
+        let first = disk.path().to_str().unwrap();
+        run(&["mount", "--bind", first], dir.path());
+        let second = Tmpfs(dir);
+        run(&["mount", "-o", "remount,bind,ro"], second.path());
+        second
+    }
+
     fn path(&self) -> &Path {
         self.0.path()
     }
@@ -115,9 +125,10 @@ fn a_read_only_disk_is_refused_when_the_store_is_opened() {
     let Some(disk) = Tmpfs::mount("size=1m") else {
         return;
     };
+    Store::open(&disk.path().join("cas")).unwrap();
+    // A mount of its own: the disk's first one may be held writable by another test's fork.
+    let disk = Tmpfs::read_only(&disk);
     let root = disk.path().join("cas");
-    Store::open(&root).unwrap();
-    run(&["mount", "-o", "remount,ro"], disk.path());
     let error = Store::open(&root).unwrap_err();
     assert!(matches!(&error, StoreError::ReadOnly(_)));
     let said = "Read-only file system (os error 30)";
