@@ -43,11 +43,13 @@ fn the_session_is_led_by_the_command_in_a_session_of_its_own() {
 #[test]
 fn a_signal_reaches_the_whole_process_group() {
     let root = scratch_root();
+    // The parent's trap stands before the child that says "up" exists.
     let mut session = Session::exec(
         root.path(),
         shell(
-            "(trap 'echo child; exit' TERM; echo up; while :; do sleep 0.1; done) & \
-               trap 'wait; echo parent; exit 7' TERM; while :; do wait; done",
+            "trap 'wait; echo parent; exit 7' TERM; \
+               (trap 'echo child; exit' TERM; echo up; while :; do sleep 0.1; done) & \
+               while :; do wait; done",
         ),
     );
     session.started();
