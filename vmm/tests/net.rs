@@ -59,6 +59,8 @@ tap)
 serve)
     address 10.77.0.1 fd77::1
     nc -l -p 9000 -e cat
+    # What was sent is not yet received: a power-off now would lose it. 9000 is 0x2328.
+    while grep -q ':2328 ' /proc/net/tcp* && ping -c 1 -W 10 10.77.0.2 >/dev/null; do :; done
     ;;
 ask)
     address 10.77.0.2 fd77::2
