@@ -90,6 +90,8 @@ impl Ending {
     /// Ends the process now, saying why.
     pub fn end(&self, code: u8, why: &Failure) -> ! {
         let state = self.take();
+        // What other threads have to say comes before this or never.
+        let _last_word = io::stderr().lock();
         self.output.failure(why);
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
@@ -102,7 +104,7 @@ impl Ending {
         );
         sweep.args(&state.paths);
         // Comes back only when it fails; what is left then is swept by the next run.
-        let _ = sweep.exec();
+        let _ = replace(sweep);
         for path in &state.paths {
             remove(path);
         }
@@ -162,6 +164,24 @@ fn remove(path: &Path) {
     };
 }
 
+/// Executes `command` in place of this process. Returns only when it cannot.
+///
+/// Until the other threads are gone they cannot start any: Linux answers EAGAIN while a process
+/// executes (`copy_fs` in kernel/fork.c), and [`thread::spawn`] panics. Where a panic aborts, it
+/// could be the end of this process before the one that is wanted. So a thread that panics from
+/// here on waits for its end, without a word.
+fn replace(mut command: Command) -> io::Error {
+    let me = thread::current().id();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        while thread::current().id() != me {
+            thread::park();
+        }
+        before(panic);
+    }));
+    command.exec()
+}
+
 /// Kills every child: the supervisor, and whatever the pipeline has started (a package client).
 fn kill_children() {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else {
@@ -197,4 +217,49 @@ fn parent_of(pid: Pid) -> Option<Pid> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const REPLACED: &str = "MICROAGENT_TEST_REPLACED";
+
+    /// The test below runs this one in a process of its own.
+    #[test]
+    fn a_process_that_is_replaced() {
+        if std::env::var_os(REPLACED).is_none() {
+            return;
+        }
+        let (started, seen) = mpsc::channel();
+        for _ in 0..4 {
+            let started = started.clone();
+            thread::spawn(move || {
+                loop {
+                    thread::spawn(|| ()).join().unwrap();
+                    let _ = started.send(());
+                }
+            });
+        }
+        for _ in 0..100 {
+            seen.recv().unwrap();
+        }
+        panic!("{}", replace(Command::new("true")));
+    }
+
+    #[test]
+    fn threads_that_cannot_start_others_meanwhile_are_not_heard_of() {
+        let test = "ending::tests::a_process_that_is_replaced";
+        for _ in 0..20 {
+            let output = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test, "--nocapture"])
+                .env(REPLACED, "yes")
+                .output()
+                .unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+            assert_eq!(output.status.code(), Some(0));
+        }
+    }
 }
