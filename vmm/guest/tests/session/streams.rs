@@ -110,7 +110,11 @@ fn a_background_process_does_not_hold_the_session() {
     let outcome = Session::exec(root.path(), shell("sleep 60 & echo started")).outcome();
     assert_eq!(outcome.stdout, b"started\n");
     assert_eq!(outcome.end, code(0));
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
@@ -119,5 +123,9 @@ fn a_background_process_that_keeps_writing_does_not_hold_the_session() {
     let start = Instant::now();
     let outcome = Session::exec(root.path(), shell("yes & echo started >&2")).outcome();
     assert_eq!(outcome.end, code(0));
-    assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
 }

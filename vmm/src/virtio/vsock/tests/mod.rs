@@ -284,9 +284,8 @@ fn a_guest_that_does_not_read_is_asked_ever_more_rarely() {
     while guest.sockets[&PORTS].credit_requests < before + 3 {
         assert!(guest.wait(900));
     }
-    // After 10, 20 and 40 ms; were it asked as rarely as before, three times 640.
     let after = asked.elapsed();
-    assert!(after < Duration::from_millis(1500), "{after:?}");
+    assert!(after < Duration::from_millis(300), "{after:?}");
 }
 
 #[test]
