@@ -29,8 +29,8 @@ pub trait DeviceIo {
     fn config_changed(&mut self);
 }
 
-/// Reads `data.len()` bytes at `offset` of a configuration space that holds `config`. Bytes beyond its
-/// end are zero.
+/// Reads `data.len()` bytes at `offset` of a configuration space that holds `config`. Bytes beyond
+/// its end are zero.
 pub(super) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
     let from = usize::try_from(offset)
         .ok()
