@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::Digest;
+use crate::digest::Digest;
 
 /// Why the store could not do what it was asked.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::StoreError;
+use crate::error::StoreError;
+use crate::file::read;
 
 /// The format version written by this crate. It rises only when no feature name can express the
 /// change.
@@ -45,7 +46,7 @@ impl Format {
 
     /// Reads `path`; `None` when there is no such file.
     pub(crate) fn read(path: &Path) -> Result<Option<Format>, StoreError> {
-        let Some(bytes) = crate::blob::read_small(path, LIMIT)? else {
+        let Some(bytes) = read::read_small(path, LIMIT)? else {
             return Ok(None);
         };
         serde_json::from_slice(&bytes)

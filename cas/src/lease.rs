@@ -13,13 +13,15 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::lock::{self, LockFile};
-use crate::store::Store;
-use crate::{Digest, Output, StoreError};
+use crate::error::StoreError;
+use crate::file::lock::{self, LockFile};
+use crate::file::read;
+use crate::output::Output;
 
 /// Who holds a lease: for people, never for a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,9 +33,17 @@ pub struct LeaseHolder {
     pub since: String,
 }
 
+/// The leases of a store, and the one of this process.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    dir: PathBuf,
+    gate: PathBuf,
+    own: Mutex<Option<Lease>>,
+}
+
 /// The lease of this process; removed when the last handle to the store is dropped.
 #[derive(Debug)]
-pub(crate) struct Lease {
+struct Lease {
     file: File,
     path: PathBuf,
     held: HashSet<Output>,
@@ -80,15 +90,24 @@ impl Drop for Lease {
     }
 }
 
-impl Store {
-    /// Keeps objects from garbage collection for as long as this process has the store open,
-    /// whether they are there already or are about to be.
-    ///
-    /// # Errors
-    /// When the lease cannot be written.
-    pub fn hold(&self, outputs: &[Output]) -> Result<(), StoreError> {
-        let mut lease = self.lease();
-        let new = |output: &&Output| match &*lease {
+impl Leases {
+    pub(crate) fn new(dir: PathBuf, gate: PathBuf) -> Leases {
+        Leases {
+            dir,
+            gate,
+            own: Mutex::new(None),
+        }
+    }
+
+    /// Waits for the gate: shared to hold an object, exclusive to collect.
+    pub(crate) fn gate(&self, operation: FlockOperation) -> Result<LockFile, StoreError> {
+        LockFile::gate(self.gate.clone(), operation)
+    }
+
+    /// Adds objects to the lease of this process, which is created with the first of them.
+    pub(crate) fn hold(&self, outputs: &[Output]) -> Result<(), StoreError> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = |output: &&Output| match &*own {
             Some(lease) => !lease.held.contains(output),
             None => true,
         };
@@ -96,10 +115,10 @@ impl Store {
         if wanted.is_empty() {
             return Ok(());
         }
-        let _gate = LockFile::gate(self.gc_gate(), FlockOperation::LockShared)?;
-        let lease = match &mut *lease {
+        let _gate = self.gate(FlockOperation::LockShared)?;
+        let lease = match &mut *own {
             Some(lease) => lease,
-            none => none.insert(Lease::create(&self.root().join("leases"))?),
+            none => none.insert(Lease::create(&self.dir)?),
         };
         let lines: String = wanted.iter().map(|output| format!("{output}\n")).collect();
         lease
@@ -110,18 +129,10 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn hold_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.hold(&[Output::Blob(*digest)])
-    }
-
-    pub(crate) fn gc_gate(&self) -> PathBuf {
-        self.root().join("locks/gc")
-    }
-
     /// Removes the leases of dead processes, unless somebody is taking one or collecting just now.
-    pub(crate) fn sweep_leases(&self) -> Result<(), StoreError> {
-        if let Some(_gate) = LockFile::try_gate(self.gc_gate())? {
-            for path in self.leases()?.1 {
+    pub(crate) fn sweep(&self) -> Result<(), StoreError> {
+        if let Some(_gate) = LockFile::try_gate(self.gate.clone())? {
+            for path in self.list()?.1 {
                 let _ = fs::remove_file(path);
             }
         }
@@ -131,31 +142,29 @@ impl Store {
     /// The leases of living processes, this one's included, and the files of dead ones. What is
     /// learnt stays true, and what is dead stays dead, while the caller holds the exclusive side
     /// of the gate.
-    pub(crate) fn leases(&self) -> Result<(Vec<LeaseRecord>, Vec<PathBuf>), StoreError> {
-        let dir = self.root().join("leases");
+    pub(crate) fn list(&self) -> Result<(Vec<LeaseRecord>, Vec<PathBuf>), StoreError> {
+        let dir = &self.dir;
         let mut living = Vec::new();
         let mut dead = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(|error| StoreError::io("list", &dir, error))? {
+        for entry in fs::read_dir(dir).map_err(|error| StoreError::io("list", dir, error))? {
             let path = entry
-                .map_err(|error| StoreError::io("list", &dir, error))?
+                .map_err(|error| StoreError::io("list", dir, error))?
                 .path();
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io("open", &path, error)),
+            let Some(file) = read::open_if_present(&path)? else {
+                continue;
             };
             if lock::try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))? {
                 dead.push(path);
                 continue;
             }
-            living.push(read(&file, &path)?);
+            living.push(parse(&file, &path)?);
         }
         Ok((living, dead))
     }
 }
 
 /// Reads a lease. The end of the last line may be on its way still: its object was not promised.
-fn read(file: &File, path: &Path) -> Result<LeaseRecord, StoreError> {
+fn parse(file: &File, path: &Path) -> Result<LeaseRecord, StoreError> {
     let failed = |error| StoreError::io("read", path, error);
     let mut lines = BufReader::new(file).lines();
     let holder = match lines.next().transpose().map_err(failed)? {
@@ -181,33 +190,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lease_lasts_as_long_as_the_store_is_open() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("cas");
-        let observer = Store::open(&root).unwrap();
-        let names = || fs::read_dir(root.join("leases")).unwrap().count();
-        assert_eq!(names(), 0, "opening a store takes no lease");
-
-        let store = Store::open(&root).unwrap();
-        let digest = store.put_bytes(b"held").unwrap();
-        let clone = store.clone();
-        drop(store);
-        let (living, dead) = observer.leases().unwrap();
-        assert_eq!((living.len(), dead.len()), (1, 0));
-        assert_eq!(living[0].held, [Output::Blob(digest)]);
-        assert_eq!(living[0].holder.pid, std::process::id());
-
-        drop(clone);
-        assert_eq!(names(), 0);
-    }
-
-    #[test]
     fn the_lease_of_a_dead_process_counts_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("cas")).unwrap();
-        let left = store.root().join("leases/1-left");
+        let left = dir.path().join("leases/1-left");
+        fs::create_dir(dir.path().join("leases")).unwrap();
         fs::write(&left, "{}\nsha256:00\n").unwrap();
-        let (living, dead) = store.leases().unwrap();
+        let leases = Leases::new(dir.path().join("leases"), dir.path().join("gate"));
+        let (living, dead) = leases.list().unwrap();
         assert_eq!((living.len(), dead), (0, vec![left]));
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{Digest, InvalidDigest};
+use crate::digest::{Digest, InvalidDigest};
 
 const SPARSE: &str = "sparse:";
 
@@ -25,6 +25,15 @@ impl Output {
         match self {
             Output::Blob(digest) | Output::Sparse(digest) => *digest,
         }
+    }
+
+    /// The output and, for a sparse file, the blob that is its chunk map.
+    pub(crate) fn with_map(&self) -> impl Iterator<Item = Output> + use<> {
+        let map = match self {
+            Output::Sparse(map) => Some(Output::Blob(*map)),
+            Output::Blob(_) => None,
+        };
+        [Some(*self), map].into_iter().flatten()
     }
 }
 

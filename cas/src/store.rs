@@ -1,31 +1,19 @@
-//! Opening a store, and where things are in it.
+//! Opening a store, and where its objects are.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{Access, FlockOperation};
 
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::file::lock::LockFile;
+use crate::file::temporary::{self, TemporaryDir};
 use crate::format::Format;
-use crate::lease::Lease;
-use crate::lock::{self, LockFile};
-use crate::temporary::{self, TemporaryDir};
-use crate::{Digest, StoreError};
-
-/// The directories of a store.
-const DIRECTORIES: [&str; 11] = [
-    "blobs/sha256",
-    "sparse",
-    "nodes",
-    "subjects",
-    "known",
-    "roots",
-    "leases",
-    "locks",
-    "partial",
-    "quarantine",
-    "tmp",
-];
+use crate::layout::{DIRECTORIES, Layout};
+use crate::lease::Leases;
+use crate::output::Output;
 
 /// `oci-layout`, as the OCI image layout specification has it.
 const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}\n";
@@ -43,18 +31,9 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    root: PathBuf,
+    layout: Layout,
     temporary: TemporaryDir,
-    lease: Mutex<Option<Lease>>,
-}
-
-/// What a [`Store::sweep`] removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
-    /// Files and directories in `tmp/`.
-    pub temporaries: u64,
-    /// Lock files without a holder.
-    pub locks: u64,
+    leases: Leases,
 }
 
 impl Store {
@@ -71,26 +50,28 @@ impl Store {
     pub(crate) fn open_with(root: &Path, nameless: bool) -> Result<Store, StoreError> {
         let root =
             std::path::absolute(root).map_err(|error| StoreError::io("find", root, error))?;
+        let layout = Layout::new(root);
         let temporary = TemporaryDir {
-            path: root.join("tmp"),
-            gate: root.join("locks/tmp"),
+            path: layout.dir("tmp"),
+            gate: layout.tmp_gate(),
             nameless,
         };
+        let leases = Leases::new(layout.dir("leases"), layout.gc_gate());
         let store = Store {
             inner: Arc::new(Inner {
-                root,
+                layout,
                 temporary,
-                lease: Mutex::new(None),
+                leases,
             }),
         };
-        let format_path = store.root().join("store.json");
+        let format_path = store.layout().format();
         let format = match Format::read(&format_path)? {
             Some(format) => format,
             None => store.create(&format_path)?,
         };
         format.check(&format_path)?;
         // A store of an earlier version has fewer.
-        if !store.root().join("quarantine").exists() {
+        if !store.layout().dir("quarantine").exists() {
             store.create_directories()?;
         }
         // Said now, by name, and not at the first blob an hour of downloads later.
@@ -101,7 +82,7 @@ impl Store {
     }
 
     fn create_directories(&self) -> Result<(), StoreError> {
-        for dir in DIRECTORIES.map(|dir| self.root().join(dir)) {
+        for dir in DIRECTORIES.map(|name| self.layout().dir(name)) {
             fs::create_dir_all(&dir).map_err(|error| StoreError::io("create", &dir, error))?;
         }
         Ok(())
@@ -112,7 +93,7 @@ impl Store {
         let root = self.root();
         fs::create_dir_all(root).map_err(|error| StoreError::io("create", root, error))?;
         self.create_directories()?;
-        let _gate = LockFile::gate(root.join("locks/store"), FlockOperation::LockExclusive)?;
+        let _gate = LockFile::gate(self.layout().store_gate(), FlockOperation::LockExclusive)?;
         if let Some(format) = Format::read(format_path)? {
             return Ok(format);
         }
@@ -134,44 +115,46 @@ impl Store {
 
     /// The store's directory, absolute.
     pub fn root(&self) -> &Path {
-        &self.inner.root
+        self.layout().root()
     }
 
     /// Where a blob is, or would be.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.root().join("blobs/sha256").join(digest.hex())
+        self.layout().blob(digest)
     }
 
-    /// This process's lease (lease.rs), if it has one already.
-    pub(crate) fn lease(&self) -> MutexGuard<'_, Option<Lease>> {
-        (self.inner.lease.lock()).unwrap_or_else(PoisonError::into_inner)
+    /// Where a sparse file is, or would be.
+    pub fn sparse_path(&self, map: &Digest) -> PathBuf {
+        self.layout().sparse(map)
+    }
+
+    /// Where the bytes of an output are, or would be.
+    pub fn output_path(&self, output: &Output) -> PathBuf {
+        self.layout().output(output)
+    }
+
+    /// Keeps objects from garbage collection for as long as this process has the store open,
+    /// whether they are there already or are about to be.
+    ///
+    /// # Errors
+    /// When the lease cannot be written.
+    pub fn hold(&self, outputs: &[Output]) -> Result<(), StoreError> {
+        self.leases().hold(outputs)
+    }
+
+    pub(crate) fn hold_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.hold(&[Output::Blob(*digest)])
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.inner.leases
     }
 
     pub(crate) fn temporary(&self) -> &TemporaryDir {
         &self.inner.temporary
-    }
-
-    /// Removes what processes that died in the middle of something left in `tmp/` and `locks/`.
-    /// What a living process uses is locked by it and stays.
-    ///
-    /// # Errors
-    /// When the directories cannot be read or an entry cannot be removed.
-    pub fn sweep(&self) -> Result<Swept, StoreError> {
-        let mut swept = Swept {
-            temporaries: self.temporary().sweep()?,
-            locks: 0,
-        };
-        let locks = self.root().join("locks");
-        let failed = |error| StoreError::io("list", &locks, error);
-        for entry in fs::read_dir(&locks).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b"node-")
-                && lock::remove_if_free(&entry.path())?
-            {
-                swept.locks += 1;
-            }
-        }
-        self.sweep_leases()?;
-        Ok(swept)
     }
 }

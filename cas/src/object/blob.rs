@@ -1,15 +1,15 @@
 //! Blobs: bytes in, hashed on the way; open files out.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 
+use crate::digest::{Digest, Hasher};
+use crate::error::StoreError;
+use crate::file::hash::digest_file;
+use crate::file::read;
+use crate::file::temporary::Temporary;
 use crate::store::Store;
-use crate::temporary::Temporary;
-use crate::{Digest, Hasher, StoreError};
-
-/// How much is read at once when a whole file is hashed, in bytes.
-pub(crate) const CHUNK: usize = 256 << 10;
 
 /// A blob, opened read-only.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl BlobWriter {
         if let Some(&expected) = expected
             && expected != actual
         {
-            self.temporary.spoil();
+            self.temporary.discard_partial();
             return Err(StoreError::Mismatch { expected, actual });
         }
         self.store.hold_blob(&actual)?;
@@ -89,15 +89,6 @@ impl Write for BlobWriter {
     }
 }
 
-/// Digest and size in bytes of a whole file, wherever it is; its position does not matter. `path`
-/// is what errors name.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn digest_file(file: &File, path: &Path) -> Result<(Digest, u64), StoreError> {
-    crate::scratch::hash_file(file, path)
-}
-
 impl Store {
     /// Opens a blob; `None` when the store does not have it.
     ///
@@ -112,7 +103,7 @@ impl Store {
     /// # Errors
     /// When the file system does not answer.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        size_of(&self.blob_path(digest))
+        read::size_of(&self.blob_path(digest))
     }
 
     /// Reads a small document whole, verified against its digest; `None` when it is absent. It
@@ -133,7 +124,7 @@ impl Store {
         limit: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.blob_path(digest);
-        let Some(bytes) = read_small(&path, limit)? else {
+        let Some(bytes) = read::read_small(&path, limit)? else {
             return Ok(None);
         };
         match Digest::of(&bytes) {
@@ -148,10 +139,10 @@ impl Store {
     /// [`StoreError::Corrupt`] when its bytes do not have the digest.
     pub fn verify_blob(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let path = self.blob_path(digest);
-        let Some(file) = open_if_present(&path)? else {
+        let Some(file) = read::open_if_present(&path)? else {
             return Ok(None);
         };
-        let (actual, size) = crate::scratch::hash_file(&file, &path)?;
+        let (actual, size) = digest_file(&file, &path)?;
         if actual == *digest {
             Ok(Some(size))
         } else {
@@ -193,17 +184,9 @@ fn corrupt(path: &Path, actual: &Digest) -> StoreError {
     }
 }
 
-fn open_if_present(path: &Path) -> Result<Option<File>, StoreError> {
-    match File::open(path) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("open", path, error)),
-    }
-}
-
 /// Opens a file of the store; `None` when it is absent.
 pub(crate) fn open(path: &Path) -> Result<Option<Blob>, StoreError> {
-    let Some(file) = open_if_present(path)? else {
+    let Some(file) = read::open_if_present(path)? else {
         return Ok(None);
     };
     let metadata = file
@@ -215,31 +198,82 @@ pub(crate) fn open(path: &Path) -> Result<Option<Blob>, StoreError> {
     }))
 }
 
-/// The length of a file in bytes; `None` when it is absent.
-pub(crate) fn size_of(path: &Path) -> Result<Option<u64>, StoreError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) => Ok(Some(metadata.len())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::io("inspect", path, error)),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
 
-/// Reads a file of at most `limit` bytes; `None` when it is absent.
-pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
-    let Some(file) = open_if_present(path)? else {
-        return Ok(None);
-    };
-    let mut bytes = Vec::new();
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(|error| StoreError::io("read", path, error))?;
-    if bytes.len() as u64 > limit {
-        let size = std::fs::metadata(path).map_or(bytes.len() as u64, |metadata| metadata.len());
-        return Err(StoreError::TooLarge {
-            path: path.to_owned(),
-            size,
-            limit,
-        });
+    use super::*;
+    use crate::output::Output;
+
+    fn names(store: &Store, dir: &str) -> usize {
+        fs::read_dir(store.root().join(dir)).unwrap().count()
     }
-    Ok(Some(bytes))
+
+    /// Both ways of making a file, on whatever file system the tests run.
+    fn stores() -> [(tempfile::TempDir, Store, bool); 2] {
+        [true, false].map(|nameless| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open_with(&dir.path().join("cas"), nameless).unwrap();
+            (dir, store, nameless)
+        })
+    }
+
+    #[test]
+    fn with_and_without_nameless_files_a_blob_is_absent_until_it_is_whole() {
+        for (_dir, store, nameless) in stores() {
+            let mut writer = store.writer().unwrap();
+            writer.write_all(b"bytes").unwrap();
+            assert_eq!(names(&store, "tmp"), usize::from(!nameless));
+            assert_eq!(names(&store, "blobs/sha256"), 0);
+            let (digest, _) = writer.commit(None).unwrap();
+            let metadata = fs::metadata(store.blob_path(&digest)).unwrap();
+            assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o444, 1));
+            assert_eq!(names(&store, "tmp"), 0);
+
+            let mut writer = store.writer().unwrap();
+            writer.write_all(b"dropped").unwrap();
+            drop(writer);
+            assert_eq!(
+                (names(&store, "tmp"), names(&store, "blobs/sha256")),
+                (0, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn writers_of_one_blob_at_once_all_succeed() {
+        for (_dir, store, _) in stores() {
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| store.put_bytes(&[7; 100_000]).unwrap());
+                }
+            });
+            assert_eq!(
+                (names(&store, "tmp"), names(&store, "blobs/sha256")),
+                (0, 1)
+            );
+        }
+    }
+
+    #[test]
+    fn a_lease_lasts_as_long_as_the_store_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cas");
+        let observer = Store::open(&root).unwrap();
+        let leases = || names(&observer, "leases");
+        assert_eq!(leases(), 0, "opening a store takes no lease");
+
+        let store = Store::open(&root).unwrap();
+        let digest = store.put_bytes(b"held").unwrap();
+        let clone = store.clone();
+        drop(store);
+        let (living, dead) = observer.leases().list().unwrap();
+        assert_eq!((living.len(), dead.len()), (1, 0));
+        assert_eq!(living[0].held, [Output::Blob(digest)]);
+        assert_eq!(living[0].holder.pid, std::process::id());
+
+        drop(clone);
+        assert_eq!(leases(), 0);
+    }
 }

@@ -8,10 +8,12 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use crate::inventory::{Inventory, ObjectSize};
-use crate::lock::LockFile;
+use crate::error::StoreError;
+use crate::maintenance::inventory::{Inventory, ObjectSize};
+use crate::output::Output;
+use crate::parallel;
+use crate::record::node::NodeKey;
 use crate::store::Store;
-use crate::{NodeKey, Output, StoreError, parallel};
 
 /// What a verification found.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -57,7 +59,7 @@ impl Store {
     /// When something cannot be read at all; what can be read and is wrong is a [`Problem`].
     pub fn verify(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
         // Beside a collection, a record would be seen whose outputs have just gone.
-        let gate = LockFile::gate(self.gc_gate(), FlockOperation::LockShared)?;
+        let gate = self.leases().gate(FlockOperation::LockShared)?;
         let inventory = self.inventory()?;
         drop(gate);
         let mut found = Verified {
@@ -75,7 +77,7 @@ impl Store {
         let is_bad =
             |object: &Output| damaged.contains(object) || !inventory.objects.contains_key(object);
         for name in &inventory.broken_nodes {
-            let path = self.root().join("nodes").join(name);
+            let path = self.layout().dir("nodes").join(name);
             found.report(path, "it is no node record".into(), What::File);
         }
         for (key, node) in &inventory.nodes {
@@ -94,7 +96,7 @@ impl Store {
                     .clone()
                     .unwrap_or_else(|| "without a name".into());
                 let why = format!("of image {name}, {bad} is {}", state(&damaged, bad));
-                let path = self.root().join("index.json");
+                let path = self.layout().index();
                 found.report(
                     path,
                     why,
@@ -105,7 +107,7 @@ impl Store {
         for (name, root) in &inventory.roots {
             if let Some(bad) = root.blobs.iter().find(|blob| is_bad(blob)) {
                 let why = format!("{bad}, which it keeps, is {}", state(&damaged, bad));
-                let path = self.root().join(format!("roots/{name}.json"));
+                let path = self.layout().root_record(name);
                 found.report(path, why, What::Root);
             }
         }
@@ -120,7 +122,7 @@ impl Store {
     /// As [`Store::verify`], and when something cannot be moved or removed.
     pub fn repair(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
         let mut found = self.verify(advance)?;
-        let _gate = LockFile::gate(self.gc_gate(), FlockOperation::LockExclusive)?;
+        let _gate = self.leases().gate(FlockOperation::LockExclusive)?;
         let gone = |result: std::io::Result<()>| match result {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result,
@@ -131,12 +133,7 @@ impl Store {
             let path = &problem.path;
             match &problem.what {
                 What::Object(object) => {
-                    let kind = match object {
-                        Output::Blob(_) => "blob",
-                        Output::Sparse(_) => "sparse",
-                    };
-                    let name = format!("quarantine/{kind}-{}", object.digest().hex());
-                    gone(std::fs::rename(path, self.root().join(name)))
+                    gone(std::fs::rename(path, self.layout().quarantine(object)))
                         .map_err(|error| StoreError::io("put aside", path, error))?;
                 }
                 What::Node(_) | What::File => gone(std::fs::remove_file(path))

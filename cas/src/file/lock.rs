@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A held lock. Dropping it releases it.
 #[derive(Debug)]
@@ -125,7 +125,8 @@ fn open(path: &Path) -> Result<File, StoreError> {
         .map_err(|error| StoreError::io("open", path, error))
 }
 
-fn is_current(file: &File, path: &Path) -> Result<bool, StoreError> {
+/// Whether `path` still names the open file.
+pub(crate) fn is_current(file: &File, path: &Path) -> Result<bool, StoreError> {
     let held = file
         .metadata()
         .map_err(|error| StoreError::io("inspect", path, error))?;

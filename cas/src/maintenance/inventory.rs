@@ -9,23 +9,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
-use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::SystemTime;
 
 use oci_spec::image::{Descriptor, ImageManifest};
 
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::file::directory;
 use crate::lease::LeaseHolder;
+use crate::output::Output;
+use crate::record::index::CACHED;
+use crate::record::node::{NodeKey, NodeRecord};
+use crate::record::root::RootRecord;
 use crate::store::Store;
-use crate::{Digest, NodeKey, NodeRecord, Output, RootRecord, StoreError};
 
 /// The longest manifest that is looked into, in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
-
-/// The annotation of an image that the pipeline tagged: a cache entry, which goes when its parts
-/// go. An image that something else put into the layout is kept.
-pub(crate) const CACHED: &str = "microagent.cached";
 
 /// Everything in a store.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -83,11 +83,11 @@ impl Store {
     /// When a directory cannot be listed, or `index.json` or a root is damaged.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
         let mut inventory = Inventory::default();
-        for lease in self.leases()?.0 {
+        for lease in self.leases().list()?.0 {
             let held = lease.held.into_iter().collect();
             inventory.leases.push((lease.holder, held));
         }
-        self.list("nodes", |name, metadata| {
+        directory::list(&self.layout().dir("nodes"), |name, metadata| {
             let digest = name.strip_suffix(".json").map(Digest::from_hex);
             let known = match digest {
                 Some(Ok(digest)) => self.read_record(&NodeKey::from(digest))?,
@@ -105,7 +105,7 @@ impl Store {
             }
             Ok(())
         })?;
-        self.list("roots", |name, _| {
+        directory::list(&self.layout().dir("roots"), |name, _| {
             if let Some(name) = name.strip_suffix(".json")
                 && let Some(root) = self.get_root(name)?
             {
@@ -118,7 +118,7 @@ impl Store {
         }
         let sparse: fn(Digest) -> Output = Output::Sparse;
         for (dir, output) in [("sparse", sparse), ("blobs/sha256", Output::Blob)] {
-            self.list(dir, |name, metadata| {
+            directory::list(&self.layout().dir(dir), |name, metadata| {
                 if let Ok(digest) = Digest::from_hex(name) {
                     let size = ObjectSize::of(metadata);
                     inventory.objects.insert(output(digest), size);
@@ -188,31 +188,6 @@ impl Store {
         }
         Ok(())
     }
-
-    /// Calls `each` for the files of a directory of the store; one that vanishes is left out.
-    pub(crate) fn list(
-        &self,
-        dir: &str,
-        mut each: impl FnMut(&str, &Metadata) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let dir = self.root().join(dir);
-        let failed = |error| StoreError::io("list", &dir, error);
-        for entry in fs::read_dir(&dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(StoreError::io("inspect", &entry.path(), error)),
-            };
-            let name = entry.file_name();
-            if let Some(name) = Path::new(&name).to_str()
-                && metadata.is_file()
-            {
-                each(name, &metadata)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl ObjectSize {
@@ -227,7 +202,7 @@ impl ObjectSize {
 impl Inventory {
     /// The objects that a node's outputs are made of: a sparse file comes with its chunk map.
     pub fn objects_of(record: &NodeRecord) -> impl Iterator<Item = Output> + '_ {
-        record.outputs.values().flat_map(with_map)
+        record.outputs.values().flat_map(Output::with_map)
     }
 
     /// Whether everything that a node has made is there.
@@ -247,13 +222,4 @@ impl Inventory {
         let sizes = objects.iter().filter_map(|object| self.objects.get(object));
         sizes.map(|size| size.allocated).sum()
     }
-}
-
-/// An output and, for a sparse file, the blob that is its map.
-pub(crate) fn with_map(output: &Output) -> impl Iterator<Item = Output> + use<> {
-    let map = match output {
-        Output::Sparse(map) => Some(Output::Blob(*map)),
-        Output::Blob(_) => None,
-    };
-    [Some(*output), map].into_iter().flatten()
 }

@@ -13,8 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::file::hash::digest_file;
+use crate::file::{directory, read, temporary};
 use crate::store::Store;
-use crate::{Digest, StoreError, temporary};
 
 /// How long a file must have been left alone before it was hashed.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -74,7 +77,7 @@ impl Store {
             return Ok((digest, identity.size));
         }
         let started = SystemTime::now();
-        let (digest, size) = crate::digest_file(&file, path)?;
+        let (digest, size) = digest_file(&file, path)?;
         if identity.is_settled(started) && identity == self::identity(&file, path)? {
             self.remember(path, identity, digest)?;
         }
@@ -106,7 +109,7 @@ impl Store {
     }
 
     fn known(&self, path: &Path, identity: &Identity) -> Result<Option<Digest>, StoreError> {
-        let bytes = crate::blob::read_small(&self.known_path(path)?, LIMIT)?;
+        let bytes = read::read_small(&self.known_path(path)?, LIMIT)?;
         let known: Option<KnownFile> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(known
             .filter(|known| known.identity == *identity)
@@ -128,16 +131,17 @@ impl Store {
     fn known_path(&self, path: &Path) -> Result<PathBuf, StoreError> {
         let absolute =
             std::path::absolute(path).map_err(|error| StoreError::io("find", path, error))?;
-        let hex = Digest::of(absolute.as_os_str().as_bytes()).hex();
-        Ok(self.root().join(format!("known/{hex}.json")))
+        let name = Digest::of(absolute.as_os_str().as_bytes());
+        Ok(self.layout().known_file(&name))
     }
 
     /// Memories of files that are gone or have changed.
     pub(crate) fn stale_known_files(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
-        self.list("known", |name, _| {
-            let memory = self.root().join("known").join(name);
-            let bytes = crate::blob::read_small(&memory, LIMIT)?.unwrap_or_default();
+        let dir = self.layout().dir("known");
+        directory::list(&dir, |name, _| {
+            let memory = dir.join(name);
+            let bytes = read::read_small(&memory, LIMIT)?.unwrap_or_default();
             let fresh = serde_json::from_slice::<KnownFile>(&bytes).is_ok_and(|known| {
                 fs::metadata(&known.path)
                     .is_ok_and(|metadata| Identity::of(&metadata) == known.identity)

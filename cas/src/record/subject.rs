@@ -11,8 +11,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::canonical_json;
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::file::{directory, read, temporary};
+use crate::record::node::{Input, NodeKey, NodeRecord};
 use crate::store::Store;
-use crate::{Digest, Input, NodeKey, NodeRecord, StoreError, temporary};
 
 /// The longest memory that is read, in bytes.
 const LIMIT: u64 = 4 << 20;
@@ -161,7 +164,7 @@ impl Store {
     /// When the file system does not answer.
     pub fn subject(&self, op: &str, subject: &str) -> Result<Option<SubjectRecord>, StoreError> {
         let path = self.subject_path(op, subject);
-        let bytes = crate::blob::read_small(&path, LIMIT)?;
+        let bytes = read::read_small(&path, LIMIT)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
@@ -171,9 +174,10 @@ impl Store {
     /// When the directory cannot be read.
     pub fn subjects(&self, op: &str) -> Result<Vec<SubjectRecord>, StoreError> {
         let mut found = Vec::new();
-        self.list("subjects", |name, _| {
-            let path = self.root().join("subjects").join(name);
-            let bytes = crate::blob::read_small(&path, LIMIT)?.unwrap_or_default();
+        let dir = self.layout().dir("subjects");
+        directory::list(&dir, |name, _| {
+            let path = dir.join(name);
+            let bytes = read::read_small(&path, LIMIT)?.unwrap_or_default();
             if let Ok(memory) = serde_json::from_slice::<SubjectRecord>(&bytes)
                 && memory.op == op
             {
@@ -188,9 +192,10 @@ impl Store {
     /// The memories of subjects whose node is gone.
     pub(crate) fn stale_subjects(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
-        self.list("subjects", |name, _| {
-            let path = self.root().join("subjects").join(name);
-            let bytes = crate::blob::read_small(&path, LIMIT)?.unwrap_or_default();
+        let dir = self.layout().dir("subjects");
+        directory::list(&dir, |name, _| {
+            let path = dir.join(name);
+            let bytes = read::read_small(&path, LIMIT)?.unwrap_or_default();
             let known = serde_json::from_slice::<SubjectRecord>(&bytes);
             if !known.is_ok_and(|known| self.node_path(&known.key).exists()) {
                 stale.push(path);
@@ -202,15 +207,14 @@ impl Store {
 
     fn subject_path(&self, op: &str, subject: &str) -> PathBuf {
         let name = canonical_json(&serde_json::json!({ "op": op, "subject": subject }));
-        let hex = Digest::of(&name).hex();
-        self.root().join(format!("subjects/{hex}.json"))
+        self.layout().subject(&Digest::of(&name))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::KeyMaterial;
+    use crate::record::node::KeyMaterial;
 
     fn record(store: &Store, version: u32, size: u64, layers: &[&str]) -> NodeRecord {
         let inputs: Vec<Input> = (layers.iter())

@@ -15,10 +15,12 @@ use std::{fmt, io};
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::canonical_json;
-use crate::inventory::with_map;
-use crate::lock::NodeLock;
+use crate::digest::Digest;
+use crate::error::StoreError;
+use crate::file::lock::NodeLock;
+use crate::file::{read, temporary};
+use crate::output::Output;
 use crate::store::Store;
-use crate::{Digest, Output, StoreError, temporary};
 
 /// The version of the record's own format.
 pub const NODE_FORMAT: u32 = 2;
@@ -140,7 +142,7 @@ impl NodeRecord {
         outputs: BTreeMap<String, Output>,
         wall_millis: u64,
     ) -> Result<NodeRecord, StoreError> {
-        let held: Vec<Output> = outputs.values().flat_map(with_map).collect();
+        let held: Vec<Output> = outputs.values().flat_map(Output::with_map).collect();
         store.hold(&held)?;
         let mut size = 0;
         for output in outputs.values() {
@@ -188,7 +190,7 @@ impl Store {
         let Some(record) = self.read_record(key)? else {
             return Ok(None);
         };
-        let held: Vec<Output> = record.outputs.values().flat_map(with_map).collect();
+        let held: Vec<Output> = record.outputs.values().flat_map(Output::with_map).collect();
         self.hold(&held)?;
         match self.record_size(&record)? {
             Some(size) if size == record.size => {
@@ -202,7 +204,7 @@ impl Store {
 
     /// A record that can be understood, whatever has become of its outputs.
     pub(crate) fn read_record(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
-        let bytes = match crate::blob::read_small(&self.node_path(key), LIMIT) {
+        let bytes = match read::read_small(&self.node_path(key), LIMIT) {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Ok(None),
             Err(StoreError::TooLarge { .. }) => return Ok(ignored(key, "too large")),
@@ -248,7 +250,7 @@ impl Store {
     /// # Errors
     /// When the lock file cannot be created.
     pub fn lock_node(&self, key: &NodeKey) -> Result<NodeLock, StoreError> {
-        NodeLock::acquire(self.root().join(format!("locks/node-{}", key.0.hex())))
+        NodeLock::acquire(self.layout().node_lock(&key.0))
     }
 
     /// Writes a record under its key, in one step.
@@ -263,7 +265,7 @@ impl Store {
     }
 
     pub(crate) fn node_path(&self, key: &NodeKey) -> PathBuf {
-        self.root().join(format!("nodes/{}.json", key.0.hex()))
+        self.layout().node(&key.0)
     }
 }
 

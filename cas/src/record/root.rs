@@ -8,8 +8,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::StoreError;
+use crate::file::{read, temporary};
+use crate::output::Output;
 use crate::store::Store;
-use crate::{Output, StoreError, temporary};
 
 /// The version of the root's own format.
 pub const ROOT_FORMAT: u32 = 1;
@@ -57,7 +59,7 @@ impl Store {
     /// [`StoreError::Corrupt`] when it cannot be understood.
     pub fn get_root(&self, name: &str) -> Result<Option<RootRecord>, StoreError> {
         let path = self.root_path(name)?;
-        let Some(bytes) = crate::blob::read_small(&path, LIMIT)? else {
+        let Some(bytes) = read::read_small(&path, LIMIT)? else {
             return Ok(None);
         };
         let corrupt = |why| StoreError::Corrupt {
@@ -81,6 +83,6 @@ impl Store {
                 why: "lower-case letters, digits and dashes, at most 100",
             });
         }
-        Ok(self.root().join(format!("roots/{name}.json")))
+        Ok(self.layout().root_record(name))
     }
 }

@@ -1,4 +1,4 @@
-//! Sparse files: disks and memory images, which are mostly holes.
+//! Chunk maps: the content of a sparse file as the digests of its chunks.
 //!
 //! A file of 16 GiB that holds 100 MiB should cost 100 MiB of hashing. So a sparse file is not
 //! named by the digest of its bytes but by that of its *chunk map*, a small blob of canonical JSON
@@ -10,33 +10,28 @@
 //! chunk's bytes, the last one cut at `size`. Whether zeros are holes in the file or written out
 //! makes no difference, so the map is a function of the content alone. Chunks are hashed on all
 //! processors at once, and can be checked (and shipped) one by one.
-//!
-//! The map is in `blobs/` like any other; the file itself is `sparse/<hex of the map's digest>`.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::blob::{self, Blob, CHUNK};
 use crate::canonical::canonical_json;
-use crate::scratch::Scratch;
-use crate::store::Store;
-use crate::{Digest, Hasher, Output, StoreError, parallel};
+use crate::digest::{Digest, Hasher};
+use crate::error::StoreError;
+use crate::file::hash::BUFFER_SIZE;
+use crate::parallel;
 
 /// The version of the chunk map's format.
 pub const SPARSE_FORMAT: u32 = 1;
 
 /// The length of a chunk in bytes.
 pub const CHUNK_SIZE: u64 = 4 << 20;
-
-/// The longest chunk map that is read, in bytes: enough for 2 TiB without a hole.
-const LIMIT: u64 = 64 << 20;
 
 /// What a sparse file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +67,7 @@ impl ChunkMap {
             Ok(())
         };
         let panicked = || io::Error::other("a thread that read it has panicked");
-        parallel::each(&candidates, || vec![0; CHUNK], hash, panicked).map_err(failed)?;
+        parallel::each(&candidates, || vec![0; BUFFER_SIZE], hash, panicked).map_err(failed)?;
         let mut chunks = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         chunks.sort_unstable();
         Ok(ChunkMap {
@@ -97,7 +92,7 @@ impl ChunkMap {
     }
 
     /// Reads a map back. The error is a reason.
-    fn parse(bytes: &[u8]) -> Result<ChunkMap, String> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<ChunkMap, String> {
         let map: ChunkMap = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if map.format != SPARSE_FORMAT || map.chunk_size != CHUNK_SIZE {
             return Err(format!("chunk map format {} is unknown", map.format));
@@ -146,102 +141,6 @@ fn hash_chunk(file: &File, begin: u64, end: u64, buffer: &mut [u8]) -> io::Resul
         at += part as u64;
     }
     Ok((!zeros).then(|| hasher.finish()))
-}
-
-impl Scratch {
-    /// Makes the file durable as a sparse file and returns its name and its length in bytes.
-    /// Holes stay holes.
-    ///
-    /// # Errors
-    /// When it cannot be read back, synced or linked.
-    pub fn commit_sparse(self) -> Result<(Output, u64), StoreError> {
-        let map = ChunkMap::of(self.file(), self.path())?;
-        let digest = self.store.put_bytes(&map.to_bytes())?;
-        self.store.hold(&[Output::Sparse(digest)])?;
-        let path = self.store.sparse_path(&digest);
-        self.temporary.publish(&path, map.size)?;
-        Ok((Output::Sparse(digest), map.size))
-    }
-}
-
-impl Store {
-    /// Where a sparse file is, or would be.
-    pub fn sparse_path(&self, map: &Digest) -> PathBuf {
-        self.root().join("sparse").join(map.hex())
-    }
-
-    /// Where the bytes of an output are, or would be.
-    pub fn output_path(&self, output: &Output) -> PathBuf {
-        match output {
-            Output::Blob(digest) => self.blob_path(digest),
-            Output::Sparse(map) => self.sparse_path(map),
-        }
-    }
-
-    /// The length of an output in bytes; `None` when the store does not have it.
-    ///
-    /// # Errors
-    /// When the file system does not answer.
-    pub fn output_size(&self, output: &Output) -> Result<Option<u64>, StoreError> {
-        match output {
-            Output::Blob(digest) => self.blob_size(digest),
-            Output::Sparse(map) => match self.blob_size(map)? {
-                Some(_) => blob::size_of(&self.sparse_path(map)),
-                None => Ok(None),
-            },
-        }
-    }
-
-    /// Opens an output; `None` when the store does not have it.
-    ///
-    /// # Errors
-    /// As [`Store::open_blob`].
-    pub fn open_output(&self, output: &Output) -> Result<Option<Blob>, StoreError> {
-        blob::open(&self.output_path(output))
-    }
-
-    /// The chunk map of that digest; `None` when it is absent.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] when the blob is damaged or no chunk map.
-    pub fn chunk_map(&self, map: &Digest) -> Result<Option<ChunkMap>, StoreError> {
-        let Some(bytes) = self.read_blob(map, LIMIT)? else {
-            return Ok(None);
-        };
-        let parsed = ChunkMap::parse(&bytes).map_err(|why| StoreError::Corrupt {
-            path: self.blob_path(map),
-            why,
-        })?;
-        Ok(Some(parsed))
-    }
-
-    /// Hashes a sparse file again; its length in bytes, or `None` when it or its map is absent.
-    ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] when the file does not hold what its map says.
-    pub fn verify_sparse(&self, map: &Digest) -> Result<Option<u64>, StoreError> {
-        let path = self.sparse_path(map);
-        let (Some(expected), Some(blob)) = (self.chunk_map(map)?, blob::open(&path)?) else {
-            return Ok(None);
-        };
-        let actual = ChunkMap::of(&blob.file, &path)?;
-        if actual == expected {
-            return Ok(Some(blob.size));
-        }
-        let why = match actual.size == expected.size {
-            false => format!("it has {} bytes, not {}", actual.size, expected.size),
-            true => {
-                let differs = |a: &[(u64, Digest)], b: &[(u64, Digest)]| {
-                    a.iter().find(|chunk| !b.contains(chunk)).map(|c| c.0)
-                };
-                let chunk = differs(&actual.chunks, &expected.chunks)
-                    .or_else(|| differs(&expected.chunks, &actual.chunks))
-                    .unwrap_or_default();
-                format!("its content differs from byte {} on", chunk * CHUNK_SIZE)
-            }
-        };
-        Err(StoreError::Corrupt { path, why })
-    }
 }
 
 #[cfg(test)]
@@ -304,34 +203,5 @@ mod tests {
             assert!(ChunkMap::parse(&bad.to_bytes()).is_err());
         }
         assert!(ChunkMap::parse(b"{}").is_err());
-    }
-
-    #[test]
-    fn a_sparse_file_is_committed_with_its_holes_and_damage_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("cas")).unwrap();
-        let scratch = store.scratch().unwrap();
-        scratch.file().set_len(1 << 34).unwrap();
-        scratch.file().write_all_at(b"data", 1 << 33).unwrap();
-        let (output, size) = scratch.commit_sparse().unwrap();
-        assert_eq!(size, 1 << 34);
-        assert_eq!(store.output_size(&output).unwrap(), Some(1 << 34));
-        let map = output.digest();
-        assert_eq!(store.verify_sparse(&map).unwrap(), Some(1 << 34));
-
-        let path = store.sparse_path(&map);
-        std::fs::remove_file(&path).unwrap();
-        let damaged = File::create(&path).unwrap();
-        damaged.set_len(1 << 34).unwrap();
-        assert_eq!(
-            store.verify_sparse(&map).unwrap_err().to_string(),
-            format!(
-                "{} is damaged: its content differs from byte 8589934592 on",
-                path.display()
-            )
-        );
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(store.output_size(&output).unwrap(), None);
-        assert_eq!(store.verify_sparse(&map).unwrap(), None);
     }
 }

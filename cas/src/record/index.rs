@@ -1,15 +1,18 @@
 //! `index.json`: the images of the store by name, for tools that read OCI image layouts.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 use rustix::fs::FlockOperation;
 
-use crate::inventory::CACHED;
-use crate::lock::LockFile;
+use crate::error::StoreError;
+use crate::file::lock::LockFile;
+use crate::file::{read, temporary};
 use crate::store::Store;
-use crate::{StoreError, temporary};
+
+/// The annotation of an image that the pipeline tagged: a cache entry, which goes when its parts
+/// go. An image that something else put into the layout is kept.
+pub(crate) const CACHED: &str = "microagent.cached";
 
 /// The longest `index.json` that is read, in bytes.
 const LIMIT: u64 = 16 << 20;
@@ -32,7 +35,7 @@ impl Store {
         annotations.insert(CACHED.to_owned(), "true".to_owned());
         descriptor.set_annotations(Some(annotations));
 
-        let gate = self.root().join("locks/index");
+        let gate = self.layout().index_gate();
         let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
         let mut index = self.index()?;
         let mut manifests: Vec<Descriptor> = index
@@ -52,7 +55,7 @@ impl Store {
 
     /// Takes the cached images whose name is `unwanted` out of `index.json`.
     pub(crate) fn untag(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
-        let gate = self.root().join("locks/index");
+        let gate = self.layout().index_gate();
         let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
         let mut index = self.index()?;
         let goes = |entry: &&Descriptor| {
@@ -71,7 +74,7 @@ impl Store {
 
     /// The caller holds the index lock.
     fn replace_index(&self, index: &ImageIndex) -> Result<(), StoreError> {
-        let path = self.index_path();
+        let path = self.layout().index();
         // Through `Value`: its members are sorted, so annotations have one order on disk.
         let document = serde_json::to_value(index).map_err(|error| StoreError::Corrupt {
             path: path.clone(),
@@ -85,18 +88,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::Corrupt`] when it is missing or no image index.
     pub fn index(&self) -> Result<ImageIndex, StoreError> {
-        let path = self.index_path();
+        let path = self.layout().index();
         let corrupt = |why: String| StoreError::Corrupt {
             path: path.clone(),
             why,
         };
-        let bytes = crate::blob::read_small(&path, LIMIT)?
-            .ok_or_else(|| corrupt("it is missing".to_owned()))?;
+        let bytes =
+            read::read_small(&path, LIMIT)?.ok_or_else(|| corrupt("it is missing".to_owned()))?;
         serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("no image index: {error}")))
-    }
-
-    fn index_path(&self) -> PathBuf {
-        self.root().join("index.json")
     }
 }
 

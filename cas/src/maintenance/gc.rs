@@ -21,10 +21,12 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::FlockOperation;
 
-use crate::inventory::{Inventory, with_map};
-use crate::lock::LockFile;
+use crate::error::StoreError;
+use crate::file::directory::{self, remove};
+use crate::maintenance::inventory::Inventory;
+use crate::output::Output;
+use crate::record::node::NodeKey;
 use crate::store::Store;
-use crate::{NodeKey, Output, StoreError};
 
 /// What shall be collected beside garbage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,8 +78,8 @@ impl Store {
         let mut report = GcReport::default();
         let mut trash = Vec::new();
         {
-            let _gate = LockFile::gate(self.gc_gate(), FlockOperation::LockExclusive)?;
-            let dead = self.leases()?.1;
+            let _gate = self.leases().gate(FlockOperation::LockExclusive)?;
+            let dead = self.leases().list()?.1;
             let inventory = self.inventory()?;
             let plan = plan(&inventory, options, SystemTime::now());
             report.describe(&inventory, &plan);
@@ -92,7 +94,7 @@ impl Store {
                 remove(&self.node_path(key))?;
             }
             for name in &inventory.broken_nodes {
-                remove(&self.root().join("nodes").join(name))?;
+                remove(&self.layout().dir("nodes").join(name))?;
             }
             self.untag(|name| plan.images.contains(name))?;
             let is_sparse = |object: &&Output| matches!(object, Output::Sparse(_));
@@ -114,12 +116,7 @@ impl Store {
     /// Takes an object's name away in one step; its bytes are then in `tmp/`.
     fn discard(&self, object: &Output) -> Result<PathBuf, StoreError> {
         let from = self.output_path(object);
-        let kind = match object {
-            Output::Blob(_) => "blob",
-            Output::Sparse(_) => "sparse",
-        };
-        let name = format!("gc-{kind}-{}", object.digest().hex());
-        let to = self.root().join("tmp").join(name);
+        let to = self.layout().trash(object);
         match fs::rename(&from, &to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("remove", &from, error))
@@ -132,8 +129,9 @@ impl Store {
     /// memories (known_file.rs, subject.rs) of what is gone.
     fn collect_memories(&self, for_room: bool) -> Result<u64, StoreError> {
         let mut gone = self.stale_partials(for_room)?;
-        self.list("quarantine", |name, _| {
-            gone.push(self.root().join("quarantine").join(name));
+        let quarantine = self.layout().dir("quarantine");
+        directory::list(&quarantine, |name, _| {
+            gone.push(quarantine.join(name));
             Ok(())
         })?;
         gone.extend(self.stale_known_files()?);
@@ -142,15 +140,6 @@ impl Store {
             remove(path)?;
         }
         Ok(gone.len() as u64)
-    }
-}
-
-fn remove(path: &std::path::Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(StoreError::io("remove", path, error))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -175,10 +164,10 @@ impl GcReport {
 fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
     let mut held: BTreeSet<Output> = BTreeSet::new();
     for root in inventory.roots.values() {
-        held.extend(root.blobs.iter().flat_map(with_map));
+        held.extend(root.blobs.iter().flat_map(Output::with_map));
     }
     for (_, leased) in &inventory.leases {
-        held.extend(leased.iter().flat_map(with_map));
+        held.extend(leased.iter().flat_map(Output::with_map));
     }
     for image in inventory.images.iter().filter(|image| !image.cached) {
         held.extend(&image.closure);
@@ -247,10 +236,11 @@ fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{KnownImage, KnownNode, ObjectSize};
+    use crate::digest::Digest;
     use crate::lease::LeaseHolder;
-    use crate::node::NODE_FORMAT;
-    use crate::{Digest, NodeRecord, RootRecord};
+    use crate::maintenance::inventory::{KnownImage, KnownNode, ObjectSize};
+    use crate::record::node::{NODE_FORMAT, NodeRecord};
+    use crate::record::root::{ROOT_FORMAT, RootRecord};
 
     fn blob(name: &str) -> Output {
         Output::Blob(Digest::of(name.as_bytes()))
@@ -400,7 +390,7 @@ mod tests {
             &[("r", &["root"], 1), ("l", &["leased"], 1), ("x", &["a"], 1)],
         );
         let root = RootRecord {
-            format: crate::ROOT_FORMAT,
+            format: ROOT_FORMAT,
             blobs: vec![blob("root")],
             value: serde_json::Value::Null,
         };
@@ -446,7 +436,7 @@ mod tests {
         };
         store.objects.insert(Output::Sparse(map), size);
         let root = RootRecord {
-            format: crate::ROOT_FORMAT,
+            format: ROOT_FORMAT,
             blobs: vec![Output::Sparse(map)],
             value: serde_json::Value::Null,
         };

@@ -5,40 +5,21 @@
 //! is in it is worth nothing until all of it has been hashed: it may end in bytes that never
 //! reached the disk. A writer reads it through its hasher before it goes on.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use crate::blob::BlobWriter;
-use crate::lock;
+use crate::digest::{Digest, Hasher};
+use crate::error::StoreError;
+use crate::file::partial::PartialFile;
+use crate::file::temporary::Temporary;
+use crate::file::{directory, lock};
+use crate::object::blob::BlobWriter;
 use crate::store::Store;
-use crate::temporary::Temporary;
-use crate::{Digest, StoreError};
-
-/// Less than this is fetched again as quickly as it is looked for.
-const WORTH_KEEPING: u64 = 1 << 20;
 
 /// How long a part waits for its rest.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A file that stays when it is dropped, if there is enough in it.
-#[derive(Debug)]
-pub(crate) struct PartialFile {
-    pub(crate) file: File,
-    pub(crate) path: PathBuf,
-    /// Nothing is to be kept: it was published, or its content is wrong.
-    pub(crate) done: bool,
-}
-
-impl Drop for PartialFile {
-    fn drop(&mut self) {
-        let size = self.file.metadata().map_or(0, |metadata| metadata.len());
-        if !self.done && size < WORTH_KEEPING {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
 
 impl Store {
     /// A writer for the blob of that digest, which goes on where an earlier one was stopped: the
@@ -48,38 +29,23 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened.
     pub fn resume_writer(&self, digest: &Digest) -> Result<BlobWriter, StoreError> {
-        let path = self.root().join("partial").join(digest.hex());
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|error| StoreError::io("open", &path, error))?;
-        let free = lock::try_exclusive(&file)
-            .map_err(|error| StoreError::io("lock", &path, error))?
-            && is_at(&file, &path);
-        // Somebody else writes it, or has just finished: no harm, it is written twice.
-        if !free {
+        let path = self.layout().partial(digest);
+        let Some(partial) = PartialFile::open(path)? else {
+            // Both write all of it; the content is the same.
             return self.writer();
-        }
-        let there = file
-            .metadata()
-            .map_err(|error| StoreError::io("inspect", &path, error))?
-            .len();
-        let partial = PartialFile {
-            file,
-            path,
-            done: false,
         };
+        let there = (partial.file().metadata())
+            .map_err(|error| StoreError::io("inspect", partial.path(), error))?
+            .len();
         Ok(BlobWriter::new(self, Temporary::Partial(partial), there))
     }
 
     /// Parts that nobody writes: all of them, or those that have waited too long.
     pub(crate) fn stale_partials(&self, all: bool) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
-        self.list("partial", |name, metadata| {
-            let path = self.root().join("partial").join(name);
+        let dir = self.layout().dir("partial");
+        directory::list(&dir, |name, metadata| {
+            let path = dir.join(name);
             let since = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let waited = since.elapsed().unwrap_or_default();
             let free = |file: File| lock::try_exclusive(&file).unwrap_or(false);
@@ -89,14 +55,6 @@ impl Store {
             Ok(())
         })?;
         Ok(stale)
-    }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
-        _ => false,
     }
 }
 
@@ -131,7 +89,7 @@ impl BlobWriter {
         let cut = self.temporary.file().set_len(0);
         cut.map_err(|error| StoreError::io("cut", self.temporary.path(), error))?;
         (self.there, self.size) = (0, 0);
-        self.hasher = crate::Hasher::new();
+        self.hasher = Hasher::new();
         io::Seek::rewind(&mut self.temporary.file())
             .map_err(|error| StoreError::io("rewind", self.temporary.path(), error))
     }
@@ -143,7 +101,9 @@ mod tests {
     use std::io::Write;
 
     fn partials(store: &Store) -> usize {
-        fs::read_dir(store.root().join("partial")).unwrap().count()
+        std::fs::read_dir(store.root().join("partial"))
+            .unwrap()
+            .count()
     }
 
     #[test]

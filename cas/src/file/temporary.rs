@@ -12,9 +12,10 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::StoreError;
-use crate::lock::{self, LockFile};
-use crate::partial::PartialFile;
+use crate::error::StoreError;
+use crate::file::directory::sync_parent;
+use crate::file::lock::{self, LockFile};
+use crate::file::partial::PartialFile;
 
 /// How often a directory is tried again that is filled while it is being removed.
 const SWEEP_ATTEMPTS: u32 = 100;
@@ -147,7 +148,7 @@ impl Temporary {
         match self {
             Temporary::Nameless { file, .. } => file,
             Temporary::Named(named) => named.as_file(),
-            Temporary::Partial(partial) => &partial.file,
+            Temporary::Partial(partial) => partial.file(),
         }
     }
 
@@ -156,15 +157,14 @@ impl Temporary {
         match self {
             Temporary::Nameless { dir, .. } => dir,
             Temporary::Named(named) => named.path(),
-            Temporary::Partial(partial) => &partial.path,
+            Temporary::Partial(partial) => partial.path(),
         }
     }
 
     /// Says that the content is wrong, so that nothing of it is kept.
-    pub(crate) fn spoil(&mut self) {
+    pub(crate) fn discard_partial(&mut self) {
         if let Temporary::Partial(partial) = self {
-            let _ = fs::remove_file(&partial.path);
-            partial.done = true;
+            partial.discard();
         }
     }
 
@@ -173,7 +173,7 @@ impl Temporary {
     /// another size is a damaged one and is replaced.
     pub(crate) fn publish(mut self, target: &Path, size: u64) -> Result<(), StoreError> {
         if has_size(target, size)? {
-            self.spoil();
+            self.discard_partial();
         } else {
             let failed = |action| move |error| StoreError::io(action, target, error);
             let sealed = fs::Permissions::from_mode(0o444);
@@ -187,9 +187,8 @@ impl Temporary {
                         .persist(target)
                         .map_err(|error| failed("create")(error.error))?;
                 }
-                Temporary::Partial(mut partial) => {
-                    fs::rename(&partial.path, target).map_err(failed("create"))?;
-                    partial.done = true;
+                Temporary::Partial(partial) => {
+                    partial.rename(target).map_err(failed("create"))?;
                 }
                 Temporary::Nameless { file, .. } => {
                     while let Err(error) = link(&file, target) {
@@ -232,14 +231,6 @@ fn has_size(path: &Path, size: u64) -> Result<bool, StoreError> {
     }
 }
 
-/// Makes the entry for `path` in its directory durable.
-pub(crate) fn sync_parent(path: &Path) -> Result<(), StoreError> {
-    let parent = path.parent().unwrap_or(path);
-    File::open(parent)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| StoreError::io("sync", parent, error))
-}
-
 /// Replaces the small document `target` in one step: readers see the old or the new one.
 pub(crate) fn replace(dir: &TemporaryDir, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let failed = |action| move |error| StoreError::io(action, target, error);
@@ -250,74 +241,4 @@ pub(crate) fn replace(dir: &TemporaryDir, target: &Path, bytes: &[u8]) -> Result
         .persist(target)
         .map_err(|error| failed("replace")(error.error))?;
     sync_parent(target)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::MetadataExt;
-
-    use super::*;
-    use crate::{Digest, Store};
-
-    fn names(store: &Store, dir: &str) -> usize {
-        fs::read_dir(store.root().join(dir)).unwrap().count()
-    }
-
-    /// Both ways of making a file, on whatever file system the tests run.
-    fn stores() -> [(tempfile::TempDir, Store, bool); 2] {
-        [true, false].map(|nameless| {
-            let dir = tempfile::tempdir().unwrap();
-            let store = Store::open_with(&dir.path().join("cas"), nameless).unwrap();
-            (dir, store, nameless)
-        })
-    }
-
-    #[test]
-    fn with_and_without_nameless_files_a_blob_is_absent_until_it_is_whole() {
-        for (_dir, store, nameless) in stores() {
-            let mut writer = store.writer().unwrap();
-            io::Write::write_all(&mut writer, b"bytes").unwrap();
-            assert_eq!(names(&store, "tmp"), usize::from(!nameless));
-            assert_eq!(names(&store, "blobs/sha256"), 0);
-            let (digest, _) = writer.commit(None).unwrap();
-            let metadata = fs::metadata(store.blob_path(&digest)).unwrap();
-            assert_eq!((metadata.mode() & 0o7777, metadata.nlink()), (0o444, 1));
-            assert_eq!(names(&store, "tmp"), 0);
-
-            let mut writer = store.writer().unwrap();
-            io::Write::write_all(&mut writer, b"dropped").unwrap();
-            drop(writer);
-            assert_eq!(
-                (names(&store, "tmp"), names(&store, "blobs/sha256")),
-                (0, 1)
-            );
-        }
-    }
-
-    #[test]
-    fn a_named_file_in_use_survives_a_sweep_and_a_leftover_does_not() {
-        let [_, (_dir, store, _)] = stores();
-        let mut writer = store.writer().unwrap();
-        io::Write::write_all(&mut writer, b"in use").unwrap();
-        fs::write(store.root().join("tmp/file-left"), "by a dead process").unwrap();
-        assert_eq!(store.sweep().unwrap().temporaries, 1);
-        let (digest, _) = writer.commit(None).unwrap();
-        assert_eq!(digest, Digest::of(b"in use"));
-        assert_eq!(names(&store, "tmp"), 0);
-    }
-
-    #[test]
-    fn writers_of_one_blob_at_once_all_succeed() {
-        for (_dir, store, _) in stores() {
-            std::thread::scope(|scope| {
-                for _ in 0..8 {
-                    scope.spawn(|| store.put_bytes(&[7; 100_000]).unwrap());
-                }
-            });
-            assert_eq!(
-                (names(&store, "tmp"), names(&store, "blobs/sha256")),
-                (0, 1)
-            );
-        }
-    }
 }

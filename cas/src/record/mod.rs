@@ -1,0 +1,7 @@
+//! Records: small documents about objects, replaced in one step.
+
+pub(crate) mod index;
+pub(crate) mod known_file;
+pub(crate) mod node;
+pub(crate) mod root;
+pub(crate) mod subject;
