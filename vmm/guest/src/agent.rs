@@ -15,7 +15,7 @@ use rustix::process::{Pid, set_child_subreaper};
 use crate::children::Children;
 use crate::configure::configure;
 use crate::exec;
-use crate::power::{self, one_line, say};
+use crate::power::{self, log, one_line};
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 
@@ -50,7 +50,7 @@ impl Agent {
         let children = Arc::clone(&self.children);
         thread::Builder::new()
             .name("reaper".into())
-            .spawn(move || children.reap_for_ever())
+            .spawn(move || children.reap_forever())
             .map(drop)
     }
 
@@ -67,7 +67,7 @@ impl Agent {
     /// to but the console.
     fn serve(&self, mut stream: Stream) {
         if let Err(error) = self.answer(&mut stream) {
-            say(&format!("session: {}", one_line(&error)));
+            log(&format!("session: {}", one_line(&error)));
         }
     }
 
@@ -162,7 +162,7 @@ pub fn serve_session_on_stdin(root: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            say(&format!("cannot serve a session: {error}"));
+            log(&format!("cannot serve a session: {error}"));
             ExitCode::FAILURE
         }
     }

@@ -16,13 +16,13 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::agent::Agent;
 use crate::modules::{self, ModuleError};
 use crate::network;
-use crate::power::say;
+use crate::power::log;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 use crate::vsock::{Listener, connect_to_host};
 
 /// How long the vsock device may take to appear.
-const VSOCK_PATIENCE: Duration = Duration::from_secs(10);
+const VSOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The limits on open files that commands start with: what programs that use `select` can stand,
 /// and room for those that raise it. The kernel's own maximum for PID 1 (4096) is too low for
@@ -72,14 +72,14 @@ pub fn run() -> Result<Infallible, BootError> {
     let uevents = Uevents::open().map_err(BootError::Uevents)?;
     modules::load_all()?;
     if let Err(error) = setrlimit(Resource::Nofile, OPEN_FILES) {
-        say(&format!("cannot raise the limit on open files: {error}"));
+        log(&format!("cannot raise the limit on open files: {error}"));
     }
     if let Err(error) = network::bring_loopback_up() {
-        say(&format!("cannot bring up the loopback: {error}"));
+        log(&format!("cannot bring up the loopback: {error}"));
     }
 
     let listener = Listener::bind(AGENT_PORT).map_err(BootError::Listen)?;
-    let mut host = reach_host(&uevents).map_err(BootError::Connect)?;
+    let mut host = connect_when_ready(&uevents).map_err(BootError::Connect)?;
     let agent = Arc::new(Agent::new(uevents));
     agent.start_reaping().map_err(BootError::Thread)?;
     write_message(
@@ -95,12 +95,12 @@ pub fn run() -> Result<Infallible, BootError> {
         match listener.accept() {
             Ok(Some(stream)) => {
                 if let Err(error) = agent.start_session(stream) {
-                    say(&format!("cannot start a session: {error}"));
+                    log(&format!("cannot start a session: {error}"));
                 }
             }
             Ok(None) => {}
             // A connection that was gone before it was taken.
-            Err(error) => say(&format!("cannot accept a session: {error}")),
+            Err(error) => log(&format!("cannot accept a session: {error}")),
         }
     }
 }
@@ -121,14 +121,14 @@ fn mount_early(path: &'static str, fs_type: &str) -> Result<(), BootError> {
 }
 
 /// Connects as soon as there is a vsock device.
-fn reach_host(uevents: &Uevents) -> io::Result<Stream> {
+fn connect_when_ready(uevents: &Uevents) -> io::Result<Stream> {
     let attempt = || match connect_to_host(READY_PORT) {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
         Err(error) => Err(error),
     };
     uevents
-        .wait_for(VSOCK_PATIENCE, attempt)?
+        .wait_for(VSOCK_TIMEOUT, attempt)?
         .ok_or_else(|| Errno::NODEV.into())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! PID 1 inherits every orphan of the guest, so somebody must wait for *all* children; and a
 //! session must learn how *its* child ended. One thread reaps everything
-//! ([`Children::reap_for_ever`]) and leaves the status of children that a session started in a
+//! ([`Children::reap_forever`]) and leaves the status of children that a session started in a
 //! table.
 //!
 //! Reaping and starting exclude each other by one lock:
@@ -34,37 +34,37 @@ pub struct Children {
 #[derive(Debug, Default)]
 struct Table {
     /// Children of sessions; the status once reaped.
-    own: HashMap<Pid, Option<WaitStatus>>,
+    statuses: HashMap<Pid, Option<WaitStatus>>,
     /// Nothing is left to wait for, as far as the reaper knows.
     none_left: bool,
 }
 
 impl Children {
     /// Starts `command`.
-    pub fn spawn(self: &Arc<Children>, command: &mut Command) -> io::Result<Own> {
+    pub fn spawn(self: &Arc<Children>, command: &mut Command) -> io::Result<ChildHandle> {
         let mut table = self.lock();
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
-        table.own.insert(pid, None);
+        table.statuses.insert(pid, None);
         table.none_left = false;
         drop(table);
         self.changed.notify_all();
-        let mut own = Own {
+        let mut handle = ChildHandle {
             children: Arc::clone(self),
             pid,
             pidfd: None,
         };
         // It may be a zombie, or even reaped, in which case there is nothing to wait for.
-        own.pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        handle.pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => Some(fd),
             Err(Errno::SRCH) => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(own)
+        Ok(handle)
     }
 
     /// Reaps every child as it ends. For one thread, for ever.
-    pub fn reap_for_ever(&self) -> ! {
+    pub fn reap_forever(&self) -> ! {
         loop {
             // Only to wait: what it says, "no children" above all, may be untrue by the time the
             // lock is held.
@@ -72,7 +72,7 @@ impl Children {
             let mut table = self.lock();
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
-                    if let Some(entry) = table.own.get_mut(&pid) {
+                    if let Some(entry) = table.statuses.get_mut(&pid) {
                         *entry = Some(status);
                         self.changed.notify_all();
                     }
@@ -121,13 +121,13 @@ impl Children {
 
 /// A child of a session. When it is dropped while the child runs, its process group is killed.
 #[derive(Debug)]
-pub struct Own {
+pub struct ChildHandle {
     children: Arc<Children>,
     pid: Pid,
     pidfd: Option<OwnedFd>,
 }
 
-impl Own {
+impl ChildHandle {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
@@ -142,7 +142,7 @@ impl Own {
     pub fn status(&self) -> WaitStatus {
         let mut table = self.children.lock();
         loop {
-            if let Some(Some(status)) = table.own.get(&self.pid) {
+            if let Some(Some(status)) = table.statuses.get(&self.pid) {
                 return *status;
             }
             table = self.children.wait(table);
@@ -152,16 +152,16 @@ impl Own {
     /// Signals its process group, unless it has been reaped.
     pub fn signal_group(&self, signal: Signal) {
         let table = self.children.lock();
-        if let Some(None) = table.own.get(&self.pid) {
+        if let Some(None) = table.statuses.get(&self.pid) {
             let _ = kill_process_group(self.pid, signal);
         }
     }
 }
 
-impl Drop for Own {
+impl Drop for ChildHandle {
     fn drop(&mut self) {
         self.signal_group(Signal::KILL);
         // Reaped later, it is nobody's: the reaper drops its status.
-        self.children.lock().own.remove(&self.pid);
+        self.children.lock().statuses.remove(&self.pid);
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use microagent_proto::agent::Disk;
 use rustix::mount::{MountFlags, mount};
 
-use crate::root::DISK_PATIENCE;
+use crate::root::DISK_TIMEOUT;
 use crate::uevent::Uevents;
 
 /// Where the kernel lists block devices.
@@ -66,7 +66,7 @@ pub enum DiskError {
 /// Mounts all of them, parents before what is below them. The answer is where, in that order.
 pub fn mount_all(disks: &[Disk], uevents: &Uevents) -> Result<Vec<PathBuf>, DiskError> {
     let mut mounted = Vec::new();
-    for disk in in_order(disks) {
+    for disk in parents_first(disks) {
         mount_one(disk, uevents)?;
         mounted.push(PathBuf::from(&disk.mount));
     }
@@ -74,7 +74,7 @@ pub fn mount_all(disks: &[Disk], uevents: &Uevents) -> Result<Vec<PathBuf>, Disk
 }
 
 /// A path has more parts than the paths above it.
-fn in_order(disks: &[Disk]) -> Vec<&Disk> {
+fn parents_first(disks: &[Disk]) -> Vec<&Disk> {
     let mut disks: Vec<&Disk> = disks.iter().collect();
     disks.sort_by_key(|disk| Path::new(&disk.mount).components().count());
     disks
@@ -92,7 +92,7 @@ fn mount_one(disk: &Disk, uevents: &Uevents) -> Result<(), DiskError> {
         });
     }
     let device = uevents
-        .wait_for(DISK_PATIENCE, || find(&disk.serial))
+        .wait_for(DISK_TIMEOUT, || find(&disk.serial))
         .map_err(|source| DiskError::Wait {
             name: name(),
             source,
@@ -149,7 +149,10 @@ mod tests {
             read_only: false,
         };
         let disks = ["/a/b/c", "/z", "/a/b", "/a"].map(disk);
-        let order: Vec<_> = in_order(&disks).iter().map(|disk| &*disk.mount).collect();
+        let order: Vec<_> = parents_first(&disks)
+            .iter()
+            .map(|disk| &*disk.mount)
+            .collect();
         assert_eq!(order, ["/z", "/a", "/a/b", "/a/b/c"]);
     }
 }

@@ -48,14 +48,14 @@ fn main() -> ExitCode {
         return agent::serve_session_on_stdin(root.as_ref());
     }
     if std::process::id() != 1 {
-        power::say("microagent-guest is the first process of a microVM; it cannot be run by hand");
+        power::log("microagent-guest is the first process of a microVM; it cannot be run by hand");
         return ExitCode::from(2);
     }
     if arguments.get(1).is_some_and(|mode| mode == RESET_AT_ONCE) {
         power::reset();
     }
-    power::off_on_panic();
+    power::power_off_on_panic();
     match boot::run() {
-        Err(error) => power::off_after(&error),
+        Err(error) => power::power_off_after(&error),
     }
 }

@@ -32,7 +32,7 @@ pub fn bring_loopback_up() -> io::Result<()> {
     send(&fd, &link_up(LOOPBACK), SendFlags::empty())?;
     let mut answer = [0u8; 256];
     let (length, _) = recv(&fd, &mut answer[..], RecvFlags::empty())?;
-    match acknowledged(&answer[..length]) {
+    match ack_error(&answer[..length]) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),
         None => Err(io::ErrorKind::InvalidData.into()),
@@ -53,7 +53,7 @@ fn link_up(index: i32) -> [u8; REQUEST] {
 
 /// The error number of an acknowledgement (0 is success, others are negative); `None` when the
 /// message is something else.
-fn acknowledged(message: &[u8]) -> Option<i32> {
+fn ack_error(message: &[u8]) -> Option<i32> {
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
     (kind == NLMSG_ERROR).then_some(code)
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_short_or_foreign_answer_is_no_acknowledgement() {
-        assert_eq!(acknowledged(&[]), None);
-        assert_eq!(acknowledged(&[0; 19]), None);
-        assert_eq!(acknowledged(&[0; 20]), None);
+        assert_eq!(ack_error(&[]), None);
+        assert_eq!(ack_error(&[0; 19]), None);
+        assert_eq!(ack_error(&[0; 20]), None);
     }
 }

@@ -21,7 +21,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
 /// Writes one line to the console. Failures are ignored: there is nowhere else to say it.
-pub fn say(line: &str) {
+pub fn log(line: &str) {
     let _ = writeln!(std::io::stderr(), "microagent-guest: {line}");
 }
 
@@ -39,17 +39,17 @@ pub fn one_line(error: &dyn Error) -> String {
 
 /// Makes a panic of any thread end in a power-off, with its message on the console, instead of a
 /// kernel panic.
-pub fn off_on_panic() {
+pub fn power_off_on_panic() {
     std::panic::set_hook(Box::new(|info| {
-        say(&format!("internal error: {info}"));
-        off();
+        log(&format!("internal error: {info}"));
+        power_off();
     }));
 }
 
 /// Says why on the console and powers off.
-pub fn off_after(error: &dyn Error) -> ! {
-    say(&one_line(error));
-    off()
+pub fn power_off_after(error: &dyn Error) -> ! {
+    log(&one_line(error));
+    power_off()
 }
 
 /// Ends every process, writes everything to disk and powers off. `disks` are mounted besides the
@@ -68,7 +68,7 @@ pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
         }
     }
     make_read_only(Path::new("/"));
-    off()
+    power_off()
 }
 
 /// A read-only file system has nothing left to replay: the next mount finds it clean. It fails
@@ -76,13 +76,13 @@ pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
 fn make_read_only(mounted: &Path) {
     if let Err(error) = mount_remount(mounted, MountFlags::RDONLY, "") {
         let mounted = mounted.display();
-        say(&format!("cannot make {mounted} read-only: {error}"));
+        log(&format!("cannot make {mounted} read-only: {error}"));
     }
 }
 
 /// Powers off now. Without ACPI the kernel has no way to power off and would halt for ever, so the
 /// machine is reset instead, which ends a VM as well.
-pub fn off() -> ! {
+pub fn power_off() -> ! {
     rustix::fs::sync();
     if Path::new("/sys/firmware/acpi").exists() {
         let _ = reboot(RebootCommand::PowerOff);
@@ -97,7 +97,7 @@ pub fn off() -> ! {
 /// Resets now, as any monitor understands it.
 pub fn reset() -> ! {
     let _ = reboot(RebootCommand::Restart);
-    off()
+    power_off()
 }
 
 /// Signals every process but this one. Only PID 1 may: for others it would be the whole session.

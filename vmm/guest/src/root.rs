@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 use crate::uevent::Uevents;
 
 /// How long a disk may take to appear.
-pub const DISK_PATIENCE: Duration = Duration::from_secs(10);
+pub const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the root is mounted before it becomes the root.
 const NEW_ROOT: &str = "/newroot";
@@ -102,7 +102,7 @@ fn mount_disk(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
     };
     // devtmpfs makes the node before the kernel sends the event.
     uevents
-        .wait_for(DISK_PATIENCE, || Ok(node.exists().then_some(())))
+        .wait_for(DISK_TIMEOUT, || Ok(node.exists().then_some(())))
         .map_err(failed)?
         .ok_or_else(|| RootError::NoDisk(root.device.clone()))?;
     let flags = if root.read_only {

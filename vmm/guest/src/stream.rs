@@ -12,7 +12,7 @@ pub struct Stream(OwnedFd);
 impl Stream {
     /// Reads what is there without waiting: [`io::ErrorKind::WouldBlock`] when there is nothing,
     /// 0 when the peer has closed.
-    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub fn read_nonblocking(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }
 }

@@ -30,14 +30,14 @@ impl Uevents {
         Ok(Uevents(fd))
     }
 
-    /// Asks `attempt` at once and after each event, until it answers or `patience` is over
+    /// Asks `attempt` at once and after each event, until it answers or `timeout` is over
     /// (`None`).
     pub fn wait_for<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         mut attempt: impl FnMut() -> io::Result<Option<T>>,
     ) -> io::Result<Option<T>> {
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(found) = attempt()? {
                 return Ok(Some(found));

@@ -16,7 +16,7 @@ use microagent_proto::agent::{Exec, Failure, FailureKind};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::children::{Children, Own};
+use crate::children::{ChildHandle, Children};
 use crate::power::one_line;
 use crate::user::{self, Identity, UserError};
 
@@ -29,7 +29,7 @@ enum StartError {
     #[error("there is no command to run")]
     Empty,
     #[error("a word of the command or its environment holds a zero byte")]
-    Unspeakable,
+    NulByte,
     #[error(transparent)]
     User(#[from] UserError),
     #[error("cannot use the working directory {path}")]
@@ -52,7 +52,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Failure {
         Failure {
             kind: match error {
-                StartError::Empty | StartError::Unspeakable => FailureKind::BadRequest,
+                StartError::Empty | StartError::NulByte => FailureKind::BadRequest,
                 StartError::User(_) => FailureKind::UnknownUser,
                 StartError::NotInPath { .. } | StartError::Missing { .. } => FailureKind::NotFound,
                 StartError::NoPermission { .. }
@@ -69,7 +69,7 @@ impl From<StartError> for Failure {
 #[derive(Debug)]
 pub struct Running {
     /// The process.
-    pub own: Own,
+    pub child: ChildHandle,
     /// Its standard input, unless that is empty.
     pub stdin: Option<OwnedFd>,
     /// Its standard output.
@@ -105,13 +105,13 @@ fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartE
         stdin = Some(ours);
     }
     let image = Image::new(&path, &request.argv, &environment(request, &identity))
-        .map_err(|_| StartError::Unspeakable)?;
+        .map_err(|_| StartError::NulByte)?;
     execute_as(&mut command, &identity, cwd.fd, image);
-    let own = children
+    let child = children
         .spawn(&mut command)
         .map_err(|error| explain(error, &cwd.path.join(&path)))?;
     Ok(Running {
-        own,
+        child,
         stdin,
         stdout,
         stderr,
@@ -216,12 +216,12 @@ fn executable(metadata: &Metadata) -> bool {
 /// a program for another machine, to `/bin/sh`. What cannot be executed must say so instead.
 struct Image {
     path: CString,
-    argv: Words,
-    envp: Words,
+    argv: CStringArray,
+    envp: CStringArray,
 }
 
 /// An array of strings as C has it: pointers into `owned`, the last one null.
-struct Words {
+struct CStringArray {
     _owned: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
@@ -229,19 +229,19 @@ struct Words {
 // SAFETY: needed because a closure that runs in a child must be `Send` and `Sync`, which raw
 // pointers are not. These point into heap memory that `_owned` keeps and nobody changes.
 #[allow(unsafe_code)]
-unsafe impl Send for Words {}
+unsafe impl Send for CStringArray {}
 // SAFETY: as for `Send`.
 #[allow(unsafe_code)]
-unsafe impl Sync for Words {}
+unsafe impl Sync for CStringArray {}
 
-impl Words {
-    fn new(words: &[String]) -> Result<Words, NulError> {
+impl CStringArray {
+    fn new(words: &[String]) -> Result<CStringArray, NulError> {
         let owned: Vec<CString> = words
             .iter()
             .map(|word| CString::new(word.as_str()))
             .collect::<Result<_, _>>()?;
         let pointers = owned.iter().map(|word| word.as_ptr());
-        Ok(Words {
+        Ok(CStringArray {
             pointers: pointers.chain([std::ptr::null()]).collect(),
             _owned: owned,
         })
@@ -252,8 +252,8 @@ impl Image {
     fn new(path: &Path, argv: &[String], envp: &[String]) -> Result<Image, NulError> {
         Ok(Image {
             path: CString::new(path.as_os_str().as_bytes())?,
-            argv: Words::new(argv)?,
-            envp: Words::new(envp)?,
+            argv: CStringArray::new(argv)?,
+            envp: CStringArray::new(envp)?,
         })
     }
 

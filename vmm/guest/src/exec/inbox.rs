@@ -17,9 +17,9 @@ pub struct Inbox {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
     /// Perhaps more bytes.
-    Something,
+    Open,
     /// The peer has closed.
-    End,
+    Closed,
 }
 
 impl Inbox {
@@ -27,13 +27,13 @@ impl Inbox {
     pub fn fill(&mut self, stream: &Stream) -> Result<Received, FrameError> {
         let start = self.bytes.len();
         self.bytes.resize(start + DATA_CHUNK, 0);
-        let outcome = stream.read_now(&mut self.bytes[start..]);
+        let outcome = stream.read_nonblocking(&mut self.bytes[start..]);
         self.bytes.truncate(start + *outcome.as_ref().unwrap_or(&0));
         match outcome {
-            Ok(0) => Ok(Received::End),
-            Ok(_) => Ok(Received::Something),
+            Ok(0) => Ok(Received::Closed),
+            Ok(_) => Ok(Received::Open),
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Received::Something),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Received::Open),
                 _ => Err(error.into()),
             },
         }

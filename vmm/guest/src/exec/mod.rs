@@ -2,11 +2,11 @@
 //!
 //! - [`command`] turns a request into a process, and failures into the kinds a shell knows (126,
 //!   127).
-//! - [`relay`] carries the streams until the command has ended.
+//! - [`stdio`] carries the streams until the command has ended.
 
 mod command;
 mod inbox;
-mod relay;
+mod stdio;
 
 use std::sync::Arc;
 
@@ -30,9 +30,9 @@ pub fn run(
         Ok(running) => running,
         Err(failure) => return Ok(Err(failure)),
     };
-    let pid = running.own.pid();
+    let pid = running.child.pid();
     write_message(stream, &Reply::Started { pid })?;
-    let exited = relay::run(stream, running)?;
+    let exited = stdio::forward(stream, running)?;
     write_message(stream, &Reply::Exited(exited))?;
     Ok(Ok(()))
 }

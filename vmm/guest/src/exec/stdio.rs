@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::process::{Signal, WaitStatus};
 
-use crate::children::Own;
+use crate::children::ChildHandle;
 use crate::exec::command::Running;
 use crate::exec::inbox::{Inbox, Received};
 use crate::stream::Stream;
@@ -34,9 +34,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The stream broke or ended early; the command's process group has been killed.
-pub fn run(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> {
-    let mut relay = Relay {
-        own: running.own,
+pub fn forward(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> {
+    let mut forwarder = Forwarder {
+        child: running.child,
         outputs: [
             Output::new(running.stdout, Kind::Stdout),
             Output::new(running.stderr, Kind::Stderr),
@@ -48,8 +48,8 @@ pub fn run(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> 
         inbox: Inbox::default(),
         buffer: vec![0; DATA_CHUNK],
     };
-    let status = relay.until_exit(stream)?;
-    relay.drain(stream)?;
+    let status = forwarder.until_exit(stream)?;
+    forwarder.drain(stream)?;
     Ok(exited(status))
 }
 
@@ -60,19 +60,19 @@ fn exited(status: WaitStatus) -> Exited {
     }
 }
 
-struct Relay {
-    own: Own,
+struct Forwarder {
+    child: ChildHandle,
     outputs: [Output; 2],
     input: StandardInput,
     inbox: Inbox,
     buffer: Vec<u8>,
 }
 
-impl Relay {
+impl Forwarder {
     fn until_exit(&mut self, stream: &mut Stream) -> Result<WaitStatus, FrameError> {
         loop {
-            let Some(ended) = self.own.ended() else {
-                return Ok(self.own.status());
+            let Some(ended) = self.child.ended() else {
+                return Ok(self.child.status());
             };
             // While input waits for the command, no more is taken from the stream, but its end
             // is still seen.
@@ -92,32 +92,32 @@ impl Relay {
             )?;
             let [has_ended, stdout, stderr, stdin, host] = ready;
             if has_ended {
-                return Ok(self.own.status());
+                return Ok(self.child.status());
             }
-            self.carry([stdout, stderr], stream)?;
+            self.forward([stdout, stderr], stream)?;
             if stdin {
                 self.input.push()?;
             }
-            if host && self.inbox.fill(stream)? == Received::End {
+            if host && self.inbox.fill(stream)? == Received::Closed {
                 // Dropping the child kills its process group.
                 return Err(FrameError::Closed("the end of the command"));
             }
-            self.obey()?;
+            self.handle_input()?;
         }
     }
 
     /// Sends what the ready pipes hold, one chunk each.
-    fn carry(&mut self, ready: [bool; 2], stream: &mut Stream) -> Result<(), FrameError> {
+    fn forward(&mut self, ready: [bool; 2], stream: &mut Stream) -> Result<(), FrameError> {
         for (output, ready) in self.outputs.iter_mut().zip(ready) {
             if ready {
-                output.carry(&mut self.buffer, stream)?;
+                output.forward(&mut self.buffer, stream)?;
             }
         }
         Ok(())
     }
 
     /// Does what the host has sent, as far as the command takes its input.
-    fn obey(&mut self) -> Result<(), FrameError> {
+    fn handle_input(&mut self) -> Result<(), FrameError> {
         while self.input.waiting().is_none() {
             let Some(frame) = self.inbox.next()? else {
                 break;
@@ -127,7 +127,7 @@ impl Relay {
                 Kind::Message => {
                     let Input::Signal(number) = serde_json::from_slice(&frame.payload)?;
                     if let Some(signal) = Signal::from_named_raw(number) {
-                        self.own.signal_group(signal);
+                        self.child.signal_group(signal);
                     }
                 }
                 got @ (Kind::Stdout | Kind::Stderr) => {
@@ -144,14 +144,14 @@ impl Relay {
     /// Sends what is left after the command has exited.
     fn drain(&mut self, stream: &mut Stream) -> Result<(), FrameError> {
         for output in &mut self.outputs {
-            output.owe()?;
+            output.record_unsent()?;
         }
         let limit = Instant::now() + DRAIN_LIMIT;
         let mut silence = Instant::now() + DRAIN_SILENCE;
         while self.outputs.iter().any(Output::is_open) {
-            let owed = self.outputs.iter().any(|output| output.owed > 0);
+            let unsent = self.outputs.iter().any(|output| output.unsent > 0);
             let left = silence.min(limit).saturating_duration_since(Instant::now());
-            if left.is_zero() && !owed {
+            if left.is_zero() && !unsent {
                 break;
             }
             let [stdout, stderr] = poll_all(
@@ -159,7 +159,7 @@ impl Relay {
                 Some(left),
             )?;
             if stdout || stderr {
-                self.carry([stdout, stderr], stream)?;
+                self.forward([stdout, stderr], stream)?;
                 silence = Instant::now() + DRAIN_SILENCE;
             }
         }
@@ -173,7 +173,7 @@ struct Output {
     pipe: Option<OwnedFd>,
     kind: Kind,
     /// Bytes that were in the pipe when the command exited and have not been sent.
-    owed: u64,
+    unsent: u64,
 }
 
 impl Output {
@@ -181,7 +181,7 @@ impl Output {
         Output {
             pipe: Some(pipe),
             kind,
-            owed: 0,
+            unsent: 0,
         }
     }
 
@@ -194,25 +194,25 @@ impl Output {
         Some((pipe.as_fd(), PollFlags::IN))
     }
 
-    fn owe(&mut self) -> io::Result<()> {
+    fn record_unsent(&mut self) -> io::Result<()> {
         if let Some(pipe) = &self.pipe {
-            self.owed = ioctl_fionread(pipe)?;
+            self.unsent = ioctl_fionread(pipe)?;
         }
         Ok(())
     }
 
-    fn carry(&mut self, buffer: &mut [u8], stream: &mut Stream) -> Result<(), FrameError> {
+    fn forward(&mut self, buffer: &mut [u8], stream: &mut Stream) -> Result<(), FrameError> {
         let Some(pipe) = &self.pipe else {
             return Ok(());
         };
         match read(pipe, &mut *buffer) {
             Ok(0) => {
                 self.pipe = None;
-                self.owed = 0;
+                self.unsent = 0;
                 Ok(())
             }
             Ok(length) => {
-                self.owed = self.owed.saturating_sub(length as u64);
+                self.unsent = self.unsent.saturating_sub(length as u64);
                 write_frame(stream, self.kind, &buffer[..length])
             }
             Err(Errno::INTR) => Ok(()),
