@@ -80,7 +80,7 @@ impl Timeline {
             let mark = match step.name {
                 StepName::Supervisor => Mark::Supervisor,
                 StepName::Prepared => Mark::Prepared,
-                StepName::Told => Mark::Told,
+                StepName::StartReceived => Mark::Told,
                 StepName::Created => Mark::Created,
                 StepName::Loaded => Mark::Loaded,
                 StepName::Running => Mark::Running,

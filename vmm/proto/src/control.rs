@@ -83,8 +83,9 @@ pub enum StepName {
     Supervisor,
     /// An empty VM was created, while it was not known yet what to boot. Engine `kvm` only.
     Prepared,
-    /// The supervisor knows what to boot.
-    Told,
+    /// The supervisor received [`ToSupervisor::Start`].
+    #[serde(rename = "told")]
+    StartReceived,
     /// Kernel and initramfs are in guest memory.
     Loaded,
     /// The VM, its vCPUs and its devices exist.
@@ -228,6 +229,12 @@ mod tests {
             serde_json::from_str::<ToSupervisor>(&json).unwrap(),
             message
         );
+    }
+
+    #[test]
+    fn step_names_keep_their_json() {
+        let json = serde_json::to_string(&StepName::StartReceived).unwrap();
+        assert_eq!(json, r#""told""#);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{BzImage, Elf, Error as LoaderError, KernelLoader};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::{BootError, Entry, layout, open, segments};
+use super::{BootError, Entry, layout, open, sparse_pages};
 
 /// `xloadflags` bit 0: the kernel has the 64-bit entry at 0x200 (boot.rst).
 const XLF_KERNEL_64: u16 = 1 << 0;
@@ -99,13 +99,13 @@ pub(super) fn load(
 }
 
 /// The huge pages that an ELF kernel uses hardly anything of; none of any other.
-pub(super) fn barely_used(path: &Path) -> Result<Vec<u64>, BootError> {
+pub(super) fn sparse_pages(path: &Path) -> Result<Vec<u64>, BootError> {
     let (mut file, _) = open(path)?;
     if !is_elf(&mut file, path)? {
         return Ok(Vec::new());
     }
     require_x86_64(&mut file, path)?;
-    segments::barely_used(&mut file).map_err(read_error(path))
+    sparse_pages::find(&mut file).map_err(read_error(path))
 }
 
 fn is_elf(file: &mut (impl Read + Seek), path: &Path) -> Result<bool, BootError> {

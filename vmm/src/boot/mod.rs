@@ -20,11 +20,11 @@ mod error;
 mod kernel;
 pub mod layout;
 mod parameters;
-mod segments;
+mod sparse_pages;
 
 pub use command_line::CommandLine;
 pub use error::BootError;
-pub use segments::HUGE_PAGE;
+pub use sparse_pages::HUGE_PAGE;
 
 /// Where and how the first vCPU begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,15 +72,15 @@ impl Boot<'_> {
         let command_line = self.command_line.to_bytes()?;
         write(memory, layout::COMMAND_LINE, &command_line)?;
         let rsdp = acpi::write(memory, self.cpus, self.virtio_devices)?;
-        let facts = parameters::Facts {
+        let info = parameters::BootInfo {
             initramfs,
             rsdp,
             memory_map: layout::memory_map(self.memory_bytes),
             command_line_length: command_line.len(),
         };
         match kernel.entry {
-            Entry::Pvh { .. } => parameters::write_pvh(memory, &facts)?,
-            Entry::Long { .. } => parameters::write_linux(memory, &facts, kernel.setup_header)?,
+            Entry::Pvh { .. } => parameters::write_pvh(memory, &info)?,
+            Entry::Long { .. } => parameters::write_linux(memory, &info, kernel.setup_header)?,
         }
         Ok(kernel.entry)
     }
@@ -90,8 +90,8 @@ impl Boot<'_> {
     ///
     /// # Errors
     /// [`BootError`]: a kernel that cannot be read or is none.
-    pub fn barely_used(&self) -> Result<Vec<u64>, BootError> {
-        kernel::barely_used(self.kernel)
+    pub fn sparse_pages(&self) -> Result<Vec<u64>, BootError> {
+        kernel::sparse_pages(self.kernel)
     }
 
     fn memory_mib(&self) -> u64 {

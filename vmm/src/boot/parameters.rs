@@ -21,7 +21,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 
-pub(super) struct Facts {
+pub(super) struct BootInfo {
     /// Address and length, if there is one.
     pub initramfs: Option<(u64, u64)>,
     pub rsdp: u64,
@@ -31,19 +31,19 @@ pub(super) struct Facts {
     pub command_line_length: usize,
 }
 
-pub(super) fn write_pvh(memory: &GuestMemoryMmap, facts: &Facts) -> Result<(), BootError> {
+pub(super) fn write_pvh(memory: &GuestMemoryMmap, info: &BootInfo) -> Result<(), BootError> {
     let start_info = hvm_start_info {
         magic: PVH_MAGIC,
         version: 1,
-        nr_modules: facts.initramfs.is_some().into(),
+        nr_modules: info.initramfs.is_some().into(),
         modlist_paddr: layout::PVH_MODULES,
         cmdline_paddr: layout::COMMAND_LINE,
-        rsdp_paddr: facts.rsdp,
+        rsdp_paddr: info.rsdp,
         memmap_paddr: layout::PVH_MEMORY_MAP,
-        memmap_entries: facts.memory_map.len() as u32,
+        memmap_entries: info.memory_map.len() as u32,
         ..Default::default()
     };
-    let map: Vec<_> = facts
+    let map: Vec<_> = info
         .memory_map
         .iter()
         .map(|&(addr, size)| hvm_memmap_table_entry {
@@ -54,7 +54,7 @@ pub(super) fn write_pvh(memory: &GuestMemoryMmap, facts: &Facts) -> Result<(), B
         })
         .collect();
     let mut params = BootParams::new(&start_info, GuestAddress(layout::PVH_START_INFO));
-    if let Some((paddr, size)) = facts.initramfs {
+    if let Some((paddr, size)) = info.initramfs {
         let module = hvm_modlist_entry {
             paddr,
             size,
@@ -70,7 +70,7 @@ pub(super) fn write_pvh(memory: &GuestMemoryMmap, facts: &Facts) -> Result<(), B
 
 pub(super) fn write_linux(
     memory: &GuestMemoryMmap,
-    facts: &Facts,
+    info: &BootInfo,
     header: Option<setup_header>,
 ) -> Result<(), BootError> {
     let hdr = header.unwrap_or(setup_header {
@@ -85,20 +85,20 @@ pub(super) fn write_linux(
     };
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
-    params.hdr.cmdline_size = facts.command_line_length as u32 - 1;
+    params.hdr.cmdline_size = info.command_line_length as u32 - 1;
     // Below the MMIO hole by construction, so both fit 32 bits. Without one both are 0 (boot.rst).
-    let (address, length) = facts.initramfs.unwrap_or_default();
+    let (address, length) = info.initramfs.unwrap_or_default();
     params.hdr.ramdisk_image = address as u32;
     params.hdr.ramdisk_size = length as u32;
-    params.acpi_rsdp_addr = facts.rsdp;
-    for (slot, &(addr, size)) in params.e820_table.iter_mut().zip(&facts.memory_map) {
+    params.acpi_rsdp_addr = info.rsdp;
+    for (slot, &(addr, size)) in params.e820_table.iter_mut().zip(&info.memory_map) {
         *slot = boot_e820_entry {
             addr,
             size,
             r#type: RAM,
         };
     }
-    params.e820_entries = facts.memory_map.len() as u8;
+    params.e820_entries = info.memory_map.len() as u8;
     LinuxBootConfigurator::write_bootparams(
         &BootParams::new(&params, GuestAddress(layout::ZERO_PAGE)),
         memory,

@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::layout;
 use crate::engine::EngineError;
-use crate::engine::kvm::{create_vm, give_ram, kvm_error, long_mode, map_ram, open};
+use crate::engine::kvm::{create_vm, kvm_error, long_mode, map_ram, open, register_ram};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +107,7 @@ fn run() -> Result<Option<String>, EngineError> {
     let kvm = open()?;
     let vm = create_vm(&kvm)?;
     let memory = map_ram(MEMORY)?;
-    give_ram(&vm, &memory)?;
+    register_ram(&vm, &memory)?;
     let mut code = Vec::new();
     for (number, (_, instruction)) in INSTRUCTIONS.iter().enumerate() {
         code.extend_from_slice(instruction);

@@ -12,7 +12,7 @@
 //! ```
 
 mod control;
-mod machine;
+mod instance;
 mod ready;
 mod steps;
 
@@ -23,7 +23,7 @@ use microagent_proto::control::{
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::control::{Control, ControlError};
-use self::machine::{Machine, MachineError};
+use self::instance::{Instance, InstanceError};
 use self::steps::Steps;
 pub use self::steps::monotonic_micros;
 use crate::console::Console;
@@ -44,11 +44,11 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
         Some(_) => return Err(ControlError::NotStart),
         None => return Ok(true),
     };
-    steps.note(StepName::Told);
+    steps.note(StepName::StartReceived);
     let console = Console::new(config.console_to_stderr);
-    let mut machine = None;
+    let mut instance = None;
     let outcome = start(control, &config, &console, prepared, &steps)
-        .and_then(|started| watch(control, &console, machine.insert(started), &steps));
+        .and_then(|started| watch(control, &console, instance.insert(started), &steps));
     let last = match outcome {
         Ok(Some(message)) => message,
         Ok(None) => return Ok(true),
@@ -58,7 +58,7 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     // Whoever started us may be gone by now; then nobody needs to be told.
     let _ = control.send(&last);
     // Only now: taking a VM down costs milliseconds, which nobody needs to wait for.
-    drop(machine);
+    drop(instance);
     Ok(ended_well)
 }
 
@@ -74,7 +74,7 @@ enum Failure {
     #[error("the caller speaks protocol version {0}, this supervisor {VERSION}")]
     Version(u32),
     #[error(transparent)]
-    Machine(#[from] MachineError),
+    Instance(#[from] InstanceError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -90,7 +90,7 @@ impl Failure {
                 Some("use the supervisor that was installed with this microagent".to_owned())
             }
             Failure::Engine(error) => error.remediation(),
-            Failure::Machine(error) => error.remediation(),
+            Failure::Instance(error) => error.remediation(),
             Failure::Control(_) | Failure::Wait(_) => None,
         };
         FromSupervisor::Failed {
@@ -119,24 +119,24 @@ fn start(
     console: &Console,
     prepared: Option<Result<kvm::Prepared, EngineError>>,
     steps: &Steps,
-) -> Result<Machine, Failure> {
+) -> Result<Instance, Failure> {
     if config.version != VERSION {
         return Err(Failure::Version(config.version));
     }
-    Machine::start(control, config, console, prepared, steps)
+    Instance::start(control, config, console, prepared, steps)
 }
 
 /// The last message to send, or none when there is nobody left to send it to.
 fn watch(
     control: &Control,
     console: &Console,
-    machine: &mut Machine,
+    instance: &mut Instance,
     steps: &Steps,
 ) -> Result<Option<FromSupervisor>, Failure> {
     loop {
         let (message, ended) = {
             let socket = control.as_fd();
-            let end = machine.vm.ended_fd();
+            let end = instance.vm.ended_fd();
             let mut fds = [
                 PollFd::new(&socket, PollFlags::IN),
                 PollFd::new(&end, PollFlags::IN),
@@ -147,7 +147,7 @@ fn watch(
                 Err(error) => return Err(Failure::Wait(error.into())),
             }
         };
-        if ended && let Some(outcome) = machine.vm.end() {
+        if ended && let Some(outcome) = instance.vm.end() {
             return Ok(Some(FromSupervisor::Stopped {
                 reason: outcome?,
                 steps: steps.all(),
@@ -157,12 +157,12 @@ fn watch(
         if message {
             match control.receive()? {
                 Some((ToSupervisor::Connect { port }, Some(socket))) => {
-                    machine.vsock.connect(port, socket);
+                    instance.vsock.connect(port, socket);
                 }
-                Some((ToSupervisor::Kill, None)) => machine.vm.kill(),
+                Some((ToSupervisor::Kill, None)) => instance.vm.kill(),
                 Some(_) => return Err(ControlError::OutOfPlace.into()),
                 None => {
-                    machine.vm.kill();
+                    instance.vm.kill();
                     return Ok(None);
                 }
             }

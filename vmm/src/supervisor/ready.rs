@@ -16,9 +16,9 @@ use super::steps::{Steps, monotonic_micros};
 /// read, on a thread of its own because a guest may send half a message and wait; its message goes
 /// on to whoever started the VM. Further ones are closed: a guest is ready once.
 pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + Send + 'static {
-    let heard = AtomicBool::new(false);
+    let reported = AtomicBool::new(false);
     move |stream| {
-        if heard.swap(true, Ordering::SeqCst) {
+        if reported.swap(true, Ordering::SeqCst) {
             return;
         }
         let Ok(control) = control.try_clone() else {

@@ -43,7 +43,7 @@ pub(crate) fn map_ram(bytes: u64) -> Result<GuestMemoryMmap, EngineError> {
 ///
 /// # Errors
 /// [`EngineError`] when KVM refuses it.
-pub(crate) fn give_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), EngineError> {
+pub(crate) fn register_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), EngineError> {
     for (slot, region) in memory.iter().enumerate() {
         let host = memory
             .get_host_address(region.start_addr())

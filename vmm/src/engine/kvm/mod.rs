@@ -23,12 +23,12 @@ use std::sync::Arc;
 use microagent_proto::control::StopReason;
 
 use self::bus::Bus;
-use self::vcpu::{Ending, VcpuThread};
+use self::vcpu::{Termination, VcpuThread};
 use self::vm::Vm;
 use super::{EngineError, Launch, RunningVm, StepName};
 use crate::boot::{Boot, CommandLine};
 
-pub(crate) use self::memory::{give_ram, map_ram};
+pub(crate) use self::memory::{map_ram, register_ram};
 pub(crate) use self::registers::long_mode;
 pub use self::vm::Prepared;
 pub(crate) use self::vm::{create_vm, open};
@@ -38,7 +38,7 @@ pub(crate) use self::vm::{create_vm, open};
 pub struct KvmVm {
     // Dropped in this order: vCPUs first, then the devices they reach, then the VM itself.
     vcpus: Vec<VcpuThread>,
-    ending: Arc<Ending>,
+    termination: Arc<Termination>,
     _bus: Arc<Bus>,
     _vm: Vm,
 }
@@ -65,7 +65,7 @@ pub fn start(
         cpus: config.cpus,
         virtio_devices: launch.devices.len(),
     };
-    for page in boot.barely_used()? {
+    for page in boot.sparse_pages()? {
         memory::back_with_small_pages(&memory, page);
     }
     let entry = boot.load(&memory)?;
@@ -77,16 +77,18 @@ pub fn start(
         registers::enter(first, vm.memory(), entry)?;
     }
     step(StepName::Created);
-    let ending = Arc::new(Ending::new()?);
+    let termination = Arc::new(Termination::new()?);
     step(StepName::Running);
     let vcpus = vcpus
         .into_iter()
         .enumerate()
-        .map(|(index, vcpu)| VcpuThread::spawn(index, vcpu, Arc::clone(&bus), Arc::clone(&ending)))
+        .map(|(index, vcpu)| {
+            VcpuThread::spawn(index, vcpu, Arc::clone(&bus), Arc::clone(&termination))
+        })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Box::new(KvmVm {
         vcpus,
-        ending,
+        termination,
         _bus: bus,
         _vm: vm,
     }))
@@ -94,21 +96,21 @@ pub fn start(
 
 impl RunningVm for KvmVm {
     fn ended_fd(&self) -> BorrowedFd<'_> {
-        self.ending.as_fd()
+        self.termination.as_fd()
     }
 
     fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
-        self.ending.take()
+        self.termination.take()
     }
 
     fn kill(&mut self) {
-        self.ending.set(Ok(StopReason::Killed));
+        self.termination.set(Ok(StopReason::Killed));
     }
 }
 
 impl Drop for KvmVm {
     fn drop(&mut self) {
-        self.ending.set(Ok(StopReason::Killed));
+        self.termination.set(Ok(StopReason::Killed));
         for vcpu in &mut self.vcpus {
             vcpu.join();
         }

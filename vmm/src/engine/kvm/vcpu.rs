@@ -15,15 +15,15 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 use super::super::EngineError;
 use super::bus::Bus;
 
-/// How often a vCPU thread that shall end is kicked again, should the kick have come in the moment
-/// between its look at [`Ending`] and its entry into the guest.
-const KICK_AGAIN: Duration = Duration::from_millis(1);
+/// How often the signal to a vCPU thread is repeated until the thread ends. One signal can be lost:
+/// it may arrive after the thread checked [`Termination`] and before it enters the guest.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(1);
 
 type Outcome = Result<StopReason, EngineError>;
 
 /// How a VM ended; the first who says so is believed.
 #[derive(Debug)]
-pub(super) struct Ending {
+pub(super) struct Termination {
     outcome: Mutex<State>,
     event: rustix::fd::OwnedFd,
 }
@@ -35,14 +35,14 @@ enum State {
     Taken,
 }
 
-impl Ending {
-    pub(super) fn new() -> Result<Ending, EngineError> {
+impl Termination {
+    pub(super) fn new() -> Result<Termination, EngineError> {
         let event = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|error| EngineError::Io {
                 operation: "create an event descriptor",
                 source: error.into(),
             })?;
-        Ok(Ending {
+        Ok(Termination {
             outcome: Mutex::new(State::Running),
             event,
         })
@@ -77,7 +77,7 @@ impl Ending {
     }
 }
 
-impl AsFd for Ending {
+impl AsFd for Termination {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
@@ -96,21 +96,21 @@ impl VcpuThread {
         index: usize,
         vcpu: VcpuFd,
         bus: Arc<Bus>,
-        ending: Arc<Ending>,
+        termination: Arc<Termination>,
     ) -> Result<VcpuThread, EngineError> {
         let error = |source| EngineError::Io {
             operation: "start a vCPU thread",
             source,
         };
-        install_kick().map_err(error)?;
+        install_exit_signal().map_err(error)?;
         let (alive, gone) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(format!("vcpu-{index}"))
             .stack_size(256 << 10)
             .spawn(move || {
                 let _alive = alive;
-                let outcome = run(vcpu, &bus, &ending);
-                ending.set(outcome);
+                let outcome = run(vcpu, &bus, &termination);
+                termination.set(outcome);
             })
             .map_err(error)?;
         Ok(VcpuThread {
@@ -119,14 +119,14 @@ impl VcpuThread {
         })
     }
 
-    /// Waits for the thread's end, which [`Ending::set`] must have caused.
+    /// Waits for the thread's end, which [`Termination::set`] must have caused.
     pub(super) fn join(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
         loop {
-            let _ = thread.kill(kick_signal());
-            match self.gone.recv_timeout(KICK_AGAIN) {
+            let _ = thread.kill(exit_signal());
+            match self.gone.recv_timeout(SIGNAL_INTERVAL) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => break,
             }
@@ -136,8 +136,8 @@ impl VcpuThread {
 }
 
 /// Runs `vcpu` until the VM ends, and says how this vCPU saw it end.
-fn run(mut vcpu: VcpuFd, bus: &Bus, ending: &Ending) -> Outcome {
-    while !ending.has_ended() {
+fn run(mut vcpu: VcpuFd, bus: &Bus, termination: &Termination) -> Outcome {
+    while !termination.has_ended() {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => bus.read_mmio(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => bus.write_mmio(address, data),
@@ -178,17 +178,17 @@ fn internal_error(vcpu: &mut VcpuFd) -> EngineError {
     ))
 }
 
-fn kick_signal() -> i32 {
+fn exit_signal() -> i32 {
     SIGRTMIN()
 }
 
 /// A handler that does nothing: its only purpose is to interrupt `KVM_RUN`.
-fn install_kick() -> io::Result<()> {
+fn install_exit_signal() -> io::Result<()> {
     extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
     INSTALLED
         .get_or_init(|| {
-            register_signal_handler(kick_signal(), nothing).map_err(|error| error.errno())
+            register_signal_handler(exit_signal(), nothing).map_err(|error| error.errno())
         })
         .map_err(io::Error::from_raw_os_error)
 }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::super::EngineError;
-use super::memory::{GuestRam, give_ram};
+use super::memory::{GuestRam, register_ram};
 use super::{cpuid, kvm_error};
 use crate::boot::layout;
 use crate::virtio::mmio::InterruptLine;
@@ -21,10 +21,10 @@ use crate::virtio::mmio::InterruptLine;
 /// of an end with the first instruction in the lab; tens in some cgroups). So it goes on while it is
 /// being found out what to boot, and while that is put into memory.
 #[derive(Debug)]
-pub struct Prepared(JoinHandle<Result<Empty, EngineError>>);
+pub struct Prepared(JoinHandle<Result<EmptyVm, EngineError>>);
 
 #[derive(Debug)]
-struct Empty {
+struct EmptyVm {
     kvm: Kvm,
     fd: VmFd,
 }
@@ -37,7 +37,7 @@ impl Prepared {
     /// VM is started.
     pub fn begin(done: impl FnOnce() + Send + 'static) -> Result<Prepared, EngineError> {
         let create = move || {
-            let empty = Empty::create();
+            let empty = EmptyVm::create();
             done();
             empty
         };
@@ -51,7 +51,7 @@ impl Prepared {
         })
     }
 
-    fn wait(self) -> Result<Empty, EngineError> {
+    fn wait(self) -> Result<EmptyVm, EngineError> {
         self.0.join().unwrap_or_else(|_| {
             Err(EngineError::Io {
                 operation: "create a VM",
@@ -61,13 +61,13 @@ impl Prepared {
     }
 }
 
-impl Empty {
-    fn create() -> Result<Empty, EngineError> {
+impl EmptyVm {
+    fn create() -> Result<EmptyVm, EngineError> {
         let kvm = open()?;
         let fd = create_vm(&kvm)?;
         fd.create_irq_chip()
             .map_err(kvm_error("creating the interrupt controllers"))?;
-        Ok(Empty { kvm, fd })
+        Ok(EmptyVm { kvm, fd })
     }
 }
 
@@ -84,8 +84,8 @@ pub(super) struct Vm {
 impl Vm {
     /// Gives a prepared VM this RAM, which `map_ram` made.
     pub(super) fn new(prepared: Prepared, memory: GuestRam) -> Result<Vm, EngineError> {
-        let Empty { kvm, fd } = prepared.wait()?;
-        give_ram(&fd, &memory)?;
+        let EmptyVm { kvm, fd } = prepared.wait()?;
+        register_ram(&fd, &memory)?;
         Ok(Vm {
             fd: Arc::new(fd),
             kvm,

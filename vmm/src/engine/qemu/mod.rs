@@ -3,18 +3,18 @@
 //! ```text
 //!  this process                                   QEMU
 //!  ┌ vhost_user::Server ┐ ── socket, memfd ──  vhost-user-blk, vhost-user-vsock
-//!  ├ watcher thread ────┤ ── QMP, stderr ────  why it ended
+//!  ├ process thread ────┤ ── QMP, stderr ────  why it ended
 //!  └ console thread ────┘ ── socket ─────────  serial port
 //! ```
 //! QEMU supplies CPUs, interrupt controllers and its own entropy device; it opens no disk and has
-//! no network. It dies with the thread that started it ([`process::spawn`]).
+//! no network. It dies with the thread that started it ([`spawn::spawn`]).
 
 mod command;
 mod locate;
 mod process;
 mod qmp;
+mod spawn;
 pub mod tsc;
-mod watch;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -27,8 +27,8 @@ use microagent_proto::control::StopReason;
 pub use self::command::MAX_DEVICES;
 use self::command::{Channels, FrontEnd};
 pub use self::locate::{QemuInfo, describe, locate};
+use self::process::QemuProcess;
 use self::qmp::{Message, Monitor};
-use self::watch::Watcher;
 use super::{DeviceKind, EngineError, Launch, RunningVm, StepName};
 use crate::console::Console;
 use crate::vhost_user::{self, Server};
@@ -41,7 +41,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct QemuVm {
     // Dropped in this order: QEMU first, then the devices it uses.
-    watcher: Watcher,
+    process: QemuProcess,
     console: Option<JoinHandle<()>>,
     _servers: Vec<Server>,
 }
@@ -109,23 +109,26 @@ pub fn start(
     }
 
     let arguments = command::arguments(config, &front_ends, channels);
-    let child = process::spawn(&program, arguments, inherited).map_err(failed("start QEMU"))?;
-    let mut watcher = Watcher::new(child)?;
+    let child = spawn::spawn(&program, arguments, inherited).map_err(failed("start QEMU"))?;
+    let mut process = QemuProcess::new(child)?;
     step(StepName::Created);
-    let console = spawn("qemu-console", move || copy(serial, console))?;
-    let monitor = wait_until_running(monitor, &mut watcher)?;
+    let console = start_thread("qemu-console", move || copy(serial, console))?;
+    let monitor = wait_until_running(monitor, &mut process)?;
     step(StepName::Loaded);
     step(StepName::Running);
-    watcher.watch(monitor)?;
+    process.watch(monitor)?;
     Ok(Box::new(QemuVm {
-        watcher,
+        process,
         console: Some(console),
         _servers: servers,
     }))
 }
 
 /// Waits until the machine is built; an error of QEMU's own becomes ours.
-fn wait_until_running(stream: UnixStream, watcher: &mut Watcher) -> Result<Monitor, EngineError> {
+fn wait_until_running(
+    stream: UnixStream,
+    process: &mut QemuProcess,
+) -> Result<Monitor, EngineError> {
     let wait = || -> io::Result<Option<Monitor>> {
         stream.set_read_timeout(Some(START_TIMEOUT))?;
         let mut monitor = Monitor::new(stream)?;
@@ -146,7 +149,7 @@ fn wait_until_running(stream: UnixStream, watcher: &mut Watcher) -> Result<Monit
             START_TIMEOUT.as_secs()
         ))),
         // It has ended, or closed the connection because it is about to.
-        Ok(None) | Err(_) => Err(watcher.failure()),
+        Ok(None) | Err(_) => Err(process.failure()),
     }
 }
 
@@ -161,11 +164,11 @@ fn copy(mut serial: UnixStream, mut console: Console) {
 
 impl RunningVm for QemuVm {
     fn ended_fd(&self) -> BorrowedFd<'_> {
-        self.watcher.ended_fd()
+        self.process.ended_fd()
     }
 
     fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
-        let end = self.watcher.end()?;
+        let end = self.process.end()?;
         // QEMU is gone, so the last of its output is on its way.
         if let Some(console) = self.console.take() {
             let _ = console.join();
@@ -174,11 +177,14 @@ impl RunningVm for QemuVm {
     }
 
     fn kill(&mut self) {
-        self.watcher.kill();
+        self.process.kill();
     }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, EngineError> {
+fn start_thread(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, EngineError> {
     thread::Builder::new()
         .name(name.into())
         .spawn(body)

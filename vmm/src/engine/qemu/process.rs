@@ -1,62 +1,254 @@
-//! The QEMU process: what it inherits, how it dies with us, what it said.
-#![allow(unsafe_code)]
+//! A QEMU process: its shutdown reason (from QMP), its standard error and its exit status make up
+//! the outcome of the VM.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
-/// Starts `program` in a process group of its own, with nothing on standard input and output, a
-/// pipe on standard error, and `inherited` under the numbers they have here. All other descriptors
-/// of ours are close-on-exec and stay ours.
-///
-/// The kernel kills it when **the calling thread** ends, so that no way of dying leaves it behind.
-/// The caller therefore is a thread that lives as long as the VM.
-///
-/// # Errors
-/// Those of `fork` and `exec`.
-pub fn spawn(
-    program: &Path,
-    arguments: Vec<OsString>,
-    inherited: Vec<OwnedFd>,
-) -> io::Result<Child> {
-    let parent = std::process::id();
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    let prepare = move || {
-        for fd in &inherited {
-            // SAFETY: needed because a safe wrapper would act on the parent's table too early,
-            // where another thread's child could inherit it. It takes numbers; the descriptor is
-            // open, for `inherited` lives until the child has been started.
-            check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
-        }
-        // SAFETY: needed because PR_SET_PDEATHSIG acts on the calling thread only, here the
-        // child's. It takes numbers.
-        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-        // SAFETY: needed to see a parent that died before the line above. It takes nothing.
-        if unsafe { libc::getppid() } as u32 != parent {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        Ok(())
-    };
-    // SAFETY: needed because only the child can do what `prepare` does. It runs between fork and
-    // exec, where only async-signal-safe functions may be called: fcntl, prctl and getppid are,
-    // and nothing allocates (errors carry a number only).
-    unsafe { command.pre_exec(prepare) };
-    command.spawn()
+use microagent_proto::control::StopReason;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::qmp::{Message, Monitor};
+use super::start_thread;
+use crate::engine::EngineError;
+
+/// How much of QEMU's standard error is kept, in bytes: its end, where the reason is.
+const STDERR_LIMIT: usize = 16 << 10;
+
+/// A QEMU process and what becomes of it. Dropping it kills and reaps the process.
+#[derive(Debug)]
+pub struct QemuProcess {
+    shared: Arc<Shared>,
+    /// Names the process without the danger of a reused number.
+    pidfd: OwnedFd,
+    stderr: Option<JoinHandle<()>>,
+    child: Option<Child>,
+    thread: Option<JoinHandle<()>>,
 }
 
-fn check(result: i32) -> io::Result<i32> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
+#[derive(Debug)]
+struct Shared {
+    ended: OwnedFd,
+    killed: Mutex<bool>,
+    result: Mutex<Option<Result<StopReason, EngineError>>>,
+    stderr_tail: Mutex<Vec<u8>>,
+}
+
+impl QemuProcess {
+    /// Takes charge of a process that was just started.
+    ///
+    /// # Errors
+    /// When the host has no descriptors or threads left; the process is killed.
+    pub fn new(mut child: Child) -> Result<QemuProcess, EngineError> {
+        let prepare = || {
+            let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+            let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+            let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+            let ended = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            Ok((pidfd, ended))
+        };
+        let (pidfd, ended) = match prepare() {
+            Ok(both) => both,
+            Err(source) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(EngineError::Io {
+                    operation: "watch QEMU",
+                    source,
+                });
+            }
+        };
+        let shared = Arc::new(Shared {
+            ended,
+            killed: Mutex::new(false),
+            result: Mutex::new(None),
+            stderr_tail: Mutex::new(Vec::new()),
+        });
+        let stderr = child.stderr.take();
+        let mut process = QemuProcess {
+            shared: shared.clone(),
+            pidfd,
+            stderr: None,
+            child: Some(child),
+            thread: None,
+        };
+        if let Some(stderr) = stderr {
+            process.stderr = Some(start_thread("qemu-stderr", move || {
+                shared.read_stderr(stderr)
+            })?);
+        }
+        Ok(process)
+    }
+
+    /// Watches from now on, in a thread.
+    ///
+    /// # Errors
+    /// When the host has no threads left.
+    pub fn watch(&mut self, monitor: Monitor) -> Result<(), EngineError> {
+        let shared = self.shared.clone();
+        let (child, stderr) = (self.child.take(), self.stderr.take());
+        self.thread = Some(start_thread("qemu-watch", move || {
+            let reason = shutdown_reason(monitor);
+            let status = child.map(|mut child| child.wait());
+            if let Some(stderr) = stderr {
+                let _ = stderr.join();
+            }
+            shared.finish(shared.outcome(reason, status));
+        })?);
+        Ok(())
+    }
+
+    /// Why a process that never got to run its machine has ended; it is ended if it has not.
+    pub fn failure(&mut self) -> EngineError {
+        let status = self.child.as_mut().map(|child| {
+            // It has closed its monitor, so it is on its way out; if it hangs there, not for long.
+            let _ = rustix::event::poll(
+                &mut [rustix::event::PollFd::new(
+                    &self.pidfd,
+                    rustix::event::PollFlags::IN,
+                )],
+                Some(&rustix::event::Timespec {
+                    tv_sec: 2,
+                    tv_nsec: 0,
+                }),
+            );
+            let _ = child.kill();
+            child.wait()
+        });
+        if let Some(stderr) = self.stderr.take() {
+            let _ = stderr.join();
+        }
+        match self.shared.outcome(None, status) {
+            Err(error) => error,
+            Ok(_) => EngineError::Qemu("ended before its machine ran".into()),
+        }
+    }
+
+    /// Becomes readable when the VM has ended.
+    pub fn ended_fd(&self) -> BorrowedFd<'_> {
+        self.shared.ended.as_fd()
+    }
+
+    /// How it ended, once.
+    pub fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
+        lock(&self.shared.result).take()
+    }
+
+    /// Kills QEMU. Does not wait.
+    pub fn kill(&self) {
+        *lock(&self.shared.killed) = true;
+        // It fails only when the process is gone already.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl Drop for QemuProcess {
+    fn drop(&mut self) {
+        self.kill();
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+        for thread in [self.thread.take(), self.stderr.take()]
+            .into_iter()
+            .flatten()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn read_stderr(&self, mut stderr: impl Read) {
+        let mut bytes = [0; 4096];
+        while let Ok(n @ 1..) = stderr.read(&mut bytes) {
+            let mut stderr_tail = lock(&self.stderr_tail);
+            stderr_tail.extend_from_slice(&bytes[..n]);
+            let excess = stderr_tail.len().saturating_sub(STDERR_LIMIT);
+            stderr_tail.drain(..excess);
+        }
+    }
+
+    fn outcome(
+        &self,
+        reason: Option<String>,
+        status: Option<io::Result<ExitStatus>>,
+    ) -> Result<StopReason, EngineError> {
+        if *lock(&self.killed) {
+            return Ok(StopReason::Killed);
+        }
+        match reason.as_deref() {
+            Some("guest-shutdown") => return Ok(StopReason::PowerOff),
+            Some("guest-reset") => return Ok(StopReason::Reset),
+            Some("guest-panic") => return Ok(StopReason::Crash),
+            // Somebody else asked QEMU to go: it is not the guest's doing.
+            Some("host-signal" | "host-qmp-quit" | "host-ui") => return Ok(StopReason::Killed),
+            _ => {}
+        }
+        if let Some(line) = error_line(&String::from_utf8_lossy(&lock(&self.stderr_tail))) {
+            return Err(EngineError::Qemu(line));
+        }
+        match status {
+            Some(Ok(status)) if status.success() => Ok(StopReason::Crash),
+            Some(Ok(status)) => Err(EngineError::Qemu(match status.signal() {
+                Some(signal) => format!("ended by signal {signal}"),
+                None => format!("ended with {status}"),
+            })),
+            Some(Err(source)) => Err(EngineError::Io {
+                operation: "wait for QEMU",
+                source,
+            }),
+            None => Ok(StopReason::Crash),
+        }
+    }
+
+    fn finish(&self, result: Result<StopReason, EngineError>) {
+        *lock(&self.result) = Some(result);
+        // It fails only when the counter is full.
+        let _ = rustix::io::write(&self.ended, &1u64.to_ne_bytes());
+    }
+}
+
+/// Reads QEMU's events until it closes the connection; the last reason it gave for stopping.
+fn shutdown_reason(mut monitor: Monitor) -> Option<String> {
+    let mut reason = None;
+    loop {
+        match monitor.next() {
+            Ok(Message::Shutdown(why)) => reason = Some(why),
+            Ok(Message::Running | Message::Other) => {}
+            Ok(Message::End) | Err(_) => return reason,
+        }
+    }
+}
+
+/// The line on standard error that says what went wrong: the last that is no warning.
+fn error_line(stderr: &str) -> Option<String> {
+    let line = stderr
+        .lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !line.contains("warning:"))?;
+    Some(
+        line.strip_prefix("qemu-system-x86_64: ")
+            .unwrap_or(line)
+            .to_owned(),
+    )
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_complaint_is_the_last_line_that_is_no_warning() {
+        let stderr_tail = "qemu-system-x86_64: warning: slow\nqemu-system-x86_64: cannot x\nqemu-system-x86_64: warning: y\n\n";
+        assert_eq!(error_line(stderr_tail).as_deref(), Some("cannot x"));
+        assert_eq!(error_line("qemu-system-x86_64: warning: y\n"), None);
     }
 }

@@ -13,30 +13,30 @@ use crate::virtio::vsock::{Services, Vsock, VsockHandle};
 
 /// Why the devices could not be made.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum MachineError {
+pub(super) enum InstanceError {
     #[error(transparent)]
     Disk(#[from] BlockError),
     #[error("cannot create the socket device")]
     Vsock(#[source] std::io::Error),
 }
 
-impl MachineError {
+impl InstanceError {
     pub(super) fn remediation(&self) -> Option<String> {
         match self {
-            MachineError::Disk(error) => error.remediation(),
-            MachineError::Vsock(_) => None,
+            InstanceError::Disk(error) => error.remediation(),
+            InstanceError::Vsock(_) => None,
         }
     }
 }
 
 /// A VM that runs.
 #[derive(Debug)]
-pub(super) struct Machine {
+pub(super) struct Instance {
     pub vm: Box<dyn RunningVm>,
     pub vsock: VsockHandle,
 }
 
-impl Machine {
+impl Instance {
     /// Starts the VM that `config` describes, noting each step.
     pub(super) fn start(
         control: &Control,
@@ -44,10 +44,10 @@ impl Machine {
         console: &Console,
         prepared: Option<Result<kvm::Prepared, EngineError>>,
         steps: &Steps,
-    ) -> Result<Machine, Failure> {
+    ) -> Result<Instance, Failure> {
         let mut devices = Vec::new();
         for (index, disk) in config.disks.iter().enumerate() {
-            let device = block::open(disk, &disk_serial(index)).map_err(MachineError::from)?;
+            let device = block::open(disk, &disk_serial(index)).map_err(InstanceError::from)?;
             devices.push(Device {
                 kind: DeviceKind::Block,
                 device: Box::new(device),
@@ -57,7 +57,7 @@ impl Machine {
             READY_PORT,
             ready::service(control.try_clone()?, steps.clone()),
         );
-        let (device, vsock) = Vsock::new(GUEST_CID, services).map_err(MachineError::Vsock)?;
+        let (device, vsock) = Vsock::new(GUEST_CID, services).map_err(InstanceError::Vsock)?;
         devices.push(Device {
             kind: DeviceKind::Vsock,
             device: Box::new(device),
@@ -79,6 +79,6 @@ impl Machine {
             }
             Engine::Qemu => qemu::start(launch, step)?,
         };
-        Ok(Machine { vm, vsock })
+        Ok(Instance { vm, vsock })
     }
 }

@@ -10,7 +10,7 @@ use vm_memory::ByteValued;
 pub const HUGE_PAGE: u64 = 2 << 20;
 
 /// A page of which less than this is used is better made of small ones: it is cleared as a whole.
-const LITTLE: u64 = HUGE_PAGE / 8;
+const SPARSE_LIMIT: u64 = HUGE_PAGE / 8;
 
 /// More segments than any kernel has.
 const MAX_SEGMENTS: u16 = 64;
@@ -22,7 +22,7 @@ const MAX_SEGMENTS: u16 = 64;
 ///
 /// # Errors
 /// When the file cannot be read, or ends inside its headers.
-pub(super) fn barely_used(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>> {
+pub(super) fn find(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>> {
     let mut header = Elf64_Ehdr::default();
     file.read_exact(header.as_mut_slice())?;
     let count = header.e_phnum;
@@ -52,7 +52,7 @@ pub(super) fn barely_used(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>>
     }
     let within = |page: u64| page >= first && last - page >= HUGE_PAGE;
     let pages = used.into_iter();
-    let pages = pages.filter(|&(page, used)| used < LITTLE && within(page));
+    let pages = pages.filter(|&(page, used)| used < SPARSE_LIMIT && within(page));
     Ok(pages.map(|(page, _)| page).collect())
 }
 
@@ -86,7 +86,7 @@ mod tests {
             };
             file.extend(segment.as_slice());
         }
-        barely_used(&mut Cursor::new(file)).unwrap()
+        find(&mut Cursor::new(file)).unwrap()
     }
 
     #[test]
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_file_that_ends_early_is_an_error() {
         for length in [0, 10, 63] {
-            assert!(barely_used(&mut Cursor::new(vec![0; length])).is_err());
+            assert!(find(&mut Cursor::new(vec![0; length])).is_err());
         }
     }
 
