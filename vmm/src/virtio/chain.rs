@@ -1,11 +1,13 @@
 //! One request of a driver: a descriptor chain, checked and turned into buffers.
+//!
+//! [`Chain::pop_or_rearm`] is the only way to take one from a queue.
 
 use std::sync::atomic::Ordering;
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions};
 
-use super::{DeviceError, DeviceIo, Segments};
+use super::{DeviceError, Segments};
 
 /// A chain taken from the available ring. Its head must be returned with
 /// [`Queue::add_used`](virtio_queue::QueueT::add_used), whatever is wrong with it.
@@ -45,12 +47,50 @@ pub enum MalformedChain {
 }
 
 impl<'m> Chain<'m> {
-    /// Takes the next chain that the driver made available; `None` when there is none.
+    /// Takes the next chain from the available ring. If there is none, enables available buffer
+    /// notifications and returns `None`; the driver then notifies the device of the next chain.
+    ///
+    /// This is the device's half of available buffer notification suppression (virtio 1.2 section
+    /// 2.7.10). Enabling notifications races with the driver, which may add a chain after the
+    /// device found the ring empty but before it sees them enabled, and then does not notify:
+    ///
+    /// ```text
+    /// device                                driver
+    /// read avail.idx: nothing new
+    ///                                       add a chain, avail.idx += 1
+    ///                                       read flags or avail_event: do not notify
+    /// enable notifications
+    /// full fence, read avail.idx again: there it is
+    /// ```
+    ///
+    /// So the index is read again after enabling, behind a full fence. The driver does the reverse
+    /// (section 2.7.13.4.1): it writes the index, then reads whether to notify. At least one of the
+    /// two sees the other's write. A chain found by the second read is returned, with notifications
+    /// disabled again.
+    ///
+    /// How they are enabled depends on what was negotiated (section 2.7.10):
+    /// - `VIRTIO_F_EVENT_IDX`: `avail_event` in the used ring is set to the index of the next
+    ///   chain. The driver notifies once for each value, so there is nothing to disable.
+    /// - otherwise: `VIRTQ_USED_F_NO_NOTIFY` in the used ring's flags is cleared, and set to disable
+    ///   them.
+    ///
+    /// `None` therefore means that the device may wait for the queue. A device that stops taking
+    /// chains before that must be woken by something else: notifications may be disabled.
     ///
     /// # Errors
-    /// When the ring itself is broken: its index jumped further than the queue is long, or the
-    /// ring is not in guest memory.
-    pub fn pop(queue: &mut Queue, mem: &'m GuestMemoryMmap) -> Result<Option<Self>, DeviceError> {
+    /// When the ring itself is broken: the index is more than the queue's size ahead or goes
+    /// backwards, or the ring is not in guest memory.
+    pub fn pop_or_rearm(
+        queue: &mut Queue,
+        mem: &'m GuestMemoryMmap,
+    ) -> Result<Option<Self>, DeviceError> {
+        match Chain::pop(queue, mem)? {
+            None => Chain::rearm(queue, mem),
+            chain => Ok(chain),
+        }
+    }
+
+    fn pop(queue: &mut Queue, mem: &'m GuestMemoryMmap) -> Result<Option<Self>, DeviceError> {
         if queue.avail_idx(mem, Ordering::Acquire)?.0 == queue.next_avail() {
             return Ok(None);
         }
@@ -61,6 +101,22 @@ impl<'m> Chain<'m> {
             head: chain.head_index(),
             buffers: Buffers::collect(chain, mem, limit),
         }))
+    }
+
+    /// The second half of [`pop_or_rearm`](Self::pop_or_rearm), after `pop` found nothing.
+    fn rearm(queue: &mut Queue, mem: &'m GuestMemoryMmap) -> Result<Option<Self>, DeviceError> {
+        // Contains the fence and the second read of the index.
+        if !queue.enable_notification(mem)? {
+            return Ok(None);
+        }
+        queue.disable_notification(mem)?;
+        // No driver takes a chain back. Without this check, rings that overlap such that enabling
+        // and disabling change the index would keep the device busy forever.
+        Chain::pop(queue, mem)?
+            .map(Some)
+            .ok_or(DeviceError::Protocol(
+                "the index of an available ring went backwards",
+            ))
     }
 }
 
@@ -106,98 +162,5 @@ impl<'m> Buffers<'m> {
         } else {
             Err(MalformedChain::Unterminated)
         }
-    }
-}
-
-/// Serves a queue until the driver has nothing more in it: calls `serve` for every chain, returns
-/// its head with the number of bytes that `serve` says it wrote. Whether any was served.
-///
-/// Driver notifications are off while it works and on again when it returns. One call serves at
-/// most two times the queue's size, then returns with [`Served::more`] set, so that the caller can
-/// notify the driver, and serve others, however fast the driver is.
-///
-/// # Errors
-/// When the ring is broken.
-pub fn serve_queue<'m>(
-    queue: &mut Queue,
-    mem: &'m GuestMemoryMmap,
-    mut serve: impl FnMut(Result<Buffers<'m>, MalformedChain>) -> u32,
-) -> Result<Served, DeviceError> {
-    serve_queue_while(queue, mem, |buffers| Some(serve(buffers)))
-}
-
-/// As [`serve_queue`], for a device that cannot always go on: where `serve` returns `None` the
-/// chain stays in the queue, unserved. Driver notifications stay off then, for it is not the driver
-/// that is waited for.
-///
-/// # Errors
-/// When the ring is broken.
-pub fn serve_queue_while<'m>(
-    queue: &mut Queue,
-    mem: &'m GuestMemoryMmap,
-    mut serve: impl FnMut(Result<Buffers<'m>, MalformedChain>) -> Option<u32>,
-) -> Result<Served, DeviceError> {
-    let limit = 2 * usize::from(queue.size());
-    let mut count = 0;
-    let mut promised = false;
-    loop {
-        let before = count;
-        queue.disable_notification(mem)?;
-        while count < limit
-            && let Some(chain) = Chain::pop(queue, mem)?
-        {
-            let Some(written) = serve(chain.buffers) else {
-                queue.go_to_previous_position();
-                return Ok(Served {
-                    any: count > 0,
-                    more: false,
-                });
-            };
-            queue.add_used(mem, chain.head, written)?;
-            count += 1;
-        }
-        // What turns notifications on and off is in a ring: if that lies on the index of the other
-        // ring, each makes the next round find something else, and none finds a chain.
-        if promised && count == before {
-            return Err(DeviceError::Protocol("the rings of a queue overlap"));
-        }
-        promised = queue.enable_notification(mem)?;
-        if !promised {
-            return Ok(Served {
-                any: count > 0,
-                more: false,
-            });
-        }
-        if count >= limit {
-            return Ok(Served {
-                any: true,
-                more: true,
-            });
-        }
-    }
-}
-
-/// What [`serve_queue`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Served {
-    /// At least one chain was returned, so the driver is to be notified.
-    pub any: bool,
-    /// There is more in the queue.
-    pub more: bool,
-}
-
-impl Served {
-    /// Tells the driver what was served, and the transport if there is more.
-    ///
-    /// # Errors
-    /// Those of [`DeviceIo::notify`].
-    pub fn tell(self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        if self.any {
-            io.notify(index)?;
-        }
-        if self.more {
-            io.again(index);
-        }
-        Ok(())
     }
 }

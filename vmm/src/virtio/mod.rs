@@ -20,6 +20,7 @@ pub mod mmio;
 pub mod net;
 pub mod rng;
 mod segments;
+mod serve;
 pub mod vsock;
 
 pub use device::{DeviceError, DeviceIo, VirtioDevice};

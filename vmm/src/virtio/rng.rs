@@ -3,7 +3,7 @@
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::chain::serve_queue;
+use super::serve::serve_queue;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 
 /// The device type (virtio 1.2 section 5).

@@ -27,8 +27,9 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
-use super::chain::{Buffers, serve_queue};
+use super::chain::Buffers;
 use super::device::copy_config;
+use super::serve::serve_queue;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};

@@ -36,8 +36,9 @@ use self::config::Chosen;
 pub use self::config::{Facts, MIN_MTU, Mac, NotOneStation};
 pub use self::header::{HEADER_LEN, Header, InvalidHeader, MAX_FRAME, MIN_FRAME};
 use self::receive::{Placed, place};
-use super::chain::{Buffers, serve_queue_while};
+use super::chain::Buffers;
 use super::device::copy_config;
+use super::serve::serve_queue_while;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 
 /// The queue of frames to the guest (virtio 1.2 section 5.1.2).

@@ -41,25 +41,15 @@ pub fn place(
     let need = HEADER_LEN + frame.data.len();
     let mut taken: Vec<Taken<'_>> = Vec::with_capacity(1);
     let mut room = 0;
-    let mut promised = false;
     while room < need {
         if !chosen.mergeable && room > 0 || taken.len() >= usize::from(queue.size()) {
             give_back(queue, &taken);
             return Ok(Placed::Dropped);
         }
-        let Some(chain) = Chain::pop(queue, mem)? else {
-            if promised {
-                return Err(DeviceError::Protocol("the rings of a queue overlap"));
-            }
-            // From now on the driver says when it offers buffers; unless it just did.
-            promised = queue.enable_notification(mem)?;
-            if promised {
-                continue;
-            }
+        let Some(chain) = Chain::pop_or_rearm(queue, mem)? else {
             give_back(queue, &taken);
             return Ok(Placed::NoBuffers);
         };
-        promised = false;
         let writable = chain.buffers.map(|buffers| buffers.writable);
         let buffer = writable.ok().filter(|buffer| buffer.len() >= HEADER_LEN);
         let buffer = Taken {

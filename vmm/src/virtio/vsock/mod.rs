@@ -32,8 +32,9 @@ use std::os::fd::BorrowedFd;
 
 use virtio_queue::{QueueOwnedT, QueueT};
 
-use super::chain::{Buffers, Chain, serve_queue};
+use super::chain::{Buffers, Chain};
 use super::device::copy_config;
+use super::serve::serve_queue;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use connection::BUF_ALLOC;
 pub use handle::VsockHandle;
@@ -132,24 +133,14 @@ impl Vsock {
         };
         let mut given = 0;
         let mut more = false;
-        let mut promised = false;
         while self.muxer.wants_to_send() {
             if given == 2 * queue.size() {
                 more = true;
                 break;
             }
-            let Some(chain) = Chain::pop(queue, mem)? else {
-                if promised {
-                    return Err(DeviceError::Protocol("the rings of a queue overlap"));
-                }
-                // From now on the driver says when it offers buffers; unless it just did.
-                promised = queue.enable_notification(mem)?;
-                if promised {
-                    continue;
-                }
+            let Some(chain) = Chain::pop_or_rearm(queue, mem)? else {
                 break;
             };
-            promised = false;
             let written = match chain.buffers {
                 Ok(Buffers { mut writable, .. }) if writable.len() >= HEADER_LEN => {
                     let room = writable.split_off(HEADER_LEN);

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::super::chain::serve_queue;
+use super::super::super::serve::serve_queue;
 use super::super::super::{DeviceError, DeviceIo};
 use super::*;
 
