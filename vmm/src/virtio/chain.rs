@@ -164,3 +164,6 @@ impl<'m> Buffers<'m> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

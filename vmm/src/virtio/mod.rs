@@ -13,14 +13,14 @@
 pub mod block;
 pub mod chain;
 mod device;
-#[cfg(test)]
-mod driver_model;
 pub mod interrupts;
 pub mod mmio;
 pub mod net;
 pub mod rng;
 mod segments;
 mod serve;
+#[cfg(any(test, feature = "fuzzing"))]
+mod testing;
 pub mod vsock;
 
 pub use device::{DeviceError, DeviceIo, VirtioDevice};

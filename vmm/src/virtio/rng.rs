@@ -72,7 +72,7 @@ impl VirtioDevice for Rng {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::virtio::driver_model::{BUFFERS, Driver, readable, writable};
+    use crate::virtio::testing::{BUFFERS, Driver, readable, writable};
 
     #[test]
     fn every_buffer_gets_bytes_of_its_own_and_no_more_than_the_limit() {

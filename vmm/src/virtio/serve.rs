@@ -83,3 +83,69 @@ impl Served {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::virtio::testing::{BUFFERS, Driver, writable};
+
+    const SIZE: u16 = 4;
+
+    fn serve_while(driver: &mut Driver, serve: impl FnMut() -> Option<u32>) -> Served {
+        let mut serve = serve;
+        let (queue, mem) = driver.queue(0).unwrap();
+        serve_queue_while(queue, mem, |_| serve()).unwrap()
+    }
+
+    #[test]
+    fn every_chain_is_returned_with_its_written_length() {
+        for event_idx in [true, false] {
+            let mut driver = Driver::with_queues(&[SIZE], event_idx, 4 << 20);
+            let nothing = serve_while(&mut driver, || Some(0));
+            assert!(!nothing.any && !nothing.more);
+            let heads = [0; 3].map(|_| driver.offer(0, &[writable(BUFFERS, 8)]));
+            let mut len = 0;
+            let served = serve_while(&mut driver, || {
+                len += 1;
+                Some(len)
+            });
+            assert!(served.any && !served.more);
+            let expected: Vec<_> = heads.into_iter().zip(1..).collect();
+            assert_eq!(driver.used(0), expected);
+            driver.offer(0, &[writable(BUFFERS, 8)]);
+            assert!(driver.ring(0).must_notify(event_idx));
+        }
+    }
+
+    #[test]
+    fn a_chain_that_is_not_served_stays_in_the_queue() {
+        let mut driver = Driver::with_queues(&[SIZE], false, 4 << 20);
+        let heads = [0; 2].map(|_| driver.offer(0, &[writable(BUFFERS, 8)]));
+        let mut results = [Some(8), None].into_iter();
+        let served = serve_while(&mut driver, || results.next().unwrap());
+        assert!(served.any && !served.more);
+        assert_eq!(driver.used(0), [(heads[0], 8)]);
+        driver.offer(0, &[writable(BUFFERS, 8)]);
+        assert!(
+            !driver.ring(0).must_notify(false),
+            "the device does not wait for the driver"
+        );
+        serve_while(&mut driver, || Some(0));
+        assert_eq!(driver.used(0).len(), 2);
+    }
+
+    #[test]
+    fn a_driver_that_never_stops_is_served_twice_the_queue_size_at_once() {
+        let mut driver = Driver::with_queues(&[SIZE], true, 4 << 20);
+        let ring = driver.ring(0).clone();
+        ring.publish(0);
+        let mut count = 0;
+        let served = serve_while(&mut driver, || {
+            ring.publish(0);
+            count += 1;
+            Some(0)
+        });
+        assert!(served.any && served.more);
+        assert_eq!(count, 2 * SIZE);
+    }
+}

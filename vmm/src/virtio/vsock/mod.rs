@@ -22,7 +22,7 @@ mod credit;
 mod credit_timer;
 mod handle;
 mod muxer;
-mod packet;
+pub(super) mod packet;
 mod services;
 #[cfg(test)]
 mod tests;

@@ -69,7 +69,7 @@ fn recorded(durable: bool) -> (Disk, Arc<Mutex<Vec<&'static str>>>) {
 
 /// A write, a read, zeros, and a flush.
 fn work(disk: &mut Disk) {
-    let range = [0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0];
+    let range = testing::block::range(0, 8, 0);
     disk.driver.write(DATA + 0x1000, &range);
     for (kind, data) in [
         (VIRTIO_BLK_T_OUT, vec![readable(DATA, 512)]),
@@ -111,12 +111,8 @@ fn a_batch_of_requests_is_told_once() {
     let (mut disk, log) = recorded(false);
     disk.driver.write(HEADER, &[0; 16]);
     for _ in 0..50 {
-        let pieces = [
-            readable(HEADER, 16),
-            writable(DATA, 512),
-            writable(STATUS, 1),
-        ];
-        disk.driver.offer(0, &pieces);
+        let request = testing::block::request(HEADER, &[writable(DATA, 512)], STATUS);
+        disk.driver.offer(0, &request);
     }
     disk.device.queue_event(0, &mut disk.driver).unwrap();
     assert_eq!(log.lock().unwrap().len(), 50);

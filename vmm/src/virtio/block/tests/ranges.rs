@@ -12,12 +12,10 @@ const BOTH: [u32; 2] = [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES];
 
 /// Asks for ranges of sectors with flags; the status.
 fn ask(disk: &mut Disk, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
-    let mut bytes = Vec::new();
-    for (sector, count, flags) in ranges {
-        bytes.extend(sector.to_le_bytes());
-        bytes.extend(count.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-    }
+    let ranges = ranges.iter();
+    let bytes: Vec<u8> = ranges
+        .flat_map(|&(sector, count, flags)| testing::block::range(sector, count, flags))
+        .collect();
     disk.driver.write(DATA, &bytes);
     // Split in the middle of a range: framing is the driver's.
     let len = bytes.len() as u32;

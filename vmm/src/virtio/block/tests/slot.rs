@@ -1,9 +1,5 @@
 //! Disks that take each other's place.
 
-use std::os::fd::AsFd;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::*;
 
 fn image(sectors: u64, byte: u8) -> std::fs::File {
@@ -41,17 +37,7 @@ fn sectors(disk: &Disk) -> u64 {
 }
 
 fn readable_now(disk: &Disk) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let fd = disk.device.backend_fd().unwrap();
-    poll(
-        &mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)],
-        Some(&now),
-    )
-    .unwrap()
-        == 1
+    testing::poll_readable(disk.device.backend_fd().unwrap(), 0)
 }
 
 #[test]

@@ -11,21 +11,21 @@ const CANARY: u8 = 0xc5;
 
 /// `guard | range | guard | range | guard`, all in one mapping of the host's.
 #[derive(Debug)]
-pub struct Guarded {
+pub struct GuardedMemory {
     /// What a device gets.
     pub guest: GuestMemoryMmap,
     whole: MmapRegion,
 }
 
-impl Guarded {
-    pub fn new() -> Guarded {
+impl GuardedMemory {
+    pub fn new() -> GuardedMemory {
         let ranges: usize = RANGES.iter().map(|&(_, len)| len + GUARD).sum();
         let whole = MmapRegion::new(GUARD + ranges).expect("memory for a test");
         let mut regions = Vec::new();
         let mut at = GUARD;
         for (start, len) in RANGES {
             // SAFETY: needed to have memory with neighbours that are known. The range lies within
-            // `whole`, at a multiple of the page size; `whole` lives as long as `Guarded`, and
+            // `whole`, at a multiple of the page size; `whole` lives as long as `GuardedMemory`, and
             // each run drops its device before that.
             let region = unsafe {
                 let host = whole.as_ptr().add(at);
@@ -37,7 +37,7 @@ impl Guarded {
             at += len + GUARD;
         }
         let guest = GuestRegionCollection::from_regions(regions).expect("ranges apart");
-        let guarded = Guarded { guest, whole };
+        let guarded = GuardedMemory { guest, whole };
         guarded.guards().for_each(|guard| guard.fill(CANARY));
         guarded
     }
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn memory_is_the_guests_to_its_last_byte() {
-        let memory = Guarded::new();
+        let memory = GuardedMemory::new();
         for (start, len) in RANGES {
             let all = vec![1; len];
             memory.guest.write_slice(&all, GuestAddress(start)).unwrap();
@@ -84,7 +84,7 @@ mod tests {
     fn a_write_beside_it_is_noticed() {
         for guard in 0..=RANGES.len() {
             for at in [0, GUARD - 1] {
-                let memory = Guarded::new();
+                let memory = GuardedMemory::new();
                 memory.guards().nth(guard).unwrap()[at] = 0;
                 let check = std::panic::AssertUnwindSafe(|| memory.check());
                 assert!(std::panic::catch_unwind(check).is_err(), "{guard} at {at}");

@@ -10,86 +10,84 @@
 //! - after a reset the device serves a driver that keeps the rules;
 //! - what may not change has not changed: the image under an overlay, a disk that is only read.
 
-mod devices;
-mod link;
-mod machine;
+mod harness;
 mod memory;
 mod script;
+mod targets;
 #[cfg(test)]
 mod tests;
 
-use devices::{Disk, Sockets, Subject};
-use link::Link;
-use machine::Machine;
-use script::{Bytes, Script};
+use harness::Harness;
+use script::Input;
+use targets::{BlockTarget, NetTarget, RngTarget, Target, VsockTarget};
 
 use crate::virtio::rng::Rng;
 
 /// The entropy device.
 pub fn rng(data: &[u8]) {
-    let machine = Machine::new(Box::new(Rng::new()));
-    run(machine, devices::Entropy, data);
+    let harness = Harness::new(Box::new(Rng::new()));
+    run(harness, RngTarget, data);
 }
 
-/// The block device, on each of its back ends.
+/// The block device; the first byte chooses the back end.
 pub fn block(data: &[u8]) {
     let (kind, data) = data.split_first().unwrap_or((&0, &[]));
-    let (disk, device) = Disk::new(*kind);
-    run(Machine::new(Box::new(device)), disk, data);
+    let (target, device) = BlockTarget::new(*kind);
+    run(Harness::new(Box::new(device)), target, data);
 }
 
-/// The socket device, and what happens on the host's ends of its streams.
+/// The socket device, and the host's ends of its streams.
 pub fn vsock(data: &[u8]) {
-    let (sockets, device) = Sockets::new();
-    run(Machine::new(Box::new(device)), sockets, data);
+    let (target, device) = VsockTarget::new();
+    run(Harness::new(Box::new(device)), target, data);
 }
 
-/// The network device on a stream, and what its peer does.
+/// The network device on a stream, and its peer.
 pub fn net(data: &[u8]) {
-    let (link, device) = Link::new();
-    run(Machine::new(Box::new(device)), link, data);
+    let (target, device) = NetTarget::new();
+    run(Harness::new(Box::new(device)), target, data);
 }
 
-/// The registers alone: any access of any width, in any order.
+/// The registers alone: accesses of any width, in any order.
 pub fn registers(data: &[u8]) {
-    let mut machine = Machine::new(Box::new(Rng::new()));
-    let mut bytes = Bytes(data);
-    while !bytes.is_empty() {
-        let kind = bytes.byte();
+    let mut harness = Harness::new(Box::new(Rng::new()));
+    let mut input = Input(data);
+    while !input.is_empty() {
+        let kind = input.byte();
         let offset = match kind & 0xc0 {
-            0 => bytes.long(),
-            0x40 => 0x100 + u64::from(bytes.byte()),
-            _ => u64::from(bytes.byte()) & !3,
+            0 => input.long(),
+            0x40 => 0x100 + u64::from(input.byte()),
+            _ => u64::from(input.byte()) & !3,
         };
         let width = if kind & 0x20 == 0 { 4 } else { kind & 0xf };
         let value = match kind & 0x30 {
-            0x10 => bytes.word().into(),
-            _ => u64::from(bytes.byte()),
+            0x10 => input.word().into(),
+            _ => u64::from(input.byte()),
         };
         let mut buffer = [0; 16];
         buffer[..8].copy_from_slice(&value.to_le_bytes());
         let buffer = &mut buffer[..usize::from(width)];
         if kind & 1 == 0 {
-            machine.write(offset, buffer);
+            harness.write(offset, buffer);
         } else {
-            machine.read(offset, buffer);
+            harness.read(offset, buffer);
         }
-        machine.settle();
+        harness.run_worker();
     }
-    finish(machine, &mut devices::Entropy);
+    finish(harness, &mut RngTarget);
 }
 
-fn run(mut machine: Machine, mut subject: impl Subject, data: &[u8]) {
-    let mut script = Script::new(data);
-    while script.step(&mut machine, &mut subject) {
-        machine.settle();
+fn run(mut harness: Harness, mut target: impl Target, data: &[u8]) {
+    let mut input = Input(data);
+    while script::step(&mut input, &mut harness, &mut target) {
+        harness.run_worker();
     }
-    finish(machine, &mut subject);
+    finish(harness, &mut target);
 }
 
-fn finish(mut machine: Machine, subject: &mut impl Subject) {
-    machine.memory.check();
-    machine.begin(u64::MAX, 5);
-    subject.is_served(&mut machine);
-    machine.memory.check();
+fn finish(mut harness: Harness, target: &mut impl Target) {
+    harness.memory.check();
+    harness.start(u64::MAX, 5);
+    target.assert_serves(&mut harness);
+    harness.memory.check();
 }

@@ -1,15 +1,21 @@
 //! From bytes to what a driver does. Every list of bytes is a script; those that are mutated a
 //! little stay mostly the same. Most choices are made so that something is there to be broken.
 
-use super::devices::Subject;
-use super::machine::{BUFFERS, Machine, RINGS, STRIDE};
+use virtio_queue::desc::split::Descriptor;
+
+use super::harness::{BUFFERS, Harness, RINGS, STRIDE, ring_addresses};
 use super::memory::RANGES;
+use super::targets::Target;
+use crate::virtio::testing::registers::{
+    CONFIG, QUEUE_NOTIFY, QUEUE_READY, QUEUE_RESET, QUEUE_SEL, Registers, STATUS,
+};
+use crate::virtio::testing::{readable, writable};
 
-/// Bytes to choose by; zeros when there are no more.
+/// Input to choose by; zeros when there are no more.
 #[derive(Debug)]
-pub struct Bytes<'a>(pub &'a [u8]);
+pub struct Input<'a>(pub &'a [u8]);
 
-impl Bytes<'_> {
+impl Input<'_> {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -68,114 +74,100 @@ impl Bytes<'_> {
     }
 }
 
-/// What is left of the bytes, and what the driver knows.
-#[derive(Debug)]
-pub struct Script<'a> {
-    bytes: Bytes<'a>,
-    /// The size of each queue, as it was programmed by the rules.
-    size: u16,
-}
-
-impl<'a> Script<'a> {
-    pub fn new(data: &'a [u8]) -> Script<'a> {
-        Script {
-            bytes: Bytes(data),
-            size: 1,
-        }
+/// Does one step of the script; `false` at its end.
+pub fn step(input: &mut Input<'_>, harness: &mut Harness, target: &mut impl Target) -> bool {
+    if input.is_empty() {
+        return false;
     }
-
-    /// One step; `false` when there are no more.
-    pub fn step(&mut self, machine: &mut Machine, subject: &mut impl Subject) -> bool {
-        if self.bytes.is_empty() {
-            return false;
+    match input.byte() % 32 {
+        0 | 1 => {
+            let order = u32::from(input.byte() % 6);
+            // The ring features by choice, all of the device's own.
+            let features = u64::from(input.byte() & 7);
+            let rings = (features & 3) << 28 | (features >> 2) << 40;
+            harness.start(rings | 0xffff, order);
         }
-        let bytes = &mut self.bytes;
-        match bytes.byte() % 32 {
-            0 | 1 => {
-                let order = u32::from(bytes.byte() % 6);
-                self.size = 1 << order;
-                // Of the ring features; others are the device's own.
-                let features = u64::from(bytes.byte() & 7);
-                let rings = (features & 3) << 28 | (features >> 2) << 40;
-                machine.begin(rings | 0xffff, order);
-            }
-            2..8 => {
-                let queue = usize::from(bytes.byte()) % machine.queues();
-                let head = u16::from(bytes.byte() % 32);
-                let count = bytes.byte() % 4 + 1;
-                let readable = bytes.byte() % (count + 1);
-                let pieces: Vec<_> = (0..count)
-                    .map(|n| (bytes.address(), bytes.length(), n >= readable))
-                    .collect();
-                machine.offer(queue, self.size, head, &pieces);
-            }
-            8..11 => subject.request(bytes, machine, self.size),
-            11..15 => {
-                let queue = u32::from(bytes.byte() % 4);
-                machine.set(0x50, queue);
-            }
-            15 | 16 => {
-                let at = match bytes.byte() % 4 {
-                    0 => BUFFERS + 64 * u64::from(bytes.byte()),
-                    queue => {
-                        let [descriptors, ..] = Machine::rings(usize::from(queue) - 1);
-                        descriptors + 16 * u64::from(bytes.byte() % 33)
+        2..8 => {
+            let queue = usize::from(input.byte()) % harness.queues();
+            let head = u16::from(input.byte() % 32);
+            let count = input.byte() % 4 + 1;
+            let readable_count = input.byte() % (count + 1);
+            let buffers: Vec<_> = (0..count)
+                .map(|n| {
+                    let (address, len) = (input.address(), input.length());
+                    if n < readable_count {
+                        readable(address, len)
+                    } else {
+                        writable(address, len)
                     }
-                };
-                let (addr, len) = (bytes.address(), bytes.length());
-                machine.describe(at, addr, len, bytes.byte().into(), bytes.byte().into());
-            }
-            17 => {
-                let queue = usize::from(bytes.byte()) % machine.queues();
-                let head = match bytes.byte() {
-                    255 => bytes.short(),
-                    head => u16::from(head % 32),
-                };
-                machine.publish(queue, self.size, head);
-            }
-            18 => {
-                let [_, available, _] = Machine::rings(usize::from(bytes.byte() % 3));
-                machine.put(available + 2, &bytes.array::<2>());
-            }
-            19 => {
-                let at = bytes.address();
-                machine.put(at, &bytes.array::<8>());
-            }
-            20 => machine.set(0x70, bytes.byte().into()),
-            21 => {
-                let register = u64::from(bytes.byte()) & !3;
-                machine.set(register, bytes.word());
-            }
-            22 => program(bytes, machine),
-            23 => {
-                machine.set(0x30, u32::from(bytes.byte() % 4));
-                machine.set(
-                    if bytes.byte() & 1 == 0 { 0x44 } else { 0xc0 },
-                    bytes.byte().into(),
-                );
-            }
-            24 => {
-                let offset = 0x100 + u64::from(bytes.byte());
-                let width = usize::from(bytes.byte() % 9);
-                let mut data = bytes.array::<8>();
-                machine.write(offset, &data[..width]);
-                machine.read(offset, &mut data[..width]);
-            }
-            _ => subject.host(bytes),
+                })
+                .collect();
+            harness.offer(queue, head, &buffers);
         }
-        true
+        8..11 => target.request(input, harness),
+        11..15 => {
+            let queue = u32::from(input.byte() % 4);
+            harness.write_register(QUEUE_NOTIFY, queue);
+        }
+        15 | 16 => {
+            let at = match input.byte() % 4 {
+                0 => BUFFERS + 64 * u64::from(input.byte()),
+                queue => {
+                    let [descriptors, ..] = ring_addresses(usize::from(queue) - 1);
+                    descriptors + 16 * u64::from(input.byte() % 33)
+                }
+            };
+            let (addr, len) = (input.address(), input.length());
+            let (flags, next) = (input.byte().into(), input.byte().into());
+            harness.describe(at, Descriptor::new(addr, len, flags, next));
+        }
+        17 => {
+            let queue = usize::from(input.byte()) % harness.queues();
+            let head = match input.byte() {
+                255 => input.short(),
+                head => u16::from(head % 32),
+            };
+            harness.ring(queue).publish(head);
+        }
+        18 => {
+            let [_, available, _] = ring_addresses(usize::from(input.byte() % 3));
+            harness.put(available + 2, &input.array::<2>());
+        }
+        19 => {
+            let at = input.address();
+            harness.put(at, &input.array::<8>());
+        }
+        20 => harness.write_register(STATUS, input.byte().into()),
+        21 => {
+            let register = u32::from(input.byte()) & !3;
+            harness.write_register(register, input.word());
+        }
+        22 => program(input, harness),
+        23 => {
+            harness.write_register(QUEUE_SEL, u32::from(input.byte() % 4));
+            let register = if input.byte() & 1 == 0 {
+                QUEUE_READY
+            } else {
+                QUEUE_RESET
+            };
+            harness.write_register(register, input.byte().into());
+        }
+        24 => {
+            let offset = u64::from(CONFIG) + u64::from(input.byte());
+            let width = usize::from(input.byte() % 9);
+            let mut data = input.array::<8>();
+            harness.write(offset, &data[..width]);
+            harness.read(offset, &mut data[..width]);
+        }
+        _ => target.host_event(input),
     }
+    true
 }
 
-/// Another place for a queue, wherever that is: over another ring, over a buffer, outside.
-fn program(bytes: &mut Bytes<'_>, machine: &mut Machine) {
-    machine.set(0x30, u32::from(bytes.byte() % 4));
-    machine.set(0x44, 0);
-    machine.set(0x38, 1 << (bytes.byte() % 9));
-    for (register, alignment) in [(0x80, 16), (0x90, 2), (0xa0, 4)] {
-        let address = bytes.address() & !(alignment - 1);
-        machine.set(register, address as u32);
-        machine.set(register + 4, (address >> 32) as u32);
-    }
-    machine.set(0x44, 1);
+/// Programs a queue anywhere: over another ring, over a buffer, outside memory.
+fn program(input: &mut Input<'_>, harness: &mut Harness) {
+    let queue = u32::from(input.byte() % 4);
+    let size = 1 << (input.byte() % 9);
+    let addresses = [16, 2, 4].map(|alignment| input.address() & !(alignment - 1));
+    harness.program_queue(queue, size, addresses);
 }

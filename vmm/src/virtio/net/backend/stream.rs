@@ -195,14 +195,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::virtio::testing::net::framed;
 
     fn pair() -> (UnixStream, Stream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (ours, Stream::new(theirs).unwrap())
-    }
-
-    fn framed(frame: &[u8]) -> Vec<u8> {
-        [&(frame.len() as u32).to_be_bytes(), frame].concat()
     }
 
     fn send(stream: &mut Stream, frame: &[u8]) -> Sent {

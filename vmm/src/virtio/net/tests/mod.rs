@@ -1,4 +1,4 @@
-//! The device under the driver's side of `driver_model`, on a backend that is a list.
+//! The device under the driver's side of `testing::Driver`, on a backend that is a list.
 
 mod receiving;
 mod sending;
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::virtio::Segments;
-use crate::virtio::driver_model::{BUFFERS, Driver, readable, writable};
+use crate::virtio::testing::{BUFFERS, Driver, readable, writable};
 
 /// What a test sees of [`Wire`].
 #[derive(Debug, Default)]

@@ -157,10 +157,10 @@ fn a_peer_that_never_stops_lets_others_have_their_turn() {
         arrive(&state, &[7; MIN_FRAME - 1]);
     }
     device.backend_event(&mut driver).unwrap();
-    assert_eq!(driver.again, [RX]);
+    assert_eq!(driver.rescheduled, [RX]);
     assert_eq!(device.counters().receive_dropped(), BATCH as u64);
     device.queue_event(RX, &mut driver).unwrap();
-    assert_eq!(driver.again, [RX]);
+    assert_eq!(driver.rescheduled, [RX]);
     assert_eq!(device.counters().receive_dropped(), BATCH as u64 + 1);
 }
 

@@ -111,6 +111,6 @@ fn a_backend_that_is_full_makes_frames_wait_in_the_queue() {
 #[test]
 fn a_ring_that_is_broken_is_an_error() {
     let (mut device, mut driver, _) = live(0);
-    driver.set_avail_index(TX, 300);
+    driver.ring(TX).set_available_index(300);
     device.queue_event(TX, &mut driver).unwrap_err();
 }

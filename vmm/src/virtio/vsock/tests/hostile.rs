@@ -1,11 +1,12 @@
 //! Guests that do not keep the rules.
 
 use proptest::prelude::*;
+use virtio_queue::desc::split::Descriptor;
 
 use super::super::packet::{Header, TYPE_STREAM};
-use super::guest_model::CID;
 use super::*;
-use crate::virtio::driver_model::{BUFFERS, Driver};
+use crate::virtio::testing::vsock::CID;
+use crate::virtio::testing::{BUFFERS, Driver};
 
 #[test]
 fn what_is_for_nobody_is_reset_unless_it_is_a_reset() {
@@ -145,19 +146,21 @@ proptest! {
             driver.write(BUFFERS + slot * 0x2000, &header.encode());
         }
         for (index, &(addr, len, flags, next)) in (0..).zip(&rx) {
-            driver.describe(RX, index, BUFFERS + 0x10_0000 + addr, len, flags, next);
+            let descriptor = Descriptor::new(BUFFERS + 0x10_0000 + addr, len, flags, next);
+            driver.ring(RX).describe(index, descriptor);
         }
         for (index, &(slot, len, flags, next)) in (0..).zip(&tx) {
             // Mostly readable, or nothing would ever be parsed.
             let flags = if len % 4 == 0 { flags } else { flags & 1 };
-            driver.describe(TX, index, BUFFERS + slot * 0x2000, len, flags, next);
+            let descriptor = Descriptor::new(BUFFERS + slot * 0x2000, len, flags, next);
+            driver.ring(TX).describe(index, descriptor);
         }
         let (ours, theirs) = UnixStream::pair().unwrap();
         handle.connect(3, theirs);
         let mut hosts = vec![ours];
         let mut published = [0; 2];
         for &(queue, head) in &heads {
-            driver.publish(queue, head);
+            driver.ring(queue).publish(head);
             published[queue] += 1;
             let result = device.queue_event(queue, &mut driver).and_then(|()| {
                 hosts.extend(streams.try_iter());

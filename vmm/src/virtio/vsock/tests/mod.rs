@@ -1,6 +1,5 @@
 //! The socket device, driven by a model of a guest.
 
-mod guest_model;
 mod hostile;
 mod storms;
 
@@ -11,10 +10,9 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest_model::{Guest, Socket};
-
 use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::*;
+use crate::virtio::testing::vsock::{Guest, Socket};
 
 const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 const PORTS: (u32, u32) = (1000, 7);

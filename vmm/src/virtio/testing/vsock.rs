@@ -2,14 +2,11 @@
 //! keep the credit rules (virtio 1.2 section 5.10.6.3) and check that the device keeps them.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::AsFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
-use super::super::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
-use super::super::{EVENT, HOST_CID, RX, Services, TX, Vsock, VsockHandle};
+use super::{BUFFERS, Driver, poll_readable, readable, writable};
 use crate::virtio::VirtioDevice;
-use crate::virtio::driver_model::{BUFFERS, Driver, readable, writable};
+use crate::virtio::vsock::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
+use crate::virtio::vsock::{EVENT, HOST_CID, RX, Services, TX, Vsock, VsockHandle};
 
 pub const CID: u32 = 3;
 /// As Linux has it.
@@ -181,23 +178,12 @@ impl Guest {
 
     /// Lets the device see what its host side has, if there is anything within the time.
     pub fn wait(&mut self, milliseconds: i64) -> bool {
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: milliseconds * 1_000_000,
-        };
-        let ready = {
-            let fd = self.device.backend_fd().unwrap();
-            poll(
-                &mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)],
-                Some(&timeout),
-            )
-            .unwrap()
-        };
-        if ready == 1 {
+        let ready = poll_readable(self.device.backend_fd().unwrap(), milliseconds);
+        if ready {
             self.device.backend_event(&mut self.driver).unwrap();
             self.take();
         }
-        ready == 1
+        ready
     }
 
     /// Waits for the next packet that no socket takes.

@@ -13,10 +13,12 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::ByteValued;
+
 use super::*;
-use crate::virtio::driver_model::{
-    BUFFERS, Driver, INDIRECT, NEXT, Piece, WRITE, readable, writable,
-};
+use crate::virtio::testing::{self, BUFFERS, Buffer, Driver, readable, writable};
 
 const HEADER: u64 = BUFFERS;
 const STATUS: u64 = BUFFERS + 0x100;
@@ -62,15 +64,11 @@ impl Disk {
     }
 
     /// One request with these pieces for data; its status byte and used length.
-    fn request(&mut self, kind: u32, sector: u64, data: &[Piece]) -> (u8, u32) {
-        let mut header = [0; 16];
-        header[0..4].copy_from_slice(&kind.to_le_bytes());
-        header[8..16].copy_from_slice(&sector.to_le_bytes());
+    fn request(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> (u8, u32) {
+        let header = testing::block::header(kind, sector);
         self.driver.write(HEADER, &header);
         self.driver.write(STATUS, &[0xee]);
-        let mut pieces = vec![readable(HEADER, 16)];
-        pieces.extend_from_slice(data);
-        pieces.push(writable(STATUS, 1));
+        let pieces = testing::block::request(HEADER, data, STATUS);
         let head = self.driver.offer(0, &pieces);
         self.device.queue_event(0, &mut self.driver).unwrap();
         let used = self.driver.used(0);
@@ -189,7 +187,7 @@ fn what_cannot_be_done_is_answered_so() {
 #[test]
 fn a_request_as_long_as_the_queue_is_served() {
     let mut disk = Disk::overlay();
-    let pieces: Vec<Piece> = (0..254)
+    let pieces: Vec<Buffer> = (0..254)
         .map(|i| writable(DATA + i * 512, if i < 60 { 512 } else { 0 }))
         .collect();
     assert_eq!(disk.request(VIRTIO_BLK_T_IN, 0, &pieces), (0, 60 * 512 + 1));
@@ -199,19 +197,27 @@ fn a_request_as_long_as_the_queue_is_served() {
 #[test]
 fn a_chain_that_cannot_be_answered_is_handed_back() {
     let mut disk = Disk::overlay();
-    let driver = &mut disk.driver;
+    let ring = disk.driver.ring(0);
+    let (next, write) = (VRING_DESC_F_NEXT as u16, VRING_DESC_F_WRITE as u16);
+    let indirect = VRING_DESC_F_INDIRECT as u16;
     // A loop; a next index outside the table; an indirect table in an indirect table; no status;
     // no header; a buffer outside memory; readable after writable.
-    driver.describe(0, 0, DATA, 16, NEXT, 0);
-    driver.describe(0, 1, DATA, 16, NEXT, 256);
-    driver.describe(0, 2, DATA, 32, INDIRECT, 0);
-    driver.describe_at(DATA, DATA, 32, INDIRECT, 0);
-    driver.describe(0, 3, HEADER, 16, 0, 0);
-    driver.describe(0, 4, STATUS, 1, WRITE, 0);
-    driver.describe(0, 5, u64::MAX, u32::MAX, WRITE, 0);
-    driver.describe(0, 6, DATA, 16, WRITE | NEXT, 3);
-    for head in 0..7 {
-        driver.publish(0, head);
+    let table = Descriptor::new(DATA, 32, indirect, 0);
+    disk.driver.write(DATA, table.as_slice());
+    for (descriptor, index) in [
+        Descriptor::new(DATA, 16, next, 0),
+        Descriptor::new(DATA, 16, next, 256),
+        table,
+        Descriptor::new(HEADER, 16, 0, 0),
+        Descriptor::new(STATUS, 1, write, 0),
+        Descriptor::new(u64::MAX, u32::MAX, write, 0),
+        Descriptor::new(DATA, 16, write | next, 3),
+    ]
+    .into_iter()
+    .zip(0..)
+    {
+        ring.describe(index, descriptor);
+        ring.publish(index);
     }
     disk.device.queue_event(0, &mut disk.driver).unwrap();
     let used = disk.driver.used(0);
@@ -225,10 +231,10 @@ fn a_chain_that_cannot_be_answered_is_handed_back() {
 #[test]
 fn a_broken_ring_is_an_error() {
     let mut disk = Disk::overlay();
-    disk.driver.set_avail_index(0, 257);
+    disk.driver.ring(0).set_available_index(257);
     assert!(disk.device.queue_event(0, &mut disk.driver).is_err());
     let mut disk = Disk::overlay();
-    disk.driver.publish(0, 256);
+    disk.driver.ring(0).publish(256);
     assert!(disk.device.queue_event(0, &mut disk.driver).is_err());
 }
 
@@ -287,10 +293,11 @@ proptest! {
         header[9..16].fill(0);
         disk.driver.write(HEADER, &header);
         for (index, &(addr, len, flags, next)) in (0..).zip(&descriptors) {
-            disk.driver.describe(0, index, addr, len, flags, next);
+            let descriptor = Descriptor::new(addr, len, flags, next);
+            disk.driver.ring(0).describe(index, descriptor);
         }
         for &head in &heads {
-            disk.driver.publish(0, head);
+            disk.driver.ring(0).publish(head);
         }
         if disk.device.queue_event(0, &mut disk.driver).is_ok() {
             let used: Vec<u16> = disk.driver.used(0).iter().map(|&(head, _)| head).collect();
