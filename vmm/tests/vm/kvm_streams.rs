@@ -5,10 +5,6 @@
 //! As in `kvm_linux.rs`, the test runs its own program inside the lab, where [`INSIDE`] is set.
 //! `MICROAGENT_TEST_STREAMS_MIB` says how much all streams together carry in each direction.
 
-#![allow(clippy::unwrap_used)]
-
-mod guest;
-
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -16,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use guest::{PROGRAM, Vm};
+use crate::guest::{self, PROGRAM, Vm};
 use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, tool};
 use microagent_vmm::engine::{Device, DeviceKind};
@@ -260,7 +256,7 @@ fn two_hundred_streams_carry_every_byte_both_ways() {
         ..Machine::default()
     }));
     let half = STREAMS / 2;
-    let test = "two_hundred_streams_carry_every_byte_both_ways";
+    let test = "kvm_streams::two_hundred_streams_carry_every_byte_both_ways";
     // Much memory: 200 sockets of the guest may hold 256 KiB each way, in pieces that its kernel
     // allocates generously.
     let runs = [

@@ -1,9 +1,6 @@
 //! A guest for tests: the distribution's cloud kernel, and an initramfs of busybox and a script. And
 //! a VM for it inside the lab, where each test runs its own program again ([`Guest::lab`]).
 
-// Each test is a program of its own and uses a part of this.
-#![allow(clippy::unwrap_used, dead_code)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -57,7 +54,7 @@ pub fn guest(dir: &Path, script: &str) -> Guest {
     .unwrap();
     fs::write(root.join("script"), script).unwrap();
     fs::copy(tool::find("busybox").unwrap(), root.join("bin/busybox")).unwrap();
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vm/guest");
     let init = root.join("init");
     fs::copy(sources.join("init.sh"), &init).unwrap();
     tool::run("chmod", ["+x".as_ref(), init.as_os_str()]).unwrap();

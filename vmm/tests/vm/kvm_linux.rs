@@ -4,14 +4,10 @@
 //! The test puts its own program into the lab and runs it there once for each VM: inside, the
 //! variable [`INSIDE`] is set, and the same test boots what it names.
 
-#![allow(clippy::unwrap_used)]
-
-mod guest;
-
 use std::path::Path;
 use std::process::Command;
 
-use guest::{PROGRAM, Vm};
+use crate::guest::{self, PROGRAM, Vm};
 use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, tool};
 use microagent_vmm::engine::{Device, DeviceKind};
@@ -107,7 +103,7 @@ fn debians_kernel_boots_and_ends_on_real_kvm() {
     for (file, name) in [(&vmlinux, "/vmlinux"), (&no_pvh, "/no-pvh")] {
         lab.file(file, name).unwrap();
     }
-    let test = "debians_kernel_boots_and_ends_on_real_kvm";
+    let test = "kvm_linux::debians_kernel_boots_and_ends_on_real_kvm";
     let mut step = |words: &str| {
         let script = format!("{INSIDE}='{words}' {PROGRAM} --exact {test} --nocapture");
         lab.step(words, &script, 60);

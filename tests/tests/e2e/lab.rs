@@ -12,7 +12,7 @@ use microagent_tests::{Error, or_skip, tool};
 fn vcpu() -> Result<(tempfile::TempDir, PathBuf), Error> {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("vcpu");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/vcpu.c");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/lab/vcpu.c");
     tool::output(
         Command::new(tool::find("cc")?)
             .args(["-static", "-O1", "-o"])

@@ -1,8 +1,6 @@
 //! Bare guests on this host's `/dev/kvm`: a few hand-assembled instructions each, booted as PVH
 //! kernels through the real loader. They need no SSE, so they run where KVM emulates its guests.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

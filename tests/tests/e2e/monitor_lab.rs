@@ -172,7 +172,7 @@ fn said(prepared: &Prepared, script: &str, seconds: u32) -> Result<String, Error
 fn disk(work: &Path) -> Result<PathBuf, Error> {
     let tree = work.join("tree");
     std::fs::create_dir(&tree).expect("the directory is empty");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/guest/io.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/guest/io.rs");
     let mut compile = Command::new("rustc");
     compile.args([
         "--edition",

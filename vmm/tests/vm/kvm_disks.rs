@@ -3,15 +3,11 @@
 //!
 //! As in `kvm_linux.rs`, the test runs its own program inside the lab, where [`INSIDE`] is set.
 
-#![allow(clippy::unwrap_used)]
-
-mod guest;
-
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use guest::{PROGRAM, Vm};
+use crate::guest::{self, PROGRAM, Vm};
 use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, tool};
 use microagent_vmm::engine::{Device, DeviceKind};
@@ -102,7 +98,7 @@ fn disks_keep_what_is_written_and_give_back_what_is_freed() {
         ..Machine::default()
     }));
     lab.file(&disk, "/disk").unwrap();
-    let test = "disks_keep_what_is_written_and_give_back_what_is_freed";
+    let test = "kvm_disks::disks_keep_what_is_written_and_give_back_what_is_freed";
     for trim in ["true", "fstrim"] {
         let script = format!("{INSIDE}={trim} {PROGRAM} --exact {test} --nocapture");
         lab.step(trim, &script, 120);

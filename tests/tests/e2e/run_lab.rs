@@ -1,17 +1,14 @@
 //! `microagent run` with engine `kvm`, in the lab: half of the cases in one boot, half in another,
 //! which two processors do at the same time.
 
-#[path = "support/run_list.rs"]
-mod run_list;
-
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
 use microagent_tests::{Error, or_skip};
-use run_list::Case;
 
 /// What each script finds set up.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \

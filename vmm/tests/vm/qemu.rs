@@ -1,9 +1,5 @@
 //! Engine `qemu` with a stock kernel: our devices over vhost-user, and how a VM ends.
 
-#![allow(clippy::unwrap_used)]
-
-mod guest;
-
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -15,6 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::guest;
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, StopReason, VmConfig};
 use microagent_tests::{skip, tool};
 use microagent_vmm::console::Console;

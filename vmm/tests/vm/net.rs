@@ -5,10 +5,6 @@
 //!
 //! As in `kvm_linux.rs`, a test runs its own program again, where [`INSIDE`] is set.
 
-#![allow(clippy::unwrap_used)]
-
-mod guest;
-
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -16,7 +12,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
-use guest::{INITRAMFS, KERNEL, PROGRAM, Vm};
+use crate::guest::{self, INITRAMFS, KERNEL, PROGRAM, Vm};
 use microagent_proto::control::{Engine, VmConfig};
 use microagent_tests::lab::Machine;
 use microagent_tests::{or_skip, root_or_skip, tool};
@@ -194,7 +190,7 @@ fn a_stock_kernel_sends_and_receives_frames_on_engine_kvm() {
     let dir = tempfile::tempdir().unwrap();
     let guest = guest::guest(dir.path(), SCRIPT);
     let mut lab = or_skip!(guest.lab(Machine::default()));
-    let test = "a_stock_kernel_sends_and_receives_frames_on_engine_kvm";
+    let test = "net::a_stock_kernel_sends_and_receives_frames_on_engine_kvm";
     for kind in ["tap", "stream"] {
         let words = format!("{kind} kvm {KERNEL} {INITRAMFS} /tmp");
         let script = format!("{INSIDE}='{words}' {PROGRAM} --exact {test} --nocapture");
@@ -216,7 +212,7 @@ fn a_stock_kernel_sends_and_receives_frames_on_engine_qemu() {
     }
     let dir = tempfile::tempdir().unwrap();
     let guest = guest::guest(dir.path(), SCRIPT);
-    let test = "a_stock_kernel_sends_and_receives_frames_on_engine_qemu";
+    let test = "net::a_stock_kernel_sends_and_receives_frames_on_engine_qemu";
     let run = |kind: &str| {
         let (kernel, initramfs) = (guest.kernel.display(), guest.initramfs.display());
         let words = format!("{kind} qemu {kernel} {initramfs} {}", dir.path().display());

@@ -1,14 +1,11 @@
 //! `microagent run` with engine `qemu` on this machine.
 
-#[path = "support/run_list.rs"]
-mod run_list;
-
 use std::time::Duration;
 
+use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
 use microagent_tests::{or_skip, tool};
-use run_list::Case;
 
 fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));

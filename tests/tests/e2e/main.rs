@@ -1,0 +1,26 @@
+//! The end-to-end tests: the built programs, started as a person starts them.
+//!
+//! One program, so that the harness is linked once. docs/testing.md says what each module tests.
+
+mod bad_input;
+mod cache;
+mod faults;
+mod harness;
+mod host;
+mod https;
+mod images;
+mod interrupt;
+mod kernel_build;
+mod lab;
+mod make;
+mod monitor_lab;
+mod nothing_lost;
+mod perf_boot;
+mod progress;
+mod proxies;
+mod run_disks;
+mod run_lab;
+mod run_list;
+mod run_qemu;
+mod second_run;
+mod store;
