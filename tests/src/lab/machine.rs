@@ -4,19 +4,23 @@ use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_getaffinity};
-
-use super::{Kernel, Machine, Report, Step, processors, protocol};
+use super::processor::{self, Processor};
+use super::{Kernel, Machine, Report, Step, protocol, stalled};
 use crate::error::tail;
 use crate::watched::Watched;
 use crate::{Error, tool};
 
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
+
+/// AMD-V with nested paging, and no fast string instructions: the deterministic clock counts each
+/// iteration of a `rep` instruction, so with ERMS (`rep movsb`, `rep stosb`) copying and clearing
+/// memory would cost an instruction a byte, ten to twenty times what it does on hardware. Without
+/// it Linux and glibc use `rep movsq` and `rep stosq`, 8 bytes an instruction.
+const PROCESSOR: &str = "max,+svm,+npt,-erms,-fsrm";
 
 /// The lab's PID 1.
 pub(crate) const INIT: &str = include_str!("init.sh");
@@ -33,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Boots and converses, to the end or the deadline.
 ///
 /// Now and then QEMU's emulation of a VM in a VM brings a kernel to a stand for ever: the lab's own
-/// (see [`processor`]), or the guest's, which is given an interrupt a second time while it handles the first
+/// (see processor.rs), or the guest's, which is given an interrupt a second time while it handles the first
 /// (`helper_vmrun` leaves it in `exception_index`, and if the emulator's loop is left before the
 /// guest's next exit, it is delivered from there). Nothing that a process does can cause that, so it
 /// is no result, and the lab is booted again: with the deterministic clock, where all would happen as
@@ -44,9 +48,10 @@ pub(crate) fn run(
     initramfs: &File,
     steps: &[Step],
 ) -> Result<Report, Error> {
+    let processor = processor::reserve()?;
     let mut boot = 1;
     loop {
-        let result = run_once(machine, kernel, initramfs, steps, boot);
+        let result = run_once(machine, kernel, initramfs, steps, &processor, boot);
         let stood_still = match &result {
             Err(Error::LabStandsStill { .. }) => true,
             Err(Error::Late { .. }) => machine.deterministic_clock,
@@ -64,13 +69,14 @@ fn run_once(
     kernel: &Kernel,
     initramfs: &File,
     steps: &[Step],
+    processor: &Processor,
     boot: u32,
 ) -> Result<Report, Error> {
     let console = tempfile::NamedTempFile::new().map_err(Error::file(std::env::temp_dir()))?;
     let beats = tempfile::NamedTempFile::new().map_err(Error::file(std::env::temp_dir()))?;
     let sockets = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
     let monitor = sockets.path().join("monitor");
-    let mut command = command(machine, kernel, initramfs, console.path(), boot)?;
+    let mut command = command(machine, kernel, initramfs, console.path(), processor, boot)?;
     if !machine.deterministic_clock {
         // The third port's usual interrupt line is that of the first, the console.
         command
@@ -100,7 +106,7 @@ fn run_once(
     });
     let begun = Instant::now();
     let (mut count, mut last) = (0, begun);
-    let mut processors = String::new();
+    let mut registers = String::new();
     let result = loop {
         match answer.recv_timeout(LOOK) {
             Err(RecvTimeoutError::Timeout) if begun.elapsed() < machine.deadline => {}
@@ -110,7 +116,7 @@ fn run_once(
         if now != count {
             (count, last) = (now, Instant::now());
         } else if count > 0 && last.elapsed() > machine.silence {
-            processors = processors::look(&monitor);
+            registers = stalled::look(&monitor);
             break None;
         }
     };
@@ -125,7 +131,7 @@ fn run_once(
         None => Err(Error::LabStandsStill {
             limit: machine.silence,
             seen: tail(console.as_bytes(), 3000),
-            processors,
+            processors: registers,
         }),
         Some(Ok(Ok(steps))) => Ok(Report { steps, console }),
         Some(Ok(Err(error))) => Err(Error::Lab {
@@ -140,38 +146,18 @@ fn run_once(
     }
 }
 
-/// The processor of this host that the next lab has for itself: another one each time.
-///
-/// All of QEMU's threads run on one, because its emulation of `VMRUN` and of exits from a guest
-/// (target/i386/tcg/sysemu/svm_helper.c) changes `interrupt_request` by an instruction that is not
-/// atomic, and without the lock under which other threads change it. An interrupt of the lab's own
-/// was lost that way about once in eighty boots of a guest: the lab then slept for ever, its timer's
-/// interrupt pending. On one processor a single instruction is atomic.
-fn processor() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let Ok(allowed) = sched_getaffinity(None) else {
-        return 0;
-    };
-    let mut processors = (0..CpuSet::MAX_CPU)
-        .filter(|&number| allowed.is_set(number))
-        .cycle();
-    let turn = std::process::id() as usize + NEXT.fetch_add(1, Ordering::Relaxed);
-    processors
-        .nth(turn % allowed.count().max(1) as usize)
-        .unwrap_or(0)
-}
-
 fn command(
     machine: &Machine,
     kernel: &Kernel,
     initramfs: &File,
     console: &std::path::Path,
+    processor: &Processor,
     boot: u32,
 ) -> Result<Command, Error> {
     let mut command = Command::new(tool::find("taskset")?);
     command
         .arg("-c")
-        .arg(processor().to_string())
+        .arg(processor.number.to_string())
         .arg(tool::find(QEMU)?)
         .args([
             "-no-user-config",
@@ -180,7 +166,7 @@ fn command(
             "none",
             "-no-reboot",
         ])
-        .args(["-M", "q35,accel=tcg", "-cpu", "max,+svm,+npt"])
+        .args(["-M", "q35,accel=tcg", "-cpu", PROCESSOR])
         .args(["-m", &machine.memory_mib.to_string()])
         .args(["-smp", &machine.cpus.to_string()])
         .arg("-kernel")

@@ -23,8 +23,9 @@
 mod archive;
 mod kernel;
 mod machine;
-mod processors;
+mod processor;
 mod protocol;
+mod stalled;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
