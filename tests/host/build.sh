@@ -3,7 +3,8 @@
 #
 #   build.sh DIRECTORY [PROFILE]      PROFILE is release; dev builds faster
 #
-# Of a release, the static programs have a profile of their own (Cargo.toml).
+# Of a release, the static programs have a profile of their own (Cargo.toml). With dev, the test
+# programs are built as well, as test.sh runs them.
 #
 # The guest agent runs where no library is, and the supervisor starts faster
 # and needs less to be allowed without a dynamic loader: both are static. The
@@ -16,26 +17,26 @@ profile=${2:-release}
 set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build
 
-target=x86_64-unknown-linux-gnu
-if [ "$profile" = dev ]; then
-    # With the tests, as `cargo test` is about to build it: another choice of packages is another
-    # choice of features, and then nothing would be shared.
-    cargo build --locked --workspace --bins --tests
-    static=dev
-else
-    static=lean
-    cargo build --profile "$profile" --locked -p microagent --bin microagent
-fi
-# As the alias static-build of .cargo/config.toml, which $RUSTFLAGS would override.
-env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
-    cargo build --profile "$static" --locked --target $target \
-    --config "target.$target.rustflags=['-Ctarget-feature=+crt-static']" \
-    -p microagent-guest -p microagent-vmm --bin microagent-guest --bin microagent-supervisor
-
 built=${CARGO_TARGET_DIR:-target}
-directory() { case $1 in dev) echo debug ;; *) echo "$1" ;; esac; }
-programs=$built/$(directory "$profile")
-static=$built/$target/$(directory "$static")
+if [ "$profile" = dev ]; then
+    # All at once: another choice of packages is another choice of features, and then nothing would
+    # be shared between programs and tests. rustc.sh makes static what has to be.
+    RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh CARGO_INCREMENTAL=0 \
+        cargo build --locked --workspace --bins --tests
+    programs=$built/debug
+    static=$programs
+else
+    target=x86_64-unknown-linux-gnu
+    cargo build --profile "$profile" --locked -p microagent --bin microagent
+    # As the alias static-build of .cargo/config.toml, which $RUSTFLAGS would override.
+    env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
+        cargo build --profile lean --locked --target $target \
+        --config "target.$target.rustflags=['-Ctarget-feature=+crt-static']" \
+        -p microagent-guest -p microagent-vmm --bin microagent-guest --bin microagent-supervisor
+    programs=$built/$profile
+    static=$built/$target/lean
+fi
+
 mkdir -p "$out"
 for program in "$programs/microagent" \
                "$static/microagent-supervisor" \

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The whole test suite: formatting, lints, every test. Its last line counts.
+# The whole test suite: formatting, lints, every test. It prints how long each
+# step took and which tests were the slowest; its last line counts.
 #
 #   test.sh DIRECTORY      where the programs under test are built to
 #
@@ -8,62 +9,69 @@
 set -eu
 cd "$(dirname "$0")/../.."
 
-set=$(tests/host/toolchain.sh clippy rustfmt) && eval "$set"
-tests/host/install.sh build run test kernel
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM HUP
 export MICROAGENT_SKIPPED="$work/skipped"
 : >"$MICROAGENT_SKIPPED"
+: >"$work/log"
+: >"$work/times"
 
 failed_steps=0
+# A step that fails does not stop the others. What it prints is kept for the count.
 step() {
     name=$1; shift
     printf '== %s\n' "$name"
-    if ! "$@"; then
-        printf '== %s failed\n' "$name"
-        failed_steps=$((failed_steps + 1))
-    fi
+    began=$(date +%s)
+    { "$@" 2>&1 || echo "== $name failed" >>"$work/failed"; } | tee -a "$work/log"
+    printf '%6d s  %s\n' $(($(date +%s) - began)) "$name" >>"$work/times"
 }
+failed() { [ -e "$work/failed" ] && grep -qx "== $1 failed" "$work/failed"; }
+set=$(tests/host/toolchain.sh clippy rustfmt) && eval "$set"
 
+step packages tests/host/install.sh build run test kernel fuzz
 step format cargo fmt --all --check
 step lint cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # Without the programs no end-to-end test can say anything.
-printf '== build\n'
-tests/host/build.sh "$1" dev || { echo '0 passed, 1 failed'; exit 1; }
+step build tests/host/build.sh "$1" dev
+! failed build || { echo '0 passed, 1 failed'; exit 1; }
 MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
 export MICROAGENT_BIN_DIR
+# As build.sh has built them.
+RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
+CARGO_INCREMENTAL=0
+export RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL
+suite=${CARGO_TARGET_DIR:-target}/debug/suite
+tests() {
+    cargo test --quiet --workspace --locked --no-run --message-format json-render-diagnostics >"$work/programs" &&
+        "$suite" <"$work/programs"
+}
+step tests tests
+step documentation cargo test --quiet --workspace --locked --doc
+# Each target counts as a test, in libtest's words.
+step fuzz tests/host/fuzz.sh 10
 
-printf '== tests\n'
-{
-    status=0
-    cargo test --workspace --locked --no-fail-fast 2>&1 || status=$?
-    # Each target is a test, and says so in cargo's words.
-    tests/host/fuzz.sh 10 2>&1 || status=$?
-    echo $status >"$work/status"
-} | tee "$work/log"
-
-awk -v status="$(cat "$work/status")" -v steps="$failed_steps" -v skips="$MICROAGENT_SKIPPED" '
+printf '== times\n'
+cat "$work/times"
+awk -v failures="$work/failed" -v skips="$MICROAGENT_SKIPPED" '
     /^test result: / {
         for (i = 1; i < NF; i++) {
             if ($(i + 1) ~ /^passed/) passed += $i
             if ($(i + 1) ~ /^failed/) failed += $i
         }
     }
-    # Parts that other tests run in processes of their own are no tests by themselves.
-    /^test .* \.\.\. ignored/ && !/a part of other tests/ {
-        sub(/^test /, ""); print "skipped: " $0; skipped++
-    }
+    /^test .* \.\.\. ignored/ { sub(/^test /, ""); print "skipped: " $0; skipped++ }
     END {
         while ((getline line < skips) > 0) {
             print "skipped: " line
             skipped++; passed--
         }
-        # A test binary that was killed leaves no count behind.
-        if (status != 0 && failed == 0) failed = 1
-        failed += steps
+        # A step that failed without a count: formatting, lints, a program that was killed.
+        while ((getline line < failures) > 0) {
+            print line
+            if (line !~ /^== (tests|documentation|fuzz) failed$/ || failed == 0) failed++
+        }
         printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
         exit (failed > 0 || passed <= 0)
     }' "$work/log"

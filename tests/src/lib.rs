@@ -19,6 +19,7 @@
 //! | [`cache`] | what is expensive to make and kept between runs |
 //! | [`program`] | programs that a test makes and then starts |
 //! | [`tool`], [`watched`] | other people's programs: run to the end, or for as long as a test |
+//! | [`suite`] | the runner behind `make test` |
 //! | [`skip`] | the tests that cannot run on this host |
 //!
 //! Nothing here is a stand-in for a part of the product.
@@ -37,6 +38,7 @@ pub mod microagent;
 pub mod program;
 pub mod registry;
 pub mod skip;
+pub mod suite;
 pub mod tool;
 pub mod tree;
 pub mod watched;

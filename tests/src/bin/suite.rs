@@ -1,0 +1,56 @@
+//! Runs the test programs that cargo has built, several at once, and prints what takes time.
+//!
+//! `cargo test --no-run --message-format json | suite [--lanes N] [NAME]…`
+//!
+//! With names, only units whose names contain one of them. See `docs/testing.md`.
+
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+
+use microagent_tests::suite::{self, Program, Summary};
+
+/// How many of the slowest tests are printed.
+const SLOWEST: usize = 20;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("suite: {}", microagent_tests::one_line(&*error));
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run() -> Result<bool, Box<dyn std::error::Error>> {
+    // One more than processors: tests that wait run beside those that compute.
+    let mut lanes = available_parallelism()?.get() + 1;
+    let mut names = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--lanes" {
+            let value = arguments.next().ok_or("--lanes needs a number")?;
+            lanes = value.parse::<usize>()?.max(1);
+        } else {
+            names.push(argument);
+        }
+    }
+    let mut units = suite::units(Program::read(std::io::stdin().lock())?)?;
+    if !names.is_empty() {
+        units.retain(|unit| names.iter().any(|name| unit.name().contains(name)));
+    }
+    let mut summary = Summary::default();
+    suite::run(units, lanes, |unit, finished| {
+        println!("{}", summary.add(unit, &finished));
+        if !finished.is_success {
+            println!("{}", finished.output);
+        }
+    })?;
+    println!("the {SLOWEST} slowest tests:");
+    for line in summary.slowest(SLOWEST) {
+        println!("{line}");
+    }
+    println!("{summary}");
+    Ok(summary.is_success())
+}

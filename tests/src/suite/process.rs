@@ -1,0 +1,256 @@
+//! One unit: its tests one after the other in one process, each timed.
+//!
+//! With one thread libtest writes a line when a test has ended, so the time between two lines is
+//! the time of the later test. (libtest's own `--report-time` is for nightly toolchains.)
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wait4::Wait4;
+
+use super::Unit;
+use crate::Error;
+
+/// How long after the end of a process its last lines may take to be read. A process that a test
+/// left behind can hold the pipe open for longer.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a test came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It passed.
+    Passed,
+    /// It failed.
+    Failed,
+    /// It is marked `#[ignore]`, for this reason.
+    Ignored(String),
+}
+
+/// A test that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Test {
+    /// Its full name in its program.
+    pub name: String,
+    /// What it came to.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A unit that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The tests of which libtest reported the end.
+    pub tests: Vec<Test>,
+    /// How many of the unit's tests libtest did not report: the process died before.
+    pub missing: usize,
+    /// Whether the process exited with 0.
+    pub is_success: bool,
+    /// Everything it wrote.
+    pub output: String,
+    /// From start to end.
+    pub elapsed: Duration,
+    /// Processor time of the process and of those that it waited for.
+    pub processor_time: Duration,
+}
+
+/// Runs a unit to its end.
+pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
+    let path = &unit.program.executable;
+    let (reader, writer) = std::io::pipe().map_err(Error::file(path))?;
+    let mut command = Command::new(path);
+    command
+        .args(["--test-threads=1", "--exact"])
+        .args(&unit.tests)
+        .current_dir(&unit.program.directory)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone().map_err(Error::file(path))?)
+        .stderr(writer);
+    let started = Instant::now();
+    let mut child = command.spawn().map_err(Error::file(path))?;
+    // It holds the ends of the pipe for writing.
+    drop(command);
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            if sender.send((Instant::now(), text)).is_err() {
+                return;
+            }
+            line.clear();
+        }
+    });
+    let usage = child.wait4().map_err(Error::file(path))?;
+    let elapsed = started.elapsed();
+    let mut received = Vec::new();
+    let deadline = Instant::now() + DRAIN;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    while let Ok((at, line)) = lines.recv_timeout(left()) {
+        let is_last = line.starts_with("test result: ") && usage.status.success();
+        received.push((at, line));
+        if is_last {
+            break;
+        }
+    }
+    let processor_time = usage.rusage.utime + usage.rusage.stime;
+    Ok(finished(
+        unit,
+        started,
+        received,
+        usage.status,
+        elapsed,
+        processor_time,
+    ))
+}
+
+fn finished(
+    unit: &Unit,
+    started: Instant,
+    lines: Vec<(Instant, String)>,
+    status: ExitStatus,
+    elapsed: Duration,
+    processor_time: Duration,
+) -> Finished {
+    let mut tests = Vec::new();
+    let mut output = String::new();
+    let mut before = started;
+    for (at, line) in lines {
+        output.push_str(&line);
+        if let Some((name, outcome)) = ended(&line)
+            && unit.tests.iter().any(|test| test == name)
+        {
+            let (name, elapsed) = (name.to_owned(), at - before);
+            tests.push(Test {
+                name,
+                outcome,
+                elapsed,
+            });
+            before = at;
+        }
+    }
+    Finished {
+        missing: unit.tests.len().saturating_sub(tests.len()),
+        tests,
+        is_success: status.success(),
+        output,
+        elapsed,
+        processor_time,
+    }
+}
+
+/// A line of libtest's: `test NAME ... ok`, or `FAILED`, or `ignored` with a reason.
+fn ended(line: &str) -> Option<(&str, Outcome)> {
+    let (name, rest) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
+    // What a child process wrote to the same pipe can come between.
+    let outcome = if rest.ends_with("ok") {
+        Outcome::Passed
+    } else if rest.ends_with("FAILED") {
+        Outcome::Failed
+    } else {
+        let reason = rest.strip_prefix("ignored")?;
+        Outcome::Ignored(reason.trim_start_matches(", ").to_owned())
+    };
+    Some((name.trim_end_matches(" - should panic"), outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::super::Program;
+    use super::*;
+
+    fn unit(script: &str, tests: &[&str]) -> (tempfile::TempDir, Unit) {
+        let directory = tempfile::tempdir().unwrap();
+        let executable = directory.path().join("program");
+        crate::program::write(executable.clone(), 0o755, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let program = Program {
+            name: "p".into(),
+            target: "p".into(),
+            executable,
+            directory: directory.path().into(),
+        };
+        let tests = tests.iter().map(|&test| test.to_owned()).collect();
+        let module = None;
+        (
+            directory,
+            Unit {
+                program,
+                module,
+                tests,
+            },
+        )
+    }
+
+    #[test]
+    fn each_line_of_libtest_is_understood() {
+        assert_eq!(ended("test a::b ... ok\n"), Some(("a::b", Outcome::Passed)));
+        assert_eq!(
+            ended("test a - should panic ... ok\n"),
+            Some(("a", Outcome::Passed))
+        );
+        assert_eq!(ended("test a ... FAILED\n"), Some(("a", Outcome::Failed)));
+        let ignored = Outcome::Ignored("a part of other tests".into());
+        assert_eq!(
+            ended("test a ... ignored, a part of other tests\n"),
+            Some(("a", ignored))
+        );
+        for line in [
+            "running 1 test",
+            "test result: ok. 1 passed",
+            "test a ... ",
+            "",
+        ] {
+            assert_eq!(ended(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_time_between_two_lines_is_the_later_tests() {
+        let (_directory, unit) = unit("", &["a", "b", "c"]);
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let lines = vec![
+            (at(1), "running 3 tests\n".to_owned()),
+            (at(3), "test a ... ok\n".to_owned()),
+            (at(10), "test b ... FAILED\n".to_owned()),
+        ];
+        let status = ExitStatus::from_raw(9);
+        let second = Duration::from_secs(1);
+        let finished = finished(&unit, start, lines, status, second, second);
+        let times: Vec<_> = finished
+            .tests
+            .iter()
+            .map(|test| test.elapsed.as_secs())
+            .collect();
+        assert_eq!(times, [3, 7]);
+        assert_eq!((finished.missing, finished.is_success), (1, false));
+    }
+
+    #[test]
+    fn a_process_that_a_test_leaves_behind_does_not_hold_the_suite() {
+        let script = "sleep 1000 & echo $! >pid; echo 'test a ... ok'; echo 'test result: ok.'";
+        let (directory, unit) = unit(script, &["a"]);
+        let finished = run(&unit).unwrap();
+        let pid = std::fs::read_to_string(directory.path().join("pid")).unwrap();
+        crate::tool::run("kill", [pid.trim()]).unwrap();
+        assert!(finished.is_success && finished.missing == 0, "{finished:?}");
+        assert!(finished.elapsed < Duration::from_secs(100));
+    }
+
+    #[test]
+    fn both_outputs_of_a_unit_are_kept() {
+        let (_directory, unit) = unit("echo out; echo err >&2; exit 101", &["a"]);
+        let finished = run(&unit).unwrap();
+        assert_eq!(finished.output, "out\nerr\n");
+        assert_eq!((finished.missing, finished.is_success), (1, false));
+    }
+}

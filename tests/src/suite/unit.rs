@@ -1,0 +1,135 @@
+//! What runs in one process, and in which order.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use super::Program;
+use crate::{Error, tool};
+
+/// Programs whose modules share nothing with each other.
+const DIVIDED: [&str; 2] = ["e2e", "vm"];
+
+/// The units that take longest, longest first: started last, one of them would run alone at the
+/// end. All others come after them.
+const FIRST: [&str; 12] = [
+    "benches boot_bench",
+    "tests e2e run_lab",
+    "tests e2e monitor_lab",
+    "tests e2e lab",
+    "vmm vm kvm_streams",
+    "vmm vm kvm_linux",
+    "vmm vm kvm_disks",
+    "vmm vm net",
+    "tests e2e kernel_build",
+    "tests e2e nothing_lost",
+    "tests e2e run_qemu",
+    "pipeline stacks",
+];
+
+/// Tests that run in one process, one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// The program.
+    pub program: Program,
+    /// The module, where the program is divided.
+    pub module: Option<String>,
+    /// The full names of its tests.
+    pub tests: Vec<String>,
+}
+
+impl Unit {
+    /// Its name in the report.
+    pub fn name(&self) -> String {
+        match &self.module {
+            Some(module) => format!("{} {module}", self.program.name),
+            None => self.program.name.clone(),
+        }
+    }
+}
+
+/// The units of these programs, in the order in which to start them. Asks each program for its
+/// tests.
+///
+/// # Errors
+/// When a program cannot be run.
+pub fn units(programs: Vec<Program>) -> Result<Vec<Unit>, Error> {
+    let mut units = Vec::new();
+    for program in programs {
+        let mut list = Command::new(&program.executable);
+        list.args(["--list", "--format", "terse"]);
+        let listing = tool::output(list.current_dir(&program.directory))?;
+        units.extend(divide(program, &String::from_utf8_lossy(&listing)));
+    }
+    sort(&mut units);
+    Ok(units)
+}
+
+/// `listing` has a line `path::of::test: test` for each test.
+fn divide(program: Program, listing: &str) -> Vec<Unit> {
+    let tests = listing
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"));
+    let mut modules: BTreeMap<Option<&str>, Vec<String>> = BTreeMap::new();
+    for test in tests {
+        let module = test.split("::").next();
+        let module = module.filter(|_| DIVIDED.contains(&program.target.as_str()));
+        modules.entry(module).or_default().push(test.to_owned());
+    }
+    let unit = |(module, tests): (Option<&str>, _)| Unit {
+        program: program.clone(),
+        module: module.map(str::to_owned),
+        tests,
+    };
+    modules.into_iter().map(unit).collect()
+}
+
+fn sort(units: &mut [Unit]) {
+    units.sort_by_key(|unit| {
+        let name = unit.name();
+        FIRST
+            .iter()
+            .position(|first| *first == name)
+            .unwrap_or(FIRST.len())
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(name: &str, target: &str) -> Program {
+        Program {
+            name: name.into(),
+            target: target.into(),
+            executable: "/t/program".into(),
+            directory: "/w".into(),
+        }
+    }
+
+    #[test]
+    fn modules_of_a_divided_program_are_units() {
+        let listing = "a::one: test\na::two: test\nb::c::three: test\na::four: benchmark\n";
+        let units = divide(program("tests e2e", "e2e"), listing);
+        let names: Vec<_> = units.iter().map(Unit::name).collect();
+        assert_eq!(names, ["tests e2e a", "tests e2e b"]);
+        assert_eq!(units[0].tests, ["a::one", "a::two"]);
+        let units = divide(program("cas store", "store"), listing);
+        assert_eq!(units.len(), 1);
+        assert_eq!(units[0].tests, ["a::one", "a::two", "b::c::three"]);
+        assert_eq!(divide(program("x", "x"), "").len(), 0);
+    }
+
+    #[test]
+    fn the_longest_come_first_and_the_rest_in_cargos_order() {
+        let mut units: Vec<Unit> = ["zebra", "tests e2e lab", "ant", "tests e2e run_lab"]
+            .into_iter()
+            .flat_map(|name| divide(program(name, "t"), "a: test\n"))
+            .collect();
+        sort(&mut units);
+        let names: Vec<_> = units.iter().map(Unit::name).collect();
+        assert_eq!(
+            names,
+            ["tests e2e run_lab", "tests e2e lab", "zebra", "ant"]
+        );
+    }
+}
