@@ -6,10 +6,10 @@ use std::io::{self, IsTerminal, Write};
 
 use microagent_pipeline::ErrorKind;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::args::GlobalArgs;
 use crate::failure::{Failure, one_line};
-use crate::progress;
 
 /// The forms of output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +46,7 @@ impl Output {
     pub fn notice(&self, line: &str) {
         match self {
             Output { quiet: true, .. } => {}
-            Output { json: true, .. } => progress::print_notice(line),
+            Output { json: true, .. } => print_event(&notice_event(line)),
             _ => {
                 let _ = writeln!(io::stderr(), "microagent: {line}");
             }
@@ -118,6 +118,18 @@ impl Output {
         // One write, so that lines of other processes do not come between.
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// Prints one event as a line of JSON on standard error. One write, so that lines of other threads
+/// do not come between.
+pub fn print_event(event: &Value) {
+    let line = format!("{}\n", json!({ "event": event }));
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// The event of a notice.
+pub fn notice_event(message: &str) -> Value {
+    json!({ "kind": "notice", "message": message })
 }
 
 /// The failure to print a result.

@@ -8,12 +8,13 @@
 //! `bytes` is how many it is so far; `advanced` comes once a second at most.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use microagent_pipeline::{Event, Stage};
 use serde_json::{Value, json};
+
+use crate::output::{notice_event, print_event};
 
 /// How often one piece of work says how far it is.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ struct Work {
 impl Events {
     pub(super) fn event(&self, event: &Event) {
         if let Some(event) = self.describe(event, Instant::now()) {
-            print(&event);
+            print_event(&event);
         }
     }
 
@@ -87,25 +88,10 @@ impl Events {
                     "millis": u64::try_from(millis).unwrap_or(u64::MAX),
                 }))
             }
-            Event::Notice(message) => Some(notice(message)),
+            Event::Notice(message) => Some(notice_event(message)),
             _ => None,
         }
     }
-}
-
-fn notice(message: &str) -> Value {
-    json!({ "kind": "notice", "message": message })
-}
-
-/// Says something worth a line, in this form.
-pub(super) fn print_notice(message: &str) {
-    print(&notice(message));
-}
-
-/// One write, so that lines of other threads do not come between.
-fn print(event: &Value) {
-    let line = format!("{}\n", json!({ "event": event }));
-    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]

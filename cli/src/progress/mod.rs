@@ -20,11 +20,6 @@ use self::events::Events;
 use self::lines::Lines;
 use crate::output::Output;
 
-/// Says something worth a line, as an event.
-pub fn print_notice(message: &str) {
-    events::print_notice(message);
-}
-
 /// Listens to a pipeline.
 #[derive(Debug)]
 pub struct Reporter {
