@@ -37,6 +37,7 @@ mod session;
 mod settings;
 mod supervisor;
 mod table;
+mod timeline;
 
 use std::process::ExitCode;
 

@@ -27,7 +27,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::failure::Failure;
-use crate::run::timeline::GuestReady;
+use crate::timeline::GuestReady;
 
 /// How much of the supervisor's standard error is kept for messages, in bytes.
 const STDERR_TAIL: usize = 4 << 10;

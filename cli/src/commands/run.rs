@@ -23,7 +23,7 @@ use crate::run::document::{
     ImageDocument, KernelDocument, ResultDocument, RunDocument, nodes, time,
 };
 use crate::run::phases::{Phases, millis, timed};
-use crate::run::timeline::{Mark, Timeline};
+use crate::timeline::{Mark, Timeline};
 use crate::run::vm::{self, End, Ended, Task};
 use crate::run::workspace::Workspace;
 use crate::run_dir::RunDir;

@@ -9,7 +9,7 @@ use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::run::timeline::{Passed, monotonic_micros};
+use crate::timeline::{Passed, monotonic_micros};
 
 /// One run and its points in time, in microseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone)]

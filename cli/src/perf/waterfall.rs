@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::iteration::Iteration;
 use super::statistics::Summary;
-use crate::run::timeline::Mark;
+use crate::timeline::Mark;
 
 /// A point of a run, as seen from outside.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +125,7 @@ fn at(iteration: &Iteration, point: Point) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::timeline::Passed;
+    use crate::timeline::Passed;
 
     fn iteration(marks: &[(Mark, u64)]) -> Iteration {
         Iteration {

@@ -8,7 +8,7 @@ use microagent_pipeline::{Image, Kernel, Pipeline};
 use serde::Serialize;
 
 use super::phases::Phases;
-use super::timeline::Timeline;
+use crate::timeline::Timeline;
 use crate::resources::Resources;
 
 /// `run --json`, and `run.json` of a kept workspace.

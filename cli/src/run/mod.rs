@@ -18,6 +18,5 @@ pub mod disks;
 pub mod document;
 pub mod phases;
 pub mod sink;
-pub mod timeline;
 pub mod vm;
 pub mod workspace;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::timeline::{Mark, Timeline, monotonic_micros};
+use crate::timeline::{Mark, Timeline, monotonic_micros};
 use crate::output::Output;
 use crate::session::Sink;
 

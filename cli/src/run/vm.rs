@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
-use super::timeline::{Mark, Timeline};
+use crate::timeline::{Mark, Timeline};
 use crate::ending::Ending;
 use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::output::{Output, cannot_print};
