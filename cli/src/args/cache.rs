@@ -1,8 +1,10 @@
-//! `microagent cache …` and `microagent image …`.
+//! `microagent cache …`.
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+
+use super::image::ReferenceArgs;
 
 /// `microagent cache …`
 #[derive(Debug, Subcommand)]
@@ -45,14 +47,6 @@ pub struct VerifyArgs {
     pub repair: bool,
 }
 
-/// A command about one image.
-#[derive(Debug, Args)]
-pub struct ReferenceArgs {
-    /// The image
-    #[arg(value_name = "REF")]
-    pub reference: String,
-}
-
 /// `microagent cache export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
@@ -70,21 +64,4 @@ pub struct ImportArgs {
     /// The OCI archive
     #[arg(value_name = "PATH")]
     pub path: PathBuf,
-}
-
-/// `microagent image …`
-#[derive(Debug, Subcommand)]
-pub enum ImageCommand {
-    /// Say which image a reference names now, and record it
-    Resolve(ReferenceArgs),
-    /// Compare what was recorded with what is there now
-    Drift(DriftArgs),
-}
-
-/// `microagent image drift`
-#[derive(Debug, Args)]
-pub struct DriftArgs {
-    /// Only these images; everything that is recorded by default
-    #[arg(value_name = "REF")]
-    pub references: Vec<String>,
 }

@@ -1,23 +1,26 @@
 //! What was typed. Nothing here has an effect or decides anything beyond the grammar.
 
 mod cache;
+mod global;
+mod image;
+mod kernel;
 mod perf;
 mod refused;
+mod rootfs;
 mod run;
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
-pub use cache::{
-    CacheCommand, DriftArgs, ExportArgs, GcArgs, ImageCommand, ImportArgs, ReferenceArgs,
-    VerifyArgs,
-};
+pub use cache::{CacheCommand, ExportArgs, GcArgs, ImportArgs, VerifyArgs};
+pub use global::{EngineArg, GlobalArgs};
+pub use image::{DriftArgs, ImageCommand, ReferenceArgs};
+pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
-pub use run::{MachineArgs, RunArgs};
+pub use rootfs::{RootfsBuildArgs, RootfsCommand};
+pub use run::RunArgs;
 
 /// Turns an OCI image into a running Linux microVM.
 #[derive(Debug, Parser)]
@@ -29,45 +32,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Flags for every command. They stand before it.
-#[derive(Debug, Args)]
-pub struct GlobalArgs {
-    /// Print one JSON document on stdout, and errors as JSON on stderr
-    #[arg(long)]
-    pub json: bool,
-    /// Print no notices and no progress
-    #[arg(long, short = 'q', conflicts_with = "verbose")]
-    pub quiet: bool,
-    /// Say more on stderr; twice for the guest's console as well
-    #[arg(long, short = 'v', action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// Print without colours
-    #[arg(long)]
-    pub no_color: bool,
-    /// How virtual CPUs are run
-    #[arg(
-        long,
-        value_name = "ENGINE",
-        env = "MICROAGENT_ENGINE",
-        default_value = "auto"
-    )]
-    pub engine: EngineArg,
-    /// Where images, kernels and workspaces are kept [default: ~/.microagent]
-    #[arg(long, value_name = "DIR", env = "MICROAGENT_STATE_DIR", global = true)]
-    pub state_dir: Option<PathBuf>,
-}
-
-/// A choice of engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum EngineArg {
-    /// KVM where it can run a guest kernel, else QEMU
-    Auto,
-    /// The built-in monitor on /dev/kvm
-    Kvm,
-    /// QEMU without KVM
-    Qemu,
 }
 
 /// What to do.
@@ -109,70 +73,6 @@ pub enum Command {
     Doctor,
     /// Print the version
     Version,
-}
-
-/// `microagent rootfs …`
-#[derive(Debug, Subcommand)]
-pub enum RootfsCommand {
-    /// Build an image's root file system into a file
-    Build(RootfsBuildArgs),
-}
-
-/// `microagent rootfs build`
-#[derive(Debug, Args)]
-pub struct RootfsBuildArgs {
-    /// The image, pinned by digest
-    #[arg(long, value_name = "REF")]
-    pub image: String,
-    /// The file to write; replaced when it exists [default: only into the cache]
-    #[arg(long, value_name = "PATH")]
-    pub out: Option<PathBuf>,
-    /// Accept a reference that can mean another image tomorrow
-    #[arg(long)]
-    pub allow_mutable: bool,
-    /// Size of the file system in MiB
-    #[arg(long, value_name = "MiB")]
-    pub size_mib: Option<String>,
-    /// Use this mke2fs instead of the built-in writer
-    #[arg(long, value_name = "PATH")]
-    pub mke2fs: Option<PathBuf>,
-}
-
-/// `microagent kernel …`
-#[derive(Debug, Subcommand)]
-pub enum KernelCommand {
-    /// Get a kernel and make it the default
-    Install(KernelInstallArgs),
-    /// Build a kernel made for microVMs from source and make it the default
-    Build(KernelBuildArgs),
-}
-
-/// `microagent kernel build`
-#[derive(Debug, Args)]
-pub struct KernelBuildArgs {
-    /// The kernel's source: linux-*.tar.xz or a Debian package of it [default: the distribution's]
-    #[arg(long, value_name = "PATH")]
-    pub source: Option<PathBuf>,
-    /// Options to set after our own, so that they count
-    #[arg(long, value_name = "FRAGMENT")]
-    pub config: Option<PathBuf>,
-    /// How many processes compile at once [default: one a processor]
-    #[arg(long, value_name = "N")]
-    pub jobs: Option<NonZeroUsize>,
-}
-
-/// `microagent kernel install`
-#[derive(Debug, Args)]
-pub struct KernelInstallArgs {
-    /// A kernel file: vmlinux, bzImage, or a Debian kernel package
-    #[arg(long, value_name = "PATH", conflicts_with = "url")]
-    pub from: Option<PathBuf>,
-    /// Where to download it
-    #[arg(long, value_name = "URL", requires = "sha256")]
-    pub url: Option<String>,
-    /// The SHA-256 of what is downloaded
-    #[arg(long, value_name = "SUM", requires = "url")]
-    pub sha256: Option<String>,
 }
 
 /// What parsing led to.

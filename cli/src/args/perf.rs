@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::MachineArgs;
+use super::run::MachineArgs;
 
 /// `microagent perf …`
 #[derive(Debug, Subcommand)]

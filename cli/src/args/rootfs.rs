@@ -1,0 +1,32 @@
+//! `microagent rootfs …`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+/// `microagent rootfs …`
+#[derive(Debug, Subcommand)]
+pub enum RootfsCommand {
+    /// Build an image's root file system into a file
+    Build(RootfsBuildArgs),
+}
+
+/// `microagent rootfs build`
+#[derive(Debug, Args)]
+pub struct RootfsBuildArgs {
+    /// The image, pinned by digest
+    #[arg(long, value_name = "REF")]
+    pub image: String,
+    /// The file to write; replaced when it exists [default: only into the cache]
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// Accept a reference that can mean another image tomorrow
+    #[arg(long)]
+    pub allow_mutable: bool,
+    /// Size of the file system in MiB
+    #[arg(long, value_name = "MiB")]
+    pub size_mib: Option<String>,
+    /// Use this mke2fs instead of the built-in writer
+    #[arg(long, value_name = "PATH")]
+    pub mke2fs: Option<PathBuf>,
+}
