@@ -7,7 +7,7 @@
 //! |---|---|
 //! | what may be typed, and what is refused with a hint | [`args`] |
 //! | state directory, output form, engine choice | [`settings`] |
-//! | what a `run` was asked for | [`request`], [`resources`], [`image_command`] |
+//! | what a `run` was asked for | [`request`] |
 //! | what each command does | [`commands`] |
 //! | how a `run` goes from image to exit code | [`run`] |
 //! | one VM's process and its control socket | [`supervisor`] |
@@ -24,13 +24,11 @@ mod disk;
 mod ending;
 mod engine;
 mod failure;
-mod image_command;
 mod install;
 mod output;
 mod perf;
 mod progress;
 mod request;
-mod resources;
 mod run;
 mod run_dir;
 mod session;

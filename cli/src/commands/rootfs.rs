@@ -12,7 +12,7 @@ use crate::disk;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::resources::size_mib;
+use crate::request::resources::size_mib;
 use crate::run::document::{ImageDocument, NodeDocument, nodes};
 use crate::settings::Settings;
 

@@ -14,7 +14,7 @@ use crate::args::RunArgs;
 use crate::ending::Ending;
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, OURS, SIGNALLED, TIMED_OUT};
-use crate::image_command::{environment, shell};
+use crate::request::command::{environment, shell};
 use crate::install;
 use crate::request::RunRequest;
 use crate::run::artifacts::{self, Artifacts};

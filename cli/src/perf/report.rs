@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::monitors::Monitor;
 use super::statistics::Summary;
 use super::waterfall::{Part, Whole};
-use crate::resources::Resources;
+use crate::request::resources::Resources;
 use crate::run::document::{ImageDocument, KernelDocument};
 use crate::table::table;
 

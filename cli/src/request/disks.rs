@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::check_name;
+use super::name;
 use crate::failure::Failure;
 
 /// Where the guest's kernel shows itself; a disk there would cover what every program needs.
@@ -70,7 +70,7 @@ fn parse(
     let form = format!("write {flag} NAME={file}:/MOUNT:ro, or :rw at its end");
     let wrong = |why: &str| Failure::usage(format!("{flag} {word:?} {why}")).way_out(form.clone());
     let (name, rest) = word.split_once('=').ok_or_else(|| wrong("has no name"))?;
-    check_name(name, "a disk")?;
+    name::check(name, "a disk")?;
     // From the end: a path on this host may hold colons.
     let (rest, mode) = rest.rsplit_once(':').unwrap_or((rest, ""));
     let read_only = match mode {

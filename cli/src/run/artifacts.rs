@@ -14,8 +14,8 @@ use super::disks;
 use super::phases::{Phases, timed};
 use crate::ending::Ending;
 use crate::failure::{Failure, OURS};
-use crate::image_command;
 use crate::output::Output;
+use crate::request::command;
 use crate::request::{DiskRequest, DiskSource, RunRequest};
 
 /// All that is needed to boot.
@@ -92,7 +92,7 @@ fn prepare_image(
     phases: &mut Phases,
 ) -> Result<(Image, Vec<String>, Rootfs), Failure> {
     let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
-    let argv = image_command::argv(
+    let argv = command::argv(
         &request.command,
         &image.config.entrypoint,
         &image.config.cmd,

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::phases::Phases;
 use crate::timeline::Timeline;
-use crate::resources::Resources;
+use crate::request::resources::Resources;
 
 /// `run --json`, and `run.json` of a kept workspace.
 #[derive(Debug, Serialize)]

@@ -1,6 +1,9 @@
 //! What a `run` was asked for, checked. Nothing here looks at the world.
 
+pub mod command;
 mod disks;
+mod name;
+pub mod resources;
 
 use std::path::PathBuf;
 
@@ -8,14 +11,9 @@ use microagent_pipeline::{ErrorKind, Reference};
 
 use crate::args::RunArgs;
 use crate::failure::{Failure, USAGE};
-use crate::image_command::Typed;
-use crate::resources::{self, Resources, Wanted};
+use command::Typed;
 pub use disks::{DiskRequest, DiskSource};
-
-/// The longest name of a workspace or a disk.
-const MAX_NAME: usize = 63;
-/// The longest host name that Linux takes (`HOST_NAME_MAX`).
-const MAX_HOSTNAME: usize = 64;
+use resources::{Resources, Wanted};
 
 /// One `run`.
 #[derive(Debug)]
@@ -80,7 +78,7 @@ impl RunRequest {
             .collect::<Result<_, _>>()?;
         let name = agreed_name(args.name, args.id)?;
         if let Some(hostname) = &args.hostname {
-            check_hostname(hostname)?;
+            name::check_hostname(hostname)?;
         }
         let disks = disks::check(&args.disk, &args.bundle)?;
         let (reference, command) = what_to_run(args.image, args.words, args.exec, args.entrypoint)?;
@@ -205,40 +203,8 @@ fn agreed_name(name: Option<String>, id: Option<String>) -> Result<Option<String
     let Some(name) = name.or(id) else {
         return Ok(None);
     };
-    check_name(&name, "a workspace")?;
+    name::check(&name, "a workspace")?;
     Ok(Some(name))
-}
-
-/// What workspaces and disks may be called.
-fn check_name(name: &str, of: &str) -> Result<(), Failure> {
-    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let good = name.len() <= MAX_NAME
-        && name.bytes().next().is_some_and(letter)
-        && name.bytes().all(|byte| letter(byte) || byte == b'-');
-    if good {
-        return Ok(());
-    }
-    Err(Failure::usage(format!("{name:?} is no name for {of}"))
-        .way_out("use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen"))
-}
-
-/// RFC 1123 labels, within what Linux takes.
-fn check_hostname(name: &str) -> Result<(), Failure> {
-    let good_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() <= MAX_HOSTNAME && name.split('.').all(good_label) {
-        return Ok(());
-    }
-    Err(
-        Failure::usage(format!("--hostname {name:?} is no host name"))
-            .way_out("use at most 64 letters, digits and hyphens, in parts separated by dots"),
-    )
 }
 
 #[cfg(test)]
