@@ -21,6 +21,7 @@ mod app;
 mod args;
 mod commands;
 mod disk;
+mod document;
 mod ending;
 mod engine;
 mod failure;

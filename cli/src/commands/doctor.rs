@@ -9,7 +9,7 @@ use microagent_proto::control::Engine;
 use microagent_vmm::probe::{self, QemuProbe};
 use serde::Serialize;
 
-use super::kernel::describe;
+use super::format;
 use crate::engine::{self, INSTALL_QEMU, Kvm};
 use crate::failure::Failure;
 use crate::install;
@@ -224,7 +224,7 @@ impl Report {
             &self.supervisor.say(),
             self.supervisor.remediation.as_deref(),
         );
-        let kernel = self.kernel.installed.as_ref().map(describe);
+        let kernel = self.kernel.installed.as_ref().map(format::kernel);
         let kernel = kernel
             .or_else(|| self.kernel.problem.clone())
             .unwrap_or_default();

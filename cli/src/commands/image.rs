@@ -4,12 +4,12 @@ use microagent_cas::Digest;
 use microagent_pipeline::{Drift, DriftState, Image, ImageConfig};
 use serde::Serialize;
 
-use super::open_pipeline;
+use super::pipeline;
 use crate::args::{DriftArgs, ImageCommand, ReferenceArgs};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::run::document::ImageDocument;
+use crate::document::ImageDocument;
 use crate::settings::Settings;
 use crate::table::table;
 
@@ -78,7 +78,7 @@ impl ConfigDocument {
 
 fn resolve(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let recorded = pipeline.recorded_root(&reference)?;
     let image = pipeline.resolve(&reference)?;
     if settings.output.json {
@@ -107,7 +107,7 @@ fn drift(args: &DriftArgs, settings: &Settings, ending: &Ending) -> Result<u8, F
     let references = (args.references.iter())
         .map(|text| reference(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let report = pipeline.drift(&references)?;
     let code = u8::from(!report.ok);
     if settings.output.json {

@@ -6,7 +6,7 @@ use microagent_cas::{Digest, NodeKey};
 use microagent_pipeline::{Kernel, KernelBuild, KernelSource};
 use serde::Serialize;
 
-use super::open_pipeline;
+use super::{format, pipeline};
 use crate::args::{KernelBuildArgs, KernelInstallArgs};
 use crate::ending::Ending;
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ const LOG: &str = "kernel-build.log";
 
 /// Builds a kernel, or finds it in the store, and makes it the default.
 pub fn build(args: &KernelBuildArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let built = pipeline.build_kernel(&KernelBuild {
         source: args.source.clone(),
@@ -59,7 +59,7 @@ pub fn build(args: &KernelBuildArgs, settings: &Settings, ending: &Ending) -> Re
     } else {
         settings
             .output
-            .text(&format!("{}\n", describe(&built.kernel)))?;
+            .text(&format!("{}\n", format::kernel(&built.kernel)))?;
     }
     Ok(0)
 }
@@ -71,13 +71,13 @@ pub fn install(
     ending: &Ending,
 ) -> Result<u8, Failure> {
     let source = source(args)?;
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let kernel = pipeline.kernel(&source)?;
     pipeline.set_default_kernel(&kernel)?;
     if settings.output.json {
         settings.output.document(&Installed { kernel: &kernel })?;
     } else {
-        settings.output.text(&format!("{}\n", describe(&kernel)))?;
+        settings.output.text(&format!("{}\n", format::kernel(&kernel)))?;
     }
     Ok(0)
 }
@@ -103,15 +103,6 @@ fn checksum(text: &str) -> Result<Digest, Failure> {
         Failure::usage(format!("--sha256 {text:?} is no SHA-256"))
             .way_out("give the 64 hexadecimal digits that sha256sum prints")
     })
-}
-
-/// A kernel in one line.
-pub fn describe(kernel: &Kernel) -> String {
-    let version = kernel.version.as_deref().unwrap_or("of unknown version");
-    format!(
-        "kernel {version} from {} ({})",
-        kernel.source, kernel.digest
-    )
 }
 
 #[cfg(test)]

@@ -3,30 +3,10 @@
 pub mod cache;
 pub mod doctor;
 pub mod image;
+mod format;
 pub mod kernel;
 pub mod perf;
+mod pipeline;
 pub mod rootfs;
 pub mod run;
 pub mod version;
-
-use std::sync::Arc;
-
-use microagent_cas::Store;
-use microagent_pipeline::Pipeline;
-
-use crate::ending::Ending;
-use crate::failure::Failure;
-use crate::progress::Reporter;
-use crate::settings::Settings;
-
-/// The pipeline on this state directory's store, swept of what dead processes left.
-fn open_pipeline(settings: &Settings, ending: &Ending) -> Result<Pipeline, Failure> {
-    let root = settings.store_dir();
-    let store = Store::open(&root)?;
-    ending.remember_store(&root);
-    if let Err(error) = store.sweep() {
-        tracing::warn!(%error, "leftovers stay in the store");
-    }
-    let reporter = Arc::new(Reporter::new(settings.output));
-    Ok(Pipeline::new(store, reporter).with_registries(settings.registries()?))
-}

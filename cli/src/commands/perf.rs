@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
 
-use super::{open_pipeline, run};
+use super::pipeline;
 use crate::args::{PerfBootArgs, RunArgs};
 use crate::ending::Ending;
 use crate::engine;
@@ -14,9 +14,9 @@ use crate::perf::iteration::{self, Iteration};
 use crate::perf::monitors::{self, Guest, Monitor, Ours};
 use crate::perf::report::Report;
 use crate::perf::waterfall;
-use crate::request::RunRequest;
+use crate::request::{RunRequest, resources};
 use crate::run::artifacts;
-use crate::run::document::{ImageDocument, KernelDocument};
+use crate::document::{ImageDocument, KernelDocument};
 use crate::run_dir::RunDir;
 use crate::settings::Settings;
 
@@ -33,7 +33,7 @@ pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<
             machine: args.machine.clone(),
             ..RunArgs::default()
         },
-        run::host_cpus(),
+        resources::host_cpus(),
     )?;
     let choice = engine::announce(settings)?;
     iteration::adopt_orphans()?;
@@ -47,7 +47,7 @@ pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<
         }
     }
 
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let booted = Booted::look_up(&pipeline, &request)?;
     let monitors = if args.alone {
         Vec::new()

@@ -6,14 +6,14 @@ use microagent_cas::{Digest, Store};
 use microagent_pipeline::{Rootfs, RootfsOptions};
 use serde::Serialize;
 
-use super::open_pipeline;
+use super::pipeline;
 use crate::args::RootfsBuildArgs;
 use crate::disk;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::request::resources::size_mib;
-use crate::run::document::{ImageDocument, NodeDocument, nodes};
+use crate::document::{ImageDocument, NodeDocument, nodes};
 use crate::settings::Settings;
 
 #[derive(Serialize)]
@@ -42,7 +42,7 @@ pub fn build(args: &RootfsBuildArgs, settings: &Settings, ending: &Ending) -> Re
     if reference.is_mutable() && !args.allow_mutable {
         return Err(mutable(&reference.to_string()));
     }
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let image = pipeline.resolve(&reference)?;
     let rootfs = pipeline.rootfs(&image, &options)?;
     let path = match &args.out {

@@ -9,19 +9,18 @@ use microagent_proto::agent::{Exec, Exited};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::open_pipeline;
+use super::pipeline;
 use crate::args::RunArgs;
+use crate::document::{ImageDocument, KernelDocument, nodes, time};
 use crate::ending::Ending;
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, OURS, SIGNALLED, TIMED_OUT};
 use crate::request::command::{environment, shell};
 use crate::install;
-use crate::request::RunRequest;
+use crate::request::{RunRequest, resources};
 use crate::run::artifacts::{self, Artifacts};
 use crate::run::disks::{self, Attached};
-use crate::run::document::{
-    ImageDocument, KernelDocument, ResultDocument, RunDocument, nodes, time,
-};
+use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
 use crate::timeline::{Mark, Timeline};
 use crate::run::vm::{self, End, Ended, Task};
@@ -38,7 +37,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     let begun = Instant::now();
     let mut timeline = Timeline::default();
     timeline.pass(Mark::Cli);
-    let request = RunRequest::check(args, host_cpus())?;
+    let request = RunRequest::check(args, resources::host_cpus())?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => generated_name()?,
@@ -51,7 +50,7 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         None => install::find(install::SUPERVISOR)?,
     };
 
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let run_dir = RunDir::create()?;
     ending.remember(run_dir.path());
     let mut phases = Phases::default();
@@ -293,8 +292,4 @@ fn generated_name() -> Result<String, Failure> {
     getrandom(&mut random[..], GetRandomFlags::empty())
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
     Ok(format!("run-{:08x}", u32::from_ne_bytes(random)))
-}
-
-pub fn host_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
 }

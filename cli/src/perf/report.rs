@@ -6,7 +6,7 @@ use super::monitors::Monitor;
 use super::statistics::Summary;
 use super::waterfall::{Part, Whole};
 use crate::request::resources::Resources;
-use crate::run::document::{ImageDocument, KernelDocument};
+use crate::document::{ImageDocument, KernelDocument};
 use crate::table::table;
 
 /// How wide the longest bar is, in characters.

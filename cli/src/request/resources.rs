@@ -52,6 +52,11 @@ pub struct Wanted<'a> {
     pub size_mib: Option<&'a str>,
 }
 
+/// How many CPUs this process may use.
+pub fn host_cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
+}
+
 /// Resolves what was typed; `host_cpus` is how many the host has.
 ///
 /// # Errors

@@ -6,11 +6,11 @@ use microagent_pipeline::{ErrorKind, Image};
 use serde::Serialize;
 
 use crate::args::{ExportArgs, ImportArgs};
-use crate::commands::open_pipeline;
+use crate::commands::pipeline;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::run::document::ImageDocument;
+use crate::document::ImageDocument;
 use crate::settings::Settings;
 
 #[derive(Serialize)]
@@ -24,7 +24,7 @@ struct Exported {
 /// Writes an image to an archive, which appears whole or not at all.
 pub fn export(args: &ExportArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let out = std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone());
     let directory = out.parent().unwrap_or(Path::new("/"));
     let temporary = tempfile::Builder::new()
@@ -78,7 +78,7 @@ struct Imported {
 
 /// Takes the images of an archive into the cache.
 pub fn import(args: &ImportArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let images = pipeline.import_images(&args.path)?;
     if settings.output.json {
         let images = images.iter().map(ImageDocument::new).collect();

@@ -1,16 +1,15 @@
 //! `microagent cache explain`.
 
 use microagent_cas::Moved;
-use microagent_pipeline::Step;
+use microagent_pipeline::{ErrorKind, Reference, Step};
 use serde::Serialize;
 
-use super::{bytes, not_resolved};
 use crate::args::ReferenceArgs;
-use crate::commands::open_pipeline;
+use crate::commands::{format::bytes, pipeline};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::run::document::ImageDocument;
+use crate::document::ImageDocument;
 use crate::settings::Settings;
 
 #[derive(Serialize)]
@@ -23,7 +22,7 @@ struct Explanation {
 /// Shows the nodes behind an image.
 pub fn explain(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let (image, node) = (pipeline.explain(&reference)?).ok_or_else(|| not_resolved(&reference))?;
     if settings.output.json {
         let image = ImageDocument::new(&image);
@@ -34,6 +33,16 @@ pub fn explain(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Re
     draw(&node, "", "", &mut text);
     settings.output.text(&text)?;
     Ok(0)
+}
+
+fn not_resolved(reference: &Reference) -> Failure {
+    Failure::new(
+        ErrorKind::NotFound,
+        format!("{reference} has not been resolved in this store"),
+    )
+    .way_out(format!(
+        "resolve it first: microagent image resolve {reference}"
+    ))
 }
 
 /// A step and, below and to the right of it, what it is made from.

@@ -5,9 +5,8 @@ use std::time::Duration;
 use microagent_cas::{GcOptions, NodeKey, Output};
 use serde::Serialize;
 
-use super::bytes;
 use crate::args::GcArgs;
-use crate::commands::open_pipeline;
+use crate::commands::{format::bytes, pipeline};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -46,7 +45,7 @@ pub fn gc(args: &GcArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fai
         unused_for: args.older_than.as_deref().map(duration).transpose()?,
         dry_run: args.dry_run,
     };
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let report = pipeline.store().collect(&options)?;
     if settings.output.json {
         settings.output.document(&Collected {

@@ -6,8 +6,8 @@ use microagent_cas::{Digest, GcOptions, Inventory, NodeKey, Output};
 use serde::Serialize;
 
 use super::purpose::Purposes;
-use super::{ago, bytes, rfc3339};
-use crate::commands::open_pipeline;
+use crate::commands::format::{ago, bytes, rfc3339};
+use crate::commands::pipeline;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -52,7 +52,7 @@ struct NodeEntry {
 
 /// Lists what is cached.
 pub fn ls(settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let inventory = pipeline.store().inventory()?;
     let purposes = Purposes::of(pipeline.store(), &inventory)?;
     let mut nodes: Vec<_> = inventory.nodes.iter().collect();
@@ -153,7 +153,7 @@ struct OpUsage {
 
 /// Says how much room the cache takes.
 pub fn du(settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let store = pipeline.store();
     let inventory = store.inventory()?;
     let mut ops: BTreeMap<String, (OpUsage, BTreeSet<Output>)> = BTreeMap::new();

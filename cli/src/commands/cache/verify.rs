@@ -4,9 +4,8 @@ use microagent_cas::Problem;
 use microagent_pipeline::{Event, Progress, Stage};
 use serde::Serialize;
 
-use super::bytes;
 use crate::args::VerifyArgs;
-use crate::commands::open_pipeline;
+use crate::commands::{format::bytes, pipeline};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::progress::Reporter;
@@ -24,7 +23,7 @@ struct Report<'a> {
 
 /// Reads everything again. Exits with 1 when something is wrong and was not repaired.
 pub fn verify(args: &VerifyArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = open_pipeline(settings, ending)?;
+    let pipeline = pipeline::open(settings, ending)?;
     let store = pipeline.store();
     let reporter = Reporter::new(settings.output);
     let (stage, detail) = (Stage::Verify, "store".to_owned());

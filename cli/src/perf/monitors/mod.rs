@@ -5,44 +5,20 @@
 //! kernel's command line, resets at once. The other is no kernel at all and has no initramfs
 //! ([`nothing`]): it ends with its first instruction.
 
+mod guest;
 mod nothing;
 mod ours;
 mod peers;
 
-use std::path::{Path, PathBuf};
-
 use microagent_pipeline::ErrorKind;
-use microagent_proto::control::Engine;
 use serde::Serialize;
 
 use super::iteration::wait_for_orphans;
 use super::statistics::Summary;
 use crate::failure::Failure;
+pub use guest::Guest;
+pub use ours::Ours;
 use peers::Peer;
-
-/// What is booted.
-#[derive(Debug, Clone)]
-pub struct Guest {
-    /// An ELF kernel.
-    pub kernel: PathBuf,
-    /// Its initramfs, if it has one.
-    pub initramfs: Option<PathBuf>,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// Number of vCPUs.
-    pub cpus: u32,
-}
-
-/// How ours is run.
-#[derive(Debug)]
-pub struct Ours<'a> {
-    /// The supervisor's program.
-    pub supervisor: &'a Path,
-    /// The engine.
-    pub engine: Engine,
-    /// A directory for sockets and files of the VM.
-    pub run_dir: &'a Path,
-}
 
 /// A monitor's times.
 #[derive(Debug, Serialize)]

@@ -1,18 +1,30 @@
 //! Our own monitor, without anything around it.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::agent::RESET_AT_ONCE;
-use microagent_proto::control::VmConfig;
+use microagent_proto::control::{Engine, VmConfig};
 
-use super::{Guest, Ours};
+use super::guest::Guest;
 use crate::failure::Failure;
 use crate::run::phases::millis;
 use crate::supervisor::Supervisor;
 
 /// How long a guest may take to its end.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How ours is run.
+#[derive(Debug)]
+pub struct Ours<'a> {
+    /// The supervisor's program.
+    pub supervisor: &'a Path,
+    /// The engine.
+    pub engine: Engine,
+    /// A directory for sockets and files of the VM.
+    pub run_dir: &'a Path,
+}
 
 impl Ours<'_> {
     /// Milliseconds from before the supervisor's process to the news that the guest has ended.

@@ -9,7 +9,7 @@ use microagent_proto::control::Engine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::Guest;
+use super::guest::Guest;
 use crate::run::phases::millis;
 
 /// How long a peer may take.
