@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::pipeline;
 use crate::args::{DriftArgs, ImageCommand, ReferenceArgs};
+use crate::document::ImageDocument;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::document::ImageDocument;
 use crate::settings::Settings;
 use crate::table::table;
 

@@ -77,7 +77,9 @@ pub fn install(
     if settings.output.json {
         settings.output.document(&Installed { kernel: &kernel })?;
     } else {
-        settings.output.text(&format!("{}\n", format::kernel(&kernel)))?;
+        settings
+            .output
+            .text(&format!("{}\n", format::kernel(&kernel)))?;
     }
     Ok(0)
 }

@@ -2,8 +2,8 @@
 
 pub mod cache;
 pub mod doctor;
-pub mod image;
 mod format;
+pub mod image;
 pub mod kernel;
 pub mod perf;
 mod pipeline;

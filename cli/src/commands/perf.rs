@@ -6,6 +6,7 @@ use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
 
 use super::pipeline;
 use crate::args::{PerfBootArgs, RunArgs};
+use crate::document::{ImageDocument, KernelDocument};
 use crate::ending::Ending;
 use crate::engine;
 use crate::failure::Failure;
@@ -16,7 +17,6 @@ use crate::perf::report::Report;
 use crate::perf::waterfall;
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts;
-use crate::document::{ImageDocument, KernelDocument};
 use crate::run_dir::RunDir;
 use crate::settings::Settings;
 

@@ -9,11 +9,11 @@ use serde::Serialize;
 use super::pipeline;
 use crate::args::RootfsBuildArgs;
 use crate::disk;
+use crate::document::{ImageDocument, NodeDocument, nodes};
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::request::resources::size_mib;
-use crate::document::{ImageDocument, NodeDocument, nodes};
 use crate::settings::Settings;
 
 #[derive(Serialize)]

@@ -15,19 +15,19 @@ use crate::document::{ImageDocument, KernelDocument, nodes, time};
 use crate::ending::Ending;
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, OURS, SIGNALLED, TIMED_OUT};
-use crate::request::command::{environment, shell};
 use crate::install;
+use crate::request::command::{environment, shell};
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts::{self, Artifacts};
 use crate::run::disks::{self, Attached};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
-use crate::timeline::{Mark, Timeline};
 use crate::run::vm::{self, End, Ended, Task};
 use crate::run::workspace::Workspace;
 use crate::run_dir::RunDir;
 use crate::settings::{Settings, make_private_dir};
 use crate::supervisor::Supervisor;
+use crate::timeline::{Mark, Timeline};
 
 /// Exit code when nobody reads our output: that of a program that SIGPIPE ended.
 const READER_GONE: u8 = SIGNALLED + 13;

@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::monitors::Monitor;
 use super::statistics::Summary;
 use super::waterfall::{Part, Whole};
-use crate::request::resources::Resources;
 use crate::document::{ImageDocument, KernelDocument};
+use crate::request::resources::Resources;
 use crate::table::table;
 
 /// How wide the longest bar is, in characters.

@@ -6,9 +6,9 @@ use microagent_cas::Digest;
 use serde::Serialize;
 
 use super::phases::Phases;
-use crate::timeline::Timeline;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument};
 use crate::request::resources::Resources;
+use crate::timeline::Timeline;
 
 /// `run --json`, and `run.json` of a kept workspace.
 #[derive(Debug, Serialize)]

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::timeline::{Mark, Timeline, monotonic_micros};
 use crate::output::Output;
 use crate::session::Sink;
+use crate::timeline::{Mark, Timeline, monotonic_micros};
 
 /// How much of each stream a document holds, in bytes; what comes after is dropped.
 pub const CAPTURE_LIMIT: usize = 16 << 20;

@@ -13,12 +13,12 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
-use crate::timeline::{Mark, Timeline};
 use crate::ending::Ending;
 use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::output::{Output, cannot_print};
 use crate::session::{self, SessionError};
 use crate::supervisor::{Supervisor, SupervisorError};
+use crate::timeline::{Mark, Timeline};
 
 /// How long a guest may take from its first instruction to the agent's report. A kernel that
 /// boots on an emulated CPU of a busy host takes a few seconds; one that has hung never comes.

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::args::{ExportArgs, ImportArgs};
 use crate::commands::pipeline;
+use crate::document::ImageDocument;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::document::ImageDocument;
 use crate::settings::Settings;
 
 #[derive(Serialize)]

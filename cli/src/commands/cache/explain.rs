@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::args::ReferenceArgs;
 use crate::commands::{format::bytes, pipeline};
+use crate::document::ImageDocument;
 use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
-use crate::document::ImageDocument;
 use crate::settings::Settings;
 
 #[derive(Serialize)]

@@ -4,122 +4,35 @@
 //! process dies, however it dies, the kernel closes the socket and the VM is killed. The other
 //! way round, a thread that reads the socket sees its end at once and collects the child.
 
-use std::io::{self, IoSlice, IoSliceMut, Read};
+mod error;
+mod listener;
+
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use microagent_pipeline::ErrorKind;
-use microagent_proto::control::{
-    Engine, FromSupervisor, MAX_MESSAGE, StopReason, ToSupervisor, VmConfig,
-};
+use microagent_proto::control::{Engine, FromSupervisor, StopReason, ToSupervisor, VmConfig};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    sendmsg, socketpair,
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::failure::Failure;
+pub use self::error::SupervisorError;
+use self::error::died;
+use self::listener::{News, listen};
 use crate::timeline::GuestReady;
-
-/// How much of the supervisor's standard error is kept for messages, in bytes.
-const STDERR_TAIL: usize = 4 << 10;
 
 /// How long the news of a VM's end may take after its streams have ended.
 const LAST_NEWS: Duration = Duration::from_millis(800);
-
-/// Why there is no VM any more, or why there never was one.
-#[derive(Debug, thiserror::Error)]
-pub enum SupervisorError {
-    /// The program cannot be started.
-    #[error("cannot start the supervisor {}", .path.display())]
-    Spawn {
-        /// Its path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The control socket failed while the supervisor lived.
-    #[error("cannot talk to the supervisor")]
-    Control(#[source] io::Error),
-    /// It sent what cannot be understood.
-    #[error("the supervisor speaks another language; it is not of this version")]
-    Language,
-    /// It could not start the VM, or the monitor failed.
-    #[error("{message}")]
-    Failed {
-        /// Its own words.
-        message: String,
-        /// The way out.
-        remediation: Option<String>,
-        /// The end of the guest's console.
-        console: String,
-    },
-    /// The VM ended by itself.
-    #[error("the guest {}", ended(*.reason))]
-    Stopped {
-        /// How.
-        reason: StopReason,
-        /// The end of the guest's console.
-        console: String,
-    },
-    /// The supervisor is gone without a word.
-    #[error("the supervisor of the VM died ({how}){stderr}")]
-    Died {
-        /// Its exit status.
-        how: String,
-        /// The end of its standard error, led by a colon; or nothing.
-        stderr: String,
-    },
-    /// Nothing was heard in time.
-    #[error("the guest agent did not report within {} s", .0.as_secs())]
-    Silent(Duration),
-}
-
-fn ended(reason: StopReason) -> &'static str {
-    match reason {
-        StopReason::PowerOff => "powered off before its command had ended",
-        StopReason::Reset => "was reset before its command had ended",
-        StopReason::Crash => "crashed before its command had ended",
-        StopReason::Killed => "was killed before its command had ended",
-    }
-}
-
-impl From<SupervisorError> for Failure {
-    fn from(error: SupervisorError) -> Failure {
-        let (kind, console) = match &error {
-            SupervisorError::Stopped { console, .. } => (ErrorKind::Guest, console.as_str()),
-            SupervisorError::Failed { console, .. } => (ErrorKind::Host, console.as_str()),
-            SupervisorError::Silent(_) => (ErrorKind::Timeout, ""),
-            SupervisorError::Language => (ErrorKind::Internal, ""),
-            _ => (ErrorKind::Host, ""),
-        };
-        let mut failure = Failure::caused(kind, &error);
-        if let SupervisorError::Failed { remediation, .. } = error {
-            return failure.maybe_way_out(remediation);
-        }
-        if let Some(line) = telling_line(console) {
-            failure = failure.way_out(format!("the guest's last words: {line}"));
-        }
-        failure
-    }
-}
-
-/// The line of a console that says most about its end: the agent's, a panic's, or the last.
-fn telling_line(console: &str) -> Option<&str> {
-    let lines = || console.lines().map(str::trim).rev();
-    lines()
-        .find(|line| line.starts_with("microagent-guest: "))
-        .or_else(|| lines().find(|line| line.contains("Kernel panic")))
-        .or_else(|| lines().find(|line| !line.is_empty()))
-}
 
 /// A supervisor. Dropping it kills the VM and does not wait.
 #[derive(Debug)]
@@ -127,16 +40,6 @@ pub struct Supervisor {
     control: OwnedFd,
     news: Receiver<News>,
     killer: Killer,
-}
-
-#[derive(Debug)]
-enum News {
-    Message(FromSupervisor),
-    NotUnderstood,
-    Gone {
-        status: Option<ExitStatus>,
-        stderr: String,
-    },
 }
 
 /// Kills one supervisor, from any thread.
@@ -329,89 +232,5 @@ fn refuse_end(message: FromSupervisor) -> Result<(), SupervisorError> {
             console,
         }),
         FromSupervisor::Ready { .. } => Ok(()),
-    }
-}
-
-fn died(status: Option<ExitStatus>, stderr: &str) -> SupervisorError {
-    let how = match status.map(|status| (status.code(), status.signal())) {
-        Some((Some(code), _)) => format!("exit code {code}"),
-        Some((None, Some(signal))) => format!("signal {signal}"),
-        _ => "no trace".to_owned(),
-    };
-    let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
-    SupervisorError::Died {
-        how,
-        stderr: last
-            .map(|line| format!(": {}", line.trim()))
-            .unwrap_or_default(),
-    }
-}
-
-/// Reads messages until the socket ends, then collects the child.
-fn listen(control: &OwnedFd, mut child: Child, tell: &Sender<News>) {
-    let stderr = child.stderr.take().map(|mut pipe| {
-        thread::spawn(move || {
-            let mut tail = Vec::new();
-            let mut chunk = [0; 1024];
-            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
-                tail.extend_from_slice(&chunk[..length]);
-                tail.drain(..tail.len().saturating_sub(STDERR_TAIL));
-            }
-            String::from_utf8_lossy(&tail).into_owned()
-        })
-    });
-    let mut buffer = vec![0; MAX_MESSAGE];
-    while let Some(length) = receive(control, &mut buffer) {
-        let news = match serde_json::from_slice(&buffer[..length]) {
-            Ok(message) => News::Message(message),
-            Err(_) => News::NotUnderstood,
-        };
-        // Whoever listened may have stopped; the child must be collected all the same.
-        let _ = tell.send(news);
-    }
-    // One that has closed its socket and does not end is of no use.
-    let _ = child.kill();
-    let status = child.wait().ok();
-    let stderr = stderr
-        .and_then(|thread| thread.join().ok())
-        .unwrap_or_default();
-    let _ = tell.send(News::Gone { status, stderr });
-}
-
-/// The length of the next message; `None` when the socket has ended.
-fn receive(control: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
-    loop {
-        let mut nothing = RecvAncillaryBuffer::default();
-        match recvmsg(
-            control,
-            &mut [IoSliceMut::new(buffer)],
-            &mut nothing,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
-            Ok(message) if message.bytes > 0 => return Some(message.bytes),
-            Err(rustix::io::Errno::INTR) => {}
-            _ => return None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_line_that_says_most_is_shown() {
-        let panic = "a\n[ 1.0] Kernel panic - not syncing\nCPU: 0\n---[ end ]\n\n";
-        assert_eq!(
-            telling_line(panic),
-            Some("[ 1.0] Kernel panic - not syncing")
-        );
-        let agent = "x\r\nmicroagent-guest: cannot mount /dev\r\n[ 2.0] reboot: Power down\r\n";
-        assert_eq!(
-            telling_line(agent),
-            Some("microagent-guest: cannot mount /dev")
-        );
-        assert_eq!(telling_line("a\nb\n \n"), Some("b"));
-        assert_eq!(telling_line(""), None);
     }
 }
