@@ -4,6 +4,7 @@ use std::error::Error;
 
 use microagent_cas::StoreError;
 use microagent_pipeline::ErrorKind;
+use microagent_proto::error_chain;
 
 /// Exit code for wrong usage.
 pub const USAGE: u8 = 2;
@@ -52,7 +53,7 @@ impl Failure {
 
     /// A failure with its causes.
     pub fn caused(kind: ErrorKind, error: &dyn Error) -> Failure {
-        Failure::new(kind, one_line(error))
+        Failure::new(kind, error_chain(error))
     }
 
     /// Adds the way out.
@@ -82,27 +83,11 @@ impl Failure {
     }
 }
 
-/// An error and its causes on one line. A cause that its parent's text ends with already is not
-/// repeated.
-pub fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text.replace('\n', " ")
-}
-
 impl From<microagent_pipeline::Error> for Failure {
     fn from(error: microagent_pipeline::Error) -> Failure {
         Failure {
             kind: error.kind(),
-            message: one_line(&error),
+            message: error_chain(&error),
             remediation: error.remediation(),
             retryable: error.retryable(),
             exit: None,

@@ -5,11 +5,12 @@
 use std::io::{self, IsTerminal, Write};
 
 use microagent_pipeline::ErrorKind;
+use microagent_proto::error_chain;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::GlobalArgs;
-use crate::failure::{Failure, one_line};
+use crate::failure::Failure;
 
 /// The forms of output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,7 +101,7 @@ impl Output {
                     retryable: failure.retryable,
                 },
             };
-            serde_json::to_string(&document).unwrap_or_else(|error| one_line(&error))
+            serde_json::to_string(&document).unwrap_or_else(|error| error_chain(&error))
         } else {
             let (bold, plain) = if self.color {
                 ("\x1b[1;31m", "\x1b[0m")

@@ -81,18 +81,6 @@ impl Error {
     }
 }
 
-/// An error and its causes, on one line.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// The last `limit` bytes of `bytes` as text.
 pub(crate) fn tail(bytes: &[u8], limit: usize) -> String {
     String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(limit)..]).into_owned()

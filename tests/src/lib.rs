@@ -43,4 +43,5 @@ pub mod tool;
 pub mod tree;
 pub mod watched;
 
-pub use error::{Error, one_line};
+pub use error::Error;
+pub use microagent_proto::error_chain;

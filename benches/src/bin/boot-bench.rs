@@ -60,7 +60,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("boot-bench: {}", microagent_tests::one_line(&error));
+            eprintln!("boot-bench: {}", microagent_tests::error_chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -48,7 +48,7 @@ fn main() -> ExitCode {
             ExitCode::from(u8::from(fails))
         }
         Err(error) => {
-            eprintln!("build-bench: {}", microagent_tests::one_line(&error));
+            eprintln!("build-bench: {}", microagent_tests::error_chain(&error));
             ExitCode::FAILURE
         }
     }

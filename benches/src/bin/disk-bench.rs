@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("disk-bench: {}", microagent_tests::one_line(&error));
+            eprintln!("disk-bench: {}", microagent_tests::error_chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use microagent_proto::control::{Engine, StopReason, VmConfig};
-use microagent_tests::{one_line, tool};
+use microagent_tests::{error_chain, tool};
 use microagent_vmm::console::Console;
 use microagent_vmm::engine::{Device, DeviceKind, Launch, RunningVm, kvm, qemu};
 use microagent_vmm::virtio::block::{Block, Raw};
@@ -65,7 +65,7 @@ pub fn measure(monitor: Monitor, guest: &Guest, disk: &Path) -> Result<Vec<f64>,
 fn not_measured(why: impl std::error::Error) -> Error {
     Error::NotMeasured {
         build: "disk",
-        why: one_line(&why),
+        why: error_chain(&why),
     }
 }
 

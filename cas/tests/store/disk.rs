@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::Command;
 
 use microagent_cas::{Store, StoreError};
+use microagent_tests::error_chain;
 
-use super::{blobs, chain, names};
+use super::{blobs, names};
 
 /// A tmpfs of its own.
 struct Tmpfs(tempfile::TempDir);
@@ -76,7 +77,7 @@ fn a_full_disk_is_said_by_name_and_leaves_nothing() {
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     let error = StoreError::from_stream(error).unwrap();
     assert!(matches!(&error, StoreError::NoSpace(_)));
-    assert_eq!(chain(&error), full);
+    assert_eq!(error_chain(&error), full);
     assert_eq!(
         error.remediation().unwrap(),
         format!("free space on the file system of {}", tmp.display())
@@ -84,7 +85,7 @@ fn a_full_disk_is_said_by_name_and_leaves_nothing() {
     drop(writer);
 
     let error = store.put_bytes(&vec![7; 2 << 20]).unwrap_err();
-    assert_eq!(chain(&error), full);
+    assert_eq!(error_chain(&error), full);
     assert_eq!((blobs(&store), names(&store, "tmp")), (vec![], vec![]));
     store.put_bytes(&vec![7; 100 << 10]).unwrap();
 
@@ -133,7 +134,7 @@ fn a_read_only_disk_is_refused_when_the_store_is_opened() {
     assert!(matches!(&error, StoreError::ReadOnly(_)));
     let said = "Read-only file system (os error 30)";
     assert_eq!(
-        chain(&error),
+        error_chain(&error),
         format!("cannot write to {}/tmp: {said}", root.display())
     );
     let error = Store::open(&disk.path().join("new")).unwrap_err();
@@ -152,7 +153,7 @@ fn open_as_nobody() {
     };
     let error = Store::open(Path::new(&root)).unwrap_err();
     assert!(matches!(&error, StoreError::Permission(_)));
-    println!("{}", chain(&error));
+    println!("{}", error_chain(&error));
 }
 
 #[test]

@@ -43,14 +43,6 @@ fn names(store: &Store, dir: &str) -> Vec<String> {
     names
 }
 
-/// What is said of an error, with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |chain, cause| {
-        format!("{chain}: {cause}")
-    })
-}
-
 fn blobs(store: &Store) -> Vec<String> {
     names(store, "blobs/sha256")
 }

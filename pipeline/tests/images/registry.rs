@@ -112,7 +112,7 @@ fn a_layer_that_is_always_cut_short_is_refused() {
 #[test]
 fn wrong_bytes_are_refused_in_every_document() {
     let (error, _) = spoilt(vec![rule("/blobs/", Fault::FlipBitAt(100_000), None)]);
-    let text = error.as_ref().map(chain).unwrap();
+    let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);
     assert!(
         text.contains("came with wrong content: its digest is sha256:"),
@@ -120,7 +120,7 @@ fn wrong_bytes_are_refused_in_every_document() {
     );
 
     let (error, _) = spoilt(vec![rule("/manifests/", Fault::FlipBitAt(5), None)]);
-    let text = error.as_ref().map(chain).unwrap();
+    let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert!(text.starts_with("the manifest of 127.0.0.1:"), "{text}");
     assert!(text.contains("came with wrong content"), "{text}");
 

@@ -1,12 +1,12 @@
 //! What the tests of this crate share.
 
-use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
 use microagent_pipeline::{Error, Pipeline, Reference, Rootfs, RootfsOptions, Silent};
+pub use microagent_tests::error_chain as chain;
 use microagent_tests::registry::Registry;
 use microagent_tests::tree;
 
@@ -35,17 +35,6 @@ impl Place {
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new(Store::open(&self.store()).unwrap(), Arc::new(Silent))
     }
-}
-
-/// An error with all that it was caused by.
-pub fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 /// A layer with what a shell script leaves in an empty directory, packed by GNU tar.

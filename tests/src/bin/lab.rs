@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("lab: {}", microagent_tests::one_line(&*error));
+            eprintln!("lab: {}", microagent_tests::error_chain(&*error));
             ExitCode::from(125)
         }
     }

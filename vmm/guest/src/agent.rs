@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use microagent_proto::agent::{Configure, Exec, Failure, FailureKind, Reply, Request};
+use microagent_proto::error_chain;
 use microagent_proto::frame::{FrameError, read_message, write_message};
 use rustix::process::{Pid, set_child_subreaper};
 
 use crate::children::Children;
 use crate::configure::configure;
 use crate::exec;
-use crate::power::{self, log, one_line};
+use crate::power::{self, log};
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 
@@ -67,7 +68,7 @@ impl Agent {
     /// to but the console.
     fn serve(&self, mut stream: Stream) {
         if let Err(error) = self.answer(&mut stream) {
-            log(&format!("session: {}", one_line(&error)));
+            log(&format!("session: {}", error_chain(&error)));
         }
     }
 
@@ -75,7 +76,7 @@ impl Agent {
         let request = match read_message(stream, "a request") {
             Ok(request) => request,
             Err(error @ (FrameError::BadMessage(_) | FrameError::Unexpected { .. })) => {
-                return refuse(stream, bad_request(one_line(&error)));
+                return refuse(stream, bad_request(error_chain(&error)));
             }
             Err(error) => return Err(error),
         };

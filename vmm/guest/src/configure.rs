@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use microagent_proto::agent::{Configure, Failure, FailureKind};
+use microagent_proto::error_chain;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::disks;
-use crate::power::one_line;
 use crate::root;
 use crate::uevent::Uevents;
 
@@ -47,7 +47,7 @@ impl From<ConfigureError> for Failure {
                 ConfigureError::Root(_) | ConfigureError::Disk(_) => FailureKind::Mount,
                 _ => FailureKind::System,
             },
-            message: one_line(&error),
+            message: error_chain(&error),
         }
     }
 }

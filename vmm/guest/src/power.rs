@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use microagent_proto::error_chain;
 use rustix::mount::{MountFlags, UnmountFlags, mount_remount, unmount};
 use rustix::process::{Pid, Signal};
 use rustix::system::{RebootCommand, reboot};
@@ -25,18 +26,6 @@ pub fn log(line: &str) {
     let _ = writeln!(std::io::stderr(), "microagent-guest: {line}");
 }
 
-/// The error and its causes, as one line.
-pub fn one_line(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Makes a panic of any thread end in a power-off, with its message on the console, instead of a
 /// kernel panic.
 pub fn power_off_on_panic() {
@@ -48,7 +37,7 @@ pub fn power_off_on_panic() {
 
 /// Says why on the console and powers off.
 pub fn power_off_after(error: &dyn Error) -> ! {
-    log(&one_line(error));
+    log(&error_chain(error));
     power_off()
 }
 

@@ -16,10 +16,10 @@ mod instance;
 mod ready;
 mod steps;
 
-use microagent_proto::VERSION;
 use microagent_proto::control::{
     CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor, VmConfig,
 };
+use microagent_proto::{VERSION, error_chain};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::control::{Control, ControlError};
@@ -94,23 +94,11 @@ impl Failure {
             Failure::Control(_) | Failure::Wait(_) => None,
         };
         FromSupervisor::Failed {
-            message: chain(&self),
+            message: error_chain(&self),
             remediation,
             console: console.tail(CONSOLE_TAIL),
         }
     }
-}
-
-/// An error and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn start(

@@ -13,11 +13,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use microagent_proto::agent::{Exec, Failure, FailureKind};
+use microagent_proto::error_chain;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::children::{ChildHandle, Children};
-use crate::power::one_line;
 use crate::user::{self, Identity, UserError};
 
 /// Where a command is looked for when its environment has no `PATH`.
@@ -60,7 +60,7 @@ impl From<StartError> for Failure {
                 | StartError::Refused { .. } => FailureKind::NotExecutable,
                 StartError::WorkingDirectory { .. } | StartError::System(_) => FailureKind::System,
             },
-            message: one_line(&error),
+            message: error_chain(&error),
         }
     }
 }
