@@ -6,8 +6,10 @@
 //!   `\u00xx` in lower case) and nothing else;
 //! - numbers as `serde_json` prints them. Keys should hold integers only: those have one form.
 //!
-//! For integers and names without characters beyond U+FFFF this is RFC 8785. It is written out
-//! here because `serde_json`'s own member order depends on a feature any crate can switch on.
+//! This differs from RFC 8785 in two points, so its crates cannot replace it: RFC 8785 rounds
+//! integers beyond 2^53 to a double, which would give different parameters one key, and it sorts
+//! names beyond U+FFFF by UTF-16 unit. `serde_json` cannot either: its member order depends on a
+//! feature that any crate can enable.
 
 use serde_json::Value;
 

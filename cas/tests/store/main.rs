@@ -6,6 +6,7 @@
 )]
 
 mod disk;
+mod golden;
 mod layout;
 mod processes;
 mod verify;
