@@ -1,10 +1,11 @@
 //! Canonical JSON: one byte sequence for one value, so that its digest can name it.
 //!
-//! - no white space outside strings;
+//! - no whitespace outside strings;
 //! - object members in ascending order of their names' UTF-8 bytes;
 //! - strings escape `"`, `\` and the control characters below U+0020 (as `\b \t \n \f \r`, else
 //!   `\u00xx` in lower case) and nothing else;
-//! - numbers as `serde_json` prints them. Keys should hold integers only: those have one form.
+//! - numbers as `serde_json` prints them. Keys should contain integers only: these have a single
+//!   form.
 //!
 //! This differs from RFC 8785 in two points, so its crates cannot replace it: RFC 8785 rounds
 //! integers beyond 2^53 to a double, which would give different parameters one key, and it sorts
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn members_are_sorted_and_strings_escaped_minimally() {
+    fn sorts_members_and_escapes_minimally() {
         let value: Value = serde_json::from_str(
             r#"{ "b" : [1, -2, true, null], "a":"\u00e9\n\u0001/\"", "A":{} }"#,
         )

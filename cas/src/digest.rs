@@ -13,11 +13,11 @@ const PREFIX: &str = "sha256:";
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// A string that is not `sha256:` and 64 lower-case hex digits.
+/// A string that is not `sha256:` followed by 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a digest of the form sha256:<64 lower-case hex digits>")]
 pub struct InvalidDigest {
-    /// What was given, cut to 100 characters.
+    /// The string, truncated to 100 characters.
     pub text: String,
 }
 
@@ -29,7 +29,7 @@ impl Digest {
         hasher.finish()
     }
 
-    /// A digest from its 32 bytes.
+    /// Makes a digest from its 32 bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Digest {
         Digest(bytes)
     }
@@ -44,7 +44,7 @@ impl Digest {
         self.to_string().split_off(PREFIX.len())
     }
 
-    /// A digest from 64 lower-case hex digits.
+    /// Parses 64 lower-case hex digits.
     ///
     /// # Errors
     /// [`InvalidDigest`] for anything else.
@@ -107,29 +107,29 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
-        // Not `&str`: a reader-backed deserializer cannot lend one.
+        // Not `&str`: a deserializer that reads from a stream cannot lend one.
         String::deserialize(deserializer)?
             .parse()
             .map_err(de::Error::custom)
     }
 }
 
-/// A digest in the making.
+/// Computes a digest incrementally.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// A hasher that has seen no bytes.
+    /// A hasher of the empty string.
     pub fn new() -> Hasher {
         Hasher::default()
     }
 
-    /// Takes in the next bytes.
+    /// Hashes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    /// The digest of everything taken in.
+    /// The digest of all bytes hashed.
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
@@ -145,7 +145,7 @@ mod tests {
     const ABC: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn the_published_vector_is_met() {
+    fn published_test_vector() {
         assert_eq!(Digest::of(b"abc").to_string(), ABC);
         assert_eq!(Digest::of(b"abc").hex(), &ABC[7..]);
     }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_64_lower_case_hex_digits_is_refused() {
+    fn rejects_anything_but_64_lower_case_hex_digits() {
         let upper = ABC.to_uppercase();
         let multibyte = format!("sha256:{}é", &ABC[7..69]);
         for text in [
@@ -183,7 +183,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_is_written_back_the_same(
+        fn accepted_text_is_formatted_identically(
             text in prop_oneof!["sha256:[0-9a-f]{62,66}", "sha256:[0-9a-fA-Fg]{64}", ".*"],
         ) {
             let valid = text.len() == 71

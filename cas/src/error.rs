@@ -1,38 +1,38 @@
-//! What can go wrong with a store.
+//! Errors of the store.
 //!
 //! Every failed system call becomes a [`FailedIo`] that names the file and keeps the operating
-//! system's error as its source; the variant around it says which way out there is.
+//! system's error as its source; the variant around it determines the remediation.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 
-/// Why the store could not do what it was asked.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The disk, or the user's quota on it, is full.
+    /// The disk is full, or the user's quota is exhausted.
     #[error(transparent)]
     NoSpace(FailedIo),
     /// The file system is mounted read-only.
     #[error(transparent)]
     ReadOnly(FailedIo),
-    /// The user may not do this here.
+    /// The user lacks permission.
     #[error(transparent)]
     Permission(FailedIo),
     /// Any other failed system call.
     #[error(transparent)]
     Io(FailedIo),
-    /// What was written does not have the digest it was announced with. Nothing was kept.
-    #[error("the content has digest {actual}, not {expected}")]
+    /// The written bytes do not have the expected digest. Nothing was kept.
+    #[error("digest mismatch: expected {expected}, got {actual}")]
     Mismatch {
-        /// The digest that was announced.
+        /// The expected digest.
         expected: Digest,
-        /// The digest of the bytes that came.
+        /// The digest of the bytes written.
         actual: Digest,
     },
-    /// A file of the store does not hold what its name says.
+    /// The content of a file in the store is invalid or does not match the file's name.
     #[error("{} is damaged: {why}", .path.display())]
     Corrupt {
         /// The file.
@@ -40,8 +40,8 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
-    /// A document is larger than its reader allows.
-    #[error("{} has {size} bytes, more than the {limit} allowed here", .path.display())]
+    /// A document exceeds the size limit of its reader.
+    #[error("{} is {size} bytes, over the limit of {limit}", .path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -50,20 +50,21 @@ pub enum StoreError {
         /// The limit in bytes.
         limit: u64,
     },
-    /// The directory is a store of a newer version, and this one would damage or misread it.
+    /// The store's format is newer than this version supports; using it would damage or misread
+    /// it.
     #[error("{} was written by a newer version: {why}", .path.display())]
     NewerFormat {
-        /// The file that says so.
+        /// The file that holds the format.
         path: PathBuf,
-        /// The version or feature that is unknown here.
+        /// The unsupported version or feature.
         why: String,
     },
-    /// A name that cannot be a tag or a root.
-    #[error("{name:?} cannot name {what}: {why}")]
+    /// A name that is invalid for an image or a root.
+    #[error("invalid {what} name {name:?}: {why}")]
     InvalidName {
         /// The name.
         name: String,
-        /// What it should have named.
+        /// What it should name, such as `image`.
         what: &'static str,
         /// The rule it breaks.
         why: &'static str,
@@ -74,24 +75,24 @@ pub enum StoreError {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", .path.display())]
 pub struct FailedIo {
-    /// What was tried: a verb.
+    /// The attempted action: a verb.
     pub action: &'static str,
     /// The file or directory.
     pub path: PathBuf,
-    /// What the operating system answered.
+    /// The operating system's error.
     #[source]
     pub source: io::Error,
 }
 
 impl StoreError {
-    /// Sorts a failed `action` on `path` into the variant that says what to do about it. An error
-    /// that came out of a [`crate::BlobWriter`] is handed back as it was, with its own path.
+    /// Classifies a failed `action` on `path` into the variant with the right remediation. An
+    /// error that a [`crate::BlobWriter`] returned is unwrapped unchanged, with its own path.
     pub fn io(action: &'static str, path: &Path, error: impl Into<io::Error>) -> StoreError {
         let source = match StoreError::from_stream(error.into()) {
             Ok(inner) => return inner,
             Err(source) => source,
         };
-        // By kind, not by errno: an error that was wrapped on its way has only the former.
+        // By kind, not by errno: a wrapped error keeps only its kind.
         let kind = source.kind();
         let failed = FailedIo {
             action,
@@ -109,15 +110,15 @@ impl StoreError {
     }
 
     /// The store's error inside an [`io::Error`] that a [`crate::BlobWriter`] returned from
-    /// `write`, so that code which copies streams can tell its source's failures from ours.
+    /// `write`, so that code that copies streams can tell read errors from write errors.
     ///
     /// # Errors
-    /// Gives the error back when it did not come from the store.
+    /// Returns `error` itself when it is not from the store.
     pub fn from_stream(error: io::Error) -> Result<StoreError, io::Error> {
         error.downcast::<StoreError>()
     }
 
-    /// The same error for a signature that demands [`io::Error`]; the kind is kept.
+    /// Wraps the error for a signature that requires [`io::Error`]; the kind is kept.
     pub(crate) fn into_stream(self) -> io::Error {
         let kind = match &self {
             StoreError::NoSpace(failed)
@@ -129,7 +130,7 @@ impl StoreError {
         io::Error::new(kind, self)
     }
 
-    /// The file the error is about, where it is about one.
+    /// The file the error is about, if any.
     pub fn path(&self) -> Option<&Path> {
         match self {
             StoreError::NoSpace(failed)
@@ -143,7 +144,7 @@ impl StoreError {
         }
     }
 
-    /// What the user can do about it, where there is something.
+    /// What the user can do about the error, if anything.
     pub fn remediation(&self) -> Option<String> {
         Some(match self {
             StoreError::NoSpace(failed) => {
@@ -153,13 +154,10 @@ impl StoreError {
                 "choose a writable directory with --state-dir".to_owned()
             }
             StoreError::Corrupt { path, .. } => {
-                format!(
-                    "delete {} and try again; it will be made anew",
-                    path.display()
-                )
+                format!("delete {} and retry; it will be rebuilt", path.display())
             }
             StoreError::NewerFormat { .. } => {
-                "use that newer version, or another directory with --state-dir".to_owned()
+                "use the newer version, or another directory with --state-dir".to_owned()
             }
             _ => return None,
         })
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_from_a_writer_survives_the_trip_through_io_error() {
+    fn a_store_error_survives_conversion_to_io_error_and_back() {
         let full = StoreError::io("write", Path::new("/a"), Errno::NOSPC);
         let stream = full.into_stream();
         assert_eq!(stream.kind(), io::ErrorKind::StorageFull);
@@ -183,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn errno_decides_the_variant() {
+    fn errno_determines_the_variant() {
         let sort = |errno| StoreError::io("open", Path::new("/x"), errno);
         assert!(matches!(sort(Errno::DQUOT), StoreError::NoSpace(_)));
         assert!(matches!(sort(Errno::ROFS), StoreError::ReadOnly(_)));

@@ -1,12 +1,12 @@
-//! `store.json`: which version of the store's format a directory has, and which features it uses.
+//! `store.json`: the format version of a store and the features it uses.
 //!
-//! Three tiers, as ext4 has them, so that an older program can decide for itself:
-//! - `compatible`: may be ignored;
-//! - `readOnlyCompatible`: may be ignored by a reader, but a writer would damage something;
-//! - `incompatible`: must be understood even to read.
+//! Features have three tiers, as in ext4, so that an older program can decide what is safe:
+//! - `compatible`: unknown features may be ignored;
+//! - `readOnlyCompatible`: a reader may ignore unknown features, a writer must refuse;
+//! - `incompatible`: readers and writers must refuse unknown features.
 //!
-//! A [`crate::Store`] always writes, so an unknown name in either of the last two is refused. This
-//! version knows no feature of any tier.
+//! A [`crate::Store`] always writes, so it refuses an unknown name in either of the last two. No
+//! feature is defined yet.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use crate::file::read;
 /// change.
 pub const FORMAT: u32 = 1;
 
-/// The longest `store.json` that is read, in bytes.
+/// The maximum size of `store.json` in bytes.
 const LIMIT: u64 = 64 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,11 +53,11 @@ impl Format {
             .map(Some)
             .map_err(|error| StoreError::Corrupt {
                 path: path.to_owned(),
-                why: format!("not a store description: {error}"),
+                why: format!("invalid store.json: {error}"),
             })
     }
 
-    /// Whether this crate may read and write such a store.
+    /// Checks that this version may read and write the store.
     pub(crate) fn check(&self, path: &Path) -> Result<(), StoreError> {
         let newer = |why| {
             Err(StoreError::NewerFormat {
@@ -66,7 +66,10 @@ impl Format {
             })
         };
         if self.format != FORMAT {
-            return newer(format!("format {}, this one knows {FORMAT}", self.format));
+            return newer(format!(
+                "format {}, this version supports {FORMAT}",
+                self.format
+            ));
         }
         match self
             .incompatible
@@ -74,7 +77,7 @@ impl Format {
             .chain(&self.read_only_compatible)
             .next()
         {
-            Some(feature) => newer(format!("it uses the unknown feature {feature:?}")),
+            Some(feature) => newer(format!("unknown feature {feature:?}")),
             None => Ok(()),
         }
     }
@@ -92,21 +95,21 @@ mod tests {
     }
 
     #[test]
-    fn features_are_refused_by_tier() {
+    fn unknown_features_are_refused_by_tier() {
         assert_eq!(check(r#"{"format":1}"#), Ok(()));
         assert_eq!(check(r#"{"format":1,"compatible":["x"]}"#), Ok(()));
         let refused = "/s/store.json was written by a newer version: ";
         assert_eq!(
             check(r#"{"format":1,"readOnlyCompatible":["verity"]}"#),
-            Err(format!("{refused}it uses the unknown feature \"verity\""))
+            Err(format!("{refused}unknown feature \"verity\""))
         );
         assert_eq!(
             check(r#"{"format":1,"incompatible":["chunks"]}"#),
-            Err(format!("{refused}it uses the unknown feature \"chunks\""))
+            Err(format!("{refused}unknown feature \"chunks\""))
         );
         assert_eq!(
             check(r#"{"format":2}"#),
-            Err(format!("{refused}format 2, this one knows 1"))
+            Err(format!("{refused}format 2, this version supports 1"))
         );
     }
 }

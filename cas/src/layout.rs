@@ -23,7 +23,7 @@ pub(crate) const DIRECTORIES: [&str; 11] = [
 /// The prefix of the names of node locks in `locks/`.
 pub(crate) const NODE_LOCK_PREFIX: &str = "node-";
 
-/// Where everything in the store at `root` is.
+/// Maps the parts of the store at `root` to paths.
 #[derive(Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
@@ -67,7 +67,7 @@ impl Layout {
         }
     }
 
-    /// What has been received of the blob of that digest.
+    /// The incomplete download of the blob with this digest.
     pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
         self.root.join("partial").join(digest.hex())
     }
@@ -90,12 +90,12 @@ impl Layout {
         self.root.join(format!("known/{}.json", name.hex()))
     }
 
-    /// Where a damaged object is moved.
+    /// Where repair moves a damaged object.
     pub(crate) fn quarantine(&self, object: &Output) -> PathBuf {
         self.root.join("quarantine").join(flat_name(object))
     }
 
-    /// Where a collected object is moved before its space is freed.
+    /// Where collection moves an object before it frees the space.
     pub(crate) fn trash(&self, object: &Output) -> PathBuf {
         self.root.join(format!("tmp/gc-{}", flat_name(object)))
     }
@@ -105,17 +105,17 @@ impl Layout {
         self.root.join("locks/store")
     }
 
-    /// Shared: an object is about to be held. Exclusive: a collection.
+    /// Taken shared to hold an object, exclusively to collect.
     pub(crate) fn gc_gate(&self) -> PathBuf {
         self.root.join("locks/gc")
     }
 
-    /// Serialises changes of `index.json`.
+    /// Serialises changes to `index.json`.
     pub(crate) fn index_gate(&self) -> PathBuf {
         self.root.join("locks/index")
     }
 
-    /// Shared: a named file is about to be created in `tmp/`. Exclusive: a sweep.
+    /// Taken shared to create a named file in `tmp/`, exclusively to sweep.
     pub(crate) fn tmp_gate(&self) -> PathBuf {
         self.root.join("locks/tmp")
     }
@@ -126,7 +126,7 @@ impl Layout {
     }
 }
 
-/// A file name for an object among objects of both kinds.
+/// A file name that is unique among blobs and sparse files.
 fn flat_name(object: &Output) -> String {
     let kind = match object {
         Output::Blob(_) => "blob",

@@ -1,13 +1,13 @@
-//! Leases: what living processes use, and garbage collection must leave alone.
+//! Leases: objects in use by running processes, which garbage collection must keep.
 //!
 //! A process that opened a store has at most one lease, `leases/<pid>-<random>`: a file that is
-//! locked (flock(2)) for as long as the process has the store open, so a lease ends with its
-//! process however that ends. It says who holds it on its first line, then one object a line.
+//! locked (flock(2)) while the process has the store open, so the lease ends with the process.
+//! Its first line identifies the holder; each further line is an object.
 //!
-//! An object is held before its presence is looked at, and before it is linked into place. Both
-//! happen under the shared side of the gate `locks/gc`, whose exclusive side a collection holds
-//! from reading the leases to its last removal: so an object that was seen is there to stay, and
-//! one that a collection removed was not seen.
+//! A process holds an object before it checks whether the object exists, and before it links the
+//! object into place. Adding to a lease takes the gate `locks/gc` shared; a collection takes it
+//! exclusively from reading the leases to its last removal. So an object that a process has seen
+//! is not removed, and an object that a collection removed has not been seen.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -23,11 +23,11 @@ use crate::file::lock::{self, LockFile};
 use crate::file::read;
 use crate::output::Output;
 
-/// Who holds a lease: for people, never for a decision.
+/// The holder of a lease. Informational: no decision depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LeaseHolder {
-    /// The process.
+    /// The process id.
     pub pid: u32,
     /// When it took the lease: RFC 3339, UTC.
     pub since: String,
@@ -41,7 +41,7 @@ pub(crate) struct Leases {
     own: Mutex<Option<Lease>>,
 }
 
-/// The lease of this process; removed when the last handle to the store is dropped.
+/// The lease of this process, removed when the last handle to the store is dropped.
 #[derive(Debug)]
 struct Lease {
     file: File,
@@ -49,7 +49,7 @@ struct Lease {
     held: HashSet<Output>,
 }
 
-/// A lease of a living process, read.
+/// The content of the lease of a running process.
 #[derive(Debug)]
 pub(crate) struct LeaseRecord {
     pub(crate) holder: LeaseHolder,
@@ -85,7 +85,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // Left behind, it is not locked any more and counts as none.
+        // If removal fails, the file is no longer locked and does not count as a lease.
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -99,12 +99,12 @@ impl Leases {
         }
     }
 
-    /// Waits for the gate: shared to hold an object, exclusive to collect.
+    /// Waits for the gate: shared to hold objects, exclusive to collect.
     pub(crate) fn gate(&self, operation: FlockOperation) -> Result<LockFile, StoreError> {
         LockFile::gate(self.gate.clone(), operation)
     }
 
-    /// Adds objects to the lease of this process, which is created with the first of them.
+    /// Adds objects to the lease of this process, which the first call creates.
     pub(crate) fn hold(&self, outputs: &[Output]) -> Result<(), StoreError> {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let new = |output: &&Output| match &*own {
@@ -129,7 +129,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Removes the leases of dead processes, unless somebody is taking one or collecting just now.
+    /// Removes the leases of dead processes; does nothing while the gate is held.
     pub(crate) fn sweep(&self) -> Result<(), StoreError> {
         if let Some(_gate) = LockFile::try_gate(self.gate.clone())? {
             for path in self.list()?.1 {
@@ -139,9 +139,8 @@ impl Leases {
         Ok(())
     }
 
-    /// The leases of living processes, this one's included, and the files of dead ones. What is
-    /// learnt stays true, and what is dead stays dead, while the caller holds the exclusive side
-    /// of the gate.
+    /// The leases of running processes, including this one, and the lease files of dead ones. The
+    /// result stays valid while the caller holds the gate exclusively.
     pub(crate) fn list(&self) -> Result<(Vec<LeaseRecord>, Vec<PathBuf>), StoreError> {
         let dir = &self.dir;
         let mut living = Vec::new();
@@ -163,7 +162,7 @@ impl Leases {
     }
 }
 
-/// Reads a lease. The end of the last line may be on its way still: its object was not promised.
+/// Reads a lease. An incomplete last line is ignored: its object is not held yet.
 fn parse(file: &File, path: &Path) -> Result<LeaseRecord, StoreError> {
     let failed = |error| StoreError::io("read", path, error);
     let mut lines = BufReader::new(file).lines();
@@ -190,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lease_of_a_dead_process_counts_as_none() {
+    fn an_unlocked_lease_is_dead() {
         let dir = tempfile::tempdir().unwrap();
         let left = dir.path().join("leases/1-left");
         fs::create_dir(dir.path().join("leases")).unwrap();

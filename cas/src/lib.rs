@@ -1,4 +1,4 @@
-//! The content-addressed store: everything the pipeline has fetched or built, by digest.
+//! The content-addressed store: everything the pipeline fetched or built, by digest.
 //!
 //! # On disk
 //! ```text
@@ -9,32 +9,32 @@
 //! <root>/store.json            the format version and its feature tiers (format.rs)
 //! <root>/nodes/<hex>.json      node key -> outputs (record/node.rs)
 //! <root>/roots/<name>.json     what garbage collection must keep (record/root.rs)
-//! <root>/leases/               what living processes use (lease.rs)
-//! <root>/subjects/<hex>.json   which node stands for an image now, and which did before (record/subject.rs)
-//! <root>/known/<hex>.json      digests of files elsewhere (record/known_file.rs)
-//! <root>/partial/<hex>         what has come of a blob that was interrupted (object/partial.rs)
-//! <root>/quarantine/           what was found damaged (maintenance/verify.rs)
-//! <root>/locks/                flock(2) targets; empty files without meaning of their own
-//! <root>/tmp/                  what is being written; never read by anybody else
+//! <root>/leases/               objects in use by running processes (lease.rs)
+//! <root>/subjects/<hex>.json   current and previous node of an image (record/subject.rs)
+//! <root>/known/<hex>.json      digests of files outside the store (record/known_file.rs)
+//! <root>/partial/<hex>         interrupted downloads (object/partial.rs)
+//! <root>/quarantine/           damaged objects (maintenance/verify.rs)
+//! <root>/locks/                flock(2) targets; their content is never read
+//! <root>/tmp/                  files being written; private to their writer
 //! ```
 //!
-//! # What holds at every moment
-//! - A blob is either absent or whole and right: it is written to a file without a name, hashed,
-//!   synced, made read-only and only then linked to its digest. What has been reported done
-//!   survives a power cut.
-//! - `kill -9` leaves at most files in `tmp/` and `locks/` whose owner is dead. Owners hold a
-//!   lock, not a pid, so [`Store::sweep`] can tell.
-//! - Many processes and threads share one store. Lock order: a node lock, then the gate of
-//!   collection, then the index lock, then the gate of `tmp/`; none of them is taken twice by one
-//!   thread.
-//! - What a living process has seen in the store stays for as long as that has it open (lease.rs).
+//! # Invariants
+//! - A blob is either absent or complete and correct: it is written to an unnamed file, hashed,
+//!   synced, made read-only and only then linked under its digest. Completed writes survive a
+//!   power failure.
+//! - `kill -9` leaves at most files in `tmp/` and `locks/` whose owner is dead. Ownership is a
+//!   held lock, not a pid, so [`Store::sweep`] can detect this.
+//! - Many processes and threads share one store. Lock order: node lock, collection gate, index
+//!   lock, gate of `tmp/`; no thread takes any of them twice.
+//! - An object that a process has seen in the store is kept until the process closes the store
+//!   (lease.rs).
 //!
 //! # Floors
-//! A module imports only from lower floors; methods of [`Store`] are implemented on the floor of
-//! what they do.
+//! A module imports only from lower floors. Methods of [`Store`] are implemented in the module
+//! they belong to, which may be above `store`.
 //! ```text
 //! maintenance/  gc, verify
-//!               inventory, sweep         what is in a store; what dead processes left in it
+//!               inventory, sweep         content of a store; leftovers of dead processes
 //! record/       subject
 //!               node, root, index, known_file
 //! object/       sparse, partial
@@ -42,7 +42,7 @@
 //! store         opening a store
 //! lease, format
 //! file/         temporary
-//!               partial                  an incomplete file, completed later
+//!               partial                  an incomplete file that a later process completes
 //!               lock, hash, read, directory
 //! layout        the paths of a store
 //! canonical, parallel, output, error
@@ -74,13 +74,13 @@ pub use format::FORMAT;
 pub use lease::LeaseHolder;
 pub use maintenance::gc::{GcOptions, GcReport};
 pub use maintenance::inventory::{Inventory, KnownImage, KnownNode, ObjectSize};
-pub use maintenance::sweep::Swept;
-pub use maintenance::verify::{Problem, Verified};
+pub use maintenance::sweep::SweepReport;
+pub use maintenance::verify::{Problem, VerifyReport};
 pub use object::blob::{Blob, BlobWriter};
 pub use object::chunk_map::{CHUNK_SIZE, ChunkMap, SPARSE_FORMAT};
 pub use object::scratch::{Scratch, ScratchDir};
 pub use output::Output;
 pub use record::node::{Input, KeyMaterial, NODE_FORMAT, NodeKey, NodeRecord};
 pub use record::root::{ROOT_FORMAT, RootRecord};
-pub use record::subject::{Material, Moved, SubjectRecord};
+pub use record::subject::{Material, MaterialChange, SubjectRecord};
 pub use store::Store;

@@ -1,4 +1,4 @@
-//! What a node has made: a blob, or a sparse file.
+//! An output of a node: a blob or a sparse file.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,12 +15,12 @@ const SPARSE: &str = "sparse:";
 pub enum Output {
     /// The blob of this digest.
     Blob(Digest),
-    /// The sparse file whose chunk map (sparse.rs) has this digest.
+    /// The sparse file whose chunk map (object/chunk_map.rs) has this digest.
     Sparse(Digest),
 }
 
 impl Output {
-    /// The digest that names it: of a blob's bytes, or of a sparse file's chunk map.
+    /// The digest that names the output: of a blob's bytes, or of a sparse file's chunk map.
     pub fn digest(&self) -> Digest {
         match self {
             Output::Blob(digest) | Output::Sparse(digest) => *digest,
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_says_which_kind_it_is() {
+    fn text_form_distinguishes_blob_and_sparse() {
         let digest = Digest::of(b"abc");
         for (output, text) in [
             (Output::Blob(digest), format!("\"{digest}\"")),

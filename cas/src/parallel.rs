@@ -1,14 +1,14 @@
-//! Work on many things on all processors at once.
+//! Processing of many items on all CPUs.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// More threads than this do not read or hash faster: memory is the limit.
+/// More threads do not read or hash faster: memory bandwidth is the limit.
 const MAX_THREADS: usize = 8;
 
-/// Calls `work` with each item, on several threads, in no particular order; each thread makes a
-/// state of its own first. The first error is given, and ends that thread; the others go on.
+/// Calls `work` with each item, on several threads, in no particular order; each thread first
+/// creates its own state. An error ends its thread, the others continue; one error is returned.
 pub(crate) fn each<T: Sync, S, E: Send>(
     items: &[T],
     state: impl Fn() -> S + Sync,
@@ -41,7 +41,7 @@ mod tests {
     use std::sync::atomic::AtomicU64;
 
     #[test]
-    fn every_item_is_worked_on_once_and_an_error_is_given() {
+    fn processes_every_item_once_and_returns_an_error() {
         let items: Vec<u64> = (1..=1000).collect();
         let sum = AtomicU64::new(0);
         let add = |(): &mut (), item: &u64| {

@@ -1,4 +1,4 @@
-//! Opening a store, and where its objects are.
+//! Opening a store, and the paths of its objects.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use crate::layout::{DIRECTORIES, Layout};
 use crate::lease::Leases;
 use crate::output::Output;
 
-/// `oci-layout`, as the OCI image layout specification has it.
+/// The content of `oci-layout` (OCI image layout specification).
 const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}\n";
 
-/// `index.json` of a layout without images.
+/// The content of `index.json` without images.
 const EMPTY_INDEX: &[u8] =
     b"{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
 
-/// A handle to a store directory. Cloning is cheap; every clone, thread and process may work at
-/// the same time.
+/// A handle to a store directory. Cloning is cheap; clones, threads and processes may use a store
+/// concurrently.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -37,24 +37,24 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the store at `root` for reading and writing, and creates it if there is none.
+    /// Opens the store at `root` for reading and writing; creates it if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::NewerFormat`] for a store this version must not touch;
-    /// [`StoreError::ReadOnly`] or [`StoreError::Permission`] when it cannot be written to.
+    /// [`StoreError::NewerFormat`] for a store that this version does not support;
+    /// [`StoreError::ReadOnly`] or [`StoreError::Permission`] when it is not writable.
     pub fn open(root: &Path) -> Result<Store, StoreError> {
         Store::open_with(root, true)
     }
 
-    /// `nameless`: whether `O_TMPFILE` may be used; tests switch it off.
-    pub(crate) fn open_with(root: &Path, nameless: bool) -> Result<Store, StoreError> {
+    /// `unnamed`: whether to use `O_TMPFILE`; false only in tests of the fallback.
+    pub(crate) fn open_with(root: &Path, unnamed: bool) -> Result<Store, StoreError> {
         let root =
-            std::path::absolute(root).map_err(|error| StoreError::io("find", root, error))?;
+            std::path::absolute(root).map_err(|error| StoreError::io("resolve", root, error))?;
         let layout = Layout::new(root);
         let temporary = TemporaryDir {
             path: layout.dir("tmp"),
             gate: layout.tmp_gate(),
-            nameless,
+            unnamed,
         };
         let leases = Leases::new(layout.dir("leases"), layout.gc_gate());
         let store = Store {
@@ -70,11 +70,11 @@ impl Store {
             None => store.create(&format_path)?,
         };
         format.check(&format_path)?;
-        // A store of an earlier version has fewer.
+        // A store of an earlier version has fewer directories.
         if !store.layout().dir("quarantine").exists() {
             store.create_directories()?;
         }
-        // Said now, by name, and not at the first blob an hour of downloads later.
+        // Fail now rather than at the first blob after an hour of downloads.
         let tmp = &store.temporary().path;
         rustix::fs::access(tmp, Access::WRITE_OK | Access::EXEC_OK)
             .map_err(|error| StoreError::io("write to", tmp, error))?;
@@ -88,7 +88,7 @@ impl Store {
         Ok(())
     }
 
-    /// `store.json` is written last: a store that has it has everything.
+    /// Creates the store. `store.json` is written last: its presence means the store is complete.
     fn create(&self, format_path: &Path) -> Result<Format, StoreError> {
         let root = self.root();
         fs::create_dir_all(root).map_err(|error| StoreError::io("create", root, error))?;
@@ -118,23 +118,23 @@ impl Store {
         self.layout().root()
     }
 
-    /// Where a blob is, or would be.
+    /// The path of a blob, whether or not it exists.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.layout().blob(digest)
     }
 
-    /// Where a sparse file is, or would be.
+    /// The path of a sparse file, whether or not it exists. `map`: the digest of its chunk map.
     pub fn sparse_path(&self, map: &Digest) -> PathBuf {
         self.layout().sparse(map)
     }
 
-    /// Where the bytes of an output are, or would be.
+    /// The path of an output, whether or not it exists.
     pub fn output_path(&self, output: &Output) -> PathBuf {
         self.layout().output(output)
     }
 
-    /// Keeps objects from garbage collection for as long as this process has the store open,
-    /// whether they are there already or are about to be.
+    /// Excludes objects, existing or not, from garbage collection until this process closes the
+    /// store.
     ///
     /// # Errors
     /// When the lease cannot be written.

@@ -102,7 +102,7 @@ impl Pipeline {
 
     fn image_drift(&self, reference: &Reference) -> Result<Option<Drift>, Error> {
         let name = reference.to_string();
-        let Some((node, _)) = self.store().look_at_node(&resolve::spec(&name).key())? else {
+        let Some((node, _)) = self.store().peek_node(&resolve::spec(&name).key())? else {
             return Ok(None);
         };
         let Some(root) = node.record.outputs.get("root") else {

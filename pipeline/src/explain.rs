@@ -3,7 +3,7 @@
 
 use std::time::SystemTime;
 
-use microagent_cas::{Material, Moved, NodeKey};
+use microagent_cas::{Material, MaterialChange, NodeKey};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub struct Step {
     /// When it was used last: RFC 3339, UTC, to a minute.
     pub last_used: Option<String>,
     /// What moved since the node that stood in its place before.
-    pub moved: Vec<Moved>,
+    pub moved: Vec<MaterialChange>,
     /// The nodes it is made from.
     pub inputs: Vec<Step>,
 }
@@ -73,10 +73,10 @@ impl Pipeline {
         if let Some(last) = last {
             rootfs.moved = match last.key == rootfs.key {
                 true => (last.previous.iter())
-                    .flat_map(|previous| last.material.moved_from(previous))
+                    .flat_map(|previous| last.material.changes_from(previous))
                     .collect(),
                 // The next build makes it anew, and this is why.
-                false => material(&spec).moved_from(&last.material),
+                false => material(&spec).changes_from(&last.material),
             };
         }
         let spec = resolve::spec(&image.reference);
@@ -86,7 +86,7 @@ impl Pipeline {
 
     fn step(&self, spec: &NodeSpec, detail: &str, inputs: Vec<Step>) -> Result<Step, Error> {
         let key = spec.key();
-        let known = self.store().look_at_node(&key)?;
+        let known = self.store().peek_node(&key)?;
         let time = |time: SystemTime| humantime::format_rfc3339_seconds(time).to_string();
         let record = known.as_ref().map(|(node, _)| &node.record);
         Ok(Step {

@@ -108,7 +108,7 @@ impl Pipeline {
             total_bytes: None,
         });
         let source = source::open(reference, self.registries())?;
-        let before = self.store().look_at_node(&spec(&name).key())?;
+        let before = self.store().peek_node(&spec(&name).key())?;
         let mut found = None;
         self.observe(spec(&name), || {
             let image = self.find(source.clone(), reference)?;
@@ -149,7 +149,7 @@ impl Pipeline {
     pub fn recorded_root(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
         let known = self
             .store()
-            .look_at_node(&spec(&reference.to_string()).key())?;
+            .peek_node(&spec(&reference.to_string()).key())?;
         Ok(known.and_then(|(node, _)| node.record.outputs.get("root").map(Output::digest)))
     }
 

@@ -1,4 +1,4 @@
-//! Listing directories that other processes change, and removing files from them.
+//! Directories that other processes change concurrently: listing, removal, durability.
 
 use std::fs::{self, File, Metadata};
 use std::io;

@@ -14,8 +14,8 @@ use crate::error::StoreError;
 /// The length in bytes of the buffer for reading files.
 pub(crate) const BUFFER_SIZE: usize = 256 << 10;
 
-/// Digest and size in bytes of a whole file, wherever it is; its position does not matter. `path`
-/// is what errors name. Holes are hashed as zeros without being read.
+/// Digest and size in bytes of a whole file, in a store or not; its position is irrelevant. `path`
+/// appears in errors. Holes are hashed as zeros without being read.
 ///
 /// # Errors
 /// When the file cannot be read.
@@ -29,7 +29,7 @@ pub fn digest_file(file: &File, path: &Path) -> Result<(Digest, u64), StoreError
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
             Ok(data) => data,
             Err(Errno::NXIO) => size,
-            // A file system without SEEK_DATA: everything is data.
+            // The file system does not support SEEK_DATA: everything is data.
             Err(Errno::INVAL) => offset,
             Err(error) => return Err(failed(error.into())),
         };
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sparse_file_hashes_like_its_bytes() {
+    fn holes_hash_as_zeros() {
         let file = tempfile::tempfile().unwrap();
         let size = 3 * BUFFER_SIZE as u64 + 77;
         file.set_len(size).unwrap();
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_and_one_hole_hash_like_their_bytes() {
+    fn empty_file_and_single_hole() {
         let file = tempfile::tempfile().unwrap();
         assert_eq!(
             digest_file(&file, Path::new("e")).unwrap(),

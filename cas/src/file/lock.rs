@@ -1,11 +1,11 @@
 //! Locks between processes and threads: flock(2) on files in `locks/`.
 //!
-//! The kernel drops such a lock when its last holder dies, however it dies; there is no stale
-//! lock and no pid to check. Two kinds of file live in `locks/`:
-//! - gates (`index`, `tmp`, `store`), which stay for ever;
-//! - one file per node that is being computed (`node-<hex>`), unlinked by its holder at release.
-//!   A waiter that wakes up with the lock on an unlinked file starts over with the new one, so
-//!   two holders never believe in two files of one name.
+//! The kernel releases such a lock when its holder dies, so there are no stale locks and no pids
+//! to check. `locks/` contains two kinds of files:
+//! - gates (`gc`, `index`, `tmp`, `store`), which are permanent;
+//! - transient locks, one per node being computed (`node-<hex>`), unlinked by the holder at
+//!   release. A waiter that acquires the lock of an unlinked file retries with the new file, so
+//!   two holders never hold different files of the same name.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
@@ -39,12 +39,12 @@ impl NodeLock {
 }
 
 impl LockFile {
-    /// Waits for the lock on a gate.
+    /// Waits for a gate.
     pub(crate) fn gate(path: PathBuf, operation: FlockOperation) -> Result<LockFile, StoreError> {
         LockFile::acquire(path, operation, false)
     }
 
-    /// The exclusive side of a gate, if nobody is in it.
+    /// Takes a gate exclusively; `None` when it is held.
     pub(crate) fn try_gate(path: PathBuf) -> Result<Option<LockFile>, StoreError> {
         let file = open(&path)?;
         let free = try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))?;
@@ -77,15 +77,15 @@ impl LockFile {
 impl Drop for LockFile {
     fn drop(&mut self) {
         if self.transient {
-            // While the lock is still held: whoever waits for it will see that the name is gone.
-            // A file that stays behind is harmless, so a failure is none.
+            // Before unlocking, so that waiters see that the name is gone. A leftover file is
+            // harmless, so an error is ignored.
             let _ = fs::remove_file(&self.path);
         }
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Removes a lock file that nobody holds. True when it was removed.
+/// Removes a transient lock file unless it is held; returns whether it was removed.
 pub(crate) fn remove_if_free(path: &Path) -> Result<bool, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -101,7 +101,7 @@ pub(crate) fn remove_if_free(path: &Path) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Takes the exclusive lock of an open file or directory if nobody holds it.
+/// Takes the exclusive lock of an open file or directory; false when it is held.
 pub(crate) fn try_exclusive(file: &File) -> Result<bool, Errno> {
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
@@ -110,7 +110,7 @@ pub(crate) fn try_exclusive(file: &File) -> Result<bool, Errno> {
     }
 }
 
-/// flock(2), again after each signal: a lock that is waited for is still wanted afterwards.
+/// flock(2), retried after EINTR.
 pub(crate) fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation))
 }
@@ -143,7 +143,7 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
-    fn a_transient_lock_admits_one_holder_at_a_time_and_leaves_no_file() {
+    fn a_transient_lock_has_one_holder_at_a_time_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node-x");
         let inside = AtomicU32::new(0);
@@ -168,7 +168,7 @@ mod tests {
         let path = dir.path().join("node-x");
         let lock = NodeLock::acquire(path.clone()).unwrap();
         assert!(!remove_if_free(&path).unwrap());
-        std::mem::forget(lock); // as a killed process would leave it: the file stays
+        std::mem::forget(lock); // As after a kill: the file remains.
         File::create(dir.path().join("node-y")).unwrap();
         assert!(remove_if_free(&dir.path().join("node-y")).unwrap());
     }

@@ -1,5 +1,4 @@
-//! Files and directories, without knowledge of a store: reading, hashing, locking, and replacing
-//! them in one step.
+//! File operations that do not depend on a store: reading, hashing, locking, atomic replacement.
 
 pub(crate) mod directory;
 pub(crate) mod hash;

@@ -1,4 +1,4 @@
-//! A file that is kept when it is dropped, so that a later process can complete it.
+//! An incomplete file that is kept on drop, so that a later process can complete it.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use crate::error::StoreError;
 use crate::file::lock;
 
-/// The minimum size in bytes that is kept: less is fetched again as quickly as it is looked for.
+/// The minimum size in bytes that is kept; resuming a smaller file saves no time.
 const MIN_KEPT: u64 = 1 << 20;
 
-/// An incomplete file and the exclusive right to complete it.
+/// An incomplete file, locked by its only writer.
 #[derive(Debug)]
 pub(crate) struct PartialFile {
     file: File,
     path: PathBuf,
-    /// Published or discarded: no file is left at `path`.
+    /// Published or discarded: `path` is no longer this file.
     done: bool,
 }
 
 impl PartialFile {
-    /// Opens or creates the file at `path`; `None` when another writer has it, or has just
+    /// Opens or creates the file at `path`; `None` when another writer holds it or has just
     /// published it.
     pub(crate) fn open(path: PathBuf) -> Result<Option<PartialFile>, StoreError> {
         let file = File::options()
@@ -48,13 +48,13 @@ impl PartialFile {
         &self.path
     }
 
-    /// Removes the file, whatever its size: its content is wrong or no longer needed.
+    /// Removes the file regardless of its size: its content is wrong or no longer needed.
     pub(crate) fn discard(&mut self) {
         let _ = fs::remove_file(&self.path);
         self.done = true;
     }
 
-    /// Publishes the file as `target`.
+    /// Publishes the complete file as `target`.
     pub(crate) fn rename(mut self, target: &Path) -> io::Result<()> {
         fs::rename(&self.path, target)?;
         self.done = true;

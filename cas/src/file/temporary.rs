@@ -1,6 +1,6 @@
-//! A file that is being written: nameless where the file system can do that (`O_TMPFILE`), so
-//! that a killed process leaves nothing; else a named one in `tmp/`, locked for as long as its
-//! owner lives so that a sweep can tell it from a leftover.
+//! Files being written: unnamed where the file system supports `O_TMPFILE`, so that a killed
+//! process leaves nothing; otherwise named in `tmp/` and locked while the owner lives, so that a
+//! sweep can distinguish them from leftovers.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,42 +17,42 @@ use crate::file::directory::sync_parent;
 use crate::file::lock::{self, LockFile};
 use crate::file::partial::PartialFile;
 
-/// How often a directory is tried again that is filled while it is being removed.
+/// How often removal of a directory is retried while a dying process adds files to it.
 const SWEEP_ATTEMPTS: u32 = 100;
 
-/// The directory `tmp/` and the gate that keeps a sweep out while a named file is being created
-/// but not yet locked.
+/// The directory `tmp/`, and the gate that excludes a sweep between the creation of a named file
+/// and its lock.
 #[derive(Debug)]
 pub(crate) struct TemporaryDir {
     pub(crate) path: PathBuf,
     pub(crate) gate: PathBuf,
-    /// Whether to try `O_TMPFILE`. False only in tests of the other way.
-    pub(crate) nameless: bool,
+    /// Whether to try `O_TMPFILE`. False only in tests of the fallback.
+    pub(crate) unnamed: bool,
 }
 
 #[derive(Debug)]
 pub(crate) enum Temporary {
-    /// Has no name; `dir` is where it would be, for messages.
-    Nameless { file: File, dir: PathBuf },
-    /// Has a name in `tmp/` and holds an exclusive flock on itself.
+    /// Has no name; `dir` appears in messages.
+    Unnamed { file: File, dir: PathBuf },
+    /// Named in `tmp/` and locked.
     Named(NamedTempFile),
-    /// Has a name in `partial/`, and stays when it is dropped.
+    /// Named in `partial/`, and kept on drop.
     Partial(PartialFile),
 }
 
 impl TemporaryDir {
     pub(crate) fn create(&self) -> Result<Temporary, StoreError> {
-        if self.nameless {
+        if self.unnamed {
             let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
             match rustix::fs::open(&self.path, flags, Mode::from_raw_mode(0o600)) {
                 Ok(fd) => {
-                    return Ok(Temporary::Nameless {
+                    return Ok(Temporary::Unnamed {
                         file: fd.into(),
                         dir: self.path.clone(),
                     });
                 }
-                // open(2): the file system (EOPNOTSUPP) or the kernel (EISDIR, ENOENT) is
-                // without O_TMPFILE.
+                // open(2): the file system (EOPNOTSUPP) or the kernel (EISDIR, ENOENT) does not
+                // support O_TMPFILE.
                 Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
                 Err(error) => return Err(StoreError::io("create a file in", &self.path, error)),
             }
@@ -60,7 +60,7 @@ impl TemporaryDir {
         self.create_named().map(Temporary::Named)
     }
 
-    /// A file with a name, for what must be renamed over another file.
+    /// Creates a named file, which can be renamed over another file.
     pub(crate) fn create_named(&self) -> Result<NamedTempFile, StoreError> {
         let _gate = self.enter()?;
         let file = tempfile::Builder::new()
@@ -73,7 +73,7 @@ impl TemporaryDir {
         Ok(file)
     }
 
-    /// A directory, and the handle whose lock says that its owner lives.
+    /// Creates a directory, and a handle that holds its lock while the owner lives.
     pub(crate) fn create_dir(&self) -> Result<(tempfile::TempDir, File), StoreError> {
         let _gate = self.enter()?;
         let dir = tempfile::Builder::new()
@@ -91,7 +91,7 @@ impl TemporaryDir {
         LockFile::gate(self.gate.clone(), FlockOperation::LockShared)
     }
 
-    /// Removes what dead owners left behind; the number of entries removed.
+    /// Removes the leftovers of dead owners; returns the number of entries removed.
     pub(crate) fn sweep(&self) -> Result<u64, StoreError> {
         let _gate = LockFile::gate(self.gate.clone(), FlockOperation::LockExclusive)?;
         let failed = |action, path: &Path, error| Err(StoreError::io(action, path, error));
@@ -128,8 +128,8 @@ impl TemporaryDir {
     }
 }
 
-/// Removes a directory whose owner is dead. A program that the owner had started may be dying at
-/// this moment and still create a file or two.
+/// Removes a directory whose owner is dead. A child of the owner may still be exiting and create
+/// files meanwhile.
 fn remove_tree(path: &Path) -> io::Result<()> {
     let mut result = fs::remove_dir_all(path);
     for _ in 0..SWEEP_ATTEMPTS {
@@ -146,40 +146,40 @@ fn remove_tree(path: &Path) -> io::Result<()> {
 impl Temporary {
     pub(crate) fn file(&self) -> &File {
         match self {
-            Temporary::Nameless { file, .. } => file,
+            Temporary::Unnamed { file, .. } => file,
             Temporary::Named(named) => named.as_file(),
             Temporary::Partial(partial) => partial.file(),
         }
     }
 
-    /// The path to name in messages: the file's own, or the directory of a nameless one.
+    /// The path for messages: the file's own, or the directory of an unnamed file.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            Temporary::Nameless { dir, .. } => dir,
+            Temporary::Unnamed { dir, .. } => dir,
             Temporary::Named(named) => named.path(),
             Temporary::Partial(partial) => partial.path(),
         }
     }
 
-    /// Says that the content is wrong, so that nothing of it is kept.
+    /// Discards what a partial file would otherwise keep on drop.
     pub(crate) fn discard_partial(&mut self) {
         if let Temporary::Partial(partial) = self {
             partial.discard();
         }
     }
 
-    /// Makes the content durable and gives it the name `target`, read-only for everybody. A file
-    /// of that name and of the same size is taken for the same content and left alone; one of
-    /// another size is a damaged one and is replaced.
+    /// Makes the content durable and publishes it as `target`, read-only for all users. An
+    /// existing `target` of the same size is assumed to have the same content and kept; one of a
+    /// different size is damaged and replaced.
     pub(crate) fn publish(mut self, target: &Path, size: u64) -> Result<(), StoreError> {
         if has_size(target, size)? {
             self.discard_partial();
         } else {
             let failed = |action| move |error| StoreError::io(action, target, error);
-            let sealed = fs::Permissions::from_mode(0o444);
+            let read_only = fs::Permissions::from_mode(0o444);
             self.file()
-                .set_permissions(sealed)
-                .map_err(failed("seal"))?;
+                .set_permissions(read_only)
+                .map_err(failed("set permissions of"))?;
             self.file().sync_all().map_err(failed("sync"))?;
             match self {
                 Temporary::Named(named) => {
@@ -190,7 +190,7 @@ impl Temporary {
                 Temporary::Partial(partial) => {
                     partial.rename(target).map_err(failed("create"))?;
                 }
-                Temporary::Nameless { file, .. } => {
+                Temporary::Unnamed { file, .. } => {
                     while let Err(error) = link(&file, target) {
                         if error != Errno::EXIST {
                             return Err(failed("create")(error.into()));
@@ -208,13 +208,13 @@ impl Temporary {
                 }
             }
         }
-        // Also when somebody else made it: they may not have come to this line yet.
+        // Also when another writer published it, which may not have synced the directory yet.
         sync_parent(target)
     }
 }
 
-/// Gives a nameless file a name. Through /proc because `AT_EMPTY_PATH` needs a capability on
-/// kernels before 6.10; with it where /proc is not mounted.
+/// Links an unnamed file. Via /proc because `AT_EMPTY_PATH` needs a capability on kernels before
+/// 6.10; `AT_EMPTY_PATH` is the fallback where /proc is not mounted.
 fn link(file: &File, target: &Path) -> Result<(), Errno> {
     let magic = format!("/proc/self/fd/{}", file.as_raw_fd());
     match rustix::fs::linkat(CWD, magic.as_str(), CWD, target, AtFlags::SYMLINK_FOLLOW) {
@@ -231,7 +231,7 @@ fn has_size(path: &Path, size: u64) -> Result<bool, StoreError> {
     }
 }
 
-/// Replaces the small document `target` in one step: readers see the old or the new one.
+/// Replaces the small document `target` atomically: readers see the old or the new content.
 pub(crate) fn replace(dir: &TemporaryDir, target: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let failed = |action| move |error| StoreError::io(action, target, error);
     let named = dir.create_named()?;

@@ -1,17 +1,17 @@
-//! Garbage collection: what nothing refers to goes at once; what is merely cached goes when it is
-//! old or when there is too much of it.
+//! Garbage collection: unreferenced objects are removed at once, cached ones by age and by total
+//! size.
 //!
 //! | | is kept |
 //! |---|---|
-//! | an object of a root, of a living lease, or of an image that another tool put into the layout | always |
-//! | a node and its outputs | until it was not used for too long, or is among the least recently used of too many |
-//! | an image that the pipeline tagged | as long as all its parts are there and its `resolve` node is |
-//! | any other object: of a build that failed, of a node that is gone | never |
+//! | an object of a root, of the lease of a running process, or of an image that another tool added to the layout | always |
+//! | a node and its outputs | until it is unused for too long, or the store is too large and it is among the least recently used |
+//! | an image that the pipeline tagged | while all its parts are kept |
+//! | any other object, such as of a failed build or a removed node | never |
 //!
-//! The decision is pure ([`plan`]) and made on an [`Inventory`] that is taken under the exclusive
-//! side of the gate (lease.rs): builds go on beside it and wait only while it decides and renames.
-//! Records go first, then names in `index.json`, then sparse files, then blobs, their chunk maps
-//! among them, so that a collection that is killed leaves garbage, and no promise that is broken.
+//! The decision is a pure function ([`plan`]) of an [`Inventory`] that is taken while holding the
+//! gate exclusively (lease.rs): builds run concurrently and wait only while it decides and
+//! renames. The order of removal is records, names in `index.json`, sparse files, blobs (which
+//! include chunk maps), so that a killed collection leaves garbage but no dangling reference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -28,38 +28,39 @@ use crate::output::Output;
 use crate::record::node::NodeKey;
 use crate::store::Store;
 
-/// What shall be collected beside garbage.
+/// What to collect in addition to garbage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct GcOptions {
-    /// How many bytes on the disk the store may keep.
+    /// The bytes on disk that the store may keep.
     pub max_size: Option<u64>,
-    /// How long a node may lie unused.
+    /// Collect nodes unused for at least this long.
     pub unused_for: Option<Duration>,
-    /// Decide, but remove nothing.
+    /// Report what would be removed, but remove nothing.
     pub dry_run: bool,
 }
 
-/// What was removed, or would be.
+/// What was removed, or would be for a dry run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GcReport {
     /// Nodes: key and operation.
     pub nodes: Vec<(NodeKey, String)>,
     /// Names in `index.json`.
     pub images: Vec<String>,
-    /// Blobs and sparse files, with their bytes on the disk.
+    /// Blobs and sparse files, with their bytes on disk.
     pub objects: Vec<(Output, u64)>,
-    /// The sum of these.
+    /// The bytes on disk of `objects`.
     pub freed: u64,
-    /// The bytes on the disk of what is kept.
+    /// The bytes on disk of the objects kept.
     pub kept: u64,
-    /// How much of that is held by roots, leases and other tools' images, and cannot go.
+    /// The bytes of `kept` that cannot be collected: held by roots, leases and images of other
+    /// tools.
     pub held: u64,
-    /// Leftovers of processes that died: temporary files, locks, leases; quarantined files; what
-    /// is no longer of use among the store's memories.
+    /// The number of leftovers: temporary files, locks and leases of dead processes, quarantined
+    /// objects, interrupted downloads, stale records.
     pub leftovers: u64,
 }
 
-/// What goes and what stays.
+/// What to remove, and the size of what is kept.
 #[derive(Debug, Default)]
 struct Plan {
     nodes: BTreeSet<NodeKey>,
@@ -70,7 +71,7 @@ struct Plan {
 }
 
 impl Store {
-    /// Collects garbage. Builds may go on beside it, also in other processes.
+    /// Collects garbage. Builds may run concurrently, in this and in other processes.
     ///
     /// # Errors
     /// When the store cannot be read or something cannot be removed.
@@ -103,17 +104,17 @@ impl Store {
                 trash.push(self.discard(object)?);
             }
         }
-        // Removing gigabytes takes a while, and nobody needs to wait for that.
+        // Without the gate: freeing gigabytes takes long.
         for path in trash {
             remove(&path)?;
         }
-        report.leftovers += self.collect_memories(options.max_size.is_some())?;
+        report.leftovers += self.collect_stale(options.max_size.is_some())?;
         let swept = self.sweep()?;
         report.leftovers += swept.temporaries + swept.locks;
         Ok(report)
     }
 
-    /// Takes an object's name away in one step; its bytes are then in `tmp/`.
+    /// Moves an object to `tmp/` and returns its new path.
     fn discard(&self, object: &Output) -> Result<PathBuf, StoreError> {
         let from = self.output_path(object);
         let to = self.layout().trash(object);
@@ -125,21 +126,22 @@ impl Store {
         }
     }
 
-    /// Removes what was put aside as damaged, parts (partial.rs) that nobody came back for, and
-    /// memories (known_file.rs, subject.rs) of what is gone.
-    fn collect_memories(&self, for_room: bool) -> Result<u64, StoreError> {
-        let mut gone = self.stale_partials(for_room)?;
+    /// Removes quarantined objects, abandoned downloads (object/partial.rs; all of them when
+    /// `for_space`) and stale records (record/known_file.rs, record/subject.rs); returns their
+    /// number.
+    fn collect_stale(&self, for_space: bool) -> Result<u64, StoreError> {
+        let mut stale = self.stale_partials(for_space)?;
         let quarantine = self.layout().dir("quarantine");
         directory::list(&quarantine, |name, _| {
-            gone.push(quarantine.join(name));
+            stale.push(quarantine.join(name));
             Ok(())
         })?;
-        gone.extend(self.stale_known_files()?);
-        gone.extend(self.stale_subjects()?);
-        for path in &gone {
+        stale.extend(self.stale_known_files()?);
+        stale.extend(self.stale_subjects()?);
+        for path in &stale {
             remove(path)?;
         }
-        Ok(gone.len() as u64)
+        Ok(stale.len() as u64)
     }
 }
 
@@ -160,7 +162,7 @@ impl GcReport {
     }
 }
 
-/// Decides what goes.
+/// Decides what to remove.
 fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
     let mut held: BTreeSet<Output> = BTreeSet::new();
     for root in inventory.roots.values() {
@@ -174,7 +176,7 @@ fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
     }
     held.retain(|object| inventory.objects.contains_key(object));
 
-    // How many kept nodes need each object; what is held needs nobody.
+    // How many kept nodes need each object; a held object counts as needed once.
     let mut needed: BTreeMap<Output, u32> = held.iter().map(|object| (*object, 1)).collect();
     let mut plan = Plan {
         held: inventory.allocated(&held),
@@ -190,7 +192,7 @@ fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
         for object in &objects {
             *needed.entry(*object).or_default() += 1;
         }
-        // A node whose output is in use would free nothing.
+        // Evicting a node whose objects are all held frees nothing.
         if objects.is_empty() || !objects.is_subset(&held) {
             evictable.push((node.last_used, *key, objects));
         }
@@ -199,9 +201,9 @@ fn plan(inventory: &Inventory, options: &GcOptions, now: SystemTime) -> Plan {
     plan.kept = inventory.allocated(needed.keys());
     for (last_used, key, objects) in evictable {
         let idle = now.duration_since(last_used).unwrap_or_default();
-        let too_old = options.unused_for.is_some_and(|longest| idle >= longest);
-        let too_much = options.max_size.is_some_and(|most| plan.kept > most);
-        if !too_old && !too_much {
+        let too_old = options.unused_for.is_some_and(|limit| idle >= limit);
+        let too_large = options.max_size.is_some_and(|limit| plan.kept > limit);
+        if !too_old && !too_large {
             continue;
         }
         plan.nodes.insert(key);
@@ -317,7 +319,7 @@ mod tests {
     };
 
     #[test]
-    fn without_a_limit_only_what_nothing_needs_goes() {
+    fn without_limits_only_unreferenced_objects_are_collected() {
         let store = inventory(&["a", "b", "stray"], &[("x", &["a"], 1), ("y", &["b"], 2)]);
         assert_eq!(
             decide(&store, &GcOptions::default()),
@@ -326,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_lost_an_output_goes_with_the_others_it_has() {
+    fn a_node_that_lost_an_output_is_collected_with_its_other_outputs() {
         let store = inventory(&["a"], &[("x", &["a", "lost"], 1)]);
         assert_eq!(
             decide(&store, &GcOptions::default()),
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_go_until_the_rest_fits() {
+    fn the_least_recently_used_nodes_are_evicted_until_the_rest_fits() {
         let store = inventory(
             &["a", "b", "c", "d"],
             &[
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_a_younger_node_needs_stays() {
+    fn an_object_shared_with_a_more_recent_node_is_kept() {
         let store = inventory(
             &["shared", "b", "c"],
             &[
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_long_goes_and_the_limit_is_included() {
+    fn nodes_unused_for_at_least_the_limit_are_evicted() {
         let store = inventory(&["a", "b"], &[("x", &["a"], 900), ("y", &["b"], 901)]);
         let options = GcOptions {
             unused_for: Some(Duration::from_secs(100)),
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn roots_leases_and_images_of_other_tools_are_never_touched() {
+    fn roots_leases_and_images_of_other_tools_are_kept() {
         let mut store = inventory(
             &["root", "leased", "foreign", "a"],
             &[("r", &["root"], 1), ("l", &["leased"], 1), ("x", &["a"], 1)],
@@ -409,11 +411,11 @@ mod tests {
         let plan = plan(&store, &everything, at(1000));
         assert_eq!(plan.objects.into_iter().collect::<Vec<_>>(), [blob("a")]);
         assert_eq!((plan.kept, plan.held), (300, 300));
-        assert_eq!(plan.nodes.len(), 1, "the nodes in use stay hits");
+        assert_eq!(plan.nodes.len(), 1, "nodes with held outputs are kept");
     }
 
     #[test]
-    fn an_image_that_was_cached_loses_its_name_with_its_first_part() {
+    fn a_cached_image_loses_its_name_when_a_part_is_collected() {
         let mut store = inventory(&["manifest", "layer"], &[("fetch", &["layer"], 1)]);
         store
             .images
@@ -427,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chunk_map_of_a_sparse_file_stays_with_it() {
+    fn a_sparse_file_is_kept_with_its_chunk_map() {
         let mut store = inventory(&["map"], &[]);
         let map = Digest::of(b"map");
         let size = ObjectSize {

@@ -1,11 +1,10 @@
-//! What is in a store, how large it is, and what holds it.
+//! The content of a store: objects with their sizes, and what refers to them.
 //!
-//! Other processes go on while an inventory is taken. Therefore what promises is looked at before
-//! what is promised: leases, then records, then names, then sparse files, then blobs. A process
-//! that commits does it the other way round, and may end at any point; so while no collection
-//! removes anything (under either side of the gate, lease.rs), each promise that an inventory has
-//! seen is kept by an object that it has seen too, and each object that was there when it began is
-//! promised by what it has seen, or is garbage.
+//! Other processes write while an inventory is taken, so it reads referrers before referents:
+//! leases, records, names, sparse files, blobs. A writer commits in the opposite order and may die
+//! at any point. So while no collection runs (the caller holds the gate, lease.rs), every
+//! reference in an inventory has its object in the inventory, and every object that existed at its
+//! start is either referenced in it or garbage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
@@ -24,7 +23,7 @@ use crate::record::node::{NodeKey, NodeRecord};
 use crate::record::root::RootRecord;
 use crate::store::Store;
 
-/// The longest manifest that is looked into, in bytes.
+/// The maximum size of a manifest in bytes; the parts of a larger one are not listed.
 const MAX_MANIFEST: u64 = 4 << 20;
 
 /// Everything in a store.
@@ -32,52 +31,52 @@ const MAX_MANIFEST: u64 = 4 << 20;
 pub struct Inventory {
     /// Blobs and sparse files. The chunk map of a sparse file is a blob of its own.
     pub objects: BTreeMap<Output, ObjectSize>,
-    /// Nodes whose record can be read, by key; whether their outputs are there is not looked at.
+    /// Nodes with a valid record, by key, whether or not their outputs exist.
     pub nodes: BTreeMap<NodeKey, KnownNode>,
-    /// Names in `nodes/` that are no readable record.
+    /// File names in `nodes/` without a valid record.
     pub broken_nodes: Vec<String>,
     /// Roots by name.
     pub roots: BTreeMap<String, RootRecord>,
-    /// Images by name.
+    /// Images, in the order of `index.json`.
     pub images: Vec<KnownImage>,
-    /// What living processes hold.
+    /// Leases of running processes.
     pub leases: Vec<(LeaseHolder, BTreeSet<Output>)>,
 }
 
-/// How large an object is.
+/// The size of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectSize {
     /// Its length in bytes.
     pub length: u64,
-    /// The bytes it takes on the disk: less than its length where it has holes.
+    /// Bytes allocated on disk: less than the length for a file with holes.
     pub allocated: u64,
 }
 
-/// A node's record, and when the node was used last.
+/// A node's record and time of last use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownNode {
     /// The record.
     pub record: NodeRecord,
-    /// When it was computed or found the last time, to a minute.
+    /// When it was last computed or looked up, to a minute.
     pub last_used: SystemTime,
 }
 
 /// An entry of `index.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KnownImage {
-    /// Its name (`org.opencontainers.image.ref.name`), where it has one.
+    /// Its name (`org.opencontainers.image.ref.name`), if any.
     pub name: Option<String>,
-    /// What it names.
+    /// The digest of its manifest or index; `None` when it is not a SHA-256.
     pub digest: Option<Digest>,
     /// Whether the pipeline tagged it.
     pub cached: bool,
-    /// The manifest and everything that it names, where that can be read.
+    /// The manifest and everything it refers to, as far as that can be read.
     pub closure: BTreeSet<Output>,
 }
 
 impl Store {
-    /// Looks at everything in the store. Beside a collection, what goes meanwhile may be seen in
-    /// part.
+    /// Lists everything in the store. The result may be inconsistent when a collection runs
+    /// concurrently.
     ///
     /// # Errors
     /// When a directory cannot be listed, or `index.json` or a root is damaged.
@@ -129,12 +128,12 @@ impl Store {
         Ok(inventory)
     }
 
-    /// A node as it is remembered, and whether its outputs are all there. Only looked at: nothing
-    /// is held, and the node does not count as used.
+    /// Returns a node's record and whether all outputs exist with the recorded size, without
+    /// holding them and without updating the time of last use.
     ///
     /// # Errors
-    /// When the file system does not answer.
-    pub fn look_at_node(&self, key: &NodeKey) -> Result<Option<(KnownNode, bool)>, StoreError> {
+    /// When the file system fails.
+    pub fn peek_node(&self, key: &NodeKey) -> Result<Option<(KnownNode, bool)>, StoreError> {
         let Some(record) = self.read_record(key)? else {
             return Ok(None);
         };
@@ -163,7 +162,7 @@ impl Store {
         })
     }
 
-    /// A manifest and what it names, or an index and what its manifests name.
+    /// Adds a manifest and its parts, or an index and the closures of its manifests.
     fn closure(&self, digest: &Digest, into: &mut BTreeSet<Output>) -> Result<(), StoreError> {
         #[derive(serde::Deserialize)]
         struct Index {
@@ -200,23 +199,23 @@ impl ObjectSize {
 }
 
 impl Inventory {
-    /// The objects that a node's outputs are made of: a sparse file comes with its chunk map.
+    /// The objects of a node's outputs; a sparse file includes its chunk map.
     pub fn objects_of(record: &NodeRecord) -> impl Iterator<Item = Output> + '_ {
         record.outputs.values().flat_map(Output::with_map)
     }
 
-    /// Whether everything that a node has made is there.
+    /// Whether all objects of a node exist.
     pub fn is_whole(&self, record: &NodeRecord) -> bool {
         Inventory::objects_of(record).all(|object| self.objects.contains_key(&object))
     }
 
-    /// The sum of the lengths of what a node has made, as far as it is there.
+    /// The sum of the lengths of a node's existing outputs.
     pub(crate) fn length(&self, record: &NodeRecord) -> u64 {
         let sizes = (record.outputs.values()).filter_map(|output| self.objects.get(output));
         sizes.fold(0, |sum, size| sum.saturating_add(size.length))
     }
 
-    /// The bytes on the disk of some objects, each counted once.
+    /// The bytes on disk of `objects`, each counted once.
     pub fn allocated<'a>(&self, objects: impl IntoIterator<Item = &'a Output>) -> u64 {
         let objects: BTreeSet<_> = objects.into_iter().collect();
         let sizes = objects.iter().filter_map(|object| self.objects.get(object));

@@ -1,4 +1,4 @@
-//! What processes that died have left in `tmp/`, `locks/` and `leases/`.
+//! Removal of leftovers of dead processes in `tmp/`, `locks/` and `leases/`.
 
 use std::fs;
 
@@ -9,21 +9,20 @@ use crate::store::Store;
 
 /// What a [`Store::sweep`] removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Swept {
+pub struct SweepReport {
     /// Files and directories in `tmp/`.
     pub temporaries: u64,
-    /// Lock files without a holder.
+    /// Node locks without a holder.
     pub locks: u64,
 }
 
 impl Store {
-    /// Removes what processes that died in the middle of something left in `tmp/` and `locks/`.
-    /// What a living process uses is locked by it and stays.
+    /// Removes the leftovers of dead processes. Files of running processes are locked and kept.
     ///
     /// # Errors
     /// When the directories cannot be read or an entry cannot be removed.
-    pub fn sweep(&self) -> Result<Swept, StoreError> {
-        let mut swept = Swept {
+    pub fn sweep(&self) -> Result<SweepReport, StoreError> {
+        let mut swept = SweepReport {
             temporaries: self.temporary().sweep()?,
             locks: 0,
         };
@@ -53,7 +52,7 @@ mod tests {
     use crate::digest::Digest;
 
     #[test]
-    fn a_named_file_in_use_survives_a_sweep_and_a_leftover_does_not() {
+    fn a_sweep_keeps_files_in_use_and_removes_leftovers() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open_with(&dir.path().join("cas"), false).unwrap();
         let mut writer = store.writer().unwrap();

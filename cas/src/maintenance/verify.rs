@@ -1,5 +1,5 @@
-//! Verification: every blob against its digest, every sparse file against its chunk map, every
-//! record, root and image against what it promises.
+//! Verification and repair: blobs are checked against their digests, sparse files against their
+//! chunk maps; records, roots and images against the objects they refer to.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,26 +9,27 @@ use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::error::StoreError;
+use crate::file::directory;
 use crate::maintenance::inventory::{Inventory, ObjectSize};
 use crate::output::Output;
 use crate::parallel;
 use crate::record::node::NodeKey;
 use crate::store::Store;
 
-/// What a verification found.
+/// The result of a verification.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Verified {
-    /// Blobs and sparse files that were looked at.
+pub struct VerifyReport {
+    /// The number of blobs and sparse files checked.
     pub objects: u64,
-    /// Their bytes on the disk.
+    /// Their bytes on disk.
     pub bytes: u64,
-    /// Node records that were looked at.
+    /// The number of node records checked.
     pub nodes: u64,
-    /// What is wrong.
+    /// The problems found.
     pub problems: Vec<Problem>,
 }
 
-/// Something that is wrong with a store.
+/// A problem of a store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
@@ -36,7 +37,7 @@ pub struct Problem {
     pub path: PathBuf,
     /// What is wrong with it.
     pub why: String,
-    /// Whether it was repaired: put aside or removed, to be made anew when it is needed.
+    /// Whether it was repaired: quarantined or removed, to be rebuilt when needed.
     pub repaired: bool,
     #[serde(skip)]
     what: What,
@@ -52,23 +53,23 @@ enum What {
 }
 
 impl Store {
-    /// Reads everything and compares it with its name. `advance` is told bytes as they are read,
-    /// from several threads.
+    /// Verifies the whole store. Calls `advance` with the number of bytes read since the last
+    /// call, from several threads.
     ///
     /// # Errors
-    /// When something cannot be read at all; what can be read and is wrong is a [`Problem`].
-    pub fn verify(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
-        // Beside a collection, a record would be seen whose outputs have just gone.
+    /// When something cannot be read; invalid content is not an error but a [`Problem`].
+    pub fn verify(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<VerifyReport, StoreError> {
+        // Excludes a collection, which could remove the outputs of a record already listed.
         let gate = self.leases().gate(FlockOperation::LockShared)?;
         let inventory = self.inventory()?;
         drop(gate);
-        let mut found = Verified {
+        let mut report = VerifyReport {
             objects: inventory.objects.len() as u64,
             bytes: inventory.allocated(inventory.objects.keys()),
             nodes: inventory.nodes.len() as u64,
             problems: self.damaged_objects(&inventory, advance)?,
         };
-        let damaged: BTreeSet<Output> = (found.problems.iter())
+        let damaged: BTreeSet<Output> = (report.problems.iter())
             .filter_map(|problem| match &problem.what {
                 What::Object(object) => Some(*object),
                 _ => None,
@@ -78,26 +79,23 @@ impl Store {
             |object: &Output| damaged.contains(object) || !inventory.objects.contains_key(object);
         for name in &inventory.broken_nodes {
             let path = self.layout().dir("nodes").join(name);
-            found.report(path, "it is no node record".into(), What::File);
+            report.add(path, "not a node record".into(), What::File);
         }
         for (key, node) in &inventory.nodes {
             if let Some(bad) = Inventory::objects_of(&node.record).find(is_bad) {
-                let why = format!("its output {bad} is {}", state(&damaged, &bad));
-                found.report(self.node_path(key), why, What::Node(*key));
+                let why = format!("output {bad} is {}", state(&damaged, &bad));
+                report.add(self.node_path(key), why, What::Node(*key));
             } else if inventory.length(&node.record) != node.record.size {
-                let why = "its outputs have another size".into();
-                found.report(self.node_path(key), why, What::Node(*key));
+                let why = "the size of its outputs differs from the record".into();
+                report.add(self.node_path(key), why, What::Node(*key));
             }
         }
         for image in &inventory.images {
             if let Some(bad) = image.closure.iter().find(|part| is_bad(part)) {
-                let name = image
-                    .name
-                    .clone()
-                    .unwrap_or_else(|| "without a name".into());
-                let why = format!("of image {name}, {bad} is {}", state(&damaged, bad));
+                let name = image.name.as_deref().unwrap_or("without a name");
+                let why = format!("image {name}: {bad} is {}", state(&damaged, bad));
                 let path = self.layout().index();
-                found.report(
+                report.add(
                     path,
                     why,
                     What::Image(image.name.clone().filter(|_| image.cached)),
@@ -106,47 +104,46 @@ impl Store {
         }
         for (name, root) in &inventory.roots {
             if let Some(bad) = root.blobs.iter().find(|blob| is_bad(blob)) {
-                let why = format!("{bad}, which it keeps, is {}", state(&damaged, bad));
+                let why = format!("kept object {bad} is {}", state(&damaged, bad));
                 let path = self.layout().root_record(name);
-                found.report(path, why, What::Root);
+                report.add(path, why, What::Root);
             }
         }
-        found.problems.sort();
-        Ok(found)
+        report.problems.sort();
+        Ok(report)
     }
 
-    /// As [`Store::verify`], and puts damaged objects aside (`quarantine/`) and removes the
-    /// records and cached images that promised them: whoever needs them next makes them anew.
+    /// Verifies the store, moves damaged objects to `quarantine/` and removes the records and
+    /// cached images that refer to them, so that they are rebuilt when needed.
     ///
     /// # Errors
-    /// As [`Store::verify`], and when something cannot be moved or removed.
-    pub fn repair(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<Verified, StoreError> {
-        let mut found = self.verify(advance)?;
+    /// See [`Store::verify`]; also when something cannot be moved or removed.
+    pub fn repair(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<VerifyReport, StoreError> {
+        let mut report = self.verify(advance)?;
         let _gate = self.leases().gate(FlockOperation::LockExclusive)?;
-        let gone = |result: std::io::Result<()>| match result {
+        let absent_is_ok = |result: std::io::Result<()>| match result {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
             result => result,
         };
         let mut images = BTreeSet::new();
-        for problem in &mut found.problems {
+        for problem in &mut report.problems {
             problem.repaired = true;
             let path = &problem.path;
             match &problem.what {
                 What::Object(object) => {
-                    gone(std::fs::rename(path, self.layout().quarantine(object)))
-                        .map_err(|error| StoreError::io("put aside", path, error))?;
+                    absent_is_ok(std::fs::rename(path, self.layout().quarantine(object)))
+                        .map_err(|error| StoreError::io("quarantine", path, error))?;
                 }
-                What::Node(_) | What::File => gone(std::fs::remove_file(path))
-                    .map_err(|error| StoreError::io("remove", path, error))?,
+                What::Node(_) | What::File => directory::remove(path)?,
                 What::Image(Some(name)) => {
                     images.insert(name.clone());
                 }
-                // Only who made these can say what they should be.
+                // Only their creator can restore these.
                 What::Image(None) | What::Root => problem.repaired = false,
             }
         }
         self.untag(|name| images.contains(name))?;
-        Ok(found)
+        Ok(report)
     }
 
     fn damaged_objects(
@@ -156,23 +153,23 @@ impl Store {
     ) -> Result<Vec<Problem>, StoreError> {
         let objects: Vec<_> = inventory.objects.iter().collect();
         let problems: Mutex<Vec<Problem>> = Mutex::default();
-        let look = |(): &mut (), (object, size): &(&Output, &ObjectSize)| {
+        let check = |(): &mut (), (object, size): &(&Output, &ObjectSize)| {
             let result = match object {
                 Output::Blob(digest) => self.verify_blob(digest),
                 Output::Sparse(map) => self.verify_sparse(map),
             };
             advance(size.allocated);
-            // Collected meanwhile, or a sparse file whose map is missing.
+            // `None` below: collected meanwhile, or a sparse file without its map.
             let orphan = matches!(object, Output::Sparse(map)
                 if !inventory.objects.contains_key(&Output::Blob(*map)));
             let (path, why) = match result {
                 Err(StoreError::Corrupt { path, why }) => (path, why),
-                Err(StoreError::TooLarge { path, .. }) => (path, "it is too large".into()),
+                Err(StoreError::TooLarge { path, .. }) => (path, "too large".into()),
                 Err(error) => return Err(error),
-                Ok(None) if orphan => (self.output_path(object), "it has no chunk map".into()),
+                Ok(None) if orphan => (self.output_path(object), "its chunk map is missing".into()),
                 Ok(_) => return Ok(()),
             };
-            // A damaged map is a problem of the map.
+            // A damaged map is reported once, for the map.
             if path == self.output_path(object) {
                 let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
                 problems.push(Problem {
@@ -185,10 +182,10 @@ impl Store {
             Ok(())
         };
         let panicked = || {
-            let panicked = std::io::Error::other("a thread that read it has panicked");
+            let panicked = std::io::Error::other("a verification thread panicked");
             StoreError::io("verify", self.root(), panicked)
         };
-        parallel::each(&objects, || (), look, panicked)?;
+        parallel::each(&objects, || (), check, panicked)?;
         Ok(problems
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner))
@@ -202,8 +199,8 @@ fn state(damaged: &BTreeSet<Output>, object: &Output) -> &'static str {
     }
 }
 
-impl Verified {
-    fn report(&mut self, path: PathBuf, why: String, what: What) {
+impl VerifyReport {
+    fn add(&mut self, path: PathBuf, why: String, what: What) {
         self.problems.push(Problem {
             path,
             why,

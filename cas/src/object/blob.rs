@@ -1,4 +1,4 @@
-//! Blobs: bytes in, hashed on the way; open files out.
+//! Blobs: written through a hasher, read as open files.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -20,28 +20,27 @@ pub struct Blob {
     pub size: u64,
 }
 
-/// A blob that is being written from its first byte to its last. Dropped without
-/// [`BlobWriter::commit`], it leaves nothing.
+/// Writes a blob sequentially. Dropped without [`BlobWriter::commit`], it stores nothing.
 ///
-/// The [`io::Error`]s of its `write` carry a [`StoreError`]: see [`StoreError::from_stream`].
+/// The [`io::Error`]s of its `write` wrap a [`StoreError`]: see [`StoreError::from_stream`].
 #[derive(Debug)]
 pub struct BlobWriter {
     store: Store,
     pub(crate) temporary: Temporary,
     pub(crate) hasher: Hasher,
     pub(crate) size: u64,
-    /// How much an earlier writer left (partial.rs).
-    pub(crate) there: u64,
+    /// The length that an earlier writer left (object/partial.rs).
+    pub(crate) left: u64,
 }
 
 impl BlobWriter {
-    pub(crate) fn new(store: &Store, temporary: Temporary, there: u64) -> BlobWriter {
+    pub(crate) fn new(store: &Store, temporary: Temporary, left: u64) -> BlobWriter {
         BlobWriter {
             store: store.clone(),
             temporary,
             hasher: Hasher::new(),
             size: 0,
-            there,
+            left,
         }
     }
 
@@ -50,10 +49,10 @@ impl BlobWriter {
         self.size
     }
 
-    /// Makes the blob durable under its digest and returns digest and size in bytes.
+    /// Makes the blob durable under its digest; returns digest and size in bytes.
     ///
     /// # Errors
-    /// [`StoreError::Mismatch`] when the digest is not the expected one; nothing is kept then.
+    /// [`StoreError::Mismatch`] when the digest is not `expected`; nothing is kept.
     pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let actual = self.hasher.finish();
         if let Some(&expected) = expected
@@ -90,34 +89,34 @@ impl Write for BlobWriter {
 }
 
 impl Store {
-    /// Opens a blob; `None` when the store does not have it.
+    /// Opens a blob; `None` when it is absent.
     ///
     /// # Errors
-    /// [`StoreError::Permission`] and [`StoreError::Io`] when it is there but cannot be opened.
+    /// When it exists but cannot be opened.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
         open(&self.blob_path(digest))
     }
 
-    /// The size of a blob in bytes; `None` when the store does not have it.
+    /// The size of a blob in bytes; `None` when it is absent.
     ///
     /// # Errors
-    /// When the file system does not answer.
+    /// When the file system fails.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         read::size_of(&self.blob_path(digest))
     }
 
-    /// Reads a small document whole, verified against its digest; `None` when it is absent. It
-    /// is there to stay then ([`Store::hold`]).
+    /// Reads a small document, holds it ([`Store::hold`]) and verifies it against its digest;
+    /// `None` when it is absent.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] above `limit` bytes, [`StoreError::Corrupt`] when the bytes do not
-    /// have the digest.
+    /// [`StoreError::TooLarge`] above `limit` bytes, [`StoreError::Corrupt`] when the digest does
+    /// not match.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
         self.hold_blob(digest)?;
         self.read_blob_unheld(digest, limit)
     }
 
-    /// As [`Store::read_blob`], for who only looks.
+    /// Like [`Store::read_blob`], without holding the document.
     pub(crate) fn read_blob_unheld(
         &self,
         digest: &Digest,
@@ -133,10 +132,11 @@ impl Store {
         }
     }
 
-    /// Hashes a blob of any size again; its size in bytes, or `None` when it is absent.
+    /// Verifies a blob of any size against its digest; returns its size in bytes, or `None` when
+    /// it is absent.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when its bytes do not have the digest.
+    /// [`StoreError::Corrupt`] when the digest does not match.
     pub fn verify_blob(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
         let path = self.blob_path(digest);
         let Some(file) = read::open_if_present(&path)? else {
@@ -150,10 +150,10 @@ impl Store {
         }
     }
 
-    /// Stores `bytes`.
+    /// Stores `bytes` as a blob.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When the blob cannot be written.
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         self.hold_blob(&digest)?;
@@ -167,7 +167,7 @@ impl Store {
         writer.commit(Some(&digest)).map(|(digest, _)| digest)
     }
 
-    /// A writer for a blob whose bytes come in order.
+    /// Creates a writer for a blob.
     ///
     /// # Errors
     /// When no file can be created in `tmp/`.
@@ -180,7 +180,7 @@ impl Store {
 fn corrupt(path: &Path, actual: &Digest) -> StoreError {
     StoreError::Corrupt {
         path: path.to_owned(),
-        why: format!("its content has digest {actual}"),
+        why: format!("digest mismatch: got {actual}"),
     }
 }
 
@@ -210,21 +210,21 @@ mod tests {
         fs::read_dir(store.root().join(dir)).unwrap().count()
     }
 
-    /// Both ways of making a file, on whatever file system the tests run.
+    /// A store with unnamed temporary files and one with named ones.
     fn stores() -> [(tempfile::TempDir, Store, bool); 2] {
-        [true, false].map(|nameless| {
+        [true, false].map(|unnamed| {
             let dir = tempfile::tempdir().unwrap();
-            let store = Store::open_with(&dir.path().join("cas"), nameless).unwrap();
-            (dir, store, nameless)
+            let store = Store::open_with(&dir.path().join("cas"), unnamed).unwrap();
+            (dir, store, unnamed)
         })
     }
 
     #[test]
-    fn with_and_without_nameless_files_a_blob_is_absent_until_it_is_whole() {
-        for (_dir, store, nameless) in stores() {
+    fn a_blob_is_absent_until_it_is_complete() {
+        for (_dir, store, unnamed) in stores() {
             let mut writer = store.writer().unwrap();
             writer.write_all(b"bytes").unwrap();
-            assert_eq!(names(&store, "tmp"), usize::from(!nameless));
+            assert_eq!(names(&store, "tmp"), usize::from(!unnamed));
             assert_eq!(names(&store, "blobs/sha256"), 0);
             let (digest, _) = writer.commit(None).unwrap();
             let metadata = fs::metadata(store.blob_path(&digest)).unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_of_one_blob_at_once_all_succeed() {
+    fn concurrent_writers_of_one_blob_all_succeed() {
         for (_dir, store, _) in stores() {
             std::thread::scope(|scope| {
                 for _ in 0..8 {
@@ -257,12 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_lasts_as_long_as_the_store_is_open() {
+    fn a_lease_lasts_until_the_store_is_closed() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("cas");
         let observer = Store::open(&root).unwrap();
         let leases = || names(&observer, "leases");
-        assert_eq!(leases(), 0, "opening a store takes no lease");
+        assert_eq!(leases(), 0, "opening a store does not create a lease");
 
         let store = Store::open(&root).unwrap();
         let digest = store.put_bytes(b"held").unwrap();

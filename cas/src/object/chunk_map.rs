@@ -1,15 +1,15 @@
 //! Chunk maps: the content of a sparse file as the digests of its chunks.
 //!
-//! A file of 16 GiB that holds 100 MiB should cost 100 MiB of hashing. So a sparse file is not
-//! named by the digest of its bytes but by that of its *chunk map*, a small blob of canonical JSON
-//! (canonical.rs):
+//! Hashing a 16 GiB file with 100 MiB of data should cost 100 MiB of hashing. So a sparse file is
+//! named not by the digest of its bytes but by that of its *chunk map*, a small blob of canonical
+//! JSON (canonical.rs):
 //! ```text
 //! {"chunkSize":4194304,"chunks":[[0,"sha256:…"],[7,"sha256:…"]],"format":1,"size":17179869184}
 //! ```
-//! `chunks` names the chunks that hold anything but zeros, ascending: number and sha256 of the
-//! chunk's bytes, the last one cut at `size`. Whether zeros are holes in the file or written out
-//! makes no difference, so the map is a function of the content alone. Chunks are hashed on all
-//! processors at once, and can be checked (and shipped) one by one.
+//! `chunks` lists the chunks that are not all zeros, ascending: number and sha256 of the chunk's
+//! bytes, the last chunk truncated at `size`. Holes and written zeros are equivalent, so the map
+//! depends on the content alone. Chunks are hashed in parallel, and can be verified and transferred
+//! individually.
 
 use std::fs::File;
 use std::io;
@@ -27,13 +27,13 @@ use crate::error::StoreError;
 use crate::file::hash::BUFFER_SIZE;
 use crate::parallel;
 
-/// The version of the chunk map's format.
+/// The version of the chunk map format.
 pub const SPARSE_FORMAT: u32 = 1;
 
 /// The length of a chunk in bytes.
 pub const CHUNK_SIZE: u64 = 4 << 20;
 
-/// What a sparse file holds.
+/// The content of a sparse file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChunkMap {
@@ -43,12 +43,12 @@ pub struct ChunkMap {
     pub chunk_size: u64,
     /// The file's length in bytes.
     pub size: u64,
-    /// The chunks that are not all zeros: number and digest, ascending.
+    /// The chunks that are not all zeros: number and digest, in ascending order.
     pub chunks: Vec<(u64, Digest)>,
 }
 
 impl ChunkMap {
-    /// The map of a file, wherever it is. `path` is what errors name.
+    /// Computes the map of a file, in a store or not. `path` appears in errors.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -66,7 +66,7 @@ impl ChunkMap {
             }
             Ok(())
         };
-        let panicked = || io::Error::other("a thread that read it has panicked");
+        let panicked = || io::Error::other("a hashing thread panicked");
         parallel::each(&candidates, || vec![0; BUFFER_SIZE], hash, panicked).map_err(failed)?;
         let mut chunks = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         chunks.sort_unstable();
@@ -78,7 +78,7 @@ impl ChunkMap {
         })
     }
 
-    /// The bytes whose digest names the file.
+    /// The encoded map, whose digest names the file.
     pub fn to_bytes(&self) -> Vec<u8> {
         let chunks: Vec<_> = (self.chunks.iter())
             .map(|(number, digest)| serde_json::json!([number, digest.to_string()]))
@@ -91,22 +91,22 @@ impl ChunkMap {
         }))
     }
 
-    /// Reads a map back. The error is a reason.
+    /// Decodes a map. The error is the reason of a [`StoreError::Corrupt`].
     pub(crate) fn parse(bytes: &[u8]) -> Result<ChunkMap, String> {
         let map: ChunkMap = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         if map.format != SPARSE_FORMAT || map.chunk_size != CHUNK_SIZE {
-            return Err(format!("chunk map format {} is unknown", map.format));
+            return Err(format!("unknown chunk map format {}", map.format));
         }
         let ascending = map.chunks.is_sorted_by(|a, b| a.0 < b.0);
         let inside = |(number, _): &(u64, Digest)| *number < map.size.div_ceil(CHUNK_SIZE);
         match ascending && map.chunks.last().is_none_or(inside) {
             true => Ok(map),
-            false => Err("its chunks are out of order".into()),
+            false => Err("chunks are out of order or out of range".into()),
         }
     }
 }
 
-/// The numbers of the chunks in which the file system has any data.
+/// The numbers of the chunks for which the file system reports data.
 fn with_data(file: &File, size: u64) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     let mut offset = 0;
@@ -114,7 +114,7 @@ fn with_data(file: &File, size: u64) -> io::Result<Vec<u64>> {
         let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break,
-            // A file system without SEEK_DATA: everything is data.
+            // The file system does not support SEEK_DATA: everything is data.
             Err(Errno::INVAL) => offset,
             Err(error) => return Err(error.into()),
         };
@@ -128,7 +128,7 @@ fn with_data(file: &File, size: u64) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// The digest of the bytes from `begin` to `end`; `None` when they are all zeros.
+/// The digest of the bytes from `begin` up to `end`; `None` when they are all zeros.
 fn hash_chunk(file: &File, begin: u64, end: u64, buffer: &mut [u8]) -> io::Result<Option<Digest>> {
     let mut hasher = Hasher::new();
     let mut zeros = true;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_map_are_pinned() {
+    fn the_encoding_is_stable() {
         let map = map_of(2 * CHUNK_SIZE + 3, &[(2 * CHUNK_SIZE, b"abc")]);
         assert_eq!(
             String::from_utf8(map.to_bytes()).unwrap(),
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_and_written_zeros_are_the_same() {
+    fn holes_and_written_zeros_are_equivalent() {
         let size = 3 * CHUNK_SIZE + 1000;
         let zeros = vec![0; CHUNK_SIZE as usize];
         let holes = map_of(size, &[(CHUNK_SIZE + 7, b"x")]);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_that_makes_no_sense_is_refused() {
+    fn refuses_an_inconsistent_map() {
         let good = map_of(2 * CHUNK_SIZE, &[(0, b"a"), (CHUNK_SIZE, b"b")]);
         let mut twice = good.clone();
         twice.chunks[1].0 = 0;

@@ -1,4 +1,4 @@
-//! Objects: blobs and sparse files, written once and named by a digest.
+//! Objects: blobs and sparse files, named by a digest and immutable.
 
 pub(crate) mod blob;
 pub(crate) mod chunk_map;

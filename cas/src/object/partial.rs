@@ -1,9 +1,9 @@
-//! Blobs that are coming over a network: what has come is kept when the process ends in the middle,
-//! so that the next one need not begin anew.
+//! Interrupted downloads: the received part of a blob is kept, so that the next process can resume
+//! it.
 //!
-//! `partial/<hex>` is named by the digest the blob will have and locked by whoever writes it. What
-//! is in it is worth nothing until all of it has been hashed: it may end in bytes that never
-//! reached the disk. A writer reads it through its hasher before it goes on.
+//! `partial/<hex>` is named by the digest that the blob will have and locked by its writer. Its
+//! content is not trusted: it may end in bytes that never reached the disk. A writer reads it
+//! through its hasher before it appends to it.
 
 use std::fs::File;
 use std::io;
@@ -18,38 +18,38 @@ use crate::file::{directory, lock};
 use crate::object::blob::BlobWriter;
 use crate::store::Store;
 
-/// How long a part waits for its rest.
-const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long an interrupted download is kept.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
-    /// A writer for the blob of that digest, which goes on where an earlier one was stopped: the
-    /// caller takes what is there with [`BlobWriter::replay`] and then writes the rest. The
-    /// caller holds the lock of the node that fetches it.
+    /// Creates a writer that resumes the blob with this digest where an earlier writer stopped:
+    /// the caller reads the existing part with [`BlobWriter::replay`], then writes the rest. The
+    /// caller holds the lock of the node that fetches the blob.
     ///
     /// # Errors
     /// When the file cannot be opened.
     pub fn resume_writer(&self, digest: &Digest) -> Result<BlobWriter, StoreError> {
         let path = self.layout().partial(digest);
         let Some(partial) = PartialFile::open(path)? else {
-            // Both write all of it; the content is the same.
+            // Both write the whole blob; the content is the same.
             return self.writer();
         };
-        let there = (partial.file().metadata())
+        let left = (partial.file().metadata())
             .map_err(|error| StoreError::io("inspect", partial.path(), error))?
             .len();
-        Ok(BlobWriter::new(self, Temporary::Partial(partial), there))
+        Ok(BlobWriter::new(self, Temporary::Partial(partial), left))
     }
 
-    /// Parts that nobody writes: all of them, or those that have waited too long.
+    /// Interrupted downloads without a writer: all, or those older than [`MAX_AGE`].
     pub(crate) fn stale_partials(&self, all: bool) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
         let dir = self.layout().dir("partial");
         directory::list(&dir, |name, metadata| {
             let path = dir.join(name);
             let since = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let waited = since.elapsed().unwrap_or_default();
+            let age = since.elapsed().unwrap_or_default();
             let free = |file: File| lock::try_exclusive(&file).unwrap_or(false);
-            if (all || waited > PATIENCE) && File::open(&path).is_ok_and(free) {
+            if (all || age > MAX_AGE) && File::open(&path).is_ok_and(free) {
                 stale.push(path);
             }
             Ok(())
@@ -59,16 +59,16 @@ impl Store {
 }
 
 impl BlobWriter {
-    /// The next bytes of what an earlier writer left, hashed as if they had been written now; 0
-    /// when there are no more, and only then the rest may be written.
+    /// Reads and hashes the next bytes that an earlier writer left; returns their number. The
+    /// rest may be written only after this returned 0.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When the file cannot be read.
     pub fn replay(&mut self, buffer: &mut [u8]) -> Result<usize, StoreError> {
-        let left = usize::try_from(self.there - self.size).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
+        let remaining = usize::try_from(self.left - self.size).unwrap_or(usize::MAX);
+        let want = buffer.len().min(remaining);
         let buffer = &mut buffer[..want];
-        // Moves the file's position with it: what is written next goes behind.
+        // Advances the file's position, so that writes append.
         io::Read::read_exact(&mut self.temporary.file(), buffer)
             .map_err(|error| StoreError::io("read", self.temporary.path(), error))?;
         self.hasher.update(buffer);
@@ -76,19 +76,19 @@ impl BlobWriter {
         Ok(want)
     }
 
-    /// How many bytes an earlier writer left.
+    /// The number of bytes that an earlier writer left.
     pub fn left(&self) -> u64 {
-        self.there
+        self.left
     }
 
-    /// Throws away what there is and begins anew.
+    /// Discards everything written or left and starts again at byte 0.
     ///
     /// # Errors
-    /// When the file cannot be cut.
+    /// When the file cannot be truncated.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        let cut = self.temporary.file().set_len(0);
-        cut.map_err(|error| StoreError::io("cut", self.temporary.path(), error))?;
-        (self.there, self.size) = (0, 0);
+        let truncated = self.temporary.file().set_len(0);
+        truncated.map_err(|error| StoreError::io("truncate", self.temporary.path(), error))?;
+        (self.left, self.size) = (0, 0);
         self.hasher = Hasher::new();
         io::Seek::rewind(&mut self.temporary.file())
             .map_err(|error| StoreError::io("rewind", self.temporary.path(), error))
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_writer_goes_on_where_the_last_one_was_stopped() {
+    fn a_writer_resumes_where_the_last_one_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn little_or_wrong_content_is_not_kept_and_two_writers_do_not_meet() {
+    fn small_or_wrong_content_is_discarded_and_a_second_writer_is_independent() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let digest = Digest::of(b"right");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_waits_a_day_unless_room_is_wanted() {
+    fn an_interrupted_download_is_kept_for_a_day_unless_space_is_needed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let mut writer = store.resume_writer(&Digest::of(b"x")).unwrap();

@@ -1,4 +1,4 @@
-//! Room to work in: a random-access file that becomes a blob, and a directory that does not.
+//! Scratch space: a random-access file that becomes a blob, and a temporary directory.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::file::hash::digest_file;
 use crate::file::temporary::Temporary;
 use crate::store::Store;
 
-/// A file to be written in any order and then committed as a blob. Dropped before that, it leaves
-/// nothing.
+/// A file to be written in any order and then committed as an object. Dropped before that, it
+/// stores nothing.
 #[derive(Debug)]
 pub struct Scratch {
     pub(crate) store: Store,
@@ -23,13 +23,13 @@ impl Scratch {
         self.temporary.file()
     }
 
-    /// A path to name in messages: the file's own, or the directory of one without a name.
+    /// The path for messages: the file's own, or the directory of an unnamed file.
     pub fn path(&self) -> &Path {
         self.temporary.path()
     }
 
-    /// Hashes the file, makes it durable under its digest and returns digest and size in bytes.
-    /// Holes stay holes.
+    /// Hashes the file and makes it durable under its digest; returns digest and size in bytes.
+    /// Holes are preserved.
     ///
     /// # Errors
     /// When it cannot be read back, synced or linked.
@@ -42,7 +42,7 @@ impl Scratch {
     }
 }
 
-/// A directory in `tmp/` for what needs real file names. It is removed when dropped, or by the
+/// A directory in `tmp/` for programs that need file names. It is removed when dropped, or by the
 /// next [`Store::sweep`] after its owner died.
 #[derive(Debug)]
 pub struct ScratchDir {
@@ -64,7 +64,7 @@ impl AsRef<Path> for ScratchDir {
 }
 
 impl Store {
-    /// A file to be written in any order.
+    /// Creates a file to be written in any order.
     ///
     /// # Errors
     /// When no file can be created in `tmp/`.
@@ -75,7 +75,7 @@ impl Store {
         })
     }
 
-    /// A directory to work in.
+    /// Creates a scratch directory.
     ///
     /// # Errors
     /// When it cannot be created.

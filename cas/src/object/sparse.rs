@@ -1,6 +1,6 @@
 //! Sparse files: disks and memory images, which are mostly holes.
 //!
-//! The chunk map (chunk_map.rs) is in `blobs/` like any other blob; the file itself is
+//! The chunk map (object/chunk_map.rs) is an ordinary blob in `blobs/`; the file itself is
 //! `sparse/<hex of the map's digest>`.
 
 use crate::digest::Digest;
@@ -12,12 +12,12 @@ use crate::object::scratch::Scratch;
 use crate::output::Output;
 use crate::store::Store;
 
-/// The longest chunk map that is read, in bytes: enough for 2 TiB without a hole.
+/// The maximum size of a chunk map in bytes: enough for 2 TiB without holes.
 const LIMIT: u64 = 64 << 20;
 
 impl Scratch {
-    /// Makes the file durable as a sparse file and returns its name and its length in bytes.
-    /// Holes stay holes.
+    /// Makes the file durable as a sparse file; returns its name and its length in bytes. Holes
+    /// are preserved.
     ///
     /// # Errors
     /// When it cannot be read back, synced or linked.
@@ -32,10 +32,10 @@ impl Scratch {
 }
 
 impl Store {
-    /// The length of an output in bytes; `None` when the store does not have it.
+    /// The length of an output in bytes; `None` when it or its chunk map is absent.
     ///
     /// # Errors
-    /// When the file system does not answer.
+    /// When the file system fails.
     pub fn output_size(&self, output: &Output) -> Result<Option<u64>, StoreError> {
         match output {
             Output::Blob(digest) => self.blob_size(digest),
@@ -46,18 +46,18 @@ impl Store {
         }
     }
 
-    /// Opens an output; `None` when the store does not have it.
+    /// Opens an output; `None` when it is absent.
     ///
     /// # Errors
-    /// As [`Store::open_blob`].
+    /// See [`Store::open_blob`].
     pub fn open_output(&self, output: &Output) -> Result<Option<Blob>, StoreError> {
         blob::open(&self.output_path(output))
     }
 
-    /// The chunk map of that digest; `None` when it is absent.
+    /// Reads the chunk map with digest `map`; `None` when it is absent.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when the blob is damaged or no chunk map.
+    /// [`StoreError::Corrupt`] when the blob is damaged or not a chunk map.
     pub fn chunk_map(&self, map: &Digest) -> Result<Option<ChunkMap>, StoreError> {
         let Some(bytes) = self.read_blob(map, LIMIT)? else {
             return Ok(None);
@@ -69,10 +69,11 @@ impl Store {
         Ok(Some(parsed))
     }
 
-    /// Hashes a sparse file again; its length in bytes, or `None` when it or its map is absent.
+    /// Verifies a sparse file against its map; returns its length in bytes, or `None` when it or
+    /// its map is absent.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when the file does not hold what its map says.
+    /// [`StoreError::Corrupt`] when the file does not match its map.
     pub fn verify_sparse(&self, map: &Digest) -> Result<Option<u64>, StoreError> {
         let path = self.sparse_path(map);
         let (Some(expected), Some(blob)) = (self.chunk_map(map)?, blob::open(&path)?) else {
@@ -83,7 +84,10 @@ impl Store {
             return Ok(Some(blob.size));
         }
         let why = match actual.size == expected.size {
-            false => format!("it has {} bytes, not {}", actual.size, expected.size),
+            false => format!(
+                "size mismatch: expected {} bytes, got {}",
+                expected.size, actual.size
+            ),
             true => {
                 let differs = |a: &[(u64, Digest)], b: &[(u64, Digest)]| {
                     a.iter().find(|chunk| !b.contains(chunk)).map(|c| c.0)
@@ -91,7 +95,7 @@ impl Store {
                 let chunk = differs(&actual.chunks, &expected.chunks)
                     .or_else(|| differs(&expected.chunks, &actual.chunks))
                     .unwrap_or_default();
-                format!("its content differs from byte {} on", chunk * CHUNK_SIZE)
+                format!("content differs from byte {}", chunk * CHUNK_SIZE)
             }
         };
         Err(StoreError::Corrupt { path, why })
@@ -106,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sparse_file_is_committed_with_its_holes_and_damage_is_found() {
+    fn a_sparse_file_keeps_its_holes_and_damage_is_detected() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let scratch = store.scratch().unwrap();
@@ -125,7 +129,7 @@ mod tests {
         assert_eq!(
             store.verify_sparse(&map).unwrap_err().to_string(),
             format!(
-                "{} is damaged: its content differs from byte 8589934592 on",
+                "{} is damaged: content differs from byte 8589934592",
                 path.display()
             )
         );

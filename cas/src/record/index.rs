@@ -1,4 +1,4 @@
-//! `index.json`: the images of the store by name, for tools that read OCI image layouts.
+//! `index.json`: image names, for tools that read OCI image layouts.
 
 use std::collections::HashMap;
 
@@ -10,24 +10,24 @@ use crate::file::lock::LockFile;
 use crate::file::{read, temporary};
 use crate::store::Store;
 
-/// The annotation of an image that the pipeline tagged: a cache entry, which goes when its parts
-/// go. An image that something else put into the layout is kept.
+/// The annotation of an image that the pipeline tagged: a cache entry, which garbage collection
+/// removes with its parts. An image that another tool added to the layout is kept.
 pub(crate) const CACHED: &str = "microagent.cached";
 
-/// The longest `index.json` that is read, in bytes.
+/// The maximum size of `index.json` in bytes.
 const LIMIT: u64 = 16 << 20;
 
-/// The longest tag, in bytes. OCI tags are shorter (128), but a whole reference must fit.
+/// The maximum length of a name in bytes. OCI limits tags to 128, but a full reference must fit.
 const MAX_TAG: usize = 512;
 
 impl Store {
-    /// Lets `name` stand for the manifest of `descriptor` in `index.json`. An older entry of that
-    /// name is replaced; all others stay. The entry is marked as one of the cache: garbage
-    /// collection takes it when a part of the image is gone, and keeps what others have put there.
+    /// Names the manifest of `descriptor` in `index.json`, replacing an older entry of that name.
+    /// The entry is marked as a cache entry: garbage collection removes it when a part of the
+    /// image is missing, but keeps entries of other tools.
     ///
     /// # Errors
-    /// [`StoreError::InvalidName`] when the name breaks the grammar of
-    /// `org.opencontainers.image.ref.name`; [`StoreError::Corrupt`] when the index is unreadable.
+    /// [`StoreError::InvalidName`] when `name` violates the grammar of
+    /// `org.opencontainers.image.ref.name`; [`StoreError::Corrupt`] when the index is invalid.
     pub fn tag(&self, name: &str, mut descriptor: Descriptor) -> Result<(), StoreError> {
         check_name(name)?;
         let mut annotations = descriptor.annotations().clone().unwrap_or_default();
@@ -46,24 +46,24 @@ impl Store {
             .collect();
         if manifests.len() + 1 == index.manifests().len() && index.manifests().contains(&descriptor)
         {
-            return Ok(()); // Exactly this entry is already there.
+            return Ok(()); // The entry exists already.
         }
         manifests.push(descriptor);
         index.set_manifests(manifests);
         self.replace_index(&index)
     }
 
-    /// Takes the cached images whose name is `unwanted` out of `index.json`.
+    /// Removes the cached images whose name is `unwanted` from `index.json`.
     pub(crate) fn untag(&self, unwanted: impl Fn(&str) -> bool) -> Result<(), StoreError> {
         let gate = self.layout().index_gate();
         let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
         let mut index = self.index()?;
-        let goes = |entry: &&Descriptor| {
+        let removed = |entry: &&Descriptor| {
             let annotations = entry.annotations();
             let cached = (annotations.as_ref()).is_some_and(|all| all.contains_key(CACHED));
             cached && ref_name(annotations).is_some_and(&unwanted)
         };
-        let manifests = index.manifests().iter().filter(|entry| !goes(entry));
+        let manifests = index.manifests().iter().filter(|entry| !removed(entry));
         let manifests: Vec<Descriptor> = manifests.cloned().collect();
         if manifests.len() == index.manifests().len() {
             return Ok(());
@@ -75,7 +75,7 @@ impl Store {
     /// The caller holds the index lock.
     fn replace_index(&self, index: &ImageIndex) -> Result<(), StoreError> {
         let path = self.layout().index();
-        // Through `Value`: its members are sorted, so annotations have one order on disk.
+        // Via `Value`, whose members are sorted: annotations have a fixed order on disk.
         let document = serde_json::to_value(index).map_err(|error| StoreError::Corrupt {
             path: path.clone(),
             why: error.to_string(),
@@ -83,19 +83,19 @@ impl Store {
         temporary::replace(self.temporary(), &path, format!("{document}\n").as_bytes())
     }
 
-    /// The index as it is now.
+    /// Reads the index.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it is missing or no image index.
+    /// [`StoreError::Corrupt`] when it is missing or not an image index.
     pub fn index(&self) -> Result<ImageIndex, StoreError> {
         let path = self.layout().index();
         let corrupt = |why: String| StoreError::Corrupt {
             path: path.clone(),
             why,
         };
-        let bytes =
-            read::read_small(&path, LIMIT)?.ok_or_else(|| corrupt("it is missing".to_owned()))?;
-        serde_json::from_slice(&bytes).map_err(|error| corrupt(format!("no image index: {error}")))
+        let bytes = read::read_small(&path, LIMIT)?.ok_or_else(|| corrupt("missing".to_owned()))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|error| corrupt(format!("not an image index: {error}")))
     }
 }
 
@@ -106,25 +106,25 @@ fn ref_name(annotations: &Option<HashMap<String, String>>) -> Option<&str> {
         .map(String::as_str)
 }
 
-/// The grammar of the OCI image specification, annotations.md: components of letters and digits
-/// joined by one of `-._:@+` or by `--`, and those joined by `/`.
+/// Checks the grammar of the OCI image specification, annotations.md: letters and digits joined
+/// by one of `-._:@+` or by `--` form a component; components are joined by `/`.
 fn check_name(name: &str) -> Result<(), StoreError> {
     let refuse = |why| {
         let name = name.chars().take(MAX_TAG).collect();
         Err(StoreError::InvalidName {
             name,
-            what: "an image of the store",
+            what: "image",
             why,
         })
     };
     if name.len() > MAX_TAG {
-        return refuse("it is longer than 512 bytes");
+        return refuse("longer than 512 bytes");
     }
     for component in name.split('/') {
         let parts = component.replace("--", "-");
         for part in parts.split(['-', '.', '_', ':', '@', '+']) {
             if part.is_empty() || !part.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-                return refuse("letters and digits, joined by one of -._:@+/ each");
+                return refuse("must be letters and digits, separated by one of -._:@+/");
             }
         }
     }

@@ -1,9 +1,9 @@
-//! Digests of files outside of the store, remembered for as long as the file is provably the same.
+//! Cached digests of files outside the store, valid while the file is unchanged.
 //!
-//! `known/<hex>.json`, named by the digest of the file's absolute path. A digest is believed when
-//! device, inode, size, modification and change time are what they were, and the change lay at
-//! least [`SETTLED`] before the file was hashed: a file that is changed again within the clock's
-//! tick would look the same (git calls such an entry "racy").
+//! `known/<hex>.json`, named by the digest of the file's absolute path. A cached digest is valid
+//! while device, inode, size, modification and change time are unchanged. It is cached only when
+//! the last change was more than [`SETTLED`] before hashing: a second change within the clock's
+//! resolution would be invisible (git calls such an entry "racy").
 
 use std::fs::{self, File, Metadata};
 use std::os::unix::ffi::OsStrExt;
@@ -19,23 +19,23 @@ use crate::file::hash::digest_file;
 use crate::file::{directory, read, temporary};
 use crate::store::Store;
 
-/// How long a file must have been left alone before it was hashed.
+/// How long a file must have been unchanged before it is hashed.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// The longest memory that is read, in bytes.
+/// The maximum size of a record in bytes.
 const LIMIT: u64 = 64 << 10;
 
-/// What a file was when it was hashed.
+/// The identity of a file when it was hashed, and its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct KnownFile {
-    /// For people; not UTF-8, it is cut at what is.
+    /// Where a path is not UTF-8, lossily converted.
     path: String,
     identity: Identity,
     digest: Digest,
 }
 
-/// What cannot stay the same when a file's content changes, short of a clock that is set back.
+/// Metadata that changes with the file's content, unless the clock is set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Identity {
@@ -66,7 +66,7 @@ impl Identity {
 }
 
 impl Store {
-    /// Digest and size in bytes of a file outside of the store: remembered, or hashed now.
+    /// Digest and size in bytes of a file outside the store: cached, or hashed now.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -84,10 +84,11 @@ impl Store {
         Ok((digest, size))
     }
 
-    /// Whether `path` is the file that [`Store::remember_known`] was told of, with that digest.
+    /// Whether the file at `path` is unchanged since [`Store::remember_known`] recorded it with
+    /// this digest. False for a file that cannot be opened.
     ///
     /// # Errors
-    /// When the file system does not answer; a file that is not there is no error.
+    /// When the file system fails.
     pub fn is_known(&self, path: &Path, digest: &Digest) -> Result<bool, StoreError> {
         let Ok(file) = File::open(path) else {
             return Ok(false);
@@ -96,12 +97,11 @@ impl Store {
         Ok(self.known(path, &identity)?.as_ref() == Some(digest))
     }
 
-    /// Remembers that the file at `path` holds what `digest` names, whatever kind of name that is.
-    /// To be told by whoever has just written it; believed from the moment on that a change would
-    /// show.
+    /// Records that the content of the file at `path` is named by `digest`: of its bytes or of its
+    /// chunk map. To be called by the writer of the file, right after writing it.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the file cannot be inspected or the record cannot be written.
     pub fn remember_known(&self, path: &Path, digest: &Digest) -> Result<(), StoreError> {
         let file = File::open(path).map_err(|error| StoreError::io("open", path, error))?;
         let identity = identity(&file, path)?;
@@ -130,24 +130,24 @@ impl Store {
 
     fn known_path(&self, path: &Path) -> Result<PathBuf, StoreError> {
         let absolute =
-            std::path::absolute(path).map_err(|error| StoreError::io("find", path, error))?;
+            std::path::absolute(path).map_err(|error| StoreError::io("resolve", path, error))?;
         let name = Digest::of(absolute.as_os_str().as_bytes());
         Ok(self.layout().known_file(&name))
     }
 
-    /// Memories of files that are gone or have changed.
+    /// The records of files that are missing or have changed.
     pub(crate) fn stale_known_files(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
         let dir = self.layout().dir("known");
         directory::list(&dir, |name, _| {
-            let memory = dir.join(name);
-            let bytes = read::read_small(&memory, LIMIT)?.unwrap_or_default();
+            let record = dir.join(name);
+            let bytes = read::read_small(&record, LIMIT)?.unwrap_or_default();
             let fresh = serde_json::from_slice::<KnownFile>(&bytes).is_ok_and(|known| {
                 fs::metadata(&known.path)
                     .is_ok_and(|metadata| Identity::of(&metadata) == known.identity)
             });
             if !fresh {
-                stale.push(memory);
+                stale.push(record);
             }
             Ok(())
         })?;
@@ -173,42 +173,42 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_has_just_changed_is_hashed_again_each_time() {
+    fn a_recently_changed_file_is_always_hashed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "one").unwrap();
         set_modified(&path, 1000);
-        // Its change time is this moment.
+        // Its change time is now.
         assert_eq!(store.digest_known(&path).unwrap(), (Digest::of(b"one"), 3));
         assert_eq!(fs::read_dir(store.root().join("known")).unwrap().count(), 0);
     }
 
     #[test]
-    fn what_is_remembered_is_believed_until_the_file_is_another() {
+    fn a_cached_digest_is_valid_until_the_file_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "one").unwrap();
-        // Not its real digest: so that it shows where the answer comes from.
-        let told = Digest::of(b"told");
-        store.remember_known(&path, &told).unwrap();
-        assert_eq!(store.digest_known(&path).unwrap(), (told, 3));
-        assert!(store.is_known(&path, &told).unwrap());
+        // Not the real digest, to show that the cached one is returned.
+        let cached = Digest::of(b"cached");
+        store.remember_known(&path, &cached).unwrap();
+        assert_eq!(store.digest_known(&path).unwrap(), (cached, 3));
+        assert!(store.is_known(&path, &cached).unwrap());
         assert_eq!(store.stale_known_files().unwrap().len(), 0);
 
         let other = dir.path().join("other");
         fs::write(&other, "two").unwrap();
         fs::rename(&other, &path).unwrap();
-        assert!(!store.is_known(&path, &told).unwrap());
+        assert!(!store.is_known(&path, &cached).unwrap());
         assert_eq!(store.digest_known(&path).unwrap(), (Digest::of(b"two"), 3));
         assert_eq!(store.stale_known_files().unwrap().len(), 1);
         fs::remove_file(&path).unwrap();
-        assert!(!store.is_known(&path, &told).unwrap());
+        assert!(!store.is_known(&path, &cached).unwrap());
     }
 
     #[test]
-    fn a_settled_file_is_one_whose_last_change_is_past_the_clocks_tick() {
+    fn a_file_is_settled_after_the_clock_resolution() {
         let mut identity = Identity {
             device: 1,
             inode: 1,
@@ -219,7 +219,7 @@ mod tests {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         assert!(identity.is_settled(at(203)));
         assert!(!identity.is_settled(at(202)));
-        identity.modified.0 = 300; // In the future: nothing is certain.
+        identity.modified.0 = 300; // In the future.
         assert!(!identity.is_settled(at(203)));
     }
 }

@@ -1,4 +1,4 @@
-//! Records: small documents about objects, replaced in one step.
+//! Records: small documents about objects, replaced atomically.
 
 pub(crate) mod index;
 pub(crate) mod known_file;

@@ -1,10 +1,10 @@
-//! Node records: what was computed from what.
+//! Node records: the outputs of a computation, and the inputs they depend on.
 //!
 //! A node is named by its key, the sha256 of the canonical JSON (canonical.rs) of
 //! `{"inputs":[{"digest":…,"name":…}…],"op":…,"opVersion":…,"params":…,"platform":…}`, with
-//! `platform` null where the output does not depend on one and the inputs in the order the op
-//! gives them. `nodes/<hex>.json` holds the record. Since the key is a function of the record, a
-//! record that does not belong to its file name is recognised and ignored.
+//! `platform` null where the output does not depend on it, and the inputs in the op's order.
+//! `nodes/<hex>.json` holds the record. The key can be derived from the record, so a record under
+//! the wrong name is detected and ignored.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,13 +22,13 @@ use crate::file::{read, temporary};
 use crate::output::Output;
 use crate::store::Store;
 
-/// The version of the record's own format.
+/// The version of the record format.
 pub const NODE_FORMAT: u32 = 2;
 
-/// The longest record that is read, in bytes.
+/// The maximum size of a record in bytes.
 const LIMIT: u64 = 4 << 20;
 
-/// How exactly it is known when a node was used last.
+/// The resolution of a node's time of last use.
 const USED_RESOLUTION: Duration = Duration::from_secs(60);
 
 /// The name of a node: the digest of everything its output depends on.
@@ -39,9 +39,9 @@ pub struct NodeKey(Digest);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Input {
-    /// What the input is to the op, such as `layer`.
+    /// The input's role in the op, such as `layer`.
     pub name: String,
-    /// Its content.
+    /// The digest of its content.
     pub digest: Digest,
 }
 
@@ -51,17 +51,17 @@ pub struct Input {
 pub struct KeyMaterial<'a> {
     /// The operation.
     pub op: &'a str,
-    /// Rises whenever the bytes the op produces could change.
+    /// Incremented whenever the bytes that the op produces could change.
     pub op_version: u32,
-    /// The op's parameters; integers, strings, booleans, arrays and objects.
+    /// The op's parameters: null, integers, strings, booleans, arrays and objects.
     pub params: &'a serde_json::Value,
-    /// The inputs, in the op's own order.
+    /// The inputs, in the op's order.
     pub inputs: &'a [Input],
-    /// The platform, such as `linux/amd64`, where the output depends on it.
+    /// The platform, such as `linux/amd64`, if the output depends on it.
     pub platform: Option<&'a str>,
 }
 
-/// What is remembered of a computed node.
+/// The record of a computed node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
@@ -75,20 +75,20 @@ pub struct NodeRecord {
     pub params: serde_json::Value,
     /// The inputs.
     pub inputs: Vec<Input>,
-    /// The platform, where the output depends on it.
+    /// The platform, if the output depends on it.
     pub platform: Option<String>,
-    /// The outputs by name; each is in the store.
+    /// The outputs by name.
     pub outputs: BTreeMap<String, Output>,
-    /// How long computing took, in milliseconds of wall time.
+    /// The wall time of the computation in milliseconds.
     pub wall_millis: u64,
-    /// The sum of the outputs' sizes in bytes, each output counted.
+    /// The sum of the outputs' sizes in bytes; an output listed twice counts twice.
     pub size: u64,
-    /// When it was computed: RFC 3339, UTC.
+    /// When the node was computed: RFC 3339, UTC.
     pub created_at: String,
 }
 
 impl NodeKey {
-    /// The key of a node with these inputs.
+    /// Derives the key of a node.
     pub fn derive(material: &KeyMaterial<'_>) -> NodeKey {
         let inputs: Vec<_> = material
             .inputs
@@ -107,7 +107,7 @@ impl NodeKey {
         NodeKey(Digest::of(&canonical_json(&value)))
     }
 
-    /// The digest that is the key.
+    /// The key as a digest.
     pub fn digest(&self) -> &Digest {
         &self.0
     }
@@ -132,10 +132,10 @@ impl fmt::Debug for NodeKey {
 }
 
 impl NodeRecord {
-    /// A record of `outputs`, created now, with their sizes summed.
+    /// Makes the record of a node computed now, and holds its outputs ([`Store::hold`]).
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when an output is not in the store.
+    /// [`StoreError::Io`] when an output is not in the store.
     pub fn new(
         store: &Store,
         material: &KeyMaterial<'_>,
@@ -167,7 +167,7 @@ impl NodeRecord {
         })
     }
 
-    /// The key this record belongs under.
+    /// The key of the node.
     pub fn key(&self) -> NodeKey {
         NodeKey::derive(&KeyMaterial {
             op: &self.op,
@@ -180,12 +180,12 @@ impl NodeRecord {
 }
 
 impl Store {
-    /// The record of a node whose outputs are all present and of the recorded size; otherwise
-    /// `None`, and the node must be computed. A record that cannot be understood counts as none.
-    /// The outputs are there to stay ([`Store::hold`]), and the node counts as used now.
+    /// Looks up a node. Returns its record when all outputs are present and have the recorded
+    /// size; the outputs are then held ([`Store::hold`]) and the time of last use is updated.
+    /// Otherwise, and for an invalid record, returns `None`: the node must be computed.
     ///
     /// # Errors
-    /// When the file system does not answer.
+    /// When the file system fails.
     pub fn node(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
         let Some(record) = self.read_record(key)? else {
             return Ok(None);
@@ -197,12 +197,12 @@ impl Store {
                 self.mark_used(key);
                 Ok(Some(record))
             }
-            Some(_) => Ok(ignored(key, "an output has another size")),
-            None => Ok(ignored(key, "an output is gone")),
+            Some(_) => Ok(ignored(key, "the size of an output differs")),
+            None => Ok(ignored(key, "an output is missing")),
         }
     }
 
-    /// A record that can be understood, whatever has become of its outputs.
+    /// Reads a valid record, whether or not its outputs exist.
     pub(crate) fn read_record(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
         let bytes = match read::read_small(&self.node_path(key), LIMIT) {
             Ok(Some(bytes)) => bytes,
@@ -215,12 +215,12 @@ impl Store {
             Err(error) => return Ok(ignored(key, &error.to_string())),
         };
         if record.format != NODE_FORMAT || record.key() != *key {
-            return Ok(ignored(key, "it is the record of something else"));
+            return Ok(ignored(key, "unknown format or different key"));
         }
         Ok(Some(record))
     }
 
-    /// The sum of the sizes of a record's outputs; `None` when one is gone.
+    /// The sum of the sizes of a record's outputs; `None` when one is missing.
     pub(crate) fn record_size(&self, record: &NodeRecord) -> Result<Option<u64>, StoreError> {
         let mut size = 0_u64;
         for output in record.outputs.values() {
@@ -232,8 +232,8 @@ impl Store {
         Ok(Some(size))
     }
 
-    /// The record's modification time is when its node was used last. Collection wants it to a
-    /// minute, so a busy cache writes it once a minute. A failure costs a little of its order.
+    /// Updates the time of last use, which is the record's modification time; at most once per
+    /// [`USED_RESOLUTION`]. An error is ignored: it only affects the order of eviction.
     fn mark_used(&self, key: &NodeKey) {
         let Ok(file) = File::open(self.node_path(key)) else {
             return;
@@ -245,7 +245,7 @@ impl Store {
         }
     }
 
-    /// Waits until nobody else computes this node, and keeps others out until the lock is dropped.
+    /// Waits for the exclusive right to compute a node.
     ///
     /// # Errors
     /// When the lock file cannot be created.
@@ -253,10 +253,10 @@ impl Store {
         NodeLock::acquire(self.layout().node_lock(&key.0))
     }
 
-    /// Writes a record under its key, in one step.
+    /// Writes a record under its key, atomically.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the record cannot be written.
     pub fn record_node(&self, record: &NodeRecord) -> Result<(), StoreError> {
         let path = self.node_path(&record.key());
         let bytes = serde_json::to_vec(record)
@@ -280,7 +280,7 @@ mod tests {
 
     /// The digest was taken with coreutils: `printf %s '<the JSON in the comment>' | sha256sum`.
     #[test]
-    fn the_key_of_a_node_never_changes() {
+    fn node_keys_are_stable() {
         // {"inputs":[{"digest":"sha256:ba78…15ad","name":"layer"}],"op":"unpack","opVersion":3,"params":{"a":1,"b":["x",true,null]},"platform":"linux/amd64"}
         let inputs = [Input {
             name: "layer".into(),

@@ -1,7 +1,7 @@
-//! Roots: named records of what must be kept, such as the default kernel.
+//! Roots: named records of objects that must be kept, such as the default kernel.
 //!
-//! `roots/<name>.json`. Garbage collection keeps every blob that a root names; the value beside
-//! them belongs to whoever wrote the root.
+//! `roots/<name>.json`. Garbage collection keeps every object that a root lists. The value is
+//! opaque to the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,13 +13,13 @@ use crate::file::{read, temporary};
 use crate::output::Output;
 use crate::store::Store;
 
-/// The version of the root's own format.
+/// The version of the root format.
 pub const ROOT_FORMAT: u32 = 1;
 
-/// The longest root that is read, in bytes.
+/// The maximum size of a root in bytes.
 const LIMIT: u64 = 4 << 20;
 
-/// What a root keeps.
+/// The content of a root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RootRecord {
@@ -27,15 +27,16 @@ pub struct RootRecord {
     pub format: u32,
     /// The blobs and sparse files to keep.
     pub blobs: Vec<Output>,
-    /// What the owner of the root wants to remember with them.
+    /// The owner's data.
     pub value: serde_json::Value,
 }
 
 impl Store {
-    /// Writes or replaces a root, in one step.
+    /// Writes or replaces a root, atomically.
     ///
     /// # Errors
-    /// [`StoreError::InvalidName`] unless the name is of lower-case letters, digits and dashes.
+    /// [`StoreError::InvalidName`] unless the name consists of 1 to 100 lower-case letters, digits
+    /// and dashes.
     pub fn set_root(
         &self,
         name: &str,
@@ -53,10 +54,10 @@ impl Store {
         temporary::replace(self.temporary(), &path, &bytes)
     }
 
-    /// Reads a root; `None` when there is none of that name.
+    /// Reads a root; `None` when it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when it cannot be understood.
+    /// [`StoreError::Corrupt`] when it is invalid.
     pub fn get_root(&self, name: &str) -> Result<Option<RootRecord>, StoreError> {
         let path = self.root_path(name)?;
         let Some(bytes) = read::read_small(&path, LIMIT)? else {
@@ -67,9 +68,9 @@ impl Store {
             why,
         };
         let record: RootRecord = serde_json::from_slice(&bytes)
-            .map_err(|error| corrupt(format!("not a root: {error}")))?;
+            .map_err(|error| corrupt(format!("invalid root: {error}")))?;
         if record.format != ROOT_FORMAT {
-            return Err(corrupt(format!("format {} is unknown", record.format)));
+            return Err(corrupt(format!("unknown format {}", record.format)));
         }
         Ok(Some(record))
     }
@@ -79,8 +80,8 @@ impl Store {
         if name.is_empty() || name.len() > 100 || !name.bytes().all(plain) {
             return Err(StoreError::InvalidName {
                 name: name.chars().take(100).collect(),
-                what: "a root",
-                why: "lower-case letters, digits and dashes, at most 100",
+                what: "root",
+                why: "must be 1 to 100 lower-case letters, digits and dashes",
             });
         }
         Ok(self.layout().root_record(name))

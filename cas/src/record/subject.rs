@@ -1,10 +1,9 @@
-//! Subjects: which node stands for something now, and which did before.
+//! Subjects: the current and the previous node of a subject, such as an image.
 //!
-//! A node's key says nothing about what it is for. Somebody who asks why an image was built again
-//! needs to know which node was its root file system last time: `subjects/<hex>.json`, named by
-//! the digest of operation and subject (an image's reference, say), keeps the present node and
-//! what the one before it was made from. It is a memory for people: nothing is decided by it, and
-//! losing it costs an explanation.
+//! A node's key does not identify the image it was built for. To explain why an image was rebuilt,
+//! `subjects/<hex>.json`, named by the digest of operation and subject (such as an image
+//! reference), records the current node and what the previous one was computed from. The record
+//! is informational: no decision depends on it.
 
 use std::path::PathBuf;
 
@@ -17,28 +16,28 @@ use crate::file::{directory, read, temporary};
 use crate::record::node::{Input, NodeKey, NodeRecord};
 use crate::store::Store;
 
-/// The longest memory that is read, in bytes.
+/// The maximum size of a record in bytes.
 const LIMIT: u64 = 4 << 20;
 
-/// What stands for a subject, and what did before.
+/// The current node of a subject, and what the previous one was computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SubjectRecord {
     /// The operation.
     pub op: String,
-    /// What it was done for.
+    /// The subject, such as an image reference.
     pub subject: String,
-    /// The present node.
+    /// The current node.
     pub key: NodeKey,
-    /// What it was made from.
+    /// What the current node was computed from.
     pub material: Material,
-    /// What the node before it was made from.
+    /// What the previous node was computed from.
     pub previous: Option<Material>,
-    /// When the present one took its place: RFC 3339, UTC.
+    /// When the current node replaced the previous one: RFC 3339, UTC.
     pub since: String,
 }
 
-/// What a node was made from.
+/// What a node was computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Material {
@@ -50,41 +49,41 @@ pub struct Material {
     pub inputs: Vec<Input>,
 }
 
-/// One difference between what two nodes were made from.
+/// A difference between the materials of two nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase", tag = "what")]
-pub enum Moved {
-    /// The operation itself has changed.
+pub enum MaterialChange {
+    /// The operation's version changed.
     OpVersion {
-        /// Before.
+        /// The previous version.
         from: u32,
-        /// Now.
+        /// The current version.
         to: u32,
     },
-    /// A parameter has another value.
+    /// A parameter changed.
     Param {
         /// Its name.
         name: String,
-        /// Before.
+        /// The previous value; null when the parameter was added.
         from: serde_json::Value,
-        /// Now.
+        /// The current value; null when the parameter was removed.
         to: serde_json::Value,
     },
-    /// An input has another digest, came or went.
+    /// An input was changed, added or removed.
     Input {
-        /// What it is to the operation.
+        /// Its role in the operation.
         name: String,
-        /// Its place among the inputs, counted from 1.
+        /// Its position among the inputs, counted from 1.
         place: usize,
-        /// Before.
+        /// The previous digest; `None` when the input was added.
         from: Option<Digest>,
-        /// Now.
+        /// The current digest; `None` when the input was removed.
         to: Option<Digest>,
     },
 }
 
 impl Material {
-    /// What a record was made from.
+    /// The material of a recorded node.
     pub fn of(record: &NodeRecord) -> Material {
         Material {
             op_version: record.op_version,
@@ -93,11 +92,11 @@ impl Material {
         }
     }
 
-    /// What has moved from `previous` to this.
-    pub fn moved_from(&self, previous: &Material) -> Vec<Moved> {
-        let mut moved = Vec::new();
+    /// The changes from `previous` to this material.
+    pub fn changes_from(&self, previous: &Material) -> Vec<MaterialChange> {
+        let mut changes = Vec::new();
         if self.op_version != previous.op_version {
-            moved.push(Moved::OpVersion {
+            changes.push(MaterialChange::OpVersion {
                 from: previous.op_version,
                 to: self.op_version,
             });
@@ -110,7 +109,7 @@ impl Material {
             let (from, to) = (value(&before), value(&now));
             if from != to {
                 let name = name.clone();
-                moved.push(Moved::Param { name, from, to });
+                changes.push(MaterialChange::Param { name, from, to });
             }
         }
         for place in 0..self.inputs.len().max(previous.inputs.len()) {
@@ -118,7 +117,7 @@ impl Material {
             if from != to
                 && let Some(input) = to.or(from)
             {
-                moved.push(Moved::Input {
+                changes.push(MaterialChange::Input {
                     name: input.name.clone(),
                     place: place + 1,
                     from: from.map(|input| input.digest),
@@ -126,16 +125,16 @@ impl Material {
                 });
             }
         }
-        moved
+        changes
     }
 }
 
 impl Store {
-    /// Remembers that `record` stands for `subject` now; whether that is new. Nothing is written
-    /// when it is not.
+    /// Makes `record` the current node of `subject`. Returns false, and writes nothing, when it
+    /// already is.
     ///
     /// # Errors
-    /// When the memory cannot be written.
+    /// When the record cannot be written.
     pub fn set_subject(&self, subject: &str, record: &NodeRecord) -> Result<bool, StoreError> {
         let known = self.subject(&record.op, subject)?;
         let key = record.key();
@@ -143,7 +142,7 @@ impl Store {
             return Ok(false);
         }
         let now = humantime::format_rfc3339_seconds(std::time::SystemTime::now());
-        let memory = SubjectRecord {
+        let updated = SubjectRecord {
             op: record.op.clone(),
             subject: subject.to_owned(),
             key,
@@ -152,23 +151,23 @@ impl Store {
             since: now.to_string(),
         };
         let path = self.subject_path(&record.op, subject);
-        let bytes = serde_json::to_vec(&memory)
+        let bytes = serde_json::to_vec(&updated)
             .map_err(|error| StoreError::io("encode", &path, std::io::Error::from(error)))?;
         temporary::replace(self.temporary(), &path, &bytes)?;
         Ok(true)
     }
 
-    /// What stands for `subject`; `None` when nothing is remembered, or nothing that is understood.
+    /// The record of `subject`; `None` when it is absent or invalid.
     ///
     /// # Errors
-    /// When the file system does not answer.
+    /// When the file system fails.
     pub fn subject(&self, op: &str, subject: &str) -> Result<Option<SubjectRecord>, StoreError> {
         let path = self.subject_path(op, subject);
         let bytes = read::read_small(&path, LIMIT)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    /// Every subject of an operation that is remembered.
+    /// All recorded subjects of an operation.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -178,10 +177,10 @@ impl Store {
         directory::list(&dir, |name, _| {
             let path = dir.join(name);
             let bytes = read::read_small(&path, LIMIT)?.unwrap_or_default();
-            if let Ok(memory) = serde_json::from_slice::<SubjectRecord>(&bytes)
-                && memory.op == op
+            if let Ok(record) = serde_json::from_slice::<SubjectRecord>(&bytes)
+                && record.op == op
             {
-                found.push(memory);
+                found.push(record);
             }
             Ok(())
         })?;
@@ -189,7 +188,7 @@ impl Store {
         Ok(found)
     }
 
-    /// The memories of subjects whose node is gone.
+    /// The records of subjects whose node is missing.
     pub(crate) fn stale_subjects(&self) -> Result<Vec<PathBuf>, StoreError> {
         let mut stale = Vec::new();
         let dir = self.layout().dir("subjects");
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_between_two_nodes_is_named() {
+    fn lists_the_changes_between_two_nodes() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let first = record(&store, 1, 512, &["a", "b"]);
@@ -248,17 +247,17 @@ mod tests {
         store.set_subject("busybox", &second).unwrap();
         let known = store.subject("rootfs", "busybox").unwrap().unwrap();
         let digest = |name: &str| Some(Digest::of(name.as_bytes()));
-        let input = |place, from, to| Moved::Input {
+        let input = |place, from, to| MaterialChange::Input {
             name: "layer".into(),
             place,
             from,
             to,
         };
         assert_eq!(
-            known.material.moved_from(&known.previous.unwrap()),
+            known.material.changes_from(&known.previous.unwrap()),
             [
-                Moved::OpVersion { from: 1, to: 2 },
-                Moved::Param {
+                MaterialChange::OpVersion { from: 1, to: 2 },
+                MaterialChange::Param {
                     name: "sizeMiB".into(),
                     from: 512.into(),
                     to: 1024.into()

@@ -1,6 +1,6 @@
-//! Full, read-only and forbidden file systems, on real mounts.
+//! Full and read-only file systems and missing permissions, on real mounts.
 //!
-//! Mounting needs root; as another user these tests say that they skip.
+//! Mounting needs root; without it these tests record that they were skipped.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -13,7 +13,7 @@ use microagent_tests::error_chain;
 
 use super::{blobs, names};
 
-/// A tmpfs of its own.
+/// A temporary tmpfs mount.
 struct Tmpfs(tempfile::TempDir);
 
 impl Tmpfs {
@@ -30,7 +30,7 @@ impl Tmpfs {
         Some(Tmpfs(dir))
     }
 
-    /// A second mount of `disk`, through which nothing can be written.
+    /// A second, read-only mount of `disk`.
     fn read_only(disk: &Tmpfs) -> Tmpfs {
         let dir = tempfile::tempdir().unwrap();
         let first = disk.path().to_str().unwrap();
@@ -61,7 +61,7 @@ fn run(command: &[&str], path: &Path) {
 }
 
 #[test]
-fn a_full_disk_is_said_by_name_and_leaves_nothing() {
+fn a_full_disk_is_an_error_that_names_the_directory_and_leaves_nothing() {
     let Some(disk) = Tmpfs::mount("size=1m") else {
         return;
     };
@@ -122,20 +122,20 @@ fn a_full_disk_loses_no_record_and_no_tag() {
 }
 
 #[test]
-fn a_read_only_disk_is_refused_when_the_store_is_opened() {
+fn opening_a_store_on_a_read_only_disk_fails() {
     let Some(disk) = Tmpfs::mount("size=1m") else {
         return;
     };
     Store::open(&disk.path().join("cas")).unwrap();
-    // A mount of its own: the disk's first one may be held writable by another test's fork.
+    // A second mount: a fork of another test may hold the first one writable.
     let disk = Tmpfs::read_only(&disk);
     let root = disk.path().join("cas");
     let error = Store::open(&root).unwrap_err();
     assert!(matches!(&error, StoreError::ReadOnly(_)));
-    let said = "Read-only file system (os error 30)";
+    let cause = "Read-only file system (os error 30)";
     assert_eq!(
         error_chain(&error),
-        format!("cannot write to {}/tmp: {said}", root.display())
+        format!("cannot write to {}/tmp: {cause}", root.display())
     );
     let error = Store::open(&disk.path().join("new")).unwrap_err();
     assert!(matches!(&error, StoreError::ReadOnly(_)), "{error}");
@@ -145,7 +145,7 @@ fn a_read_only_disk_is_refused_when_the_store_is_opened() {
     );
 }
 
-/// The test below runs this one as nobody.
+/// The child process of the test below, run as nobody.
 #[test]
 fn open_as_nobody() {
     let Some(root) = std::env::var_os("MICROAGENT_TEST_STORE") else {
@@ -157,9 +157,9 @@ fn open_as_nobody() {
 }
 
 #[test]
-fn a_directory_of_somebody_else_is_refused_when_the_store_is_opened() {
+fn opening_a_store_in_a_directory_of_another_user_fails() {
     if !rustix::process::geteuid().is_root() {
-        microagent_tests::skip::record("becoming another user needs root");
+        microagent_tests::skip::record("switching to another user needs root");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -183,15 +183,15 @@ fn a_directory_of_somebody_else_is_refused_when_the_store_is_opened() {
         String::from_utf8(output.stdout).unwrap()
     };
     let denied = "Permission denied (os error 13)";
-    let said = open_as_nobody();
+    let output = open_as_nobody();
     assert!(
-        said.contains(&format!("cannot create {}: {denied}", root.display())),
-        "{said}"
+        output.contains(&format!("cannot create {}: {denied}", root.display())),
+        "{output}"
     );
     Store::open(&root).unwrap();
-    let said = open_as_nobody();
+    let output = open_as_nobody();
     assert!(
-        said.contains(&format!("cannot write to {}/tmp: {denied}", root.display())),
-        "{said}"
+        output.contains(&format!("cannot write to {}/tmp: {denied}", root.display())),
+        "{output}"
     );
 }

@@ -1,4 +1,4 @@
-//! Blobs, and the layout as skopeo sees it.
+//! Blobs, and the layout as read by skopeo.
 
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -10,11 +10,11 @@ use oci_spec::image::{Descriptor, MediaType};
 use super::{blobs, hex_of, names, store};
 
 #[test]
-fn a_blob_written_in_parts_is_there_under_its_digest_and_read_only() {
+fn a_blob_written_in_parts_is_stored_read_only_under_its_digest() {
     let (_dir, store) = store();
     let mut writer = store.writer().unwrap();
     writer.write_all(b"hello ").unwrap();
-    assert_eq!(blobs(&store), [""; 0], "not before it is whole");
+    assert_eq!(blobs(&store), [""; 0], "absent until committed");
     writer.write_all(b"world").unwrap();
     let digest = Digest::of(b"hello world");
     assert_eq!(writer.commit(Some(&digest)).unwrap(), (digest, 11));
@@ -49,7 +49,7 @@ fn a_scratch_file_becomes_a_blob_and_keeps_its_holes() {
 }
 
 #[test]
-fn wrong_bytes_for_an_announced_digest_are_an_error_and_leave_nothing() {
+fn a_digest_mismatch_is_an_error_and_stores_nothing() {
     let (_dir, store) = store();
     let mut writer = store.writer().unwrap();
     writer.write_all(b"something").unwrap();
@@ -57,39 +57,38 @@ fn wrong_bytes_for_an_announced_digest_are_an_error_and_leave_nothing() {
     let error = writer.commit(Some(&expected)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("the content has digest {actual}, not {expected}")
+        format!("digest mismatch: expected {expected}, got {actual}")
     );
     assert_eq!(blobs(&store), [""; 0]);
     assert_eq!(names(&store, "tmp"), [""; 0]);
 }
 
 #[test]
-fn small_documents_are_bounded_and_verified() {
+fn small_documents_are_limited_in_size_and_verified() {
     let (_dir, store) = store();
     let digest = store.put_bytes(b"0123456789").unwrap();
     let path = store.blob_path(&digest);
     assert_eq!(store.read_blob(&Digest::of(b"absent"), 10).unwrap(), None);
     let error = store.read_blob(&digest, 9).unwrap_err();
-    let said = format!(
-        "{} has 10 bytes, more than the 9 allowed here",
-        path.display()
-    );
-    assert_eq!(error.to_string(), said);
+    let message = format!("{} is 10 bytes, over the limit of 9", path.display());
+    assert_eq!(error.to_string(), message);
     assert_eq!(store.verify_blob(&digest).unwrap(), Some(10));
 
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, b"0123456780").unwrap();
     let flipped = Digest::of(b"0123456780");
-    let said = format!(
-        "{} is damaged: its content has digest {flipped}",
+    let message = format!(
+        "{} is damaged: digest mismatch: got {flipped}",
         path.display()
     );
-    assert_eq!(store.read_blob(&digest, 10).unwrap_err().to_string(), said);
-    assert_eq!(store.verify_blob(&digest).unwrap_err().to_string(), said);
+    let error = store.read_blob(&digest, 10).unwrap_err();
+    assert_eq!(error.to_string(), message);
+    let error = store.verify_blob(&digest).unwrap_err();
+    assert_eq!(error.to_string(), message);
 }
 
 #[test]
-fn a_truncated_blob_is_replaced_when_it_is_written_again() {
+fn writing_replaces_a_truncated_blob() {
     let (_dir, store) = store();
     let digest = store.put_bytes(b"0123456789").unwrap();
     let path = store.blob_path(&digest);
@@ -100,19 +99,19 @@ fn a_truncated_blob_is_replaced_when_it_is_written_again() {
 }
 
 #[test]
-fn a_store_of_a_newer_version_is_left_alone() {
+fn refuses_a_store_of_a_newer_version() {
     let (_dir, store) = store();
     let path = store.root().join("store.json");
     std::fs::write(&path, br#"{"format":1,"incompatible":["chunked-blobs"]}"#).unwrap();
     let error = Store::open(store.root()).unwrap_err();
     assert!(matches!(&error, StoreError::NewerFormat { .. }));
-    let why = "it uses the unknown feature \"chunked-blobs\"";
-    let said = format!("{} was written by a newer version: {why}", path.display());
-    assert_eq!(error.to_string(), said);
+    let why = "unknown feature \"chunked-blobs\"";
+    let message = format!("{} was written by a newer version: {why}", path.display());
+    assert_eq!(error.to_string(), message);
 }
 
 #[test]
-fn roots_remember_their_blobs_and_value() {
+fn roots_keep_their_blobs_and_value() {
     let (_dir, store) = store();
     let blob = store.put_bytes(b"kernel").unwrap();
     assert_eq!(store.get_root("default-kernel").unwrap(), None);
@@ -129,7 +128,7 @@ fn roots_remember_their_blobs_and_value() {
     );
 }
 
-/// A minimal image; every document as the OCI image specification has it.
+/// Tags a minimal image that conforms to the OCI image specification.
 fn tag_image(store: &Store, name: &str, author: &str) -> Digest {
     let config = format!(
         r#"{{"architecture":"amd64","os":"linux","author":"{author}","rootfs":{{"type":"layers","diff_ids":[]}}}}"#
@@ -178,12 +177,12 @@ fn skopeo_reads_the_store_by_tag() {
     assert_eq!(store.index().unwrap().manifests().len(), 2);
     assert!(
         blobs(&store).contains(&first.hex()),
-        "the old image is still there"
+        "the old image is kept"
     );
 }
 
 #[test]
-fn tags_set_at_the_same_time_are_all_kept() {
+fn concurrent_tags_are_all_kept() {
     let (_dir, store) = store();
     std::thread::scope(|scope| {
         for number in 0..16 {
@@ -193,6 +192,6 @@ fn tags_set_at_the_same_time_are_all_kept() {
     });
     assert_eq!(store.index().unwrap().manifests().len(), 16);
     let documents = ["manifest", "config"].len();
-    assert_eq!(blobs(&store).len(), documents, "all the same image");
+    assert_eq!(blobs(&store).len(), documents, "all tags name one image");
     assert_ne!(blobs(&store)[0], hex_of(b""));
 }

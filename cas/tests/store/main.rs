@@ -1,4 +1,4 @@
-//! The store against the real world: other processes, signals, full disks, and other people's tools.
+//! The store under real conditions: other processes, signals, full disks, other tools.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,7 +13,7 @@ mod verify;
 
 use microagent_cas::{Digest, KeyMaterial, NodeKey, Store};
 
-/// A store in a directory of its own.
+/// A store in a temporary directory.
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("cas")).unwrap();

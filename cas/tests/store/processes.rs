@@ -1,7 +1,7 @@
-//! Several processes on one store, some of them killed in the middle.
+//! Several processes on one store, some of them killed while they write.
 //!
-//! A child is this test binary again, told by the environment which part to play; it says on its
-//! standard output how far it is, so nobody waits for a clock.
+//! A child is this test binary, with its role in the environment; it reports its progress on
+//! standard output, so that no test depends on time.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use microagent_cas::{Digest, GcOptions, NodeRecord, Store, Swept};
+use microagent_cas::{Digest, GcOptions, NodeRecord, Store, SweepReport};
 
 use super::{blobs, hex_of, key, material, names, store};
 
@@ -28,7 +28,7 @@ fn spawn(role: &str, root: &Path) -> Child {
         .unwrap()
 }
 
-/// Reads until the child has said `word` on a line of its own.
+/// Reads until the child has printed `word` on a line.
 fn wait_for(stdout: &mut BufReader<ChildStdout>, word: &str) {
     let mut line = String::new();
     while line.trim_end() != word {
@@ -36,22 +36,22 @@ fn wait_for(stdout: &mut BufReader<ChildStdout>, word: &str) {
         assert_ne!(
             stdout.read_line(&mut line).unwrap(),
             0,
-            "the child ended before {word:?}"
+            "the child exited before {word:?}"
         );
     }
 }
 
-fn say(word: &str) {
+fn report(word: &str) {
     println!("\n{word}");
     std::io::stdout().flush().unwrap();
 }
 
-/// Waits to be killed, or for the parent to close standard input.
+/// Waits until the parent kills this process or closes its standard input.
 fn hold() {
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// What the children do.
+/// The entry point of the children.
 #[test]
 fn child() {
     let Ok(role) = std::env::var(ROLE) else {
@@ -60,8 +60,8 @@ fn child() {
     let store = Store::open(Path::new(&std::env::var_os(ROOT).unwrap())).unwrap();
     match role.as_str() {
         "compute" => {
-            // All start at once: when the parent closes their standard input.
-            say("ready");
+            // The parent starts all at once by closing their standard input.
+            report("ready");
             hold();
             compute(&store);
         }
@@ -76,14 +76,14 @@ fn child() {
             std::fs::create_dir_all(dir.path().join("deep/er")).unwrap();
             std::fs::write(dir.path().join("deep/er/file"), "left").unwrap();
             let _lock = store.lock_node(&key(&serde_json::json!("held"))).unwrap();
-            say("writing");
+            report("writing");
             hold();
         }
         other => panic!("unknown role {other}"),
     }
 }
 
-/// One node, as the pipeline computes it; each computation leaves a line in a file.
+/// Computes a node as the pipeline does; each computation appends a line to a file.
 fn compute(store: &Store) {
     let params = serde_json::json!({"what": "once"});
     let key = key(&params);
@@ -107,10 +107,10 @@ fn compute(store: &Store) {
     store.record_node(&record).unwrap();
 }
 
-/// Two hundred nodes of one blob each, asked for and used as the pipeline does, until the parent
-/// has seen enough. What was found or made must be there until the end.
+/// Looks up or computes 200 nodes of one blob each, as the pipeline does. Every blob found or
+/// stored must exist until the process exits.
 fn build(store: &Store) {
-    say("ready");
+    report("ready");
     for number in 0..200 {
         let params = serde_json::json!({"number": number});
         let bytes = format!("output {number}");
@@ -130,7 +130,7 @@ fn build(store: &Store) {
 }
 
 #[test]
-fn what_living_processes_use_survives_collections_beside_them() {
+fn concurrent_collections_keep_objects_in_use_by_running_processes() {
     let (_dir, store) = store();
     let everything = GcOptions {
         max_size: Some(0),
@@ -155,21 +155,21 @@ fn what_living_processes_use_survives_collections_beside_them() {
     for child in &mut children {
         assert!(child.wait().unwrap().success());
     }
-    // Nobody uses anything now.
+    // Nothing is in use now.
     let report = store.collect(&everything).unwrap();
     assert_eq!((report.kept, report.held), (0, 0));
     assert_eq!((blobs(&store).len(), names(&store, "nodes").len()), (0, 0));
     assert_eq!(names(&store, "leases"), [""; 0]);
 }
 
-/// A process may record its node and end between any two looks of a collection: whatever of it the
-/// collection sees, a record that stays has its outputs.
+/// A process may record its node and exit between any two steps of a collection: a record that is
+/// kept must have its outputs, whatever the collection saw.
 #[test]
-fn no_record_stays_without_its_outputs_when_its_process_ends_beside_a_collection() {
+fn a_collection_keeps_the_outputs_of_records_written_concurrently() {
     const WRITERS: u64 = 2;
     const NODES: u64 = 400;
     let (_dir, store) = store();
-    // So many that looking through the nodes takes longer than recording one and ending.
+    // Enough that listing the nodes takes longer than recording one and exiting.
     for number in 0..300 {
         record(&store, number);
     }
@@ -196,7 +196,7 @@ fn no_record_stays_without_its_outputs_when_its_process_ends_beside_a_collection
     });
 }
 
-/// A node of a sparse file that holds only this number.
+/// Stores a node with a sparse file that contains `number`.
 fn record(store: &Store, number: u64) {
     let scratch = store.scratch().unwrap();
     scratch
@@ -211,7 +211,7 @@ fn record(store: &Store, number: u64) {
 }
 
 #[test]
-fn a_lease_dies_with_its_process() {
+fn a_lease_ends_with_its_process() {
     let (_dir, store) = store();
     let mut child = spawn("write", store.root());
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -223,13 +223,13 @@ fn a_lease_dies_with_its_process() {
     child.wait().unwrap();
     let report = store.collect(&GcOptions::default()).unwrap();
     assert_eq!(report.objects[0].0, leased.into());
-    // Its lease, its directory, the lock of its node.
+    // The lease, the scratch directory, the node lock.
     assert_eq!(report.leftovers, 3);
     assert_eq!(names(&store, "leases"), [""; 0]);
     assert_eq!(blobs(&store), [""; 0]);
 }
 
-/// Starts `count` children that compute the node, lets them go at once and waits for them.
+/// Runs `count` children that compute the same node concurrently.
 fn compute_at_once(root: &Path, count: usize) {
     let mut children: Vec<_> = (0..count).map(|_| spawn("compute", root)).collect();
     let mut outputs = Vec::new();
@@ -248,7 +248,7 @@ fn compute_at_once(root: &Path, count: usize) {
 }
 
 #[test]
-fn processes_that_want_one_node_at_once_compute_it_once() {
+fn concurrent_processes_compute_a_node_once() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..5 {
         let root = dir.path().join(round.to_string()).join("cas");
@@ -266,15 +266,15 @@ fn processes_that_want_one_node_at_once_compute_it_once() {
 }
 
 #[test]
-fn a_killed_writer_leaves_no_blob_and_a_sweep_removes_the_rest() {
+fn a_killed_writer_leaves_no_blob_and_a_sweep_removes_its_files() {
     let (_dir, store) = store();
     let mut child = spawn("write", store.root());
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     wait_for(&mut stdout, "writing");
 
-    // While it lives, what it uses is left alone.
-    assert_eq!(store.sweep().unwrap(), Swept::default());
-    assert_eq!(names(&store, "tmp").len(), 1, "its directory");
+    // A sweep keeps the files of a running process.
+    assert_eq!(store.sweep().unwrap(), SweepReport::default());
+    assert_eq!(names(&store, "tmp").len(), 1, "the scratch directory");
     let file = std::fs::read_dir(store.root().join("tmp"))
         .unwrap()
         .next()
@@ -287,19 +287,19 @@ fn a_killed_writer_leaves_no_blob_and_a_sweep_removes_the_rest() {
     assert_eq!(blobs(&store), [hex_of(b"leased")]);
     assert_eq!(
         store.sweep().unwrap(),
-        Swept {
+        SweepReport {
             temporaries: 1,
             locks: 1
         }
     );
     assert_eq!(names(&store, "tmp"), [""; 0]);
-    // Its lock died with it.
+    // The lock was released with the process.
     drop(store.lock_node(&key(&serde_json::json!("held"))).unwrap());
     assert_eq!(names(&store, "locks"), ["gc", "store", "tmp"]);
 }
 
 #[test]
-fn processes_that_create_one_store_at_once_agree() {
+fn concurrent_processes_create_one_store() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("deep/cas");
     compute_at_once(&root, 6);

@@ -1,4 +1,4 @@
-//! What `verify` finds, and what `repair` does about it.
+//! Verification, repair and collection of whole stores.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use microagent_cas::{GcOptions, Input, KeyMaterial, NodeRecord, Output, Store};
 
 use super::{blobs, key, material, names, store};
 
-/// A node with a blob and a sparse file.
+/// Stores a node with a blob and a sparse file.
 fn fill(store: &Store) -> (Output, Output) {
     let blob = Output::Blob(store.put_bytes(b"the output").unwrap());
     let scratch = store.scratch().unwrap();
@@ -35,22 +35,22 @@ fn overwrite(store: &Store, output: &Output, offset: u64) {
 }
 
 #[test]
-fn a_whole_store_has_no_problem_and_every_byte_of_it_is_told() {
+fn an_intact_store_has_no_problems_and_all_bytes_are_reported() {
     let (_dir, store) = store();
     fill(&store);
-    let told = std::sync::atomic::AtomicU64::new(0);
+    let advanced = std::sync::atomic::AtomicU64::new(0);
     let found = store
         .verify(&|bytes| {
-            told.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+            advanced.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
         })
         .unwrap();
     assert_eq!(found.problems, []);
     assert_eq!((found.objects, found.nodes), (3, 1), "blob, map, disk");
-    assert_eq!(told.into_inner(), found.bytes);
+    assert_eq!(advanced.into_inner(), found.bytes);
 }
 
 #[test]
-fn a_flipped_bit_is_found_put_aside_and_its_node_forgotten() {
+fn a_flipped_bit_is_quarantined_and_its_node_removed() {
     for which in 0..2 {
         let (_dir, store) = store();
         let (blob, sparse) = fill(&store);
@@ -73,7 +73,7 @@ fn a_flipped_bit_is_found_put_aside_and_its_node_forgotten() {
         assert_eq!(store.node(&key(&whole)).unwrap(), None);
         assert_eq!(names(&store, "quarantine").len(), 1);
         assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
-        // What is made anew takes its place.
+        // The rebuilt object takes its place.
         fill(&store);
         assert!(store.node(&key(&whole)).unwrap().is_some());
         assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
@@ -81,7 +81,7 @@ fn a_flipped_bit_is_found_put_aside_and_its_node_forgotten() {
 }
 
 #[test]
-fn what_a_root_keeps_and_is_lost_is_said_and_cannot_be_repaired() {
+fn a_missing_object_of_a_root_is_reported_but_not_repaired() {
     let (_dir, store) = store();
     let (blob, _) = fill(&store);
     store
@@ -89,20 +89,20 @@ fn what_a_root_keeps_and_is_lost_is_said_and_cannot_be_repaired() {
         .unwrap();
     fs::remove_file(store.output_path(&blob)).unwrap();
     let repaired = store.repair(&|_| {}).unwrap();
-    let said: Vec<_> = (repaired.problems.iter())
+    let problems: Vec<_> = (repaired.problems.iter())
         .map(|problem| (problem.why.clone(), problem.repaired))
         .collect();
     assert_eq!(
-        said,
+        problems,
         [
-            (format!("its output {blob} is missing"), true),
-            (format!("{blob}, which it keeps, is missing"), false),
+            (format!("output {blob} is missing"), true),
+            (format!("kept object {blob} is missing"), false),
         ]
     );
 }
 
 #[test]
-fn a_node_is_used_when_it_is_found_and_the_oldest_goes_first() {
+fn a_lookup_counts_as_use_and_the_least_recently_used_node_is_collected() {
     let (_dir, store) = store();
     let record = |name: &str| {
         let inputs = [Input {
@@ -130,7 +130,7 @@ fn a_node_is_used_when_it_is_found_and_the_oldest_goes_first() {
         file.set_modified(then).unwrap();
     }
     assert!(store.node(&first.key()).unwrap().is_some());
-    // Another process, which holds nothing.
+    // As another process, without a lease.
     let root = store.root().to_owned();
     drop(store);
     let store = Store::open(&root).unwrap();
@@ -158,12 +158,12 @@ fn a_node_is_used_when_it_is_found_and_the_oldest_goes_first() {
     assert_eq!(blobs(&store), [first.outputs["test"].digest().hex()]);
 }
 
-/// A sparse file is nothing without its map, so it goes first.
+/// A sparse file is useless without its map, so it is removed before it.
 #[test]
-fn a_collection_that_stops_halfway_leaves_nothing_damaged() {
+fn an_aborted_collection_leaves_nothing_damaged() {
     let (_dir, store) = store();
     let (_, sparse) = fill(&Store::open(store.root()).unwrap());
-    // It cannot be put where it would go.
+    // Blocks the rename of the sparse file.
     let name = format!("tmp/gc-sparse-{}/taken", sparse.digest().hex());
     fs::create_dir_all(store.root().join(&name)).unwrap();
     let everything = GcOptions {
@@ -171,10 +171,10 @@ fn a_collection_that_stops_halfway_leaves_nothing_damaged() {
         ..GcOptions::default()
     };
     store.collect(&everything).unwrap_err();
-    // One that holds what it looks at only for so long.
-    let looker = Store::open(store.root()).unwrap();
-    assert_eq!(looker.verify(&|_| ()).unwrap().problems, []);
-    drop(looker);
+    // Through a handle of its own, so that its lease ends with it.
+    let verifier = Store::open(store.root()).unwrap();
+    assert_eq!(verifier.verify(&|_| ()).unwrap().problems, []);
+    drop(verifier);
 
     fs::remove_dir_all(store.root().join(&name).parent().unwrap()).unwrap();
     store.collect(&everything).unwrap();

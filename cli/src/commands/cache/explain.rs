@@ -1,6 +1,6 @@
 //! `microagent cache explain`.
 
-use microagent_cas::Moved;
+use microagent_cas::MaterialChange;
 use microagent_pipeline::{ErrorKind, Reference, Step};
 use serde::Serialize;
 
@@ -88,15 +88,17 @@ fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
     }
 }
 
-fn what_moved(moved: &Moved) -> String {
+fn what_moved(moved: &MaterialChange) -> String {
     let digest = |digest: &Option<microagent_cas::Digest>| match digest {
         Some(digest) => digest.hex().chars().take(12).collect(),
         None => "nothing".to_owned(),
     };
     match moved {
-        Moved::OpVersion { from, to } => format!("the operation went from version {from} to {to}"),
-        Moved::Param { name, from, to } => format!("{name} went from {from} to {to}"),
-        Moved::Input {
+        MaterialChange::OpVersion { from, to } => {
+            format!("the operation went from version {from} to {to}")
+        }
+        MaterialChange::Param { name, from, to } => format!("{name} went from {from} to {to}"),
+        MaterialChange::Input {
             name,
             place,
             from,
