@@ -31,7 +31,7 @@ const MAX_QUEUE_SIZE: usize = 1024;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
-type Events = VringEpollHandler<Arc<Backend>>;
+type EventLoop = VringEpollHandler<Arc<Backend>>;
 
 /// A device behind vhost-user.
 pub struct Backend {
@@ -41,9 +41,9 @@ pub struct Backend {
     state: Mutex<State>,
     /// The loop in which the device's own descriptor waits while it is active. Weak, for the loop
     /// owns the back end.
-    events: OnceLock<Weak<Events>>,
+    event_loop: OnceLock<Weak<EventLoop>>,
     /// Written when the device has more to do in queues that nobody kicks.
-    turn: EventFd,
+    reschedule: EventFd,
 }
 
 struct State {
@@ -51,9 +51,9 @@ struct State {
     memory: Option<Memory>,
     phase: Phase,
     /// The queues in which the device has more to do.
-    more: Vec<usize>,
-    /// The guest has been complained of. Once is enough: it can go on for as long as it likes.
-    complained: bool,
+    rescheduled: Vec<usize>,
+    /// The guest has been warned of. Once is enough: it can go on for as long as it likes.
+    warned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,11 +81,11 @@ impl Backend {
                 device,
                 memory: None,
                 phase: Phase::Idle,
-                more: Vec::new(),
-                complained: false,
+                rescheduled: Vec::new(),
+                warned: false,
             }),
-            events: OnceLock::new(),
-            turn: EventFd::new(EFD_NONBLOCK)?,
+            event_loop: OnceLock::new(),
+            reschedule: EventFd::new(EFD_NONBLOCK)?,
         })
     }
 
@@ -93,9 +93,13 @@ impl Backend {
     ///
     /// # Errors
     /// When the host does not let it wait for one more descriptor.
-    pub fn watch_with(&self, events: &Arc<Events>) -> io::Result<()> {
-        let _ = self.events.set(Arc::downgrade(events));
-        events.register_listener(self.turn.as_raw_fd(), EventSet::IN, self.turn_event())
+    pub fn set_event_loop(&self, events: &Arc<EventLoop>) -> io::Result<()> {
+        let _ = self.event_loop.set(Arc::downgrade(events));
+        events.register_listener(
+            self.reschedule.as_raw_fd(),
+            EventSet::IN,
+            self.reschedule_event_id(),
+        )
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,28 +108,28 @@ impl Backend {
 
     /// The event number of the device's own descriptor; the crate keeps those up to `queues` for
     /// itself.
-    fn own_event(&self) -> u64 {
+    fn backend_event_id(&self) -> u64 {
         self.queues as u64 + 1
     }
 
-    /// The event number of [`turn`](Self::turn).
-    fn turn_event(&self) -> u64 {
+    /// The event number of [`reschedule`](Self::reschedule).
+    fn reschedule_event_id(&self) -> u64 {
         self.queues as u64 + 2
     }
 
     /// Begins or ends to wait for the device's own descriptor.
-    fn watch(&self, device: &dyn VirtioDevice, on: bool) -> io::Result<()> {
+    fn set_backend_listener(&self, device: &dyn VirtioDevice, on: bool) -> io::Result<()> {
         let Some((fd, events)) = device
             .backend_fd()
-            .zip(self.events.get().and_then(Weak::upgrade))
+            .zip(self.event_loop.get().and_then(Weak::upgrade))
         else {
             return Ok(());
         };
         let fd = fd.as_raw_fd();
         if on {
-            events.register_listener(fd, EventSet::IN, self.own_event())
+            events.register_listener(fd, EventSet::IN, self.backend_event_id())
         } else {
-            events.unregister_listener(fd, EventSet::IN, self.own_event())
+            events.unregister_listener(fd, EventSet::IN, self.backend_event_id())
         }
     }
 
@@ -134,14 +138,14 @@ impl Backend {
         if state.phase == Phase::Idle {
             state.phase = Phase::Active;
             state.device.activate(io)?;
-            self.watch(&*state.device, true)?;
+            self.set_backend_listener(&*state.device, true)?;
         }
-        if event == self.own_event() {
+        if event == self.backend_event_id() {
             state.device.backend_event(io)
-        } else if event == self.turn_event() {
+        } else if event == self.reschedule_event_id() {
             // It fails only when somebody else has read it.
-            let _ = self.turn.read();
-            let queues = std::mem::take(&mut state.more);
+            let _ = self.reschedule.read();
+            let queues = std::mem::take(&mut state.rescheduled);
             let mut queues = queues.into_iter();
             queues.try_for_each(|index| state.device.queue_event(index, io))
         } else {
@@ -209,10 +213,10 @@ impl VhostUserBackend for Backend {
         let mut state = self.state();
         if state.phase != Phase::Idle {
             // It is not there when the device broke.
-            let _ = self.watch(&*state.device, false);
+            let _ = self.set_backend_listener(&*state.device, false);
             state.device.reset();
             state.phase = Phase::Idle;
-            state.more.clear();
+            state.rescheduled.clear();
         }
         Ok(())
     }
@@ -227,7 +231,7 @@ impl VhostUserBackend for Backend {
         let mut state = self.state();
         let event = u64::from(event);
         // An event of the device's own may still be on its way when it is stopped.
-        let late = state.phase == Phase::Idle && event >= self.own_event();
+        let late = state.phase == Phase::Idle && event >= self.backend_event_id();
         let Some(memory) = state.memory.as_ref().map(GuestAddressSpace::memory) else {
             return Ok(());
         };
@@ -237,20 +241,20 @@ impl VhostUserBackend for Backend {
         let mut rings = Rings {
             rings: vrings.iter().map(VringT::get_mut).collect(),
             memory,
-            more: Vec::new(),
+            rescheduled: Vec::new(),
         };
         let result = self.event(&mut state, event, &mut rings);
-        if !rings.more.is_empty() {
-            state.more.append(&mut rings.more);
+        if !rings.rescheduled.is_empty() {
+            state.rescheduled.append(&mut rings.rescheduled);
             // It fails only when its counter is at its maximum: then it is readable.
-            let _ = self.turn.write(1);
+            let _ = self.reschedule.write(1);
         }
         if let Err(error) = result {
             // vhost-user cannot say DEVICE_NEEDS_RESET: the device just stops.
-            if !std::mem::replace(&mut state.complained, true) {
+            if !std::mem::replace(&mut state.warned, true) {
                 tracing::warn!("{}: the guest broke the device: {error}", self.name);
             }
-            let _ = self.watch(&*state.device, false);
+            let _ = self.set_backend_listener(&*state.device, false);
             state.phase = Phase::Broken;
         }
         Ok(())
@@ -262,7 +266,7 @@ struct Rings<'a> {
     rings: Vec<MutexGuard<'a, VringState<Memory>>>,
     memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
     /// The queues in which the device has more to do.
-    more: Vec<usize>,
+    rescheduled: Vec<usize>,
 }
 
 impl DeviceIo for Rings<'_> {
@@ -284,8 +288,8 @@ impl DeviceIo for Rings<'_> {
         Ok(())
     }
 
-    fn again(&mut self, index: usize) {
-        self.more.push(index);
+    fn reschedule(&mut self, index: usize) {
+        self.rescheduled.push(index);
     }
 
     /// No device that is served here changes its configuration while it is driven.

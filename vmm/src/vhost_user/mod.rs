@@ -9,7 +9,7 @@
 //! driver resets the device.
 
 mod backend;
-mod relay;
+mod proxy;
 mod socket;
 
 use std::fmt;
@@ -24,8 +24,8 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use crate::virtio::VirtioDevice;
 use backend::Backend;
-use relay::Relay;
-pub use relay::path;
+use proxy::Proxy;
+pub use proxy::socket_path;
 
 /// Why a device cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub struct Server {
     name: String,
     daemon: VhostUserDaemon<Arc<Backend>>,
     /// Ended first, so that the daemon sees its connection end.
-    relay: Option<Relay>,
+    proxy: Option<Proxy>,
 }
 
 /// Serves a device, whose name is for messages. Returns the front end's end of the connection.
@@ -79,12 +79,15 @@ pub fn serve(
     let mut daemon = VhostUserDaemon::new(name.to_owned(), backend.clone(), memory)
         .map_err(|error| failed(&error))?;
     if let Some(events) = daemon.get_epoll_handlers().first() {
-        backend.watch_with(events).map_err(|error| failed(&error))?;
+        backend
+            .set_event_loop(events)
+            .map_err(|error| failed(&error))?;
     }
-    let (listener, theirs) = socket::meet(dir).map_err(|source| VhostUserError::Connect {
-        dir: dir.to_owned(),
-        source,
-    })?;
+    let (listener, theirs) =
+        socket::connected_pair(dir).map_err(|source| VhostUserError::Connect {
+            dir: dir.to_owned(),
+            source,
+        })?;
     daemon
         .start(&mut listener.into())
         .map_err(|error| failed(&error))?;
@@ -92,36 +95,36 @@ pub fn serve(
         Server {
             name: name.to_owned(),
             daemon,
-            relay: None,
+            proxy: None,
         },
         theirs,
     ))
 }
 
-/// Serves a device to QEMU's network front end, which connects to a path: the socket [`path`] of
-/// `name` and the directory that is returned, for its process to inherit. It is gone once it was
-/// connected to.
+/// Serves a device to QEMU's network front end, which connects to a path. Returns a descriptor of
+/// the directory of the socket, for QEMU to inherit; [`socket_path`] makes the path of `name` and
+/// that descriptor. The socket is removed once the front end has connected.
 ///
 /// # Errors
 /// Those of [`serve`].
-pub fn serve_by_name(
+pub fn serve_at_path(
     name: &str,
     device: Box<dyn VirtioDevice>,
     dir: &Path,
 ) -> Result<(Server, OwnedFd), VhostUserError> {
     let (mut server, theirs) = serve(name, device, dir)?;
-    let begun = Relay::begin(name, dir, theirs);
-    let (relay, directory) = begun.map_err(|source| VhostUserError::Connect {
+    let begun = Proxy::start(name, dir, theirs);
+    let (proxy, directory) = begun.map_err(|source| VhostUserError::Connect {
         dir: dir.to_owned(),
         source,
     })?;
-    server.relay = Some(relay);
+    server.proxy = Some(proxy);
     Ok((server, directory))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(self.relay.take());
+        drop(self.proxy.take());
         self.daemon.request_shutdown();
         if let Err(error) = self.daemon.wait() {
             // A front end that was killed leaves in the middle of a message.

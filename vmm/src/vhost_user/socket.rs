@@ -14,7 +14,7 @@ const NAME: &str = "vhost-user";
 ///
 /// `dir` must be private to this user. The path is made through a descriptor of it, so its length
 /// does not matter (a socket's path is at most 107 bytes).
-pub fn meet(dir: &Path) -> io::Result<(UnixListener, UnixStream)> {
+pub fn connected_pair(dir: &Path) -> io::Result<(UnixListener, UnixStream)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(CWD, dir, flags, Mode::empty())?;
     // The name is used by one device after the other, for a moment each.
@@ -36,7 +36,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("x".repeat(200));
         std::fs::create_dir(&dir).unwrap();
-        let (listener, mut theirs) = meet(&dir).unwrap();
+        let (listener, mut theirs) = connected_pair(&dir).unwrap();
         let (mut ours, _) = listener.accept().unwrap();
         theirs.write_all(b"x").unwrap();
         let mut got = [0; 1];

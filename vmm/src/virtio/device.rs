@@ -22,7 +22,7 @@ pub trait DeviceIo {
     /// Asks for another [`queue_event`](VirtioDevice::queue_event) of this queue, after others have
     /// had their turn. A device bounds what it does in one event, for a driver need never run out
     /// of requests.
-    fn again(&mut self, index: usize);
+    fn reschedule(&mut self, index: usize);
 
     /// Tells the driver that the configuration space reads differently from now on (virtio 1.2
     /// section 2.5.1).

@@ -62,7 +62,7 @@ impl VirtioDevice for Rng {
                 }
             }
         })?;
-        served.tell(index, io)?;
+        served.notify(index, io)?;
         failed.map_or(Ok(()), |error| Err(DeviceError::Io(error.into())))
     }
 

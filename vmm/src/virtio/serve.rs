@@ -73,12 +73,12 @@ impl Served {
     ///
     /// # Errors
     /// Those of [`DeviceIo::notify`].
-    pub fn tell(self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+    pub fn notify(self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         if self.any {
             io.notify(index)?;
         }
         if self.more {
-            io.again(index);
+            io.reschedule(index);
         }
         Ok(())
     }

@@ -11,8 +11,11 @@ use virtio_drivers::device::blk::{BlkReq, BlkResp, RespStatus, VirtIOBlk};
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use crate::memory::GuestPages;
-use crate::wire::Attached;
-use crate::{INDIRECT, InterruptStatus, Signals, Wire, on_every_transport, with_every_ring};
+use crate::transport::GuestTransport;
+use crate::{
+    INDIRECT, InterruptStatus, Interrupts, TransportKind, on_every_transport,
+    with_each_ring_feature_set,
+};
 
 on_every_transport!(
     a_disk_says_what_it_is,
@@ -28,7 +31,7 @@ const SECTOR: usize = 512;
 const SECTORS: usize = 4096;
 
 /// A driver of a disk.
-type Driver = VirtIOBlk<GuestPages, Attached>;
+type Driver = VirtIOBlk<GuestPages, GuestTransport>;
 
 /// Sector n begins with n.
 fn content() -> Vec<u8> {
@@ -53,14 +56,14 @@ fn raw(read_only: bool) -> (Box<dyn Backend>, File) {
     (Box::new(backend), file)
 }
 
-fn drive(wire: Wire, backend: Box<dyn Backend>, refused: u64) -> Driver {
-    let (device, _) = wire.attach(Box::new(Block::new(backend, "serial-0")), refused, 0);
+fn drive(kind: TransportKind, backend: Box<dyn Backend>, masked: u64) -> Driver {
+    let (device, _) = kind.attach(Box::new(Block::new(backend, "serial-0")), masked, 0);
     VirtIOBlk::new(device).unwrap()
 }
 
-fn a_disk_says_what_it_is(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut driver = drive(wire, raw(false).0, refused);
+fn a_disk_says_what_it_is(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut driver = drive(kind, raw(false).0, masked);
         assert_eq!(driver.capacity(), SECTORS as u64);
         assert!(!driver.readonly());
         let mut id = [0; 20];
@@ -69,10 +72,10 @@ fn a_disk_says_what_it_is(wire: Wire) {
     });
 }
 
-fn what_is_written_is_read_and_is_in_the_file(wire: Wire) {
-    with_every_ring(|refused| {
+fn what_is_written_is_read_and_is_in_the_file(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let (backend, file) = raw(false);
-        let mut driver = drive(wire, backend, refused);
+        let mut driver = drive(kind, backend, masked);
         let mut expected = content();
         let mut step = 1;
         for round in 0..64 {
@@ -95,13 +98,13 @@ fn what_is_written_is_read_and_is_in_the_file(wire: Wire) {
     });
 }
 
-fn an_overlay_is_read_and_written(wire: Wire) {
-    with_every_ring(|refused| {
+fn an_overlay_is_read_and_written(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let base = file();
         let len = (SECTORS * SECTOR) as u64;
         let delta = tempfile::tempfile().unwrap();
         let overlay = Overlay::new(base.try_clone().unwrap(), len, delta).unwrap();
-        let mut driver = drive(wire, Box::new(overlay), refused);
+        let mut driver = drive(kind, Box::new(overlay), masked);
         driver.write_blocks(9, &[7; 3 * SECTOR]).unwrap();
         let mut back = vec![0; 8 * SECTOR];
         driver.read_blocks(6, &mut back).unwrap();
@@ -116,10 +119,10 @@ fn an_overlay_is_read_and_written(wire: Wire) {
     });
 }
 
-fn a_read_only_disk_refuses_writes(wire: Wire) {
-    with_every_ring(|refused| {
+fn a_read_only_disk_refuses_writes(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let (backend, file) = raw(true);
-        let mut driver = drive(wire, backend, refused);
+        let mut driver = drive(kind, backend, masked);
         assert!(driver.readonly());
         assert_eq!(driver.write_blocks(3, &[7; SECTOR]), Err(Error::IoError));
         let mut back = [0; SECTOR];
@@ -131,9 +134,9 @@ fn a_read_only_disk_refuses_writes(wire: Wire) {
     });
 }
 
-fn beyond_the_end_is_an_error_and_the_disk_goes_on(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut driver = drive(wire, raw(false).0, refused);
+fn beyond_the_end_is_an_error_and_the_disk_goes_on(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut driver = drive(kind, raw(false).0, masked);
         let mut two = [0; 2 * SECTOR];
         for at in [SECTORS - 1, SECTORS, usize::MAX / SECTOR, usize::MAX] {
             assert_eq!(driver.read_blocks(at, &mut two), Err(Error::IoError));
@@ -210,7 +213,7 @@ fn complete(driver: &mut Driver, pending: &mut Pending) {
 /// Waits for one of these requests; `None` when there is none.
 fn finish_one(
     driver: &mut Driver,
-    signals: &Signals,
+    interrupts: &Interrupts,
     flight: &mut Vec<Pending>,
 ) -> Option<Pending> {
     if flight.is_empty() {
@@ -226,17 +229,17 @@ fn finish_one(
             complete(driver, &mut pending);
             return Some(pending);
         }
-        signals.wait();
+        interrupts.wait();
         let _: InterruptStatus = driver.ack_interrupt();
     }
 }
 
-fn many_requests_are_in_flight_at_once(wire: Wire) {
-    with_every_ring(|refused| {
+fn many_requests_are_in_flight_at_once(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let (backend, _file) = raw(false);
         let block = Box::new(Block::new(backend, ""));
-        let (device, signals) = wire.attach(block, refused, 0);
-        let mut driver: Driver = VirtIOBlk::new(device.without_waiting()).unwrap();
+        let (device, interrupts) = kind.attach(block, masked, 0);
+        let mut driver: Driver = VirtIOBlk::new(device.nonblocking()).unwrap();
         let mut expected = content();
         let mut flight = Vec::new();
         let mut most = 0;
@@ -249,16 +252,16 @@ fn many_requests_are_in_flight_at_once(wire: Wire) {
                     flight.push(pending);
                     break;
                 }
-                let done = finish_one(&mut driver, &signals, &mut flight).unwrap();
+                let done = finish_one(&mut driver, &interrupts, &mut flight).unwrap();
                 check(&done, &mut expected);
             }
             most = most.max(flight.len());
         }
-        while let Some(done) = finish_one(&mut driver, &signals, &mut flight) {
+        while let Some(done) = finish_one(&mut driver, &interrupts, &mut flight) {
             check(&done, &mut expected);
         }
         // Sixteen descriptors: as many requests with a table each, five with three of their own.
-        assert_eq!(most, if refused & INDIRECT == 0 { 16 } else { 5 });
+        assert_eq!(most, if masked & INDIRECT == 0 { 16 } else { 5 });
         assert_eq!(driver.virt_queue_size(), 16);
     });
 }
@@ -273,9 +276,9 @@ fn check(done: &Pending, expected: &mut [u8]) {
     }
 }
 
-fn a_device_is_driven_again_after_another_driver(wire: Wire) {
+fn a_device_is_driven_again_after_another_driver(kind: TransportKind) {
     let (backend, _file) = raw(false);
-    let (device, _) = wire.attach(Box::new(Block::new(backend, "")), 0, 0);
+    let (device, _) = kind.attach(Box::new(Block::new(backend, "")), 0, 0);
     for round in 0..3 {
         let mut driver: Driver = VirtIOBlk::new(device.clone()).unwrap();
         driver.write_blocks(round, &[round as u8; SECTOR]).unwrap();
@@ -289,8 +292,8 @@ fn a_device_is_driven_again_after_another_driver(wire: Wire) {
 #[test]
 fn a_disk_that_takes_anothers_place_is_told_by_a_configuration_interrupt() {
     let (device, slot) = Block::with_slot(raw(false).0, "").unwrap();
-    let (mut attached, signals) = Wire::Mmio.attach(Box::new(device), 0, 0);
-    let mut driver: Driver = VirtIOBlk::new(attached.clone().without_waiting()).unwrap();
+    let (mut attached, interrupts) = TransportKind::Mmio.attach(Box::new(device), 0, 0);
+    let mut driver: Driver = VirtIOBlk::new(attached.clone().nonblocking()).unwrap();
     assert_eq!(driver.capacity(), SECTORS as u64);
     let before = attached.read_config_generation();
 
@@ -298,7 +301,7 @@ fn a_disk_that_takes_anothers_place_is_told_by_a_configuration_interrupt() {
     other.write_all_at(&[9; 8 * SECTOR], 0).unwrap();
     let other = Raw::new(other, 8 * SECTOR as u64, false);
     slot.attach(Box::new(other)).unwrap();
-    signals.wait();
+    interrupts.wait();
     let wanted = InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT;
     assert!(driver.ack_interrupt() == wanted);
     assert_ne!(attached.read_config_generation(), before);

@@ -1,7 +1,7 @@
 //! Our devices under drivers that are not ours: those of the `virtio-drivers` crate, in this
 //! process and without a VM. What they and our devices agree on is the specification.
 //!
-//! Each test runs on both transports ([`Wire`]): virtio-mmio, by its registers, and vhost-user, by
+//! Each test runs on both transports ([`TransportKind`]): virtio-mmio, by its registers, and vhost-user, by
 //! the `vhost` crate's front end; on each with every choice of the ring features that a driver
 //! has (event index, indirect descriptors). The driver waits for interrupts: a device that does
 //! not send them fails by a time limit.
@@ -15,22 +15,22 @@ mod namespace;
 mod net;
 mod rng;
 mod tap;
+mod transport;
 mod vsock;
-mod wire;
 
 use virtio_drivers::transport::InterruptStatus;
 
 use memory::Arena;
-use wire::{Signals, Wire};
+use transport::{Interrupts, TransportKind};
 
 /// Names the test functions to run on each transport.
 macro_rules! on_every_transport {
     ($($name:ident),* $(,)?) => {
         mod mmio {
-            $(#[test] fn $name() { super::$name(crate::wire::Wire::Mmio) })*
+            $(#[test] fn $name() { super::$name(crate::transport::TransportKind::Mmio) })*
         }
         mod vhost_user {
-            $(#[test] fn $name() { super::$name(crate::wire::Wire::VhostUser) })*
+            $(#[test] fn $name() { super::$name(crate::transport::TransportKind::VhostUser) })*
         }
     };
 }
@@ -41,9 +41,9 @@ const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 
 /// Runs a test with each choice of ring features.
-fn with_every_ring(test: impl Fn(u64)) {
-    for refused in [0, EVENT_IDX, INDIRECT, EVENT_IDX | INDIRECT] {
-        println!("without features {refused:#x}");
-        test(refused);
+fn with_each_ring_feature_set(test: impl Fn(u64)) {
+    for masked in [0, EVENT_IDX, INDIRECT, EVENT_IDX | INDIRECT] {
+        println!("without features {masked:#x}");
+        test(masked);
     }
 }

@@ -12,8 +12,10 @@ use virtio_drivers::device::net::{TxBuffer, VirtIONet, VirtIONetRaw};
 use virtio_drivers::transport::Transport;
 
 use crate::memory::GuestPages;
-use crate::wire::Attached;
-use crate::{InterruptStatus, Signals, Wire, on_every_transport, with_every_ring};
+use crate::transport::GuestTransport;
+use crate::{
+    InterruptStatus, Interrupts, TransportKind, on_every_transport, with_each_ring_feature_set,
+};
 
 on_every_transport!(
     a_device_says_what_it_is,
@@ -27,7 +29,7 @@ on_every_transport!(
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const BUFFERS: usize = 16;
 
-type Driver = VirtIONet<GuestPages, Attached, BUFFERS>;
+type Driver = VirtIONet<GuestPages, GuestTransport, BUFFERS>;
 
 fn device() -> (Box<Net>, UnixStream) {
     let (peer, theirs) = UnixStream::pair().unwrap();
@@ -56,7 +58,7 @@ fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
 }
 
 /// Waits for a frame.
-fn receive(driver: &mut Driver, signals: &Signals) -> Vec<u8> {
+fn receive(driver: &mut Driver, interrupts: &Interrupts) -> Vec<u8> {
     loop {
         // As for disks: what the driver said about notifications is out before it looks.
         fence(Ordering::SeqCst);
@@ -66,17 +68,17 @@ fn receive(driver: &mut Driver, signals: &Signals) -> Vec<u8> {
                 driver.recycle_rx_buffer(buffer).unwrap();
                 return frame;
             }
-            Err(Error::NotReady) => signals.wait(),
+            Err(Error::NotReady) => interrupts.wait(),
             Err(error) => panic!("{error}"),
         }
         let _: InterruptStatus = driver.ack_interrupt();
     }
 }
 
-fn a_device_says_what_it_is(wire: Wire) {
-    with_every_ring(|refused| {
+fn a_device_says_what_it_is(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let (device, _peer) = device();
-        let (attached, _) = wire.attach(Box::new(device.with_mtu(1400).unwrap()), refused, 1);
+        let (attached, _) = kind.attach(Box::new(device.with_mtu(1400).unwrap()), masked, 1);
         let mut registers = attached.clone();
         let driver: Driver = VirtIONet::new(attached, 2048).unwrap();
         assert_eq!(driver.mac_address(), MAC);
@@ -91,12 +93,12 @@ fn a_device_says_what_it_is(wire: Wire) {
     });
 }
 
-fn thousands_of_frames_go_both_ways(wire: Wire) {
+fn thousands_of_frames_go_both_ways(kind: TransportKind) {
     const COUNT: usize = 2000;
-    with_every_ring(|refused| {
+    with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
         let counters = device.counters();
-        let (device, signals) = wire.attach(device, refused, TX as u16);
+        let (device, interrupts) = kind.attach(device, masked, TX as u16);
         let mut driver: Driver = VirtIONet::new(device, 2048).unwrap();
         let echo = thread::spawn(move || {
             for n in 0..COUNT {
@@ -110,11 +112,14 @@ fn thousands_of_frames_go_both_ways(wire: Wire) {
             driver.send(TxBuffer::from(&frame(n))).unwrap();
             // Up to eight are on their way.
             if n >= 8 {
-                assert!(receive(&mut driver, &signals) == frame(n - 8), "frame {n}");
+                assert!(
+                    receive(&mut driver, &interrupts) == frame(n - 8),
+                    "frame {n}"
+                );
             }
         }
         for n in COUNT - 8..COUNT {
-            assert!(receive(&mut driver, &signals) == frame(n), "frame {n}");
+            assert!(receive(&mut driver, &interrupts) == frame(n), "frame {n}");
         }
         echo.join().unwrap();
         assert_eq!(counters.sent(), COUNT as u64);
@@ -123,29 +128,29 @@ fn thousands_of_frames_go_both_ways(wire: Wire) {
     });
 }
 
-fn a_peer_that_is_faster_than_the_driver_loses_nothing(wire: Wire) {
+fn a_peer_that_is_faster_than_the_driver_loses_nothing(kind: TransportKind) {
     const COUNT: usize = 1000;
-    with_every_ring(|refused| {
+    with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
-        let (device, signals) = wire.attach(device, refused, TX as u16);
+        let (device, interrupts) = kind.attach(device, masked, TX as u16);
         let mut driver: Driver = VirtIONet::new(device, 2048).unwrap();
         let writer = thread::spawn(move || {
             (0..COUNT).for_each(|n| write_frame(&mut peer, &frame(n)));
             peer
         });
         for n in 0..COUNT {
-            assert!(receive(&mut driver, &signals) == frame(n), "frame {n}");
+            assert!(receive(&mut driver, &interrupts) == frame(n), "frame {n}");
         }
         drop(writer.join().unwrap());
     });
 }
 
-fn a_peer_that_does_not_read_loses_nothing(wire: Wire) {
-    type Raw = VirtIONetRaw<GuestPages, Attached, BUFFERS>;
-    with_every_ring(|refused| {
+fn a_peer_that_does_not_read_loses_nothing(kind: TransportKind) {
+    type Raw = VirtIONetRaw<GuestPages, GuestTransport, BUFFERS>;
+    with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
-        let (device, signals) = wire.attach(device, refused, TX as u16);
-        let mut driver: Raw = VirtIONetRaw::new(device.without_waiting()).unwrap();
+        let (device, interrupts) = kind.attach(device, masked, TX as u16);
+        let mut driver: Raw = VirtIONetRaw::new(device.nonblocking()).unwrap();
         let frames: Vec<Vec<u8>> = (0..BUFFERS)
             .map(|n| vec![n as u8; 12 + 60_000])
             .map(|mut buffer| {
@@ -172,7 +177,7 @@ fn a_peer_that_does_not_read_loses_nothing(wire: Wire) {
                 if driver.poll_transmit().is_some() {
                     break;
                 }
-                signals.wait();
+                interrupts.wait();
                 let _: InterruptStatus = driver.ack_interrupt();
             }
             assert_eq!(driver.poll_transmit(), Some(*token));
@@ -183,17 +188,17 @@ fn a_peer_that_does_not_read_loses_nothing(wire: Wire) {
     });
 }
 
-fn a_peer_that_goes_takes_the_link_with_it(wire: Wire) {
-    with_every_ring(|refused| {
+fn a_peer_that_goes_takes_the_link_with_it(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
         let (device, peer) = device();
         let counters = device.counters();
-        let (device, signals) = wire.attach(device, refused, TX as u16);
+        let (device, interrupts) = kind.attach(device, masked, TX as u16);
         let registers = device.clone();
         let mut driver: Driver = VirtIONet::new(device, 2048).unwrap();
         drop(peer);
-        if wire == Wire::Mmio {
+        if kind == TransportKind::Mmio {
             // vhost-user has no message for it.
-            signals.wait();
+            interrupts.wait();
             let changed = InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT;
             assert!(driver.ack_interrupt() == changed);
         }
@@ -206,14 +211,14 @@ fn a_peer_that_goes_takes_the_link_with_it(wire: Wire) {
     });
 }
 
-fn a_device_is_driven_again_after_another_driver(wire: Wire) {
+fn a_device_is_driven_again_after_another_driver(kind: TransportKind) {
     let (device, mut peer) = device();
-    let (device, signals) = wire.attach(device, 0, TX as u16);
+    let (device, interrupts) = kind.attach(device, 0, TX as u16);
     for round in 0..3 {
         let mut driver: Driver = VirtIONet::new(device.clone(), 2048).unwrap();
         driver.send(TxBuffer::from(&frame(round))).unwrap();
         assert!(read_frame(&mut peer) == frame(round));
         write_frame(&mut peer, &frame(round + 50));
-        assert!(receive(&mut driver, &signals) == frame(round + 50));
+        assert!(receive(&mut driver, &interrupts) == frame(round + 50));
     }
 }

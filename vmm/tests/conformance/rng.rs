@@ -4,13 +4,13 @@ use microagent_vmm::virtio::rng::{MAX_BYTES, Rng};
 use virtio_drivers::device::rng::VirtIORng;
 
 use crate::memory::GuestPages;
-use crate::{Wire, on_every_transport, with_every_ring};
+use crate::{TransportKind, on_every_transport, with_each_ring_feature_set};
 
 on_every_transport!(entropy_is_delivered);
 
-fn entropy_is_delivered(wire: Wire) {
-    with_every_ring(|refused| {
-        let (device, _) = wire.attach(Box::new(Rng::new()), refused, 0);
+fn entropy_is_delivered(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let (device, _) = kind.attach(Box::new(Rng::new()), masked, 0);
         let mut driver = VirtIORng::<GuestPages, _>::new(device).unwrap();
         let (mut one, mut other) = ([0; 64], [0; 64]);
         assert_eq!(driver.request_entropy(&mut one).unwrap(), 64);

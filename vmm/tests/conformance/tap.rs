@@ -3,7 +3,9 @@
 use std::sync::atomic::{Ordering, fence};
 
 use microagent_vmm::virtio::Segments;
-use microagent_vmm::virtio::net::{Backend, Header, Mac, Net, Offloads, Sent, TX, Tap, TapError};
+use microagent_vmm::virtio::net::{
+    Backend, Header, Mac, Net, Offloads, SendOutcome, TX, Tap, TapError,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use virtio_drivers::Error;
 use virtio_drivers::device::net::{TxBuffer, VirtIONet};
@@ -11,12 +13,12 @@ use vm_memory::VolatileSlice;
 
 use crate::memory::GuestPages;
 use crate::namespace::{self, ip};
-use crate::wire::Attached;
-use crate::{InterruptStatus, Signals, Wire, on_every_transport};
+use crate::transport::GuestTransport;
+use crate::{InterruptStatus, Interrupts, TransportKind, on_every_transport};
 
 on_every_transport!(the_hosts_kernel_answers);
 
-type Driver = VirtIONet<GuestPages, Attached, 16>;
+type Driver = VirtIONet<GuestPages, GuestTransport, 16>;
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const HOST_IP: [u8; 4] = [10, 0, 0, 1];
@@ -60,7 +62,11 @@ fn echo(payload: &[u8]) -> Vec<u8> {
 }
 
 /// Waits for a frame that is wanted; the kernel sends others of its own accord.
-fn receive(driver: &mut Driver, signals: &Signals, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+fn receive(
+    driver: &mut Driver,
+    interrupts: &Interrupts,
+    wanted: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
     loop {
         fence(Ordering::SeqCst);
         match driver.receive() {
@@ -71,27 +77,27 @@ fn receive(driver: &mut Driver, signals: &Signals, wanted: impl Fn(&[u8]) -> boo
                     return frame;
                 }
             }
-            Err(Error::NotReady) => signals.wait(),
+            Err(Error::NotReady) => interrupts.wait(),
             Err(error) => panic!("{error}"),
         }
         let _: InterruptStatus = driver.ack_interrupt();
     }
 }
 
-fn the_hosts_kernel_answers(wire: Wire) {
+fn the_hosts_kernel_answers(kind: TransportKind) {
     namespace::within(move || {
         let tap = Tap::open("tap0").unwrap();
         ip("address add 10.0.0.1/24 dev tap0");
         ip("link set tap0 up");
         let device = Net::new(Mac::new(GUEST_MAC).unwrap(), Box::new(tap));
-        let (device, signals) = wire.attach(Box::new(device), 0, TX as u16);
+        let (device, interrupts) = kind.attach(Box::new(device), 0, TX as u16);
         let mut driver: Driver = VirtIONet::new(device, 2048).unwrap();
 
         let ask = [0, 1, 8, 0, 6, 4, 0, 1];
         let ask = [&ask[..], &GUEST_MAC, &GUEST_IP, &[0; 6], &HOST_IP].concat();
         let frame = ethernet([0xff; 6], 0x0806, &ask);
         driver.send(TxBuffer::from(&frame)).unwrap();
-        let answer = receive(&mut driver, &signals, |frame| frame[12..14] == [8, 6]);
+        let answer = receive(&mut driver, &interrupts, |frame| frame[12..14] == [8, 6]);
         assert_eq!(answer[20..22], [0, 2]);
         assert_eq!(answer[28..32], HOST_IP);
         let host: [u8; 6] = answer[22..28].try_into().unwrap();
@@ -101,7 +107,7 @@ fn the_hosts_kernel_answers(wire: Wire) {
             let frame = ethernet(host, 0x0800, &ipv4(1, &echo(&payload)));
             driver.send(TxBuffer::from(&frame)).unwrap();
             let is_reply = |frame: &[u8]| frame[12..14] == [8, 0] && frame[34] == 0;
-            let reply = receive(&mut driver, &signals, is_reply);
+            let reply = receive(&mut driver, &interrupts, is_reply);
             assert_eq!(reply[..6], GUEST_MAC);
             assert!(reply[42..] == payload, "{len} bytes");
             assert_eq!(sum(&[&reply[34..]]), 0xffff);
@@ -131,12 +137,12 @@ fn next(tap: &mut Tap, milliseconds: i64) -> Option<(Header, Vec<u8>)> {
         if !tap.link_up() {
             return None;
         }
-        tap.wait(true, false).unwrap();
+        tap.set_interest(true, false).unwrap();
         let limit = Timespec {
             tv_sec: milliseconds / 1000,
             tv_nsec: milliseconds % 1000 * 1_000_000,
         };
-        let fd = tap.descriptor();
+        let fd = tap.poll_fd();
         if poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&limit)).unwrap() == 0 {
             return None;
         }
@@ -146,7 +152,7 @@ fn next(tap: &mut Tap, milliseconds: i64) -> Option<(Header, Vec<u8>)> {
 fn send(tap: &mut Tap, header: Header, frame: &[u8]) {
     let mut memory = frame.to_vec();
     let segments = Segments::from(VolatileSlice::from(&mut memory[..]));
-    assert_eq!(tap.send(header, segments), Sent::Taken);
+    assert_eq!(tap.send(header, segments), SendOutcome::Accepted);
 }
 
 /// One large frame to segment, over the kernel's bridge to another tap: as it is where the other
@@ -203,7 +209,7 @@ fn what_one_side_leaves_to_do_the_other_gets_or_the_kernel_does() {
         }
         assert!(whole == payload);
 
-        to.set_received(Offloads {
+        to.set_rx_offloads(Offloads {
             checksum: true,
             tso4: true,
             tso6: false,

@@ -16,8 +16,8 @@ use virtio_drivers::device::socket::{
 };
 
 use crate::memory::GuestPages;
-use crate::wire::Attached;
-use crate::{Signals, Wire, on_every_transport, with_every_ring};
+use crate::transport::GuestTransport;
+use crate::{Interrupts, TransportKind, on_every_transport, with_each_ring_feature_set};
 
 on_every_transport!(
     megabytes_go_both_ways_at_once,
@@ -44,24 +44,24 @@ const RX_BUFFER: usize = 8192;
 const CAPACITY: u32 = 64 << 10;
 
 struct Guest {
-    manager: VsockConnectionManager<GuestPages, Attached, RX_BUFFER>,
-    signals: Rc<Signals>,
+    manager: VsockConnectionManager<GuestPages, GuestTransport, RX_BUFFER>,
+    interrupts: Rc<Interrupts>,
     handle: VsockHandle,
     streams: Receiver<UnixStream>,
 }
 
 impl Guest {
-    fn new(wire: Wire, refused: u64) -> Guest {
+    fn new(kind: TransportKind, masked: u64) -> Guest {
         let (sender, streams) = mpsc::channel();
         let services = Services::new().with(SERVICE, move |stream| sender.send(stream).unwrap());
         let (device, handle) = Vsock::new(CID, services).unwrap();
-        let (device, signals) = wire.attach(Box::new(device), refused, TX as u16);
+        let (device, interrupts) = kind.attach(Box::new(device), masked, TX as u16);
         let driver = VirtIOSocket::new(device).unwrap();
         let manager = VsockConnectionManager::new_with_capacity(driver, CAPACITY);
         assert_eq!(manager.guest_cid(), u64::from(CID));
         Guest {
             manager,
-            signals,
+            interrupts,
             handle,
             streams,
         }
@@ -84,7 +84,7 @@ impl Guest {
             if let Some(event) = self.poll() {
                 return event;
             }
-            self.signals.wait();
+            self.interrupts.wait();
         }
     }
 
@@ -144,10 +144,10 @@ fn disconnected(reason: DisconnectReason) -> VsockEventType {
     VsockEventType::Disconnected { reason }
 }
 
-fn megabytes_go_both_ways_at_once(wire: Wire) {
+fn megabytes_go_both_ways_at_once(kind: TransportKind) {
     const TOTAL: usize = 3 << 20;
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let stream = guest.connect(1000);
         let (mut reader, mut writer) = (stream.try_clone().unwrap(), stream);
         let reads = thread::spawn(move || {
@@ -163,7 +163,7 @@ fn megabytes_go_both_ways_at_once(wire: Wire) {
             let told = guest.poll().is_some();
             let new = guest.receive(SERVED, 1000);
             if n == 0 && !told && new.is_empty() {
-                guest.signals.wait();
+                guest.interrupts.wait();
             }
             got.extend(new);
         }
@@ -173,9 +173,9 @@ fn megabytes_go_both_ways_at_once(wire: Wire) {
     });
 }
 
-fn the_host_connects_to_a_port_that_listens(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn the_host_connects_to_a_port_that_listens(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         guest.manager.listen(5000);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         guest.handle.connect(5000, theirs);
@@ -198,29 +198,29 @@ fn the_host_connects_to_a_port_that_listens(wire: Wire) {
     });
 }
 
-fn a_port_that_nobody_listens_on_refuses(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_port_that_nobody_listens_on_refuses(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         guest.handle.connect(5001, theirs);
-        guest.signals.wait();
+        guest.interrupts.wait();
         assert_eq!(guest.poll(), None, "the driver refuses by itself");
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
     });
 }
 
-fn a_service_that_does_not_exist_refuses(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_service_that_does_not_exist_refuses(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let nobody = VsockAddr { port: 81, ..SERVED };
         guest.manager.connect(nobody, 1000).unwrap();
         guest.expect(nobody, 1000, &disconnected(DisconnectReason::Reset));
     });
 }
 
-fn a_host_that_does_not_read_takes_as_much_as_it_said(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_host_that_does_not_read_takes_as_much_as_it_said(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         let data = bytes(0, 4 << 20);
         let mut sent = 0;
@@ -253,10 +253,10 @@ fn a_host_that_does_not_read_takes_as_much_as_it_said(wire: Wire) {
     });
 }
 
-fn a_guest_that_does_not_read_gets_as_much_as_it_said(wire: Wire) {
+fn a_guest_that_does_not_read_gets_as_much_as_it_said(kind: TransportKind) {
     const TOTAL: usize = 1 << 20;
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         let writes = thread::spawn(move || {
             stream.write_all(&bytes(0, TOTAL)).unwrap();
@@ -285,9 +285,9 @@ fn a_guest_that_does_not_read_gets_as_much_as_it_said(wire: Wire) {
     });
 }
 
-fn a_shutdown_ends_both_directions_and_is_confirmed(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_shutdown_ends_both_directions_and_is_confirmed(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         assert_eq!(guest.send(SERVED, 1000, b"last words"), 10);
         guest.manager.shutdown(SERVED, 1000).unwrap();
@@ -302,9 +302,9 @@ fn a_shutdown_ends_both_directions_and_is_confirmed(wire: Wire) {
     });
 }
 
-fn a_guest_that_resets_closes_the_stream(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_guest_that_resets_closes_the_stream(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         guest.manager.force_close(SERVED, 1000).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
@@ -313,9 +313,9 @@ fn a_guest_that_resets_closes_the_stream(wire: Wire) {
     });
 }
 
-fn a_host_that_leaves_shuts_the_connection_down(wire: Wire) {
-    with_every_ring(|refused| {
-        let mut guest = Guest::new(wire, refused);
+fn a_host_that_leaves_shuts_the_connection_down(kind: TransportKind) {
+    with_each_ring_feature_set(|masked| {
+        let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         stream.write_all(b"last words").unwrap();
         stream.shutdown(Shutdown::Both).unwrap();
@@ -332,10 +332,10 @@ fn a_host_that_leaves_shuts_the_connection_down(wire: Wire) {
     });
 }
 
-fn many_streams_keep_apart(wire: Wire) {
+fn many_streams_keep_apart(kind: TransportKind) {
     const STREAMS: u32 = 200;
     const EACH: usize = 20_000;
-    let mut guest = Guest::new(wire, 0);
+    let mut guest = Guest::new(kind, 0);
     let hosts: Vec<_> = (0..STREAMS)
         .map(|port| {
             let mut stream = guest.connect(port);

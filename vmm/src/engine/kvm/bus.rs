@@ -60,9 +60,9 @@ impl Bus {
                         source,
                     })?;
                 let notify = IoEventAddress::Mmio(layout::virtio_mmio(index) + QUEUE_NOTIFY);
-                for (queue, kick) in transport.kicks().iter().enumerate() {
+                for (queue, eventfd) in transport.notify_eventfds().iter().enumerate() {
                     vm.fd()
-                        .register_ioevent(kick, &notify, queue as u32)
+                        .register_ioevent(eventfd, &notify, queue as u32)
                         .map_err(kvm_error("registering a queue's doorbell"))?;
                 }
                 Ok(transport)

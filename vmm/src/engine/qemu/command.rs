@@ -20,7 +20,7 @@ use microagent_proto::control::VmConfig;
 use super::tsc;
 use crate::boot::CommandLine;
 use crate::vhost_user;
-use crate::virtio::net::Facts;
+use crate::virtio::net::StaticConfig;
 
 /// A device's front end. Where the device is ours: the descriptor of the connection to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum FrontEnd {
         /// The directory with its socket; [`socket_name`] says which.
         dir: i32,
         /// QEMU answers for the configuration space.
-        facts: Facts,
+        config: StaticConfig,
     },
 }
 
@@ -93,7 +93,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
             FrontEnd::Block(fd) | FrontEnd::Vsock(fd) => arguments.socket(&socket, fd),
             FrontEnd::Rng => {}
             FrontEnd::Net { dir, .. } => {
-                let path = vhost_user::path(&socket, dir);
+                let path = vhost_user::socket_path(&socket, dir);
                 arguments.option("-chardev", &format!("socket,id={socket},path={path}"));
                 let netdev = format!("vhost-user,id=net{index},chardev={socket}");
                 arguments.option("-netdev", &netdev);
@@ -108,8 +108,8 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
             }
             FrontEnd::Vsock(_) => format!("vhost-user-vsock-device,chardev={socket},{bus}"),
             FrontEnd::Rng => format!("virtio-rng-device,{bus}"),
-            FrontEnd::Net { facts, .. } => {
-                let Facts { mac, mtu } = facts;
+            FrontEnd::Net { config, .. } => {
+                let StaticConfig { mac, mtu } = config;
                 // None is the same as zero (VIRTIO_NET_F_MTU is then not offered).
                 let mtu = mtu.unwrap_or(0);
                 format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu},{bus}")

@@ -96,13 +96,13 @@ pub fn start(
             // QEMU's own does the same from the same source, without a process in between.
             DeviceKind::Rng => FrontEnd::Rng,
             DeviceKind::Net => {
-                let facts = net::Facts::of(&*device.device);
+                let net_config = net::StaticConfig::read(&*device.device);
                 let (server, dir) =
-                    vhost_user::serve_by_name(&name, device.device, &config.run_dir)?;
+                    vhost_user::serve_at_path(&name, device.device, &config.run_dir)?;
                 servers.push(server);
                 FrontEnd::Net {
                     dir: pass(dir),
-                    facts,
+                    config: net_config,
                 }
             }
         });

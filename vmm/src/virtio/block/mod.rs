@@ -35,7 +35,7 @@ pub use backend::{Backend, Overlay, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
 pub use open::{BlockError, lock, open};
 use request::{Operation, Request, SectorRange};
-pub use slot::{Slot, Unfit};
+pub use slot::{IncompatibleBackend, Slot};
 
 /// The device type (virtio 1.2 section 5).
 const TYPE: u32 = 2;
@@ -77,14 +77,14 @@ impl Block {
     /// # Errors
     /// When the host has no descriptors left.
     pub fn with_slot(backend: Box<dyn Backend>, id: &str) -> io::Result<(Block, Slot)> {
-        let slot = Slot::like(&*backend)?;
+        let slot = Slot::for_backend(&*backend)?;
         let mut block = Block::new(backend, id);
         block.slot = Some(slot.clone());
         Ok((block, slot))
     }
 
     /// Takes what was attached meanwhile.
-    fn take_attached(&mut self, io: &mut dyn DeviceIo) {
+    fn swap_backend(&mut self, io: &mut dyn DeviceIo) {
         if let Some(backend) = self.slot.as_ref().and_then(Slot::take) {
             let before = std::mem::replace(&mut self.backend, backend);
             if before.size() != self.backend.size() {
@@ -100,11 +100,11 @@ impl Block {
             return 0;
         };
         let (status, written) = match self.perform(request.operation) {
-            Ok(Answer::Ok { written }) => (VIRTIO_BLK_S_OK, written),
-            Ok(Answer::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
-            Ok(Answer::Failed) => (VIRTIO_BLK_S_IOERR, 0),
+            Ok(Outcome::Ok { written }) => (VIRTIO_BLK_S_OK, written),
+            Ok(Outcome::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
+            Ok(Outcome::Failed) => (VIRTIO_BLK_S_IOERR, 0),
             Err(error) => {
-                report(&error);
+                warn_once(&error);
                 (VIRTIO_BLK_S_IOERR, 0)
             }
         };
@@ -113,29 +113,29 @@ impl Block {
         u32::try_from(written + 1).unwrap_or(u32::MAX)
     }
 
-    fn perform(&mut self, operation: Operation<'_>) -> io::Result<Answer> {
+    fn perform(&mut self, operation: Operation<'_>) -> io::Result<Outcome> {
         let writable = !self.backend.read_only();
-        let done = Answer::Ok { written: 0 };
+        let done = Outcome::Ok { written: 0 };
         match operation {
             Operation::In { sector, into } => {
                 let written = into.len();
                 let Some(offset) = self.range(sector, written as u64) else {
-                    return Ok(Answer::Failed);
+                    return Ok(Outcome::Failed);
                 };
                 self.backend.read_at(into, offset)?;
-                Ok(Answer::Ok { written })
+                Ok(Outcome::Ok { written })
             }
             Operation::Out { sector, from } => match self.range(sector, from.len() as u64) {
                 Some(offset) if writable => {
                     self.backend.write_at(from, offset)?;
                     self.written()
                 }
-                _ => Ok(Answer::Failed),
+                _ => Ok(Outcome::Failed),
             },
             Operation::Discard { ranges } if writable => {
                 let ranges = match self.ranges(ranges, 0, MAX_DISCARD_SECTORS) {
                     Ok(ranges) => ranges,
-                    Err(answer) => return Ok(answer),
+                    Err(outcome) => return Ok(outcome),
                 };
                 for (offset, len, _) in ranges {
                     self.backend.discard(offset, len)?;
@@ -146,7 +146,7 @@ impl Block {
                 let known = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
                 let ranges = match self.ranges(ranges, known, MAX_WRITE_ZEROES_SECTORS) {
                     Ok(ranges) => ranges,
-                    Err(answer) => return Ok(answer),
+                    Err(outcome) => return Ok(outcome),
                 };
                 for (offset, len, flags) in ranges {
                     self.backend.write_zeroes(offset, len, flags != 0)?;
@@ -154,22 +154,22 @@ impl Block {
                 self.written()
             }
             Operation::Flush if self.backend.durable() => self.backend.flush().map(|()| done),
-            Operation::GetId { into } => Ok(Answer::Ok {
+            Operation::GetId { into } => Ok(Outcome::Ok {
                 written: into.copy_from(&self.id),
             }),
             Operation::Discard { .. }
             | Operation::WriteZeroes { .. }
             | Operation::Flush
-            | Operation::Unsupported => Ok(Answer::Unsupported),
+            | Operation::Unsupported => Ok(Outcome::Unsupported),
         }
     }
 
     /// After a write: durable at once if the driver will not flush (section 5.2.6.2).
-    fn written(&mut self) -> io::Result<Answer> {
+    fn written(&mut self) -> io::Result<Outcome> {
         if self.write_through {
             self.backend.flush()?;
         }
-        Ok(Answer::Ok { written: 0 })
+        Ok(Outcome::Ok { written: 0 })
     }
 
     /// Offset, length and flags of each range, if all of them are right: nothing is done by halves.
@@ -179,10 +179,10 @@ impl Block {
         ranges: Option<Vec<SectorRange>>,
         known: u32,
         max: u32,
-    ) -> Result<Vec<(u64, u64, u32)>, Answer> {
-        let ranges = ranges.ok_or(Answer::Failed)?;
+    ) -> Result<Vec<(u64, u64, u32)>, Outcome> {
+        let ranges = ranges.ok_or(Outcome::Failed)?;
         if ranges.iter().any(|range| range.flags & !known != 0) {
-            return Err(Answer::Unsupported);
+            return Err(Outcome::Unsupported);
         }
         let checked = ranges.iter().map(|range| {
             let len = u64::from(range.count) * SECTOR;
@@ -190,7 +190,7 @@ impl Block {
             (range.count <= max).then_some((offset, len, range.flags))
         });
         let checked: Option<Vec<_>> = checked.collect();
-        let mut checked = checked.ok_or(Answer::Failed)?;
+        let mut checked = checked.ok_or(Outcome::Failed)?;
         checked.retain(|&(_, len, _)| len > 0);
         Ok(checked)
     }
@@ -204,7 +204,7 @@ impl Block {
 }
 
 /// What a request is answered, besides an error of the host's.
-enum Answer {
+enum Outcome {
     /// Done; so many bytes of guest memory were written, the status not counted.
     Ok {
         written: usize,
@@ -214,7 +214,7 @@ enum Answer {
 }
 
 /// A guest can make a full disk fail as often as it likes, so each process says it once.
-fn report(error: &io::Error) {
+fn warn_once(error: &io::Error) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| tracing::warn!("a disk request failed on the host: {error}"));
 }
@@ -252,21 +252,21 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.take_attached(io);
+        self.swap_backend(io);
         Ok(())
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.slot.as_ref().map(Slot::descriptor)
+        self.slot.as_ref().map(Slot::poll_fd)
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.take_attached(io);
+        self.swap_backend(io);
         Ok(())
     }
 
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.take_attached(io);
+        self.swap_backend(io);
         let Some((queue, mem)) = io.queue(index) else {
             return Ok(());
         };
@@ -274,7 +274,7 @@ impl VirtioDevice for Block {
             Ok(buffers) => self.serve(buffers),
             Err(_) => 0,
         })?;
-        served.tell(index, io)
+        served.notify(index, io)
     }
 
     fn reset(&mut self) {}

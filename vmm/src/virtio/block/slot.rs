@@ -27,14 +27,14 @@ struct Shared {
 /// A disk does not fit: the guest was told otherwise when it negotiated features.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a disk is not read-only or durable as the one whose place it takes")]
-pub struct Unfit;
+pub struct IncompatibleBackend;
 
 impl Slot {
     /// A slot for disks that are written, and kept, as this one is.
     ///
     /// # Errors
     /// When the host has no descriptors left.
-    pub(super) fn like(backend: &dyn Backend) -> io::Result<Slot> {
+    pub(super) fn for_backend(backend: &dyn Backend) -> io::Result<Slot> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Slot {
             shared: Arc::new(Shared {
@@ -52,11 +52,11 @@ impl Slot {
     /// one is the caller's concern.
     ///
     /// # Errors
-    /// [`Unfit`]; nothing has changed then.
-    pub fn attach(&self, backend: Box<dyn Backend>) -> Result<(), Unfit> {
+    /// [`IncompatibleBackend`]; nothing has changed then.
+    pub fn attach(&self, backend: Box<dyn Backend>) -> Result<(), IncompatibleBackend> {
         let shared = &self.shared;
         if (backend.read_only(), backend.durable()) != (shared.read_only, shared.durable) {
-            return Err(Unfit);
+            return Err(IncompatibleBackend);
         }
         let mut next = self.next();
         *next = Some(backend);
@@ -76,7 +76,7 @@ impl Slot {
     }
 
     /// Readable when there is something to take.
-    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(super) fn poll_fd(&self) -> BorrowedFd<'_> {
         self.shared.event.as_fd()
     }
 

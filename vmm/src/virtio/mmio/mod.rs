@@ -72,7 +72,7 @@ impl Shared {
 #[derive(Debug)]
 pub struct MmioTransport {
     shared: Arc<Shared>,
-    kicks: Vec<EventFd>,
+    notify_eventfds: Vec<EventFd>,
     worker: Option<JoinHandle<()>>,
 }
 
@@ -86,7 +86,7 @@ impl MmioTransport {
         memory: GuestMemoryMmap,
         line: Box<dyn InterruptLine>,
     ) -> io::Result<MmioTransport> {
-        let kicks = device
+        let notify_eventfds = device
             .queue_sizes()
             .iter()
             .map(|_| EventFd::new(EFD_NONBLOCK))
@@ -99,17 +99,17 @@ impl MmioTransport {
             },
             wake: EventFd::new(EFD_NONBLOCK)?,
         });
-        let worker = worker::spawn(Arc::clone(&shared), &kicks)?;
+        let worker = worker::spawn(Arc::clone(&shared), &notify_eventfds)?;
         Ok(MmioTransport {
             shared,
-            kicks,
+            notify_eventfds,
             worker: Some(worker),
         })
     }
 
     /// One event per queue; writing it is the same as writing the queue's index to `QueueNotify`.
-    pub fn kicks(&self) -> &[EventFd] {
-        &self.kicks
+    pub fn notify_eventfds(&self) -> &[EventFd] {
+        &self.notify_eventfds
     }
 
     /// A vCPU reads `data.len()` bytes at `offset` of the device's registers.
@@ -136,9 +136,9 @@ impl MmioTransport {
                     .fetch_and(!value, Ordering::SeqCst);
             }
             registers::QUEUE_NOTIFY => {
-                if let Some(kick) = self.kicks.get(value as usize) {
+                if let Some(eventfd) = self.notify_eventfds.get(value as usize) {
                     // It fails only when the counter is at its maximum: then it is readable.
-                    let _ = kick.write(1);
+                    let _ = eventfd.write(1);
                 }
             }
             _ => {
@@ -158,7 +158,7 @@ impl MmioTransport {
 
 impl Drop for MmioTransport {
     fn drop(&mut self) {
-        self.shared.core().end();
+        self.shared.core().stop();
         let _ = self.shared.wake.write(1);
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();

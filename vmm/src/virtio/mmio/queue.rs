@@ -32,7 +32,7 @@ pub(super) struct QueueRegisters {
 
 /// Why a queue is not enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Refused {
+pub(super) enum QueueError {
     /// Virtio 1.2 section 2.7: a power of two; section 4.2.2: at most `QueueSizeMax`.
     #[error("its size is zero, no power of two, or too large")]
     Size,
@@ -87,7 +87,7 @@ impl QueueRegisters {
         &mut self,
         memory: &GuestMemoryMmap,
         event_idx: bool,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), QueueError> {
         if self.ready() {
             return Ok(());
         }
@@ -98,13 +98,15 @@ impl QueueRegisters {
         result
     }
 
-    fn prepare(&mut self, memory: &GuestMemoryMmap, event_idx: bool) -> Result<(), Refused> {
+    fn prepare(&mut self, memory: &GuestMemoryMmap, event_idx: bool) -> Result<(), QueueError> {
         let [descriptors, available, used] = self.rings;
-        let size = u16::try_from(self.size).map_err(|_| Refused::Size)?;
-        self.queue.try_set_size(size).map_err(|_| Refused::Size)?;
+        let size = u16::try_from(self.size).map_err(|_| QueueError::Size)?;
+        self.queue
+            .try_set_size(size)
+            .map_err(|_| QueueError::Size)?;
         let aligned = |address: u64, to: u64| address.is_multiple_of(to);
         if !(aligned(descriptors, 16) && aligned(available, 2) && aligned(used, 4)) {
-            return Err(Refused::Alignment);
+            return Err(QueueError::Alignment);
         }
         let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
         let (low, high) = halves(descriptors);
@@ -118,7 +120,7 @@ impl QueueRegisters {
         if self.queue.is_valid(memory) {
             Ok(())
         } else {
-            Err(Refused::Outside)
+            Err(QueueError::Outside)
         }
     }
 

@@ -11,7 +11,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::super::VirtioDevice;
 use super::queue::{QueueRegisters, Ring};
-pub(super) use serving::{Around, Event};
+pub(super) use serving::{Event, EventContext};
 
 // Register offsets, virtio 1.2 table 4.1.
 const MAGIC: u64 = 0x00;
@@ -67,22 +67,22 @@ pub(super) enum Change {
     /// Nothing.
     None,
     /// The device went live, or is not served any more.
-    Life,
+    Phase,
     /// The device was reset.
     Reset,
 }
 
 /// Where the device is in its life, for the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum Phase {
     /// Not (or no longer) to be served: before `DRIVER_OK`, or broken by its driver.
-    Idle,
+    Inactive,
     /// `DRIVER_OK` is set; [`VirtioDevice::activate`] has not been called yet.
-    Starting,
+    Activating,
     /// Served.
-    Live,
+    Active,
     /// The transport is being dropped.
-    Ended,
+    Stopped,
 }
 
 /// A device, its queues and its registers.
@@ -91,7 +91,7 @@ pub(super) struct Core {
     device: Box<dyn VirtioDevice>,
     memory: GuestMemoryMmap,
     queues: Vec<QueueRegisters>,
-    life: Life,
+    phase: Phase,
     status: u32,
     device_features_select: u32,
     driver_features_select: u32,
@@ -99,8 +99,8 @@ pub(super) struct Core {
     queue_select: usize,
     /// Changes whenever the configuration space does (virtio 1.2 section 2.5.1).
     config_generation: u32,
-    /// A driver has been complained of. Once is enough: it can go on for as long as it likes.
-    complained: bool,
+    /// A driver has been warned of. Once is enough: it can go on for as long as it likes.
+    warned: bool,
 }
 
 impl Core {
@@ -114,23 +114,23 @@ impl Core {
             device,
             memory,
             queues,
-            life: Life::Idle,
+            phase: Phase::Inactive,
             status: 0,
             device_features_select: 0,
             driver_features_select: 0,
             driver_features: 0,
             queue_select: 0,
             config_generation: 0,
-            complained: false,
+            warned: false,
         })
     }
 
-    pub(super) fn life(&self) -> Life {
-        self.life
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
     }
 
-    pub(super) fn end(&mut self) {
-        self.life = Life::Ended;
+    pub(super) fn stop(&mut self) {
+        self.phase = Phase::Stopped;
     }
 
     pub(super) fn device(&self) -> &dyn VirtioDevice {
@@ -225,7 +225,7 @@ impl Core {
         match offset {
             QUEUE_READY if value == 1 => {
                 if let Err(reason) = queue.enable(&self.memory, event_idx)
-                    && !std::mem::replace(&mut self.complained, true)
+                    && !std::mem::replace(&mut self.warned, true)
                 {
                     tracing::warn!(
                         device = self.device.device_type(),
@@ -267,25 +267,25 @@ impl Core {
                     .acknowledge(self.driver_features & self.device.features());
             }
         }
-        if added & FAILED != 0 && self.life != Life::Ended {
-            self.life = Life::Idle;
-            return Change::Life;
+        if added & FAILED != 0 && self.phase != Phase::Stopped {
+            self.phase = Phase::Inactive;
+            return Change::Phase;
         }
         // A device that was given up, by either side, waits for its reset (sections 2.1.1, 2.1.2).
         let given_up = self.status & (FAILED | NEEDS_RESET) != 0;
         if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 && !given_up {
             self.status |= DRIVER_OK;
-            if self.life != Life::Ended {
-                self.life = Life::Starting;
+            if self.phase != Phase::Stopped {
+                self.phase = Phase::Activating;
             }
-            return Change::Life;
+            return Change::Phase;
         }
         Change::None
     }
 
     fn reset(&mut self) {
-        if self.life != Life::Ended {
-            self.life = Life::Idle;
+        if self.phase != Phase::Stopped {
+            self.phase = Phase::Inactive;
         }
         self.status = 0;
         self.device_features_select = 0;

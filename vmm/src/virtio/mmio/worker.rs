@@ -9,20 +9,23 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Shared;
-use super::registers::{Around, Event, Life};
+use super::registers::{Event, EventContext, Phase};
 
 /// Epoll tokens: queue indices count from zero; these are beyond any.
 const BACKEND: u64 = 1 << 32;
 const WAKE: u64 = BACKEND + 1;
 
-pub(super) fn spawn(shared: Arc<Shared>, kicks: &[EventFd]) -> io::Result<JoinHandle<()>> {
-    let kicks = kicks
+pub(super) fn spawn(
+    shared: Arc<Shared>,
+    notify_eventfds: &[EventFd],
+) -> io::Result<JoinHandle<()>> {
+    let notify_eventfds = notify_eventfds
         .iter()
         .map(EventFd::try_clone)
         .collect::<io::Result<Vec<_>>>()?;
     let epoll = Epoll::new()?;
-    for (index, kick) in kicks.iter().enumerate() {
-        add(&epoll, kick.as_raw_fd(), index as u64)?;
+    for (index, eventfd) in notify_eventfds.iter().enumerate() {
+        add(&epoll, eventfd.as_raw_fd(), index as u64)?;
     }
     add(&epoll, shared.wake.as_raw_fd(), WAKE)?;
     let name = format!("virtio-{}", shared.core().device().device_type());
@@ -32,7 +35,7 @@ pub(super) fn spawn(shared: Arc<Shared>, kicks: &[EventFd]) -> io::Result<JoinHa
         .spawn(move || {
             Worker {
                 shared,
-                kicks,
+                notify_eventfds,
                 epoll,
                 backend_armed: false,
             }
@@ -50,7 +53,7 @@ fn add(epoll: &Epoll, fd: i32, token: u64) -> io::Result<()> {
 
 struct Worker {
     shared: Arc<Shared>,
-    kicks: Vec<EventFd>,
+    notify_eventfds: Vec<EventFd>,
     epoll: Epoll,
     backend_armed: bool,
 }
@@ -85,31 +88,31 @@ impl Worker {
             BACKEND => Event::Backend,
             index => {
                 let index = index as usize;
-                if let Some(kick) = self.kicks.get(index) {
-                    let _ = kick.read();
+                if let Some(eventfd) = self.notify_eventfds.get(index) {
+                    let _ = eventfd.read();
                 }
                 Event::Queue(index)
             }
         };
         // Between two of these the device's lock is free: a driver that always has more to do
         // keeps nobody from its registers.
-        let again = |index: usize| {
-            if let Some(kick) = self.kicks.get(index) {
-                let _ = kick.write(1);
+        let reschedule = |index: usize| {
+            if let Some(eventfd) = self.notify_eventfds.get(index) {
+                let _ = eventfd.write(1);
             }
         };
         let mut core = self.shared.core();
-        let around = Around {
+        let context = EventContext {
             interrupt: &self.shared.interrupt,
-            again: &again,
+            reschedule: &reschedule,
         };
-        core.handle(event, around);
-        if core.life() == Life::Ended {
+        core.handle(event, context);
+        if core.phase() == Phase::Stopped {
             return false;
         }
         // The device's own descriptor is watched only while the device is served: it may stay
         // readable for as long as nobody listens.
-        let wanted = core.life() == Life::Live;
+        let wanted = core.phase() == Phase::Active;
         let backend = core.device().backend_fd().map(|fd| fd.as_raw_fd());
         drop(core);
         if let Some(fd) = backend

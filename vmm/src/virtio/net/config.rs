@@ -27,16 +27,16 @@ pub struct Mac([u8; 6]);
 /// An address is a group's, or nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an Ethernet address is not that of one station")]
-pub struct NotOneStation;
+pub struct NotUnicast;
 
 impl Mac {
     /// An address, unless it is that of a group or all zeros: no driver takes those.
     ///
     /// # Errors
-    /// [`NotOneStation`].
-    pub fn new(octets: [u8; 6]) -> Result<Mac, NotOneStation> {
+    /// [`NotUnicast`].
+    pub fn new(octets: [u8; 6]) -> Result<Mac, NotUnicast> {
         if octets[0] & 1 != 0 || octets == [0; 6] {
-            return Err(NotOneStation);
+            return Err(NotUnicast);
         }
         Ok(Mac(octets))
     }
@@ -57,20 +57,20 @@ impl fmt::Display for Mac {
 /// What a network device's configuration space says that does not change: for who answers in its
 /// place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct StaticConfig {
     /// Its address.
     pub mac: Mac,
     /// What it tells of the largest packet, in bytes.
     pub mtu: Option<u16>,
 }
 
-impl Facts {
+impl StaticConfig {
     /// Those of this network device.
-    pub fn of(device: &dyn VirtioDevice) -> Facts {
+    pub fn read(device: &dyn VirtioDevice) -> StaticConfig {
         let mut config = [0; LEN];
         device.read_config(0, &mut config);
         let [mac @ .., _, _, _, _, low, high] = config;
-        Facts {
+        StaticConfig {
             mac: Mac(mac),
             mtu: Some(u16::from_le_bytes([low, high])).filter(|&mtu| mtu != 0),
         }
@@ -112,19 +112,19 @@ pub fn features(carried: Offloads, mtu: Option<u16>) -> u64 {
 
 /// What a driver chose.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Chosen {
+pub struct Negotiated {
     /// What frames of the driver may ask for.
-    pub sends: Offloads,
+    pub tx: Offloads,
     /// What frames to the driver may ask for.
-    pub takes: Offloads,
+    pub rx: Offloads,
     /// A frame may be spread over several buffers.
     pub mergeable: bool,
 }
 
-impl Chosen {
+impl Negotiated {
     /// From feature bits. Segmentation without checksums is no choice (virtio 1.2 section
     /// 5.1.3.1), and counts as neither.
-    pub fn new(features: u64) -> Chosen {
+    pub fn new(features: u64) -> Negotiated {
         let has = |feature: u32| features >> feature & 1 != 0;
         let sends = Offloads {
             checksum: has(VIRTIO_NET_F_CSUM),
@@ -136,9 +136,9 @@ impl Chosen {
             tso4: has(VIRTIO_NET_F_GUEST_TSO4),
             tso6: has(VIRTIO_NET_F_GUEST_TSO6),
         };
-        Chosen {
-            sends: sends.consistent(),
-            takes: takes.consistent(),
+        Negotiated {
+            tx: sends.consistent(),
+            rx: takes.consistent(),
             mergeable: has(VIRTIO_NET_F_MRG_RXBUF),
         }
     }
@@ -160,8 +160,8 @@ mod tests {
 
     #[test]
     fn an_address_is_of_one_station() {
-        assert_eq!(Mac::new([0; 6]), Err(NotOneStation));
-        assert_eq!(Mac::new([1, 0, 0, 0, 0, 1]), Err(NotOneStation));
+        assert_eq!(Mac::new([0; 6]), Err(NotUnicast));
+        assert_eq!(Mac::new([1, 0, 0, 0, 0, 1]), Err(NotUnicast));
         assert!(Mac::new([0, 0, 0, 0, 0, 1]).is_ok());
     }
 
@@ -175,9 +175,9 @@ mod tests {
         let plain = 1 << 5 | 1 << 15 | 1 << 16;
         assert_eq!(features(without, None), plain);
         assert_eq!(features(Offloads::default(), Some(1500)), plain | 1 << 3);
-        let chosen = Chosen::new(1 << 7 | 1 << 11 | 1 << 15);
-        assert_eq!(chosen.sends, Offloads::default());
-        assert_eq!(chosen.takes, Offloads::default());
-        assert!(chosen.mergeable);
+        let negotiated = Negotiated::new(1 << 7 | 1 << 11 | 1 << 15);
+        assert_eq!(negotiated.tx, Offloads::default());
+        assert_eq!(negotiated.rx, Offloads::default());
+        assert!(negotiated.mergeable);
     }
 }

@@ -31,9 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_queue::QueueT;
 
-pub use self::backend::{Backend, Frame, Offloads, Sent, Stream, Tap, TapError};
-use self::config::Chosen;
-pub use self::config::{Facts, MIN_MTU, Mac, NotOneStation};
+pub use self::backend::{Backend, Frame, Offloads, SendOutcome, Stream, Tap, TapError};
+use self::config::Negotiated;
+pub use self::config::{MIN_MTU, Mac, NotUnicast, StaticConfig};
 pub use self::header::{HEADER_LEN, Header, InvalidHeader, MAX_FRAME, MIN_FRAME};
 use self::receive::{Placed, place};
 use super::chain::Buffers;
@@ -100,11 +100,11 @@ pub struct Net {
     mac: Mac,
     mtu: Option<u16>,
     backend: Box<dyn Backend>,
-    chosen: Chosen,
+    negotiated: Negotiated,
     /// The driver has no buffers for the next frame; it says when it has.
-    starved: bool,
+    rx_starved: bool,
     /// The backend takes no frame; it says when it does.
-    blocked: bool,
+    tx_blocked: bool,
     /// What the driver reads of the link.
     link_up: bool,
     counters: Arc<Counters>,
@@ -118,9 +118,9 @@ impl Net {
             mtu: None,
             link_up: backend.link_up(),
             backend,
-            chosen: Chosen::default(),
-            starved: false,
-            blocked: false,
+            negotiated: Negotiated::default(),
+            rx_starved: false,
+            tx_blocked: false,
             counters: Arc::default(),
         }
     }
@@ -144,33 +144,33 @@ impl Net {
 
     /// Sends what the driver has made available, until the backend takes no more.
     fn send(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.blocked = false;
+        self.tx_blocked = false;
         let Some((queue, mem)) = io.queue(TX) else {
             return Ok(());
         };
         let served = serve_queue_while(queue, mem, |buffers| {
             let sent = match buffers {
-                Ok(buffers) => send_one(&mut *self.backend, buffers, self.chosen),
-                Err(_) => Sent::Refused,
+                Ok(buffers) => send_one(&mut *self.backend, buffers, self.negotiated),
+                Err(_) => SendOutcome::Dropped,
             };
             match sent {
-                Sent::Taken => count(&self.counters.sent),
-                Sent::Refused => count(&self.counters.send_dropped),
-                Sent::Full => {
-                    self.blocked = true;
+                SendOutcome::Accepted => count(&self.counters.sent),
+                SendOutcome::Dropped => count(&self.counters.send_dropped),
+                SendOutcome::Full => {
+                    self.tx_blocked = true;
                     return None;
                 }
             }
             Some(0)
         })?;
-        served.tell(TX, io)
+        served.notify(TX, io)
     }
 
     /// Gives the driver what the backend has received, until it has no buffers left.
     fn receive(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.starved = false;
+        self.rx_starved = false;
         let Some((queue, mem)) = io.queue(RX) else {
-            self.starved = true;
+            self.rx_starved = true;
             return Ok(());
         };
         // Until there are too few, new buffers are nothing to be told of.
@@ -185,13 +185,13 @@ impl Net {
             let placed = if frame.data.len() < MIN_FRAME {
                 Placed::Dropped
             } else {
-                place(queue, mem, &frame, self.chosen)?
+                place(queue, mem, &frame, self.negotiated)?
             };
             match placed {
                 Placed::Used => count(&self.counters.received),
                 Placed::Dropped => count(&self.counters.receive_dropped),
                 Placed::NoBuffers => {
-                    self.starved = true;
+                    self.rx_starved = true;
                     more = false;
                     break;
                 }
@@ -203,26 +203,31 @@ impl Net {
         }
         if more {
             // Not left to the backend's descriptor: it may have frames that were received already.
-            io.again(RX);
+            io.reschedule(RX);
         }
         Ok(())
     }
 
     /// After anything happened: tells of the link, and waits for what is needed.
-    fn settle(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+    fn finish_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         if self.link_up && !self.backend.link_up() {
             self.link_up = false;
             io.config_changed();
             // What waited for the other side waits no more: it is lost.
             self.send(io)?;
         }
-        self.backend.wait(!self.starved, self.blocked)?;
+        self.backend
+            .set_interest(!self.rx_starved, self.tx_blocked)?;
         Ok(())
     }
 }
 
 /// Sends the frame of one chain, if it is in order.
-fn send_one(backend: &mut dyn Backend, buffers: Buffers<'_>, chosen: Chosen) -> Sent {
+fn send_one(
+    backend: &mut dyn Backend,
+    buffers: Buffers<'_>,
+    negotiated: Negotiated,
+) -> SendOutcome {
     let mut header = buffers.readable;
     let frame = header.split_off(HEADER_LEN);
     let mut bytes = [0; HEADER_LEN];
@@ -230,12 +235,12 @@ fn send_one(backend: &mut dyn Backend, buffers: Buffers<'_>, chosen: Chosen) -> 
         || !(MIN_FRAME..=MAX_FRAME).contains(&frame.len())
         || !buffers.writable.is_empty()
     {
-        return Sent::Refused;
+        return SendOutcome::Dropped;
     }
     // The driver may change its copy meanwhile; the backend gets the one that was looked at.
-    match Header::decode(&bytes).checked(frame.len(), chosen.sends) {
+    match Header::decode(&bytes).checked(frame.len(), negotiated.tx) {
         Ok(header) => backend.send(header, frame),
-        Err(InvalidHeader) => Sent::Refused,
+        Err(InvalidHeader) => SendOutcome::Dropped,
     }
 }
 
@@ -245,7 +250,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        config::features(self.backend.carries(), self.mtu)
+        config::features(self.backend.offloads(), self.mtu)
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -258,14 +263,14 @@ impl VirtioDevice for Net {
     }
 
     fn acknowledge(&mut self, features: u64) {
-        self.chosen = Chosen::new(features);
+        self.negotiated = Negotiated::new(features);
     }
 
     fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.backend.set_received(self.chosen.takes)?;
+        self.backend.set_rx_offloads(self.negotiated.rx)?;
         self.send(io)?;
         self.receive(io)?;
-        self.settle(io)
+        self.finish_event(io)
     }
 
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
@@ -274,27 +279,27 @@ impl VirtioDevice for Net {
             TX => self.send(io)?,
             _ => {}
         }
-        self.settle(io)
+        self.finish_event(io)
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.backend.descriptor())
+        Some(self.backend.poll_fd())
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         self.backend.flush();
-        if self.blocked {
+        if self.tx_blocked {
             self.send(io)?;
         }
-        if !self.starved {
+        if !self.rx_starved {
             self.receive(io)?;
         }
-        self.settle(io)
+        self.finish_event(io)
     }
 
     fn reset(&mut self) {
-        self.chosen = Chosen::default();
-        self.starved = false;
-        self.blocked = false;
+        self.negotiated = Negotiated::default();
+        self.rx_starved = false;
+        self.tx_blocked = false;
     }
 }

@@ -4,7 +4,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::backend::Frame;
-use super::config::Chosen;
+use super::config::Negotiated;
 use super::header::HEADER_LEN;
 use crate::virtio::chain::Chain;
 use crate::virtio::{DeviceError, Segments};
@@ -23,7 +23,7 @@ pub enum Placed {
 
 /// A buffer that was taken from the queue. None of those that are malformed, or too short for a
 /// header, has room.
-struct Taken<'m> {
+struct RxBuffer<'m> {
     head: u16,
     room: Segments<'m>,
 }
@@ -36,13 +36,13 @@ pub fn place(
     queue: &mut Queue,
     mem: &GuestMemoryMmap,
     frame: &Frame<'_>,
-    chosen: Chosen,
+    negotiated: Negotiated,
 ) -> Result<Placed, DeviceError> {
     let need = HEADER_LEN + frame.data.len();
-    let mut taken: Vec<Taken<'_>> = Vec::with_capacity(1);
+    let mut taken: Vec<RxBuffer<'_>> = Vec::with_capacity(1);
     let mut room = 0;
     while room < need {
-        if !chosen.mergeable && room > 0 || taken.len() >= usize::from(queue.size()) {
+        if !negotiated.mergeable && room > 0 || taken.len() >= usize::from(queue.size()) {
             give_back(queue, &taken);
             return Ok(Placed::Dropped);
         }
@@ -52,7 +52,7 @@ pub fn place(
         };
         let writable = chain.buffers.map(|buffers| buffers.writable);
         let buffer = writable.ok().filter(|buffer| buffer.len() >= HEADER_LEN);
-        let buffer = Taken {
+        let buffer = RxBuffer {
             head: chain.head,
             room: buffer.unwrap_or_default(),
         };
@@ -61,7 +61,9 @@ pub fn place(
     }
     let (good, bad): (Vec<_>, Vec<_>) = taken.into_iter().partition(|t| !t.room.is_empty());
     let len = frame.data.len();
-    let header = frame.header.to_driver(len, chosen.takes, good.len() as u16);
+    let header = frame
+        .header
+        .to_driver(len, negotiated.rx, good.len() as u16);
     let Ok(header) = header else {
         give_back(queue, &good);
         give_back(queue, &bad);
@@ -88,7 +90,7 @@ pub fn place(
     Ok(Placed::Used)
 }
 
-fn give_back(queue: &mut Queue, taken: &[Taken<'_>]) {
+fn give_back(queue: &mut Queue, taken: &[RxBuffer<'_>]) {
     for _ in taken {
         queue.go_to_previous_position();
     }

@@ -145,7 +145,7 @@ impl DeviceIo for Driver {
         Ok(())
     }
 
-    fn again(&mut self, index: usize) {
+    fn reschedule(&mut self, index: usize) {
         self.rescheduled.push(index);
     }
 

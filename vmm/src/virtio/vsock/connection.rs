@@ -30,20 +30,20 @@ pub const BUF_ALLOC: u32 = 256 << 10;
 const MAX_DATA: usize = 64 << 10;
 
 /// How long a guest that was asked for its credit has to read before it is asked again.
-const PATIENCE: Duration = Duration::from_millis(10);
+const MIN_CREDIT_RETRY: Duration = Duration::from_millis(10);
 
 /// The same for one that has not read for a while.
-const LONGEST_PATIENCE: Duration = Duration::from_millis(640);
+const MAX_CREDIT_RETRY: Duration = Duration::from_millis(640);
 
 /// What shall become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum Disposition {
     /// It goes on.
-    Lives,
+    Keep,
     /// The guest has forgotten it, only the backlog is left: its ports are free.
-    Drains,
+    Drain,
     /// It is over, and the guest knows.
-    Over,
+    Remove,
     /// It is over, and the guest is to be told by a reset.
     Reset,
 }
@@ -55,30 +55,30 @@ pub struct Connection {
     /// The guest has accepted it.
     open: bool,
     /// Packets that are due, besides data.
-    due: Due,
+    pending: Pending,
     credit: PeerCredit,
     /// The stream may have something to read.
     readable: bool,
     /// Nothing more is read from the stream.
-    read_over: bool,
+    read_closed: bool,
     /// The host's end is closed: nothing more can be written to the stream.
-    host_gone: bool,
+    host_hung_up: bool,
     backlog: Backlog,
     /// Bytes taken from the guest and out of the backlog, modulo 2^32.
     fwd_cnt: u32,
     /// `fwd_cnt` as the guest knows it.
-    fwd_told: u32,
+    fwd_cnt_sent: u32,
     /// The flags of the guest's `SHUTDOWN`s.
     guest_shutdown: u32,
     /// The end of the guest's data was passed on to the stream.
-    write_over: bool,
+    write_closed: bool,
     guest_reset: bool,
-    violated: bool,
+    protocol_error: bool,
     /// The guest was asked for its credit because of the packet limit, and has time to read.
-    pub asked_for_credit: bool,
+    pub credit_requested: bool,
     /// How much time it gets the next time, and what it had read the last time.
-    patience: Duration,
-    asked_at: u32,
+    retry_delay: Duration,
+    fwd_cnt_at_request: u32,
     /// Waits for its turn to send.
     pub queued: bool,
     /// What the event loop waits for.
@@ -86,7 +86,7 @@ pub struct Connection {
 }
 
 #[derive(Debug, Default)]
-struct Due {
+struct Pending {
     request: bool,
     response: bool,
     /// Flags to send, and flags sent.
@@ -99,43 +99,43 @@ struct Due {
 impl Connection {
     /// One that the host asks for.
     pub fn from_host(stream: UnixStream) -> Connection {
-        let due = Due {
+        let pending = Pending {
             request: true,
-            ..Due::default()
+            ..Pending::default()
         };
-        Connection::new(stream, false, due)
+        Connection::new(stream, false, pending)
     }
 
     /// One that the guest asked for with this packet, and that is accepted.
     pub fn from_guest(stream: UnixStream, request: &Header) -> Connection {
-        let due = Due {
+        let pending = Pending {
             response: true,
-            ..Due::default()
+            ..Pending::default()
         };
-        let mut connection = Connection::new(stream, true, due);
+        let mut connection = Connection::new(stream, true, pending);
         connection.credit.update(request.buf_alloc, request.fwd_cnt);
         connection
     }
 
-    fn new(stream: UnixStream, open: bool, due: Due) -> Connection {
+    fn new(stream: UnixStream, open: bool, pending: Pending) -> Connection {
         Connection {
             stream,
             open,
-            due,
+            pending,
             credit: PeerCredit::default(),
             readable: false,
-            read_over: false,
-            host_gone: false,
+            read_closed: false,
+            host_hung_up: false,
             backlog: Backlog::default(),
             fwd_cnt: 0,
-            fwd_told: 0,
+            fwd_cnt_sent: 0,
             guest_shutdown: 0,
-            write_over: false,
+            write_closed: false,
             guest_reset: false,
-            violated: false,
-            asked_for_credit: false,
-            patience: PATIENCE,
-            asked_at: 0,
+            protocol_error: false,
+            credit_requested: false,
+            retry_delay: MIN_CREDIT_RETRY,
+            fwd_cnt_at_request: 0,
             queued: false,
             armed: None,
         }
@@ -149,11 +149,11 @@ impl Connection {
     /// Takes a packet of the guest.
     pub fn receive(&mut self, header: &Header, data: Segments<'_>) {
         self.credit.update(header.buf_alloc, header.fwd_cnt);
-        if self.credit.read() != self.asked_at {
+        if self.credit.fwd_cnt() != self.fwd_cnt_at_request {
             // It reads again, so a long time that it was given is over. A short one is not: who goes
-            // on reading is asked no more often than every `PATIENCE`.
-            self.asked_for_credit &= self.patience <= 2 * PATIENCE;
-            self.patience = PATIENCE;
+            // on reading is asked no more often than every `MIN_CREDIT_RETRY`.
+            self.credit_requested &= self.retry_delay <= 2 * MIN_CREDIT_RETRY;
+            self.retry_delay = MIN_CREDIT_RETRY;
         }
         match (Op::from_number(header.op), self.open) {
             (Some(Op::Reset), _) => self.guest_reset = true,
@@ -161,15 +161,15 @@ impl Connection {
             (Some(Op::Data), true) => self.receive_data(data),
             (Some(Op::Shutdown), true) => self.receive_shutdown(header.flags),
             (Some(Op::CreditUpdate), true) => {}
-            (Some(Op::CreditRequest), true) => self.due.credit_update = true,
-            _ => self.violated = true,
+            (Some(Op::CreditRequest), true) => self.pending.credit_update = true,
+            _ => self.protocol_error = true,
         }
     }
 
     fn receive_data(&mut self, data: Segments<'_>) {
         if self.backlog.len() + data.len() > BUF_ALLOC as usize {
-            self.violated = true;
-        } else if self.host_gone || self.guest_shutdown & SHUTDOWN_SEND != 0 {
+            self.protocol_error = true;
+        } else if self.host_hung_up || self.guest_shutdown & SHUTDOWN_SEND != 0 {
             self.forwarded(data.len());
         } else {
             let result = self.backlog.send_or_keep(data, self.stream.as_fd());
@@ -179,8 +179,8 @@ impl Connection {
 
     fn receive_shutdown(&mut self, flags: u32) {
         self.guest_shutdown |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
-        if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 && !self.read_over {
-            self.read_over = true;
+        if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 && !self.read_closed {
+            self.read_closed = true;
             // The host's writers learn of it by a broken pipe. It fails only when the other end
             // is gone already.
             let _ = self.stream.shutdown(Shutdown::Read);
@@ -195,7 +195,7 @@ impl Connection {
             self.readable = true;
         }
         if events.intersects(EventFlags::HUP | EventFlags::ERR) {
-            self.lose_host();
+            self.host_closed();
         } else if events.contains(EventFlags::OUT) {
             let result = self.backlog.send(self.stream.as_fd());
             self.sent_to_host(result);
@@ -205,29 +205,30 @@ impl Connection {
     fn sent_to_host(&mut self, result: io::Result<usize>) {
         match result {
             Ok(n) => self.forwarded(n),
-            Err(_) => self.lose_host(),
+            Err(_) => self.host_closed(),
         }
         self.finish_writing();
     }
 
     /// The host's end takes nothing any more; what it left to read is still for the guest.
-    fn lose_host(&mut self) {
-        self.host_gone = true;
+    fn host_closed(&mut self) {
+        self.host_hung_up = true;
         let lost = self.backlog.clear();
         self.forwarded(lost);
-        self.due.shutdown |= SHUTDOWN_RECEIVE;
+        self.pending.shutdown |= SHUTDOWN_RECEIVE;
     }
 
     fn forwarded(&mut self, n: usize) {
         self.fwd_cnt = self.fwd_cnt.wrapping_add(n as u32);
-        if self.fwd_cnt.wrapping_sub(self.fwd_told) >= BUF_ALLOC / 2 {
-            self.due.credit_update = true;
+        if self.fwd_cnt.wrapping_sub(self.fwd_cnt_sent) >= BUF_ALLOC / 2 {
+            self.pending.credit_update = true;
         }
     }
 
     fn finish_writing(&mut self) {
-        if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_over {
-            self.write_over = true;
+        if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_closed
+        {
+            self.write_closed = true;
             // It fails only when the other end is gone already.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
@@ -239,8 +240,8 @@ impl Connection {
         let mut header = self.next_header(room)?;
         header.buf_alloc = BUF_ALLOC;
         header.fwd_cnt = self.fwd_cnt;
-        self.fwd_told = self.fwd_cnt;
-        self.due.credit_update = false;
+        self.fwd_cnt_sent = self.fwd_cnt;
+        self.pending.credit_update = false;
         Some(header)
     }
 
@@ -251,26 +252,26 @@ impl Connection {
             len,
             ..Header::default()
         };
-        if std::mem::take(&mut self.due.request) {
+        if std::mem::take(&mut self.pending.request) {
             return Some(packet(Op::Request, 0, 0));
         }
         if !self.open {
             return None;
         }
-        if std::mem::take(&mut self.due.response) {
+        if std::mem::take(&mut self.pending.response) {
             return Some(packet(Op::Response, 0, 0));
         }
         if let Some(len) = self.read(room) {
             return Some(packet(Op::Data, 0, len));
         }
-        if self.shutdown_due() {
-            self.due.shutdown_sent |= self.due.shutdown;
-            return Some(packet(Op::Shutdown, self.due.shutdown_sent, 0));
+        if self.shutdown_pending() {
+            self.pending.shutdown_sent |= self.pending.shutdown;
+            return Some(packet(Op::Shutdown, self.pending.shutdown_sent, 0));
         }
-        if std::mem::take(&mut self.due.credit_request) {
+        if std::mem::take(&mut self.pending.credit_request) {
             return Some(packet(Op::CreditRequest, 0, 0));
         }
-        self.due
+        self.pending
             .credit_update
             .then(|| packet(Op::CreditUpdate, 0, 0))
     }
@@ -296,7 +297,7 @@ impl Connection {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
             Err(_) => {
-                self.lose_host();
+                self.host_closed();
                 self.end_reading();
             }
         }
@@ -305,74 +306,74 @@ impl Connection {
 
     fn end_reading(&mut self) {
         self.readable = false;
-        self.read_over = true;
-        self.due.shutdown |= SHUTDOWN_SEND;
+        self.read_closed = true;
+        self.pending.shutdown |= SHUTDOWN_SEND;
     }
 
     fn may_read(&self) -> bool {
-        self.open && self.readable && !self.read_over
+        self.open && self.readable && !self.read_closed
     }
 
-    fn shutdown_due(&self) -> bool {
-        self.due.shutdown & !self.due.shutdown_sent != 0
+    fn shutdown_pending(&self) -> bool {
+        self.pending.shutdown & !self.pending.shutdown_sent != 0
     }
 
     /// Whether [`next_packet`](Self::next_packet) may have something.
     pub fn wants_to_send(&self) -> bool {
-        let due = &self.due;
-        due.request
+        let pending = &self.pending;
+        pending.request
             || self.open
-                && (due.response
-                    || due.credit_update
-                    || due.credit_request
-                    || self.shutdown_due()
+                && (pending.response
+                    || pending.credit_update
+                    || pending.credit_request
+                    || self.shutdown_pending()
                     || self.may_read() && self.credit.available() > 0)
     }
 
     /// Whether only the guest's answer to a `CREDIT_REQUEST` can make it go on.
-    pub fn starves(&self) -> bool {
+    pub fn needs_credit(&self) -> bool {
         self.may_read() && self.credit.packet_limited()
     }
 
     /// Asks the guest for its credit. After how long to ask again: twice as long as the last time,
-    /// up to [`LONGEST_PATIENCE`], while it does not read at all.
-    pub fn ask_for_credit(&mut self) -> Duration {
-        self.asked_at = self.credit.read();
-        self.asked_for_credit = true;
-        self.due.credit_request = true;
-        let patience = self.patience;
-        self.patience = LONGEST_PATIENCE.min(2 * patience);
-        patience
+    /// up to [`MAX_CREDIT_RETRY`], while it does not read at all.
+    pub fn request_credit(&mut self) -> Duration {
+        self.fwd_cnt_at_request = self.credit.fwd_cnt();
+        self.credit_requested = true;
+        self.pending.credit_request = true;
+        let retry_delay = self.retry_delay;
+        self.retry_delay = MAX_CREDIT_RETRY.min(2 * retry_delay);
+        retry_delay
     }
 
     /// What to wait for; nothing in particular means: for the host to go away.
     pub fn interest(&self) -> Option<EventFlags> {
         let mut events = EventFlags::empty();
-        if self.open && !self.readable && !self.read_over {
+        if self.open && !self.readable && !self.read_closed {
             events |= EventFlags::IN;
         }
         if !self.backlog.is_empty() {
             events |= EventFlags::OUT;
         }
         // A host that is gone is ready for ever, and there is nothing to learn from it.
-        (!events.is_empty() || !self.host_gone).then_some(events)
+        (!events.is_empty() || !self.host_hung_up).then_some(events)
     }
 
     /// What shall become of it now.
-    pub fn fate(&self) -> Fate {
+    pub fn disposition(&self) -> Disposition {
         let guest_done = self.guest_shutdown == SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
-        if self.violated {
-            Fate::Reset
+        if self.protocol_error {
+            Disposition::Reset
         } else if self.guest_reset {
             if self.backlog.is_empty() {
-                Fate::Over
+                Disposition::Remove
             } else {
-                Fate::Drains
+                Disposition::Drain
             }
-        } else if guest_done && self.backlog.is_empty() || self.host_gone && !self.open {
-            Fate::Reset
+        } else if guest_done && self.backlog.is_empty() || self.host_hung_up && !self.open {
+            Disposition::Reset
         } else {
-            Fate::Lives
+            Disposition::Keep
         }
     }
 }
@@ -391,7 +392,7 @@ mod tests {
         let mut connection = Connection::from_guest(ours, &Header::default());
         let mut told = u32::MAX - 100_000;
         connection.fwd_cnt = told;
-        connection.fwd_told = told;
+        connection.fwd_cnt_sent = told;
         assert!(connection.next_packet(&Segments::default()).is_some());
         let header = Header {
             op: Op::Data as u16,
@@ -412,6 +413,6 @@ mod tests {
             }
         }
         assert_eq!(updates, 100 * 10_000 / 140_000);
-        assert_eq!(connection.fate(), Fate::Lives);
+        assert_eq!(connection.disposition(), Disposition::Keep);
     }
 }

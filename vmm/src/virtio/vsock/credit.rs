@@ -42,7 +42,7 @@ impl PeerCredit {
     }
 
     /// How many bytes the guest has read so far, modulo 2^32, as it says.
-    pub fn read(&self) -> u32 {
+    pub fn fwd_cnt(&self) -> u32 {
         self.fwd_cnt
     }
 

@@ -35,26 +35,26 @@ impl CreditTimer {
     pub fn add(&mut self, id: u64, after: Duration) {
         self.waiting.retain(|(waits, _)| *waits != id);
         self.waiting.push((id, Instant::now() + after));
-        self.run();
+        self.rearm();
     }
 
     /// Whom to remind of by now.
-    pub fn take(&mut self) -> Vec<u64> {
+    pub fn take_expired(&mut self) -> Vec<u64> {
         let now = Instant::now();
         let due = self.waiting.extract_if(.., |(_, until)| *until <= now);
         let due = due.map(|(id, _)| id).collect();
-        self.run();
+        self.rearm();
         due
     }
 
     /// Forgets everybody.
     pub fn clear(&mut self) {
         self.waiting.clear();
-        self.run();
+        self.rearm();
     }
 
     /// Until the first of all; not at all where there is none.
-    fn run(&self) {
+    fn rearm(&self) {
         let first = self.waiting.iter().map(|(_, until)| *until).min();
         self.set(first.map_or(Duration::ZERO, |until| {
             // Zero would stop it.

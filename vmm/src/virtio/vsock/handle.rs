@@ -50,7 +50,7 @@ impl VsockHandle {
     }
 
     /// Takes what was asked for, and the wake-up with it.
-    pub(super) fn take(&self) -> Vec<(u32, UnixStream)> {
+    pub(super) fn take_requests(&self) -> Vec<(u32, UnixStream)> {
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         let mut connects = self
             .shared

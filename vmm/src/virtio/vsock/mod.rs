@@ -84,10 +84,10 @@ impl Vsock {
     }
 
     /// Moves packets both ways until there is nothing to do, or others should have their turn.
-    fn work(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+    fn process_queues(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         for _ in 0..ROUNDS {
-            let more_from_guest = self.take_packets(io)?;
-            let more_to_guest = self.give_packets(io)?;
+            let more_from_guest = self.process_tx(io)?;
+            let more_to_guest = self.fill_rx(io)?;
             if !more_from_guest && !more_to_guest {
                 return Ok(());
             }
@@ -97,7 +97,7 @@ impl Vsock {
     }
 
     /// Takes packets from the guest. Whether there are more that can be taken now.
-    fn take_packets(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
+    fn process_tx(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
         // A guest that does not take its resets does not get to cause more of them. This goes on
         // when it offers buffers for them.
         if !self.muxer.can_receive() {
@@ -123,7 +123,7 @@ impl Vsock {
     }
 
     /// Gives packets to the guest. Whether there are more, and buffers for them.
-    fn give_packets(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
+    fn fill_rx(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
         if !self.muxer.wants_to_send() {
             return Ok(false);
         }
@@ -190,19 +190,19 @@ impl VirtioDevice for Vsock {
     }
 
     fn queue_event(&mut self, _index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.work(io)
+        self.process_queues(io)
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.muxer.descriptor())
+        Some(self.muxer.poll_fd())
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        for (port, stream) in self.handle.take() {
+        for (port, stream) in self.handle.take_requests() {
             self.muxer.connect(port, stream);
         }
         self.muxer.take_events()?;
-        self.work(io)
+        self.process_queues(io)
     }
 
     fn reset(&mut self) {

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-use super::connection::{Connection, Fate};
+use super::connection::{Connection, Disposition};
 use super::credit_timer::CreditTimer;
 use super::packet::{Header, Op, TYPE_STREAM};
 use super::services::Services;
@@ -60,7 +60,7 @@ pub struct Muxer {
 }
 
 impl Muxer {
-    /// For the guest with this identifier. `wake` makes [`descriptor`](Self::descriptor) readable.
+    /// For the guest with this identifier. `wake` makes [`poll_fd`](Self::poll_fd) readable.
     ///
     /// # Errors
     /// When the host has no descriptors left.
@@ -89,7 +89,7 @@ impl Muxer {
     }
 
     /// Readable when [`take_events`](Self::take_events) has something to do.
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
 
@@ -130,17 +130,17 @@ impl Muxer {
             match event.data.u64() {
                 WAKE => {}
                 TIMER => {
-                    for id in self.timer.take() {
+                    for id in self.timer.take_expired() {
                         if let Some((_, connection)) = self.connections.get_mut(&id) {
-                            connection.asked_for_credit = false;
-                            self.settle(id);
+                            connection.credit_requested = false;
+                            self.update(id);
                         }
                     }
                 }
                 id => {
                     if let Some((_, connection)) = self.connections.get_mut(&id) {
                         connection.ready(event.flags);
-                        self.settle(id);
+                        self.update(id);
                     }
                 }
             }
@@ -181,7 +181,7 @@ impl Muxer {
     fn insert(&mut self, ports: Ports, connection: Connection) {
         let id = self.next_id;
         self.next_id += 1;
-        // Added disarmed, except for the host going away; `settle` says what else.
+        // Added disarmed, except for the host going away; `update` says what else.
         let armed = EventFlags::ONESHOT;
         if let Err(error) = epoll::add(
             &self.epoll,
@@ -195,7 +195,7 @@ impl Muxer {
         }
         self.connections.insert(id, (ports, connection));
         self.by_ports.insert(ports, id);
-        self.settle(id);
+        self.update(id);
     }
 
     /// Whether packets of the guest can be taken now.
@@ -220,7 +220,7 @@ impl Muxer {
             || (header.len as usize) > data.len()
         {
             if !is_reset {
-                self.resets.push_back(answer(header));
+                self.resets.push_back(reset_reply(header));
             }
             return;
         }
@@ -229,7 +229,7 @@ impl Muxer {
             Some(id) => {
                 if let Some((_, connection)) = self.connections.get_mut(&id) {
                     connection.receive(header, data);
-                    self.settle(id);
+                    self.update(id);
                 }
             }
             None if header.op == Op::Request as u16 => self.accept(ports, header),
@@ -288,12 +288,12 @@ impl Muxer {
                 continue;
             };
             connection.queued = false;
-            if connection.fate() != Fate::Lives {
+            if connection.disposition() != Disposition::Keep {
                 continue;
             }
             let ports = *ports;
             let header = connection.next_packet(room);
-            self.settle(id);
+            self.update(id);
             if let Some(header) = header {
                 return Some(self.address(ports, header));
             }
@@ -303,29 +303,29 @@ impl Muxer {
 
     /// After anything happened to a connection: ends it, lines it up to send, waits for what it
     /// needs.
-    fn settle(&mut self, id: u64) {
+    fn update(&mut self, id: u64) {
         let Some((ports, connection)) = self.connections.get_mut(&id) else {
             return;
         };
         let ports = *ports;
-        match connection.fate() {
-            Fate::Lives => {
-                if connection.starves() && !connection.asked_for_credit {
-                    let patience = connection.ask_for_credit();
-                    self.timer.add(id, patience);
+        match connection.disposition() {
+            Disposition::Keep => {
+                if connection.needs_credit() && !connection.credit_requested {
+                    let retry_delay = connection.request_credit();
+                    self.timer.add(id, retry_delay);
                 }
                 if connection.wants_to_send() && !connection.queued {
                     connection.queued = true;
                     self.senders.push_back(id);
                 }
             }
-            Fate::Drains => self.release(ports, id),
-            Fate::Over => {
+            Disposition::Drain => self.release(ports, id),
+            Disposition::Remove => {
                 self.release(ports, id);
                 self.connections.remove(&id);
                 return;
             }
-            Fate::Reset => {
+            Disposition::Reset => {
                 self.release(ports, id);
                 self.connections.remove(&id);
                 self.reset(ports);
@@ -365,7 +365,7 @@ impl Muxer {
 }
 
 /// The reset that answers a packet for somebody else.
-fn answer(header: &Header) -> Header {
+fn reset_reply(header: &Header) -> Header {
     Header {
         src_cid: header.dst_cid,
         dst_cid: header.src_cid,

@@ -56,7 +56,7 @@ impl Overlay {
     }
 
     /// Makes whole blocks zero, and frees them.
-    fn clear(&mut self, blocks: Range<u64>, bytes: &Range<u64>) -> io::Result<()> {
+    fn zero_blocks(&mut self, blocks: Range<u64>, bytes: &Range<u64>) -> io::Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
@@ -67,7 +67,7 @@ impl Overlay {
     }
 
     /// Makes part of a block zero.
-    fn clear_part(&mut self, offset: u64, end: u64) -> io::Result<()> {
+    fn zero_partial_block(&mut self, offset: u64, end: u64) -> io::Result<()> {
         let block = offset / BLOCK;
         self.copy_up(block, offset, end)?;
         zero::zero(&self.delta, offset, end - offset, false)?;
@@ -138,7 +138,7 @@ impl Backend for Overlay {
     /// Part of a block is not worth to be copied up.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let (blocks, bytes) = self.whole_blocks(offset, offset + len);
-        self.clear(blocks, &bytes)
+        self.zero_blocks(blocks, &bytes)
     }
 
     fn write_zeroes(&mut self, offset: u64, len: u64, _unmap: bool) -> io::Result<()> {
@@ -149,18 +149,18 @@ impl Backend for Overlay {
             let middle = bytes.start.clamp(offset, end);
             for (from, to) in [(offset, middle), (middle, end)] {
                 if from < to {
-                    self.clear_part(from, to)?;
+                    self.zero_partial_block(from, to)?;
                 }
             }
             return Ok(());
         }
         if offset < bytes.start {
-            self.clear_part(offset, bytes.start)?;
+            self.zero_partial_block(offset, bytes.start)?;
         }
         if bytes.end < end {
-            self.clear_part(bytes.end, end)?;
+            self.zero_partial_block(bytes.end, end)?;
         }
-        self.clear(blocks, &bytes)
+        self.zero_blocks(blocks, &bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

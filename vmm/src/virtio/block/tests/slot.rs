@@ -70,9 +70,12 @@ fn the_guest_is_told_of_another_size_without_asking() {
 #[test]
 fn a_disk_of_another_kind_does_not_fit() {
     let (mut disk, slot) = slotted();
-    assert_eq!(slot.attach(raw(8, 2, true)), Err(Unfit));
+    assert_eq!(slot.attach(raw(8, 2, true)), Err(IncompatibleBackend));
     let overlay = Overlay::new(image(8, 2), 8 * SECTOR, tempfile::tempfile().unwrap());
-    assert_eq!(slot.attach(Box::new(overlay.unwrap())), Err(Unfit));
+    assert_eq!(
+        slot.attach(Box::new(overlay.unwrap())),
+        Err(IncompatibleBackend)
+    );
     assert!(!readable_now(&disk));
     assert_eq!(first_byte(&mut disk), 1);
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::super::registers::{self, Around, Change, Core, Event};
+use super::super::registers::{self, Change, Core, Event, EventContext};
 use super::super::{Interrupt, InterruptLine};
 use super::memory::GuardedMemory;
 use crate::virtio::VirtioDevice;
@@ -114,14 +114,14 @@ impl Harness {
 
     fn handle(&mut self, event: Event) {
         let notified = &self.notified;
-        let again = |queue: usize| {
+        let reschedule = |queue: usize| {
             notified.borrow_mut().insert(queue);
         };
-        let around = Around {
+        let context = EventContext {
             interrupt: &self.interrupt,
-            again: &again,
+            reschedule: &reschedule,
         };
-        self.core.handle(event, around);
+        self.core.handle(event, context);
     }
 
     /// Resets the device and starts it as a driver that follows the specification does: with those

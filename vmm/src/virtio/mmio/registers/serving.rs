@@ -6,7 +6,7 @@ use vm_memory::GuestMemoryMmap;
 use super::super::super::{DeviceError, DeviceIo, VirtioDevice, interrupts};
 use super::super::queue::QueueRegisters;
 use super::super::{INTERRUPT_CONFIG, INTERRUPT_USED, Interrupt};
-use super::{Core, Life, NEEDS_RESET};
+use super::{Core, NEEDS_RESET, Phase};
 
 /// What a worker has been woken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,29 +21,29 @@ pub(in super::super) enum Event {
 
 /// What the device's life happens in.
 #[derive(Clone, Copy)]
-pub(in super::super) struct Around<'a> {
+pub(in super::super) struct EventContext<'a> {
     pub interrupt: &'a Interrupt,
     /// Brings about another [`Event::Queue`].
-    pub again: &'a dyn Fn(usize),
+    pub reschedule: &'a dyn Fn(usize),
 }
 
 impl Core {
     /// Deals with one event, if the device is to be served.
-    pub(in super::super) fn handle(&mut self, event: Event, around: Around<'_>) {
+    pub(in super::super) fn handle(&mut self, event: Event, context: EventContext<'_>) {
         match event {
             Event::State => {
-                if self.life == Life::Starting {
-                    self.life = Life::Live;
-                    self.serve(around, |device, io| device.activate(io));
+                if self.phase == Phase::Activating {
+                    self.phase = Phase::Active;
+                    self.serve(context, |device, io| device.activate(io));
                     // What was made available before the device was live.
                     for index in 0..self.queues.len() {
-                        self.serve(around, |device, io| device.queue_event(index, io));
+                        self.serve(context, |device, io| device.queue_event(index, io));
                     }
                 }
             }
-            Event::Backend => self.serve(around, |device, io| device.backend_event(io)),
+            Event::Backend => self.serve(context, |device, io| device.backend_event(io)),
             Event::Queue(index) => {
-                self.serve(around, |device, io| device.queue_event(index, io));
+                self.serve(context, |device, io| device.queue_event(index, io));
             }
         }
     }
@@ -52,30 +52,30 @@ impl Core {
     /// not served again before the driver resets it.
     fn serve(
         &mut self,
-        around: Around<'_>,
+        context: EventContext<'_>,
         event: impl FnOnce(&mut dyn VirtioDevice, &mut dyn DeviceIo) -> Result<(), DeviceError>,
     ) {
-        if self.life != Life::Live {
+        if self.phase != Phase::Active {
             return;
         }
         let mut io = MmioIo {
             queues: &mut self.queues,
             memory: &self.memory,
-            around,
+            context,
             config_generation: &mut self.config_generation,
         };
         let result = event(&mut *self.device, &mut io);
         if let Err(error) = result {
-            if !std::mem::replace(&mut self.complained, true) {
+            if !std::mem::replace(&mut self.warned, true) {
                 tracing::warn!(
                     device = self.device.device_type(),
                     error = &error as &dyn std::error::Error,
                     "the driver broke its device; it needs a reset"
                 );
             }
-            self.life = Life::Idle;
+            self.phase = Phase::Inactive;
             self.status |= NEEDS_RESET;
-            around.interrupt.raise(INTERRUPT_CONFIG);
+            context.interrupt.raise(INTERRUPT_CONFIG);
         }
     }
 }
@@ -83,7 +83,7 @@ impl Core {
 struct MmioIo<'a> {
     queues: &'a mut [QueueRegisters],
     memory: &'a GuestMemoryMmap,
-    around: Around<'a>,
+    context: EventContext<'a>,
     config_generation: &'a mut u32,
 }
 
@@ -96,17 +96,17 @@ impl DeviceIo for MmioIo<'_> {
         if let Some((queue, memory)) = self.queue(index)
             && interrupts::wanted(queue, memory)?
         {
-            self.around.interrupt.raise(INTERRUPT_USED);
+            self.context.interrupt.raise(INTERRUPT_USED);
         }
         Ok(())
     }
 
-    fn again(&mut self, index: usize) {
-        (self.around.again)(index);
+    fn reschedule(&mut self, index: usize) {
+        (self.context.reschedule)(index);
     }
 
     fn config_changed(&mut self) {
         *self.config_generation = self.config_generation.wrapping_add(1);
-        self.around.interrupt.raise(INTERRUPT_CONFIG);
+        self.context.interrupt.raise(INTERRUPT_CONFIG);
     }
 }

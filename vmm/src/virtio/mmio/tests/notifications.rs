@@ -145,7 +145,7 @@ impl VirtioDevice for Endless {
         })?;
         // The test may have seen enough.
         let _ = self.served.send(());
-        served.tell(index, io)
+        served.notify(index, io)
     }
 
     fn reset(&mut self) {}

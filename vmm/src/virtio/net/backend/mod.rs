@@ -1,8 +1,8 @@
 //! Where a network device's frames go to and come from. A backend knows no queues.
 
+mod readiness;
 mod stream;
 mod tap;
-mod watch;
 
 use std::fmt::Debug;
 use std::io;
@@ -38,11 +38,11 @@ impl Offloads {
 
 /// What happened to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
+pub enum SendOutcome {
     /// It is on its way.
-    Taken,
+    Accepted,
     /// It is lost: the other side is gone, or will not have it.
-    Refused,
+    Dropped,
     /// It could not be sent now; nothing of it was.
     Full,
 }
@@ -59,14 +59,14 @@ pub struct Frame<'a> {
 /// The host's side of a network device. No method waits.
 pub trait Backend: Send + Debug {
     /// What frames may ask for, in both directions.
-    fn carries(&self) -> Offloads;
+    fn offloads(&self) -> Offloads;
 
     /// From now on received frames may ask for this, at most what [`carries`](Self::carries) says.
     /// Those that were received before are forgotten where they might ask for more.
     ///
     /// # Errors
     /// When the host refuses.
-    fn set_received(&mut self, _offloads: Offloads) -> io::Result<()> {
+    fn set_rx_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
     }
 
@@ -74,7 +74,7 @@ pub trait Backend: Send + Debug {
     fn link_up(&self) -> bool;
 
     /// Sends one frame of at most [`MAX_FRAME`](super::MAX_FRAME) bytes, whose header was checked.
-    fn send(&mut self, header: Header, frame: Segments<'_>) -> Sent;
+    fn send(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome;
 
     /// Goes on with what was taken but is not sent yet.
     fn flush(&mut self) {}
@@ -88,12 +88,12 @@ pub trait Backend: Send + Debug {
 
     /// A descriptor that is readable when what was [`wait`](Self::wait)ed for can be done. The
     /// same one for the backend's life.
-    fn descriptor(&self) -> BorrowedFd<'_>;
+    fn poll_fd(&self) -> BorrowedFd<'_>;
 
     /// What to wait for: a frame to receive, room to send one. What was taken but is not sent yet
     /// is waited for in any case.
     ///
     /// # Errors
     /// When the host has no memory to wait with.
-    fn wait(&mut self, receive: bool, send: bool) -> io::Result<()>;
+    fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()>;
 }

@@ -13,8 +13,8 @@ use std::os::unix::net::UnixStream;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use vm_memory::VolatileSlice;
 
-use super::watch::Watch;
-use super::{Backend, Frame, Offloads, Sent};
+use super::readiness::ReadinessFd;
+use super::{Backend, Frame, Offloads, SendOutcome};
 use crate::virtio::Segments;
 use crate::virtio::net::header::{Header, MAX_FRAME};
 
@@ -27,7 +27,7 @@ const INBOX: usize = 2 * (PREFIX + MAX_FRAME);
 #[derive(Debug)]
 pub struct Stream {
     socket: UnixStream,
-    watch: Watch,
+    readiness: ReadinessFd,
     /// Of a fixed length; `filled` is what was received and not taken.
     inbox: Vec<u8>,
     filled: Range<usize>,
@@ -45,7 +45,7 @@ impl Stream {
     pub fn new(socket: UnixStream) -> io::Result<Stream> {
         Ok(Stream {
             socket,
-            watch: Watch::new()?,
+            readiness: ReadinessFd::new()?,
             inbox: vec![0; INBOX],
             filled: 0..0,
             outbox: Vec::new(),
@@ -100,7 +100,7 @@ impl Stream {
 }
 
 impl Backend for Stream {
-    fn carries(&self) -> Offloads {
+    fn offloads(&self) -> Offloads {
         Offloads::default()
     }
 
@@ -108,16 +108,16 @@ impl Backend for Stream {
         self.open
     }
 
-    fn send(&mut self, _header: Header, frame: Segments<'_>) -> Sent {
+    fn send(&mut self, _header: Header, frame: Segments<'_>) -> SendOutcome {
         self.flush();
         if !self.open {
-            return Sent::Refused;
+            return SendOutcome::Dropped;
         }
         if !self.outbox.is_empty() {
-            return Sent::Full;
+            return SendOutcome::Full;
         }
         let Ok(len) = u32::try_from(frame.len()) else {
-            return Sent::Refused;
+            return SendOutcome::Dropped;
         };
         let mut prefix = len.to_be_bytes();
         let mut rest = Segments::from(VolatileSlice::from(&mut prefix[..]));
@@ -130,16 +130,16 @@ impl Backend for Stream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     self.close();
-                    return Sent::Refused;
+                    return SendOutcome::Dropped;
                 }
             }
         }
         if rest.len() == whole {
-            return Sent::Full;
+            return SendOutcome::Full;
         }
         self.outbox.resize(rest.len(), 0);
         rest.copy_to(&mut self.outbox);
-        Sent::Taken
+        SendOutcome::Accepted
     }
 
     fn flush(&mut self) {
@@ -177,14 +177,14 @@ impl Backend for Stream {
         }
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.watch.descriptor()
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.poll_fd()
     }
 
-    fn wait(&mut self, receive: bool, send: bool) -> io::Result<()> {
+    fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()> {
         let read = self.open && receive;
         let write = self.open && (send || !self.outbox.is_empty());
-        self.watch.set(self.socket.as_fd(), read, write)
+        self.readiness.set(self.socket.as_fd(), read, write)
     }
 }
 
@@ -202,7 +202,7 @@ mod tests {
         (ours, Stream::new(theirs).unwrap())
     }
 
-    fn send(stream: &mut Stream, frame: &[u8]) -> Sent {
+    fn send(stream: &mut Stream, frame: &[u8]) -> SendOutcome {
         let mut memory = frame.to_vec();
         let segments = Segments::from(VolatileSlice::from(&mut memory[..]));
         stream.send(Header::default(), segments)
@@ -219,7 +219,7 @@ mod tests {
             assert!(stream.link_up());
             assert_eq!(stream.front(), None);
             assert!(!stream.link_up());
-            assert_eq!(send(&mut stream, b"late"), Sent::Refused);
+            assert_eq!(send(&mut stream, b"late"), SendOutcome::Dropped);
             assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
         }
     }
@@ -248,7 +248,7 @@ mod tests {
         assert!(!stream.link_up());
         let (peer, mut stream) = pair();
         drop(peer);
-        assert_eq!(send(&mut stream, b"frame"), Sent::Refused);
+        assert_eq!(send(&mut stream, b"frame"), SendOutcome::Dropped);
         assert!(!stream.link_up());
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let (mut peer, mut stream) = pair();
         let frame = |n: usize| vec![n as u8; 50_000];
         let mut count = 0;
-        while send(&mut stream, &frame(count)) == Sent::Taken {
+        while send(&mut stream, &frame(count)) == SendOutcome::Accepted {
             count += 1;
         }
         assert!(count > 0);
@@ -270,9 +270,9 @@ mod tests {
             // Nothing of the one that was not taken.
             assert_eq!(peer.read(&mut [0]).unwrap(), 0);
         });
-        stream.wait(false, true).unwrap();
+        stream.set_interest(false, true).unwrap();
         while !stream.outbox.is_empty() {
-            let fd = stream.descriptor();
+            let fd = stream.poll_fd();
             let mut fds = [rustix::event::PollFd::new(
                 &fd,
                 rustix::event::PollFlags::IN,

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use vm_memory::VolatileSlice;
 
-use super::watch::Watch;
-use super::{Backend, Frame, Offloads, Sent};
+use super::readiness::ReadinessFd;
+use super::{Backend, Frame, Offloads, SendOutcome};
 use crate::virtio::Segments;
 use crate::virtio::net::header::{HEADER_LEN, Header, MAX_FRAME};
 
@@ -21,7 +21,7 @@ const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 #[derive(Debug)]
 pub struct Tap {
     file: OwnedFd,
-    watch: Watch,
+    readiness: ReadinessFd,
     /// Of a fixed length; the first `len` bytes are a header and its frame.
     inbox: Vec<u8>,
     len: usize,
@@ -101,12 +101,12 @@ impl Tap {
             .map_err(failed("set the header's length"))?;
         let mut tap = Tap {
             file,
-            watch: Watch::new().map_err(failed("wait for a tap"))?,
+            readiness: ReadinessFd::new().map_err(failed("wait for a tap"))?,
             inbox: vec![0; HEADER_LEN + MAX_FRAME],
             len: 0,
             attached: true,
         };
-        tap.set_received(Offloads::default())
+        tap.set_rx_offloads(Offloads::default())
             .map_err(failed("set what a tap leaves to do"))?;
         Ok(tap)
     }
@@ -137,7 +137,7 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 impl Backend for Tap {
-    fn carries(&self) -> Offloads {
+    fn offloads(&self) -> Offloads {
         Offloads {
             checksum: true,
             tso4: true,
@@ -145,7 +145,7 @@ impl Backend for Tap {
         }
     }
 
-    fn set_received(&mut self, offloads: Offloads) -> io::Result<()> {
+    fn set_rx_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         let Offloads {
             checksum,
             tso4,
@@ -169,16 +169,16 @@ impl Backend for Tap {
         self.attached
     }
 
-    fn send(&mut self, header: Header, frame: Segments<'_>) -> Sent {
+    fn send(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome {
         let mut header = header.encode();
         let mut message = Segments::from(VolatileSlice::from(&mut header[..]));
         message.append(frame);
         match message.write_message(self.file.as_fd()) {
-            Ok(_) => Sent::Taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Sent::Full,
+            Ok(_) => SendOutcome::Accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => SendOutcome::Full,
             // The kernel will not have the frame, or the interface is down: as on any other wire,
             // the frame is lost. Whether the interface is gone is found out by reading.
-            Err(_) => Sent::Refused,
+            Err(_) => SendOutcome::Dropped,
         }
     }
 
@@ -206,12 +206,13 @@ impl Backend for Tap {
         self.len = 0;
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.watch.descriptor()
+    fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.readiness.poll_fd()
     }
 
-    fn wait(&mut self, receive: bool, send: bool) -> io::Result<()> {
+    fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()> {
         let up = self.attached;
-        self.watch.set(self.file.as_fd(), up && receive, up && send)
+        self.readiness
+            .set(self.file.as_fd(), up && receive, up && send)
     }
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::virtio::Segments;
 use crate::virtio::testing::{BUFFERS, Driver, readable, writable};
 
-/// What a test sees of [`Wire`].
+/// What a test sees of [`FakeBackend`].
 #[derive(Debug, Default)]
 struct State {
     incoming: VecDeque<(Header, Vec<u8>)>,
@@ -27,7 +27,7 @@ struct State {
 
 /// A backend that is a list of frames each way.
 #[derive(Debug)]
-struct Wire {
+struct FakeBackend {
     state: Arc<Mutex<State>>,
     front: Vec<u8>,
     descriptor: OwnedFd,
@@ -39,12 +39,12 @@ const ALL: Offloads = Offloads {
     tso6: true,
 };
 
-impl Backend for Wire {
-    fn carries(&self) -> Offloads {
+impl Backend for FakeBackend {
+    fn offloads(&self) -> Offloads {
         ALL
     }
 
-    fn set_received(&mut self, offloads: Offloads) -> io::Result<()> {
+    fn set_rx_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         self.state.lock().unwrap().received = offloads;
         Ok(())
     }
@@ -53,19 +53,19 @@ impl Backend for Wire {
         self.state.lock().unwrap().up
     }
 
-    fn send(&mut self, header: Header, frame: Segments<'_>) -> Sent {
+    fn send(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome {
         let mut state = self.state.lock().unwrap();
         if !state.up {
-            return Sent::Refused;
+            return SendOutcome::Dropped;
         }
         if state.room == 0 {
-            return Sent::Full;
+            return SendOutcome::Full;
         }
         state.room -= 1;
         let mut bytes = vec![0; frame.len()];
         frame.copy_to(&mut bytes);
         state.outgoing.push((header, bytes));
-        Sent::Taken
+        SendOutcome::Accepted
     }
 
     fn front(&mut self) -> Option<Frame<'_>> {
@@ -82,11 +82,11 @@ impl Backend for Wire {
         self.state.lock().unwrap().incoming.pop_front();
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    fn poll_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
 
-    fn wait(&mut self, receive: bool, send: bool) -> io::Result<()> {
+    fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()> {
         self.state.lock().unwrap().waits = (receive, send);
         Ok(())
     }
@@ -101,7 +101,7 @@ fn live(features: u64) -> (Net, Driver, Arc<Mutex<State>>) {
         room: 1000,
         ..State::default()
     }));
-    let backend = Wire {
+    let backend = FakeBackend {
         state: Arc::clone(&state),
         front: Vec::new(),
         descriptor: std::fs::File::open("/dev/null").unwrap().into(),

@@ -7,14 +7,14 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 
 /// An epoll instance with one descriptor in it, or none.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ReadinessFd {
     epoll: OwnedFd,
     armed: EventFlags,
 }
 
-impl Watch {
-    pub fn new() -> io::Result<Watch> {
-        Ok(Watch {
+impl ReadinessFd {
+    pub fn new() -> io::Result<ReadinessFd> {
+        Ok(ReadinessFd {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             armed: EventFlags::empty(),
         })
@@ -30,7 +30,7 @@ impl Watch {
         }
         let data = EventData::new_u64(0);
         if wanted.is_empty() {
-            // Taken out rather than asked for nothing: a hang-up is reported to those who ask for
+            // Removed rather than given an empty mask: epoll reports a hang-up even to those who ask for
             // nothing, for as long as it lasts.
             epoll::delete(&self.epoll, fd)?;
         } else if self.armed.is_empty() {
@@ -42,7 +42,7 @@ impl Watch {
         Ok(())
     }
 
-    pub fn descriptor(&self) -> BorrowedFd<'_> {
+    pub fn poll_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
 }

@@ -21,49 +21,49 @@ use crate::Arena;
 
 /// Which transport to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wire {
+pub enum TransportKind {
     /// The registers of virtio-mmio.
     Mmio,
     /// The messages of vhost-user.
     VhostUser,
 }
 
-impl Wire {
-    /// Attaches a device, without the features `refused`. Drivers that wait for a request wait for
-    /// the interrupts of queue `waits_for`.
+impl TransportKind {
+    /// Attaches a device, without the features `masked`. Drivers that wait for a request wait for
+    /// the interrupts of queue `wait_queue`.
     pub fn attach(
         self,
         device: Box<dyn VirtioDevice>,
-        refused: u64,
-        waits_for: u16,
-    ) -> (Attached, Rc<Signals>) {
+        masked: u64,
+        wait_queue: u16,
+    ) -> (GuestTransport, Rc<Interrupts>) {
         let (link, events) = match self {
-            Wire::Mmio => {
+            TransportKind::Mmio => {
                 let event = EventFd::new(EFD_NONBLOCK).unwrap();
                 let line = Box::new(Line(event.try_clone().unwrap()));
                 let transport = MmioTransport::new(device, Arena::memory(), line).unwrap();
-                (Link::Mmio(transport), vec![event])
+                (Connection::Mmio(transport), vec![event])
             }
-            Wire::VhostUser => VhostUser::attach(device),
+            TransportKind::VhostUser => VhostUser::attach(device),
         };
-        let signals = Rc::new(Signals { events });
-        let attached = Attached {
+        let interrupts = Rc::new(Interrupts { events });
+        let attached = GuestTransport {
             link: Rc::new(RefCell::new(link)),
-            signals: Rc::clone(&signals),
-            refused,
-            waits_for: Some(waits_for),
+            interrupts: Rc::clone(&interrupts),
+            masked,
+            wait_queue: Some(wait_queue),
         };
-        (attached, signals)
+        (attached, interrupts)
     }
 }
 
 /// The device's interrupts.
-pub struct Signals {
+pub struct Interrupts {
     /// One for all queues, or one for each.
     events: Vec<EventFd>,
 }
 
-impl Signals {
+impl Interrupts {
     /// Waits for an interrupt of any queue.
     pub fn wait(&self) {
         self.wait_for(&self.events);
@@ -104,23 +104,23 @@ impl InterruptLine for Line {
 
 /// A device as its driver sees it. Clones are for one driver after the other.
 #[derive(Clone)]
-pub struct Attached {
-    link: Rc<RefCell<Link>>,
-    signals: Rc<Signals>,
-    refused: u64,
+pub struct GuestTransport {
+    link: Rc<RefCell<Connection>>,
+    interrupts: Rc<Interrupts>,
+    masked: u64,
     /// The queue whose requests the driver waits for, if any.
-    waits_for: Option<u16>,
+    wait_queue: Option<u16>,
 }
 
-impl Attached {
+impl GuestTransport {
     /// For drivers that do not wait for a request: the test does.
-    pub fn without_waiting(mut self) -> Attached {
-        self.waits_for = None;
+    pub fn nonblocking(mut self) -> GuestTransport {
+        self.wait_queue = None;
         self
     }
 }
 
-enum Link {
+enum Connection {
     Mmio(MmioTransport),
     VhostUser(Box<VhostUser>),
 }
@@ -137,72 +137,72 @@ fn write(transport: &MmioTransport, offset: u64, value: u32) {
 
 /// Names follow `virtio_drivers::transport::Transport`; register offsets are those of virtio 1.2
 /// table 4.1.
-impl Transport for Attached {
+impl Transport for GuestTransport {
     fn device_type(&self) -> DeviceType {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => DeviceType::try_from(read(transport, 0x08)).unwrap(),
-            Link::VhostUser(link) => link.device_type,
+            Connection::Mmio(transport) => DeviceType::try_from(read(transport, 0x08)).unwrap(),
+            Connection::VhostUser(link) => link.device_type,
         }
     }
 
     fn read_device_features(&mut self) -> u64 {
         let offered = match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => (0..2).fold(0, |features, half| {
+            Connection::Mmio(transport) => (0..2).fold(0, |features, half| {
                 write(transport, 0x14, half);
                 features | u64::from(read(transport, 0x10)) << (32 * half)
             }),
-            Link::VhostUser(link) => link.offered,
+            Connection::VhostUser(link) => link.offered,
         };
-        offered & !self.refused
+        offered & !self.masked
     }
 
     fn write_driver_features(&mut self, features: u64) {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 for half in 0..2 {
                     write(transport, 0x24, half);
                     write(transport, 0x20, (features >> (32 * half)) as u32);
                 }
             }
-            Link::VhostUser(link) => link.accepted = features,
+            Connection::VhostUser(link) => link.accepted = features,
         }
     }
 
     fn max_queue_size(&mut self, queue: u16) -> u32 {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 write(transport, 0x30, queue.into());
                 read(transport, 0x34)
             }
-            Link::VhostUser(_) => 1024,
+            Connection::VhostUser(_) => 1024,
         }
     }
 
     fn notify(&mut self, queue: u16) {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => write(transport, 0x50, queue.into()),
-            Link::VhostUser(link) => link.queues[usize::from(queue)].kick.write(1).unwrap(),
+            Connection::Mmio(transport) => write(transport, 0x50, queue.into()),
+            Connection::VhostUser(link) => link.queues[usize::from(queue)].kick.write(1).unwrap(),
         }
-        if self.waits_for == Some(queue) {
-            self.signals.wait_for_queue(queue);
+        if self.wait_queue == Some(queue) {
+            self.interrupts.wait_for_queue(queue);
             self.ack_interrupt();
         }
     }
 
     fn get_status(&self) -> DeviceStatus {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => DeviceStatus::from_bits_retain(read(transport, 0x70)),
-            Link::VhostUser(link) => link.status,
+            Connection::Mmio(transport) => DeviceStatus::from_bits_retain(read(transport, 0x70)),
+            Connection::VhostUser(link) => link.status,
         }
     }
 
     fn set_status(&mut self, status: DeviceStatus) {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 write(transport, 0x70, status.bits());
                 assert_eq!(read(transport, 0x70), status.bits());
             }
-            Link::VhostUser(link) => link.set_status(status),
+            Connection::VhostUser(link) => link.set_status(status),
         }
     }
 
@@ -221,7 +221,7 @@ impl Transport for Attached {
         device: PhysAddr,
     ) {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 write(transport, 0x30, queue.into());
                 write(transport, 0x38, size);
                 for (register, address) in [(0x80, descriptors), (0x90, driver), (0xa0, device)] {
@@ -231,7 +231,7 @@ impl Transport for Attached {
                 write(transport, 0x44, 1);
                 assert_eq!(read(transport, 0x44), 1);
             }
-            Link::VhostUser(link) => {
+            Connection::VhostUser(link) => {
                 link.queues[usize::from(queue)].rings =
                     Some((size as u16, [descriptors, driver, device]));
             }
@@ -240,40 +240,40 @@ impl Transport for Attached {
 
     fn queue_unset(&mut self, queue: u16) {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 write(transport, 0x30, queue.into());
                 write(transport, 0x44, 0);
                 assert_eq!(read(transport, 0x44), 0);
             }
-            Link::VhostUser(link) => link.stop(usize::from(queue)),
+            Connection::VhostUser(link) => link.stop(usize::from(queue)),
         }
     }
 
     fn queue_used(&mut self, queue: u16) -> bool {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 write(transport, 0x30, queue.into());
                 read(transport, 0x44) != 0
             }
-            Link::VhostUser(link) => link.queues[usize::from(queue)].rings.is_some(),
+            Connection::VhostUser(link) => link.queues[usize::from(queue)].rings.is_some(),
         }
     }
 
     fn ack_interrupt(&mut self) -> InterruptStatus {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => {
+            Connection::Mmio(transport) => {
                 let status = read(transport, 0x60);
                 write(transport, 0x64, status);
                 InterruptStatus::from_bits_retain(status)
             }
-            Link::VhostUser(_) => InterruptStatus::empty(),
+            Connection::VhostUser(_) => InterruptStatus::empty(),
         }
     }
 
     fn read_config_generation(&self) -> u32 {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => read(transport, 0xfc),
-            Link::VhostUser(_) => 0,
+            Connection::Mmio(transport) => read(transport, 0xfc),
+            Connection::VhostUser(_) => 0,
         }
     }
 
@@ -281,8 +281,8 @@ impl Transport for Attached {
         let mut value = T::new_zeroed();
         let bytes = value.as_mut_bytes();
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => transport.read(0x100 + offset as u64, bytes),
-            Link::VhostUser(link) => link.read_config(offset, bytes),
+            Connection::Mmio(transport) => transport.read(0x100 + offset as u64, bytes),
+            Connection::VhostUser(link) => link.read_config(offset, bytes),
         }
         Ok(value)
     }
@@ -293,8 +293,8 @@ impl Transport for Attached {
         value: T,
     ) -> Result<()> {
         match &mut *self.link.borrow_mut() {
-            Link::Mmio(transport) => transport.write(0x100 + offset as u64, value.as_bytes()),
-            Link::VhostUser(_) => unreachable!("no device of ours has it"),
+            Connection::Mmio(transport) => transport.write(0x100 + offset as u64, value.as_bytes()),
+            Connection::VhostUser(_) => unreachable!("no device of ours has it"),
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ struct Queue {
 const PROTOCOL_FEATURES: u64 = 1 << 30;
 
 impl VhostUser {
-    fn attach(device: Box<dyn VirtioDevice>) -> (Link, Vec<EventFd>) {
+    fn attach(device: Box<dyn VirtioDevice>) -> (Connection, Vec<EventFd>) {
         let device_type = DeviceType::try_from(device.device_type()).unwrap();
         let count = device.queue_sizes().len();
         let dir = tempfile::tempdir().unwrap();
@@ -360,7 +360,7 @@ impl VhostUser {
             status: DeviceStatus::empty(),
             queues,
         };
-        (Link::VhostUser(Box::new(link)), calls)
+        (Connection::VhostUser(Box::new(link)), calls)
     }
 
     fn set_status(&mut self, status: DeviceStatus) {

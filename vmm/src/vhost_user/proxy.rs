@@ -39,48 +39,48 @@ const MAX_DESCRIPTORS: usize = 8;
 /// Carries what is said between a front end, which is yet to come, and a back end. Dropping it ends
 /// that.
 #[derive(Debug)]
-pub struct Relay {
+pub struct Proxy {
     stop: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Relay {
+impl Proxy {
     /// Waits for a front end at the name `name` in `dir`, which must be private to this user; what
     /// it says goes to `back`. Returns the directory, for the front end's process to inherit.
     ///
     /// # Errors
     /// When the host has no descriptors or threads left, or `dir` cannot be written.
-    pub fn begin(name: &str, dir: &Path, back: UnixStream) -> io::Result<(Relay, OwnedFd)> {
+    pub fn start(name: &str, dir: &Path, back: UnixStream) -> io::Result<(Proxy, OwnedFd)> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, dir, flags, Mode::empty())?;
         let theirs = dir.try_clone()?;
-        let listener = UnixListener::bind(path(name, dir.as_raw_fd()))?;
-        acknowledge(&back)?;
+        let listener = UnixListener::bind(socket_path(name, dir.as_raw_fd()))?;
+        acknowledge_protocol_features(&back)?;
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let name = name.to_owned();
-        let carry = move || {
-            let front = meet(&listener, &stopped);
+        let run = move || {
+            let front = accept(&listener, &stopped);
             // It fails when somebody else has taken it away.
             let _ = unlinkat(&dir, &name, AtFlags::empty());
             drop(listener);
             if let Ok(Some(front)) = front {
                 // However it ends, both ends learn of it when these are closed.
-                let _ = carry(&front, &back, &stopped);
+                let _ = forward(&front, &back, &stopped);
             }
         };
         let thread = thread::Builder::new()
-            .name("vhost-user-relay".into())
+            .name("vhost-user-proxy".into())
             .stack_size(128 << 10)
-            .spawn(carry)?;
-        let relay = Relay {
+            .spawn(run)?;
+        let proxy = Proxy {
             stop: Some(stop),
             thread: Some(thread),
         };
-        Ok((relay, theirs))
+        Ok((proxy, theirs))
     }
 }
 
-impl Drop for Relay {
+impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -90,12 +90,12 @@ impl Drop for Relay {
 }
 
 /// Where a process finds the socket `name` whose descriptor of the directory is `dir`.
-pub fn path(name: &str, dir: i32) -> String {
+pub fn socket_path(name: &str, dir: i32) -> String {
     format!("/proc/self/fd/{dir}/{name}")
 }
 
 /// Says that there are protocol features, before the front end says anything.
-fn acknowledge(back: &UnixStream) -> io::Result<()> {
+fn acknowledge_protocol_features(back: &UnixStream) -> io::Result<()> {
     let mut message = Vec::new();
     for word in [SET_FEATURES, VERSION, size_of::<u64>() as u32] {
         message.extend(word.to_ne_bytes());
@@ -105,7 +105,7 @@ fn acknowledge(back: &UnixStream) -> io::Result<()> {
 }
 
 /// The front end, or none when it is no longer waited for.
-fn meet(listener: &UnixListener, stopped: &OwnedFd) -> io::Result<Option<UnixStream>> {
+fn accept(listener: &UnixListener, stopped: &OwnedFd) -> io::Result<Option<UnixStream>> {
     match readable([listener.as_fd(), stopped.as_fd()])? {
         [_, true] => Ok(None),
         [_, false] => Ok(Some(listener.accept()?.0)),
@@ -113,10 +113,12 @@ fn meet(listener: &UnixListener, stopped: &OwnedFd) -> io::Result<Option<UnixStr
 }
 
 /// Carries messages both ways until one end is closed, or until told to stop.
-fn carry(front: &UnixStream, back: &UnixStream, stopped: &OwnedFd) -> io::Result<()> {
+fn forward(front: &UnixStream, back: &UnixStream, stopped: &OwnedFd) -> io::Result<()> {
     loop {
         let [asked, answered, stop] = readable([front.as_fd(), back.as_fd(), stopped.as_fd()])?;
-        let goes_on = !stop && (!asked || pass(front, back)?) && (!answered || pass(back, front)?);
+        let goes_on = !stop
+            && (!asked || forward_message(front, back)?)
+            && (!answered || forward_message(back, front)?);
         if !goes_on {
             return Ok(());
         }
@@ -139,7 +141,7 @@ fn readable<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<[bool; N]> {
 ///
 /// Message by message: what is received at once may be two, of which only the second came with
 /// descriptors, and they would go with the first.
-fn pass(from: &UnixStream, to: &UnixStream) -> io::Result<bool> {
+fn forward_message(from: &UnixStream, to: &UnixStream) -> io::Result<bool> {
     let mut message = vec![0; HEADER];
     let mut descriptors = Vec::new();
     if !receive(from, &mut message, &mut descriptors)? {
@@ -204,25 +206,25 @@ mod tests {
         [words.as_flattened(), payload].concat()
     }
 
-    /// A relay, its front end, and its back end, after the message of the relay's own and one
+    /// A proxy, its front end, and its back end, after the message of the proxy's own and one
     /// more.
-    fn relay(dir: &Path) -> (Relay, UnixStream, UnixStream) {
+    fn proxy(dir: &Path) -> (Proxy, UnixStream, UnixStream) {
         let (theirs, mut back) = UnixStream::pair().unwrap();
-        let (relay, dir) = Relay::begin("net", dir, theirs).unwrap();
-        let mut front = UnixStream::connect(path("net", dir.as_raw_fd())).unwrap();
+        let (proxy, dir) = Proxy::start("net", dir, theirs).unwrap();
+        let mut front = UnixStream::connect(socket_path("net", dir.as_raw_fd())).unwrap();
         let mut first = [0; 20];
         back.read_exact(&mut first).unwrap();
         let words = [2_u32, 1, 8, 1 << 30, 0].map(u32::to_ne_bytes);
         assert_eq!(first, *words.as_flattened());
         front.write_all(&message(b"")).unwrap();
         back.read_exact(&mut [0; HEADER]).unwrap();
-        (relay, front, back)
+        (proxy, front, back)
     }
 
     #[test]
     fn messages_are_carried_both_ways_and_descriptors_stay_with_theirs() {
         let dir = tempfile::tempdir().unwrap();
-        let (_relay, mut front, mut back) = relay(dir.path());
+        let (_proxy, mut front, mut back) = proxy(dir.path());
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 
         // Two in a row, of which the second comes with a descriptor.
@@ -264,7 +266,7 @@ mod tests {
     #[test]
     fn a_message_longer_than_any_ends_it() {
         let dir = tempfile::tempdir().unwrap();
-        let (_relay, mut front, _back) = relay(dir.path());
+        let (_proxy, mut front, _back) = proxy(dir.path());
         let long = message(&[0; MAX_PAYLOAD + 1]);
         front.write_all(&long[..HEADER]).unwrap();
         assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
@@ -274,10 +276,10 @@ mod tests {
     fn it_ends_whether_the_front_end_came_or_not() {
         let dir = tempfile::tempdir().unwrap();
         let (theirs, _back) = UnixStream::pair().unwrap();
-        drop(Relay::begin("net", dir.path(), theirs).unwrap());
+        drop(Proxy::start("net", dir.path(), theirs).unwrap());
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
-        let (relay, mut front, _back) = relay(dir.path());
-        drop(relay);
+        let (proxy, mut front, _back) = proxy(dir.path());
+        drop(proxy);
         assert_eq!(front.read(&mut [0; 1]).unwrap(), 0);
     }
 }
