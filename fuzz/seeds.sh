@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes what the fuzzer begins with: what real tools write, small.
+# Writes the seed corpus: small inputs, as real tools produce them.
 #
 #   seeds.sh DIRECTORY
 set -eu
@@ -9,7 +9,7 @@ trap 'rm -rf "$work"' EXIT
 mkdir -p "$out/layer_stack" "$out/layer_index" "$out/image_documents" \
     "$out/reference" "$out/registry_access"
 
-# Layers, in each form that GNU tar has.
+# Layers in every format of GNU tar.
 mkdir "$work/one" "$work/two"
 (
     cd "$work/one"
@@ -24,7 +24,7 @@ mkdir "$work/one" "$work/two"
     printf y >>sparse
     truncate -s 300000 sparse
     chmod 4755 a/b/file
-    # Times that need no extended header, but for one.
+    # All times but one fit into a plain header.
     find . -exec touch -h -d @1000000000 {} +
     touch -h -d @-1.5 link
 )
@@ -45,7 +45,7 @@ done
 for format in gnu oldgnu; do
     pack --format=$format --sparse >"$work/$format.tar"
 done
-# What the old forms can say.
+# The subset that the old formats can encode.
 for format in v7 ustar; do
     tar -c --format=$format --sort=name --numeric-owner --mtime=@1000000000 \
         --record-size=512 -C "$work/one" a link >"$work/$format.tar"
@@ -98,8 +98,8 @@ printf 'Bearer realm="https://a.b/token",service="a \\"b\\"",scope="repository:c
 printf 'basic\n-- next --\n{"auths":{"https://a.b:5/v2/":{"identitytoken":"t","auth":"dTo="}}}' \
     >"$out/registry_access/token"
 
-# Drivers: what the bytes mean is in vmm/src/virtio/mmio/hostile/. One that keeps
-# the rules begins, offers a request of its device's own or of any, and kicks.
+# Driver actions, encoded as in vmm/src/virtio/mmio/hostile/: initialise the
+# device correctly, queue one request, notify the device.
 mkdir -p "$out/virtio_block" "$out/virtio_vsock" "$out/virtio_net" "$out/virtio_rng" "$out/virtio_registers"
 begin='\000\007\005' # step, features, entries
 for disk in 0 1 2; do
@@ -113,7 +113,7 @@ for operation in 001 002 003 004 005 006; do
     printf "$begin$buffer$buffer\\010\\001\\001\\000\\000\\001\\020\\000\\$operation\\001\\000\\003\\001\\013\\001\\031\\002\\000\\013\\000" \
         >"$out/virtio_vsock/$operation"
 done
-# Two buffers to receive into, a frame of the peer's, a frame to send.
+# Two receive buffers, a frame from the peer, a frame to transmit.
 receive='\010\000\000\000\377\001'
 for kind in 000 001 020 377; do
     printf "$begin$receive$receive\\031\\000\\074\\000\\013\\000\\010\\001\\001\\000\\$kind\\100\\000\\013\\001" \

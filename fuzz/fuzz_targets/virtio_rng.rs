@@ -1,4 +1,4 @@
-//! See `microagent_vmm::fuzzing`.
+//! See `microagent_vmm::fuzzing::rng`.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Who we say we are: files of credentials, token servers, and helpers that
-//! are never run.
+//! Registry authentication: credential files, token servers, and credential
+//! helpers, which are never run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,38 +10,44 @@ use microagent_tests::image::Layout;
 use microagent_tests::registry::{CREDENTIALS, Registry};
 use microagent_tests::{or_skip, program, tool};
 
-use crate::front::{Front, answer, redirect};
-use crate::support::{self, Place, build, chain};
+use crate::scripted_server::{ScriptedServer, answer, redirect};
+use crate::support::{self, TestDir, build, chain};
 
-/// Builds in a process of its own, with these variables and none of a user's.
+/// Builds in a child process with these variables and none of the caller's that
+/// select credentials. Returns `built`, or the error's kind and chain.
 pub fn build_with(variables: &[(&str, &Path)], reference: &str) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "auth::part_build", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "auth::build_in_child",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("MICROAGENT_TEST_REFERENCE", reference);
-    for usual in [
+    for variable in [
         "REGISTRY_AUTH_FILE",
         "XDG_RUNTIME_DIR",
         "DOCKER_CONFIG",
         "HOME",
     ] {
-        command.env_remove(usual);
+        command.env_remove(variable);
     }
     let output = command.envs(variables.iter().copied()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let result = said.lines().find_map(|line| line.split_once("result: "));
-    result.unwrap_or_else(|| panic!("{said}")).1.to_owned()
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let result = stdout.lines().find_map(|line| line.split_once("result: "));
+    result.unwrap_or_else(|| panic!("{stdout}")).1.to_owned()
 }
 
-/// Builds the image of another process's choice and prints the outcome.
+/// The child process of [`build_with`]: builds the image and prints the result.
 #[test]
 #[ignore = "a part of other tests"]
-fn part_build() {
+fn build_in_child() {
     let reference = std::env::var("MICROAGENT_TEST_REFERENCE").unwrap();
     let registries = std::env::var_os("MICROAGENT_TEST_REGISTRIES")
         .map(|path| Registries::read(Path::new(&path)).unwrap());
-    let place = Place::new();
-    let pipeline = (place.pipeline()).with_registries(registries.unwrap_or_default());
+    let dir = TestDir::new();
+    let pipeline = (dir.pipeline()).with_registries(registries.unwrap_or_default());
     let result = match support::build_with(&pipeline, &reference, &RootfsOptions::default()) {
         Ok(_) => "built".to_owned(),
         Err(error) => format!("{} {}", error.kind().as_str(), chain(&error)),
@@ -73,16 +79,16 @@ fn auth_file(directory: &Path, registry: &str, (user, password): (&str, &str)) -
 }
 
 #[test]
-fn a_password_is_taken_from_the_file_that_skopeo_login_writes() {
+fn the_password_is_read_from_the_file_that_skopeo_login_writes() {
     let registry = or_skip!(registry(true));
     let reference = format!("{}/app:1", registry.address());
-    let error = build(&Place::new(), &reference).unwrap_err();
+    let error = build(&TestDir::new(), &reference).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert!(error.to_string().ends_with("wants credentials"), "{error}");
     assert!(error.remediation().unwrap().contains("REGISTRY_AUTH_FILE"));
 
-    let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("login.json");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("login.json");
     let (user, password) = CREDENTIALS;
     let path = file.display().to_string();
     #[rustfmt::skip]
@@ -91,26 +97,26 @@ fn a_password_is_taken_from_the_file_that_skopeo_login_writes() {
     tool::run("skopeo", login).unwrap();
     let run = |file: &Path| build_with(&[("REGISTRY_AUTH_FILE", file)], &reference);
     assert_eq!(run(&file), "built");
-    let wrong = auth_file(place.path(), registry.address(), ("tester", "wrong"));
-    let said = run(&wrong);
+    let wrong = auth_file(dir.path(), registry.address(), ("tester", "wrong"));
+    let output = run(&wrong);
     let expected = format!("refused the credentials of {}", wrong.display());
     assert!(
-        said.starts_with("unauthorized") && said.ends_with(&expected),
-        "{said}"
+        output.starts_with("unauthorized") && output.ends_with(&expected),
+        "{output}"
     );
-    let said = run(&place.path().join("none.json"));
+    let output = run(&dir.path().join("none.json"));
     assert!(
-        said.starts_with("usage") && said.contains("none.json"),
-        "{said}"
+        output.starts_with("usage") && output.contains("none.json"),
+        "{output}"
     );
 }
 
 #[test]
-fn without_a_named_file_the_usual_ones_are_read_in_order() {
+fn without_a_configured_file_the_default_ones_are_read_in_order() {
     let registry = or_skip!(registry(true));
     let reference = format!("{}/app:1", registry.address());
-    let place = tempfile::tempdir().unwrap();
-    let directory = |name: &str| place.path().join(name);
+    let dir = tempfile::tempdir().unwrap();
+    let directory = |name: &str| dir.path().join(name);
     let entry = |(user, password): (&str, &str)| {
         let entry = serde_json::json!({ "username": user, "password": password });
         serde_json::json!({ "auths": { registry.address(): entry } })
@@ -140,23 +146,23 @@ fn without_a_named_file_the_usual_ones_are_read_in_order() {
             ("DOCKER_CONFIG", &docker_config),
             ("HOME", &directory(home)),
         ];
-        let said = build_with(&variables, &reference);
+        let output = build_with(&variables, &reference);
         assert_eq!(
-            said == "built",
+            output == "built",
             expected,
-            "{runtime} {docker} {home}: {said}"
+            "{runtime} {docker} {home}: {output}"
         );
     }
     assert!(!nothing.exists());
 }
 
 #[test]
-fn a_helper_is_named_and_never_run() {
+fn a_credential_helper_is_named_and_never_run() {
     let registry = or_skip!(registry(true));
     let reference = format!("{}/app:1", registry.address());
-    let place = tempfile::tempdir().unwrap();
-    let bin = place.path().join("bin");
-    let marker = place.path().join("it was run");
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    let marker = dir.path().join("helper-was-run");
     std::fs::create_dir(&bin).unwrap();
     let helper = bin.join("docker-credential-touchy");
     let script = format!("#!/bin/sh\ntouch '{}'\n", marker.display());
@@ -165,54 +171,51 @@ fn a_helper_is_named_and_never_run() {
         serde_json::json!({ "credHelpers": { registry.address(): "touchy" } }),
         serde_json::json!({ "credsStore": "touchy", "auths": { registry.address(): {} } }),
     ] {
-        let file = write(place.path().join("config.json"), &document);
-        let said = build_with(
-            &[("DOCKER_CONFIG", place.path()), ("PATH", &bin)],
-            &reference,
-        );
+        let file = write(dir.path().join("config.json"), &document);
+        let output = build_with(&[("DOCKER_CONFIG", dir.path()), ("PATH", &bin)], &reference);
         let expected = format!(
             "unauthorized image {reference}: registry {} wants credentials, and {} leaves them to the helper touchy, which is never run",
             registry.address(),
             file.display()
         );
-        assert_eq!(said, expected);
+        assert_eq!(output, expected);
         assert!(!marker.exists());
     }
-    // Where nobody asks who we are, it does not matter.
-    let open = registry_for_all();
+    // A helper does not matter to a registry without authentication.
+    let open = open_registry();
     let document = serde_json::json!({ "credsStore": "touchy" });
-    write(place.path().join("config.json"), &document);
+    write(dir.path().join("config.json"), &document);
     let reference = format!("{}/app:1", open.address());
     assert_eq!(
-        build_with(&[("DOCKER_CONFIG", place.path())], &reference),
+        build_with(&[("DOCKER_CONFIG", dir.path())], &reference),
         "built"
     );
 }
 
-fn registry_for_all() -> Registry {
+fn open_registry() -> Registry {
     registry(false).unwrap()
 }
 
-/// A registry that wants a token of `/token` on the same address, and lets who
-/// has a good one through to the real one. `token` makes the answer of the
-/// token server; `is_good` says which tokens are.
-fn behind_tokens(
+/// A server that requires a token from its own `/token` and redirects requests
+/// with a valid one to the real registry. `token` returns the response of the token
+/// endpoint to a request body; `is_valid` decides which tokens are accepted.
+fn token_protected(
     real: &Registry,
     challenge: &'static str,
     token: impl Fn(&str) -> String + Send + 'static,
-    is_good: impl Fn(&str) -> bool + Send + 'static,
-) -> Front {
+    is_valid: impl Fn(&str) -> bool + Send + 'static,
+) -> ScriptedServer {
     let real = real.address().to_owned();
-    Front::start(move |address, asked| {
-        if asked.path.starts_with("/token") {
-            return token(&asked.body);
+    ScriptedServer::start(move |address, request| {
+        if request.path.starts_with("/token") {
+            return token(&request.body);
         }
-        let given = asked.authorization.as_deref();
+        let given = request.authorization.as_deref();
         if given
             .and_then(|given| given.strip_prefix("Bearer "))
-            .is_some_and(&is_good)
+            .is_some_and(&is_valid)
         {
-            return redirect(&real, &asked.path);
+            return redirect(&real, &request.path);
         }
         let challenge = challenge.replace("ADDRESS", address);
         let lines: Vec<&str> = challenge.lines().collect();
@@ -221,23 +224,23 @@ fn behind_tokens(
 }
 
 #[test]
-fn a_token_is_fetched_with_the_password_and_the_account() {
+fn a_token_is_requested_with_password_and_account() {
     let registry = or_skip!(registry(false));
-    let front = behind_tokens(
+    let server = token_protected(
         &registry,
         "WWW-Authenticate: Bearer realm=\"http://ADDRESS/token?from=registry\",service=\"s 1\",scope=\"repository:app:pull repository:base:pull\"",
         |_| answer(200, &[], r#"{"access_token":"the-token","expires_in":60}"#),
         |token| token == "the-token",
     );
-    let place = tempfile::tempdir().unwrap();
-    let file = auth_file(place.path(), &front.address, CREDENTIALS);
-    let reference = format!("{}/app:1", front.address);
+    let dir = tempfile::tempdir().unwrap();
+    let file = auth_file(dir.path(), &server.address, CREDENTIALS);
+    let reference = format!("{}/app:1", server.address);
     assert_eq!(
         build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference),
         "built"
     );
-    assert_eq!(front.seen()[0].authorization, None);
-    let tokens = front.seen_at("/token");
+    assert_eq!(server.requests()[0].authorization, None);
+    let tokens = server.requests_to("/token");
     assert_eq!(tokens.len(), 1, "one token serves all requests: {tokens:?}");
     assert_eq!(
         tokens[0].path,
@@ -247,32 +250,32 @@ fn a_token_is_fetched_with_the_password_and_the_account() {
     let basic = Some("Basic dGVzdGVyOm9wZW4gc2VzYW1l");
     assert_eq!(tokens[0].authorization.as_deref(), basic);
 
-    // Without a password the token server decides; here it gives one to anybody.
-    build(&Place::new(), &reference).unwrap();
-    let anonymous = front.seen_at("/token").pop().unwrap();
+    // Without a password the token server decides; this one issues a token.
+    build(&TestDir::new(), &reference).unwrap();
+    let anonymous = server.requests_to("/token").pop().unwrap();
     assert_eq!(anonymous.authorization, None);
     assert!(!anonymous.path.contains("account="), "{anonymous:?}");
 }
 
 #[test]
-fn of_several_challenges_the_token_is_taken_and_a_scope_made_up_where_there_is_none() {
+fn the_bearer_challenge_is_preferred_and_a_missing_scope_is_derived() {
     let registry = or_skip!(registry(false));
-    let front = behind_tokens(
+    let server = token_protected(
         &registry,
         "WWW-Authenticate: Basic realm=\"all\"\nWWW-Authenticate: Negotiate, Bearer realm=\"http://ADDRESS/token\"",
         |_| answer(200, &[], r#"{"token":"the-token"}"#),
         |token| token == "the-token",
     );
-    build(&Place::new(), &format!("{}/app:1", front.address)).unwrap();
-    let tokens = front.seen_at("/token");
+    build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap();
+    let tokens = server.requests_to("/token");
     assert_eq!(tokens.len(), 1);
     assert_eq!(tokens[0].path, "/token?scope=repository:app:pull");
 }
 
 #[test]
-fn an_identity_token_is_posted_and_never_sent_to_the_registry() {
+fn an_identity_token_is_posted_to_the_token_server_and_never_sent_to_the_registry() {
     let registry = or_skip!(registry(false));
-    let front = behind_tokens(
+    let server = token_protected(
         &registry,
         "WWW-Authenticate: Bearer realm=\"http://ADDRESS/token\",service=\"reg\",scope=\"repository:app:pull\"",
         |body| match body.contains("refresh_token=it%2Fs+me")
@@ -283,16 +286,16 @@ fn an_identity_token_is_posted_and_never_sent_to_the_registry() {
         },
         |token| token == "the-token",
     );
-    let place = tempfile::tempdir().unwrap();
-    let reference = format!("{}/app:1", front.address);
+    let dir = tempfile::tempdir().unwrap();
+    let reference = format!("{}/app:1", server.address);
     let with = |token: &str| {
         let entry = serde_json::json!({ "auth": "MDA6", "identitytoken": token });
-        let document = serde_json::json!({ "auths": { front.address.as_str(): entry } });
-        let file = write(place.path().join("auth.json"), &document);
+        let document = serde_json::json!({ "auths": { server.address.as_str(): entry } });
+        let file = write(dir.path().join("auth.json"), &document);
         build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference)
     };
     assert_eq!(with("it/s me"), "built");
-    let tokens = front.seen_at("/token");
+    let tokens = server.requests_to("/token");
     assert_eq!(tokens.len(), 1, "{tokens:?}");
     assert_eq!(tokens[0].method, "POST");
     assert_eq!(tokens[0].authorization, None);
@@ -304,48 +307,48 @@ fn an_identity_token_is_posted_and_never_sent_to_the_registry() {
     ] {
         assert!(tokens[0].body.contains(field), "{tokens:?}");
     }
-    let said = with("another");
-    assert!(said.contains("refused the credentials of "), "{said}");
-    let registry_saw = front.seen_at("/v2/");
+    let output = with("another");
+    assert!(output.contains("refused the credentials of "), "{output}");
+    let to_registry = server.requests_to("/v2/");
     let only_tokens = |given: &Option<String>| {
         given
             .as_deref()
             .is_none_or(|given| given == "Bearer the-token")
     };
     assert!(
-        registry_saw
+        to_registry
             .iter()
-            .all(|asked| only_tokens(&asked.authorization))
+            .all(|request| only_tokens(&request.authorization))
     );
 }
 
 #[test]
-fn a_token_that_has_expired_is_replaced() {
+fn an_expired_token_is_replaced() {
     let registry = or_skip!(registry(false));
     let given = AtomicUsize::new(0);
     let uses = AtomicUsize::new(0);
-    let front = behind_tokens(
+    let server = token_protected(
         &registry,
         "WWW-Authenticate: Bearer realm=\"http://ADDRESS/token\"",
         move |_| {
             let number = given.fetch_add(1, Ordering::SeqCst);
             answer(200, &[], &format!(r#"{{"token":"token-{number}"}}"#))
         },
-        // Each is good for one request.
+        // Each token is valid for one request.
         move |token| {
             let number: Option<usize> = token.strip_prefix("token-").and_then(|n| n.parse().ok());
-            let is_good = number == Some(uses.load(Ordering::SeqCst));
-            uses.fetch_add(usize::from(is_good), Ordering::SeqCst);
-            is_good
+            let is_valid = number == Some(uses.load(Ordering::SeqCst));
+            uses.fetch_add(usize::from(is_valid), Ordering::SeqCst);
+            is_valid
         },
     );
-    build(&Place::new(), &format!("{}/app:1", front.address)).unwrap();
+    build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap();
     // Manifest, configuration and layer.
-    assert_eq!(front.seen_at("/token").len(), 3);
+    assert_eq!(server.requests_to("/token").len(), 3);
 }
 
 #[test]
-fn a_token_server_that_refuses_or_answers_nonsense_ends_in_one_line() {
+fn a_refusal_or_an_invalid_response_of_the_token_server_is_reported() {
     let registry = or_skip!(registry(false));
     for (status, body, expected) in [
         (403, "{}", " wants credentials"),
@@ -363,34 +366,34 @@ fn a_token_server_that_refuses_or_answers_nonsense_ends_in_one_line() {
         ),
         (200, "{\"token\":\"not-good\"}", " wants credentials"),
     ] {
-        let front = behind_tokens(
+        let server = token_protected(
             &registry,
             "WWW-Authenticate: Bearer realm=\"http://ADDRESS/token\"",
             move |_| answer(status, &[], body),
             |_| false,
         );
-        let error = build(&Place::new(), &format!("{}/app:1", front.address)).unwrap_err();
+        let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
         assert!(error.to_string().ends_with(expected), "{error}");
-        assert!(front.seen_at("/token").len() <= 2);
+        assert!(server.requests_to("/token").len() <= 2);
     }
 }
 
 #[test]
-fn credentials_go_to_no_token_server_over_plain_http_elsewhere() {
+fn credentials_are_not_sent_to_a_remote_token_server_over_plain_http() {
     let registry = or_skip!(registry(false));
-    let front = behind_tokens(
+    let server = token_protected(
         &registry,
         "WWW-Authenticate: Bearer realm=\"http://token.example/token\"",
         |_| answer(500, &[], ""),
         |_| false,
     );
-    let place = tempfile::tempdir().unwrap();
-    let file = auth_file(place.path(), &front.address, CREDENTIALS);
-    let reference = format!("{}/app:1", front.address);
-    let said = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
+    let dir = tempfile::tempdir().unwrap();
+    let file = auth_file(dir.path(), &server.address, CREDENTIALS);
+    let reference = format!("{}/app:1", server.address);
+    let output = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
     let expected = format!(
         "unreachable image {reference}: registry {} (at token.example) would have to be asked over plain HTTP",
-        front.address
+        server.address
     );
-    assert_eq!(said, expected);
+    assert_eq!(output, expected);
 }

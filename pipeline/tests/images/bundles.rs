@@ -1,4 +1,4 @@
-//! Disks made from tars that GNU tar packed, compared with what it unpacks.
+//! Disks built from tar bundles of GNU tar, compared with what it unpacks.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,9 +7,9 @@ use microagent_pipeline::{Bundle, BundleOptions, DriftState, Error, ErrorKind};
 use microagent_tests::image::Tar;
 use microagent_tests::{root_or_skip, tool, tree};
 
-use crate::support::{Place, assert_clean, assert_same, chain, layer};
+use crate::support::{TestDir, assert_clean, assert_same, chain, layer};
 
-/// Names that mean something in a layer, and everything that a tar can hold.
+/// Names with a special meaning in a layer, and every file type that a tar supports.
 const CONTENT: &str = "mkdir a b; echo 1 >a/x; ln a/x b/y; echo hidden >.wh.a; echo >b/.wh..wh..opq
     mknod c c 1 5; mkfifo p; setfattr -n user.k -v v a/x; chmod 1777 a; chown 5:6 b a/x
     ln -s /a/x abs; touch -d @1.25 a/x; truncate -s 5M sparse; printf end >>sparse
@@ -24,22 +24,22 @@ fn options(path: &Path) -> BundleOptions {
     }
 }
 
-/// A place with a tar of this content.
-fn packed(tar: &[u8]) -> (Place, PathBuf) {
-    let place = Place::new();
-    let path = place.path("bundle.tar");
+/// A test directory with this tar as `bundle.tar`.
+fn packed(tar: &[u8]) -> (TestDir, PathBuf) {
+    let dir = TestDir::new();
+    let path = dir.path("bundle.tar");
     std::fs::write(&path, tar).unwrap();
-    (place, path)
+    (dir, path)
 }
 
 #[track_caller]
-fn built(place: &Place, options: &BundleOptions) -> Bundle {
-    let bundle = place.pipeline().bundle(options);
+fn built(dir: &TestDir, options: &BundleOptions) -> Bundle {
+    let bundle = dir.pipeline().bundle(options);
     bundle.unwrap_or_else(|error| panic!("{}", chain(&error)))
 }
 
-/// The lines of `dumpe2fs -h`: what is before the colon, and what is after it.
-fn dumped(image: &Path) -> Vec<(String, String)> {
+/// The fields that `dumpe2fs -h` prints: names and values.
+fn superblock_fields(image: &Path) -> Vec<(String, String)> {
     let text = tool::text("dumpe2fs", ["-h".as_ref(), image.as_os_str()]).unwrap();
     let fields = text.lines().filter_map(|line| line.split_once(':'));
     fields
@@ -48,7 +48,7 @@ fn dumped(image: &Path) -> Vec<(String, String)> {
 }
 
 fn field(image: &Path, name: &str) -> String {
-    let fields = dumped(image);
+    let fields = superblock_fields(image);
     let field = fields.into_iter().find(|(known, _)| known == name);
     field.unwrap_or_else(|| panic!("no {name:?}")).1
 }
@@ -56,8 +56,8 @@ fn field(image: &Path, name: &str) -> String {
 #[test]
 fn the_tree_is_what_tar_unpacks() {
     root_or_skip!();
-    let (place, path) = packed(&layer(CONTENT, &[]));
-    let bundle = built(&place, &options(&path));
+    let (dir, path) = packed(&layer(CONTENT, &[]));
+    let bundle = built(&dir, &options(&path));
     assert_clean(&bundle.path);
     let unpacked = tempfile::tempdir().unwrap();
     let tar = Command::new("tar")
@@ -69,9 +69,9 @@ fn the_tree_is_what_tar_unpacks() {
 }
 
 #[test]
-fn label_and_mount_point_are_recorded_and_cut_where_they_do_not_fit() {
-    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
-    let bundle = built(&place, &options(&path));
+fn label_and_mount_point_are_recorded_and_truncated_to_their_fields() {
+    let (dir, path) = packed(&Tar::new().file("x", b"1").finish());
+    let bundle = built(&dir, &options(&path));
     assert_clean(&bundle.path);
     assert_eq!(field(&bundle.path, "Filesystem volume name"), "data");
     assert_eq!(field(&bundle.path, "Last mounted on"), "/srv/data");
@@ -80,7 +80,7 @@ fn label_and_mount_point_are_recorded_and_cut_where_they_do_not_fit() {
     assert_eq!(tool::text("blkid", label).unwrap(), "data");
 
     let long = built(
-        &place,
+        &dir,
         &BundleOptions {
             name: "a-name-of-more-than-sixteen".into(),
             mount: format!("/{}", "m".repeat(80)),
@@ -99,42 +99,38 @@ fn label_and_mount_point_are_recorded_and_cut_where_they_do_not_fit() {
 }
 
 #[test]
-fn the_same_tar_gives_the_same_bytes_however_it_is_compressed() {
+fn the_compression_of_a_tar_does_not_change_the_disk() {
     let tar = layer("mkdir a; seq 1 100000 >a/numbers; echo x >b", &[]);
-    let (place, plain) = packed(&tar);
-    let expected = built(&place, &options(&plain)).digest;
+    let (dir, plain) = packed(&tar);
+    let expected = built(&dir, &options(&plain)).digest;
     for (program, suffix) in [("gzip", "gz"), ("zstd", "zst")] {
         let Ok(program) = tool::find(program) else {
             continue;
         };
-        // Its own store: nothing is remembered.
-        let (place, path) = packed(&tar);
-        let packed = place.path(&format!("bundle.tar.{suffix}"));
+        // A separate store, so that nothing is cached.
+        let (dir, path) = packed(&tar);
+        let packed = dir.path(&format!("bundle.tar.{suffix}"));
         let out = std::fs::File::create(&packed).unwrap();
         let status = Command::new(program)
             .args(["-c".as_ref(), path.as_os_str()])
             .stdout(out)
             .status();
         assert!(status.unwrap().success());
+        assert_eq!(built(&dir, &options(&packed)).digest, expected, "{suffix}");
         assert_eq!(
-            built(&place, &options(&packed)).digest,
+            built(&dir, &options(&path)).digest,
             expected,
-            "{suffix}"
-        );
-        assert_eq!(
-            built(&place, &options(&path)).digest,
-            expected,
-            "of the same store"
+            "uncompressed, in the same store"
         );
     }
 }
 
 #[test]
-fn what_the_disk_depends_on_is_part_of_its_key_and_nothing_else() {
-    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
-    let pipeline = place.pipeline();
+fn the_node_key_covers_the_options_of_the_disk_and_not_the_path() {
+    let (dir, path) = packed(&Tar::new().file("x", b"1").finish());
+    let pipeline = dir.pipeline();
     let first = options(&path);
-    let moved = place.path("moved.tar");
+    let moved = dir.path("moved.tar");
     std::fs::copy(&path, &moved).unwrap();
     for same in [
         first.clone(),
@@ -169,25 +165,25 @@ fn what_the_disk_depends_on_is_part_of_its_key_and_nothing_else() {
 }
 
 #[test]
-fn a_disk_to_be_written_has_room_and_one_to_be_read_has_none() {
-    let (place, path) = packed(&layer("head -c 20M /dev/zero | tr '\\0' x >big", &[]));
+fn a_writable_disk_has_free_space_and_a_read_only_one_has_not() {
+    let (dir, path) = packed(&layer("head -c 20M /dev/zero | tr '\\0' x >big", &[]));
     let free = |image: &Path| {
         let blocks: u64 = field(image, "Free blocks").parse().unwrap();
         blocks * 4096 / (1 << 20)
     };
-    let read = built(&place, &options(&path));
-    assert!(free(&read.path) < 16, "{} MiB", free(&read.path));
-    let written = BundleOptions {
+    let read_only = built(&dir, &options(&path));
+    assert!(free(&read_only.path) < 16, "{} MiB", free(&read_only.path));
+    let writable = BundleOptions {
         writable: true,
         ..options(&path)
     };
-    let written = built(&place, &written);
-    assert_clean(&written.path);
-    // The journal and spare inodes for so much room come out of it.
+    let writable = built(&dir, &writable);
+    assert_clean(&writable.path);
+    // The journal and the spare inodes take their share of the headroom.
     assert!(
-        (480..=512).contains(&free(&written.path)),
+        (480..=512).contains(&free(&writable.path)),
         "{} MiB",
-        free(&written.path)
+        free(&writable.path)
     );
 }
 
@@ -199,11 +195,11 @@ fn refused(result: Result<Bundle, Error>, kind: ErrorKind, text: &str) {
 }
 
 #[test]
-fn what_is_no_tar_is_named() {
-    let place = Place::new();
-    let pipeline = place.pipeline();
+fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
+    let dir = TestDir::new();
+    let pipeline = dir.pipeline();
     let named = |name: &str, bytes: &[u8]| {
-        let path = place.path(name);
+        let path = dir.path(name);
         std::fs::write(&path, bytes).unwrap();
         (pipeline.bundle(&options(&path)), path.display().to_string())
     };
@@ -258,21 +254,21 @@ fn what_is_no_tar_is_named() {
             "the bundle {path} cannot become a file system: the image has files in /lost+found, which is the file system's own"
         ),
     );
-    let directory = place.path("directory");
+    let directory = dir.path("directory");
     std::fs::create_dir(&directory).unwrap();
     refused(
         pipeline.bundle(&options(&directory)),
         ErrorKind::Unsupported,
         &format!("the bundle {} is no file", directory.display()),
     );
-    let fifo = place.path("fifo");
+    let fifo = dir.path("fifo");
     tool::run("mkfifo", [&fifo]).unwrap();
     refused(
         pipeline.bundle(&options(&fifo)),
         ErrorKind::Unsupported,
         &format!("the bundle {} is no file", fifo.display()),
     );
-    let missing = place.path("missing");
+    let missing = dir.path("missing");
     refused(
         pipeline.bundle(&options(&missing)),
         ErrorKind::NotFound,
@@ -281,19 +277,18 @@ fn what_is_no_tar_is_named() {
             missing.display()
         ),
     );
-    let left = std::fs::read_dir(place.store().join("tmp")).unwrap();
+    let left = std::fs::read_dir(dir.store().join("tmp")).unwrap();
     assert_eq!(left.count(), 0);
 }
 
-/// The store is made to believe that the file still is what it was: the digest it remembers is
-/// not the file's.
+/// The store is given a wrong digest for the file, as if the file had changed since it was hashed.
 #[test]
-fn a_file_that_is_not_what_its_digest_says_is_never_recorded() {
-    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
-    let store = microagent_cas::Store::open(&place.store()).unwrap();
+fn a_bundle_that_does_not_match_its_digest_is_never_recorded() {
+    let (dir, path) = packed(&Tar::new().file("x", b"1").finish());
+    let store = microagent_cas::Store::open(&dir.store()).unwrap();
     let other = microagent_cas::Digest::of(b"what it was");
     store.remember_known(&path, &other).unwrap();
-    let pipeline = place.pipeline();
+    let pipeline = dir.pipeline();
     refused(
         pipeline.bundle(&options(&path)),
         ErrorKind::Conflict,
@@ -306,11 +301,11 @@ fn a_file_that_is_not_what_its_digest_says_is_never_recorded() {
 }
 
 #[test]
-fn a_tar_that_holds_something_else_than_what_was_bundled_has_drifted() {
-    let (place, path) = packed(&Tar::new().file("x", b"1").finish());
-    built(&place, &options(&path));
+fn a_changed_bundle_is_reported_as_drift() {
+    let (dir, path) = packed(&Tar::new().file("x", b"1").finish());
+    built(&dir, &options(&path));
     let state = || {
-        let report = place.pipeline().drift(&[]).unwrap();
+        let report = dir.pipeline().drift(&[]).unwrap();
         assert_eq!(report.files.len(), 1);
         assert_eq!(report.files[0].name, path.to_str().unwrap());
         report.files[0].state
@@ -318,6 +313,6 @@ fn a_tar_that_holds_something_else_than_what_was_bundled_has_drifted() {
     assert_eq!(state(), DriftState::Same);
     std::fs::write(&path, Tar::new().file("x", b"2").finish()).unwrap();
     assert_eq!(state(), DriftState::Moved);
-    built(&place, &options(&path));
+    built(&dir, &options(&path));
     assert_eq!(state(), DriftState::Same);
 }

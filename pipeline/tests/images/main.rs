@@ -1,20 +1,20 @@
-//! Images made, pushed and saved by the tools that people use, built into root
-//! file systems and compared with what those tools make of them.
+//! Images created, pushed and saved by common tools, built into root file systems
+//! and compared with what those tools unpack.
 //!
-//! Needs root (to unpack with owners and devices, and to mount); without a
-//! tool a test says so and skips.
+//! Needs root, to unpack owners and devices and to mount. A test whose tool is
+//! missing records that and skips.
 
-// Clippy knows test functions, not what they call.
+// Clippy exempts test functions, but not the functions they call.
 #![allow(clippy::unwrap_used)]
 
 mod auth;
 mod bundles;
-mod front;
 mod manifests;
 mod mirrors;
 mod mke2fs;
 mod redirects;
 mod registry;
+mod scripted_server;
 mod sources;
 mod support;
 mod tokens;

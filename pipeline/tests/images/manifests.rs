@@ -1,5 +1,5 @@
-//! The kinds of manifests and layers that registries hold, each made by a tool
-//! that people use; edited by hand and pushed where no tool makes it.
+//! The kinds of manifests and layers found in registries, created by common tools;
+//! edited and pushed by the test where no tool creates them.
 
 use microagent_cas::Digest;
 use microagent_pipeline::ErrorKind;
@@ -8,17 +8,18 @@ use microagent_tests::or_skip;
 use microagent_tests::registry::{Registry, Setup};
 use serde_json::{Value, json};
 
-use crate::support::{Place, build, chain, layer};
+use crate::support::{TestDir, build, chain, layer};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// A registry with an image of two layers as `app:oci`, and the image's file system.
+/// A registry with an image of two layers as `app:oci`.
 struct Pushed {
     registry: Registry,
     layout: Layout,
+    /// The file system built from the image's layout.
     rootfs: Digest,
 }
 
@@ -28,7 +29,7 @@ impl Pushed {
         layout.add_layer("latest", &layer("mkdir top; echo x >top/f", &[]))?;
         let registry = Registry::like(setup)?;
         registry.push(&layout.reference("latest"), "app:oci")?;
-        let rootfs = build(&Place::new(), &layout.reference("latest"))
+        let rootfs = build(&TestDir::new(), &layout.reference("latest"))
             .unwrap()
             .digest;
         Ok(Pushed {
@@ -42,7 +43,7 @@ impl Pushed {
         format!("{}/app:{tag}", self.registry.address())
     }
 
-    /// Pushes with skopeo, with more of its flags.
+    /// Pushes with skopeo and additional flags.
     fn copy(&self, tag: &str, flags: &[&str]) {
         let mut all = vec!["--dest-tls-verify=false"];
         all.extend_from_slice(flags);
@@ -54,7 +55,7 @@ impl Pushed {
         format!("http://{}/v2/app/{what}", self.registry.address())
     }
 
-    /// A manifest as the registry has it.
+    /// Downloads a manifest.
     fn get(&self, tag: &str, media_type: &str) -> Value {
         let mut response = ureq::get(self.url(&format!("manifests/{tag}")))
             .header("Accept", media_type)
@@ -63,7 +64,7 @@ impl Pushed {
         serde_json::from_slice(&response.body_mut().read_to_vec().unwrap()).unwrap()
     }
 
-    /// Pushes a manifest; its descriptor.
+    /// Pushes a manifest and returns its descriptor.
     fn put(&self, tag: &str, media_type: &str, document: &Value) -> Value {
         let text = document.to_string();
         ureq::put(self.url(&format!("manifests/{tag}")))
@@ -76,12 +77,12 @@ impl Pushed {
         })
     }
 
-    /// Pushes a blob; its descriptor.
+    /// Pushes a blob and returns its descriptor.
     fn put_blob(&self, media_type: &str, bytes: &[u8]) -> Value {
         let digest = Digest::of(bytes).to_string();
         let started = ureq::post(self.url("blobs/uploads/")).send_empty().unwrap();
-        let place = started.headers()["location"].to_str().unwrap();
-        ureq::put(format!("{place}&digest={digest}"))
+        let location = started.headers()["location"].to_str().unwrap();
+        ureq::put(format!("{location}&digest={digest}"))
             .header("Content-Type", "application/octet-stream")
             .send(bytes)
             .unwrap();
@@ -90,7 +91,7 @@ impl Pushed {
 
     #[track_caller]
     fn assert_builds(&self, tag: &str) {
-        let built = build(&Place::new(), &self.reference(tag));
+        let built = build(&TestDir::new(), &self.reference(tag));
         let built = built.unwrap_or_else(|error| panic!("{tag}: {}", chain(&error)));
         assert_eq!(built.digest, self.rootfs, "{tag}");
     }
@@ -103,11 +104,11 @@ fn with_platform(descriptor: &Value, os: &str, architecture: &str) -> Value {
 }
 
 #[test]
-fn docker_and_oci_manifests_of_all_compressions_are_one_image() {
+fn manifest_format_and_compression_do_not_change_the_file_system() {
     let pushed = or_skip!(Pushed::new(&Setup::default()));
     pushed.assert_builds("oci");
     pushed.copy("docker", &["--format", "v2s2"]);
-    // Straight to the registry, skopeo would find the layers there already.
+    // In a direct push, skopeo would reuse the gzip layers in the registry.
     let directory = tempfile::tempdir().unwrap();
     let copy = format!("oci:{}:zstd", directory.path().display());
     let flags = ["--dest-compress", "--dest-compress-format", "zstd"];
@@ -120,7 +121,7 @@ fn docker_and_oci_manifests_of_all_compressions_are_one_image() {
             .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
             .collect()
     };
-    // Each is what it is meant to be.
+    // The pushed manifests have the intended types.
     let docker = types("docker", DOCKER_MANIFEST);
     assert!(
         docker
@@ -136,9 +137,9 @@ fn docker_and_oci_manifests_of_all_compressions_are_one_image() {
 }
 
 #[test]
-fn an_index_with_attestations_gives_the_image() {
+fn attestations_in_an_index_are_ignored() {
     let pushed = or_skip!(Pushed::new(&Setup::default()));
-    // As BuildKit attaches provenance: a manifest of an unknown platform.
+    // BuildKit attaches provenance as a manifest for an unknown platform.
     let image = pushed.get("oci", OCI_MANIFEST);
     let image = pushed.put("again", OCI_MANIFEST, &image);
     let statement = pushed.put_blob("application/vnd.in-toto+json", br#"{"_type":"statement"}"#);
@@ -160,12 +161,12 @@ fn an_index_with_attestations_gives_the_image() {
     pushed.put("last", OCI_INDEX, &index(&[&ours, &attestation]));
     pushed.assert_builds("first");
     pushed.assert_builds("last");
-    // No platform at all beside the attestation, as for an image built for one.
-    pushed.put("silent", OCI_INDEX, &index(&[&attestation, &image]));
-    pushed.assert_builds("silent");
+    // A single-platform image may have no platform in its descriptor.
+    pushed.put("no-platform", OCI_INDEX, &index(&[&attestation, &image]));
+    pushed.assert_builds("no-platform");
 
     pushed.put("none", OCI_INDEX, &index(&[&attestation]));
-    let error = build(&Place::new(), &pushed.reference("none")).unwrap_err();
+    let error = build(&TestDir::new(), &pushed.reference("none")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let expected = format!(
         "image {} is for no platform at all; this machine runs linux/amd64",
@@ -175,7 +176,7 @@ fn an_index_with_attestations_gives_the_image() {
 }
 
 #[test]
-fn a_docker_list_gives_the_image() {
+fn the_image_is_found_in_a_docker_manifest_list() {
     let pushed = or_skip!(Pushed::new(&Setup::default()));
     pushed.copy("docker", &["--format", "v2s2"]);
     let image = pushed.get("docker", DOCKER_MANIFEST);
@@ -189,7 +190,7 @@ fn a_docker_list_gives_the_image() {
 }
 
 #[test]
-fn what_oci_1_1_added_does_no_harm() {
+fn fields_of_oci_1_1_are_ignored() {
     let pushed = or_skip!(Pushed::new(&Setup::default()));
     let mut manifest = pushed.get("oci", OCI_MANIFEST);
     let subject = pushed.put("subject", OCI_MANIFEST, &manifest);
@@ -207,12 +208,12 @@ fn what_oci_1_1_added_does_no_harm() {
     pushed.put("index", OCI_INDEX, &index);
     pushed.assert_builds("index");
 
-    // An artifact is no image, and is called by what it is.
+    // An artifact is not an image; the error names its type.
     let empty = pushed.put_blob("application/vnd.oci.empty.v1+json", b"{}");
     let artifact = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
         "artifactType": "application/vnd.example.sbom", "config": empty, "layers": [empty] });
     pushed.put("artifact", OCI_MANIFEST, &artifact);
-    let error = build(&Place::new(), &pushed.reference("artifact")).unwrap_err();
+    let error = build(&TestDir::new(), &pushed.reference("artifact")).unwrap_err();
     let expected = format!(
         "{} is not a container image but application/vnd.oci.empty.v1+json",
         pushed.reference("artifact")
@@ -221,7 +222,7 @@ fn what_oci_1_1_added_does_no_harm() {
 }
 
 #[test]
-fn a_foreign_layer_that_the_registry_has_is_used_and_one_it_lacks_is_refused() {
+fn a_foreign_layer_is_used_if_the_registry_has_it_and_refused_otherwise() {
     let pushed = or_skip!(Pushed::new(&Setup::default()));
     for (media_type, tag) in [
         (
@@ -247,7 +248,7 @@ fn a_foreign_layer_that_the_registry_has_is_used_and_one_it_lacks_is_refused() {
         let gone = Digest::of(tag.as_bytes()).to_string();
         manifest["layers"][1]["digest"] = json!(gone);
         pushed.put("gone", document_type, &manifest);
-        let error = build(&Place::new(), &pushed.reference("gone")).unwrap_err();
+        let error = build(&TestDir::new(), &pushed.reference("gone")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", chain(&error));
         let expected = format!(
             "layer {gone} of {} is of type {media_type}",
@@ -258,13 +259,13 @@ fn a_foreign_layer_that_the_registry_has_is_used_and_one_it_lacks_is_refused() {
 }
 
 #[test]
-fn a_manifest_of_schema_1_is_refused_with_the_way_out() {
+fn a_schema_1_manifest_is_refused_with_a_remediation() {
     let pushed = or_skip!(Pushed::new(&Setup {
         schema_1: true,
         ..Setup::default()
     }));
     pushed.copy("old", &["--format", "v2s1"]);
-    let error = build(&Place::new(), &pushed.reference("old")).unwrap_err();
+    let error = build(&TestDir::new(), &pushed.reference("old")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let expected = format!(
         "image {} has a manifest of Docker's schema 1, which is no longer in use",

@@ -1,18 +1,17 @@
-//! Mirrors: asked before the registry, believed in nothing, passed over when
-//! they fail.
+//! Mirrors: tried before the registry, not trusted, and skipped if they fail.
 
 use std::path::Path;
 
-use microagent_pipeline::{Error, Pipeline, Registries, Rootfs, RootfsOptions};
+use microagent_pipeline::{Error, Registries, Rootfs, RootfsOptions};
 use microagent_tests::fault_proxy::{Fault, FaultProxy, Rule};
 use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
 use microagent_tests::registry::{CREDENTIALS, Registry};
 
-use crate::front::{Front, answer};
-use crate::support::{self, Place, chain};
+use crate::scripted_server::{ScriptedServer, answer};
+use crate::support::{self, TestDir, chain};
 
-/// The busybox image with a layer of 4 MiB that no compressor makes small.
+/// The busybox image with an incompressible layer of 4 MiB.
 fn image() -> Result<Layout, microagent_tests::Error> {
     let layout = Layout::busybox()?;
     let large = "dd if=/dev/urandom of=large bs=1M count=4 2>/dev/null";
@@ -27,16 +26,12 @@ fn registries(directory: &Path, of: &str, mirrors: &[&str]) -> Registries {
     Registries::read(&path).unwrap()
 }
 
-/// Builds `registry/app:1` with these mirrors of the registry, in a store of its own.
+/// Builds `registry/app:1` with these mirrors of the registry, in an empty store.
 fn build(registry: &str, mirrors: &[&str]) -> Result<Rootfs, Error> {
-    let place = Place::new();
+    let dir = TestDir::new();
     let directory = tempfile::tempdir().unwrap();
     let pipeline =
-        (place.pipeline()).with_registries(registries(directory.path(), registry, mirrors));
-    app(&pipeline, registry)
-}
-
-fn app(pipeline: &Pipeline, registry: &str) -> Result<Rootfs, Error> {
+        (dir.pipeline()).with_registries(registries(directory.path(), registry, mirrors));
     let reference = format!("{registry}/app:1").parse()?;
     let image = pipeline.resolve(&reference)?;
     pipeline.rootfs(&image, &RootfsOptions::default())
@@ -51,20 +46,20 @@ fn rule(path: &str, fault: Fault) -> Rule {
 }
 
 #[test]
-fn a_mirror_is_asked_under_its_prefix_and_the_registry_not_at_all() {
+fn a_mirror_is_tried_under_its_prefix_before_the_registry() {
     let layout = or_skip!(image());
     let mirror = or_skip!(Registry::start());
     mirror
         .push(&layout.reference("latest"), "hub/cache/app:1")
         .unwrap();
-    let registry = Front::start(|_, _| answer(500, &[], ""));
+    let registry = ScriptedServer::start(|_, _| answer(500, &[], ""));
     let address = format!("{}/hub/cache", mirror.address());
     build(&registry.address, &[&address]).unwrap();
-    assert!(registry.seen().is_empty());
+    assert!(registry.requests().is_empty());
 }
 
 #[test]
-fn whatever_is_wrong_with_a_mirror_the_registry_answers() {
+fn if_a_mirror_fails_in_any_way_the_registry_is_used() {
     let layout = or_skip!(image());
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
@@ -101,36 +96,36 @@ fn whatever_is_wrong_with_a_mirror_the_registry_answers() {
 }
 
 #[test]
-fn what_a_mirror_broke_off_the_next_one_goes_on_with() {
+fn a_transfer_cut_off_by_a_mirror_resumes_at_the_next_one() {
     let layout = or_skip!(image());
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
     let cut = vec![rule("/blobs/", Fault::CutAfter(3 << 20))];
     let first = or_skip!(FaultProxy::start(registry.address(), cut));
     let second = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
-    let front = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
-    build(front.address(), &[first.address(), second.address()]).unwrap();
+    let origin = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
+    build(origin.address(), &[first.address(), second.address()]).unwrap();
     let resumed = second.requests();
     assert_eq!(resumed.len(), 1, "{resumed:?}");
     assert!(
         resumed[0].ends_with(" Range: bytes=3145728-"),
         "{resumed:?}"
     );
-    assert!(front.requests().is_empty());
+    assert!(origin.requests().is_empty());
 }
 
 #[test]
-fn a_mirror_that_is_down_is_asked_once() {
+fn a_failed_mirror_is_not_tried_again() {
     let layout = or_skip!(image());
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
-    let mirror = Front::start(|_, _| answer(500, &["Retry-After: 0"], ""));
+    let mirror = ScriptedServer::start(|_, _| answer(500, &["Retry-After: 0"], ""));
     build(registry.address(), &[&mirror.address]).unwrap();
-    assert_eq!(mirror.seen().len(), 2, "the manifest, twice");
+    assert_eq!(mirror.requests().len(), 2, "the manifest and one retry");
 }
 
 #[test]
-fn when_nobody_answers_each_is_named_with_its_reason() {
+fn if_all_fail_the_error_names_each_mirror_and_its_reason() {
     let closed = or_skip!(Registry::with_password());
     let free = || {
         std::net::TcpListener::bind("127.0.0.1:0")
@@ -150,13 +145,13 @@ fn when_nobody_answers_each_is_named_with_its_reason() {
 }
 
 #[test]
-fn a_mirror_has_credentials_of_its_own() {
+fn a_mirror_has_separate_credentials() {
     let layout = or_skip!(image());
     let mirror = or_skip!(Registry::with_password());
     mirror
         .push(&layout.reference("latest"), "hub/app:1")
         .unwrap();
-    let registry = Front::start(|_, _| answer(401, &[], ""));
+    let registry = ScriptedServer::start(|_, _| answer(401, &[], ""));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("auth.json");
     let (user, password) = CREDENTIALS;
@@ -167,7 +162,7 @@ fn a_mirror_has_credentials_of_its_own() {
     std::fs::write(&file, document.to_string()).unwrap();
     let mirrors = format!("{}/hub", mirror.address());
     registries(directory.path(), &registry.address, &[&mirrors]);
-    let said = crate::auth::build_with(
+    let output = crate::auth::build_with(
         &[
             ("REGISTRY_AUTH_FILE", &file),
             (
@@ -177,6 +172,6 @@ fn a_mirror_has_credentials_of_its_own() {
         ],
         &format!("{}/app:1", registry.address),
     );
-    assert_eq!(said, "built");
-    assert!(registry.seen().is_empty());
+    assert_eq!(output, "built");
+    assert!(registry.requests().is_empty());
 }

@@ -1,10 +1,12 @@
-//! `--mke2fs`: the host's own programs.
+//! `--mke2fs`: file systems written by the host's mke2fs and debugfs.
 
 use microagent_pipeline::{ErrorKind, RootfsOptions};
 use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
 
-use crate::support::{Place, assert_clean, assert_same, build, build_with, chain, layer, unpacked};
+use crate::support::{
+    TestDir, assert_clean, assert_same, build, build_with, chain, layer, unpacked,
+};
 
 fn with_mke2fs() -> RootfsOptions {
     RootfsOptions {
@@ -14,7 +16,7 @@ fn with_mke2fs() -> RootfsOptions {
 }
 
 #[test]
-fn the_hosts_mke2fs_makes_the_same_tree() {
+fn the_hosts_mke2fs_writes_the_same_tree() {
     let layout = or_skip!(Layout::busybox());
     for script in [
         "mkdir a 'with \"quotes\" and  blanks'; echo 1 >a/x; ln a/x y; ln a/x 'with \"quotes\" and  blanks/z'
@@ -31,34 +33,32 @@ fn the_hosts_mke2fs_makes_the_same_tree() {
         layout.add_layer("latest", &layer(script, &[])).unwrap();
     }
     let reference = layout.reference("latest");
-    let place = Place::new();
-    let rootfs = build_with(&place.pipeline(), &reference, &with_mke2fs())
+    let dir = TestDir::new();
+    let rootfs = build_with(&dir.pipeline(), &reference, &with_mke2fs())
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_clean(&rootfs.path);
     assert_same(&rootfs.path, &unpacked(layout.directory(), "latest"));
-    let elsewhere = Place::new();
+    let elsewhere = TestDir::new();
     let again = build_with(&elsewhere.pipeline(), &reference, &with_mke2fs()).unwrap();
     assert_eq!(again.digest, rootfs.digest);
-    let ours = build(&place, &reference).unwrap();
+    let ours = build(&dir, &reference).unwrap();
     assert_ne!(ours.digest, rootfs.digest);
     assert_eq!(
-        std::fs::read_dir(place.store().join("tmp"))
-            .unwrap()
-            .count(),
+        std::fs::read_dir(dir.store().join("tmp")).unwrap().count(),
         0
     );
 }
 
 #[test]
-fn what_mke2fs_cannot_do_is_said() {
+fn a_missing_mke2fs_and_an_unsupported_name_are_reported() {
     let layout = or_skip!(Layout::busybox());
-    let place = Place::new();
+    let dir = TestDir::new();
     let with = |path: &str| {
         let options = RootfsOptions {
             size_mib: None,
             mke2fs: Some(path.into()),
         };
-        let error = build_with(&place.pipeline(), &layout.reference("latest"), &options);
+        let error = build_with(&dir.pipeline(), &layout.reference("latest"), &options);
         error.unwrap_err()
     };
     let error = with("/no/such/mke2fs");

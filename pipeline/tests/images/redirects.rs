@@ -1,4 +1,4 @@
-//! Registries that keep their blobs elsewhere, and what elsewhere gets to see.
+//! Registries that redirect to other servers, and what those servers receive.
 
 use microagent_pipeline::ErrorKind;
 use microagent_tests::fault_proxy::FaultProxy;
@@ -9,11 +9,11 @@ use microagent_tests::registry::{CREDENTIALS, Registry, Setup};
 use microagent_tests::tool;
 
 use crate::auth::build_with;
-use crate::front::{Front, answer};
-use crate::support::{Place, build};
+use crate::scripted_server::{ScriptedServer, answer};
+use crate::support::{TestDir, build};
 
 #[test]
-fn the_storage_behind_a_registry_never_sees_who_we_are() {
+fn credentials_are_not_sent_to_the_storage_behind_a_registry() {
     let layout = or_skip!(Layout::busybox());
     let files = or_skip!(FileServer::bind());
     let storage = or_skip!(FaultProxy::start(files.address(), Vec::new()));
@@ -23,77 +23,81 @@ fn the_storage_behind_a_registry_never_sees_who_we_are() {
         ..Setup::default()
     }));
     let _files = or_skip!(files.serve(&registry.storage()));
-    let front = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
+    let proxy = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
     registry.push(&layout.reference("latest"), "app:1").unwrap();
-    // What the push itself fetched.
+    // Ignore the requests of the push.
     let before = storage.requests().len();
 
-    let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("auth.json");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("auth.json");
     let (user, password) = CREDENTIALS;
     let entry = serde_json::json!({ "username": user, "password": password });
-    let document = serde_json::json!({ "auths": { front.address(): entry } });
+    let document = serde_json::json!({ "auths": { proxy.address(): entry } });
     std::fs::write(&file, document.to_string()).unwrap();
-    let reference = format!("{}/app:1", front.address());
+    let reference = format!("{}/app:1", proxy.address());
     assert_eq!(
         build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference),
         "built"
     );
 
-    let says_who = |head: &String| head.to_ascii_lowercase().contains("\nauthorization:");
-    let told = front.heads();
+    let is_authorized = |head: &String| head.to_ascii_lowercase().contains("\nauthorization:");
+    let to_registry = proxy.heads();
     assert!(
-        told.iter().filter(|head| says_who(head)).count() >= 3,
-        "{told:?}"
+        to_registry
+            .iter()
+            .filter(|head| is_authorized(head))
+            .count()
+            >= 3,
+        "{to_registry:?}"
     );
-    let stored = storage.heads().split_off(before);
+    let to_storage = storage.heads().split_off(before);
     // Configuration and layer.
-    assert_eq!(stored.len(), 2, "{stored:?}");
-    assert!(!stored.iter().any(says_who), "{stored:?}");
+    assert_eq!(to_storage.len(), 2, "{to_storage:?}");
+    assert!(!to_storage.iter().any(is_authorized), "{to_storage:?}");
 }
 
-/// A server that sends everything on to what `to` makes of its own address and
-/// how often it was asked.
-fn sends_on(to: impl Fn(&str, usize) -> String + Send + 'static) -> Front {
+/// A server that redirects every request. `to` returns the target for the server's
+/// address and the number of requests before this one.
+fn redirecting(to: impl Fn(&str, usize) -> String + Send + 'static) -> ScriptedServer {
     let count = std::sync::atomic::AtomicUsize::new(0);
-    Front::start(move |address, _| {
+    ScriptedServer::start(move |address, _| {
         let count = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         answer(307, &[&format!("Location: {}", to(address, count))], "")
     })
 }
 
 #[test]
-fn redirects_without_end_are_an_error() {
-    let circle = sends_on(|_, _| "/v2/app/manifests/1".into());
-    let error = build(&Place::new(), &format!("{}/app:1", circle.address)).unwrap_err();
-    let expected = format!("registry {} redirects in a circle", circle.address);
+fn redirect_loops_are_an_error() {
+    let looping = redirecting(|_, _| "/v2/app/manifests/1".into());
+    let error = build(&TestDir::new(), &format!("{}/app:1", looping.address)).unwrap_err();
+    let expected = format!("registry {} redirects in a circle", looping.address);
     assert!(error.to_string().ends_with(&expected), "{error}");
     assert!(!error.retryable());
 
-    let endless = sends_on(|address, count| format!("http://{address}/{count}"));
-    let error = build(&Place::new(), &format!("{}/app:1", endless.address)).unwrap_err();
+    let endless = redirecting(|address, count| format!("http://{address}/{count}"));
+    let error = build(&TestDir::new(), &format!("{}/app:1", endless.address)).unwrap_err();
     assert!(
         error.to_string().ends_with(" redirects more than 5 times"),
         "{error}"
     );
-    assert_eq!(endless.seen().len(), 6);
+    assert_eq!(endless.requests().len(), 6);
 }
 
 #[test]
-fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
+fn a_redirect_to_plain_http_on_another_host_is_refused_before_anything_is_sent() {
     for target in [
         "http://10.255.255.1/x",
         "http://storage.example/x",
         "//storage.example/x",
     ] {
-        let front = sends_on(move |_, _| target.into());
-        let error = build(&Place::new(), &format!("{}/app:1", front.address)).unwrap_err();
+        let server = redirecting(move |_, _| target.into());
+        let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
         let host = target.split('/').nth(2).unwrap();
         let expected = format!("(at {host}) would have to be asked over plain HTTP");
         assert!(error.to_string().ends_with(&expected), "{error}");
     }
-    let front = sends_on(|_, _| "ftp://storage.example/x".into());
-    let error = build(&Place::new(), &format!("{}/app:1", front.address)).unwrap_err();
+    let server = redirecting(|_, _| "ftp://storage.example/x".into());
+    let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
     assert!(
         error
             .to_string()
@@ -103,27 +107,28 @@ fn plain_http_to_another_machine_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn what_a_registry_redirects_to_cannot_ask_who_we_are() {
-    let thief = Front::start(|_, _| answer(200, &[], r#"{"token":"t"}"#));
-    let realm = format!("Bearer realm=\"http://{}/token\"", thief.address);
-    let storage =
-        Front::start(move |_, _| answer(401, &[&format!("WWW-Authenticate: {realm}")], ""));
+fn a_redirect_target_cannot_request_credentials() {
+    let attacker = ScriptedServer::start(|_, _| answer(200, &[], r#"{"token":"t"}"#));
+    let realm = format!("Bearer realm=\"http://{}/token\"", attacker.address);
+    let storage = ScriptedServer::start(move |_, _| {
+        answer(401, &[&format!("WWW-Authenticate: {realm}")], "")
+    });
     let target = storage.address.clone();
-    let front = sends_on(move |_, _| format!("http://{target}/blob"));
-    let place = tempfile::tempdir().unwrap();
-    let file = place.path().join("auth.json");
-    let document = serde_json::json!({ "auths": { front.address.as_str(): { "auth": "YTpi" } } });
+    let server = redirecting(move |_, _| format!("http://{target}/blob"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("auth.json");
+    let document = serde_json::json!({ "auths": { server.address.as_str(): { "auth": "YTpi" } } });
     std::fs::write(&file, document.to_string()).unwrap();
-    let reference = format!("{}/app:1", front.address);
-    let said = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
+    let reference = format!("{}/app:1", server.address);
+    let output = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
     let expected = format!("(at {}) answered 401", storage.address);
-    assert!(said.ends_with(&expected), "{said}");
-    assert_eq!(storage.seen()[0].authorization, None);
-    assert!(thief.seen().is_empty());
+    assert!(output.ends_with(&expected), "{output}");
+    assert_eq!(storage.requests()[0].authorization, None);
+    assert!(attacker.requests().is_empty());
 }
 
 #[test]
-fn an_error_of_the_storage_names_it() {
+fn an_error_from_the_storage_names_its_address() {
     let layout = or_skip!(Layout::busybox());
     let gone = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -135,7 +140,7 @@ fn an_error_of_the_storage_names_it() {
     }));
     or_skip!(tool::find("skopeo"));
     registry.push(&layout.reference("latest"), "app:1").unwrap();
-    let error = build(&Place::new(), &format!("{}/app:1", registry.address())).unwrap_err();
+    let error = build(&TestDir::new(), &format!("{}/app:1", registry.address())).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert_eq!(
         error.to_string(),

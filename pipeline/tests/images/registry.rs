@@ -1,4 +1,4 @@
-//! The real registry, and behind a proxy that spoils its answers.
+//! A real registry, directly and behind a proxy that injects faults.
 
 use std::net::TcpListener;
 use std::time::{Duration, SystemTime};
@@ -9,10 +9,9 @@ use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
 
-use crate::support::{self, Place, build, chain};
+use crate::support::{self, TestDir, build, chain};
 
-/// A registry with the busybox image and a layer of 4 MiB that no compressor
-/// makes small, as `app:1`.
+/// A registry with `app:1`: the busybox image and an incompressible layer of 4 MiB.
 fn registry() -> Result<(Registry, Layout), microagent_tests::Error> {
     let layout = Layout::busybox()?;
     let large = "dd if=/dev/urandom of=large bs=1M count=4 2>/dev/null";
@@ -30,30 +29,29 @@ fn rule(path: &str, fault: Fault, times: Option<u32>) -> Rule {
     }
 }
 
-/// The error of building through a proxy with these rules, and that it left nothing.
+/// Builds through a proxy with these fault rules and checks that no temporary file
+/// is left. Returns the error and the proxy's requests.
 #[track_caller]
-fn spoilt(rules: Vec<Rule>) -> (Option<Error>, Vec<String>) {
+fn build_with_faults(rules: Vec<Rule>) -> (Option<Error>, Vec<String>) {
     let (registry, _layout) = registry().unwrap();
     let proxy = FaultProxy::start(registry.address(), rules).unwrap();
-    let place = Place::new();
-    let result = build(&place, &format!("{}/app:1", proxy.address()));
-    let left = std::fs::read_dir(place.store().join("tmp"))
-        .unwrap()
-        .count();
+    let dir = TestDir::new();
+    let result = build(&dir, &format!("{}/app:1", proxy.address()));
+    let left = std::fs::read_dir(dir.store().join("tmp")).unwrap().count();
     assert_eq!(left, 0);
     (result.err(), proxy.requests())
 }
 
 #[test]
-fn what_the_registry_does_not_have_is_named() {
+fn a_missing_image_or_tag_is_reported() {
     let (registry, _layout) = or_skip!(registry());
-    let place = Place::new();
+    let dir = TestDir::new();
     for (name, expected) in [
         ("none:1", "does not have this image"),
         ("app:none", "does not have this tag or digest"),
     ] {
         let reference = format!("{}/{name}", registry.address());
-        let error = build(&place, &reference).unwrap_err();
+        let error = build(&dir, &reference).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert_eq!(
             error.to_string(),
@@ -66,13 +64,13 @@ fn what_the_registry_does_not_have_is_named() {
 }
 
 #[test]
-fn a_registry_that_cannot_be_reached_is_named_with_the_reason() {
+fn an_unreachable_registry_is_reported_with_the_reason() {
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
-    let place = Place::new();
-    let error = build(&place, &format!("{free}/app:1")).unwrap_err();
+    let dir = TestDir::new();
+    let error = build(&dir, &format!("{free}/app:1")).unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("image {free}/app:1: registry {free} refused the connection")
@@ -80,7 +78,7 @@ fn a_registry_that_cannot_be_reached_is_named_with_the_reason() {
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.retryable());
 
-    let error = build(&place, "registry.invalid/app:1").unwrap_err();
+    let error = build(&dir, "registry.invalid/app:1").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert_eq!(
         error.to_string(),
@@ -89,10 +87,11 @@ fn a_registry_that_cannot_be_reached_is_named_with_the_reason() {
 }
 
 #[test]
-fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
-    let (error, requests) = spoilt(vec![rule("/blobs/", Fault::CutAfter(2 << 20), None)]);
+fn an_interrupted_transfer_resumes_where_it_stopped() {
+    let (error, requests) =
+        build_with_faults(vec![rule("/blobs/", Fault::CutAfter(2 << 20), None)]);
     assert!(error.is_none(), "{}", chain(&error.unwrap()));
-    // The large layer came in three pieces, each asked for once.
+    // The large layer took three requests, one per piece.
     let blobs = requests
         .iter()
         .filter(|line| line.contains("/blobs/"))
@@ -101,8 +100,8 @@ fn a_transfer_that_breaks_off_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn a_layer_that_is_always_cut_short_is_refused() {
-    let (error, _) = spoilt(vec![rule("/blobs/", Fault::CutAfter(5000), None)]);
+fn a_transfer_that_makes_too_little_progress_fails() {
+    let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::CutAfter(5000), None)]);
     let error = error.unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     let text = chain(&error);
@@ -110,8 +109,8 @@ fn a_layer_that_is_always_cut_short_is_refused() {
 }
 
 #[test]
-fn wrong_bytes_are_refused_in_every_document() {
-    let (error, _) = spoilt(vec![rule("/blobs/", Fault::FlipBitAt(100_000), None)]);
+fn corrupt_blobs_and_manifests_are_refused() {
+    let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::FlipBitAt(100_000), None)]);
     let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);
     assert!(
@@ -119,24 +118,24 @@ fn wrong_bytes_are_refused_in_every_document() {
         "{text}"
     );
 
-    let (error, _) = spoilt(vec![rule("/manifests/", Fault::FlipBitAt(5), None)]);
+    let (error, _) = build_with_faults(vec![rule("/manifests/", Fault::FlipBitAt(5), None)]);
     let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert!(text.starts_with("the manifest of 127.0.0.1:"), "{text}");
     assert!(text.contains("came with wrong content"), "{text}");
 
-    let (error, _) = spoilt(vec![rule("/blobs/", Fault::FlipBitAt(50), None)]);
+    let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::FlipBitAt(50), None)]);
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);
 }
 
 #[test]
-fn a_registry_that_is_busy_is_asked_again_and_not_for_ever() {
+fn a_busy_registry_is_retried_a_limited_number_of_times() {
     let busy = |status, times| {
         let headers = vec!["Retry-After: 0".to_owned()];
         rule("/manifests/", Fault::Status(status, headers), times)
     };
-    let (error, _) = spoilt(vec![busy(503, Some(1)), busy(429, Some(1))]);
+    let (error, _) = build_with_faults(vec![busy(503, Some(1)), busy(429, Some(1))]);
     assert!(error.is_none(), "{}", chain(&error.unwrap()));
-    let (error, requests) = spoilt(vec![busy(500, None)]);
+    let (error, requests) = build_with_faults(vec![busy(500, None)]);
     let error = error.unwrap();
     assert!(error.to_string().ends_with("answered 500"), "{error}");
     assert!(error.retryable());
@@ -144,19 +143,19 @@ fn a_registry_that_is_busy_is_asked_again_and_not_for_ever() {
 }
 
 #[test]
-fn retry_after_is_honoured_as_a_date_and_too_long_a_wait_is_not_begun() {
+fn retry_after_may_be_a_date_and_too_long_a_delay_fails_at_once() {
     let busy = |retry_after: String, times| {
         let headers = vec![format!("Retry-After: {retry_after}")];
         rule("/manifests/", Fault::Status(429, headers), times)
     };
-    // In a date, a second has no parts: 2 from now is more than 1.
+    // HTTP dates have a resolution of 1 s: now + 2 s is more than 1 s away.
     let soon = SystemTime::now() + Duration::from_secs(2);
-    let (error, requests) = spoilt(vec![busy(httpdate::fmt_http_date(soon), Some(1))]);
+    let (error, requests) = build_with_faults(vec![busy(httpdate::fmt_http_date(soon), Some(1))]);
     assert!(error.is_none(), "{}", chain(&error.unwrap()));
     assert!(requests[1].contains("/manifests/"), "{requests:?}");
     assert!(SystemTime::now() > soon - Duration::from_secs(1));
 
-    let (error, requests) = spoilt(vec![busy("3600".into(), None)]);
+    let (error, requests) = build_with_faults(vec![busy("3600".into(), None)]);
     let error = error.unwrap();
     let expected = "answered 429 and wants to be left alone for 3600 s";
     assert!(error.to_string().ends_with(expected), "{error}");
@@ -164,10 +163,10 @@ fn retry_after_is_honoured_as_a_date_and_too_long_a_wait_is_not_begun() {
 }
 
 #[test]
-fn a_definite_refusal_is_not_asked_again() {
+fn a_permanent_error_is_not_retried() {
     for status in [400, 408, 409, 418] {
         let refused = Fault::Status(status, vec!["Retry-After: 0".to_owned()]);
-        let (error, requests) = spoilt(vec![rule("/manifests/", refused, None)]);
+        let (error, requests) = build_with_faults(vec![rule("/manifests/", refused, None)]);
         let text = error.unwrap().to_string();
         assert!(text.ends_with(&format!("answered {status}")), "{text}");
         assert_eq!(requests.len(), 1, "{requests:?}");

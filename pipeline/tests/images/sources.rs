@@ -1,4 +1,4 @@
-//! Where an image comes from, and what a second build of it costs.
+//! The sources of images, and the cost of building one a second time.
 
 use std::process::Command;
 
@@ -7,10 +7,10 @@ use microagent_tests::image::Layout;
 use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
 
-use crate::support::{Place, build, build_with, chain, layer, list_image, push_index};
+use crate::support::{TestDir, build, build_with, chain, layer, list_image, push_index};
 
 #[test]
-fn every_source_gives_the_same_file_system() {
+fn every_source_yields_the_same_file_system() {
     let layout = or_skip!(Layout::busybox());
     layout
         .add_layer("latest", &layer("mkdir top; echo x >top/f", &[]))
@@ -40,9 +40,9 @@ fn every_source_gives_the_same_file_system() {
         format!("{docker}:local/name:t"),
         zstd,
     ] {
-        // A store of its own each time: nothing is shared but the code.
-        let place = Place::new();
-        let rootfs = build(&place, &reference)
+        // A new store each time, so that nothing is cached.
+        let dir = TestDir::new();
+        let rootfs = build(&dir, &reference)
             .unwrap_or_else(|error| panic!("{reference}: {}", chain(&error)));
         digests.push(rootfs.digest);
     }
@@ -51,15 +51,15 @@ fn every_source_gives_the_same_file_system() {
 }
 
 #[test]
-fn a_second_build_finds_every_node_and_reads_no_registry_for_layers() {
+fn a_second_build_hits_the_cache_and_fetches_no_layers() {
     let layout = or_skip!(Layout::busybox());
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
-    let place = Place::new();
+    let dir = TestDir::new();
     let reference = format!("{}/app:1", registry.address());
-    let first = place.pipeline();
+    let first = dir.pipeline();
     let one = build_with(&first, &reference, &RootfsOptions::default()).unwrap();
-    let second = place.pipeline();
+    let second = dir.pipeline();
     let two = build_with(&second, &reference, &RootfsOptions::default()).unwrap();
     assert_eq!(one, two);
     let hits = |pipeline: &Pipeline| -> Vec<(String, bool)> {
@@ -71,16 +71,16 @@ fn a_second_build_finds_every_node_and_reads_no_registry_for_layers() {
     };
     let made = ["resolve", "fetch", "unpack", "rootfs"].map(|op| (op, false));
     assert_eq!(hits(&first), nodes(&made));
-    // The layers are not even looked for.
+    // The layer nodes are not looked up.
     let found = [("resolve", false), ("rootfs", true)];
     assert_eq!(hits(&second), nodes(&found));
     assert_eq!(second.reports()[0].output, first.reports()[0].output);
 
-    // Pinned, the registry is not even asked.
+    // A pinned reference needs no request to the registry.
     let image = first.resolve(&reference.parse().unwrap()).unwrap();
     drop(registry);
     assert!(image.resolved.contains("/app@sha256:"));
-    let pinned = build(&place, &image.resolved).unwrap();
+    let pinned = build(&dir, &image.resolved).unwrap();
     assert_eq!(pinned, one);
 }
 
@@ -91,10 +91,10 @@ fn other_tools_read_the_image_from_the_store() {
     registry
         .push(&layout.reference("latest"), "some/app:1.0")
         .unwrap();
-    let place = Place::new();
+    let dir = TestDir::new();
     let reference = format!("{}/some/app:1.0", registry.address());
-    build(&place, &reference).unwrap();
-    let name = format!("oci:{}:{reference}", place.store().display());
+    build(&dir, &reference).unwrap();
+    let name = format!("oci:{}:{reference}", dir.store().display());
     let skopeo = |arguments: &[&str]| {
         let output = Command::new("skopeo").args(arguments).output().unwrap();
         assert!(
@@ -108,12 +108,12 @@ fn other_tools_read_the_image_from_the_store() {
         skopeo(&["inspect", "--format", "{{.Digest}}", &name]),
         layout.digest("latest").unwrap()
     );
-    // All of it is there, and right.
+    // A copy reads and verifies every blob.
     let copy = tempfile::tempdir().unwrap();
     let copy = format!("dir:{}", copy.path().display());
     skopeo(&["copy", "--quiet", "--insecure-policy", &name, &copy]);
 
-    // A Docker manifest is tagged in its OCI form.
+    // A Docker manifest is tagged as the OCI manifest it was converted to.
     let docker = format!("{}/some/docker:1.0", registry.address());
     let flags = ["--dest-tls-verify=false", "--format", "v2s2"];
     layout
@@ -126,10 +126,10 @@ fn other_tools_read_the_image_from_the_store() {
         "{{.Digest}}",
         &format!("docker://{docker}"),
     ]);
-    let image = place.pipeline().resolve(&docker.parse().unwrap()).unwrap();
+    let image = dir.pipeline().resolve(&docker.parse().unwrap()).unwrap();
     assert_eq!(image.digest.to_string(), pushed);
-    build(&place, &docker).unwrap();
-    let name = format!("oci:{}:{docker}", place.store().display());
+    build(&dir, &docker).unwrap();
+    let name = format!("oci:{}:{docker}", dir.store().display());
     skopeo(&[
         "copy",
         "--quiet",
@@ -138,18 +138,18 @@ fn other_tools_read_the_image_from_the_store() {
         &format!("{copy}-docker"),
     ]);
 
-    let local = place
+    let local = dir
         .pipeline()
         .resolve(&layout.reference("latest").parse().unwrap())
         .unwrap();
-    let pipeline = place.pipeline();
+    let pipeline = dir.pipeline();
     pipeline.rootfs(&local, &RootfsOptions::default()).unwrap();
-    let name = format!("oci:{}:{}", place.store().display(), local.digest);
+    let name = format!("oci:{}:{}", dir.store().display(), local.digest);
     skopeo(&["inspect", &name]);
 }
 
 #[test]
-fn an_image_of_one_multi_platform_index_is_found() {
+fn the_image_for_this_platform_is_found_in_an_index() {
     let layout = or_skip!(Layout::busybox());
     let registry = or_skip!(Registry::start());
     registry
@@ -166,15 +166,15 @@ fn an_image_of_one_multi_platform_index_is_found() {
         &[("amd64", "amd64"), ("arm64", "arm64")],
         "both",
     );
-    let place = Place::new();
+    let dir = TestDir::new();
     let name = format!("{}/multi", registry.address());
-    let image = place
+    let image = dir
         .pipeline()
         .resolve(&format!("{name}:both").parse().unwrap())
         .unwrap();
     assert_eq!(image.digest.to_string(), layout.digest("latest").unwrap());
     assert_eq!(image.resolved, format!("{name}@{digest}"));
-    let error = place
+    let error = dir
         .pipeline()
         .resolve(&format!("{name}:arm64").parse().unwrap())
         .unwrap_err();
@@ -187,41 +187,44 @@ fn an_image_of_one_multi_platform_index_is_found() {
 #[test]
 fn an_image_without_layers_is_an_empty_root() {
     let layout = or_skip!(Layout::empty());
-    let place = Place::new();
-    let rootfs = build(&place, &layout.reference("latest")).unwrap();
+    let dir = TestDir::new();
+    let rootfs = build(&dir, &layout.reference("latest")).unwrap();
     assert_eq!(list_image(&rootfs.path), ["/ 040755 0:0"]);
 }
 
 #[test]
-fn what_is_no_image_is_named_with_what_there_is() {
+fn an_invalid_image_source_is_reported_with_the_available_images() {
     let layout = or_skip!(Layout::busybox());
     layout.tag("latest", "other").unwrap();
-    let place = Place::new();
+    let dir = TestDir::new();
     let directory = layout.directory().display().to_string();
-    let refused = |reference: &str| chain(&build(&place, reference).unwrap_err());
+    let refusal = |reference: &str| chain(&build(&dir, reference).unwrap_err());
     assert_eq!(
-        refused(&format!("oci:{directory}")),
+        refusal(&format!("oci:{directory}")),
         format!("cannot use {directory}: it has more than one image: latest, other")
     );
     assert_eq!(
-        refused(&format!("oci:{directory}:none")),
+        refusal(&format!("oci:{directory}:none")),
         format!("cannot use {directory}: it has no image named \"none\"; it has latest, other")
     );
     let index = format!("{directory}/index.json");
-    for (form, what) in [
+    for (form, expected) in [
         ("oci", "an OCI image layout directory"),
         ("oci-archive", "a tar file"),
         ("docker-archive", "a tar file"),
     ] {
-        let said = refused(&format!("{form}:{index}"));
+        let message = refusal(&format!("{form}:{index}"));
         let expected = [
-            format!("cannot use {index}: it is not {what}"),
+            format!("cannot use {index}: it is not {expected}"),
             format!("cannot use {index}: its tar is broken: it is cut short at offset"),
         ];
-        assert!(expected.iter().any(|text| said.starts_with(text)), "{said}");
+        assert!(
+            expected.iter().any(|text| message.starts_with(text)),
+            "{message}"
+        );
     }
     assert_eq!(
-        refused("oci:/no/such"),
+        refusal("oci:/no/such"),
         "cannot use /no/such: it does not exist"
     );
 }

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Test directories, builds, and comparison of file trees.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,14 +10,14 @@ pub use microagent_tests::error_chain as chain;
 use microagent_tests::registry::Registry;
 use microagent_tests::tree;
 
-/// A store, gone when this value is.
-pub struct Place {
+/// A temporary directory with a store. Dropping it deletes the directory.
+pub struct TestDir {
     directory: tempfile::TempDir,
 }
 
-impl Place {
-    pub fn new() -> Place {
-        Place {
+impl TestDir {
+    pub fn new() -> TestDir {
+        TestDir {
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -26,18 +26,18 @@ impl Place {
         self.directory.path().join("cas")
     }
 
-    /// A path for the test's own files.
+    /// A path for files of the test.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// A pipeline of its own over the place's store, as each process has one.
+    /// A new pipeline on the store, as each process has one.
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new(Store::open(&self.store()).unwrap(), Arc::new(Silent))
     }
 }
 
-/// A layer with what a shell script leaves in an empty directory, packed by GNU tar.
+/// Runs a shell script in an empty directory and packs the result with GNU tar.
 pub fn layer(script: &str, options: &[&str]) -> Vec<u8> {
     let directory = tempfile::tempdir().unwrap();
     let made = Command::new("sh")
@@ -63,37 +63,37 @@ pub fn layer(script: &str, options: &[&str]) -> Vec<u8> {
     packed.stdout
 }
 
-const IMAGE: &str = "MICROAGENT_TEST_MOUNTED";
+const MOUNTED: &str = "MICROAGENT_TEST_MOUNTED";
 const LISTING: &str = "MICROAGENT_TEST_LISTING";
 
-/// The tree in an ext4 image as the kernel sees it. The image is mounted in a
-/// namespace that ends with the process that lists it: this test binary's
-/// `lister`.
+/// Lists the tree in an ext4 image as the kernel sees it. A child process,
+/// `lister` of this test binary, mounts the image in its own mount namespace,
+/// which disappears with the process.
 pub fn list_image(image: &Path) -> Vec<String> {
-    let place = tempfile::tempdir().unwrap();
-    let mounted = place.path().join("mounted");
-    let listing = place.path().join("listing");
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = dir.path().join("mounted");
+    let listing = dir.path().join("listing");
     std::fs::create_dir(&mounted).unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c"])
         .arg(r#"mount -t ext4 -o ro,loop,noload "$1" "$2" && exec "$3" --exact support::lister --ignored"#)
         .arg("list")
         .args([image, &mounted, &std::env::current_exe().unwrap()])
-        .env(IMAGE, &mounted)
+        .env(MOUNTED, &mounted)
         .env(LISTING, &listing)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     let listing = std::fs::read_to_string(listing).unwrap();
     listing.lines().map(str::to_owned).collect()
 }
 
-/// The other half of [`list_image`], which runs it in a mount namespace of its own.
+/// The child process of [`list_image`].
 #[test]
 #[ignore = "a part of other tests"]
 fn lister() {
-    let (Some(mounted), Some(listing)) = (std::env::var_os(IMAGE), std::env::var_os(LISTING))
+    let (Some(mounted), Some(listing)) = (std::env::var_os(MOUNTED), std::env::var_os(LISTING))
     else {
         return;
     };
@@ -101,8 +101,8 @@ fn lister() {
     std::fs::write(listing, lines.join("\n")).unwrap();
 }
 
-/// Puts an index over images that were pushed before; `parts` are tags and
-/// architectures. Returns its digest.
+/// Pushes an index of images that the registry already has; `parts` are their tags
+/// and architectures. Returns its digest.
 pub fn push_index(
     registry: &Registry,
     repository: &str,
@@ -137,8 +137,8 @@ pub fn push_index(
 }
 
 /// Resolves and builds.
-pub fn build(place: &Place, reference: &str) -> Result<Rootfs, Error> {
-    let pipeline = place.pipeline();
+pub fn build(dir: &TestDir, reference: &str) -> Result<Rootfs, Error> {
+    let pipeline = dir.pipeline();
     build_with(&pipeline, reference, &RootfsOptions::default())
 }
 
@@ -152,7 +152,7 @@ pub fn build_with(
     pipeline.rootfs(&image, options)
 }
 
-/// What `umoci unpack` makes of an image of a layout.
+/// Unpacks an image of a layout with umoci and lists the tree.
 pub fn unpacked(layout: &Path, tag: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path().join("bundle");
@@ -187,6 +187,6 @@ pub fn assert_clean(image: &Path) {
         .arg(image)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&check.stdout);
-    assert!(check.status.success(), "{said}");
+    let stdout = String::from_utf8_lossy(&check.stdout);
+    assert!(check.status.success(), "{stdout}");
 }

@@ -1,5 +1,5 @@
-//! Tokens that the registry itself checks: signature, audience, scope, times
-//! (`distribution`'s token authentication, as Docker Hub and GHCR have it).
+//! Tokens verified by a real registry: signature, audience, scope and validity
+//! (token authentication of `distribution`, as used by Docker Hub and GHCR).
 
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -12,10 +12,10 @@ use microagent_tests::registry::{CREDENTIALS, Registry, Setup, TOKEN_ISSUER, TOK
 use microagent_tests::{or_skip, tool};
 
 use crate::auth::build_with;
-use crate::front::{Asked, Front, answer};
-use crate::support::{Place, build};
+use crate::scripted_server::{Request, ScriptedServer, answer};
+use crate::support::{TestDir, build};
 
-/// A key for signatures and its certificate, which is its own authority.
+/// Creates a signing key and its self-signed certificate.
 fn make_key(directory: &Path) -> Result<(), microagent_tests::Error> {
     let path = |name: &str| directory.join(name).display().to_string();
     let (key, certificate) = (path("key.pem"), path("certificate.pem"));
@@ -25,7 +25,7 @@ fn make_key(directory: &Path) -> Result<(), microagent_tests::Error> {
     tool::run("openssl", arguments).map(drop)
 }
 
-/// A token (RFC 7519, RS256) for what was asked for.
+/// A signed token (RFC 7519, RS256) with these access claims.
 fn token(directory: &Path, access: &serde_json::Value) -> String {
     let certificate = std::fs::read_to_string(directory.join("certificate.pem")).unwrap();
     let lines = certificate.lines().filter(|line| !line.starts_with('-'));
@@ -46,9 +46,9 @@ fn token(directory: &Path, access: &serde_json::Value) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-/// The values of a query's field, decoded as far as scopes need it.
-fn query(asked: &Asked, name: &str) -> Vec<String> {
-    let (_, query) = asked.path.split_once('?').unwrap_or_default();
+/// The values of a query field. Decodes only the characters that scopes contain.
+fn query(request: &Request, name: &str) -> Vec<String> {
+    let (_, query) = request.path.split_once('?').unwrap_or_default();
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let values = pairs.filter(|(key, _)| *key == name);
     let decoded = |text: &str| {
@@ -59,18 +59,18 @@ fn query(asked: &Asked, name: &str) -> Vec<String> {
     values.map(|(_, value)| decoded(value)).collect()
 }
 
-/// A server that signs tokens for everything to the one user, and for pulling
-/// from `public/` to everybody.
-fn token_server(directory: &Path) -> Front {
+/// A token server that grants everything to the test user, and pulls from
+/// `public/` to everybody.
+fn token_server(directory: &Path) -> ScriptedServer {
     let directory = directory.to_owned();
     let (user, password) = CREDENTIALS;
     let known = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
-    Front::start(move |_, asked| {
-        let is_known = asked.authorization.as_ref() == Some(&known);
-        if asked.authorization.is_some() && !is_known {
+    ScriptedServer::start(move |_, request| {
+        let is_known = request.authorization.as_ref() == Some(&known);
+        if request.authorization.is_some() && !is_known {
             return answer(401, &[], "");
         }
-        let granted: Vec<_> = (query(asked, "scope").iter())
+        let granted: Vec<_> = (query(request, "scope").iter())
             .filter_map(|scope| {
                 let mut parts = scope.splitn(3, ':');
                 let (kind, name, actions) = (parts.next()?, parts.next()?, parts.next()?);
@@ -87,7 +87,7 @@ fn token_server(directory: &Path) -> Front {
 }
 
 #[test]
-fn a_registry_that_checks_tokens_gives_its_images_to_whom_they_are_for() {
+fn a_registry_that_verifies_tokens_serves_only_what_they_grant() {
     let directory = tempfile::tempdir().unwrap();
     or_skip!(make_key(directory.path()));
     let layout = or_skip!(Layout::busybox());
@@ -101,14 +101,14 @@ fn a_registry_that_checks_tokens_gives_its_images_to_whom_they_are_for() {
         registry.push(&layout.reference("latest"), name).unwrap();
     }
     let reference = |name: &str| format!("{}/{name}/app:1", registry.address());
-    let before = server.seen().len();
-    build(&Place::new(), &reference("public")).unwrap();
-    let tokens = server.seen().split_off(before);
+    let before = server.requests().len();
+    build(&TestDir::new(), &reference("public")).unwrap();
+    let tokens = server.requests().split_off(before);
     assert_eq!(tokens.len(), 1, "{tokens:?}");
     assert_eq!(query(&tokens[0], "service"), ["the%20registry"]);
     assert_eq!(query(&tokens[0], "scope"), ["repository:public/app:pull"]);
 
-    let error = build(&Place::new(), &reference("private")).unwrap_err();
+    let error = build(&TestDir::new(), &reference("private")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
     assert!(error.to_string().ends_with("wants credentials"), "{error}");
 
@@ -118,7 +118,7 @@ fn a_registry_that_checks_tokens_gives_its_images_to_whom_they_are_for() {
         let entry = serde_json::json!({ "username": user, "password": password });
         let document = serde_json::json!({ "auths": { registry.address(): entry } });
         std::fs::write(&file, document.to_string()).unwrap();
-        let said = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference("private"));
-        assert!(said.contains(expected), "{said}");
+        let output = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference("private"));
+        assert!(output.contains(expected), "{output}");
     }
 }

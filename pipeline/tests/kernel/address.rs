@@ -1,8 +1,8 @@
-//! Kernels from an address.
+//! Kernels from a URL.
 
 use super::*;
 
-/// Serves `answer` to each of `times` requests, from a real socket.
+/// Starts an HTTP server that sends `answer` to `times` requests. Returns its URL.
 fn serve(answer: Vec<u8>, times: usize) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ fn ok(body: &[u8], announced: usize) -> Vec<u8> {
 }
 
 #[test]
-fn a_kernel_from_an_address_is_held_against_its_digest() {
+fn a_kernel_from_a_url_is_verified_against_its_digest() {
     if !has_apt() {
         return;
     }
@@ -41,10 +41,10 @@ fn a_kernel_from_an_address_is_held_against_its_digest() {
 
     let url = serve(ok(&image, image.len()), 1);
     let wrong = Digest::of(b"another");
-    let said = format!("{url} has digest {sha256}, not {wrong}");
+    let message = format!("{url} has digest {sha256}, not {wrong}");
     assert_eq!(
         refused(from(url, wrong).unwrap_err()),
-        (ErrorKind::Corrupt, said)
+        (ErrorKind::Corrupt, message)
     );
 
     let url = serve(ok(&image[..1000], image.len()), 1);
@@ -58,20 +58,20 @@ fn a_kernel_from_an_address_is_held_against_its_digest() {
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
         1,
     );
-    let said = format!("{url} answered 404");
+    let message = format!("{url} answered 404");
     assert_eq!(
         refused(from(url, sha256).unwrap_err()),
-        (ErrorKind::NotFound, said)
+        (ErrorKind::NotFound, message)
     );
 
     let url = serve(ok(b"", 3 << 30), 1);
-    let said = format!(
+    let message = format!(
         "{url} is larger than {} bytes, which no kernel is",
         2_u64 << 30
     );
     assert_eq!(
         refused(from(url, sha256).unwrap_err()),
-        (ErrorKind::Unsupported, said)
+        (ErrorKind::Unsupported, message)
     );
 
     let closed = {
@@ -95,6 +95,6 @@ fn a_kernel_from_an_address_is_held_against_its_digest() {
         (kernel.digest, kernel.source.as_str()),
         (Digest::of(&package().vmlinux), url.as_str())
     );
-    // Known by its digest now: the server is gone and not asked.
+    // The digest is in the store now; the server is gone and not contacted.
     assert_eq!(from(url, sha256).unwrap(), kernel);
 }

@@ -1,9 +1,9 @@
-//! The kernel that the distribution offers, in one package or two.
+//! The distribution's kernel, in one package or in two.
 
 use super::*;
 
 #[test]
-fn the_distribution_has_a_kernel_for_us_and_a_second_install_downloads_nothing() {
+fn the_distributions_kernel_is_installed_and_a_second_install_downloads_nothing() {
     if !has_apt() {
         return;
     }
@@ -48,7 +48,8 @@ fn the_distribution_has_a_kernel_for_us_and_a_second_install_downloads_nothing()
     assert_eq!(pipeline.default_kernel().unwrap(), None);
 }
 
-/// The test below runs this one as nobody, with apt told that the host has no package lists.
+/// The child process of the test below, which runs it as nobody and with an apt configuration
+/// without package lists.
 #[test]
 fn install_as_nobody() {
     let Some(dir) = std::env::var_os("MICROAGENT_TEST_INSTALL_INTO") else {
@@ -94,13 +95,13 @@ fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
     check_cloud_kernel(
         &pipeline.default_kernel().unwrap().unwrap(),
         pipeline.store(),
-        package_of_today(),
+        current_package(),
     );
     assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
 }
 
-/// Builds a package from `tree` in `repository` and returns its paragraph in the package list.
-fn offer(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
+/// Builds a package from `tree` into `repository` and returns its stanza for the package list.
+fn build_package(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
     fs::create_dir_all(tree.join("DEBIAN")).unwrap();
     let depends = if depends.is_empty() {
         String::new()
@@ -128,10 +129,10 @@ fn offer(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
     )
 }
 
-/// Ubuntu's arrangement, offered by a real apt source: a meta package, the image and the modules
-/// apart, the modules compressed with zstd and below /usr/lib, some drivers built in.
+/// Ubuntu's layout, in a real apt source: a metapackage, separate packages for image and modules,
+/// modules compressed with zstd and below /usr/lib, some drivers built in.
 #[test]
-fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
+fn a_kernel_in_two_packages_with_compressed_modules_is_assembled() {
     if !has_apt() {
         return;
     }
@@ -164,19 +165,19 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_put_together() {
         .map(|name| format!("kernel/x/{name}.ko\n"));
     fs::write(release.join("modules.builtin"), builtin.concat()).unwrap();
     let list = [
-        offer(
+        build_package(
             &repository,
             "linux-image-virtual",
             "linux-image-6.8.0-31-generic",
             &meta,
         ),
-        offer(
+        build_package(
             &repository,
             "linux-image-6.8.0-31-generic",
             "kmod, linux-base (>= 4.5), linux-modules-6.8.0-31-generic",
             &image,
         ),
-        offer(&repository, "linux-modules-6.8.0-31-generic", "", &modules),
+        build_package(&repository, "linux-modules-6.8.0-31-generic", "", &modules),
     ];
     fs::write(repository.join("Packages"), list.concat()).unwrap();
     let sources = dir.path().join("sources.list");

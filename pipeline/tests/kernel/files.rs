@@ -1,9 +1,9 @@
-//! Kernels given as files, and files that are none.
+//! Kernels from files, and files that are not kernels.
 
 use super::*;
 
 #[test]
-fn a_package_or_an_image_by_path_is_the_same_kernel() {
+fn a_package_and_its_image_yield_the_same_kernel() {
     if !has_apt() {
         return;
     }
@@ -30,7 +30,7 @@ fn refusal(pipeline: &Pipeline, path: &Path) -> (ErrorKind, String) {
 }
 
 #[test]
-fn what_is_no_kernel_is_refused_by_name_and_leaves_nothing() {
+fn a_file_that_is_not_a_kernel_is_refused_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let pipeline = pipeline(dir.path());
     let file = |name: &str, bytes: &[u8]| {
@@ -56,19 +56,19 @@ fn what_is_no_kernel_is_refused_by_name_and_leaves_nothing() {
         (PathBuf::from("/dev/zero"), "it is no regular file"),
     ];
     for (path, why) in cases {
-        let said = format!("{} is not a Linux kernel: {why}", path.display());
-        assert_eq!(refusal(&pipeline, &path), (ErrorKind::Unsupported, said));
+        let message = format!("{} is not a Linux kernel: {why}", path.display());
+        assert_eq!(refusal(&pipeline, &path), (ErrorKind::Unsupported, message));
     }
     let absent = dir.path().join("absent");
-    let said = format!("cannot read the kernel {}", absent.display());
-    assert_eq!(refusal(&pipeline, &absent), (ErrorKind::NotFound, said));
-    for place in ["blobs/sha256", "nodes", "tmp"] {
+    let message = format!("cannot read the kernel {}", absent.display());
+    assert_eq!(refusal(&pipeline, &absent), (ErrorKind::NotFound, message));
+    for directory in ["blobs/sha256", "nodes", "tmp"] {
         assert_eq!(
-            fs::read_dir(dir.path().join("cas").join(place))
+            fs::read_dir(dir.path().join("cas").join(directory))
                 .unwrap()
                 .count(),
             0,
-            "{place}"
+            "{directory}"
         );
     }
 }
@@ -83,21 +83,21 @@ fn damaged_images_and_packages_are_refused() {
     let image = package().file("boot", "vmlinuz-");
     let short = dir.path().join("short");
     fs::write(&short, &image[..image.len() / 2]).unwrap();
-    let (kind, said) = refusal(&pipeline, &short);
+    let (kind, message) = refusal(&pipeline, &short);
     let begin = format!(
         "{} is not a Linux kernel: it is cut short at ",
         short.display()
     );
     assert!(
-        kind == ErrorKind::Unsupported && said.starts_with(&begin),
-        "{said}"
+        kind == ErrorKind::Unsupported && message.starts_with(&begin),
+        "{message}"
     );
 
     let package_bytes = fs::read(&package().deb).unwrap();
     let short = dir.path().join("short.deb");
     fs::write(&short, &package_bytes[..package_bytes.len() / 2]).unwrap();
-    let (_, said) = refusal(&pipeline, &short);
-    assert!(said.contains("dpkg-deb"), "{said}");
+    let (_, message) = refusal(&pipeline, &short);
+    assert!(message.contains("dpkg-deb"), "{message}");
     assert_eq!(
         fs::read_dir(dir.path().join("cas/blobs/sha256"))
             .unwrap()
@@ -106,7 +106,6 @@ fn damaged_images_and_packages_are_refused() {
     );
 }
 
-/// Any package that is no kernel: the test harness installs busybox-static from one.
 #[test]
 fn a_package_without_a_kernel_is_refused() {
     if !has_apt() {
@@ -128,15 +127,15 @@ fn a_package_without_a_kernel_is_refused() {
         .output()
         .unwrap();
     assert!(built.status.success());
-    let (kind, said) = refusal(&pipeline(dir.path()), &deb);
+    let (kind, message) = refusal(&pipeline(dir.path()), &deb);
     let why = "it holds no boot/vmlinuz-*";
-    let said_why = format!("the kernel package {} cannot be used: {why}", deb.display());
-    assert_eq!((kind, said), (ErrorKind::Unsupported, said_why));
+    let expected = format!("the kernel package {} cannot be used: {why}", deb.display());
+    assert_eq!((kind, message), (ErrorKind::Unsupported, expected));
 }
 
-/// A kernel's ELF file, here one that only has the shape: Debian ships none.
+/// An ELF file that only resembles a kernel: Debian does not ship a vmlinux.
 #[test]
-fn a_vmlinux_is_taken_with_the_version_in_its_banner() {
+fn the_version_of_a_vmlinux_is_read_from_its_banner() {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("k.s");
     let text = ".globl _start\n_start: hlt\n.section .rodata\n\

@@ -1,11 +1,12 @@
-//! Kernels from the real world: the distribution's own package, through its own client, and what
-//! people give for a kernel by mistake.
+//! Real kernels: the distribution's package, installed through apt, and files that users mistake
+//! for a kernel.
 //!
-//! The package is downloaded once for all tests. On a host without apt the tests say so and skip.
+//! The package is downloaded once for all tests. On a host without apt the tests record that and
+//! skip.
 
 #![allow(
     clippy::unwrap_used,
-    reason = "a test may panic, in its own functions too"
+    reason = "Clippy exempts test functions, but not the functions they call"
 )]
 
 mod address;
@@ -31,14 +32,14 @@ fn pipeline(dir: &Path) -> Pipeline {
 }
 
 fn has_apt() -> bool {
-    let there = Path::new("/usr/bin/apt-get").exists();
-    if !there {
+    let exists = Path::new("/usr/bin/apt-get").exists();
+    if !exists {
         microagent_tests::skip::record("this host has no apt-get");
     }
-    there
+    exists
 }
 
-/// A cloud kernel's package, taken apart by hand.
+/// A cloud kernel's package, unpacked with standard tools.
 #[derive(Debug)]
 struct Package {
     deb: PathBuf,
@@ -47,9 +48,10 @@ struct Package {
 }
 
 impl Package {
-    /// The newest one of some package lists, which `apt` tells apt's programs of.
+    /// Downloads the newest one. `apt` holds options for apt's programs, which select the package
+    /// lists.
     fn download(name: &str, apt: &str) -> Package {
-        let dir = own_dir(name);
+        let dir = empty_dir(name);
         let script = format!(
             "p=$(apt-cache {apt} depends --important linux-image-cloud-amd64 \
              | sed -n 's/^ *Depends: //p') && apt-get {apt} -q download \"$p\" && ls -1 *.deb"
@@ -61,7 +63,7 @@ impl Package {
             .unwrap();
         let listed = String::from_utf8(run.stdout).unwrap();
         let deb = dir.join(listed.lines().last().unwrap());
-        let tree = own_dir(&format!("{name}-tree"));
+        let tree = empty_dir(&format!("{name}-tree"));
         let run = Command::new("dpkg-deb")
             .arg("-x")
             .args([&deb, &tree])
@@ -76,7 +78,7 @@ impl Package {
         package
     }
 
-    /// A file by the beginning of its name.
+    /// Reads the file whose name starts with `name`.
     fn file(&self, directory: &str, name: &str) -> Vec<u8> {
         let find = Command::new("find")
             .arg(self.tree.join(directory))
@@ -97,8 +99,8 @@ impl Package {
     }
 }
 
-/// The kernel inside a bzImage, taken out as the kernel's own `extract-vmlinux` does: from where
-/// the compressed form begins, by its tool.
+/// Extracts the kernel from a bzImage as the kernel's `extract-vmlinux` does: runs the
+/// decompressor from the magic number on.
 fn unpack(image: &[u8], dir: &Path) -> Vec<u8> {
     let legacy_frame = [0x02, 0x21, 0x4c, 0x18];
     let start = image
@@ -107,7 +109,7 @@ fn unpack(image: &[u8], dir: &Path) -> Vec<u8> {
         .unwrap();
     fs::write(dir.join("payload"), &image[start..]).unwrap();
     let payload = fs::File::open(dir.join("payload")).unwrap();
-    // What follows the payload is no lz4, which lz4 says once it has written the kernel.
+    // lz4 fails at the data after the payload, but has written the kernel by then.
     let output = Command::new("lz4")
         .arg("-dc")
         .stdin(payload)
@@ -117,31 +119,31 @@ fn unpack(image: &[u8], dir: &Path) -> Vec<u8> {
     output.stdout
 }
 
-/// What the host's own package lists offer.
+/// The package in the host's package lists.
 fn package() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| Package::download("kernel-package", ""))
 }
 
-/// What the distribution offers now: the host's lists may be older.
-fn package_of_today() -> &'static Package {
+/// The distribution's current package; the host's lists may be older.
+fn current_package() -> &'static Package {
     static PACKAGE: OnceLock<Package> = OnceLock::new();
     PACKAGE.get_or_init(|| {
-        let lists = own_dir("package-lists");
+        let lists = empty_dir("package-lists");
         fs::create_dir(lists.join("partial")).unwrap();
         let apt = format!("-o Dir::State::lists={}", lists.display());
-        // One broken source of the host's fails it after the others have come.
+        // Fails if one of the host's sources is broken, but downloads the others first.
         let _ = Command::new("sh")
             .args(["-c", &format!("apt-get {apt} -q update")])
             .output()
             .unwrap();
-        Package::download("kernel-package-of-today", &apt)
+        Package::download("current-kernel-package", &apt)
     })
 }
 
-/// An empty directory in cargo's own place for tests: statics are never dropped, so a temporary
-/// directory would stay behind.
-fn own_dir(name: &str) -> PathBuf {
+/// Creates an empty directory in cargo's directory for tests. A static is never dropped, so a
+/// temporary directory would be left behind.
+fn empty_dir(name: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
@@ -170,13 +172,13 @@ fn check_cloud_kernel(kernel: &Kernel, store: &Store, package: &Package) {
     );
 }
 
-/// The names of the kernel's modules in load order; their bytes are those of the real package, and
-/// what one says it depends on does not come after it.
+/// Returns the names of the kernel's modules in load order. Checks that their content is that of
+/// the real package and that no module precedes one it depends on.
 fn check_modules(kernel: &Kernel, store: &Store, package: &Package) -> Vec<String> {
     let modules = store.open_blob(&kernel.modules.unwrap()).unwrap().unwrap();
     let mut archive = tar::Archive::new(modules.file);
     let mut names = Vec::new();
-    let mut awaited = BTreeMap::new();
+    let mut dependents = BTreeMap::new();
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
         let name = entry.path().unwrap().to_str().unwrap().to_owned();
@@ -188,12 +190,15 @@ fn check_modules(kernel: &Kernel, store: &Store, package: &Package) -> Vec<Strin
             &name
         };
         assert!(bytes == package.file("lib/modules", file), "{name}");
-        let unmet = awaited.get(&name);
-        assert_eq!(unmet, None, "{name} is loaded after what needs it");
-        for needed in depends(&bytes) {
-            // It may be built in.
-            if !names.contains(&needed) {
-                awaited.insert(needed, name.clone());
+        let dependent = dependents.get(&name);
+        assert_eq!(
+            dependent, None,
+            "{name} is loaded after a module that depends on it"
+        );
+        for dependency in depends(&bytes) {
+            // A dependency that is not loaded at all is built in.
+            if !names.contains(&dependency) {
+                dependents.insert(dependency, name.clone());
             }
         }
         names.push(name);
@@ -201,7 +206,7 @@ fn check_modules(kernel: &Kernel, store: &Store, package: &Package) -> Vec<Strin
     names
 }
 
-/// The files that a module names in its `depends=`.
+/// The files of the modules in a module's `depends=`.
 fn depends(module: &[u8]) -> Vec<String> {
     let key = b"\0depends=";
     let start = module.windows(key.len()).position(|bytes| bytes == key);

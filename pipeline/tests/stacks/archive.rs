@@ -1,8 +1,8 @@
-//! Writes layers as tars: ustar (POSIX.1-1988), PAX (POSIX.1-2001), GNU's long
-//! names and numbers, and sparse files in all four forms (GNU tar's manual,
-//! "Sparse Formats"). Nothing is shared with the reader under test.
+//! Encodes layers as tar archives: ustar (POSIX.1-1988), PAX (POSIX.1-2001), GNU
+//! long names and base-256 numbers, and sparse files in all four formats (GNU tar
+//! manual, "Sparse Formats"). Shares no code with the reader under test.
 
-use crate::member::{Body, Ending, Kind, Layer, Member, Sparse};
+use crate::member::{Body, EndOfArchive, Kind, Layer, Member, Sparse};
 
 const BLOCK: usize = 512;
 
@@ -19,10 +19,10 @@ pub fn tar(layer: &Layer) -> Vec<u8> {
     for member in &layer.members {
         write(&mut out, member);
     }
-    match layer.ending {
-        Ending::Marked => out.resize(out.len() + 2 * BLOCK, 0),
-        Ending::Padded => out.resize((out.len() + 2 * BLOCK).next_multiple_of(20 * BLOCK), 0),
-        Ending::Missing => {}
+    match layer.end_of_archive {
+        EndOfArchive::Marker => out.resize(out.len() + 2 * BLOCK, 0),
+        EndOfArchive::Padded => out.resize((out.len() + 2 * BLOCK).next_multiple_of(20 * BLOCK), 0),
+        EndOfArchive::Missing => {}
     }
     out
 }
@@ -38,7 +38,7 @@ fn write(out: &mut Vec<u8>, member: &Member) {
         let key = [&b"SCHILY.xattr."[..], name].concat();
         pax.push((key, value.clone()));
     }
-    // What GNU's form has no place for makes it a PAX member.
+    // Metadata that the GNU format cannot store forces PAX.
     let sparse = match &member.kind {
         Kind::File(_) => form.sparse,
         _ => Sparse::Dense,
@@ -55,9 +55,13 @@ fn write(out: &mut Vec<u8>, member: &Member) {
     if matches!(member.kind, Kind::Directory) && form.old_directory && !name.ends_with(b"/") {
         name.push(b'/');
     }
-    let (data, real_name) = content(&mut header, &mut pax, member, sparse, &name);
-    let name = real_name.unwrap_or(name);
-    match (name.len() <= 100, gnu, header.prefixed(&name, form.prefix)) {
+    let (data, placeholder) = content(&mut header, &mut pax, member, sparse, &name);
+    let name = placeholder.unwrap_or(name);
+    match (
+        name.len() <= 100,
+        gnu,
+        header.split_name(&name, form.prefix),
+    ) {
         (true, ..) => header.put(0, &name),
         (_, true, _) => {
             let text = [&name[..], b"\0"].concat();
@@ -88,7 +92,7 @@ fn write(out: &mut Vec<u8>, member: &Member) {
     let whole = header.number(136, 12, i128::from(meta.mtime.0));
     if !whole || meta.mtime.1 != 0 {
         if gnu {
-            // A sparse member of the old form may carry PAX records as well.
+            // An old GNU sparse member may carry PAX records as well.
             header.number(136, 12, 0);
         }
         pax.push((b"mtime".to_vec(), time(meta.mtime)));
@@ -112,14 +116,15 @@ fn write(out: &mut Vec<u8>, member: &Member) {
     if !pax.is_empty() {
         extension(out, b'x', b"PaxHeaders/x", &records(&pax), false);
     }
-    out.extend(header.summed());
-    out.extend(header.more);
+    out.extend(header.with_checksum());
+    out.extend(header.sparse_blocks);
     out.extend(&data);
     out.resize(out.len().next_multiple_of(BLOCK), 0);
 }
 
-/// The bytes that are stored for a member; a sparse one's map goes into the
-/// header or the records, and its name in the header may be a stand-in.
+/// Returns the stored bytes of a member and, for sparse formats that need one,
+/// a placeholder for the name in the header. The sparse map goes into the header
+/// or the PAX records.
 fn content(
     header: &mut Header,
     pax: &mut Records,
@@ -135,7 +140,7 @@ fn content(
     let mut map: Vec<(u64, u64)> = (body.runs.iter())
         .map(|(at, data)| (*at, data.len() as u64))
         .collect();
-    // A hole at the end is told by an empty run, as GNU tar does.
+    // GNU tar ends the map with an empty run if the file ends in a hole.
     if map
         .last()
         .is_none_or(|(at, length)| at + length < body.size)
@@ -169,7 +174,7 @@ fn content(
             put("GNU.sparse.numblocks", &decimal(map.len() as u64));
             put("GNU.sparse.map", numbers.join(",").as_bytes());
             put("GNU.sparse.name", name);
-            (stored, Some(b"GNUSparseFile.0/stand-in".to_vec()))
+            (stored, Some(b"GNUSparseFile.0/placeholder".to_vec()))
         }
         Sparse::Pax10 => {
             put("GNU.sparse.major", b"1");
@@ -182,7 +187,7 @@ fn content(
             }
             data.resize(data.len().next_multiple_of(BLOCK), 0);
             data.extend(stored);
-            (data, Some(b"GNUSparseFile.0/stand-in".to_vec()))
+            (data, Some(b"GNUSparseFile.0/placeholder".to_vec()))
         }
     }
 }
@@ -195,19 +200,19 @@ fn dense(body: &Body) -> Vec<u8> {
     data
 }
 
-/// An extension member: a PAX header, a long name or link.
+/// Writes an extension member: a PAX header, or a GNU long name or link target.
 fn extension(out: &mut Vec<u8>, kind: u8, name: &[u8], data: &[u8], gnu: bool) {
     let mut header = Header::new(gnu);
     header.put(0, name);
     header.number(100, 8, 0o644);
     header.number(124, 12, data.len() as i128);
     header.bytes[156] = kind;
-    out.extend(header.summed());
+    out.extend(header.with_checksum());
     out.extend(data);
     out.resize(out.len().next_multiple_of(BLOCK), 0);
 }
 
-/// `LENGTH KEY=VALUE\n`, where LENGTH counts its own digits.
+/// Encodes PAX records: `LENGTH KEY=VALUE\n`, where LENGTH includes its own digits.
 fn records(pairs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let mut out = Vec::new();
     for (key, value) in pairs {
@@ -234,8 +239,8 @@ fn time((seconds, nanos): (i64, u32)) -> Vec<u8> {
 struct Header {
     bytes: [u8; BLOCK],
     gnu: bool,
-    /// The blocks in which a sparse map goes on.
-    more: Vec<u8>,
+    /// Extension blocks of an old GNU sparse map.
+    sparse_blocks: Vec<u8>,
 }
 
 impl Header {
@@ -246,7 +251,7 @@ impl Header {
         Header {
             bytes,
             gnu,
-            more: Vec::new(),
+            sparse_blocks: Vec::new(),
         }
     }
 
@@ -254,16 +259,17 @@ impl Header {
         self.bytes[at..at + text.len()].copy_from_slice(text);
     }
 
-    /// Octal digits and a zero; GNU's binary form for what they cannot say.
-    /// False, and 0 in the field, if there is neither.
+    /// Writes a NUL-terminated octal number, or GNU base-256 if it does not fit.
+    /// Returns false, with 0 in the field, if neither can represent the value.
     fn number(&mut self, at: usize, width: usize, value: i128) -> bool {
         let (field, fits) = number(width, value, self.gnu);
         self.put(at, &field);
         fits
     }
 
-    /// Splits a long name between prefix and name, where there is a slash for it.
-    fn prefixed(&mut self, name: &[u8], wanted: bool) -> bool {
+    /// Splits a long name at a slash into ustar's prefix and name fields. Returns
+    /// false if that is not wanted or not possible.
+    fn split_name(&mut self, name: &[u8], wanted: bool) -> bool {
         if !wanted || self.gnu || name.len() <= 100 {
             return false;
         }
@@ -295,11 +301,11 @@ impl Header {
             bytes.resize(504, 0);
             bytes.push(u8::from(number + 1 < last));
             bytes.resize(BLOCK, 0);
-            self.more.extend(bytes);
+            self.sparse_blocks.extend(bytes);
         }
     }
 
-    fn summed(&self) -> [u8; BLOCK] {
+    fn with_checksum(&self) -> [u8; BLOCK] {
         let mut bytes = self.bytes;
         bytes[148..156].fill(b' ');
         let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();

@@ -1,4 +1,4 @@
-//! Builds a stack and compares it with what others make of it.
+//! Builds a stack and compares the file system with the model, the kernel and umoci.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,19 +9,21 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestR
 
 use crate::member::Stack;
 use crate::model::{Model, Refused};
-use crate::strategy::{self, Manner};
+use crate::strategy::{self, Scope};
 use crate::tree::{Times, Tree, difference};
 use crate::{image, kernel, layout, umoci};
 
-/// Whether the property holds of so many stacks, or of as many as
-/// `PROPTEST_CASES` says.
+/// Checks the property on `cases` random stacks; `PROPTEST_CASES` overrides the
+/// number.
 ///
 /// # Panics
-/// With the smallest stack of which it does not.
+/// If the property fails, with the smallest failing stack.
 #[track_caller]
-pub fn check(cases: u32, manner: Manner, property: fn(&Stack) -> Result<(), TestCaseError>) {
-    let told = std::env::var("PROPTEST_CASES").ok();
-    let cases = told.and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+pub fn check(cases: u32, scope: Scope, property: fn(&Stack) -> Result<(), TestCaseError>) {
+    let requested = std::env::var("PROPTEST_CASES").ok();
+    let cases = requested
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(cases);
     let mut runner = TestRunner::new(Config {
         cases,
         max_shrink_time: 60_000,
@@ -30,7 +32,7 @@ pub fn check(cases: u32, manner: Manner, property: fn(&Stack) -> Result<(), Test
         ))),
         ..Config::default()
     });
-    let result = runner.run(&strategy::stack(manner), |stack| property(&stack));
+    let result = runner.run(&strategy::stack(scope), |stack| property(&stack));
     if let Err(error) = result {
         panic!("{error}");
     }
@@ -38,18 +40,19 @@ pub fn check(cases: u32, manner: Manner, property: fn(&Stack) -> Result<(), Test
 
 /// The pipeline's tree equals the model's, or both refuse the image.
 pub fn model(stack: &Stack) -> Result<(), TestCaseError> {
-    let expected = modelled(stack);
+    let expected = model_tree(stack);
     let built = build(stack);
     let (expected, rootfs) = match (expected, &built.outcome) {
         (Ok(tree), Ok(rootfs)) => (tree, rootfs),
         (Err(_), Err(Error::Merge(_))) => return Ok(()),
-        // A file system of ours has no place for that, and says so.
+        // ext4 reserves /lost+found; the pipeline rejects files in it.
         (Ok(tree), Err(Error::Rootfs(RootfsError::LostFound)))
             if tree.names.contains_key(&b"/lost+found"[..]) =>
         {
             return Ok(());
         }
-        // Rare: a large directory, and a name that is very short or unlucky.
+        // Rare: the built-in writer cannot store some non-UTF-8 names in a large
+        // directory.
         (Ok(tree), Err(Error::Rootfs(RootfsError::Name { .. })))
             if (tree.names.keys()).any(|name| std::str::from_utf8(name).is_err()) =>
         {
@@ -68,11 +71,11 @@ pub fn model(stack: &Stack) -> Result<(), TestCaseError> {
     same("- model, + file system", &expected, &found)
 }
 
-/// `e2fsck` finds nothing, and the kernel lists what the model says.
+/// `e2fsck` reports no errors, and the kernel lists the tree of the model.
 pub fn kernel(stack: &Stack) -> Result<(), TestCaseError> {
     let built = build(stack);
-    let (Ok(expected), Ok(rootfs)) = (modelled(stack), &built.outcome) else {
-        // Whether both refuse is the business of `model`.
+    let (Ok(expected), Ok(rootfs)) = (model_tree(stack), &built.outcome) else {
+        // `model` checks that both refuse.
         return Ok(());
     };
     if let Some(faults) = kernel::faults(&rootfs.path) {
@@ -92,21 +95,21 @@ pub fn umoci(stack: &Stack) -> Result<(), TestCaseError> {
     };
     let layout = built.directory.path().join("layout");
     let expected = match umoci::unpacked(&layout) {
-        Ok(tree) => tree.lines(Times::NotOfDirectories),
+        Ok(tree) => tree.lines(Times::ExceptDirectories),
         Err(error) => return fail(format!("umoci: {error}")),
     };
-    let found = image::read(&rootfs.path).lines(Times::NotOfDirectories);
+    let found = image::read(&rootfs.path).lines(Times::ExceptDirectories);
     same("- umoci, + file system", &expected, &found)
 }
 
-/// An image that went through the pipeline; gone when this value is.
+/// The result of one build. Dropping it deletes its files.
 struct Built {
     directory: tempfile::TempDir,
     outcome: Result<Rootfs, Error>,
 }
 
 fn build(stack: &Stack) -> Built {
-    // A store syncs a lot, which is not what is tested here.
+    // The store calls fsync often; tmpfs makes that free.
     let memory = Path::new("/dev/shm");
     let directory = tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir());
     let directory = directory.unwrap();
@@ -125,14 +128,14 @@ fn build(stack: &Stack) -> Built {
         pipeline.rootfs(&image, &options)
     };
     let outcome = match sized(stack.size_mib) {
-        // What it says is the least size must be enough.
+        // The minimum size that the error reports must be enough.
         Err(Error::Rootfs(RootfsError::TooSmall { least_mib, .. })) => sized(Some(least_mib)),
         outcome => outcome,
     };
     Built { directory, outcome }
 }
 
-fn modelled(stack: &Stack) -> Result<Tree, Refused> {
+fn model_tree(stack: &Stack) -> Result<Tree, Refused> {
     let mut model = Model::default();
     for layer in &stack.layers {
         model.begin_layer();

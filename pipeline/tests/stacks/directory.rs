@@ -1,4 +1,4 @@
-//! The tree in a directory: what `umoci` has unpacked, what the kernel has mounted.
+//! Reads the tree in a directory, unpacked by `umoci` or mounted by the kernel.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rustix::fs::{SeekFrom, lgetxattr, llistxattr, major, minor, seek};
 
-use crate::tree::{BLOCK, Content, Inode, Tree, What};
+use crate::tree::{BLOCK, Content, Inode, InodeKind, Tree};
 
 /// Lists everything below `root`, and `root` itself as `/`.
 pub fn read(root: &Path) -> io::Result<Tree> {
@@ -17,30 +17,30 @@ pub fn read(root: &Path) -> io::Result<Tree> {
     let mut pending = vec![(root.to_owned(), b"/".to_vec())];
     while let Some((path, name)) = pending.pop() {
         let metadata = fs::symlink_metadata(&path)?;
-        let kind = metadata.file_type();
+        let file_type = metadata.file_type();
         let device = (major(metadata.rdev()), minor(metadata.rdev()));
-        let what = if kind.is_dir() {
+        let kind = if file_type.is_dir() {
             let parent = if name == b"/" { b"" } else { &name[..] };
             for entry in fs::read_dir(&path)? {
                 let entry = entry?;
                 let name = [parent, b"/", entry.file_name().as_bytes()].concat();
                 pending.push((entry.path(), name));
             }
-            What::Directory
-        } else if kind.is_symlink() {
-            What::Symlink(fs::read_link(&path)?.as_os_str().as_bytes().to_vec())
-        } else if kind.is_char_device() {
-            What::Char(device.0, device.1)
-        } else if kind.is_block_device() {
-            What::Block(device.0, device.1)
-        } else if kind.is_fifo() {
-            What::Fifo
+            InodeKind::Directory
+        } else if file_type.is_symlink() {
+            InodeKind::Symlink(fs::read_link(&path)?.as_os_str().as_bytes().to_vec())
+        } else if file_type.is_char_device() {
+            InodeKind::Char(device.0, device.1)
+        } else if file_type.is_block_device() {
+            InodeKind::Block(device.0, device.1)
+        } else if file_type.is_fifo() {
+            InodeKind::Fifo
         } else {
-            What::File(content(&File::open(&path)?, metadata.size())?)
+            InodeKind::File(content(&File::open(&path)?, metadata.size())?)
         };
         tree.names.insert(name, metadata.ino());
         let inode = Inode {
-            what,
+            kind,
             mode: (metadata.mode() & 0o7777) as u16,
             uid: metadata.uid(),
             gid: metadata.gid(),
@@ -52,7 +52,7 @@ pub fn read(root: &Path) -> io::Result<Tree> {
     Ok(tree.without_lost_and_found())
 }
 
-/// Reads where there is data; a hole may be terabytes.
+/// Reads only the data; a hole may be terabytes long.
 fn content(file: &File, size: u64) -> io::Result<Content> {
     let mut content = Content {
         size,

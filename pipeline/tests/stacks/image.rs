@@ -1,17 +1,17 @@
-//! The tree in an ext4 image, read by hand from the format's description
-//! (the kernel's `Documentation/filesystems/ext4`).
+//! Reads the tree in an ext4 image, parsed after the kernel's
+//! `Documentation/filesystems/ext4`.
 //!
-//! Not with `ext4-view`, which knows no extended attributes, device numbers or
-//! inode numbers; not with `debugfs`, which needs a process for each level and
-//! cannot be asked for a name with a newline. The kernel itself has the last
-//! word about a part of the images ([`crate::kernel`]).
+//! `ext4-view` does not expose extended attributes, device numbers or inode
+//! numbers; `debugfs` needs a process per directory and cannot look up a name with
+//! a newline. For some of the images the kernel's own view is compared as well
+//! ([`crate::kernel`]).
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::tree::{BLOCK, Content, Inode, Tree, What};
+use crate::tree::{BLOCK, Content, Inode, InodeKind, Tree};
 
 const ROOT: u32 = 2;
 const EXTENTS_FLAG: u32 = 0x8_0000;
@@ -19,7 +19,7 @@ const EXTENTS_FLAG: u32 = 0x8_0000;
 /// Reads a whole image.
 ///
 /// # Panics
-/// When it is not the ext4 that is expected here: that is a failed test.
+/// If the image is not valid ext4 with the features expected here.
 pub fn read(path: &Path) -> Tree {
     let file = File::open(path).unwrap();
     let mut superblock = [0; 1024];
@@ -29,7 +29,7 @@ pub fn read(path: &Path) -> Tree {
     let image = Image {
         inodes_per_group: u32_at(&superblock, 0x28),
         inode_size: u64::from(u16_at(&superblock, 0x58)),
-        // Without the feature `64bit` the field is not in use.
+        // The field is valid only with the feature `64bit`.
         descriptor_size: match u32_at(&superblock, 0x60) & 0x80 {
             0 => 32,
             _ => u64::from(u16_at(&superblock, 0xfe)),
@@ -43,14 +43,14 @@ pub fn read(path: &Path) -> Tree {
         let known = tree.inodes.contains_key(&inode);
         assert!(
             tree.names.insert(name.clone(), inode).is_none(),
-            "a name twice"
+            "duplicate name"
         );
         if known {
             continue;
         }
         let raw = image.inode(number);
         let found = image.decoded(&raw);
-        if found.what == What::Directory {
+        if found.kind == InodeKind::Directory {
             let parent = if name == b"/" { Vec::new() } else { name };
             for (part, number) in image.entries(&raw) {
                 pending.push(([&parent[..], b"/", &part].concat(), number));
@@ -84,7 +84,7 @@ impl Image {
             u64::from((number - 1) / self.inodes_per_group),
             u64::from((number - 1) % self.inodes_per_group),
         );
-        // The descriptors follow the superblock's block.
+        // The descriptors follow the block of the superblock.
         let at = BLOCK as u64 + group * self.descriptor_size;
         let mut descriptor = self.bytes(at, self.descriptor_size as usize);
         descriptor.resize(64, 0);
@@ -104,17 +104,17 @@ impl Image {
             0 => ((new >> 8) & 0xfff, (new & 0xff) | ((new >> 12) & 0xf_ff00)),
             old => (old >> 8, old & 0xff),
         };
-        let what = match mode >> 12 {
-            0x4 => What::Directory,
+        let kind = match mode >> 12 {
+            0x4 => InodeKind::Directory,
             0x8 => {
                 let mut content = Content {
                     size,
                     ..Content::default()
                 };
                 content.blocks = self.blocks(raw);
-                What::File(content.without_zeros())
+                InodeKind::File(content.without_zeros())
             }
-            0xa if size < 60 => What::Symlink(raw[0x28..][..size as usize].to_vec()),
+            0xa if size < 60 => InodeKind::Symlink(raw[0x28..][..size as usize].to_vec()),
             0xa => {
                 let mut target = self
                     .blocks(raw)
@@ -122,15 +122,15 @@ impl Image {
                     .flatten()
                     .collect::<Vec<u8>>();
                 target.truncate(size as usize);
-                What::Symlink(target)
+                InodeKind::Symlink(target)
             }
-            0x2 => What::Char(device.0, device.1),
-            0x6 => What::Block(device.0, device.1),
-            0x1 => What::Fifo,
-            other => panic!("an inode of type {other:x}"),
+            0x2 => InodeKind::Char(device.0, device.1),
+            0x6 => InodeKind::Block(device.0, device.1),
+            0x1 => InodeKind::Fifo,
+            other => panic!("inode of type {other:x}"),
         };
         Inode {
-            what,
+            kind,
             mode: mode & 0o7777,
             uid: u32::from(u16_at(raw, 0x78)) << 16 | u32::from(u16_at(raw, 0x2)),
             gid: u32::from(u16_at(raw, 0x7a)) << 16 | u32::from(u16_at(raw, 0x18)),
@@ -139,7 +139,7 @@ impl Image {
         }
     }
 
-    /// The blocks of an inode by their place in the file.
+    /// Returns the blocks of an inode by their logical block number.
     fn blocks(&self, raw: &[u8]) -> BTreeMap<u64, Vec<u8>> {
         assert_ne!(u32_at(raw, 0x20) & EXTENTS_FLAG, 0, "no extents");
         let mut blocks = BTreeMap::new();
@@ -154,7 +154,7 @@ impl Image {
                     continue;
                 }
                 let (logical, length) = (u64::from(u32_at(entry, 0)), u16_at(entry, 4));
-                assert!(length <= 32768, "an extent that is not written");
+                assert!(length <= 32768, "unwritten extent");
                 let physical = joined(u32::from(u16_at(entry, 6)), u32_at(entry, 8));
                 for block in 0..u64::from(length) {
                     blocks.insert(logical + block, self.block(physical + block));
@@ -164,8 +164,8 @@ impl Image {
         blocks
     }
 
-    /// The names in a directory. The index of a sorted one is hidden from this
-    /// way of reading, on purpose of its makers.
+    /// Returns the names in a directory. The index blocks of an htree directory
+    /// look like unused entries to a linear reader, by design of the format.
     fn entries(&self, raw: &[u8]) -> Vec<(Vec<u8>, u32)> {
         let mut entries = Vec::new();
         for block in self.blocks(raw).into_values() {
@@ -176,7 +176,7 @@ impl Image {
                 if number != 0 && !matches!(name, b"." | b"..") {
                     entries.push((name.to_vec(), number));
                 }
-                assert!(length >= 8, "a directory entry without length");
+                assert!(length >= 8, "directory entry of length zero");
                 at += usize::from(length);
             }
         }
@@ -186,7 +186,7 @@ impl Image {
     fn xattrs(&self, raw: &[u8]) -> BTreeMap<Vec<u8>, Vec<u8>> {
         const MAGIC: u32 = 0xea02_0000;
         let mut found = BTreeMap::new();
-        // Behind the inode's fields; values are counted from the first entry.
+        // After the inode's fields; value offsets are relative to the first entry.
         let begin = 128 + usize::from(u16_at(raw, 0x80));
         if begin + 4 <= raw.len() && u32_at(raw, begin) == MAGIC {
             attributes(&raw[begin + 4..], 0, &mut found);
@@ -211,20 +211,20 @@ fn attributes(area: &[u8], mut at: usize, found: &mut BTreeMap<Vec<u8>, Vec<u8>>
             3 => b"system.posix_acl_default",
             4 => b"trusted.",
             6 => b"security.",
-            other => panic!("an attribute of name space {other}"),
+            other => panic!("attribute of namespace {other}"),
         };
         let name = [space, &area[at + 16..][..length]].concat();
         let mut value = area[offset..][..size as usize].to_vec();
         if matches!(index, 2 | 3) {
             value = acl(&value);
         }
-        assert!(found.insert(name, value).is_none(), "an attribute twice");
+        assert!(found.insert(name, value).is_none(), "duplicate attribute");
         at += 16 + length.next_multiple_of(4);
     }
 }
 
-/// From the form of an access control list in ext4 (`fs/ext4/acl.h`) to that of
-/// `getxattr(2)` (`linux/posix_acl_xattr.h`).
+/// Converts an access control list from ext4's format (`fs/ext4/acl.h`) to that
+/// of `getxattr(2)` (`linux/posix_acl_xattr.h`).
 fn acl(stored: &[u8]) -> Vec<u8> {
     assert_eq!(u32_at(stored, 0), 1, "version");
     let mut value = 2u32.to_le_bytes().to_vec();

@@ -1,4 +1,4 @@
-//! What Linux and its tools say about an image.
+//! Checks an image with `e2fsck` and lists it through the kernel.
 
 use std::path::Path;
 use std::process::Command;
@@ -9,20 +9,21 @@ use crate::tree::Times;
 const MOUNTED: &str = "MICROAGENT_TEST_MOUNTED";
 const LISTING: &str = "MICROAGENT_TEST_LISTING";
 
-/// What `e2fsck` finds fault with; nothing if it is content.
+/// Returns the output of `e2fsck` if it finds an error.
 pub fn faults(image: &Path) -> Option<String> {
     let check = Command::new("e2fsck").arg("-fn").arg(image).output();
     let check = check.unwrap();
-    let said = String::from_utf8_lossy(&check.stdout).into_owned();
-    (!check.status.success()).then_some(said)
+    let report = String::from_utf8_lossy(&check.stdout).into_owned();
+    (!check.status.success()).then_some(report)
 }
 
-/// The lines of the tree in an image, mounted in a namespace that ends with
-/// the process that lists it: this test binary's [`lister`].
+/// Lists the tree in an image as the kernel sees it. A child process, [`lister`]
+/// of this test binary, mounts the image in its own mount namespace, which
+/// disappears with the process.
 pub fn lines(image: &Path) -> Vec<String> {
-    let place = tempfile::tempdir().unwrap();
-    let mounted = place.path().join("mounted");
-    let listing = place.path().join("listing");
+    let dir = tempfile::tempdir().unwrap();
+    let mounted = dir.path().join("mounted");
+    let listing = dir.path().join("listing");
     std::fs::create_dir(&mounted).unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "sh", "-c"])
@@ -33,13 +34,13 @@ pub fn lines(image: &Path) -> Vec<String> {
         .env(LISTING, &listing)
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
     let listing = std::fs::read_to_string(listing).unwrap();
     listing.lines().map(str::to_owned).collect()
 }
 
-/// The other half of [`lines`].
+/// The child process of [`lines`].
 #[test]
 #[ignore = "a part of other tests"]
 fn lister() {

@@ -1,4 +1,4 @@
-//! Puts a stack into an OCI image layout, as `image-layout.md` says.
+//! Writes a stack as an OCI image layout (`image-layout.md`).
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::archive;
 use crate::member::{Compression, Stack};
 
-/// Writes the layout, with one image: `latest`.
+/// Writes the layout with one image, tagged `latest`.
 pub fn write(directory: &Path, stack: &Stack) {
     let layout = Layout {
         blobs: directory.join("blobs/sha256"),
@@ -71,7 +71,7 @@ fn compressed(tar: &[u8], compression: Compression) -> Vec<u8> {
         encoder.finish().unwrap()
     };
     let zstd = |data: &[u8]| zstd::encode_all(data, 1).unwrap();
-    // Where headers and content alike are cut.
+    // Cuts at an offset that may fall inside a header or inside content.
     let (one, two) = tar.split_at((tar.len() / 3 + 7).min(tar.len()));
     match compression {
         Compression::Plain => tar.to_vec(),

@@ -1,22 +1,21 @@
-//! Arbitrary stacks of layers, built into file systems by the pipeline and
-//! compared with what an independent model, `umoci`, `e2fsck` and the kernel
-//! make of them.
+//! Random stacks of layers, built into file systems by the pipeline and compared
+//! with an independent model and with `umoci`, `e2fsck` and the kernel.
 //!
-//! | question | module |
+//! | task | module |
 //! |---|---|
-//! | what a layer is made of | `member` |
-//! | which layers there are | `strategy`, `tame` |
-//! | how they become a tar, and an image | `archive`, `layout` |
-//! | what they mean | `model` |
-//! | what a file system or a directory holds | `image`, `directory`, `tree` |
-//! | what others say | `kernel`, `umoci` |
-//! | what must be the same | `check` |
+//! | description of a layer | `member` |
+//! | generation of random layers | `strategy`, `portable` |
+//! | encoding as tar and as OCI image | `archive`, `layout` |
+//! | expected result | `model` |
+//! | reading a file system or a directory | `image`, `directory`, `tree` |
+//! | other implementations | `kernel`, `umoci` |
+//! | the properties | `check` |
 //!
 //! `PROPTEST_CASES` sets the number of cases of each test. A failure prints the
-//! smallest stack that fails, and its seed goes to `regressions.txt` beside this
-//! file: every later run begins with it.
+//! smallest failing stack and appends its seed to `regressions.txt` beside this
+//! file; every later run replays it first.
 
-// Clippy knows test functions, not what they call.
+// Clippy exempts test functions, but not the functions they call.
 #![allow(clippy::unwrap_used)]
 
 mod archive;
@@ -27,30 +26,30 @@ mod kernel;
 mod layout;
 mod member;
 mod model;
+mod portable;
 mod strategy;
-mod tame;
 mod tree;
 mod umoci;
 
 use microagent_tests::{or_skip, root_or_skip, tool};
 
 use crate::check::check;
-use crate::strategy::Manner;
+use crate::strategy::Scope;
 
 #[test]
-fn any_stack_is_the_tree_that_the_model_makes_of_it() {
-    check(2000, Manner::Wild, check::model);
+fn any_stack_builds_the_tree_of_the_model() {
+    check(2000, Scope::Full, check::model);
 }
 
 #[test]
-fn any_file_system_is_whole_and_the_kernel_lists_what_the_model_says() {
+fn any_stack_passes_e2fsck_and_the_kernel_lists_the_tree_of_the_model() {
     root_or_skip!();
-    check(400, Manner::Wild, check::kernel);
+    check(400, Scope::Full, check::kernel);
 }
 
 #[test]
-fn a_stack_that_tools_would_write_is_the_tree_that_umoci_unpacks() {
+fn a_portable_stack_builds_the_tree_that_umoci_unpacks() {
     root_or_skip!();
     or_skip!(tool::find("umoci"));
-    check(400, Manner::Tame, check::umoci);
+    check(400, Scope::Portable, check::umoci);
 }

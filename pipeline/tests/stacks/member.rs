@@ -1,23 +1,23 @@
-//! What a layer is made of, said once and used twice: [`crate::archive`] writes
-//! it as a tar, [`crate::model`] says what it means.
+//! Describes a layer independently of its encoding: [`crate::archive`] encodes it
+//! as a tar, [`crate::model`] computes the expected tree.
 
 use std::fmt;
 
-/// An image, from the bottom up.
+/// The layers of an image, bottom first.
 #[derive(Clone)]
 pub struct Stack {
     pub layers: Vec<Layer>,
-    /// The size that is asked for its file system.
+    /// The requested size of the file system.
     pub size_mib: Option<u64>,
 }
 
-/// A layer and how it is shipped.
+/// A layer and its encoding.
 #[derive(Debug, Clone)]
 pub struct Layer {
     pub members: Vec<Member>,
     pub compression: Compression,
-    pub ending: Ending,
-    /// Whether the tar begins with a global extended header, which means nothing.
+    pub end_of_archive: EndOfArchive,
+    /// Whether the tar begins with a global extended header, which readers ignore.
     pub global_header: bool,
 }
 
@@ -26,25 +26,25 @@ pub struct Layer {
 pub enum Compression {
     Plain,
     Gzip,
-    /// Several gzip members one after another, as parallel compressors write them.
+    /// Several concatenated gzip members, as parallel compressors write them.
     GzipMembers,
     Zstd,
     /// Several frames, with a skippable one between them.
     ZstdFrames,
 }
 
-/// What follows the last member.
+/// The bytes after the last member.
 #[derive(Debug, Clone, Copy)]
-pub enum Ending {
-    /// Two zero blocks.
-    Marked,
-    /// Zeros up to a multiple of 10 KiB, as GNU tar does.
+pub enum EndOfArchive {
+    /// The end-of-archive marker: two zero blocks.
+    Marker,
+    /// The marker, padded with zeros to a multiple of 10 KiB, as GNU tar does.
     Padded,
-    /// Nothing at all.
+    /// Nothing: the archive has no end marker.
     Missing,
 }
 
-/// A member of a layer, as its tar is to say it.
+/// A member of a layer and its encoding in the tar.
 #[derive(Clone)]
 pub struct Member {
     pub name: Vec<u8>,
@@ -71,33 +71,34 @@ pub struct Meta {
     pub gid: u32,
     /// Seconds since 1970, and nanoseconds after that.
     pub mtime: (i64, u32),
-    /// No name twice.
+    /// Names are unique.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// A file's bytes: runs of data, ascending and apart, zeros elsewhere.
+/// The content of a file: runs of data in ascending order without overlap, and
+/// zeros elsewhere.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Body {
     pub size: u64,
     pub runs: Vec<(u64, Vec<u8>)>,
 }
 
-/// How a member is written where tar has several ways.
+/// The encoding of a member where tar allows several.
 #[derive(Debug, Clone, Copy)]
 pub struct Form {
-    /// GNU's extensions rather than PAX records, where GNU has some.
+    /// Use GNU extensions instead of PAX records where they exist.
     pub gnu: bool,
-    /// A long name goes into ustar's prefix field if it fits.
+    /// Split a long name into ustar's prefix and name fields if it fits.
     pub prefix: bool,
-    /// A directory is written as before ustar: a file with a slash at its end.
+    /// Encode a directory as V7 tar does: a file whose name ends in a slash.
     pub old_directory: bool,
     pub sparse: Sparse,
 }
 
-/// The forms of a file with holes.
+/// The encodings of a file with holes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Sparse {
-    /// Every byte is there.
+    /// Not sparse: every byte is stored.
     Dense,
     /// GNU's member type `S`.
     OldGnu,
@@ -106,17 +107,17 @@ pub enum Sparse {
     Pax10,
 }
 
-/// A line for each member: a failure is to be read by people.
+/// One line per member, so that a failure is readable.
 impl fmt::Debug for Stack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:?} MiB", self.size_mib)?;
         for layer in &self.layers {
             let Layer {
                 compression,
-                ending,
+                end_of_archive,
                 ..
             } = layer;
-            writeln!(f, "layer {compression:?} {ending:?}")?;
+            writeln!(f, "layer {compression:?} {end_of_archive:?}")?;
             for member in &layer.members {
                 writeln!(f, "  {member:?}")?;
             }
@@ -127,7 +128,7 @@ impl fmt::Debug for Stack {
 
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Long names are repetitions.
+        // Long names only repeat one byte.
         let text = |bytes: &[u8]| match bytes.get(..60) {
             Some(begin) => format!("{}… ({})", begin.escape_ascii(), bytes.len()),
             None => bytes.escape_ascii().to_string(),

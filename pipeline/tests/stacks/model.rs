@@ -1,20 +1,19 @@
-//! What a stack of layers means, in the simplest way there is: a map from paths
-//! to inodes, to which members are applied one after another.
+//! The reference implementation of layer merging, as simple as possible: a map
+//! from paths to inodes, to which members are applied one after another.
 //!
 //! The rules are those of the OCI image specification (`layer.md`, "Applying
-//! Changesets", "Whiteouts"), and where it leaves a choice the ones that
-//! `docs/architecture.md` and the pipeline's `merge` module announce. Nothing
-//! here calls the pipeline.
+//! Changesets", "Whiteouts"). Where it leaves a choice, `docs/architecture.md` and
+//! the pipeline's `merge` module document ours. Shares no code with the pipeline.
 
 use std::collections::BTreeMap;
 
 use crate::member::{Kind, Member, Meta};
-use crate::tree::{Content, Inode, Tree, What};
+use crate::tree::{Content, Inode, InodeKind, Tree};
 
-/// A path as its parts; the root has none.
+/// The components of a path; the root has none.
 type Path = Vec<Vec<u8>>;
 
-/// A tree in the making.
+/// The tree after the members applied so far.
 #[derive(Debug, Clone)]
 pub struct Model {
     names: BTreeMap<Path, Name>,
@@ -25,11 +24,11 @@ pub struct Model {
 #[derive(Debug, Clone, Copy)]
 struct Name {
     inode: u64,
-    /// The last layer that made the name, or passed through it.
+    /// The last layer that created the name or has a member below it.
     layer: usize,
 }
 
-/// A member that no image may have; why.
+/// An invalid member, with the reason.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Refused(#[allow(dead_code)] pub &'static str);
 
@@ -52,30 +51,30 @@ impl Model {
 
     pub fn apply(&mut self, member: &Member) -> Result<(), Refused> {
         let path = plain_path(&member.name)?;
-        // AUFS's own files.
-        let own = |part: &Vec<u8>| part.starts_with(b".wh..wh.");
-        if path.iter().any(|part| own(part) && part != b".wh..wh..opq") {
+        // Metadata files of AUFS are ignored.
+        let is_aufs = |part: &Vec<u8>| part.starts_with(b".wh..wh.");
+        if (path.iter()).any(|part| is_aufs(part) && part != b".wh..wh..opq") {
             return Ok(());
         }
         let Some((name, parents)) = path.split_last() else {
             return self.root(member);
         };
-        if parents.iter().any(own) {
+        if parents.iter().any(is_aufs) {
             return Ok(());
         }
         if parents.iter().any(|part| part.starts_with(b".wh.")) {
             return Err(Refused("below a whiteout"));
         }
         if name == b".wh..wh..opq" {
-            let directory = self.made(parents)?;
+            let directory = self.make_directory(parents)?;
             self.hide_below(&directory);
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(b".wh.") {
             if matches!(hidden, b"" | b"." | b"..") {
-                return Err(Refused("a whiteout of nothing"));
+                return Err(Refused("whiteout without a file name"));
             }
-            if let Some(directory) = self.found(parents)? {
+            if let Some(directory) = self.find_directory(parents)? {
                 self.hide(&joined(&directory, hidden));
             }
             return Ok(());
@@ -83,20 +82,20 @@ impl Model {
         self.put(parents, name, member)
     }
 
-    /// The paths that are there now, as a tar would name them, with whether
-    /// each is a directory.
+    /// The current paths, as a tar would name them, and whether each is a
+    /// directory.
     pub fn paths(&self) -> Vec<(Vec<u8>, bool)> {
         let path = |(path, name): (&Path, &Name)| {
-            let is_directory = self.inodes[&name.inode].what == What::Directory;
+            let is_directory = self.inodes[&name.inode].kind == InodeKind::Directory;
             (path.join(&b'/'), is_directory)
         };
         self.names.iter().map(path).collect()
     }
 
-    /// Whether a directory is there, or something else; `None` for nothing.
+    /// Whether the path is a directory; `None` if it does not exist.
     pub fn is_directory(&self, path: &[&[u8]]) -> Option<bool> {
         let path: Path = path.iter().map(|part| part.to_vec()).collect();
-        self.what(&path).map(|what| *what == What::Directory)
+        self.kind(&path).map(|kind| *kind == InodeKind::Directory)
     }
 
     pub fn tree(&self) -> Tree {
@@ -112,9 +111,10 @@ impl Model {
 
     fn root(&mut self, member: &Member) -> Result<(), Refused> {
         if member.kind != Kind::Directory {
-            return Err(Refused("the root is a directory"));
+            return Err(Refused("the root is not a directory"));
         }
-        self.inodes.insert(0, inode(What::Directory, &member.meta));
+        self.inodes
+            .insert(0, inode(InodeKind::Directory, &member.meta));
         Ok(())
     }
 
@@ -122,25 +122,26 @@ impl Model {
         let new = match &member.kind {
             Kind::Hardlink(target) => {
                 let number = self.target(target)?;
-                let path = joined(&self.made(parents)?, name);
+                let path = joined(&self.make_directory(parents)?, name);
                 self.remove(&path);
                 self.name(path, number);
                 return Ok(());
             }
             Kind::Symlink(target) if target.is_empty() || target.len() > 4095 => {
-                return Err(Refused("a symbolic link's target"));
+                return Err(Refused("invalid symbolic link target"));
             }
-            Kind::Symlink(target) => What::Symlink(target.clone()),
-            Kind::Directory => What::Directory,
-            Kind::File(body) => What::File(Content::from(body)),
-            Kind::Char(major, minor) => What::Char(*major, *minor),
-            Kind::Block(major, minor) => What::Block(*major, *minor),
-            Kind::Fifo => What::Fifo,
+            Kind::Symlink(target) => InodeKind::Symlink(target.clone()),
+            Kind::Directory => InodeKind::Directory,
+            Kind::File(body) => InodeKind::File(Content::from(body)),
+            Kind::Char(major, minor) => InodeKind::Char(*major, *minor),
+            Kind::Block(major, minor) => InodeKind::Block(*major, *minor),
+            Kind::Fifo => InodeKind::Fifo,
         };
-        let path = joined(&self.made(parents)?, name);
-        // A directory over a directory keeps what is in it.
-        let stays = new == What::Directory && self.what(&path) == Some(&What::Directory);
-        if !stays {
+        let path = joined(&self.make_directory(parents)?, name);
+        // A directory that replaces a directory keeps its content.
+        let keeps_content =
+            new == InodeKind::Directory && self.kind(&path) == Some(&InodeKind::Directory);
+        if !keeps_content {
             self.remove(&path);
         }
         let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
@@ -149,27 +150,27 @@ impl Model {
         Ok(())
     }
 
-    /// The inode that a hard link is to be another name of.
+    /// The inode that a hard link refers to.
     fn target(&self, target: &[u8]) -> Result<u64, Refused> {
         if target.is_empty() {
-            return Err(Refused("a hard link to nothing"));
+            return Err(Refused("a hard link without a target"));
         }
         let path = plain_path(target)?;
         let Some((name, parents)) = path.split_last() else {
             return Err(Refused("a hard link to the root"));
         };
-        let directory = self.found(parents)?;
+        let directory = self.find_directory(parents)?;
         let path = directory.map(|directory| joined(&directory, name));
         let found = path.and_then(|path| self.names.get(&path));
-        let number = found.ok_or(Refused("a hard link to nothing"))?.inode;
-        match self.inodes[&number].what {
-            What::Directory => Err(Refused("a hard link to a directory")),
+        let number = found.ok_or(Refused("a hard link to a missing file"))?.inode;
+        match self.inodes[&number].kind {
+            InodeKind::Directory => Err(Refused("a hard link to a directory")),
             _ => Ok(number),
         }
     }
 
-    /// Where a path really is: symbolic links on the way are followed inside
-    /// the root, the last part is not looked at.
+    /// Resolves a directory path. Symbolic links are followed and cannot leave the
+    /// root.
     fn walk(&self, parts: &[Vec<u8>]) -> Result<Walk, Refused> {
         let mut here: Path = Vec::new();
         let mut ahead: Path = parts.iter().rev().cloned().collect();
@@ -177,16 +178,16 @@ impl Model {
         let mut links = 0;
         while let Some(part) = ahead.pop() {
             if part == b".." {
-                here.pop().ok_or(Refused("a link that climbs out"))?;
+                here.pop().ok_or(Refused("a link that leaves the root"))?;
                 continue;
             }
             let next = joined(&here, &part);
-            match self.what(&next) {
-                Some(What::Directory) => {
+            match self.kind(&next) {
+                Some(InodeKind::Directory) => {
                     passed.push(next.clone());
                     here = next;
                 }
-                Some(What::Symlink(target)) => {
+                Some(InodeKind::Symlink(target)) => {
                     links += 1;
                     if links > 40 {
                         return Err(Refused("a loop of links"));
@@ -220,15 +221,15 @@ impl Model {
         })
     }
 
-    /// The directory of that name, if it is there.
-    fn found(&self, parts: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
+    /// Finds a directory.
+    fn find_directory(&self, parts: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
         let walk = self.walk(parts)?;
         Ok(walk.ahead.is_empty().then_some(walk.here))
     }
 
-    /// The directory of that name; what is missing of it is made, and what is
-    /// in the way gives way.
-    fn made(&mut self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
+    /// Finds or creates a directory. Missing components are created; files in the
+    /// way are replaced.
+    fn make_directory(&mut self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
         let mut parts = parts.to_vec();
         loop {
             let Walk {
@@ -252,7 +253,7 @@ impl Model {
         }
     }
 
-    /// A whiteout: what lower layers have of that name is gone.
+    /// Applies a whiteout: removes the name from lower layers.
     fn hide(&mut self, path: &Path) {
         match self.names.get(path) {
             Some(name) if name.layer < self.layer => self.remove(path),
@@ -277,34 +278,34 @@ impl Model {
         self.names.insert(path, Name { inode, layer });
     }
 
-    /// What a layer leads a name through is the layer's, too.
+    /// A directory on the path of a layer's member belongs to that layer as well.
     fn touch(&mut self, path: &Path) {
         if let Some(name) = self.names.get_mut(path) {
             name.layer = self.layer;
         }
     }
 
-    fn what(&self, path: &Path) -> Option<&What> {
+    fn kind(&self, path: &Path) -> Option<&InodeKind> {
         let name = self.names.get(path)?;
-        Some(&self.inodes[&name.inode].what)
+        Some(&self.inodes[&name.inode].kind)
     }
 }
 
-/// As far as a path leads.
+/// The result of a path lookup.
 struct Walk {
-    /// The last directory that is there.
+    /// The last existing directory.
     here: Path,
-    /// What follows it, last part first.
+    /// The components that do not exist, last one first.
     ahead: Path,
-    /// The directories on the way, where links led included.
+    /// The directories passed, including those reached through links.
     passed: Vec<Path>,
 }
 
-/// The parts of a name in a tar.
+/// Splits a member's name into components.
 fn plain_path(name: &[u8]) -> Result<Path, Refused> {
     let path = parts_of(name);
     if path.iter().any(|part| part == b"..") {
-        return Err(Refused("a name that climbs"));
+        return Err(Refused("a name with .."));
     }
     if name.len() > 4095 || path.iter().any(|part| part.len() > 255) {
         return Err(Refused("a long name"));
@@ -328,20 +329,20 @@ fn is_below(path: &Path, directory: &Path) -> bool {
     path.len() > directory.len() && path.starts_with(directory)
 }
 
-/// A directory that no layer has a member for.
+/// A directory without a member in any layer.
 fn implicit() -> Inode {
     let meta = Meta {
         mode: 0o755,
         ..Meta::default()
     };
-    inode(What::Directory, &meta)
+    inode(InodeKind::Directory, &meta)
 }
 
-/// A member's attributes as a file system gets them: times as an ext4 inode can
-/// hold them, links with the one mode they have, capabilities without the user
-/// who was root in their namespace, no labels of the builder's SELinux, nothing
-/// that is in no namespace of Linux.
-fn inode(what: What, meta: &Meta) -> Inode {
+/// A member's attributes as written to the file system: times are clamped to the
+/// range of an ext4 inode, symbolic links have mode 0777, capabilities lose the
+/// root user id of their namespace, and SELinux labels of the builder as well as
+/// attributes outside Linux's namespaces are dropped.
+fn inode(kind: InodeKind, meta: &Meta) -> Inode {
     const LATEST: i64 = (1 << 34) - (1 << 31) - 1;
     let mtime = match meta.mtime {
         (seconds, _) if seconds > LATEST => (LATEST, 0),
@@ -357,7 +358,7 @@ fn inode(what: What, meta: &Meta) -> Inode {
     let kept = |(name, value): &(Vec<u8>, Vec<u8>)| {
         let known = namespaces.iter().any(|space| name.starts_with(space));
         let value = match (&name[..], value.len(), value.get(3)) {
-            // capabilities(7): VFS_CAP_REVISION_3 is 2 with a user id behind it.
+            // capabilities(7): VFS_CAP_REVISION_3 is revision 2 plus a user id.
             (b"security.capability", 24, Some(3)) => {
                 let mut value = value[..20].to_vec();
                 value[3] = 2;
@@ -368,11 +369,11 @@ fn inode(what: What, meta: &Meta) -> Inode {
         (known && name != b"security.selinux").then(|| (name.clone(), value))
     };
     Inode {
-        mode: match what {
-            What::Symlink(_) => 0o777,
+        mode: match kind {
+            InodeKind::Symlink(_) => 0o777,
             _ => meta.mode,
         },
-        what,
+        kind,
         uid: meta.uid,
         gid: meta.gid,
         mtime,

@@ -1,48 +1,51 @@
-//! Arbitrary stacks of layers.
+//! Random stacks of layers.
 //!
-//! What proptest chooses (and shrinks) is a list of steps that do not know the
-//! tree: "replace the third name there is". [`stack`] turns them into members,
-//! step by step, with the [`Model`] at hand to know what is there. A step that no
-//! image may have is left out, unless it is to be the image's last one.
+//! proptest generates and shrinks a list of steps that do not refer to the tree
+//! by name: "replace the third existing name". [`stack`] turns them into members
+//! one by one; the [`Model`] supplies the existing names. Invalid members are
+//! dropped, except that a rare one is kept as the last member of the image.
 
 use proptest::collection::vec;
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use crate::member::{Body, Compression, Ending, Form, Kind, Layer, Member, Meta, Sparse, Stack};
+use crate::member::{
+    Body, Compression, EndOfArchive, Form, Kind, Layer, Member, Meta, Sparse, Stack,
+};
 use crate::model::Model;
-use crate::tame;
+use crate::portable;
 
-/// How wild the stacks are.
+/// Which members and encodings the stacks use.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Manner {
-    /// Anything a tar can say.
-    Wild,
-    /// What tools write that pack a directory, and that other tools unpack alike.
-    Tame,
+pub enum Scope {
+    /// Everything that a tar can encode.
+    Full,
+    /// What tools that archive a directory write and umoci unpacks the same way
+    /// (see [`portable`]).
+    Portable,
 }
 
-/// Longer names than this are not made; a tree is listed below a mount point,
-/// and Linux ends at 4095.
+/// Maximum length of a generated name in bytes: `PATH_MAX` less room for the
+/// mount point below which the tree is listed.
 const LONGEST: usize = 3500;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Put(Place, Kind, Meta),
-    Link(Place, Index),
-    Hide(Index),
-    HideNothing(Place),
+    Put(PathChoice, Kind, Meta),
+    Link(PathChoice, Index),
+    Whiteout(Index),
+    WhiteoutMissing(PathChoice),
     Opaque(Index),
     /// Many names in one directory, some of them not UTF-8.
-    Crowd(Index, u8),
+    ManyNames(Index, u8),
     Aufs,
-    /// The root directory's own member.
+    /// A member for the root directory.
     Root(Meta),
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum PathChoice {
     Existing(Index),
     Under(Index, Vec<u8>),
     Fresh(Vec<Vec<u8>>),
@@ -56,7 +59,7 @@ struct Spelling {
     form: Form,
 }
 
-pub fn stack(manner: Manner) -> impl Strategy<Value = Stack> {
+pub fn stack(scope: Scope) -> impl Strategy<Value = Stack> {
     let step = (step(), spelling(), weighted(0.01, Just(())));
     let layer = (
         vec(step, 1..16),
@@ -67,10 +70,14 @@ pub fn stack(manner: Manner) -> impl Strategy<Value = Stack> {
             Compression::Zstd,
             Compression::ZstdFrames,
         ]),
-        select(vec![Ending::Marked, Ending::Padded, Ending::Missing]),
+        select(vec![
+            EndOfArchive::Marker,
+            EndOfArchive::Padded,
+            EndOfArchive::Missing,
+        ]),
         prop::bool::weighted(0.1),
     );
-    // Small ones are quick; the size that is chosen for content is rarely tried.
+    // Small file systems are fast to build; the default size is rarely used.
     let size = prop_oneof![60 => (16u64..24).prop_map(Some), 1 => Just(None)];
     (vec(layer, 1..7), size).prop_map(move |(layers, size_mib)| {
         let mut model = Model::default();
@@ -79,28 +86,28 @@ pub fn stack(manner: Manner) -> impl Strategy<Value = Stack> {
             size_mib,
         };
         let mut refused = false;
-        for (steps, compression, ending, global_header) in layers {
+        for (steps, compression, end_of_archive, global_header) in layers {
             model.begin_layer();
             let mut layer = Layer {
                 members: Vec::new(),
                 compression,
-                ending,
+                end_of_archive,
                 global_header,
             };
-            if manner == Manner::Tame {
-                layer.compression = tame::compression(compression);
+            if scope == Scope::Portable {
+                layer.compression = portable::compression(compression);
                 layer.global_header = false;
             }
             for (step, spelling, keep) in steps {
                 for member in members(step, &spelling, &model) {
-                    let member = match manner {
-                        Manner::Wild => Some(member),
-                        Manner::Tame => tame::member(member, &model, &layer),
+                    let member = match scope {
+                        Scope::Full => Some(member),
+                        Scope::Portable => portable::member(member, &model, &layer),
                     };
                     let Some(member) = member else { continue };
                     let mut next = model.clone();
                     let possible = member.name.len() < LONGEST && next.apply(&member).is_ok();
-                    let kept = manner == Manner::Wild && keep.is_some();
+                    let kept = scope == Scope::Full && keep.is_some();
                     if !refused && (possible || kept) {
                         layer.members.push(member);
                         refused = !possible;
@@ -128,10 +135,10 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
         b"" => name.to_vec(),
         directory => [directory, b"/", name].concat(),
     };
-    let resolve = |place: &Place| match place {
-        Place::Existing(index) => pick(index, None),
-        Place::Under(index, name) => under(&pick(index, Some(true)), name),
-        Place::Fresh(parts) => parts.join(&b'/'),
+    let resolve = |path: &PathChoice| match path {
+        PathChoice::Existing(index) => pick(index, None),
+        PathChoice::Under(index, name) => under(&pick(index, Some(true)), name),
+        PathChoice::Fresh(parts) => parts.join(&b'/'),
     };
     let hidden = |path: &[u8]| match path.iter().rposition(|byte| *byte == b'/') {
         Some(slash) => under(&path[..slash], &[b".wh.", &path[slash + 1..]].concat()),
@@ -143,52 +150,55 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
         meta,
         form: spelling.form,
     };
-    let mark = |name: Vec<u8>| member(name, Kind::File(Body::default()), Meta::default());
+    let empty_file = |name: Vec<u8>| member(name, Kind::File(Body::default()), Meta::default());
     match step {
-        Step::Put(place, mut kind, meta) => {
-            // Linux has no such attributes on anything else.
-            let meta = without_impossible(meta, &kind);
+        Step::Put(path, mut kind, meta) => {
+            // Linux does not support these attributes on other types.
+            let meta = without_impossible_xattrs(meta, &kind);
             if let (Kind::File(body), Sparse::Dense) = (&mut kind, spelling.form.sparse) {
-                // Written out in full, which must have an end.
+                // All bytes are stored, so the size must be bounded.
                 body.size = body.size.min(300_000);
                 body.runs
                     .retain(|(at, data)| at + data.len() as u64 <= body.size);
             }
-            vec![member(resolve(&place), kind, meta)]
+            vec![member(resolve(&path), kind, meta)]
         }
-        Step::Link(place, index) => {
+        Step::Link(path, index) => {
             let target = pick(&index, Some(false));
             let target = [spelling.prefix, &target].concat();
             vec![member(
-                resolve(&place),
+                resolve(&path),
                 Kind::Hardlink(target),
                 Meta::default(),
             )]
         }
-        Step::Hide(index) => vec![mark(hidden(&pick(&index, None)))],
-        Step::HideNothing(place) => vec![mark(hidden(&resolve(&place)))],
-        Step::Opaque(index) => vec![mark(under(&pick(&index, Some(true)), b".wh..wh..opq"))],
-        Step::Crowd(index, seed) => {
+        Step::Whiteout(index) => vec![empty_file(hidden(&pick(&index, None)))],
+        Step::WhiteoutMissing(path) => vec![empty_file(hidden(&resolve(&path)))],
+        Step::Opaque(index) => vec![empty_file(under(
+            &pick(&index, Some(true)),
+            b".wh..wh..opq",
+        ))],
+        Step::ManyNames(index, seed) => {
             let directory = pick(&index, Some(true));
             let one = |number: u8| {
                 let mut name = format!("{number}{}", "n".repeat(180)).into_bytes();
                 if number % 8 == seed {
                     name[100] = 0xff;
                 }
-                mark(under(&directory, &name))
+                empty_file(under(&directory, &name))
             };
             (0..60).map(one).collect()
         }
         Step::Aufs => vec![
-            mark(b".wh..wh.plnk/12.34".to_vec()),
-            mark(b".wh..wh.aufs".to_vec()),
+            empty_file(b".wh..wh.plnk/12.34".to_vec()),
+            empty_file(b".wh..wh.aufs".to_vec()),
         ],
         Step::Root(meta) => vec![member(Vec::new(), Kind::Directory, meta)],
     }
 }
 
 impl Spelling {
-    /// One of the ways to write a name, which all mean the same.
+    /// Spells a name in one of several equivalent ways.
     fn of(&self, name: Vec<u8>, kind: &Kind) -> Vec<u8> {
         let mut spelled = self.prefix.to_vec();
         for byte in &name {
@@ -207,7 +217,7 @@ impl Spelling {
     }
 }
 
-fn without_impossible(mut meta: Meta, kind: &Kind) -> Meta {
+fn without_impossible_xattrs(mut meta: Meta, kind: &Kind) -> Meta {
     meta.xattrs.retain(|(name, _)| match kind {
         Kind::File(_) => true,
         Kind::Directory => name != b"security.capability",
@@ -218,26 +228,26 @@ fn without_impossible(mut meta: Meta, kind: &Kind) -> Meta {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (place(), kind(), meta()).prop_map(|(p, k, m)| Step::Put(p, k, m)),
-        3 => (place(), any::<Index>()).prop_map(|(p, i)| Step::Link(p, i)),
-        2 => any::<Index>().prop_map(Step::Hide),
-        1 => place().prop_map(Step::HideNothing),
+        12 => (path_choice(), kind(), meta()).prop_map(|(p, k, m)| Step::Put(p, k, m)),
+        3 => (path_choice(), any::<Index>()).prop_map(|(p, i)| Step::Link(p, i)),
+        2 => any::<Index>().prop_map(Step::Whiteout),
+        1 => path_choice().prop_map(Step::WhiteoutMissing),
         1 => any::<Index>().prop_map(Step::Opaque),
         1 => meta().prop_map(Step::Root),
-        // Rare: they make a case slow.
+        // Rare, because ManyNames makes a case slow.
         1 => (prop::bool::weighted(0.1), any::<Index>(), 0u8..16).prop_map(|(crowd, i, seed)| {
-            if crowd { Step::Crowd(i, seed) } else { Step::Aufs }
+            if crowd { Step::ManyNames(i, seed) } else { Step::Aufs }
         }),
     ]
 }
 
-fn place() -> impl Strategy<Value = Place> {
+fn path_choice() -> impl Strategy<Value = PathChoice> {
     let long_way = (vec(component(), 20..60), vec(component(), 1..3));
     prop_oneof![
-        40 => any::<Index>().prop_map(Place::Existing),
-        40 => (any::<Index>(), component()).prop_map(|(i, c)| Place::Under(i, c)),
-        40 => vec(component(), 1..4).prop_map(Place::Fresh),
-        1 => long_way.prop_map(|(way, end)| Place::Fresh([way, end].concat())),
+        40 => any::<Index>().prop_map(PathChoice::Existing),
+        40 => (any::<Index>(), component()).prop_map(|(i, c)| PathChoice::Under(i, c)),
+        40 => vec(component(), 1..4).prop_map(PathChoice::Fresh),
+        1 => long_way.prop_map(|(way, end)| PathChoice::Fresh([way, end].concat())),
     ]
 }
 
@@ -322,7 +332,7 @@ fn body() -> impl Strategy<Value = Body> {
     let hole = prop_oneof![
         3 => Just(0u64),
         2 => select(vec![1u64, 511, 512, 4095, 4096, 4097, 100_000]),
-        // Sizes of terabytes, with nothing in them.
+        // Holes of up to a terabyte.
         1 => select(vec![1u64 << 31, (1 << 33) + 5, 1 << 40]),
     ];
     let length = prop_oneof![
@@ -331,14 +341,14 @@ fn body() -> impl Strategy<Value = Body> {
     ];
     let byte = prop_oneof![5 => 1u8..=255, 1 => Just(0u8)];
     let few = vec((hole.clone(), length, byte.clone()), 0..4);
-    // More runs than the old form has room for in one header.
+    // More runs than fit into an old GNU header.
     let many = vec((select(vec![1u64, 4096, 5000]), 1usize..3, byte), 4..60);
     let runs = prop_oneof![8 => few, 1 => many];
     (runs, hole).prop_map(|(runs, end)| {
         let mut body = Body::default();
         for (hole, length, first) in runs {
             let at = body.size + hole;
-            // Every byte tells where it is, unless all are zero.
+            // The bytes vary with their position, unless all are zero.
             let step = u8::from(first != 0);
             let bytes = (0..length).map(|i| first.wrapping_add((i / 7) as u8 * step));
             body.runs.push((at, bytes.collect()));

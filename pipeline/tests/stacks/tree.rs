@@ -1,4 +1,4 @@
-//! File trees that can be compared, wherever they were found.
+//! The common representation of file trees for comparison.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::member::Body;
 
 pub const BLOCK: usize = 4096;
 
-/// Names and what they name. The root is `/`.
+/// Names and inodes. The root is `/`.
 #[derive(Debug, Clone, Default)]
 pub struct Tree {
     pub names: BTreeMap<Vec<u8>, u64>,
@@ -17,7 +17,7 @@ pub struct Tree {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Inode {
-    pub what: What,
+    pub kind: InodeKind,
     pub mode: u16,
     pub uid: u32,
     pub gid: u32,
@@ -26,7 +26,7 @@ pub struct Inode {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub enum What {
+pub enum InodeKind {
     Directory,
     File(Content),
     Symlink(Vec<u8>),
@@ -35,7 +35,7 @@ pub enum What {
     Fifo,
 }
 
-/// A file's length, and its blocks of 4 KiB that are not all zero.
+/// The length of a file and its 4 KiB blocks that are not all zero.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Content {
     pub size: u64,
@@ -43,7 +43,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// Writes data that begins anywhere.
+    /// Writes data at any offset.
     pub fn write(&mut self, mut at: u64, mut data: &[u8]) {
         while !data.is_empty() {
             let (number, into) = (at / BLOCK as u64, at as usize % BLOCK);
@@ -75,18 +75,18 @@ impl From<&Body> for Content {
     }
 }
 
-/// What two listings are compared by.
+/// Which modification times a listing includes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Times {
     All,
-    /// To unpack a later layer changes a directory's time, and tools differ
-    /// about restoring it.
-    NotOfDirectories,
+    /// Unpacking a later layer changes a directory's time; not all tools restore
+    /// it.
+    ExceptDirectories,
 }
 
 impl Tree {
-    /// A line for each name, with everything that makes the file what it is.
-    /// Names of one inode name the first of them.
+    /// One line per name with all attributes of the file. Hard links are shown by
+    /// their first name.
     pub fn lines(&self, times: Times) -> Vec<String> {
         let mut first: BTreeMap<u64, (&[u8], usize)> = BTreeMap::new();
         for (name, inode) in &self.names {
@@ -97,12 +97,12 @@ impl Tree {
             let mut line = format!(
                 "{} {} {:04o} {}:{}",
                 name.escape_ascii(),
-                inode.what.text(),
+                inode.kind.text(),
                 inode.mode,
                 inode.uid,
                 inode.gid
             );
-            if times == Times::All || inode.what != What::Directory {
+            if times == Times::All || inode.kind != InodeKind::Directory {
                 let (seconds, nanos) = inode.mtime;
                 line += &format!(" mtime={seconds}.{nanos:09}");
             }
@@ -118,12 +118,12 @@ impl Tree {
         self.names.iter().map(line).collect()
     }
 
-    /// Takes away an empty `/lost+found`, which is the file system's own.
+    /// Removes an empty `/lost+found`, which the file system itself creates.
     pub fn without_lost_and_found(mut self) -> Tree {
         let inside = b"/lost+found/";
         let is_empty = !self.names.keys().any(|name| name.starts_with(inside));
         let number = self.names.get(&b"/lost+found"[..]);
-        let is_directory = number.is_some_and(|n| self.inodes[n].what == What::Directory);
+        let is_directory = number.is_some_and(|n| self.inodes[n].kind == InodeKind::Directory);
         if is_empty && is_directory {
             self.names.remove(&b"/lost+found"[..]);
         }
@@ -131,11 +131,11 @@ impl Tree {
     }
 }
 
-impl What {
+impl InodeKind {
     fn text(&self) -> String {
         match self {
-            What::Directory => "directory".into(),
-            What::File(content) => {
+            InodeKind::Directory => "directory".into(),
+            InodeKind::File(content) => {
                 let mut all = Vec::new();
                 for (number, block) in &content.blocks {
                     all.extend(number.to_le_bytes());
@@ -144,15 +144,15 @@ impl What {
                 let digest = Digest::of(&all).hex();
                 format!("file {} {}", content.size, &digest[..16])
             }
-            What::Symlink(target) => format!("link {}", target.escape_ascii()),
-            What::Char(major, minor) => format!("char {major}:{minor}"),
-            What::Block(major, minor) => format!("block {major}:{minor}"),
-            What::Fifo => "fifo".into(),
+            InodeKind::Symlink(target) => format!("link {}", target.escape_ascii()),
+            InodeKind::Char(major, minor) => format!("char {major}:{minor}"),
+            InodeKind::Block(major, minor) => format!("block {major}:{minor}"),
+            InodeKind::Fifo => "fifo".into(),
         }
     }
 }
 
-/// The lines that only one of two listings has.
+/// Returns the lines that occur in only one of two listings.
 pub fn difference(expected: &[String], found: &[String]) -> String {
     let only = |these: &[String], others: &[String], sign| {
         let others: std::collections::BTreeSet<&String> = others.iter().collect();

@@ -1,4 +1,4 @@
-//! What `umoci unpack` makes of an image.
+//! Unpacks an image with `umoci`.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,13 +6,13 @@ use std::process::Command;
 use crate::directory;
 use crate::tree::Tree;
 
-/// The tree that the image `latest` of a layout is unpacked to.
+/// Unpacks the image `latest` of a layout.
 ///
 /// # Errors
-/// What umoci says when it refuses.
+/// umoci's standard error if it fails.
 pub fn unpacked(layout: &Path) -> Result<Tree, String> {
-    let place = tempfile::tempdir().unwrap();
-    let bundle = place.path().join("bundle");
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("bundle");
     let output = Command::new("umoci")
         .args(["unpack", "--image"])
         .arg(format!("{}:latest", layout.display()))

@@ -1,71 +1,73 @@
-//! What a stack may hold that is to be compared with umoci 0.4.7: layers as tools
-//! write them that pack a directory, less what umoci is known to unpack in
-//! another way than the specification or any Linux would have it. Each exclusion
-//! says why; all of it is compared with the model nevertheless.
+//! Restricts a stack for the comparison with umoci 0.4.7: layers as tools write
+//! them that archive a directory, without the cases in which umoci is known to
+//! deviate from the specification or from Linux. Each exclusion has its reason
+//! beside it; the model comparison covers the excluded cases.
 
 use crate::member::{Compression, Kind, Layer, Member, Sparse};
 use crate::model::Model;
 
-/// umoci fills holes with zeros.
+/// Maximum file size in bytes: umoci writes holes as zeros.
 const LARGEST: u64 = 1 << 20;
 
-/// The compressions that umoci 0.4.7 knows.
+/// Replaces a compression that umoci 0.4.7 does not support.
 pub fn compression(compression: Compression) -> Compression {
     match compression {
         Compression::Zstd => Compression::Gzip,
         Compression::ZstdFrames => Compression::GzipMembers,
-        known => known,
+        supported => supported,
     }
 }
 
-/// The member, or nothing if it does not belong here. `layer` is what its layer
-/// has so far.
+/// Adjusts the member, or returns `None` to exclude it. `layer` holds the
+/// preceding members of its layer.
 pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member> {
     let path = parts(&member.name);
     let name = path.last().copied().unwrap_or_default();
-    // umoci unpacks the files of AUFS like any others.
+    // umoci unpacks AUFS metadata files like any other file.
     if path
         .iter()
         .any(|part| part.starts_with(b".wh..wh.") && part != b".wh..wh..opq")
     {
         return None;
     }
-    // What is in a file system's own directory is refused, and told so.
+    // The pipeline rejects files in /lost+found.
     if path.first() == Some(&&b"lost+found"[..]) {
         return None;
     }
-    // Whoever packs a directory meets every name once.
+    // Archiving a directory yields each name once,
     let is_there = |other: &Member| {
         let other = parts(&other.name);
         match member.kind {
             Kind::Directory => other == path,
-            // Nothing is below a file, either.
+            // and nothing below a file,
             _ => other.starts_with(&path),
         }
     };
     if layer.members.iter().any(is_there) {
         return None;
     }
-    // ... and finds directories on the way to it, not links and files.
+    // and only directories as parents,
     for length in 1..path.len() {
         if model.is_directory(&path[..length]) == Some(false) {
             return None;
         }
     }
-    // ... and does not tell what lower layers lose after what it adds, or of
-    // what is below a name that they lose.
+    // and whiteouts before all other members, none of them below a name that is
+    // whited out.
     if let Some(hidden) = name.strip_prefix(b".wh.") {
-        let mut lost = path.clone();
-        lost.pop();
+        let mut target = path.clone();
+        target.pop();
         if name != b".wh..wh..opq" {
-            lost.push(hidden);
+            target.push(hidden);
         }
-        let late = |other: &Member| !is_mark(other) || parts(&other.name).starts_with(&lost);
-        if layer.members.iter().any(late) {
+        let conflicts =
+            |other: &Member| !is_whiteout(other) || parts(&other.name).starts_with(&target);
+        if layer.members.iter().any(conflicts) {
             return None;
         }
     }
-    // umoci removes what is there before it links, the target included.
+    // umoci removes the existing tree before it links, even if that contains the
+    // target.
     if let Kind::Hardlink(target) = &member.kind
         && parts(target).starts_with(&path)
     {
@@ -76,17 +78,17 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
     {
         return None;
     }
-    // umoci does not know the type of old sparse files.
+    // umoci does not support old GNU sparse members.
     if member.form.sparse == Sparse::OldGnu {
         member.form.sparse = Sparse::Pax10;
     }
-    // A directory that umoci has to make inherits the group of a setgid one.
+    // A directory that umoci creates inherits the group of a setgid parent.
     if member.kind == Kind::Directory {
         member.meta.mode &= !0o2000;
     }
-    // Go takes an empty record for one that is taken back.
+    // Go's archive/tar treats an empty PAX record as a deletion.
     member.meta.xattrs.retain(|(_, value)| !value.is_empty());
-    // At the ends and beyond them the host cuts, as its file system may need.
+    // The host's file system may clamp times at or beyond the 32-bit limits.
     let (seconds, _) = member.meta.mtime;
     if !(1 - (1 << 31)..1 << 31).contains(&seconds) {
         member.meta.mtime = (0, 0);
@@ -94,7 +96,7 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
     Some(member)
 }
 
-fn is_mark(member: &Member) -> bool {
+fn is_whiteout(member: &Member) -> bool {
     let path = parts(&member.name);
     path.last().is_some_and(|name| name.starts_with(b".wh."))
 }

@@ -1,59 +1,59 @@
-//! A server that answers as a test says, one request a connection, and writes
-//! down what it was asked: what stands before a real registry when a test is
-//! about who asks whom for what.
+//! An HTTP server that answers as scripted by the test, one request per connection,
+//! and records its requests. Tests of authentication and redirects put it in front
+//! of a real registry.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A request, as far as tests look at it.
+/// The parts of a request that tests check.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Request {
     pub method: String,
     pub path: String,
     pub authorization: Option<String>,
     pub body: String,
 }
 
-pub struct Front {
+pub struct ScriptedServer {
     pub address: String,
-    seen: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
-impl Front {
-    /// `answer` is given the server's own address and the request.
-    pub fn start(answer: impl Fn(&str, &Asked) -> String + Send + 'static) -> Front {
+impl ScriptedServer {
+    /// Starts a server. `answer` receives the server's address and the request.
+    pub fn start(answer: impl Fn(&str, &Request) -> String + Send + 'static) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let front = Front {
+        let server = ScriptedServer {
             address: listener.local_addr().unwrap().to_string(),
-            seen: Arc::default(),
+            requests: Arc::default(),
         };
-        let (address, seen) = (front.address.clone(), Arc::clone(&front.seen));
+        let (address, requests) = (server.address.clone(), Arc::clone(&server.requests));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                if let Some(asked) = read(&stream) {
-                    seen.lock().unwrap().push(asked.clone());
-                    let _ = (&stream).write_all(answer(&address, &asked).as_bytes());
+                if let Some(request) = read(&stream) {
+                    requests.lock().unwrap().push(request.clone());
+                    let _ = (&stream).write_all(answer(&address, &request).as_bytes());
                 }
             }
         });
-        front
+        server
     }
 
-    pub fn seen(&self) -> Vec<Asked> {
-        self.seen.lock().unwrap().clone()
+    pub fn requests(&self) -> Vec<Request> {
+        self.requests.lock().unwrap().clone()
     }
 
-    /// The requests whose path begins so.
-    pub fn seen_at(&self, path: &str) -> Vec<Asked> {
-        let mut seen = self.seen();
-        seen.retain(|asked| asked.path.starts_with(path));
-        seen
+    /// The requests whose path starts with `path`.
+    pub fn requests_to(&self, path: &str) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.path.starts_with(path));
+        requests
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+fn read(stream: &TcpStream) -> Option<Request> {
     let mut reader = BufReader::new(stream);
     let mut lines = reader.by_ref().lines().map_while(Result::ok);
     let request = lines.next()?;
@@ -68,7 +68,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     let mut body = String::new();
     (reader.take(length.unwrap_or(0)).read_to_string(&mut body)).ok()?;
     let mut words = request.split(' ').map(str::to_owned);
-    Some(Asked {
+    Some(Request {
         method: words.next()?,
         path: words.next()?,
         authorization: header("authorization"),
@@ -76,16 +76,16 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     })
 }
 
-/// An answer with header lines and a body.
+/// Formats a response with header lines and a body.
 pub fn answer(status: u16, headers: &[&str], body: &str) -> String {
     let length = body.len();
     let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     format!(
-        "HTTP/1.1 {status} Said\r\n{lines}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        "HTTP/1.1 {status} Scripted\r\n{lines}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
     )
 }
 
-/// A redirect to the same path of another server.
+/// A redirect to the same path on another server.
 pub fn redirect(to: &str, path: &str) -> String {
     answer(307, &[&format!("Location: http://{to}{path}")], "")
 }
