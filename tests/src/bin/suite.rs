@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("suite: {}", microagent_tests::one_line(&*error));
+            eprintln!("suite: {}", microagent_tests::error_chain(&*error));
             ExitCode::from(125)
         }
     }
