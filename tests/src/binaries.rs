@@ -1,28 +1,28 @@
-//! Where the programs under test are.
+//! Paths of the programs under test.
 //!
-//! `$MICROAGENT_BIN_DIR`, which `make test` sets, or `dist/` in cargo's target directory, where
-//! `make build` puts them side by side, as a person gets them.
+//! They are in `$MICROAGENT_BIN_DIR`, which `make test` sets, or in `dist/` of cargo's target
+//! directory, where `make build` installs them as in a release.
 
 use std::path::{Path, PathBuf};
 
-/// The command line.
+/// The path of the command line.
 pub fn microagent() -> PathBuf {
     program("microagent")
 }
 
-/// The monitor's process; static.
+/// The path of the monitor, a static program.
 pub fn supervisor() -> PathBuf {
     program("microagent-supervisor")
 }
 
-/// The guest's PID 1; static.
+/// The path of the guest's PID 1, a static program.
 pub fn agent() -> PathBuf {
     program("microagent-guest")
 }
 
 /// # Panics
 ///
-/// When it has not been built.
+/// If it has not been built.
 fn program(name: &str) -> PathBuf {
     let path = directory().join(name);
     assert!(
@@ -40,19 +40,19 @@ fn directory() -> PathBuf {
     }
 }
 
-/// A directory for what is made from the programs under test, and goes with them.
+/// A directory for files derived from the programs under test, deleted together with them.
 pub(crate) fn scratch() -> PathBuf {
     profile_directory()
         .with_file_name("tmp")
         .join("microagent-tests")
 }
 
-/// A helper program of this crate, which cargo builds before its tests.
+/// The path of a helper program of this crate, which cargo builds before its tests.
 pub(crate) fn of_this_crate(name: &str) -> PathBuf {
     profile_directory().join(name)
 }
 
-/// `target/debug`: tests are in `target/debug/deps/`, programs in `target/debug/`.
+/// `target/debug`. Test programs are in `target/debug/deps/`, other programs in `target/debug/`.
 fn profile_directory() -> PathBuf {
     let this = std::env::current_exe().expect("a running program has a path");
     let directory = this.parent().unwrap_or(Path::new("."));

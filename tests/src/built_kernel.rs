@@ -1,9 +1,8 @@
-//! The guest kernel that `microagent kernel build` makes, compiled once for all tests.
+//! The guest kernel built by `microagent kernel build`, compiled once for all tests.
 //!
-//! Compiling takes minutes, so the state directory it was done in is kept in the cache, under what
-//! the kernel is made from: the source package, the fragment, the compiler. What the product makes
-//! of a key is its own affair: it is asked again with the cached state, and compiles where it finds
-//! that something has changed.
+//! Compiling takes minutes, so the state directory of the build is cached, keyed by the inputs of
+//! the kernel: the source package, the configuration fragment, the compiler. The build runs again
+//! on a copy of the cached state, so the product itself decides whether it must compile.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,19 +11,19 @@ use std::time::Duration;
 use crate::microagent::Host;
 use crate::{Error, cache, tool};
 
-/// The package that the product takes the source from.
+/// The package with the kernel source that the product uses.
 pub const PACKAGE: &str = "linux-source-6.1";
 
-/// What decides the kernel's bytes, below the top directory.
+/// The files that determine the kernel's content.
 const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/src/kernel/build");
 
-/// How long a build may take on a small, busy host.
+/// Time limit of a build on a small, busy host.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
-/// The distribution's package with the kernel's source.
+/// Downloads the distribution's package with the kernel source and returns its path.
 ///
 /// # Errors
-/// [`Error::Missing`] where there is no apt.
+/// [`Error::Missing`] if the host has no apt.
 pub fn source() -> Result<PathBuf, Error> {
     for program in ["apt-get", "apt-cache", "dpkg-deb"] {
         tool::find(program)?;
@@ -49,10 +48,10 @@ pub fn source() -> Result<PathBuf, Error> {
     Ok(entry.join("source.deb"))
 }
 
-/// A machine on which `kernel build` has been done.
+/// An environment in which `kernel build` has run.
 ///
 /// # Errors
-/// [`Error::Missing`] where there is no apt, or a tool that the build needs.
+/// [`Error::Missing`] if the host lacks apt or a build tool.
 pub fn host() -> Result<Host, Error> {
     for program in ["make", "gcc", "ld", "flex", "bison", "bc"] {
         tool::find(program)?;
@@ -69,7 +68,7 @@ pub fn host() -> Result<Host, Error> {
     Ok(host)
 }
 
-/// A name for what the kernel is made from.
+/// The cache key of the kernel's inputs.
 fn key(source: &Path) -> Result<String, Error> {
     let entry = source.parent().and_then(Path::file_name);
     let version = entry.unwrap_or_default().to_string_lossy().into_owned();

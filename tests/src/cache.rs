@@ -1,9 +1,9 @@
-//! What is expensive to make and kept between runs.
+//! A cache of expensive artifacts between runs.
 //!
-//! `${XDG_CACHE_HOME:-~/.cache}/microagent-tests/<key>/`, where the key names what the entry is
-//! made from. An entry is made once, in a directory beside it that is renamed into place, under a
-//! lock; so several test processes can ask for it at once, and a half-made one is never seen.
-//! Deleting any of it at any time costs time only.
+//! An entry is the directory `${XDG_CACHE_HOME:-~/.cache}/microagent-tests/<key>/`; the key names
+//! its inputs. An entry is created under a lock in a temporary directory, which is renamed into
+//! place, so several test processes can request it at once and never see an incomplete one.
+//! Entries may be deleted at any time; they are created again.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 
 use crate::Error;
 
-/// The directory of all entries.
+/// The directory of the cache.
 pub fn root() -> Result<PathBuf, Error> {
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
@@ -24,12 +24,12 @@ pub fn root() -> Result<PathBuf, Error> {
     Ok(root)
 }
 
-/// The entry `key`, made by `make` in an empty directory when it is not there.
+/// Returns the entry `key`. If it does not exist, `make` creates it in an empty directory.
 pub fn entry(key: &str, make: impl FnOnce(&Path) -> Result<(), Error>) -> Result<PathBuf, Error> {
     entry_in(&root()?, key, make)
 }
 
-/// As [`entry`], in another directory, which is made when it is missing.
+/// Like [`entry`], in the directory `root`, which is created if it does not exist.
 pub fn entry_in(
     root: &Path,
     key: &str,
@@ -47,13 +47,13 @@ pub fn entry_in(
     if entry.is_dir() {
         return Ok(entry);
     }
-    let making = root.join(format!("{key}.making"));
-    if making.exists() {
-        // Left by a process that was killed; the lock says that nobody is at it.
-        fs::remove_dir_all(&making).map_err(Error::file(&making))?;
+    let temporary = root.join(format!("{key}.making"));
+    if temporary.exists() {
+        // Left by a killed process; nobody writes to it, because we hold the lock.
+        fs::remove_dir_all(&temporary).map_err(Error::file(&temporary))?;
     }
-    fs::create_dir(&making).map_err(Error::file(&making))?;
-    make(&making)?;
-    fs::rename(&making, &entry).map_err(Error::file(&entry))?;
+    fs::create_dir(&temporary).map_err(Error::file(&temporary))?;
+    make(&temporary)?;
+    fs::rename(&temporary, &entry).map_err(Error::file(&entry))?;
     Ok(entry)
 }

@@ -1,11 +1,11 @@
-//! Certificates as `openssl` makes them.
+//! Certificates created with `openssl`.
 
 use std::path::{Path, PathBuf};
 
 use crate::{Error, tool};
 
-/// A self-signed certificate for the host `name`, which is no authority for others, and its key:
-/// two PEM files in `directory`.
+/// Creates a self-signed certificate for the host `name`, which is not a certificate authority, and
+/// its key: two PEM files in `directory`.
 pub fn self_signed(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf), Error> {
     let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
     let subject = format!("/CN={name}");

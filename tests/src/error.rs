@@ -1,49 +1,49 @@
-//! What can go wrong in the harness itself.
+//! Errors of the harness itself.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// The harness could not do its part; says nothing about the product.
+/// A failure of the harness, as opposed to one of the product.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A program that the tests need is not installed.
+    /// A required program is not installed.
     #[error("{program} is not installed (tests/host/install.sh test installs it)")]
     Missing {
         /// Its name.
         program: String,
     },
-    /// A program ended with a failure.
+    /// A program failed.
     #[error("{command}: {status}: {stderr}")]
     Tool {
-        /// What was run.
+        /// The command.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: std::process::ExitStatus,
-        /// The end of what it said.
+        /// The last part of its standard error.
         stderr: String,
     },
-    /// A file could not be handled.
+    /// An operation on a file failed.
     #[error("{path}")]
     File {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         source: io::Error,
     },
-    /// Something did not happen in time.
-    #[error("{what} did not happen within {limit:?}; last seen: {seen}")]
+    /// An event did not happen within its time limit.
+    #[error("timed out after {limit:?} waiting for {what}; last output: {seen}")]
     Late {
-        /// What was awaited.
+        /// The event.
         what: String,
-        /// How long.
+        /// The time limit.
         limit: Duration,
-        /// The end of what was seen until then.
+        /// The last part of the output so far.
         seen: String,
     },
-    /// The lab's machine ended or spoke otherwise than agreed.
+    /// The lab's machine stopped or violated the protocol.
     #[error("the lab failed: {what}; its console ends with: {console}")]
     Lab {
         /// What happened.
@@ -51,30 +51,30 @@ pub enum Error {
         /// The last lines of its kernel.
         console: String,
     },
-    /// No process of the lab's machine runs any more, though it was booted several times.
+    /// The lab's machine hung in every one of several boots.
     #[error(
-        "the lab's kernel stood still for {limit:?} in each of its boots; last seen: {seen}\n{processors}"
+        "the lab's kernel hung for {limit:?} in each of its boots; last output: {seen}\n{processors}"
     )]
     LabStandsStill {
-        /// How long that was looked at.
+        /// How long it made no progress.
         limit: Duration,
-        /// The end of its console.
+        /// The last part of its console.
         seen: String,
-        /// Where its processors were.
+        /// The state of its processors.
         processors: String,
     },
-    /// A tool answered something that could not be understood.
+    /// A tool returned unexpected output.
     #[error("{what}: {got}")]
     Unexpected {
-        /// What was asked.
+        /// What failed.
         what: String,
-        /// The answer.
+        /// The output.
         got: String,
     },
 }
 
 impl Error {
-    /// For `map_err` on operations on a file.
+    /// Returns a function for `map_err` on operations on a file.
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::File { path, source }

@@ -1,11 +1,10 @@
-//! A registry that misbehaves: a proxy in front of the real one that spoils chosen answers, or
-//! some of them by chance.
+//! A proxy that injects faults into the responses of a registry, by rule or randomly.
 //!
-//! Everything that no [`Rule`] matches goes through unchanged. The proxy also writes down what it
-//! was asked, which is how a test sees that something was *not* fetched, or not told.
+//! Responses that no [`Rule`] matches pass unchanged. The proxy records its requests, so that a
+//! test can check what was *not* fetched or not sent.
 //!
-//! Chance is a function of the seed, the path and how often the path was asked for, so what
-//! happens to a request depends neither on the time nor on the order of parallel ones.
+//! Random faults are a function of the seed, the path and the number of requests for that path, so
+//! they do not depend on time or on the order of concurrent requests.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,40 +16,40 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 
-/// The longest header of a request or an answer, in bytes.
+/// Maximum length of a request or response header in bytes.
 const HEADER_LIMIT: u64 = 64 << 10;
 
-/// What is done to an answer.
+/// A fault in a response.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The header promises all, the body ends after so many bytes.
+    /// Close the connection after this many bytes of the body; the header is unchanged.
     CutAfter(u64),
-    /// One bit of the byte at this offset of the body is turned over.
+    /// Flip a bit of the byte at this offset of the body.
     FlipBitAt(u64),
-    /// The registry is not asked; this status and these header lines are the answer.
+    /// Respond with this status and these header lines without contacting the registry.
     Status(u16, Vec<String>),
-    /// Nothing is answered, for as long as the client waits.
+    /// Do not respond, and keep the connection open until the client closes it.
     Stall,
-    /// The body stops after so many bytes and the connection stays open.
+    /// Stop after this many bytes of the body and keep the connection open.
     StallAfter(u64),
-    /// The connection is closed without an answer.
+    /// Close the connection without a response.
     Drop,
-    /// The answer comes whole, this much later.
+    /// Delay the response, otherwise unchanged.
     Delay(Duration),
 }
 
-/// Which answers a fault is for.
+/// Selects the responses for a fault.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// The path of the request contains this.
+    /// A substring of the request's path.
     pub path: String,
-    /// What is done.
+    /// The fault.
     pub fault: Fault,
-    /// How often; `None` is always.
+    /// How many times the rule applies; `None` means always.
     pub times: Option<u32>,
 }
 
-/// See the module. The proxy is gone when this value is.
+/// A running proxy, stopped on drop. See the module.
 #[derive(Debug)]
 pub struct FaultProxy {
     address: String,
@@ -61,31 +60,36 @@ pub struct FaultProxy {
 struct Shared {
     upstream: String,
     rules: Mutex<Vec<Rule>>,
-    chance: Mutex<Option<Chance>>,
+    random: Mutex<Option<RandomFaults>>,
     requests: Mutex<Vec<String>>,
     heads: Mutex<Vec<String>>,
-    asked: Condvar,
-    over: AtomicBool,
+    request_received: Condvar,
+    stopped: AtomicBool,
 }
 
 impl FaultProxy {
-    /// A proxy in front of the registry at `upstream` (`host:port`).
+    /// Starts a proxy in front of the registry at `upstream` (`host:port`).
     pub fn start(upstream: &str, rules: Vec<Rule>) -> Result<FaultProxy, Error> {
         FaultProxy::with(upstream, rules, None)
     }
 
-    /// A proxy that spoils about `percent` of a hundred answers: it drops, cuts, delays, flips
-    /// bits, and answers 429, 500 and 503 by itself, until [`FaultProxy::behave`].
+    /// Starts a proxy that injects random faults into about `percent` of the responses, until
+    /// [`FaultProxy::behave`]: dropped and cut connections, delays, flipped bits, and the statuses
+    /// 429, 500 and 503.
     pub fn random(upstream: &str, seed: u64, percent: u64) -> Result<FaultProxy, Error> {
-        let chance = Chance {
+        let random = RandomFaults {
             seed,
             percent,
-            asked: HashMap::new(),
+            requests: HashMap::new(),
         };
-        FaultProxy::with(upstream, Vec::new(), Some(chance))
+        FaultProxy::with(upstream, Vec::new(), Some(random))
     }
 
-    fn with(upstream: &str, rules: Vec<Rule>, chance: Option<Chance>) -> Result<FaultProxy, Error> {
+    fn with(
+        upstream: &str,
+        rules: Vec<Rule>,
+        random: Option<RandomFaults>,
+    ) -> Result<FaultProxy, Error> {
         let here = "127.0.0.1:0";
         let listener = TcpListener::bind(here).map_err(Error::file(here))?;
         let address = listener
@@ -95,49 +99,49 @@ impl FaultProxy {
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
             rules: Mutex::new(rules),
-            chance: Mutex::new(chance),
+            random: Mutex::new(random),
             heads: Mutex::default(),
             requests: Mutex::new(Vec::new()),
-            asked: Condvar::new(),
-            over: AtomicBool::new(false),
+            request_received: Condvar::new(),
+            stopped: AtomicBool::new(false),
         });
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if serving.over.load(Ordering::SeqCst) {
+                if serving.stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 let shared = Arc::clone(&serving);
-                // A client that goes away mid-answer is none of our business.
+                // Errors are ignored: a client may disconnect at any time.
                 thread::spawn(move || shared.serve(client));
             }
         });
         Ok(FaultProxy { address, shared })
     }
 
-    /// Where it listens: `127.0.0.1:<port>`.
+    /// Its address: `127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What was asked until now, such as `GET /v2/image/manifests/latest`; with `Range: …` behind
-    /// it when only a part was asked for.
+    /// The requests so far, such as `GET /v2/image/manifests/latest`, followed by ` Range: …` if
+    /// the request has a range.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.requests).clone()
     }
 
-    /// The same with all header lines, as they came.
+    /// The request headers so far, unchanged.
     pub fn heads(&self) -> Vec<String> {
         lock(&self.shared.heads).clone()
     }
 
-    /// From now on everything goes through unchanged.
+    /// Stops injecting faults.
     pub fn behave(&self) {
         lock(&self.shared.rules).clear();
-        *lock(&self.shared.chance) = None;
+        *lock(&self.shared.random) = None;
     }
 
-    /// Waits until a request whose path contains `path` has come in.
+    /// Waits for a request whose path contains `path`.
     pub fn wait_for(&self, path: &str, limit: Duration) -> Result<(), Error> {
         let end = Instant::now() + limit;
         let mut requests = lock(&self.shared.requests);
@@ -152,7 +156,7 @@ impl FaultProxy {
             }
             requests = self
                 .shared
-                .asked
+                .request_received
                 .wait_timeout(requests, left)
                 .expect("no thread panics with the lock")
                 .0;
@@ -163,8 +167,8 @@ impl FaultProxy {
 
 impl Drop for FaultProxy {
     fn drop(&mut self) {
-        self.shared.over.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        self.shared.stopped.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread.
         let _ = TcpStream::connect(&self.address);
     }
 }
@@ -172,7 +176,7 @@ impl Drop for FaultProxy {
 impl Shared {
     fn serve(&self, client: TcpStream) -> io::Result<()> {
         let mut reader = BufReader::new(client.try_clone()?);
-        // The clients of a registry send no bodies in requests that read.
+        // Requests that only read have no body.
         let request = read_header(&mut reader)?;
         let Some(first) = request.lines().next() else {
             return Ok(());
@@ -185,13 +189,13 @@ impl Shared {
         let range = header(&request, "range").map(|range| format!(" Range: {range}"));
         lock(&self.requests).push(format!("{method} {path}{}", range.unwrap_or_default()));
         lock(&self.heads).push(request.clone());
-        self.asked.notify_all();
+        self.request_received.notify_all();
         let fault = self.fault_for(path);
 
         let mut client = client;
         match &fault {
             Some(Fault::Status(status, lines)) => {
-                let mut answer = format!("HTTP/1.1 {status} Spoiled\r\nContent-Length: 0\r\n");
+                let mut answer = format!("HTTP/1.1 {status} Injected\r\nContent-Length: 0\r\n");
                 for line in lines {
                     answer.push_str(&format!("{line}\r\n"));
                 }
@@ -232,10 +236,10 @@ impl Shared {
         client.shutdown(Shutdown::Both)
     }
 
-    /// The fault for this path, used up once.
+    /// The fault for a request of this path; counts one use of its rule.
     fn fault_for(&self, path: &str) -> Option<Fault> {
-        if let Some(chance) = &mut *lock(&self.chance) {
-            return chance.fault_for(path);
+        if let Some(random) = &mut *lock(&self.random) {
+            return random.fault_for(path);
         }
         let mut rules = lock(&self.rules);
         let rule = rules
@@ -248,18 +252,18 @@ impl Shared {
     }
 }
 
-/// Faults by chance.
+/// Random faults.
 #[derive(Debug)]
-struct Chance {
+struct RandomFaults {
     seed: u64,
     percent: u64,
-    /// How often each path was asked for.
-    asked: HashMap<String, u64>,
+    /// The number of requests for each path.
+    requests: HashMap<String, u64>,
 }
 
-impl Chance {
+impl RandomFaults {
     fn fault_for(&mut self, path: &str) -> Option<Fault> {
-        let count = self.asked.entry(path.to_owned()).or_default();
+        let count = self.requests.entry(path.to_owned()).or_default();
         *count += 1;
         let mut state = path.bytes().fold(self.seed ^ *count, |hash, byte| {
             mixed(hash ^ u64::from(byte))
@@ -271,7 +275,7 @@ impl Chance {
         if next(100) >= self.percent {
             return None;
         }
-        // Where documents are, or anywhere in a layer.
+        // Within a document, or anywhere in a layer.
         let offset = if next(2) == 0 {
             next(1000)
         } else {
@@ -289,7 +293,7 @@ impl Chance {
     }
 }
 
-/// The step of the generator `splitmix64`.
+/// One step of the generator `splitmix64`.
 fn mixed(state: u64) -> u64 {
     let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -318,7 +322,7 @@ fn header(head: &str, name: &str) -> Option<String> {
     })
 }
 
-/// The same header for a connection that ends with its one exchange.
+/// Replaces the header's `Connection` with `close`.
 fn one_shot(head: &str) -> String {
     let mut lines: Vec<&str> = head
         .lines()

@@ -1,5 +1,5 @@
-//! Files over plain HTTP: what registries keep their blobs in. `busybox httpd`, one process for
-//! each connection, behind a port that is known before there is anything to serve.
+//! A file server over plain HTTP, as registries use for their blobs: `busybox httpd`, one process
+//! per connection. The port is bound before the directory to serve exists.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -11,22 +11,22 @@ use std::thread;
 
 use crate::{Error, tool};
 
-/// A server that has nothing to serve yet.
+/// A bound server that does not serve yet.
 #[derive(Debug)]
 pub struct FileServer {
     address: String,
     listener: TcpListener,
 }
 
-/// A server; it is gone when this value is.
+/// A running server, stopped on drop.
 #[derive(Debug)]
 pub struct Serving {
     address: String,
-    over: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl FileServer {
-    /// A port of the loopback interface.
+    /// Binds a port of the loopback interface.
     pub fn bind() -> Result<FileServer, Error> {
         let here = "127.0.0.1:0";
         let listener = TcpListener::bind(here).map_err(Error::file(here))?;
@@ -37,23 +37,23 @@ impl FileServer {
         })
     }
 
-    /// Where it listens: `127.0.0.1:<port>`.
+    /// Its address: `127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Serves `directory` from now on.
+    /// Starts to serve `directory`.
     pub fn serve(self, directory: &Path) -> Result<Serving, Error> {
         let busybox = tool::find("busybox")?;
-        let over = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let serving = Serving {
             address: self.address,
-            over: Arc::clone(&over),
+            stopped: Arc::clone(&stopped),
         };
         let directory = directory.to_owned();
         thread::spawn(move || {
             for client in self.listener.incoming().map_while(Result::ok) {
-                if over.load(Ordering::SeqCst) {
+                if stopped.load(Ordering::SeqCst) {
                     return;
                 }
                 let Ok(output) = client.try_clone() else {
@@ -74,8 +74,8 @@ impl FileServer {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the accepting thread.
         let _ = std::net::TcpStream::connect(&self.address);
     }
 }

@@ -1,4 +1,4 @@
-//! A proxy as companies have them (`tinyproxy`), on the loopback interface.
+//! An HTTP forward proxy with authentication (`tinyproxy`) on the loopback interface.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -13,13 +13,13 @@ use tempfile::TempDir;
 use crate::watched::Watched;
 use crate::{Error, tool};
 
-/// How long the proxy may take to listen.
+/// Time limit for the proxy to start listening.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The name and the password that the proxy asks for.
+/// The user name and password that the proxy requires.
 pub const CREDENTIALS: (&str, &str) = ("proxied", "pass-word");
 
-/// A proxy; it is gone when this value is.
+/// A running proxy, stopped on drop.
 #[derive(Debug)]
 pub struct ForwardProxy {
     address: String,
@@ -29,7 +29,8 @@ pub struct ForwardProxy {
 }
 
 impl ForwardProxy {
-    /// A proxy that wants [`CREDENTIALS`], and for which `names` are this machine. Needs root.
+    /// Starts a proxy that requires [`CREDENTIALS`] and resolves the host names `names` to
+    /// 127.0.0.1. Needs root.
     pub fn start(names: &str) -> Result<ForwardProxy, Error> {
         let program = tool::find("tinyproxy")?;
         let directory = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
@@ -38,7 +39,8 @@ impl ForwardProxy {
             fs::write(&path, text).map_err(Error::file(&path))?;
             Ok(path)
         };
-        // It takes no port 0. Another program may take this one meanwhile; then it does not start.
+        // tinyproxy does not accept port 0. If another program binds this port before it does, it
+        // fails to start.
         let here = "127.0.0.1:0";
         let free = TcpListener::bind(here).map_err(Error::file(here))?;
         let address = free.local_addr().map_err(Error::file(here))?;
@@ -60,7 +62,7 @@ impl ForwardProxy {
             .args([hosts, program, configuration]);
         let mut process = Watched::start(&command, Stdio::piped(), Stdio::null())?;
         let Some(output) = process.stdout() else {
-            unreachable!("it was asked for");
+            unreachable!("stdout is piped");
         };
         let log = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&log);
@@ -84,19 +86,19 @@ impl ForwardProxy {
         match is_ready.recv_timeout(START_LIMIT) {
             Ok(()) => Ok(proxy),
             Err(_) => Err(Error::Late {
-                what: "the proxy listens".to_owned(),
+                what: "the proxy to listen".to_owned(),
                 limit: START_LIMIT,
                 seen: proxy.log().join("\n"),
             }),
         }
     }
 
-    /// Where it listens: `127.0.0.1:<port>`.
+    /// Its address: `127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// What it says it did, a line each.
+    /// The lines of its log so far.
     pub fn log(&self) -> Vec<String> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.clone()

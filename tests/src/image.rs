@@ -1,4 +1,4 @@
-//! Images made by `umoci` and copied by `skopeo`.
+//! Images created with `umoci` and copied with `skopeo`.
 
 use std::fs;
 use std::io::Read;
@@ -9,10 +9,10 @@ use tempfile::TempDir;
 
 use crate::{Error, cache, tool};
 
-/// Where the scripts that make images are.
+/// The directory of the scripts that create images.
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/host");
 
-/// An OCI layout, gone when this value is.
+/// An OCI image layout in a temporary directory, deleted on drop.
 #[derive(Debug)]
 pub struct Layout {
     directory: PathBuf,
@@ -36,7 +36,7 @@ impl Layout {
         })
     }
 
-    /// A layout with one image, `latest`, that has no layer.
+    /// A layout with one image, `latest`, without layers.
     pub fn empty() -> Result<Layout, Error> {
         let owner = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
         let directory = owner.path().join("layout");
@@ -50,7 +50,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// A copy of another layout, to be changed.
+    /// A copy of another layout, which may be changed.
     pub fn copy_of(other: &Path) -> Result<Layout, Error> {
         let owner = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
         let directory = owner.path().join("layout");
@@ -64,34 +64,34 @@ impl Layout {
         })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// The reference of one of its images: `oci:DIR:TAG`, for skopeo and for us.
+    /// The reference of an image for skopeo and microagent: `oci:DIR:TAG`.
     pub fn reference(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.directory.display())
     }
 
-    /// Gives the image `from` a second name; what is done to either leaves the other.
+    /// Tags the image `from` as `to` as well. Later changes to either do not affect the other.
     pub fn tag(&self, from: &str, to: &str) -> Result<(), Error> {
         self.umoci(&["tag"], from, &[to])
     }
 
-    /// Adds a layer, byte for byte (compressed with gzip).
+    /// Adds an uncompressed tar as a layer, which umoci compresses with gzip.
     pub fn add_layer(&self, tag: &str, tar: &[u8]) -> Result<(), Error> {
         let file = tempfile::NamedTempFile::new().map_err(Error::file(std::env::temp_dir()))?;
         fs::write(file.path(), tar).map_err(Error::file(file.path()))?;
         self.umoci(&["raw", "add-layer"], tag, &[&text(file.path())])
     }
 
-    /// Changes the configuration, with the flags of `umoci config`.
+    /// Changes the configuration with flags of `umoci config`.
     pub fn configure(&self, tag: &str, flags: &[&str]) -> Result<(), Error> {
         self.umoci(&["config"], tag, flags)
     }
 
-    /// Copies an image to where skopeo's `destination` says, with more flags of `skopeo copy`.
+    /// Copies an image to a skopeo destination with additional flags of `skopeo copy`.
     pub fn copy(&self, tag: &str, destination: &str, flags: &[&str]) -> Result<(), Error> {
         let mut arguments = vec!["copy", "--quiet", "--insecure-policy"];
         arguments.extend_from_slice(flags);
@@ -115,8 +115,8 @@ impl Layout {
     }
 }
 
-/// The image of several layers from a debootstrap tree, `oci:DIR:debian`, from the cache. It is
-/// shared: do not change it. Needs root to be made.
+/// Returns a cached layout with a Debian image of several layers, `oci:DIR:debian`, created with
+/// debootstrap. It is shared and must not be changed. Creating it needs root.
 pub fn debian() -> Result<PathBuf, Error> {
     for program in ["debootstrap", "umoci", "setfattr", "setcap"] {
         tool::find(program)?;
@@ -138,14 +138,14 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// A tar archive put together entry by entry, with names that no decent tool would write.
+/// Builds a tar archive entry by entry, with names that well-behaved tools do not write.
 #[derive(Debug, Default)]
 pub struct Tar {
     bytes: Vec<u8>,
 }
 
 impl Tar {
-    /// One without entries.
+    /// An archive without entries.
     pub fn new() -> Tar {
         Tar::default()
     }
@@ -174,11 +174,12 @@ impl Tar {
         self.entry(name, tar::EntryType::Link, target, &[])
     }
 
-    /// Adds any entry. The names go into the header as they are, at most 100 bytes.
+    /// Adds an entry of any type. Name and target are stored unchanged; they are at most 100 bytes
+    /// long.
     #[must_use]
     pub fn entry(mut self, name: &str, kind: tar::EntryType, target: &str, contents: &[u8]) -> Tar {
         let mut header = tar::Header::new_gnu();
-        // Not `set_path`, which refuses the names that this is for.
+        // `set_path` rejects the names that this type exists for.
         let fields = header.as_old_mut();
         fields.name[..name.len()].copy_from_slice(name.as_bytes());
         fields.linkname[..target.len()].copy_from_slice(target.as_bytes());
@@ -199,7 +200,7 @@ impl Tar {
         self
     }
 
-    /// The archive.
+    /// Returns the bytes of the archive.
     pub fn finish(mut self) -> Vec<u8> {
         self.bytes.extend_from_slice(&[0; 1024]);
         self.bytes

@@ -1,28 +1,28 @@
 //! The harness of the end-to-end tests.
 //!
-//! The tests in `tests/tests/` start the built programs the way a person does and compare what
-//! they do with what independent tools say. This crate holds what they share:
+//! The tests in `tests/tests/` start the built programs as a user does and compare the results
+//! with those of independent tools. This crate holds the shared parts:
 //!
-//! | module | what it is |
+//! | module | purpose |
 //! |---|---|
 //! | [`lab`] | a virtual machine with a real KVM inside, for the `kvm` engine |
-//! | [`binaries`] | where the programs under test are |
-//! | [`microagent`] | one run of the command line, and what it left behind |
-//! | [`built_kernel`] | the guest kernel from source, compiled once |
-//! | [`image`] | images made by `umoci` and `skopeo` |
+//! | [`binaries`] | paths of the programs under test |
+//! | [`microagent`] | runs the command line and finds what it left behind |
+//! | [`built_kernel`] | the guest kernel built from source, once |
+//! | [`image`] | images created with `umoci` and `skopeo` |
 //! | [`registry`] | a real registry on the loopback interface |
-//! | [`certificate`] | a host's certificate and key |
-//! | [`forward_proxy`] | a proxy as companies have them |
-//! | [`fault_proxy`] | a registry that misbehaves, in front of the real one |
-//! | [`file_server`] | a directory over plain HTTP |
-//! | [`tree`] | file trees as text that can be compared |
-//! | [`cache`] | what is expensive to make and kept between runs |
-//! | [`program`] | programs that a test makes and then starts |
-//! | [`tool`], [`watched`] | other people's programs: run to the end, or for as long as a test |
+//! | [`certificate`] | a certificate and key for a host |
+//! | [`forward_proxy`] | an HTTP forward proxy with authentication |
+//! | [`fault_proxy`] | a proxy that injects faults in front of a registry |
+//! | [`file_server`] | a directory served over plain HTTP |
+//! | [`tree`] | file trees as comparable text |
+//! | [`cache`] | expensive artifacts, kept between runs |
+//! | [`program`] | executables written by a test |
+//! | [`tool`], [`watched`] | external programs: run to completion, or in the background of a test |
 //! | [`suite`] | the runner behind `make test` |
-//! | [`skip`] | the tests that cannot run on this host |
+//! | [`skip`] | records tests that cannot run on this host |
 //!
-//! Nothing here is a stand-in for a part of the product.
+//! Nothing here replaces a part of the product.
 
 pub mod binaries;
 pub mod built_kernel;

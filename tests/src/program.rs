@@ -1,9 +1,9 @@
-//! Programs that a test makes and then starts.
+//! Executables that a test writes and then starts.
 //!
-//! A file that somebody holds open for writing cannot be started (`ETXTBSY`, execve(2)). A test
-//! that has other tests beside it cannot close a file alone: a child that another test is just
-//! forking holds it open as well, until it executes. So the file that is started is written by a
-//! process of its own, which forks nobody.
+//! A file that is open for writing in any process cannot be executed (`ETXTBSY`, execve(2)). Tests
+//! run concurrently: a child that another test is forking inherits the open file and keeps it open
+//! until it calls execve. Executables are therefore written by a separate process that does not
+//! fork.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -16,19 +16,18 @@ use crate::tool;
 ///
 /// # Errors
 ///
-/// [`Error::Tool`] when `cp` fails.
+/// [`Error::Tool`] if `cp` fails.
 pub fn copy(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
     let both = [from.as_ref(), to.as_ref()];
     tool::run("cp", [&["--".as_ref()], &both[..]].concat())?;
     Ok(())
 }
 
-/// Writes `contents` to the file at `path`, with the permissions `mode`.
+/// Writes `contents` to the file at `path` with the permissions `mode`.
 ///
 /// # Errors
 ///
-/// [`Error::Tool`] when `install` fails, [`Error::File`] when the directory of temporary files
-/// takes no file.
+/// [`Error::Tool`] if `install` fails, [`Error::File`] if a temporary file cannot be written.
 pub fn write(path: impl AsRef<Path>, mode: u32, contents: impl AsRef<[u8]>) -> Result<(), Error> {
     let directory = std::env::temp_dir();
     let mut draft = tempfile::NamedTempFile::new().map_err(Error::file(&directory))?;
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_has_the_contents_and_permissions_that_were_asked_for() {
+    fn contents_and_permissions_are_those_requested() {
         let directory = tempfile::tempdir().unwrap();
         let made = directory.path().join("made");
         write(&made, 0o751, "#!/bin/sh\necho \"$0\"\n").unwrap();
@@ -64,8 +63,8 @@ mod tests {
             let mode = path.metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, 0o751);
             let output = Command::new(path).output().unwrap();
-            let said = String::from_utf8(output.stdout).unwrap();
-            assert_eq!(said, format!("{}\n", path.display()));
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(stdout, format!("{}\n", path.display()));
         }
     }
 }

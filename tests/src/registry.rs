@@ -13,53 +13,53 @@ use tempfile::TempDir;
 use crate::watched::Watched;
 use crate::{Error, tool};
 
-/// How long the registry may take to listen.
+/// Time limit for the registry to start listening.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// The name and the password that [`Registry::with_password`] asks for.
+/// The user name and password that [`Registry::with_password`] requires.
 pub const CREDENTIALS: (&str, &str) = ("tester", "open sesame");
 
-/// Whose tokens a registry believes, and what it is called in them.
+/// The issuer of the tokens that a registry accepts.
 pub const TOKEN_ISSUER: &str = "the token server";
-/// See [`TOKEN_ISSUER`].
+/// The service (audience) of the tokens that a registry accepts.
 pub const TOKEN_SERVICE: &str = "the registry";
 
 /// [`CREDENTIALS`] as `htpasswd -nbB` writes them.
 const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyyPHmUBFu0wCW\n";
 
-/// A registry that is empty at first and gone, with all it holds, when this value is.
+/// A running registry, initially empty. Dropping it stops it and deletes its content.
 #[derive(Debug)]
 pub struct Registry {
     address: String,
-    // Declared before its storage: dropped before it.
+    // Declared before the storage, so that it is dropped first.
     _process: Watched,
     storage: TempDir,
 }
 
-/// What a registry is like.
+/// The configuration of a registry.
 #[derive(Debug, Default)]
 pub struct Setup<'a> {
-    /// It wants [`CREDENTIALS`].
+    /// Require [`CREDENTIALS`].
     pub password: bool,
-    /// It speaks HTTPS only, with this certificate and key (PEM files).
+    /// Serve HTTPS only, with this certificate and key (PEM files).
     pub tls: Option<(&'a Path, &'a Path)>,
-    /// It redirects who asks for a blob to a server of [`Registry::storage`] with this address
-    /// (`http://…`).
+    /// Redirect requests for blobs to this address (`http://…`), where a server serves
+    /// [`Registry::storage`].
     pub blobs_at: Option<&'a str>,
-    /// It wants tokens of the server at this address, signed with the key of this certificate
-    /// (PEM), by [`TOKEN_ISSUER`] for [`TOKEN_SERVICE`].
+    /// Require tokens from the server at this address, signed with the key of this certificate
+    /// (PEM), with [`TOKEN_ISSUER`] and [`TOKEN_SERVICE`].
     pub tokens: Option<(&'a str, &'a Path)>,
-    /// It takes manifests of Docker's schema 1.
+    /// Accept manifests of Docker's schema 1.
     pub schema_1: bool,
 }
 
 impl Registry {
-    /// A registry for everybody.
+    /// Starts a registry without authentication.
     pub fn start() -> Result<Registry, Error> {
         Registry::like(&Setup::default())
     }
 
-    /// A registry that wants [`CREDENTIALS`].
+    /// Starts a registry that requires [`CREDENTIALS`].
     pub fn with_password() -> Result<Registry, Error> {
         Registry::like(&Setup {
             password: true,
@@ -67,7 +67,7 @@ impl Registry {
         })
     }
 
-    /// A registry that speaks HTTPS only, with this certificate and key (PEM files).
+    /// Starts a registry that serves HTTPS only, with this certificate and key (PEM files).
     pub fn with_certificate(certificate: &Path, key: &Path) -> Result<Registry, Error> {
         Registry::like(&Setup {
             tls: Some((certificate, key)),
@@ -75,23 +75,23 @@ impl Registry {
         })
     }
 
-    /// A registry with its storage in a directory of its own.
+    /// Starts a registry with this configuration and an empty storage directory.
     pub fn like(setup: &Setup<'_>) -> Result<Registry, Error> {
         let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
         start(setup, storage)
     }
 
-    /// The directory it keeps everything in, as its filesystem driver does.
+    /// The root directory of its filesystem storage driver.
     pub fn storage(&self) -> PathBuf {
         self.storage.path().join("storage")
     }
 
-    /// Where it listens: `127.0.0.1:<port>`.
+    /// Its address: `127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Pushes an image, named as skopeo names it (`oci:DIR:TAG`), to `name` (`repository:tag`).
+    /// Pushes an image, given in skopeo's syntax (`oci:DIR:TAG`), to `name` (`repository:tag`).
     pub fn push(&self, image: &str, name: &str) -> Result<(), Error> {
         let (user, password) = CREDENTIALS;
         let credentials = format!("{user}:{password}");
@@ -140,7 +140,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
         format!("middleware:\n  storage: [{{name: redirect, options: {{baseurl: '{address}'}}}}]\n")
     });
     let schema_1 = setup.schema_1;
-    // Port 0: the kernel chooses a free one, and the log says which.
+    // With port 0 the kernel chooses a free port, which the log reports.
     let configuration = format!(
         "version: 0.1\n\
          log: {{level: info, formatter: text, accesslog: {{disabled: true}}}}\n\
@@ -157,7 +157,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
     command.arg("serve").arg(&file);
     let mut process = Watched::start(&command, Stdio::null(), Stdio::piped())?;
     let Some(log) = process.stderr() else {
-        unreachable!("it was asked for");
+        unreachable!("stderr is piped");
     };
     let (found, address) = mpsc::channel();
     thread::spawn(move || {
@@ -171,13 +171,13 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
             seen.push_str(&line);
             seen.push('\n');
         }
-        // Sent after an address it goes nowhere; without one it is the end of the log.
+        // The end of the log without an address; ignored if the address was sent.
         let _ = found.send(Err(seen));
-        // A full pipe would stop the registry.
+        // A full pipe would block the registry.
         lines.for_each(drop);
     });
     let late = |seen: String| Error::Late {
-        what: "the registry listens".to_owned(),
+        what: "the registry to listen".to_owned(),
         limit: START_LIMIT,
         seen,
     };
@@ -192,7 +192,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
     })
 }
 
-/// From `… level=info msg="listening on 127.0.0.1:40001" …`.
+/// Parses `… level=info msg="listening on 127.0.0.1:40001" …`.
 fn listening_address(line: &str) -> Option<String> {
     let (_, rest) = line.split_once("listening on ")?;
     let address = rest.split(['"', ' ', ',']).next()?;

@@ -1,22 +1,21 @@
 //! Tests that cannot run on this host.
 //!
-//! Rust's test runner knows no skipping at run time. A test that must skip calls [`record`] and
-//! returns; `make test` counts the lines of the file that `$MICROAGENT_SKIPPED` names, takes them
-//! off the passed ones, and prints them.
+//! Rust's test runner does not support skipping at run time. A test that must skip calls [`record`]
+//! and returns; `make test` prints the lines of the file `$MICROAGENT_SKIPPED` and subtracts their
+//! number from the passed tests.
 
 use std::fs::OpenOptions;
 use std::io::Write;
 
-/// Says that the current test is skipped, and why.
+/// Records that the current test is skipped, with the reason.
 ///
 /// # Panics
 ///
-/// When the file that `$MICROAGENT_SKIPPED` names cannot be appended to: a skip that is not
-/// counted would pass for a success.
+/// If the file `$MICROAGENT_SKIPPED` cannot be written: an unrecorded skip would count as passed.
 pub fn record(reason: &str) {
     let thread = std::thread::current();
     let line = format!("{}: {reason}\n", thread.name().unwrap_or("a test"));
-    // One write each: tests run in several threads.
+    // A single write, because tests run in several threads.
     if let Some(path) = std::env::var_os("MICROAGENT_SKIPPED") {
         let mut file = OpenOptions::new()
             .append(true)
@@ -26,7 +25,7 @@ pub fn record(reason: &str) {
         file.write_all(line.as_bytes())
             .expect("the file of skipped tests can be written");
     } else {
-        // Not `eprintln!`, which the test runner hides for a test that passes.
+        // The test runner hides the output of `eprintln!` if the test passes.
         let _ = std::io::stderr().write_all(format!("skipped: {line}").as_bytes());
     }
 }
@@ -50,7 +49,7 @@ macro_rules! or_skip {
     };
 }
 
-/// Whether this process is root. Loop mounts and `umoci unpack` with foreign owners need it.
+/// Whether this process runs as root, which loop mounts and `umoci unpack` with file owners need.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

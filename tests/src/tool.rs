@@ -1,4 +1,4 @@
-//! Other people's programs, run to their end.
+//! Runs external programs to completion.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::error::{Error, tail};
 
-/// Where a program is: `$PATH`, and the directories of the administrator's programs, which a
-/// user's `$PATH` may lack.
+/// Finds a program in `$PATH`, `/usr/sbin` and `/sbin`; a user's `$PATH` may lack the latter two.
 pub fn find(program: &str) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -19,11 +18,11 @@ pub fn find(program: &str) -> Result<PathBuf, Error> {
         })
 }
 
-/// Runs a program without input, and returns what it wrote to its standard output.
+/// Runs a program with an empty standard input and returns its standard output.
 ///
 /// # Errors
 ///
-/// [`Error::Missing`] when it is not installed, [`Error::Tool`] when it fails.
+/// [`Error::Missing`] if it is not installed, [`Error::Tool`] if it fails.
 pub fn run<A: AsRef<OsStr>>(
     program: &str,
     arguments: impl IntoIterator<Item = A>,
@@ -33,7 +32,7 @@ pub fn run<A: AsRef<OsStr>>(
     output(&mut command)
 }
 
-/// As [`run`], for a command that needs more than arguments.
+/// Like [`run`], for a prepared command.
 pub fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     let shown = format!("{command:?}");
     let output = command
@@ -51,7 +50,7 @@ pub fn output(command: &mut Command) -> Result<Vec<u8>, Error> {
     Ok(output.stdout)
 }
 
-/// As [`run`], with the output as text without the white space around it.
+/// Like [`run`], with the output as trimmed text.
 pub fn text<A: AsRef<OsStr>>(
     program: &str,
     arguments: impl IntoIterator<Item = A>,

@@ -1,10 +1,9 @@
-//! File trees as text that can be compared.
+//! File trees as comparable text.
 //!
-//! One line for each file, sorted by path. A line holds what makes the file what it is: type and
-//! permissions, owner, size, modification time, link target or device number, digest of the
-//! content, the first name of its hard-link group, extended attributes. Bytes that are not plain
-//! text are escaped. Times of directories are left out: to unpack a later layer changes them, and
-//! tools disagree about restoring them.
+//! One line per file, sorted by path, with type and permissions, owner, size, modification time,
+//! link target or device number, digest of the content, the first name of its hard-link group, and
+//! extended attributes. Non-printable bytes are escaped. Times of directories are omitted:
+//! unpacking a later layer changes them, and not all tools restore them.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -22,7 +21,7 @@ use crate::{Error, binaries, tool};
 
 /// Lists the tree below `root`, and `root` itself as `/`.
 ///
-/// An empty `/lost+found`, which belongs to the file system rather than to the tree, is left out.
+/// An empty `/lost+found` is omitted; the file system itself creates it.
 pub fn list(root: &Path) -> Result<Vec<String>, Error> {
     let mut lister = Lister::default();
     lister.visit(root, b"/")?;
@@ -32,8 +31,8 @@ pub fn list(root: &Path) -> Result<Vec<String>, Error> {
 
 /// Lists the tree in an ext4 image as the kernel sees it. Needs root.
 ///
-/// The image is mounted in a mount namespace that ends with the program that lists it, so nothing
-/// can be left mounted.
+/// The image is mounted in the mount namespace of a child process, which disappears with it, so no
+/// mount is left behind.
 pub fn list_ext4(image: &Path) -> Result<Vec<String>, Error> {
     let mount_point = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
     let mut command = Command::new(tool::find("unshare")?);
@@ -50,7 +49,8 @@ pub fn list_ext4(image: &Path) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-/// The lines that only one of two listings has, `-` before those of `left`; at most 40.
+/// Returns the lines that occur in only one of two listings, at most 40, with `-` before those of
+/// `left` and `+` before those of `right`.
 pub fn difference(left: &[String], right: &[String]) -> String {
     let only = |these: &[String], others: &[String], sign: char| -> Vec<String> {
         let others: std::collections::HashSet<&String> = others.iter().collect();
@@ -69,7 +69,7 @@ pub fn difference(left: &[String], right: &[String]) -> String {
 #[derive(Default)]
 struct Lister {
     entries: Vec<(Vec<u8>, String)>,
-    /// The first path at which each inode with several names was seen.
+    /// The first path of each inode with several names.
     inodes: HashMap<(u64, u64), String>,
 }
 
@@ -159,7 +159,7 @@ fn is_empty_directory(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
-/// The SHA-256 of what a reader gives, in hexadecimal.
+/// The SHA-256 of a reader's content, in hexadecimal.
 pub(crate) fn sha256(input: &mut impl io::Read) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(input, &mut HashWriter(&mut hasher))?;
@@ -183,7 +183,7 @@ impl io::Write for HashWriter<'_> {
     }
 }
 
-/// The extended attributes of the file itself, never of a link's target, sorted by name.
+/// The extended attributes of a file, sorted by name. Does not follow symbolic links.
 fn attributes(path: &Path) -> io::Result<Vec<(String, String)>> {
     let mut names = vec![0; 64 << 10];
     let length = match rustix::fs::llistxattr(path, &mut names) {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_the_lines_of_each_side() {
+    fn a_difference_lists_the_lines_of_each_side() {
         let left = ["same".to_owned(), "left".to_owned()];
         let right = ["same".to_owned(), "right".to_owned()];
         assert_eq!(difference(&left, &right), "- left\n+ right");

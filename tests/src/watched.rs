@@ -1,17 +1,17 @@
-//! Programs that live as long as a test needs them, and no longer.
+//! Background programs whose lifetime is bound to the test.
 //!
 //! A [`Watched`] program is killed when its value is dropped, and also when the test process dies
-//! without dropping anything: a shell beside it waits for the end of a pipe that only the test
-//! process holds. (The parent-death signal would not do: it fires when the *thread* that started
-//! the program ends, and tests are threads.)
+//! without running destructors: a helper shell waits for EOF on a pipe that only the test process
+//! holds. (The parent-death signal is not suitable: it fires when the *thread* that started the
+//! program exits, and tests are threads.)
 
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use crate::Error;
 
-/// Starts the program of its arguments, kills it at the end of the pipe on standard input, and
-/// ends as the program does.
+/// Starts the program in its arguments, kills it at EOF on standard input, and exits with its
+/// status.
 const WATCH: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -25,15 +25,15 @@ kill $watcher 2>/dev/null
 exit $status
 "#;
 
-/// A program that ends with this value.
+/// A running program, killed on drop.
 #[derive(Debug)]
 pub struct Watched {
     child: Child,
 }
 
 impl Watched {
-    /// Starts `command`; its standard input is empty, its outputs are read with
-    /// [`Watched::stdout`] and [`Watched::stderr`], which must then be done.
+    /// Starts `command` with an empty standard input. A piped output must be read, with
+    /// [`Watched::stdout`] or [`Watched::stderr`].
     pub fn start(command: &Command, stdout: Stdio, stderr: Stdio) -> Result<Watched, Error> {
         let mut shell = Command::new("/bin/sh");
         shell
@@ -56,26 +56,26 @@ impl Watched {
         Ok(Watched { child })
     }
 
-    /// The program's standard output, once, if it was piped.
+    /// Takes the program's standard output, if it was piped and not taken yet.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
 
-    /// The program's standard error, once, if it was piped.
+    /// Takes the program's standard error, if it was piped and not taken yet.
     pub fn stderr(&mut self) -> Option<ChildStderr> {
         self.child.stderr.take()
     }
 
-    /// Waits for the program to end by itself.
+    /// Waits for the program to exit by itself.
     pub fn wait(mut self) -> io::Result<ExitStatus> {
-        // `Child::wait` would close the pipe first, which kills the program.
+        // `Child::wait` closes standard input first, which would kill the program.
         let pipe = self.child.stdin.take();
         let status = self.child.wait();
         drop(pipe);
         status
     }
 
-    /// Kills the program and waits until it is gone.
+    /// Kills the program and waits for its exit.
     pub fn kill(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_dropped_program_is_gone() {
+    fn dropping_kills_the_program() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$; exec sleep 1000"]);
         let mut watched = Watched::start(&command, Stdio::piped(), Stdio::null()).unwrap();
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_ends_gives_its_own_status() {
+    fn wait_returns_the_exit_status_of_the_program() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 7"]);
         let watched = Watched::start(&command, Stdio::null(), Stdio::null()).unwrap();

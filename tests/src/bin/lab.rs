@@ -1,4 +1,4 @@
-//! Runs one command in the lab: a machine with a real KVM inside. See `docs/testing.md`.
+//! Runs one script in the lab, a machine with a real KVM inside. See `docs/testing.md`.
 //!
 //! `lab [--program HOST[:GUEST]]… [--directory HOST:GUEST]… [--icount] [--cpus N] [--memory MIB]
 //! [--disk IMAGE] [--seconds N] [--console] -- SCRIPT`
@@ -39,7 +39,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
             "--seconds" => machine.deadline = Duration::from_secs(value()?.parse()?),
             "--console" => console = true,
             "--" => break arguments.collect::<Vec<_>>().join(" "),
-            other => return Err(format!("no such flag: {other}").into()),
+            other => return Err(format!("unknown flag: {other}").into()),
         }
     };
     let seconds = u32::try_from(machine.deadline.as_secs())?;
@@ -57,7 +57,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
     for directory in &directories {
         let (host, guest) = directory
             .split_once(':')
-            .ok_or(format!("--directory {directory}: HOST:GUEST is needed"))?;
+            .ok_or(format!("--directory {directory}: expected HOST:GUEST"))?;
         lab.directory(host.as_ref(), guest)?;
     }
     lab.step("script", &script, seconds);

@@ -1,4 +1,4 @@
-//! Prints the listing of a file tree that the tests compare: `tree DIRECTORY`.
+//! Prints the listing of a file tree: `tree DIRECTORY`.
 
 use std::io::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let Some(root) = std::env::args_os().nth(1) else {
-        eprintln!("tree: which directory?");
+        eprintln!("usage: tree DIRECTORY");
         return ExitCode::from(2);
     };
     match microagent_tests::tree::list(Path::new(&root)) {

@@ -1,4 +1,4 @@
-//! What a run sees of this machine.
+//! The isolated environment of a run.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -12,19 +12,19 @@ use tempfile::TempDir;
 use super::{Invocation, left_behind};
 use crate::{Error, binaries, cache, lab, tool};
 
-/// How long after the end of the command line its helpers may still be about.
+/// Time after the exit of the command line in which its helpers must exit as well.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// What the command line sees of this machine.
+/// An isolated environment for the command line. See [the module](super).
 #[derive(Debug)]
 pub struct Host {
     root: TempDir,
 }
 
 impl Host {
-    /// A machine on which microagent has never run.
+    /// An environment in which microagent has never run.
     pub fn new() -> Result<Host, Error> {
-        // Directly below /tmp: the paths of sockets are limited.
+        // Directly below /tmp, because the length of a socket path is limited.
         let root = tempfile::Builder::new()
             .prefix("ma-")
             .tempdir_in("/tmp")
@@ -36,7 +36,7 @@ impl Host {
         Ok(Host { root })
     }
 
-    /// A machine on which `kernel install` has been done, from the package in the cache.
+    /// An environment in which `kernel install` has run, with the package in the cache.
     pub fn with_kernel() -> Result<Host, Error> {
         let package = lab::kernel()?.package;
         let program = binaries::microagent();
@@ -64,28 +64,28 @@ impl Host {
         Ok(host)
     }
 
-    /// Makes this machine's state what it is in `template`.
+    /// Copies the state directory from `template`.
     pub(crate) fn copy_state_from(&self, template: &Path) -> Result<(), Error> {
         copy(template, &self.state())
     }
 
-    /// Keeps this machine's state in `template`.
+    /// Copies the state directory to `template`.
     pub(crate) fn copy_state_to(&self, template: &Path) -> Result<(), Error> {
         copy(&self.state(), template)
     }
 
-    /// The state directory; the command line makes it.
+    /// The state directory, which the command line creates.
     pub fn state(&self) -> PathBuf {
         self.root.path().join("state")
     }
 
-    /// A path below this machine's home, which is where command lines are run, for the test's own
-    /// files.
+    /// A path for files of the test, below the home directory, which is the working directory of
+    /// command lines.
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.path().join("home").join(name)
     }
 
-    /// A command line to be run.
+    /// Prepares a run of `microagent`.
     pub fn microagent<A: Into<OsString>>(
         &self,
         arguments: impl IntoIterator<Item = A>,
@@ -97,14 +97,14 @@ impl Host {
         invocation
     }
 
-    /// A shell script to be run, which finds `microagent` by its name.
+    /// Prepares a run of a shell script with `microagent` in its `PATH`.
     pub fn shell(&self, script: &str) -> Invocation {
         let mut invocation = self.program(Path::new("/bin/sh"));
         invocation.argument("-c").argument(script);
         invocation
     }
 
-    /// Any program to be run with the environment that [`Host::microagent`] has.
+    /// Prepares a run of any program in the same environment as [`Host::microagent`].
     pub fn program(&self, program: &Path) -> Invocation {
         let mut command = Command::new(program);
         let root = self.root.path();
@@ -128,18 +128,19 @@ impl Host {
         Invocation::new(command)
     }
 
-    /// Fails the test when a run left anything behind: a process, a mount, a loop device, a
-    /// temporary file, a run directory, a workspace.
+    /// Checks that no run left a process, mount, loop device, temporary file, run directory or
+    /// workspace behind.
     ///
     /// # Panics
     ///
-    /// Then.
+    /// If one did.
     pub fn assert_clean(&self) {
         let left = left_behind::of(self.root.path(), GRACE);
         assert!(left.is_empty(), "left behind:\n{}", left.join("\n"));
     }
 
-    /// The processes of this machine, once the grace for their end is over or they are gone.
+    /// Waits a few seconds for the processes of this environment to exit and lists those that
+    /// remain.
     pub fn processes(&self) -> Vec<String> {
         left_behind::processes(self.root.path(), GRACE)
     }

@@ -1,4 +1,4 @@
-//! A command line: not yet run, running, finished.
+//! A command line: prepared, running, finished.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal};
 
 use super::left_behind::wait_for_process;
 
-/// How long a run may take unless [`Invocation::deadline`] says otherwise.
+/// Default time limit of a run; [`Invocation::deadline`] overrides it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A command line, not yet run.
+/// A command line that has not been started.
 #[derive(Debug)]
 pub struct Invocation {
     command: Command,
@@ -27,7 +27,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// A command line of this program, with its environment, and no arguments yet.
+    /// A command line of this program and environment without arguments.
     pub(crate) fn new(command: Command) -> Invocation {
         Invocation {
             command,
@@ -43,29 +43,29 @@ impl Invocation {
         self
     }
 
-    /// Sets a variable of the environment.
+    /// Sets an environment variable.
     pub fn variable(&mut self, name: &str, value: impl AsRef<OsStr>) -> &mut Invocation {
         self.command.env(name, value);
         self
     }
 
-    /// What standard input holds; it is empty otherwise.
+    /// Sets the content of standard input, which is empty by default.
     pub fn input(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Invocation {
         self.input = Some(bytes.into());
         self
     }
 
-    /// When the run is killed and the test fails.
+    /// Sets the time limit, after which the run is killed and the test fails.
     pub fn deadline(&mut self, limit: Duration) -> &mut Invocation {
         self.deadline = limit;
         self
     }
 
-    /// Runs it to its end.
+    /// Starts it and waits for its exit.
     ///
     /// # Panics
     ///
-    /// When it does not end in time.
+    /// If it exceeds its time limit.
     pub fn finish(&mut self) -> Finished {
         self.start().finish()
     }
@@ -74,7 +74,7 @@ impl Invocation {
     ///
     /// # Panics
     ///
-    /// When that is not possible.
+    /// If the program cannot be started.
     pub fn start(&mut self) -> Running {
         let started = Instant::now();
         let mut child = self
@@ -90,17 +90,17 @@ impl Invocation {
             .spawn()
             .expect("the command line can be started");
         if let (Some(mut pipe), Some(input)) = (child.stdin.take(), self.input.take()) {
-            // It may end without reading it all.
+            // The program may exit before it has read everything.
             thread::spawn(move || pipe.write_all(&input));
         }
-        let (said, heard) = mpsc::channel();
+        let (error_sender, error_chunks) = mpsc::channel();
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            unreachable!("both were asked for");
+            unreachable!("both are piped");
         };
         Running {
             stdout: Some(collect(stdout, None)),
-            stderr: Some(collect(stderr, Some(said))),
-            heard,
+            stderr: Some(collect(stderr, Some(error_sender))),
+            error_chunks,
             errors: String::new(),
             child,
             started,
@@ -111,28 +111,28 @@ impl Invocation {
 
 fn collect(
     mut from: impl Read + Send + 'static,
-    tell: Option<mpsc::Sender<Vec<u8>>>,
+    sender: Option<mpsc::Sender<Vec<u8>>>,
 ) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut all = Vec::new();
         let mut chunk = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut chunk) {
             all.extend_from_slice(&chunk[..count]);
-            if let Some(tell) = &tell {
-                let _ = tell.send(chunk[..count].to_vec());
+            if let Some(sender) = &sender {
+                let _ = sender.send(chunk[..count].to_vec());
             }
         }
         all
     })
 }
 
-/// A command line that runs. It is killed when this value is dropped.
+/// A running command line, killed on drop.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     stdout: Option<JoinHandle<Vec<u8>>>,
     stderr: Option<JoinHandle<Vec<u8>>>,
-    heard: Receiver<Vec<u8>>,
+    error_chunks: Receiver<Vec<u8>>,
     errors: String,
     started: Instant,
     deadline: Duration,
@@ -148,28 +148,28 @@ impl Running {
     ///
     /// # Panics
     ///
-    /// When it is gone.
+    /// If the process no longer exists.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.pid(), signal).expect("the process can be signalled");
     }
 
-    /// Waits until it has said this on standard error.
+    /// Waits until standard error contains this text.
     ///
     /// # Panics
     ///
-    /// When it does not before its deadline.
+    /// If it does not within the time limit.
     pub fn wait_for_error_text(&mut self, text: &str) {
         let end = self.started + self.deadline;
         while !self.errors.contains(text) {
             let left = end.saturating_duration_since(Instant::now());
-            match self.heard.recv_timeout(left) {
+            match self.error_chunks.recv_timeout(left) {
                 Ok(chunk) => self.errors.push_str(&String::from_utf8_lossy(&chunk)),
-                Err(error) => panic!("{error} before {text:?}; it said: {}", self.errors),
+                Err(error) => panic!("{error} before {text:?}; stderr: {}", self.errors),
             }
         }
     }
 
-    /// The processes that it started, directly.
+    /// The ids of its child processes.
     pub fn children(&self) -> BTreeSet<i32> {
         let pid = self.pid().as_raw_pid();
         let path = format!("/proc/{pid}/task/{pid}/children");
@@ -180,20 +180,19 @@ impl Running {
             .collect()
     }
 
-    /// Sends a signal once so much time has passed since its start, unless it ends before, and
-    /// waits for its end.
+    /// Sends a signal `delay` after its start, unless it exits before, and waits for its exit.
     pub fn signal_after(self, delay: Duration, signal: Signal) -> Finished {
         wait_for_process(self.pid(), delay.saturating_sub(self.started.elapsed()));
-        // Not reaped yet, so the number is still this process's.
+        // Not reaped yet, so the process id is not reused.
         self.signal(signal);
         self.finish()
     }
 
-    /// Waits for its end.
+    /// Waits for its exit.
     ///
     /// # Panics
     ///
-    /// When that does not come in time.
+    /// If it exceeds its time limit.
     pub fn finish(mut self) -> Finished {
         let left = (self.started + self.deadline).saturating_duration_since(Instant::now());
         wait_for_process(self.pid(), left);
@@ -211,7 +210,7 @@ impl Running {
         let stderr = collected(self.stderr.take());
         let Some(status) = status else {
             panic!(
-                "it did not end within {:?}; stdout: {}; stderr: {}",
+                "the process did not exit within {:?}; stdout: {}; stderr: {}",
                 self.deadline,
                 String::from_utf8_lossy(&stdout),
                 String::from_utf8_lossy(&stderr)
@@ -234,18 +233,18 @@ impl Drop for Running {
     }
 }
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Finished {
-    /// Its exit code, unless a signal killed it.
+    /// The exit code; `None` if a signal killed it.
     pub code: Option<i32>,
-    /// The same, with the signal.
+    /// The exit status, including a signal.
     pub status: ExitStatus,
-    /// All of its standard output.
+    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// All of its standard error.
+    /// Its standard error.
     pub stderr: Vec<u8>,
-    /// From its start to its end.
+    /// The time from start to exit.
     pub elapsed: Duration,
 }
 
@@ -264,7 +263,7 @@ impl Finished {
     ///
     /// # Panics
     ///
-    /// When it is not one JSON document.
+    /// If it is not exactly one JSON document.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| {
             panic!(
@@ -275,18 +274,19 @@ impl Finished {
         })
     }
 
-    /// The error at the end of standard error, of a command with `--json`.
+    /// The error document at the end of standard error, for a command with `--json`.
     ///
     /// # Panics
     ///
-    /// When the last line there is none, or a line before it is no event.
+    /// If the last line of standard error is not an error document, or a line before it is not an
+    /// event.
     pub fn error(&self) -> serde_json::Value {
         let errors = self.errors();
         let mut error = serde_json::Value::Null;
         for line in errors.lines() {
-            let line: serde_json::Value =
-                serde_json::from_str(line).unwrap_or_else(|_| panic!("no line of JSON: {errors}"));
-            assert!(error.is_null(), "something after the error: {errors}");
+            let line: serde_json::Value = serde_json::from_str(line)
+                .unwrap_or_else(|_| panic!("not a line of JSON: {errors}"));
+            assert!(error.is_null(), "output after the error: {errors}");
             match line.get("error") {
                 Some(found) => error = found.clone(),
                 None => assert!(line["event"]["kind"].is_string(), "{errors}"),
@@ -296,16 +296,16 @@ impl Finished {
         error
     }
 
-    /// The signal that killed it.
+    /// The signal that killed it, if any.
     pub fn signal(&self) -> Option<i32> {
         self.status.signal()
     }
 
-    /// Fails the test unless it ended with this code.
+    /// Checks the exit code.
     ///
     /// # Panics
     ///
-    /// Then, with all that it said.
+    /// If the code differs, with the complete output.
     #[track_caller]
     pub fn expect_code(self, code: i32) -> Finished {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! What a run left behind.
+//! Finds files, mounts and processes that a run left behind.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-/// What is meant to stay: what was learnt about the host, and the parent of run directories.
+/// Exceptions, which are meant to stay: the result of the engine check, and the parent of the run
+/// directories.
 const KEPT: [&str; 2] = ["state/run/engine.json", "run/microagent"];
 
-/// All that is left below `root`, and mounts and processes that mention it.
+/// Lists files left below `root`, and mounts and processes that refer to it.
 pub(crate) fn of(root: &Path, grace: Duration) -> Vec<String> {
     let mut left = processes(root, grace);
     if let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") {
@@ -39,7 +40,7 @@ pub(crate) fn of(root: &Path, grace: Duration) -> Vec<String> {
     left
 }
 
-/// The processes that mention `root`, once the grace for their end is over or they are gone.
+/// Waits until no process refers to `root`, at most for `grace`, and lists those that remain.
 pub(crate) fn processes(root: &Path, grace: Duration) -> Vec<String> {
     let end = Instant::now() + grace;
     loop {
@@ -58,7 +59,7 @@ pub(crate) fn processes(root: &Path, grace: Duration) -> Vec<String> {
     }
 }
 
-/// All that is below a directory.
+/// All entries below a directory, recursively.
 fn entries_below(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -74,7 +75,7 @@ fn entries_below(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Other processes in whose arguments, environment or working directory this path occurs.
+/// Other processes whose arguments, environment or working directory contain this path.
 fn processes_mentioning(path: &Path) -> Vec<(Pid, String)> {
     let needle = path.as_os_str().as_bytes();
     let mentions = |bytes: &[u8]| bytes.windows(needle.len()).any(|window| window == needle);
@@ -106,7 +107,7 @@ fn processes_mentioning(path: &Path) -> Vec<(Pid, String)> {
     found
 }
 
-/// Waits for the end of a process that is not our child.
+/// Waits for a process to exit, which need not be a child of this one.
 pub(crate) fn wait_for_process(pid: Pid, limit: Duration) {
     let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
         return;

@@ -1,8 +1,8 @@
-//! One run of the command line, and what it left behind.
+//! Runs the command line and checks what it left behind.
 //!
-//! A [`Host`] is what a run sees of this machine: a state directory, a home, a directory for
-//! temporary files and one for sockets, all fresh and all below one short path. After a run,
-//! [`Host::assert_clean`] looks at all of them, and at every process and every mount.
+//! A [`Host`] is an isolated environment: empty directories for state, home, temporary files and
+//! sockets below one short path. After a run, [`Host::assert_clean`] checks all of them, and every
+//! process and mount.
 
 mod host;
 mod invocation;
