@@ -7,65 +7,66 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{self, Command, KernelCommand, Parsed, PerfCommand, RootfsCommand};
 use crate::commands;
-use crate::ending::{self, Ending};
-use crate::failure::{Failure, OURS};
+use crate::failure::{EXIT_FAILED, EXIT_RUN_FAILED, Failure};
 use crate::output::Output;
 use crate::settings::Settings;
-
-/// Exit code of a failure of any command but `run`.
-const FAILED: u8 = 1;
+use crate::termination::{self, Termination};
 
 /// Does what was typed.
 pub fn run(words: Vec<OsString>) -> ExitCode {
-    if let Some(code) = ending::sweep(&words) {
+    if let Some(code) = termination::run_sweep_mode(&words) {
         return code;
     }
     let cli = match args::parse(&words) {
         Ok(Parsed::Command(cli)) => cli,
         Ok(Parsed::Help(help)) => {
             let printed = Output::default().text(&help);
-            return finish(Output::default(), FAILED, printed.map(|()| 0));
+            return finish(Output::default(), EXIT_FAILED, printed.map(|()| 0));
         }
         Err(failure) => {
             let output = Output {
                 json: args::wants_json(&words),
                 ..Output::default()
             };
-            return finish(output, FAILED, Err(failure));
+            return finish(output, EXIT_FAILED, Err(failure));
         }
     };
     let output = Output::from_args(&cli.global);
     start_logging(output);
     let general = match cli.command {
-        Command::Run(_) => OURS,
-        _ => FAILED,
+        Command::Run(_) => EXIT_RUN_FAILED,
+        _ => EXIT_FAILED,
     };
     let result = Settings::resolve(&cli.global).and_then(|settings| {
-        let ending = Ending::install(settings.output)?;
-        let result = dispatch(cli.command, &settings, &ending);
-        ending.finish();
+        let termination = Termination::install(settings.output)?;
+        let result = dispatch(cli.command, &settings, &termination);
+        termination.disarm();
         result
     });
     finish(output, general, result)
 }
 
-fn dispatch(command: Command, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+fn dispatch(
+    command: Command,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     match command {
-        Command::Run(args) => commands::run::run(*args, settings, ending),
+        Command::Run(args) => commands::run::run(*args, settings, termination),
         Command::Rootfs {
             command: RootfsCommand::Build(args),
-        } => commands::rootfs::build(&args, settings, ending),
+        } => commands::rootfs::build(&args, settings, termination),
         Command::Kernel {
             command: KernelCommand::Install(args),
-        } => commands::kernel::install(&args, settings, ending),
+        } => commands::kernel::install(&args, settings, termination),
         Command::Kernel {
             command: KernelCommand::Build(args),
-        } => commands::kernel::build(&args, settings, ending),
-        Command::Image { command } => commands::image::image(command, settings, ending),
-        Command::Cache { command } => commands::cache::cache(command, settings, ending),
+        } => commands::kernel::build(&args, settings, termination),
+        Command::Image { command } => commands::image::image(command, settings, termination),
+        Command::Cache { command } => commands::cache::cache(command, settings, termination),
         Command::Perf {
             command: PerfCommand::Boot(args),
-        } => commands::perf::boot(args, settings, ending),
+        } => commands::perf::boot(args, settings, termination),
         Command::Doctor => commands::doctor::doctor(settings),
         Command::Version => commands::version::version(settings),
     }

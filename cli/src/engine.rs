@@ -82,7 +82,7 @@ pub struct Choice {
 /// When this host has none that works.
 pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     match settings.engine {
-        EngineArg::Kvm => match kvm(&settings.host_dir()) {
+        EngineArg::Kvm => match cached_kvm(&settings.host_dir()) {
             // Asked for by name, it is tried even where the probe says no: the probe asks for
             // what distribution kernels need.
             Kvm::Usable | Kvm::Incapable { .. } => Ok(Choice {
@@ -100,7 +100,7 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
                 fallback: None,
             })
         }
-        EngineArg::Auto => auto(kvm(&settings.host_dir()), has_qemu()),
+        EngineArg::Auto => auto(cached_kvm(&settings.host_dir()), has_qemu()),
     }
 }
 
@@ -108,7 +108,7 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
 ///
 /// # Errors
 /// As [`choose`].
-pub fn announce(settings: &Settings) -> Result<Choice, Failure> {
+pub fn choose_with_notice(settings: &Settings) -> Result<Choice, Failure> {
     let choice = choose(settings)?;
     if let Some(why) = &choice.fallback {
         settings.output.notice(&format!("using engine qemu: {why}"));
@@ -134,15 +134,15 @@ pub fn auto(kvm: Kvm, qemu: bool) -> Result<Choice, Failure> {
     }
 }
 
-fn no_engine(kvm: &Kvm, way_out: Option<&str>) -> Failure {
+fn no_engine(kvm: &Kvm, remediation: Option<&str>) -> Failure {
     let message = match kvm.problem() {
-        Some(problem) if way_out == Some(INSTALL_QEMU) => {
+        Some(problem) if remediation == Some(INSTALL_QEMU) => {
             format!("this host can run no VM: {problem}, and {QEMU} is not installed")
         }
         Some(problem) => format!("engine kvm: {problem}"),
         None => format!("engine qemu: {QEMU} is not installed"),
     };
-    Failure::new(ErrorKind::Host, message).maybe_way_out(way_out.map(str::to_owned))
+    Failure::new(ErrorKind::Host, message).maybe_remediation(remediation.map(str::to_owned))
 }
 
 /// Whether QEMU is in the path. What it can do is looked at by `doctor` only: that starts it.
@@ -151,24 +151,24 @@ fn has_qemu() -> bool {
 }
 
 /// What KVM can do here, from memory or by trying.
-pub fn kvm(memory: &Path) -> Kvm {
-    let Some(identity) = Identity::now() else {
+pub fn cached_kvm(cache_dir: &Path) -> Kvm {
+    let Some(identity) = HostIdentity::now() else {
         // Without a device there is nothing to try and nothing to remember.
         return probe_kvm();
     };
-    let file = memory.join("engine.json");
+    let file = cache_dir.join("engine.json");
     if let Ok(text) = fs::read(&file)
-        && let Ok(known) = serde_json::from_slice::<Known>(&text)
+        && let Ok(known) = serde_json::from_slice::<CachedProbe>(&text)
         && known.identity == identity
     {
         return known.kvm;
     }
-    let known = Known {
+    let known = CachedProbe {
         identity,
         kvm: probe_kvm(),
     };
     // What cannot be kept is tried again.
-    if let Err(error) = keep(&file, &known) {
+    if let Err(error) = store(&file, &known) {
         tracing::debug!(%error, "the probe's result is not kept");
     }
     known.kvm
@@ -186,15 +186,15 @@ pub fn probe_kvm() -> Kvm {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Known {
-    identity: Identity,
+struct CachedProbe {
+    identity: HostIdentity,
     kvm: Kvm,
 }
 
 /// All that the answer depends on.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Identity {
+struct HostIdentity {
     version: String,
     boot_id: String,
     release: String,
@@ -204,11 +204,11 @@ struct Identity {
     node: (u64, u64, u64, u32, u32, u32, i64),
 }
 
-impl Identity {
-    fn now() -> Option<Identity> {
+impl HostIdentity {
+    fn now() -> Option<HostIdentity> {
         let node = fs::metadata("/dev/kvm").ok()?;
         let read = |path| fs::read_to_string(path).map(|text| text.trim().to_owned());
-        Some(Identity {
+        Some(HostIdentity {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: read("/proc/sys/kernel/random/boot_id").ok()?,
             release: read("/proc/sys/kernel/osrelease").ok()?,
@@ -231,7 +231,7 @@ impl Identity {
     }
 }
 
-fn keep(file: &Path, known: &Known) -> std::io::Result<()> {
+fn store(file: &Path, known: &CachedProbe) -> std::io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     crate::settings::make_private_dir(directory)?;
     let temporary = tempfile::NamedTempFile::new_in(directory)?;
@@ -271,25 +271,25 @@ mod tests {
                 "this host can run no VM: there is no /dev/kvm, and qemu-system-x86_64 is not \
                  installed"
             )
-            .way_out("sudo apt-get install --yes qemu-system-x86")
+            .remediation("sudo apt-get install --yes qemu-system-x86")
         );
     }
 
     #[test]
     fn a_kept_answer_is_used_until_what_it_depends_on_changes() {
-        let Some(identity) = Identity::now() else {
+        let Some(identity) = HostIdentity::now() else {
             return;
         };
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("engine.json");
-        let mut known = Known {
+        let mut known = CachedProbe {
             identity,
             kvm: Kvm::Incapable { why: "kept".into() },
         };
-        keep(&file, &known).unwrap();
-        assert_eq!(kvm(directory.path()), known.kvm);
+        store(&file, &known).unwrap();
+        assert_eq!(cached_kvm(directory.path()), known.kvm);
         known.identity.boot_id.push('x');
-        keep(&file, &known).unwrap();
-        assert_ne!(kvm(directory.path()), known.kvm);
+        store(&file, &known).unwrap();
+        assert_ne!(cached_kvm(directory.path()), known.kvm);
     }
 }

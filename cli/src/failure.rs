@@ -6,18 +6,20 @@ use microagent_cas::StoreError;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
 
+/// Exit code of any command but `run` for a failure.
+pub const EXIT_FAILED: u8 = 1;
 /// Exit code for wrong usage.
-pub const USAGE: u8 = 2;
+pub const EXIT_USAGE: u8 = 2;
 /// Exit code of `run` when the failure is ours, so that it is never taken for the guest's.
-pub const OURS: u8 = 125;
+pub const EXIT_RUN_FAILED: u8 = 125;
 /// Exit code when `--timeout` fired.
-pub const TIMED_OUT: u8 = 124;
+pub const EXIT_TIMED_OUT: u8 = 124;
 /// Exit code when the command exists but cannot be executed.
-pub const NOT_EXECUTABLE: u8 = 126;
+pub const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Exit code when the command does not exist.
-pub const NOT_FOUND: u8 = 127;
+pub const EXIT_NOT_FOUND: u8 = 127;
 /// What a shell adds to the number of the signal that ended a command.
-pub const SIGNALLED: u8 = 128;
+pub const EXIT_SIGNAL_BASE: u8 = 128;
 
 /// A failure, ready to be printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +50,7 @@ impl Failure {
 
     /// Wrong usage.
     pub fn usage(message: impl Into<String>) -> Failure {
-        Failure::new(ErrorKind::Usage, message).exits(USAGE)
+        Failure::new(ErrorKind::Usage, message).exits(EXIT_USAGE)
     }
 
     /// A failure with its causes.
@@ -58,15 +60,15 @@ impl Failure {
 
     /// Adds the way out.
     #[must_use]
-    pub fn way_out(mut self, way_out: impl Into<String>) -> Failure {
-        self.remediation = Some(way_out.into());
+    pub fn remediation(mut self, remediation: impl Into<String>) -> Failure {
+        self.remediation = Some(remediation.into());
         self
     }
 
     /// Adds the way out, where there is one.
     #[must_use]
-    pub fn maybe_way_out(mut self, way_out: Option<String>) -> Failure {
-        self.remediation = way_out.or(self.remediation);
+    pub fn maybe_remediation(mut self, remediation: Option<String>) -> Failure {
+        self.remediation = remediation.or(self.remediation);
         self
     }
 

@@ -36,7 +36,9 @@ pub fn find(program: &str) -> Result<PathBuf, Failure> {
                     places.join(", ")
                 ),
             )
-            .way_out("install it beside microagent, or set $MICROAGENT_LIBEXEC to its directory")
+            .remediation(
+                "install it beside microagent, or set $MICROAGENT_LIBEXEC to its directory",
+            )
         })
 }
 
@@ -64,7 +66,7 @@ fn places() -> Vec<PathBuf> {
 ///
 /// # Errors
 /// When there is no such file.
-pub fn named(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
+pub fn check_program(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
     if path.is_file() {
         return std::path::absolute(path).map_err(|error| Failure::caused(ErrorKind::Host, &error));
     }
@@ -72,5 +74,5 @@ pub fn named(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
         ErrorKind::NotFound,
         format!("{flag}: there is no program {}", path.display()),
     )
-    .way_out(format!("leave {flag} out to use the installed one")))
+    .remediation(format!("leave {flag} out to use the installed one")))
 }

@@ -14,15 +14,14 @@
 //! | one agent session | [`session`] |
 //! | what a boot costs, and where | [`perf`] |
 //! | which engine `auto` takes | [`engine`] |
-//! | where a VM's sockets are, and how leftovers go | [`run_dir`], [`ending`] |
+//! | where a VM's sockets are, and how leftovers go | [`run_dir`], [`termination`] |
 //! | what people and scripts see | [`output`], [`table`], [`progress`], [`failure`] |
 
 mod app;
 mod args;
 mod commands;
-mod disk;
+mod disk_copy;
 mod document;
-mod ending;
 mod engine;
 mod failure;
 mod install;
@@ -36,6 +35,7 @@ mod session;
 mod settings;
 mod supervisor;
 mod table;
+mod termination;
 mod timeline;
 
 use std::process::ExitCode;

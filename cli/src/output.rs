@@ -39,7 +39,7 @@ impl Output {
     }
 
     /// Whether text beside the result is wanted.
-    pub fn talks(&self) -> bool {
+    pub fn shows_diagnostics(&self) -> bool {
         !self.quiet && (!self.json || self.verbose > 0)
     }
 
@@ -64,7 +64,7 @@ impl Output {
             .write_all(text.as_bytes())
             .and_then(|()| stdout.flush())
         {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_print(&error)),
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(stdout_error(&error)),
             _ => Ok(()),
         }
     }
@@ -109,9 +109,9 @@ impl Output {
                 ("", "")
             };
             let mut text = format!("{bold}microagent:{plain} {}", failure.message);
-            if let Some(way_out) = &failure.remediation {
+            if let Some(remediation) = &failure.remediation {
                 text.push_str("\n  ");
-                text.push_str(way_out);
+                text.push_str(remediation);
             }
             text
         };
@@ -134,7 +134,7 @@ pub fn notice_event(message: &str) -> Value {
 }
 
 /// The failure to print a result.
-pub fn cannot_print(error: &io::Error) -> Failure {
+pub fn stdout_error(error: &io::Error) -> Failure {
     Failure::new(
         ErrorKind::Host,
         format!("cannot write to standard output: {error}"),

@@ -38,7 +38,7 @@ pub enum RunDirError {
     },
     /// Somebody else made the directory.
     #[error("{} belongs to somebody else or is open to others", .0.display())]
-    NotOurs(PathBuf),
+    NotPrivate(PathBuf),
     /// It is too long for sockets.
     #[error("{} is too long for the path of a socket", .0.display())]
     TooLong(PathBuf),
@@ -50,13 +50,13 @@ impl From<RunDirError> for Failure {
             RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 ErrorKind::NoSpace
             }
-            RunDirError::NotOurs(_) => ErrorKind::Permission,
+            RunDirError::NotPrivate(_) => ErrorKind::Permission,
             _ => ErrorKind::Host,
         };
         let failure = Failure::caused(kind, &error);
         match error {
-            RunDirError::NotOurs(path) => {
-                failure.way_out(format!("remove it: sudo rm -r {}", path.display()))
+            RunDirError::NotPrivate(path) => {
+                failure.remediation(format!("remove it: sudo rm -r {}", path.display()))
             }
             _ => failure,
         }
@@ -77,7 +77,7 @@ impl RunDir {
     }
 
     fn create_in(parent: &Path) -> Result<RunDir, RunDirError> {
-        own(parent)?;
+        ensure_private(parent)?;
         let _gate = lock(parent, FlockOperation::LockExclusive)?;
         sweep(parent);
         let directory = tempfile::Builder::new()
@@ -87,7 +87,7 @@ impl RunDir {
             .tempdir_in(parent)
             .map_err(|error| failed("make a directory in", parent, error))?;
         let path = directory.path().to_owned();
-        if !fits(&path, 0) {
+        if !socket_path_fits(&path, 0) {
             return Err(RunDirError::TooLong(path));
         }
         let lock = lock(&path, FlockOperation::NonBlockingLockExclusive)?;
@@ -118,17 +118,17 @@ fn parent() -> PathBuf {
         .map(PathBuf::from)
         .filter(|path| path.is_absolute() && ours(path))
         .map(|path| path.join("microagent"))
-        .filter(|path| fits(path, ID + 1))
+        .filter(|path| socket_path_fits(path, ID + 1))
         .unwrap_or_else(|| PathBuf::from(format!("/tmp/microagent-{uid}")))
 }
 
 /// Whether sockets fit in a directory that is `more` bytes below `path`.
-fn fits(path: &Path, more: usize) -> bool {
+fn socket_path_fits(path: &Path, more: usize) -> bool {
     path.as_os_str().len() + more + SOCKET_NAME <= MAX_SOCKET_PATH
 }
 
 /// Makes `path` if it is missing, and checks that nobody else can use it.
-fn own(path: &Path) -> Result<(), RunDirError> {
+fn ensure_private(path: &Path) -> Result<(), RunDirError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -141,7 +141,7 @@ fn own(path: &Path) -> Result<(), RunDirError> {
     if ours {
         Ok(())
     } else {
-        Err(RunDirError::NotOurs(path.to_owned()))
+        Err(RunDirError::NotPrivate(path.to_owned()))
     }
 }
 
@@ -204,13 +204,13 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(
             RunDir::create_in(&open),
-            Err(RunDirError::NotOurs(_))
+            Err(RunDirError::NotPrivate(_))
         ));
         let link = parent.path().join("link");
         std::os::unix::fs::symlink(parent.path(), &link).unwrap();
         assert!(matches!(
             RunDir::create_in(&link),
-            Err(RunDirError::NotOurs(_))
+            Err(RunDirError::NotPrivate(_))
         ));
     }
 

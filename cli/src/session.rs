@@ -46,7 +46,7 @@ pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), Sessi
             Ok(())
         }
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
-        _ => Err(out_of_place()),
+        _ => Err(unexpected_reply()),
     }
 }
 
@@ -61,7 +61,7 @@ pub fn exec(
     match read_message(&mut stream, "the start of the command")? {
         Reply::Started { .. } => sink.started(),
         Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
-        _ => return Err(out_of_place()),
+        _ => return Err(unexpected_reply()),
     }
     if stdin {
         let writer = stream.try_clone().map_err(FrameError::Io)?;
@@ -82,7 +82,7 @@ pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
     match read_message(&mut stream, "the answer to a shutdown")? {
         Reply::ShuttingDown => Ok(()),
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
-        _ => Err(out_of_place()),
+        _ => Err(unexpected_reply()),
     }
 }
 
@@ -96,9 +96,9 @@ fn carry(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, Session
             Kind::Message => match serde_json::from_slice(&payload).map_err(FrameError::from)? {
                 Reply::Exited(exited) => return Ok(exited),
                 Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
-                _ => return Err(out_of_place()),
+                _ => return Err(unexpected_reply()),
             },
-            Kind::Stdin => return Err(out_of_place()),
+            Kind::Stdin => return Err(unexpected_reply()),
         }
     }
 }
@@ -121,7 +121,7 @@ fn pass_stdin(mut stream: UnixStream) {
     }
 }
 
-fn out_of_place() -> SessionError {
+fn unexpected_reply() -> SessionError {
     SessionError::Broken(FrameError::Unexpected {
         got: Kind::Message,
         expected: "another answer",

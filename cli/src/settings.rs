@@ -36,7 +36,7 @@ impl Settings {
             .and_then(|path| std::path::absolute(path).ok())
             .ok_or_else(|| {
                 Failure::usage("there is no home directory to keep state in")
-                    .way_out("set $HOME, or say where with --state-dir DIR")
+                    .remediation("set $HOME, or say where with --state-dir DIR")
             })?;
         Ok(Settings {
             state_dir,

@@ -19,7 +19,8 @@ pub enum Mark {
     /// Image, root file system, kernel and initramfs were found or made.
     LookedUp,
     /// The supervisor knew what to boot.
-    Told,
+    #[serde(rename = "told")]
+    StartReceived,
     /// Kernel and initramfs were in guest memory.
     Loaded,
     /// The VM, its vCPUs and its devices existed.
@@ -45,7 +46,7 @@ pub enum Mark {
 /// A point that was passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Passed {
+pub struct TimelineEntry {
     /// Which.
     pub mark: Mark,
     /// When, in microseconds of `CLOCK_MONOTONIC`.
@@ -55,17 +56,17 @@ pub struct Passed {
 /// The points that were passed.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(transparent)]
-pub struct Timeline(Vec<Passed>);
+pub struct Timeline(Vec<TimelineEntry>);
 
 impl Timeline {
     /// Notes that `mark` is passed now.
-    pub fn pass(&mut self, mark: Mark) {
-        self.note(mark, monotonic_micros());
+    pub fn record_now(&mut self, mark: Mark) {
+        self.record(mark, monotonic_micros());
     }
 
     /// Notes when `mark` was passed.
-    pub fn note(&mut self, mark: Mark, monotonic_micros: u64) {
-        self.0.push(Passed {
+    pub fn record(&mut self, mark: Mark, monotonic_micros: u64) {
+        self.0.push(TimelineEntry {
             mark,
             monotonic_micros,
         });
@@ -75,22 +76,22 @@ impl Timeline {
     ///
     /// The guest's clock is not ours. But both are read when the agent reports, which ties them
     /// together up to the length of one message; nothing has to leave the guest for a mark.
-    pub fn note_boot(&mut self, ready: &GuestReady) {
+    pub fn record_boot(&mut self, ready: &GuestReady) {
         for step in &ready.steps {
             let mark = match step.name {
                 StepName::Supervisor => Mark::Supervisor,
                 StepName::Prepared => Mark::Prepared,
-                StepName::StartReceived => Mark::Told,
+                StepName::StartReceived => Mark::StartReceived,
                 StepName::Created => Mark::Created,
                 StepName::Loaded => Mark::Loaded,
                 StepName::Running => Mark::Running,
             };
-            self.note(mark, step.monotonic_micros);
+            self.record(mark, step.monotonic_micros);
         }
         let zero = ready.monotonic_micros.saturating_sub(ready.uptime_micros);
-        self.note(Mark::Kernel, zero);
-        self.note(Mark::Userspace, zero.saturating_add(ready.started_micros));
-        self.note(Mark::Agent, ready.monotonic_micros);
+        self.record(Mark::Kernel, zero);
+        self.record(Mark::Userspace, zero.saturating_add(ready.started_micros));
+        self.record(Mark::Agent, ready.monotonic_micros);
     }
 }
 
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn the_guests_clock_is_tied_to_ours_by_its_report() {
         let mut timeline = Timeline::default();
-        timeline.note_boot(&GuestReady {
+        timeline.record_boot(&GuestReady {
             monotonic_micros: 10_000,
             uptime_micros: 4_000,
             started_micros: 3_500,

@@ -5,9 +5,9 @@ mod global;
 mod image;
 mod kernel;
 mod perf;
-mod refused;
 mod rootfs;
 mod run;
+mod usage_error;
 
 use std::ffi::OsString;
 
@@ -96,7 +96,7 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
             | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
                 Ok(Parsed::Help(error.render().to_string()))
             }
-            _ => Err(refused::explain(&error, words)),
+            _ => Err(usage_error::usage_error(&error, words)),
         },
     }
 }

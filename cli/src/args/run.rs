@@ -98,7 +98,7 @@ pub struct MachineArgs {
 
 impl RunArgs {
     /// Flags of this command that are parsed but have nothing behind them yet.
-    pub fn not_available(&self) -> Option<&'static str> {
+    pub fn unavailable_flag(&self) -> Option<&'static str> {
         [
             ("--shell", self.shell.is_some()),
             ("--output", !self.output.is_empty()),

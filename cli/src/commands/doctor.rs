@@ -180,7 +180,7 @@ impl Finding {
         }
     }
 
-    fn say(&self) -> String {
+    fn summary(&self) -> String {
         let version = self
             .version
             .as_ref()
@@ -196,10 +196,10 @@ impl Finding {
 impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
-        let mut line = |name: &str, what: &str, way_out: Option<&str>| {
+        let mut line = |name: &str, what: &str, remediation: Option<&str>| {
             let _ = writeln!(text, "{name:<12}{what}");
-            if let Some(way_out) = way_out {
-                let _ = writeln!(text, "{:<12}-> {way_out}", "");
+            if let Some(remediation) = remediation {
+                let _ = writeln!(text, "{:<12}-> {remediation}", "");
             }
         };
         let auto = match self.engine.auto {
@@ -213,15 +213,19 @@ impl Report {
             kvm.as_deref().unwrap_or("usable"),
             self.kvm.remediation,
         );
-        line("qemu", &self.qemu.say(), self.qemu.remediation.as_deref());
+        line(
+            "qemu",
+            &self.qemu.summary(),
+            self.qemu.remediation.as_deref(),
+        );
         line(
             "agent",
-            &self.agent.say(),
+            &self.agent.summary(),
             self.agent.remediation.as_deref(),
         );
         line(
             "supervisor",
-            &self.supervisor.say(),
+            &self.supervisor.summary(),
             self.supervisor.remediation.as_deref(),
         );
         let kernel = self.kernel.installed.as_ref().map(format::kernel);

@@ -7,17 +7,21 @@ use serde::Serialize;
 use super::pipeline;
 use crate::args::{DriftArgs, ImageCommand, ReferenceArgs};
 use crate::document::ImageDocument;
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::settings::Settings;
 use crate::table::table;
+use crate::termination::Termination;
 
 /// Does what `image` was asked for.
-pub fn image(command: ImageCommand, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn image(
+    command: ImageCommand,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     match command {
-        ImageCommand::Resolve(args) => resolve(&args, settings, ending),
-        ImageCommand::Drift(args) => drift(&args, settings, ending),
+        ImageCommand::Resolve(args) => resolve(&args, settings, termination),
+        ImageCommand::Drift(args) => drift(&args, settings, termination),
     }
 }
 
@@ -76,9 +80,13 @@ impl ConfigDocument {
     }
 }
 
-fn resolve(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+fn resolve(
+    args: &ReferenceArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let recorded = pipeline.recorded_root(&reference)?;
     let image = pipeline.resolve(&reference)?;
     if settings.output.json {
@@ -103,11 +111,11 @@ fn resolve(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result
 }
 
 /// Exits with 0 when everything is the same, with 1 when anything moved, is gone, or is unknown.
-fn drift(args: &DriftArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+fn drift(args: &DriftArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let references = (args.references.iter())
         .map(|text| reference(text))
         .collect::<Result<Vec<_>, _>>()?;
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let report = pipeline.drift(&references)?;
     let code = u8::from(!report.ok);
     if settings.output.json {

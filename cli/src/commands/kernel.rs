@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{format, pipeline};
 use crate::args::{KernelBuildArgs, KernelInstallArgs};
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,8 +37,12 @@ struct Node {
 const LOG: &str = "kernel-build.log";
 
 /// Builds a kernel, or finds it in the store, and makes it the default.
-pub fn build(args: &KernelBuildArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = pipeline::open(settings, ending)?;
+pub fn build(
+    args: &KernelBuildArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let pipeline = pipeline::open(settings, termination)?;
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let built = pipeline.build_kernel(&KernelBuild {
         source: args.source.clone(),
@@ -68,10 +72,10 @@ pub fn build(args: &KernelBuildArgs, settings: &Settings, ending: &Ending) -> Re
 pub fn install(
     args: &KernelInstallArgs,
     settings: &Settings,
-    ending: &Ending,
+    termination: &Termination,
 ) -> Result<u8, Failure> {
     let source = source(args)?;
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let kernel = pipeline.kernel(&source)?;
     pipeline.set_default_kernel(&kernel)?;
     if settings.output.json {
@@ -103,7 +107,7 @@ fn checksum(text: &str) -> Result<Digest, Failure> {
         .to_ascii_lowercase();
     Digest::from_hex(&hex).map_err(|_| {
         Failure::usage(format!("--sha256 {text:?} is no SHA-256"))
-            .way_out("give the 64 hexadecimal digits that sha256sum prints")
+            .remediation("give the 64 hexadecimal digits that sha256sum prints")
     })
 }
 
@@ -121,7 +125,7 @@ mod tests {
         assert_eq!(
             checksum("abc").unwrap_err(),
             Failure::usage("--sha256 \"abc\" is no SHA-256")
-                .way_out("give the 64 hexadecimal digits that sha256sum prints")
+                .remediation("give the 64 hexadecimal digits that sha256sum prints")
         );
     }
 }

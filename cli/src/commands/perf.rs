@@ -7,7 +7,6 @@ use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
 use super::pipeline;
 use crate::args::{PerfBootArgs, RunArgs};
 use crate::document::{ImageDocument, KernelDocument};
-use crate::ending::Ending;
 use crate::engine;
 use crate::failure::Failure;
 use crate::install;
@@ -19,12 +18,17 @@ use crate::request::{RunRequest, resources};
 use crate::run::artifacts;
 use crate::run_dir::RunDir;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 /// The most iterations: all their times are kept.
 const MOST_ITERATIONS: u32 = 10_000;
 
 /// Boots again and again. The answer is the exit code.
-pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn boot(
+    args: PerfBootArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let iterations = iterations(&args.iterations)?;
     let request = RunRequest::check(
         RunArgs {
@@ -35,19 +39,19 @@ pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<
         },
         resources::host_cpus(),
     )?;
-    let choice = engine::announce(settings)?;
-    iteration::adopt_orphans()?;
-    let words = words(&args, &request, choice.engine.name(), settings);
+    let choice = engine::choose_with_notice(settings)?;
+    iteration::become_subreaper()?;
+    let run_args = run_args(&args, &request, choice.engine.name(), settings);
     let mut done = Vec::new();
     for turn in 0..=iterations {
-        let measured = iteration::measure(&words)?;
+        let measured = iteration::measure(&run_args)?;
         // The first one pulls the image, installs the kernel and warms the caches.
         if turn > 0 {
             done.push(measured);
         }
     }
 
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let booted = Booted::look_up(&pipeline, &request)?;
     let monitors = if args.alone {
         Vec::new()
@@ -58,7 +62,7 @@ pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<
             iterations,
             choice.engine,
             settings,
-            ending,
+            termination,
         )?
     };
     let report = Report {
@@ -68,7 +72,7 @@ pub fn boot(args: PerfBootArgs, settings: &Settings, ending: &Ending) -> Result<
         resources: request.resources,
         iterations,
         parts: waterfall::parts(&done),
-        whole: whole(&done)?,
+        totals: totals(&done)?,
         monitors,
     };
     if settings.output.json {
@@ -84,13 +88,13 @@ fn iterations(text: &str) -> Result<u32, Failure> {
         Ok(count @ 1..=MOST_ITERATIONS) => Ok(count),
         _ => Err(
             Failure::usage(format!("--iterations {text:?} is no number of boots"))
-                .way_out(format!("give a number from 1 to {MOST_ITERATIONS}")),
+                .remediation(format!("give a number from 1 to {MOST_ITERATIONS}")),
         ),
     }
 }
 
 /// What makes this program run the measured command.
-fn words(
+fn run_args(
     args: &PerfBootArgs,
     request: &RunRequest,
     engine: &str,
@@ -117,8 +121,8 @@ fn words(
     words
 }
 
-fn whole(done: &[Iteration]) -> Result<waterfall::Whole, Failure> {
-    waterfall::whole(done).ok_or_else(|| {
+fn totals(done: &[Iteration]) -> Result<waterfall::Totals, Failure> {
+    waterfall::totals(done).ok_or_else(|| {
         Failure::new(
             ErrorKind::Internal,
             "a run did not say when its agent was ready",
@@ -136,9 +140,9 @@ struct Booted {
 impl Booted {
     fn look_up(pipeline: &Pipeline, request: &RunRequest) -> Result<Booted, Failure> {
         let named = request.kernel.as_deref();
-        let kernel = artifacts::known_kernel(pipeline, named)?.ok_or_else(|| {
+        let kernel = artifacts::installed_kernel(pipeline, named)?.ok_or_else(|| {
             Failure::new(ErrorKind::NotFound, "the kernel is gone")
-                .way_out("install one: microagent kernel install")
+                .remediation("install one: microagent kernel install")
         })?;
         let image = pipeline.resolve(&request.reference)?;
         let initramfs = pipeline.initramfs(&install::find(install::AGENT)?, &kernel)?;
@@ -156,10 +160,10 @@ fn compare(
     iterations: u32,
     engine: microagent_proto::control::Engine,
     settings: &Settings,
-    ending: &Ending,
+    termination: &Termination,
 ) -> Result<Vec<Monitor>, Failure> {
     let run_dir = RunDir::create()?;
-    ending.remember(run_dir.path());
+    termination.remove_on_exit(run_dir.path());
     let supervisor = install::find(install::SUPERVISOR)?;
     let ours = Ours {
         supervisor: &supervisor,

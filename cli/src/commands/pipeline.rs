@@ -5,16 +5,16 @@ use std::sync::Arc;
 use microagent_cas::Store;
 use microagent_pipeline::Pipeline;
 
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 /// The pipeline on this state directory's store, swept of what dead processes left.
-pub fn open(settings: &Settings, ending: &Ending) -> Result<Pipeline, Failure> {
+pub fn open(settings: &Settings, termination: &Termination) -> Result<Pipeline, Failure> {
     let root = settings.store_dir();
     let store = Store::open(&root)?;
-    ending.remember_store(&root);
+    termination.set_store(&root);
     if let Err(error) = store.sweep() {
         tracing::warn!(%error, "leftovers stay in the store");
     }

@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::pipeline;
 use crate::args::RootfsBuildArgs;
-use crate::disk;
+use crate::disk_copy;
 use crate::document::{ImageDocument, NodeDocument, nodes};
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::request::resources::size_mib;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,7 +33,11 @@ struct RootfsDocument {
 }
 
 /// Builds an image's root file system and copies it to where it was asked for.
-pub fn build(args: &RootfsBuildArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn build(
+    args: &RootfsBuildArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let reference = reference(&args.image)?;
     let options = RootfsOptions {
         size_mib: args.size_mib.as_deref().map(size_mib).transpose()?,
@@ -42,11 +46,11 @@ pub fn build(args: &RootfsBuildArgs, settings: &Settings, ending: &Ending) -> Re
     if reference.is_mutable() && !args.allow_mutable {
         return Err(mutable(&reference.to_string()));
     }
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let image = pipeline.resolve(&reference)?;
     let rootfs = pipeline.rootfs(&image, &options)?;
     let path = match &args.out {
-        Some(out) => hand_out(pipeline.store(), &rootfs, out)?,
+        Some(out) => write_out(pipeline.store(), &rootfs, out)?,
         None => rootfs.path.clone(),
     };
     if settings.output.json {
@@ -69,17 +73,17 @@ pub fn build(args: &RootfsBuildArgs, settings: &Settings, ending: &Ending) -> Re
 
 /// Writes a file system to where it was asked for, unless it is what was written there last time
 /// and nobody has touched it since.
-fn hand_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Failure> {
+fn write_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
     if !store.is_known(&path, &rootfs.digest)? {
-        disk::copy(&rootfs.path, out)?;
+        disk_copy::copy(&rootfs.path, out)?;
         store.remember_known(&path, &rootfs.digest)?;
     }
     Ok(path)
 }
 
 fn mutable(reference: &str) -> Failure {
-    Failure::usage(format!("{reference} can mean another image tomorrow")).way_out(
+    Failure::usage(format!("{reference} can mean another image tomorrow")).remediation(
         "pin it by digest, as in NAME@sha256:… (microagent --json run prints it as \
          image.resolved), or add --allow-mutable",
     )

@@ -12,65 +12,69 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::pipeline;
 use crate::args::RunArgs;
 use crate::document::{ImageDocument, KernelDocument, nodes, time};
-use crate::ending::Ending;
 use crate::engine::{self, Choice};
-use crate::failure::{Failure, OURS, SIGNALLED, TIMED_OUT};
+use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure};
 use crate::install;
 use crate::request::command::{environment, shell};
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts::{self, Artifacts};
-use crate::run::disks::{self, Attached};
+use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
-use crate::run::vm::{self, End, Ended, Task};
+use crate::run::vm::{self, Outcome, Status, Task};
 use crate::run::workspace::Workspace;
 use crate::run_dir::RunDir;
 use crate::settings::{Settings, make_private_dir};
 use crate::supervisor::Supervisor;
+use crate::termination::Termination;
 use crate::timeline::{Mark, Timeline};
 
-/// Exit code when nobody reads our output: that of a program that SIGPIPE ended.
-const READER_GONE: u8 = SIGNALLED + 13;
+/// Exit code when nobody reads our output: that of a program that SIGPIPE outcome.
+const EXIT_SIGPIPE: u8 = EXIT_SIGNAL_BASE + 13;
 
 /// Runs one command in a fresh VM. The answer is the exit code.
-pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let begun = Instant::now();
     let mut timeline = Timeline::default();
-    timeline.pass(Mark::Cli);
+    timeline.record_now(Mark::Cli);
     let request = RunRequest::check(args, resources::host_cpus())?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => generated_name()?,
     };
-    let choice = engine::announce(settings)?;
+    let choice = engine::choose_with_notice(settings)?;
     disks::inspect(&request.disks, choice.engine)?;
     let agent = install::find(install::AGENT)?;
     let supervisor = match &request.supervisor {
-        Some(path) => install::named("--supervisor", path)?,
+        Some(path) => install::check_program("--supervisor", path)?,
         None => install::find(install::SUPERVISOR)?,
     };
 
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let run_dir = RunDir::create()?;
-    ending.remember(run_dir.path());
+    termination.remove_on_exit(run_dir.path());
     let mut phases = Phases::default();
     let loud = settings.output.verbose > 1;
     let supervisor = timed(&mut phases.spawn, || {
         Supervisor::spawn(&supervisor, choice.engine, loud)
     })?;
-    timeline.pass(Mark::Spawned);
+    timeline.record_now(Mark::Spawned);
     let artifacts = artifacts::prepare(
         &pipeline,
         &request,
         &agent,
         settings.output,
         &mut phases,
-        ending,
+        termination,
     )?;
-    timeline.pass(Mark::LookedUp);
+    timeline.record_now(Mark::LookedUp);
     let workspace = if request.keep {
         let path = settings.workspace_dir(&name);
-        Some(Workspace::create(path, &artifacts.rootfs.path, ending)?)
+        Some(Workspace::create(
+            path,
+            &artifacts.rootfs.path,
+            termination,
+        )?)
     } else {
         None
     };
@@ -93,19 +97,19 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         console_to_stderr: loud,
     };
     let task = task(&request, &artifacts, &name, config, &attached);
-    let mut ended = vm::run(
+    let mut outcome = vm::run(
         &supervisor,
         task,
         settings.output,
         &mut phases,
         &mut timeline,
-        ending,
+        termination,
     );
-    timeline.pass(Mark::Exited);
+    timeline.record_now(Mark::Exited);
 
-    let exited = matches!(ended.end, End::Exited(_));
+    let exited = matches!(outcome.status, Status::Exited(_));
     let halted = timed(&mut phases.teardown, || {
-        let lasting = workspace.is_some() || attached.iter().any(Attached::is_written);
+        let lasting = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
         let halted = lasting && exited && vm::shut_down(&supervisor);
         // Not waited for: the caller has its exit code before the VM is gone.
         drop(supervisor);
@@ -114,12 +118,12 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
     });
     if exited
         && !halted
-        && let Some(disk) = attached.iter().find(|disk| disk.is_written())
+        && let Some(disk) = attached.iter().find(|disk| disk.keeps_writes())
     {
-        ended.end = End::Failed(disk.not_finished());
+        outcome.status = Status::Failed(disk.unclean_shutdown());
     }
     phases.total = millis(begun.elapsed());
-    let run = Run {
+    let parts = DocumentParts {
         settings,
         request: &request,
         name,
@@ -131,59 +135,60 @@ pub fn run(args: RunArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fa
         timeline,
         halted: halted && workspace.is_some(),
     };
-    let document = run.document(&mut ended);
-    if let Some(workspace) = workspace.filter(|_| ended.started_at.is_some()) {
+    let document = parts.document(&mut outcome);
+    if let Some(workspace) = workspace.filter(|_| outcome.started_at.is_some()) {
         workspace.keep(&document)?;
     }
-    conclude(settings, &ended, &document, ending)
+    report_result(settings, &outcome, &document, termination)
 }
 
 /// Prints what is left to print and says the exit code.
-fn conclude(
+fn report_result(
     settings: &Settings,
-    ended: &Ended,
+    outcome: &Outcome,
     document: &RunDocument,
-    ending: &Ending,
+    termination: &Termination,
 ) -> Result<u8, Failure> {
-    let (code, failure) = match &ended.end {
-        End::Exited(exited) => (exit_code(*exited), None),
-        End::ReaderGone => (READER_GONE, None),
-        End::Failed(failure) => (failure.exit_code(OURS), Some(failure)),
+    let (code, failure) = match &outcome.status {
+        Status::Exited(exited) => (exit_code(*exited), None),
+        Status::StdoutClosed => (EXIT_SIGPIPE, None),
+        Status::Failed(failure) => (failure.exit_code(EXIT_RUN_FAILED), Some(failure)),
     };
     // A failure of ours has no result to print.
-    if settings.output.json && code != OURS {
+    if settings.output.json && code != EXIT_RUN_FAILED {
         settings.output.document(document)?;
     }
     if let Some(failure) = failure {
         // A VM that was killed by a signal to this process is not worth a word of its own.
-        ending.finish();
+        termination.disarm();
         settings.output.failure(failure);
     }
     Ok(code)
 }
 
 /// What the document of a run is made of.
-struct Run<'a> {
+struct DocumentParts<'a> {
     settings: &'a Settings,
     request: &'a RunRequest,
     name: String,
     choice: Choice,
     pipeline: &'a Pipeline,
     artifacts: &'a Artifacts,
-    disks: &'a [Attached],
+    disks: &'a [AttachedDisk],
     phases: Phases,
     timeline: Timeline,
     halted: bool,
 }
 
-impl Run<'_> {
-    fn document(self, ended: &mut Ended) -> RunDocument {
-        let exited = match ended.end {
-            End::Exited(exited) => Some(exited),
+impl DocumentParts<'_> {
+    fn document(self, outcome: &mut Outcome) -> RunDocument {
+        let exited = match outcome.status {
+            Status::Exited(exited) => Some(exited),
             _ => None,
         };
-        let captured = std::mem::take(&mut ended.captured);
-        let timed_out = matches!(&ended.end, End::Failed(why) if why.exit == Some(TIMED_OUT));
+        let captured = std::mem::take(&mut outcome.captured);
+        let timed_out =
+            matches!(&outcome.status, Status::Failed(why) if why.exit == Some(EXIT_TIMED_OUT));
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         RunDocument {
             workspace: self.name,
@@ -192,14 +197,14 @@ impl Run<'_> {
             image: ImageDocument::new(&self.artifacts.image),
             resources: self.request.resources.clone(),
             kernel: KernelDocument::new(&self.artifacts.kernel, self.request.kernel.clone()),
-            disks: self.disks.iter().map(Attached::document).collect(),
+            disks: self.disks.iter().map(AttachedDisk::document).collect(),
             nodes: nodes(self.pipeline),
             phases: self.phases,
             timeline: self.timeline,
             result: ResultDocument {
-                started: ended.started_at.is_some(),
-                started_at: ended.started_at.map(time),
-                completed_at: ended.started_at.map(|_| time(ended.completed_at)),
+                started: outcome.started_at.is_some(),
+                started_at: outcome.started_at.map(time),
+                completed_at: outcome.started_at.map(|_| time(outcome.completed_at)),
                 exit_code: exited.and_then(|exited| exited.code),
                 signal: exited.and_then(|exited| exited.signal),
                 timed_out,
@@ -252,7 +257,7 @@ fn task(
     artifacts: &Artifacts,
     name: &str,
     config: VmConfig,
-    disks: &[Attached],
+    disks: &[AttachedDisk],
 ) -> Task {
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
@@ -281,8 +286,8 @@ fn exit_code(exited: Exited) -> u8 {
     match (exited.code, exited.signal) {
         // The kernel keeps eight bits of it.
         (Some(code), _) => (code & 0xff) as u8,
-        (None, Some(signal)) => SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0)),
-        (None, None) => OURS,
+        (None, Some(signal)) => EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
+        (None, None) => EXIT_RUN_FAILED,
     }
 }
 

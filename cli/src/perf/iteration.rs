@@ -9,34 +9,34 @@ use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::timeline::{Passed, monotonic_micros};
+use crate::timeline::{TimelineEntry, monotonic_micros};
 
 /// One run and its points in time, in microseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone)]
 pub struct Iteration {
     /// Before the process was started.
-    pub begun: u64,
+    pub started: u64,
     /// What the run tells of itself.
-    pub marks: Vec<Passed>,
+    pub marks: Vec<TimelineEntry>,
     /// The exit code was here.
-    pub ended: u64,
+    pub exited: u64,
     /// The VM's process was gone, which nobody has to wait for.
-    pub gone: u64,
+    pub vm_gone: u64,
 }
 
 /// The parts of `run --json` that are looked at.
 #[derive(Deserialize)]
 struct Document {
-    timeline: Vec<Passed>,
+    timeline: Vec<TimelineEntry>,
 }
 
 #[derive(Deserialize)]
 struct ErrorLine {
-    error: Said,
+    error: ErrorBody,
 }
 
 #[derive(Deserialize)]
-struct Said {
+struct ErrorBody {
     message: String,
     remediation: Option<String>,
 }
@@ -46,7 +46,7 @@ struct Said {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn adopt_orphans() -> Result<(), Failure> {
+pub fn become_subreaper() -> Result<(), Failure> {
     set_child_subreaper(Some(Pid::INIT))
         .map_err(|error| Failure::caused(ErrorKind::Host, &std::io::Error::from(error)))
 }
@@ -64,29 +64,29 @@ pub fn measure(words: &[OsString]) -> Result<Iteration, Failure> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let begun = monotonic_micros();
+    let started = monotonic_micros();
     let output = command
         .spawn()
         .and_then(std::process::Child::wait_with_output)
         .map_err(|error| host(&error))?;
-    let ended = monotonic_micros();
-    wait_for_orphans();
-    let gone = monotonic_micros();
+    let exited = monotonic_micros();
+    wait_for_children();
+    let vm_gone = monotonic_micros();
     if !output.status.success() {
-        return Err(why(&output));
+        return Err(run_failure(&output));
     }
     let document: Document = serde_json::from_slice(&output.stdout)
         .map_err(|error| Failure::caused(ErrorKind::Internal, &error))?;
     Ok(Iteration {
-        begun,
+        started,
         marks: document.timeline,
-        ended,
-        gone,
+        exited,
+        vm_gone,
     })
 }
 
 /// Waits until no child is left.
-pub fn wait_for_orphans() {
+pub fn wait_for_children() {
     loop {
         match wait(WaitOptions::empty()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -95,20 +95,20 @@ pub fn wait_for_orphans() {
     }
 }
 
-fn why(output: &std::process::Output) -> Failure {
+fn run_failure(output: &std::process::Output) -> Failure {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let said = stderr
+    let line = stderr
         .lines()
         .rev()
         .find_map(|line| serde_json::from_str::<ErrorLine>(line).ok());
-    match said {
+    match line {
         Some(ErrorLine { error }) => {
-            Failure::new(ErrorKind::Guest, error.message).maybe_way_out(error.remediation)
+            Failure::new(ErrorKind::Guest, error.message).maybe_remediation(error.remediation)
         }
         None => Failure::new(
             ErrorKind::Guest,
             format!("the measured command ended with {}", output.status),
         )
-        .way_out("give a command that exits with 0: --exec COMMAND"),
+        .remediation("give a command that exits with 0: --exec COMMAND"),
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::monitors::Monitor;
 use super::statistics::Summary;
-use super::waterfall::{Part, Whole};
+use super::waterfall::{Part, Totals};
 use crate::document::{ImageDocument, KernelDocument};
 use crate::request::resources::Resources;
 use crate::table::table;
@@ -29,7 +29,8 @@ pub struct Report {
     /// The parts of `microagent run`, in order.
     pub parts: Vec<Part>,
     /// Their sum, which is less than the parts': some overlap.
-    pub whole: Whole,
+    #[serde(rename = "whole")]
+    pub totals: Totals,
     /// The monitor alone, and others with the same kernel and initramfs.
     pub monitors: Vec<Monitor>,
 }
@@ -67,7 +68,7 @@ impl Report {
     }
 
     fn waterfall(&self) -> String {
-        let end = self.whole.to_exit_code_millis.median.max(0.001);
+        let end = self.totals.to_exit_code_millis.median.max(0.001);
         let column = |millis: f64| (millis / end * WIDTH).round() as usize;
         let mut rows = vec![words(["PHASE", "MS", "LEAST", "MOST", ""])];
         for part in &self.parts {
@@ -79,8 +80,8 @@ impl Report {
             rows.push(vec![
                 part.name.to_owned(),
                 millis(part.millis.median),
-                millis(part.millis.least),
-                millis(part.millis.most),
+                millis(part.millis.min),
+                millis(part.millis.max),
                 format!("{}{}", " ".repeat(start), "#".repeat(length)),
             ]);
         }
@@ -93,16 +94,16 @@ impl Report {
             rows.push(vec![
                 name.to_owned(),
                 millis(summary.median),
-                millis(summary.least),
-                millis(summary.most),
+                millis(summary.min),
+                millis(summary.max),
             ]);
         };
-        row("the agent", &self.whole.to_agent_millis);
-        if let Some(summary) = &self.whole.to_first_output_millis {
+        row("the agent", &self.totals.to_agent_millis);
+        if let Some(summary) = &self.totals.to_first_output_millis {
             row("the first output", summary);
         }
-        row("the exit code", &self.whole.to_exit_code_millis);
-        row("after it: the VM gone", &self.whole.teardown_millis);
+        row("the exit code", &self.totals.to_exit_code_millis);
+        row("after it: the VM gone", &self.totals.teardown_millis);
         table(&rows)
     }
 
@@ -110,13 +111,13 @@ impl Report {
         let mut rows = vec![words([
             "MONITOR ALONE",
             "TO USERSPACE AND RESET",
-            "OURS ÷",
+            "EXIT_RUN_FAILED ÷",
             "FIRST INSTRUCTION RESETS",
-            "OURS ÷",
+            "EXIT_RUN_FAILED ÷",
         ])];
         for monitor in &self.monitors {
             let mut row = vec![monitor.name.clone()];
-            for times in [&monitor.userspace, &monitor.nothing] {
+            for times in [&monitor.userspace, &monitor.first_instruction] {
                 row.push(
                     times
                         .as_ref()

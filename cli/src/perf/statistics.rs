@@ -9,9 +9,11 @@ pub struct Summary {
     /// The middle one; of an even number the mean of the two in the middle.
     pub median: f64,
     /// The shortest.
-    pub least: f64,
+    #[serde(rename = "least")]
+    pub min: f64,
     /// The longest.
-    pub most: f64,
+    #[serde(rename = "most")]
+    pub max: f64,
 }
 
 impl Summary {
@@ -24,8 +26,8 @@ impl Summary {
         let lower = *values.get((count - 1) / 2)?;
         Some(Summary {
             median: (lower + upper) / 2.0,
-            least: *values.first()?,
-            most: *values.last()?,
+            min: *values.first()?,
+            max: *values.last()?,
         })
     }
 }
@@ -38,7 +40,7 @@ mod tests {
     fn the_median_does_not_depend_on_the_order() {
         let of = |values: &[f64]| Summary::of(values.iter().copied());
         let odd = of(&[9.0, 1.0, 2.0]).unwrap();
-        assert_eq!((odd.median, odd.least, odd.most), (2.0, 1.0, 9.0));
+        assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 9.0));
         assert_eq!(of(&[4.0, 1.0, 2.0, 100.0]).unwrap().median, 3.0);
         assert_eq!(of(&[]), None);
     }

@@ -10,30 +10,30 @@ use crate::timeline::Mark;
 #[derive(Debug, Clone, Copy)]
 enum Point {
     /// Before the process.
-    Begun,
-    /// Told by the run.
+    Start,
+    /// StartReceived by the run.
     At(Mark),
     /// The exit code was here.
-    Ended,
+    Exit,
     /// The VM was gone.
-    Gone,
+    VmGone,
 }
 
 use Mark::{
     Agent, Cli, Created, Exec, Exited, Kernel, Loaded, LookedUp, Output, Prepared, Root, Running,
-    Spawned, Supervisor, Told, Userspace,
+    Spawned, StartReceived, Supervisor, Userspace,
 };
-use Point::{At, Begun, Ended, Gone};
+use Point::{At, Exit, Start, VmGone};
 
 /// What each part is called, where it begins and where it ends.
 const PARTS: [(&str, Point, Point); 17] = [
-    ("command line starts", Begun, At(Cli)),
+    ("command line starts", Start, At(Cli)),
     ("supervisor spawned", At(Cli), At(Spawned)),
     ("supervisor starts", At(Spawned), At(Supervisor)),
     ("VM created", At(Supervisor), At(Prepared)),
     ("node look-ups", At(Spawned), At(LookedUp)),
-    ("supervisor is told", At(LookedUp), At(Told)),
-    ("kernel into memory", At(Told), At(Loaded)),
+    ("supervisor is told", At(LookedUp), At(StartReceived)),
+    ("kernel into memory", At(StartReceived), At(Loaded)),
     ("vCPUs, devices", At(Loaded), At(Created)),
     ("first instruction", At(Created), At(Running)),
     ("kernel entry", At(Running), At(Kernel)),
@@ -43,7 +43,7 @@ const PARTS: [(&str, Point, Point); 17] = [
     ("command executed", At(Root), At(Exec)),
     ("first output", At(Exec), At(Output)),
     ("command exits", At(Output), At(Exited)),
-    ("caller has the exit code", At(Exited), Ended),
+    ("caller has the exit code", At(Exited), Exit),
 ];
 
 /// One part of a boot.
@@ -63,7 +63,7 @@ pub fn parts(iterations: &[Iteration]) -> Vec<Part> {
     PARTS
         .iter()
         .filter_map(|&(name, from, to)| {
-            let start = summary(iterations, Begun, from)?;
+            let start = summary(iterations, Start, from)?;
             Some(Part {
                 name,
                 start_millis: start.median,
@@ -73,10 +73,10 @@ pub fn parts(iterations: &[Iteration]) -> Vec<Part> {
         .collect()
 }
 
-/// The whole of an iteration, and what follows it.
+/// The totals of an iteration, and what follows it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Whole {
+pub struct Totals {
     /// From before the process to the agent's report.
     pub to_agent_millis: Summary,
     /// From before the process to the first byte of the command's output, where there was one.
@@ -88,12 +88,12 @@ pub struct Whole {
 }
 
 /// `None` when there were no iterations or some never reached the agent.
-pub fn whole(iterations: &[Iteration]) -> Option<Whole> {
-    Some(Whole {
-        to_agent_millis: summary(iterations, Begun, At(Agent))?,
-        to_first_output_millis: summary(iterations, Begun, At(Output)),
-        to_exit_code_millis: summary(iterations, Begun, Ended)?,
-        teardown_millis: summary(iterations, Ended, Gone)?,
+pub fn totals(iterations: &[Iteration]) -> Option<Totals> {
+    Some(Totals {
+        to_agent_millis: summary(iterations, Start, At(Agent))?,
+        to_first_output_millis: summary(iterations, Start, At(Output)),
+        to_exit_code_millis: summary(iterations, Start, Exit)?,
+        teardown_millis: summary(iterations, Exit, VmGone)?,
     })
 }
 
@@ -112,9 +112,9 @@ fn summary(iterations: &[Iteration], from: Point, to: Point) -> Option<Summary> 
 
 fn at(iteration: &Iteration, point: Point) -> Option<u64> {
     match point {
-        Begun => Some(iteration.begun),
-        Ended => Some(iteration.ended),
-        Gone => Some(iteration.gone),
+        Start => Some(iteration.started),
+        Exit => Some(iteration.exited),
+        VmGone => Some(iteration.vm_gone),
         At(mark) => {
             let passed = iteration.marks.iter().find(|passed| passed.mark == mark)?;
             Some(passed.monotonic_micros)
@@ -125,20 +125,20 @@ fn at(iteration: &Iteration, point: Point) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::Passed;
+    use crate::timeline::TimelineEntry;
 
     fn iteration(marks: &[(Mark, u64)]) -> Iteration {
         Iteration {
-            begun: 1000,
+            started: 1000,
             marks: marks
                 .iter()
-                .map(|&(mark, monotonic_micros)| Passed {
+                .map(|&(mark, monotonic_micros)| TimelineEntry {
                     mark,
                     monotonic_micros,
                 })
                 .collect(),
-            ended: 9000,
-            gone: 9500,
+            exited: 9000,
+            vm_gone: 9500,
         }
     }
 
@@ -160,15 +160,15 @@ mod tests {
                 ("supervisor spawned", 1.0, 0.25),
             ]
         );
-        let whole = whole(&runs).unwrap();
-        assert_eq!(whole.to_agent_millis.median, 4.0);
-        assert_eq!(whole.to_first_output_millis, None);
-        assert_eq!(whole.teardown_millis.most, 0.5);
+        let totals = totals(&runs).unwrap();
+        assert_eq!(totals.to_agent_millis.median, 4.0);
+        assert_eq!(totals.to_first_output_millis, None);
+        assert_eq!(totals.teardown_millis.max, 0.5);
     }
 
     #[test]
     fn nothing_was_measured() {
         assert!(parts(&[]).is_empty());
-        assert!(whole(&[]).is_none());
+        assert!(totals(&[]).is_none());
     }
 }

@@ -30,11 +30,11 @@ pub(super) struct Bars {
 #[derive(Debug)]
 struct Bar {
     bar: ProgressBar,
-    stages: Vec<Showing>,
+    stages: Vec<ActiveStage>,
 }
 
 #[derive(Debug)]
-struct Showing {
+struct ActiveStage {
     stage: Stage,
     total: Option<u64>,
     bytes: u64,
@@ -65,7 +65,7 @@ impl Bars {
                         stages: Vec::new(),
                     }
                 });
-                bar.begin(Showing {
+                bar.begin(ActiveStage {
                     stage,
                     total: total_bytes,
                     bytes: 0,
@@ -94,7 +94,7 @@ impl Bars {
 }
 
 impl Bar {
-    fn begin(&mut self, showing: Showing) {
+    fn begin(&mut self, showing: ActiveStage) {
         // What has an end is shown before what has none.
         match showing.total.is_some() {
             true => self.stages.insert(0, showing),

@@ -27,7 +27,7 @@ pub(super) struct Events {
 #[derive(Debug)]
 struct Work {
     since: Instant,
-    said: Instant,
+    reported: Instant,
     bytes: u64,
 }
 
@@ -48,7 +48,7 @@ impl Events {
             } => {
                 let started = Work {
                     since: now,
-                    said: now,
+                    reported: now,
                     bytes: 0,
                 };
                 work.insert((*stage, detail.clone()), started);
@@ -66,10 +66,10 @@ impl Events {
             } => {
                 let work = work.get_mut(&(*stage, detail.clone()))?;
                 work.bytes += bytes;
-                if now.duration_since(work.said) < PERIOD {
+                if now.duration_since(work.reported) < PERIOD {
                     return None;
                 }
-                work.said = now;
+                work.reported = now;
                 Some(json!({
                     "kind": "advanced",
                     "stage": stage.as_str(),

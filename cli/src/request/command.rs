@@ -17,7 +17,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// What was typed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Typed {
+pub struct CommandSpec {
     /// `--exec`
     pub exec: Option<String>,
     /// `--entrypoint`
@@ -31,7 +31,7 @@ pub struct Typed {
 /// # Errors
 /// When nothing says what to run.
 pub fn argv(
-    typed: &Typed,
+    typed: &CommandSpec,
     image_entrypoint: &[String],
     image_command: &[String],
     reference: &str,
@@ -53,7 +53,7 @@ pub fn argv(
             ErrorKind::Usage,
             format!("the image {reference} does not say what to run"),
         )
-        .way_out("add --exec 'COMMAND', or a command after the image"));
+        .remediation("add --exec 'COMMAND', or a command after the image"));
     }
     Ok(argv)
 }
@@ -95,8 +95,8 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn typed(exec: Option<&str>, entrypoint: Option<&str>, rest: &str) -> Typed {
-        Typed {
+    fn typed(exec: Option<&str>, entrypoint: Option<&str>, rest: &str) -> CommandSpec {
+        CommandSpec {
             exec: exec.map(str::to_owned),
             entrypoint: entrypoint.map(str::to_owned),
             words: words(rest),
@@ -145,11 +145,11 @@ mod tests {
 
     #[test]
     fn an_image_without_a_command_needs_one() {
-        let failure = argv(&Typed::default(), &[], &[], "oci:x").unwrap_err();
+        let failure = argv(&CommandSpec::default(), &[], &[], "oci:x").unwrap_err();
         assert_eq!(
             failure,
             Failure::new(ErrorKind::Usage, "the image oci:x does not say what to run")
-                .way_out("add --exec 'COMMAND', or a command after the image")
+                .remediation("add --exec 'COMMAND', or a command after the image")
         );
     }
 

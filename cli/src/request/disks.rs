@@ -6,7 +6,7 @@ use super::name;
 use crate::failure::Failure;
 
 /// Where the guest's kernel shows itself; a disk there would cover what every program needs.
-const KERNELS_OWN: [&str; 3] = ["/proc", "/sys", "/dev"];
+const RESERVED_MOUNTS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// A disk besides the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,14 +47,14 @@ pub(super) fn check(images: &[String], bundles: &[String]) -> Result<Vec<DiskReq
             if other.name == disk.name {
                 let name = &disk.name;
                 return Err(Failure::usage(format!("two disks are called {name:?}"))
-                    .way_out("give each of them a name of its own"));
+                    .remediation("give each of them a name of its own"));
             }
             if other.mount == disk.mount {
                 return Err(Failure::usage(format!(
                     "the disks {:?} and {:?} are both to be mounted at {}",
                     other.name, disk.name, disk.mount
                 ))
-                .way_out("give each of them a directory of its own"));
+                .remediation("give each of them a directory of its own"));
             }
         }
     }
@@ -68,7 +68,8 @@ fn parse(
 ) -> Result<DiskRequest, Failure> {
     let file = if flag == "--bundle" { "TAR" } else { "PATH" };
     let form = format!("write {flag} NAME={file}:/MOUNT:ro, or :rw at its end");
-    let wrong = |why: &str| Failure::usage(format!("{flag} {word:?} {why}")).way_out(form.clone());
+    let wrong =
+        |why: &str| Failure::usage(format!("{flag} {word:?} {why}")).remediation(form.clone());
     let (name, rest) = word.split_once('=').ok_or_else(|| wrong("has no name"))?;
     name::check(name, "a disk")?;
     // From the end: a path on this host may hold colons.
@@ -97,7 +98,7 @@ fn parse(
 fn mount_point(flag: &str, typed: &str) -> Result<String, Failure> {
     let wrong = |why: &str| {
         Failure::usage(format!("{flag} cannot be mounted at {typed:?}: {why}"))
-            .way_out("name a directory of its own in the guest, such as /data")
+            .remediation("name a directory of its own in the guest, such as /data")
     };
     if !typed.starts_with('/') {
         return Err(wrong("it is not absolute"));
@@ -117,7 +118,7 @@ fn mount_point(flag: &str, typed: &str) -> Result<String, Failure> {
         return Err(wrong("the root is the image's"));
     }
     let kernels = |own: &&&str| Path::new(&plain).starts_with(own);
-    match KERNELS_OWN.iter().find(kernels) {
+    match RESERVED_MOUNTS.iter().find(kernels) {
         Some(own) => Err(wrong(&format!("{own} is the kernel's"))),
         None => Ok(plain),
     }
@@ -161,7 +162,7 @@ mod tests {
         let mount = "name a directory of its own in the guest, such as /data";
         let name =
             "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen";
-        for (word, message, way_out) in [
+        for (word, message, remediation) in [
             ("/x:/a:ro", "--disk \"/x:/a:ro\" has no name", form),
             ("", "--disk \"\" has no name", form),
             ("A=/x:/a:ro", "\"A\" is no name for a disk", name),
@@ -214,7 +215,11 @@ mod tests {
             ),
         ] {
             let failure = disks(&[word], &[]).unwrap_err();
-            assert_eq!(failure, Failure::usage(message).way_out(way_out), "{word}");
+            assert_eq!(
+                failure,
+                Failure::usage(message).remediation(remediation),
+                "{word}"
+            );
         }
         // Only the directory itself and what is in it.
         assert!(disks(&["a=/x:/process:ro"], &[]).is_ok());

@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use microagent_pipeline::{ErrorKind, Reference};
 
 use crate::args::RunArgs;
-use crate::failure::{Failure, USAGE};
-use command::Typed;
+use crate::failure::{EXIT_USAGE, Failure};
+use command::CommandSpec;
 pub use disks::{DiskRequest, DiskSource};
-use resources::{Resources, Wanted};
+use resources::{ResourceArgs, Resources};
 
 /// One `run`.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct RunRequest {
     /// Shell commands to run first.
     pub setup: Vec<String>,
     /// What to run.
-    pub command: Typed,
+    pub command: CommandSpec,
     /// Pass standard input.
     pub stdin: bool,
     /// Environment, in order.
@@ -54,11 +54,11 @@ impl RunRequest {
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(args: RunArgs, host_cpus: u32) -> Result<RunRequest, Failure> {
-        if let Some(flag) = args.not_available() {
-            return Err(not_available(flag));
+        if let Some(flag) = args.unavailable_flag() {
+            return Err(unavailable_flag(flag));
         }
         let resources = resources::resolve(
-            &Wanted {
+            &ResourceArgs {
                 profile: args.machine.profile.as_deref(),
                 memory: args.machine.memory.as_deref(),
                 cpus: args.machine.cpus.as_deref(),
@@ -74,14 +74,15 @@ impl RunRequest {
         let env = args
             .env
             .iter()
-            .map(|word| variable(word))
+            .map(|word| env_variable(word))
             .collect::<Result<_, _>>()?;
-        let name = agreed_name(args.name, args.id)?;
+        let name = workspace_name(args.name, args.id)?;
         if let Some(hostname) = &args.hostname {
             name::check_hostname(hostname)?;
         }
         let disks = disks::check(&args.disk, &args.bundle)?;
-        let (reference, command) = what_to_run(args.image, args.words, args.exec, args.entrypoint)?;
+        let (reference, command) =
+            image_and_command(args.image, args.words, args.exec, args.entrypoint)?;
         Ok(RunRequest {
             reference,
             setup: args.setup,
@@ -110,25 +111,25 @@ pub fn reference(text: &str) -> Result<Reference, Failure> {
         .map_err(|error| microagent_pipeline::Error::Reference(error).into())
 }
 
-fn not_available(flag: &str) -> Failure {
+fn unavailable_flag(flag: &str) -> Failure {
     Failure::new(
         ErrorKind::Unsupported,
         format!("{flag} is not available yet"),
     )
-    .way_out("leave it out")
-    .exits(USAGE)
+    .remediation("leave it out")
+    .exits(EXIT_USAGE)
 }
 
-fn what_to_run(
+fn image_and_command(
     image: Option<String>,
     mut words: Vec<String>,
     exec: Option<String>,
     entrypoint: Option<String>,
-) -> Result<(Reference, Typed), Failure> {
+) -> Result<(Reference, CommandSpec), Failure> {
     let image = match image {
         Some(image) => image,
         None if words.is_empty() => {
-            return Err(Failure::usage("run needs an image").way_out(
+            return Err(Failure::usage("run needs an image").remediation(
                 "write microagent run --image REF --exec 'COMMAND', or microagent run REF COMMAND",
             ));
         }
@@ -150,7 +151,7 @@ fn what_to_run(
         return Err(Failure::usage(format!(
             "{flag} stands after the image, where it is the command's"
         ))
-        .way_out(format!(
+        .remediation(format!(
             "write it before the image: microagent run {flag} … {image}"
         )));
     }
@@ -158,17 +159,17 @@ fn what_to_run(
         return Err(Failure::usage(format!(
             "--exec and {word:?} after the image both say what to run"
         ))
-        .way_out("use one of them"));
+        .remediation("use one of them"));
     }
     if exec.is_some() && entrypoint.is_some() {
         return Err(
             Failure::usage("--exec and --entrypoint both say what to run")
-                .way_out("use one of them"),
+                .remediation("use one of them"),
         );
     }
     Ok((
         reference(&image)?,
-        Typed {
+        CommandSpec {
             exec,
             entrypoint,
             words,
@@ -176,28 +177,28 @@ fn what_to_run(
     ))
 }
 
-fn variable(word: &str) -> Result<(String, String), Failure> {
+fn env_variable(word: &str) -> Result<(String, String), Failure> {
     match word.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) => Err(
             Failure::usage(format!("--env {word:?} has no name before the ="))
-                .way_out("write --env KEY=VALUE"),
+                .remediation("write --env KEY=VALUE"),
         ),
         None => Err(
-            Failure::usage(format!("--env {word:?} has no value")).way_out(format!(
+            Failure::usage(format!("--env {word:?} has no value")).remediation(format!(
                 "write --env {word}=VALUE; nothing is taken from your own environment"
             )),
         ),
     }
 }
 
-fn agreed_name(name: Option<String>, id: Option<String>) -> Result<Option<String>, Failure> {
+fn workspace_name(name: Option<String>, id: Option<String>) -> Result<Option<String>, Failure> {
     if let (Some(name), Some(id)) = (&name, &id)
         && name != id
     {
         return Err(
             Failure::usage(format!("--name {name} and --id {id} are two names"))
-                .way_out("they mean the same: give one of them"),
+                .remediation("they mean the same: give one of them"),
         );
     }
     let Some(name) = name.or(id) else {
@@ -314,7 +315,7 @@ mod tests {
         let name_rule =
             "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen";
         let host_rule = "use at most 64 letters, digits and hyphens, in parts separated by dots";
-        for (line, message, way_out) in [
+        for (line, message, remediation) in [
             (
                 &["--exec", "x"][..],
                 "run needs an image",
@@ -410,7 +411,7 @@ mod tests {
             let failure = check(line).unwrap_err();
             assert_eq!(
                 failure,
-                Failure::usage(message).way_out(way_out),
+                Failure::usage(message).remediation(remediation),
                 "{line:?}"
             );
         }

@@ -16,8 +16,11 @@ pub fn check(name: &str, of: &str) -> Result<(), Failure> {
     if good {
         return Ok(());
     }
-    Err(Failure::usage(format!("{name:?} is no name for {of}"))
-        .way_out("use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen"))
+    Err(
+        Failure::usage(format!("{name:?} is no name for {of}")).remediation(
+            "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen",
+        ),
+    )
 }
 
 /// RFC 1123 labels, within what Linux takes.
@@ -35,6 +38,6 @@ pub fn check_hostname(name: &str) -> Result<(), Failure> {
     }
     Err(
         Failure::usage(format!("--hostname {name:?} is no host name"))
-            .way_out("use at most 64 letters, digits and hyphens, in parts separated by dots"),
+            .remediation("use at most 64 letters, digits and hyphens, in parts separated by dots"),
     )
 }

@@ -41,7 +41,7 @@ pub struct Resources {
 
 /// What was typed.
 #[derive(Debug, Default)]
-pub struct Wanted<'a> {
+pub struct ResourceArgs<'a> {
     /// `--profile`
     pub profile: Option<&'a str>,
     /// `--memory`
@@ -61,7 +61,7 @@ pub fn host_cpus() -> u32 {
 ///
 /// # Errors
 /// An unknown profile, or a value outside of its limits.
-pub fn resolve(wanted: &Wanted<'_>, host_cpus: u32) -> Result<Resources, Failure> {
+pub fn resolve(wanted: &ResourceArgs<'_>, host_cpus: u32) -> Result<Resources, Failure> {
     let mut resources = Resources {
         memory_mib: DEFAULT_MEMORY,
         cpu_count: DEFAULT_CPUS.min(host_cpus.max(1)),
@@ -72,18 +72,18 @@ pub fn resolve(wanted: &Wanted<'_>, host_cpus: u32) -> Result<Resources, Failure
         let Some((_, memory, cpus, size)) = PROFILES.iter().find(|profile| profile.0 == name)
         else {
             return Err(Failure::usage(format!("there is no profile {name:?}"))
-                .way_out("the profiles are tiny, small, medium and large"));
+                .remediation("the profiles are tiny, small, medium and large"));
         };
         resources.memory_mib = *memory;
         resources.cpu_count = *cpus;
         resources.size_mib = Some(*size);
     }
     if let Some(text) = wanted.memory {
-        resources.memory_mib = within("--memory", text, MEMORY, " MiB")?;
+        resources.memory_mib = parse_in_range("--memory", text, MEMORY, " MiB")?;
     }
     if let Some(text) = wanted.cpus {
         // The limit fits.
-        resources.cpu_count = within("--cpus", text, CPUS, "")? as u32;
+        resources.cpu_count = parse_in_range("--cpus", text, CPUS, "")? as u32;
     }
     if let Some(text) = wanted.size_mib {
         resources.size_mib = Some(size_mib(text)?);
@@ -96,7 +96,7 @@ pub fn resolve(wanted: &Wanted<'_>, host_cpus: u32) -> Result<Resources, Failure
 /// # Errors
 /// A value outside of its limits.
 pub fn size_mib(text: &str) -> Result<u64, Failure> {
-    within("--size-mib", text, SIZE, " MiB")
+    parse_in_range("--size-mib", text, SIZE, " MiB")
 }
 
 /// `--timeout`, in seconds.
@@ -104,30 +104,36 @@ pub fn size_mib(text: &str) -> Result<u64, Failure> {
 /// # Errors
 /// Anything but a whole number of seconds, at least one.
 pub fn timeout(text: &str) -> Result<u64, Failure> {
-    within("--timeout", text, (1, u64::from(u32::MAX)), " seconds")
+    parse_in_range("--timeout", text, (1, u64::from(u32::MAX)), " seconds")
 }
 
-fn within(flag: &str, text: &str, (least, most): (u64, u64), unit: &str) -> Result<u64, Failure> {
-    let way_out = format!(
-        "use a whole number from {least} to {most}, as in {flag} {}",
+fn parse_in_range(
+    flag: &str,
+    text: &str,
+    (min, max): (u64, u64),
+    unit: &str,
+) -> Result<u64, Failure> {
+    let remediation = format!(
+        "use a whole number from {min} to {max}, as in {flag} {}",
         example(flag)
     );
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
         return Err(
-            Failure::usage(format!("{flag} {text:?} is not a whole number")).way_out(way_out),
+            Failure::usage(format!("{flag} {text:?} is not a whole number"))
+                .remediation(remediation),
         );
     }
     // Digits that do not fit are a number that is too large.
     match text.parse().unwrap_or(u64::MAX) {
-        value if value < least => Err(Failure::usage(format!(
-            "{flag} {text} is too little: the least is {least}{unit}"
+        value if value < min => Err(Failure::usage(format!(
+            "{flag} {text} is too little: the least is {min}{unit}"
         ))
-        .way_out(way_out)),
-        value if value > most => Err(Failure::usage(format!(
-            "{flag} {text} is too much: the most is {most}{unit}"
+        .remediation(remediation)),
+        value if value > max => Err(Failure::usage(format!(
+            "{flag} {text} is too much: the most is {max}{unit}"
         ))
-        .way_out(way_out)),
+        .remediation(remediation)),
         value => Ok(value),
     }
 }
@@ -145,9 +151,14 @@ fn example(flag: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn wanted<'a>(profile: &'a str, memory: &'a str, cpus: &'a str, size: &'a str) -> Wanted<'a> {
+    fn wanted<'a>(
+        profile: &'a str,
+        memory: &'a str,
+        cpus: &'a str,
+        size: &'a str,
+    ) -> ResourceArgs<'a> {
         let some = |text: &'a str| (!text.is_empty()).then_some(text);
-        Wanted {
+        ResourceArgs {
             profile: some(profile),
             memory: some(memory),
             cpus: some(cpus),
@@ -204,7 +215,7 @@ mod tests {
 
     #[test]
     fn values_outside_of_their_limits_are_named_with_the_way_out() {
-        for (typed, message, way_out) in [
+        for (typed, message, remediation) in [
             (
                 wanted("", "0", "", ""),
                 "--memory 0 is too little: the least is 32 MiB",
@@ -242,7 +253,7 @@ mod tests {
             ),
         ] {
             let failure = resolve(&typed, 2).unwrap_err();
-            assert_eq!(failure, Failure::usage(message).way_out(way_out));
+            assert_eq!(failure, Failure::usage(message).remediation(remediation));
             assert_eq!(failure.exit_code(125), 2);
         }
     }

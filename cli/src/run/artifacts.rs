@@ -12,11 +12,11 @@ use microagent_pipeline::{
 
 use super::disks;
 use super::phases::{Phases, timed};
-use crate::ending::Ending;
-use crate::failure::{Failure, OURS};
+use crate::failure::{EXIT_RUN_FAILED, Failure};
 use crate::output::Output;
 use crate::request::command;
 use crate::request::{DiskRequest, DiskSource, RunRequest};
+use crate::termination::Termination;
 
 /// All that is needed to boot.
 #[derive(Debug)]
@@ -42,21 +42,23 @@ pub fn prepare(
     agent: &Path,
     output: Output,
     phases: &mut Phases,
-    ending: &Ending,
+    termination: &Termination,
 ) -> Result<Artifacts, Failure> {
-    let kernel = find_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
+    let kernel = find_or_install_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
     let prepared = prepare_bundles(pipeline, request, phases)
         .and_then(|bundles| Ok((bundles, prepare_image(pipeline, request, phases)?)));
     let (bundles, (image, argv, rootfs)) = match (prepared, &kernel) {
         (Ok(prepared), _) => prepared,
-        (Err(failure), KernelInSight::Here(_)) => return Err(failure),
+        (Err(failure), KernelLookup::Found(_)) => return Err(failure),
         // The installation is under way in its thread; it ends like an interrupted one.
-        (Err(failure), KernelInSight::Coming(_)) => ending.end(failure.exit_code(OURS), &failure),
+        (Err(failure), KernelLookup::Installing(_)) => {
+            termination.terminate(failure.exit_code(EXIT_RUN_FAILED), &failure)
+        }
     };
     let kernel = match kernel {
-        KernelInSight::Here(kernel) => kernel,
-        KernelInSight::Coming(thread) => {
-            let (kernel, took) = thread.join().map_err(|_| lost_thread())??;
+        KernelLookup::Found(kernel) => kernel,
+        KernelLookup::Installing(thread) => {
+            let (kernel, took) = thread.join().map_err(|_| install_thread_panicked())??;
             phases.kernel = Some(took);
             kernel
         }
@@ -107,7 +109,7 @@ fn prepare_image(
 }
 
 /// The kernel that was named, or else the default one; `None` when there is none yet.
-pub fn known_kernel(
+pub fn installed_kernel(
     pipeline: &Pipeline,
     named: Option<&Path>,
 ) -> Result<Option<Kernel>, microagent_pipeline::Error> {
@@ -119,21 +121,21 @@ pub fn known_kernel(
     }
 }
 
-enum KernelInSight {
-    Here(Kernel),
+enum KernelLookup {
+    Found(Kernel),
     /// The kernel, and how many milliseconds it took.
-    Coming(JoinHandle<Result<(Kernel, f64), Failure>>),
+    Installing(JoinHandle<Result<(Kernel, f64), Failure>>),
 }
 
-fn find_kernel(
+fn find_or_install_kernel(
     pipeline: &Pipeline,
     named: Option<&Path>,
     output: Output,
     phases: &mut Phases,
-) -> Result<KernelInSight, Failure> {
-    let found = timed(&mut phases.kernel, || known_kernel(pipeline, named))?;
+) -> Result<KernelLookup, Failure> {
+    let found = timed(&mut phases.kernel, || installed_kernel(pipeline, named))?;
     if let Some(kernel) = found {
-        return Ok(KernelInSight::Here(kernel));
+        return Ok(KernelLookup::Found(kernel));
     }
     output.notice("no kernel is installed; installing the distribution's");
     let pipeline = pipeline.clone();
@@ -149,10 +151,10 @@ fn find_kernel(
             Ok((kernel, took.unwrap_or_default()))
         })
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    Ok(KernelInSight::Coming(thread))
+    Ok(KernelLookup::Installing(thread))
 }
 
-fn lost_thread() -> Failure {
+fn install_thread_panicked() -> Failure {
     Failure::new(
         ErrorKind::Internal,
         "the installation of the kernel broke off",

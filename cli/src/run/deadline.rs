@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use microagent_pipeline::ErrorKind;
 
-use crate::ending::Ending;
-use crate::failure::{Failure, TIMED_OUT};
+use crate::failure::{EXIT_TIMED_OUT, Failure};
 use crate::supervisor::Killer;
+use crate::termination::Termination;
 
 /// How long the main thread has after the deadline.
 const GRACE: Duration = Duration::from_secs(2);
@@ -24,38 +24,38 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct Deadline {
     fired: Arc<AtomicBool>,
     seconds: u64,
-    _call_off: Option<Sender<()>>,
+    _cancel: Option<Sender<()>>,
 }
 
 impl Deadline {
     /// Starts the clock; without `seconds` it never fires.
-    pub fn start(seconds: Option<u64>, killer: Killer, ending: Ending) -> Deadline {
+    pub fn start(seconds: Option<u64>, killer: Killer, termination: Termination) -> Deadline {
         let fired = Arc::new(AtomicBool::new(false));
         let Some(seconds) = seconds else {
             return Deadline {
                 fired,
                 seconds: 0,
-                _call_off: None,
+                _cancel: None,
             };
         };
-        let (call_off, called_off) = mpsc::channel();
+        let (cancel, cancelled) = mpsc::channel();
         let flag = Arc::clone(&fired);
         thread::spawn(move || {
-            let over = |patience| {
-                called_off.recv_timeout(patience) == Err::<(), _>(RecvTimeoutError::Timeout)
+            let elapsed = |timeout| {
+                cancelled.recv_timeout(timeout) == Err::<(), _>(RecvTimeoutError::Timeout)
             };
-            if over(Duration::from_secs(seconds)) {
+            if elapsed(Duration::from_secs(seconds)) {
                 flag.store(true, Ordering::SeqCst);
                 killer.kill();
-                if over(GRACE) {
-                    ending.end(TIMED_OUT, &timed_out(seconds));
+                if elapsed(GRACE) {
+                    termination.terminate(EXIT_TIMED_OUT, &timed_out(seconds));
                 }
             }
         });
         Deadline {
             fired,
             seconds,
-            _call_off: Some(call_off),
+            _cancel: Some(cancel),
         }
     }
 
@@ -72,6 +72,6 @@ fn timed_out(seconds: u64) -> Failure {
         ErrorKind::Timeout,
         format!("the command did not end within {seconds} s"),
     )
-    .way_out("allow more with --timeout SECONDS")
-    .exits(TIMED_OUT)
+    .remediation("allow more with --timeout SECONDS")
+    .exits(EXIT_TIMED_OUT)
 }

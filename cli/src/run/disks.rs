@@ -26,7 +26,7 @@ const RECOVER: u8 = 0x4;
 
 /// A disk, for all who have to do with it.
 #[derive(Debug)]
-pub struct Attached {
+pub struct AttachedDisk {
     /// For the supervisor.
     pub config: DiskConfig,
     /// For the guest agent.
@@ -34,14 +34,14 @@ pub struct Attached {
     digest: Option<Digest>,
 }
 
-impl Attached {
+impl AttachedDisk {
     /// Whether what the guest writes to it outlives the guest.
-    pub fn is_written(&self) -> bool {
+    pub fn keeps_writes(&self) -> bool {
         self.config.mode == DiskMode::ReadWrite
     }
 
     /// The failure of a run whose guest could not be shut down.
-    pub fn not_finished(&self) -> Failure {
+    pub fn unclean_shutdown(&self) -> Failure {
         Failure::new(
             ErrorKind::Guest,
             format!(
@@ -49,7 +49,7 @@ impl Attached {
                 self.mount.name
             ),
         )
-        .way_out(format!(
+        .remediation(format!(
             "check it: e2fsck -f {}",
             self.config.path.display()
         ))
@@ -80,7 +80,7 @@ pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> 
                 requests.len()
             ),
         )
-        .way_out("put what belongs together on one disk"));
+        .remediation("put what belongs together on one disk"));
     }
     let mut seen: Vec<(&DiskRequest, (u64, u64))> = Vec::new();
     for request in requests {
@@ -101,7 +101,7 @@ pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> 
                     path.display()
                 ),
             )
-            .way_out("attach it once, or read-only"));
+            .remediation("attach it once, or read-only"));
         }
         seen.push((request, identity));
     }
@@ -128,7 +128,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             ErrorKind::Unsupported,
             format!("{name} is neither a file nor a block device"),
         )
-        .way_out(match metadata.is_dir() {
+        .remediation(match metadata.is_dir() {
             true => format!(
                 "pack a directory with tar, and attach it with --bundle {}=TAR:{}:ro",
                 request.name, request.mount
@@ -148,7 +148,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             BlockError::InUse { .. } => ErrorKind::Conflict,
             _ => ErrorKind::Host,
         };
-        Failure::caused(kind, &error).maybe_way_out(error.remediation())
+        Failure::caused(kind, &error).maybe_remediation(error.remediation())
     })?;
     let superblock = superblock(&file).map_err(failed)?;
     if superblock[MAGIC.0..MAGIC.0 + 2] != MAGIC.1 {
@@ -156,7 +156,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             ErrorKind::Unsupported,
             format!("{name} holds no ext4 file system"),
         )
-        .way_out(
+        .remediation(
             "make one with mkfs.ext4; partitions and other image formats are not looked into",
         ));
     }
@@ -165,7 +165,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             ErrorKind::Conflict,
             format!("{name} was not unmounted cleanly, and cannot be repaired read-only"),
         )
-        .way_out(format!(
+        .remediation(format!(
             "attach it once with :rw, or repair it: e2fsck -p {}",
             path.display()
         )));
@@ -199,7 +199,11 @@ pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle
 }
 
 /// Puts requests and what [`build`] made of them together. Deltas go to `scratch_dir`.
-pub fn attach(requests: &[DiskRequest], bundles: &[Bundle], scratch_dir: &Path) -> Vec<Attached> {
+pub fn attach(
+    requests: &[DiskRequest],
+    bundles: &[Bundle],
+    scratch_dir: &Path,
+) -> Vec<AttachedDisk> {
     let mut bundles = bundles.iter();
     let mut attached = Vec::new();
     for request in requests {
@@ -217,7 +221,7 @@ pub fn attach(requests: &[DiskRequest], bundles: &[Bundle], scratch_dir: &Path) 
                 scratch_dir: scratch_dir.to_owned(),
             },
         };
-        attached.push(Attached {
+        attached.push(AttachedDisk {
             config: DiskConfig { path, mode },
             mount: Disk {
                 name: request.name.clone(),

@@ -39,7 +39,7 @@ pub struct Phases {
     /// The command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<f64>,
-    /// Ending the VM.
+    /// Termination the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teardown: Option<f64>,
     /// From the start of this program.

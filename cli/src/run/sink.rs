@@ -30,7 +30,7 @@ pub struct CommandSink {
 #[derive(Debug)]
 enum Target {
     /// Written through, unbuffered: bytes appear as the guest writes them.
-    Through {
+    PassThrough {
         stdout: File,
         stderr: File,
     },
@@ -54,7 +54,7 @@ impl CommandSink {
         let target = if output.json {
             Target::Captured(Captured::default())
         } else {
-            Target::Through {
+            Target::PassThrough {
                 stdout: File::from(io::stdout().as_fd().try_clone_to_owned()?),
                 stderr: File::from(io::stderr().as_fd().try_clone_to_owned()?),
             }
@@ -68,13 +68,13 @@ impl CommandSink {
     }
 
     /// Notes when the command was started and when its first output came.
-    pub fn tell(&self, timeline: &mut Timeline) {
+    pub fn record_into(&self, timeline: &mut Timeline) {
         for (mark, micros) in [
             (Mark::Exec, self.started_micros),
             (Mark::Output, self.output_micros),
         ] {
             if let Some(micros) = micros {
-                timeline.note(mark, micros);
+                timeline.record(mark, micros);
             }
         }
     }
@@ -87,7 +87,7 @@ impl CommandSink {
     pub fn into_captured(self) -> Captured {
         match self.target {
             Target::Captured(captured) => captured,
-            Target::Through { .. } => Captured::default(),
+            Target::PassThrough { .. } => Captured::default(),
         }
     }
 }
@@ -96,7 +96,7 @@ impl Sink for CommandSink {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note_output();
         match &mut self.target {
-            Target::Through { stdout, .. } => write_through(stdout, bytes),
+            Target::PassThrough { stdout, .. } => write_through(stdout, bytes),
             Target::Captured(captured) => {
                 captured.truncated |= append(&mut captured.stdout, bytes);
                 Ok(())
@@ -107,7 +107,7 @@ impl Sink for CommandSink {
     fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.note_output();
         match &mut self.target {
-            Target::Through { stderr, .. } => {
+            Target::PassThrough { stderr, .. } => {
                 // A standard error that nobody reads does not stop a command.
                 let _ = write_through(stderr, bytes);
                 Ok(())
@@ -166,8 +166,8 @@ impl SetupSink {
     }
 
     /// The last line, when it has not been seen.
-    pub fn last_unseen_line(&self) -> Option<String> {
-        if self.output.talks() {
+    pub fn last_hidden_line(&self) -> Option<String> {
+        if self.output.shows_diagnostics() {
             return None;
         }
         let text = String::from_utf8_lossy(&self.tail);
@@ -175,8 +175,8 @@ impl SetupSink {
         Some(line.trim().to_owned())
     }
 
-    fn take(&mut self, bytes: &[u8]) {
-        if self.output.talks() {
+    fn write(&mut self, bytes: &[u8]) {
+        if self.output.shows_diagnostics() {
             let _ = io::stderr().write_all(bytes);
         }
         self.tail.extend_from_slice(bytes);
@@ -186,12 +186,12 @@ impl SetupSink {
 
 impl Sink for SetupSink {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.take(bytes);
+        self.write(bytes);
         Ok(())
     }
 
     fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.take(bytes);
+        self.write(bytes);
         Ok(())
     }
 }

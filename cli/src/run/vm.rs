@@ -13,20 +13,20 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
-use crate::ending::Ending;
-use crate::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
-use crate::output::{Output, cannot_print};
+use crate::failure::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
+use crate::output::{Output, stdout_error};
 use crate::session::{self, SessionError};
 use crate::supervisor::{Supervisor, SupervisorError};
+use crate::termination::Termination;
 use crate::timeline::{Mark, Timeline};
 
 /// How long a guest may take from its first instruction to the agent's report. A kernel that
 /// boots on an emulated CPU of a busy host takes a few seconds; one that has hung never comes.
-const BOOT_PATIENCE: Duration = Duration::from_secs(120);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How long a guest may take to power off by itself: all that it has written must reach the host's
 /// disk first.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes of fresh randomness for a guest.
 const ENTROPY: usize = 32;
@@ -50,9 +50,9 @@ pub struct Task {
 
 /// How it went.
 #[derive(Debug)]
-pub struct Ended {
+pub struct Outcome {
     /// The end.
-    pub end: End,
+    pub status: Status,
     /// When the command was started.
     pub started_at: Option<SystemTime>,
     /// When all this ended.
@@ -63,11 +63,11 @@ pub struct Ended {
 
 /// The end of a command.
 #[derive(Debug)]
-pub enum End {
+pub enum Status {
     /// It ended by itself or by a signal.
     Exited(Exited),
     /// Nobody reads its output any more.
-    ReaderGone,
+    StdoutClosed,
     /// Something failed.
     Failed(Failure),
 }
@@ -79,33 +79,33 @@ pub fn run(
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
-    ending: &Ending,
-) -> Ended {
-    let deadline = Deadline::start(task.timeout, supervisor.killer(), ending.clone());
+    termination: &Termination,
+) -> Outcome {
+    let deadline = Deadline::start(task.timeout, supervisor.killer(), termination.clone());
     let mut sink = match CommandSink::new(output) {
         Ok(sink) => sink,
-        Err(error) => return Ended::failed(cannot_print(&error)),
+        Err(error) => return Outcome::failed(stdout_error(&error)),
     };
     let outcome = run_steps(supervisor, task, output, phases, timeline, &mut sink);
-    sink.tell(timeline);
-    let end = match (outcome, deadline.fired()) {
-        (Ok(exited), _) => End::Exited(exited),
-        (Err(_), Some(timed_out)) => End::Failed(timed_out),
-        (Err(Stop::ReaderGone), None) => End::ReaderGone,
-        (Err(Stop::Failed(failure)), None) => End::Failed(failure),
+    sink.record_into(timeline);
+    let status = match (outcome, deadline.fired()) {
+        (Ok(exited), _) => Status::Exited(exited),
+        (Err(_), Some(timed_out)) => Status::Failed(timed_out),
+        (Err(Stop::StdoutClosed), None) => Status::StdoutClosed,
+        (Err(Stop::Failed(failure)), None) => Status::Failed(failure),
     };
-    Ended {
-        end,
+    Outcome {
+        status,
         started_at: sink.started_at,
         completed_at: SystemTime::now(),
         captured: sink.into_captured(),
     }
 }
 
-impl Ended {
-    fn failed(failure: Failure) -> Ended {
-        Ended {
-            end: End::Failed(failure),
+impl Outcome {
+    fn failed(failure: Failure) -> Outcome {
+        Outcome {
+            status: Status::Failed(failure),
             started_at: None,
             completed_at: SystemTime::now(),
             captured: Captured::default(),
@@ -116,7 +116,7 @@ impl Ended {
 /// Why the steps stopped.
 enum Stop {
     Failed(Failure),
-    ReaderGone,
+    StdoutClosed,
 }
 
 impl<E: Into<Failure>> From<E> for Stop {
@@ -135,14 +135,14 @@ fn run_steps(
 ) -> Result<Exited, Stop> {
     timed(&mut phases.boot, || {
         supervisor.start(task.config)?;
-        let ready = supervisor.wait_until_ready(BOOT_PATIENCE)?;
-        timeline.note_boot(&ready);
+        let ready = supervisor.wait_until_ready(BOOT_TIMEOUT)?;
+        timeline.record_boot(&ready);
         Ok::<_, SupervisorError>(())
     })?;
     timed(&mut phases.configure, || {
         configure(supervisor, &task.hostname, task.disks)
     })?;
-    timeline.pass(Mark::Root);
+    timeline.record_now(Mark::Root);
     if !task.setup.is_empty() {
         timed(&mut phases.setup, || set_up(supervisor, task.setup, output))?;
     }
@@ -150,11 +150,11 @@ fn run_steps(
         let stream = supervisor.connect(AGENT_PORT)?;
         session::exec(stream, task.command, sink).map_err(|error| match error {
             SessionError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                Stop::ReaderGone
+                Stop::StdoutClosed
             }
-            SessionError::Output(error) => Stop::Failed(cannot_print(&error)),
-            SessionError::Refused(failure) => Stop::Failed(refused(&failure)),
-            broken => Stop::Failed(explain(supervisor, broken)),
+            SessionError::Output(error) => Stop::Failed(stdout_error(&error)),
+            SessionError::Refused(failure) => Stop::Failed(exec_failure(&failure)),
+            broken => Stop::Failed(session_failure(supervisor, broken)),
         })
     })
 }
@@ -180,7 +180,7 @@ fn configure(supervisor: &Supervisor, hostname: &str, disks: Vec<Disk>) -> Resul
     };
     session::configure(stream, request).map_err(|error| match error {
         SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),
-        broken => explain(supervisor, broken),
+        broken => session_failure(supervisor, broken),
     })
 }
 
@@ -199,11 +199,11 @@ fn set_up(
         let stream = supervisor.connect(AGENT_PORT)?;
         let exited = session::exec(stream, request, &mut sink).map_err(|error| match error {
             SessionError::Refused(failure) => {
-                let why = refused(&failure);
+                let why = exec_failure(&failure);
                 Failure::new(why.kind, format!("{name}: {}", why.message))
-                    .maybe_way_out(why.remediation)
+                    .maybe_remediation(why.remediation)
             }
-            broken => explain(supervisor, broken),
+            broken => session_failure(supervisor, broken),
         })?;
         let how = match (exited.code, exited.signal) {
             (Some(0), _) => continue,
@@ -211,8 +211,8 @@ fn set_up(
             (None, signal) => format!("{name} was killed by signal {}", signal.unwrap_or_default()),
         };
         let failure = Failure::new(ErrorKind::Guest, how);
-        return Err(match sink.last_unseen_line() {
-            Some(line) => failure.way_out(format!("it said: {line}")),
+        return Err(match sink.last_hidden_line() {
+            Some(line) => failure.remediation(format!("it said: {line}")),
             None => failure,
         });
     }
@@ -220,12 +220,13 @@ fn set_up(
 }
 
 /// A command that the agent could not start.
-fn refused(failure: &AgentFailure) -> Failure {
+fn exec_failure(failure: &AgentFailure) -> Failure {
     match failure.kind {
         FailureKind::NotFound => {
-            let said = Failure::new(ErrorKind::NotFound, failure.message.clone()).exits(NOT_FOUND);
+            let said =
+                Failure::new(ErrorKind::NotFound, failure.message.clone()).exits(EXIT_NOT_FOUND);
             if failure.message.ends_with("/bin/sh") {
-                return said.way_out(
+                return said.remediation(
                     "--exec and --setup need a shell; name a program of the image instead: \
                      microagent run REF PROGRAM ARG…",
                 );
@@ -233,15 +234,15 @@ fn refused(failure: &AgentFailure) -> Failure {
             said
         }
         FailureKind::NotExecutable => {
-            Failure::new(ErrorKind::Guest, failure.message.clone()).exits(NOT_EXECUTABLE)
+            Failure::new(ErrorKind::Guest, failure.message.clone()).exits(EXIT_NOT_EXECUTABLE)
         }
         _ => Failure::new(ErrorKind::Guest, failure.message.clone()),
     }
 }
 
 /// Why a session broke: the news of the VM's end, if there are any.
-fn explain(supervisor: &Supervisor, error: SessionError) -> Failure {
-    match supervisor.why_it_ended() {
+fn session_failure(supervisor: &Supervisor, error: SessionError) -> Failure {
+    match supervisor.exit_reason() {
         Some(end) => end.into(),
         None => Failure::caused(ErrorKind::Guest, &error),
     }
@@ -254,5 +255,5 @@ pub fn shut_down(supervisor: &Supervisor) -> bool {
         .ok()
         .and_then(|stream| session::shut_down(stream).ok())
         .is_some()
-        && supervisor.wait_until_stopped(SHUTDOWN_PATIENCE).is_some()
+        && supervisor.wait_until_stopped(SHUTDOWN_TIMEOUT).is_some()
 }

@@ -12,29 +12,33 @@ use std::path::{Path, PathBuf};
 use microagent_pipeline::ErrorKind;
 
 use super::document::RunDocument;
-use crate::disk;
-use crate::ending::Ending;
+use crate::disk_copy;
 use crate::failure::Failure;
+use crate::termination::Termination;
 
 /// A workspace's directory. Until it is kept, dropping it removes it.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
-    ending: Ending,
+    termination: Termination,
     kept: bool,
 }
 
 impl Workspace {
     /// Makes the directory and the copy of `rootfs`.
-    pub fn create(path: PathBuf, rootfs: &Path, ending: &Ending) -> Result<Workspace, Failure> {
+    pub fn create(
+        path: PathBuf,
+        rootfs: &Path,
+        termination: &Termination,
+    ) -> Result<Workspace, Failure> {
         make_directory(&path)?;
-        ending.remember(&path);
+        termination.remove_on_exit(&path);
         let workspace = Workspace {
             path,
-            ending: ending.clone(),
+            termination: termination.clone(),
             kept: false,
         };
-        disk::copy(rootfs, &workspace.disk())?;
+        disk_copy::copy(rootfs, &workspace.disk())?;
         Ok(workspace)
     }
 
@@ -46,7 +50,7 @@ impl Workspace {
     /// Keeps it, with the document of its run.
     pub fn keep(mut self, document: &RunDocument) -> Result<(), Failure> {
         self.kept = true;
-        self.ending.forget(&self.path);
+        self.termination.keep(&self.path);
         let path = self.path.join("run.json");
         let text = serde_json::to_vec_pretty(document).map_err(io::Error::from);
         text.and_then(|text| std::fs::write(&path, text))
@@ -73,7 +77,7 @@ fn make_directory(path: &Path) -> Result<(), Failure> {
             ErrorKind::Conflict,
             format!("the workspace {} exists already", path.display()),
         )
-        .way_out("choose another --name, or remove that directory")),
+        .remediation("choose another --name, or remove that directory")),
         Err(error) => Err(cannot("make", path, &error)),
     }
 }

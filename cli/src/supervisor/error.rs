@@ -27,7 +27,7 @@ pub enum SupervisorError {
     Control(#[source] io::Error),
     /// It sent what cannot be understood.
     #[error("the supervisor speaks another language; it is not of this version")]
-    Language,
+    Protocol,
     /// It could not start the VM, or the monitor failed.
     #[error("{message}")]
     Failed {
@@ -39,7 +39,7 @@ pub enum SupervisorError {
         console: String,
     },
     /// The VM ended by itself.
-    #[error("the guest {}", ended(*.reason))]
+    #[error("the guest {}", describe(*.reason))]
     Stopped {
         /// How.
         reason: StopReason,
@@ -56,10 +56,10 @@ pub enum SupervisorError {
     },
     /// Nothing was heard in time.
     #[error("the guest agent did not report within {} s", .0.as_secs())]
-    Silent(Duration),
+    ReadyTimeout(Duration),
 }
 
-fn ended(reason: StopReason) -> &'static str {
+fn describe(reason: StopReason) -> &'static str {
     match reason {
         StopReason::PowerOff => "powered off before its command had ended",
         StopReason::Reset => "was reset before its command had ended",
@@ -73,23 +73,23 @@ impl From<SupervisorError> for Failure {
         let (kind, console) = match &error {
             SupervisorError::Stopped { console, .. } => (ErrorKind::Guest, console.as_str()),
             SupervisorError::Failed { console, .. } => (ErrorKind::Host, console.as_str()),
-            SupervisorError::Silent(_) => (ErrorKind::Timeout, ""),
-            SupervisorError::Language => (ErrorKind::Internal, ""),
+            SupervisorError::ReadyTimeout(_) => (ErrorKind::Timeout, ""),
+            SupervisorError::Protocol => (ErrorKind::Internal, ""),
             _ => (ErrorKind::Host, ""),
         };
         let mut failure = Failure::caused(kind, &error);
         if let SupervisorError::Failed { remediation, .. } = error {
-            return failure.maybe_way_out(remediation);
+            return failure.maybe_remediation(remediation);
         }
-        if let Some(line) = telling_line(console) {
-            failure = failure.way_out(format!("the guest's last words: {line}"));
+        if let Some(line) = relevant_line(console) {
+            failure = failure.remediation(format!("the guest's last words: {line}"));
         }
         failure
     }
 }
 
 /// The line of a console that says most about its end: the agent's, a panic's, or the last.
-fn telling_line(console: &str) -> Option<&str> {
+fn relevant_line(console: &str) -> Option<&str> {
     let lines = || console.lines().map(str::trim).rev();
     lines()
         .find(|line| line.starts_with("microagent-guest: "))
@@ -121,15 +121,15 @@ mod tests {
     fn the_line_that_says_most_is_shown() {
         let panic = "a\n[ 1.0] Kernel panic - not syncing\nCPU: 0\n---[ end ]\n\n";
         assert_eq!(
-            telling_line(panic),
+            relevant_line(panic),
             Some("[ 1.0] Kernel panic - not syncing")
         );
         let agent = "x\r\nmicroagent-guest: cannot mount /dev\r\n[ 2.0] reboot: Power down\r\n";
         assert_eq!(
-            telling_line(agent),
+            relevant_line(agent),
             Some("microagent-guest: cannot mount /dev")
         );
-        assert_eq!(telling_line("a\nb\n \n"), Some("b"));
-        assert_eq!(telling_line(""), None);
+        assert_eq!(relevant_line("a\nb\n \n"), Some("b"));
+        assert_eq!(relevant_line(""), None);
     }
 }

@@ -13,17 +13,17 @@ use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 const STDERR_TAIL: usize = 4 << 10;
 
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum SupervisorEvent {
     Message(FromSupervisor),
-    NotUnderstood,
-    Gone {
+    Malformed,
+    Exited {
         status: Option<ExitStatus>,
         stderr: String,
     },
 }
 
 /// Reads messages until the socket ends, then collects the child.
-pub(super) fn listen(control: &OwnedFd, mut child: Child, tell: &Sender<News>) {
+pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<SupervisorEvent>) {
     let stderr = child.stderr.take().map(|mut pipe| {
         thread::spawn(move || {
             let mut tail = Vec::new();
@@ -37,12 +37,12 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, tell: &Sender<News>) {
     });
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Some(length) = receive(control, &mut buffer) {
-        let news = match serde_json::from_slice(&buffer[..length]) {
-            Ok(message) => News::Message(message),
-            Err(_) => News::NotUnderstood,
+        let event = match serde_json::from_slice(&buffer[..length]) {
+            Ok(message) => SupervisorEvent::Message(message),
+            Err(_) => SupervisorEvent::Malformed,
         };
         // Whoever listened may have stopped; the child must be collected all the same.
-        let _ = tell.send(news);
+        let _ = sender.send(event);
     }
     // One that has closed its socket and does not end is of no use.
     let _ = child.kill();
@@ -50,7 +50,7 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, tell: &Sender<News>) {
     let stderr = stderr
         .and_then(|thread| thread.join().ok())
         .unwrap_or_default();
-    let _ = tell.send(News::Gone { status, stderr });
+    let _ = sender.send(SupervisorEvent::Exited { status, stderr });
 }
 
 /// The length of the next message; `None` when the socket has ended.

@@ -28,17 +28,17 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 pub use self::error::SupervisorError;
 use self::error::died;
-use self::listener::{News, listen};
+use self::listener::{SupervisorEvent, listen};
 use crate::timeline::GuestReady;
 
-/// How long the news of a VM's end may take after its streams have ended.
-const LAST_NEWS: Duration = Duration::from_millis(800);
+/// How long the events of a VM's end may take after its streams have ended.
+const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A supervisor. Dropping it kills the VM and does not wait.
 #[derive(Debug)]
 pub struct Supervisor {
     control: OwnedFd,
-    news: Receiver<News>,
+    events: Receiver<SupervisorEvent>,
     killer: Killer,
 }
 
@@ -88,15 +88,15 @@ impl Supervisor {
                 return Err(failed(error.into()));
             }
         };
-        let (tell, news) = mpsc::channel();
+        let (sender, events) = mpsc::channel();
         let supervisor = Supervisor {
             control: control.try_clone().map_err(failed)?,
-            news,
+            events,
             killer: Killer(Arc::new(pidfd)),
         };
         thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || listen(&control, child, &tell))
+            .spawn(move || listen(&control, child, &sender))
             .map_err(failed)?;
         Ok(supervisor)
     }
@@ -121,18 +121,18 @@ impl Supervisor {
     /// The next message, before `deadline`.
     pub fn next(&self, deadline: Instant) -> Result<Option<FromSupervisor>, SupervisorError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.news.recv_timeout(left) {
-            Ok(News::Message(message)) => Ok(Some(message)),
-            Ok(News::NotUnderstood) => Err(SupervisorError::Language),
-            Ok(News::Gone { status, stderr }) => Err(died(status, &stderr)),
+        match self.events.recv_timeout(left) {
+            Ok(SupervisorEvent::Message(message)) => Ok(Some(message)),
+            Ok(SupervisorEvent::Malformed) => Err(SupervisorError::Protocol),
+            Ok(SupervisorEvent::Exited { status, stderr }) => Err(died(status, &stderr)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(died(None, "")),
         }
     }
 
     /// Waits until the agent is up.
-    pub fn wait_until_ready(&self, patience: Duration) -> Result<GuestReady, SupervisorError> {
-        let deadline = Instant::now() + patience;
+    pub fn wait_until_ready(&self, timeout: Duration) -> Result<GuestReady, SupervisorError> {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.next(deadline)? {
                 Some(FromSupervisor::Ready {
@@ -148,19 +148,19 @@ impl Supervisor {
                         steps,
                     });
                 }
-                Some(message) => refuse_end(message)?,
-                None => return Err(SupervisorError::Silent(patience)),
+                Some(message) => end_as_error(message)?,
+                None => return Err(SupervisorError::ReadyTimeout(timeout)),
             }
         }
     }
 
     /// Why the VM's streams ended, where it says so at once.
-    pub fn why_it_ended(&self) -> Option<SupervisorError> {
-        let deadline = Instant::now() + LAST_NEWS;
+    pub fn exit_reason(&self) -> Option<SupervisorError> {
+        let deadline = Instant::now() + EXIT_REASON_TIMEOUT;
         loop {
             match self.next(deadline) {
                 Ok(Some(message)) => {
-                    if let Err(end) = refuse_end(message) {
+                    if let Err(end) = end_as_error(message) {
                         return Some(end);
                     }
                 }
@@ -170,9 +170,9 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the VM has ended by itself; `None` when it has not before `patience` was over.
-    pub fn wait_until_stopped(&self, patience: Duration) -> Option<StopReason> {
-        let deadline = Instant::now() + patience;
+    /// Waits until the VM has ended by itself; `None` when it has not before `timeout` was over.
+    pub fn wait_until_stopped(&self, timeout: Duration) -> Option<StopReason> {
+        let deadline = Instant::now() + timeout;
         loop {
             match self.next(deadline) {
                 Ok(Some(FromSupervisor::Stopped { reason, .. })) => return Some(reason),
@@ -187,7 +187,7 @@ impl Supervisor {
         message: &ToSupervisor,
         stream: Option<UnixStream>,
     ) -> Result<(), SupervisorError> {
-        let bytes = serde_json::to_vec(message).map_err(|_| SupervisorError::Language)?;
+        let bytes = serde_json::to_vec(message).map_err(|_| SupervisorError::Protocol)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
@@ -204,7 +204,7 @@ impl Supervisor {
             Ok(_) => Ok(()),
             // Its last message says why it is gone.
             Err(error) => Err(self
-                .why_it_ended()
+                .exit_reason()
                 .unwrap_or_else(|| SupervisorError::Control(error.into()))),
         }
     }
@@ -217,7 +217,7 @@ impl Drop for Supervisor {
 }
 
 /// A message that ends the VM as an error.
-fn refuse_end(message: FromSupervisor) -> Result<(), SupervisorError> {
+fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
     match message {
         FromSupervisor::Stopped {
             reason, console, ..

@@ -8,10 +8,10 @@ use serde::Serialize;
 use crate::args::{ExportArgs, ImportArgs};
 use crate::commands::pipeline;
 use crate::document::ImageDocument;
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,16 +22,20 @@ struct Exported {
 }
 
 /// Writes an image to an archive, which appears whole or not at all.
-pub fn export(args: &ExportArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn export(
+    args: &ExportArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let out = std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone());
     let directory = out.parent().unwrap_or(Path::new("/"));
     let temporary = tempfile::Builder::new()
         .prefix(".microagent-")
         .tempfile_in(directory)
         .map_err(|error| cannot_write(&out, &error))?;
-    ending.remember(temporary.path());
+    termination.remove_on_exit(temporary.path());
     let image = pipeline.export_image(&reference, temporary.as_file(), &args.out)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     let file = temporary.as_file();
@@ -43,7 +47,7 @@ pub fn export(args: &ExportArgs, settings: &Settings, ending: &Ending) -> Result
     temporary
         .persist(&out)
         .map_err(|error| cannot_write(&out, &error.error))?;
-    ending.forget(&name);
+    termination.keep(&name);
     if settings.output.json {
         settings.output.document(&Exported {
             image: ImageDocument::new(&image),
@@ -77,8 +81,12 @@ struct Imported {
 }
 
 /// Takes the images of an archive into the cache.
-pub fn import(args: &ImportArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = pipeline::open(settings, ending)?;
+pub fn import(
+    args: &ImportArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let pipeline = pipeline::open(settings, termination)?;
     let images = pipeline.import_images(&args.path)?;
     if settings.output.json {
         let images = images.iter().map(ImageDocument::new).collect();

@@ -7,10 +7,10 @@ use serde::Serialize;
 use crate::args::ReferenceArgs;
 use crate::commands::{format::bytes, pipeline};
 use crate::document::ImageDocument;
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::request::reference;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -20,9 +20,13 @@ struct Explanation {
 }
 
 /// Shows the nodes behind an image.
-pub fn explain(args: &ReferenceArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn explain(
+    args: &ReferenceArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let (image, node) = (pipeline.explain(&reference)?).ok_or_else(|| not_resolved(&reference))?;
     if settings.output.json {
         let image = ImageDocument::new(&image);
@@ -40,7 +44,7 @@ fn not_resolved(reference: &Reference) -> Failure {
         ErrorKind::NotFound,
         format!("{reference} has not been resolved in this store"),
     )
-    .way_out(format!(
+    .remediation(format!(
         "resolve it first: microagent image resolve {reference}"
     ))
 }
@@ -71,7 +75,7 @@ fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
             true => "made anew because",
             false => "to be made anew because",
         };
-        text.push_str(&format!("{rest}{bar}{why} {}\n", what_moved(moved)));
+        text.push_str(&format!("{rest}{bar}{why} {}\n", describe_change(moved)));
     }
     let count = step.inputs.len();
     for (number, input) in step.inputs.iter().enumerate() {
@@ -88,7 +92,7 @@ fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
     }
 }
 
-fn what_moved(moved: &MaterialChange) -> String {
+fn describe_change(moved: &MaterialChange) -> String {
     let digest = |digest: &Option<microagent_cas::Digest>| match digest {
         Some(digest) => digest.hex().chars().take(12).collect(),
         None => "nothing".to_owned(),

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::args::GcArgs;
 use crate::commands::{format::bytes, pipeline};
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -39,13 +39,13 @@ struct Object {
 }
 
 /// Collects garbage.
-pub fn gc(args: &GcArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn gc(args: &GcArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let options = GcOptions {
         max_size: args.max_size.as_deref().map(size).transpose()?,
         unused_for: args.older_than.as_deref().map(duration).transpose()?,
         dry_run: args.dry_run,
     };
-    let pipeline = pipeline::open(settings, ending)?;
+    let pipeline = pipeline::open(settings, termination)?;
     let report = pipeline.store().collect(&options)?;
     if settings.output.json {
         settings.output.document(&Collected {
@@ -92,14 +92,14 @@ pub fn gc(args: &GcArgs, settings: &Settings, ending: &Ending) -> Result<u8, Fai
 fn size(text: &str) -> Result<u64, Failure> {
     parse_size::parse_size(text).map_err(|_| {
         Failure::usage(format!("--max-size {text:?} is no size"))
-            .way_out("give a number with a unit, such as 20GiB, 500MB or 0")
+            .remediation("give a number with a unit, such as 20GiB, 500MB or 0")
     })
 }
 
 fn duration(text: &str) -> Result<Duration, Failure> {
     humantime::parse_duration(text).map_err(|_| {
         Failure::usage(format!("--older-than {text:?} is no duration"))
-            .way_out("give a number with a unit, such as 30min, 12h or 7d")
+            .remediation("give a number with a unit, such as 30min, 12h or 7d")
     })
 }
 

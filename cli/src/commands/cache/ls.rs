@@ -8,10 +8,10 @@ use serde::Serialize;
 use super::purpose::Purposes;
 use crate::commands::format::{ago, bytes, rfc3339};
 use crate::commands::pipeline;
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
 use crate::table::table;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,8 +51,8 @@ struct NodeEntry {
 }
 
 /// Lists what is cached.
-pub fn ls(settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = pipeline::open(settings, ending)?;
+pub fn ls(settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
+    let pipeline = pipeline::open(settings, termination)?;
     let inventory = pipeline.store().inventory()?;
     let purposes = Purposes::of(pipeline.store(), &inventory)?;
     let mut nodes: Vec<_> = inventory.nodes.iter().collect();
@@ -152,8 +152,8 @@ struct OpUsage {
 }
 
 /// Says how much room the cache takes.
-pub fn du(settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = pipeline::open(settings, ending)?;
+pub fn du(settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
+    let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
     let inventory = store.inventory()?;
     let mut ops: BTreeMap<String, (OpUsage, BTreeSet<Output>)> = BTreeMap::new();

@@ -8,19 +8,23 @@ mod purpose;
 mod verify;
 
 use crate::args::CacheCommand;
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 /// Does what `cache` was asked for.
-pub fn cache(command: CacheCommand, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
+pub fn cache(
+    command: CacheCommand,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     match command {
-        CacheCommand::Ls => ls::ls(settings, ending),
-        CacheCommand::Du => ls::du(settings, ending),
-        CacheCommand::Gc(args) => gc::gc(&args, settings, ending),
-        CacheCommand::Verify(args) => verify::verify(&args, settings, ending),
-        CacheCommand::Explain(args) => explain::explain(&args, settings, ending),
-        CacheCommand::Export(args) => archive::export(&args, settings, ending),
-        CacheCommand::Import(args) => archive::import(&args, settings, ending),
+        CacheCommand::Ls => ls::ls(settings, termination),
+        CacheCommand::Du => ls::du(settings, termination),
+        CacheCommand::Gc(args) => gc::gc(&args, settings, termination),
+        CacheCommand::Verify(args) => verify::verify(&args, settings, termination),
+        CacheCommand::Explain(args) => explain::explain(&args, settings, termination),
+        CacheCommand::Export(args) => archive::export(&args, settings, termination),
+        CacheCommand::Import(args) => archive::import(&args, settings, termination),
     }
 }

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use crate::args::VerifyArgs;
 use crate::commands::{format::bytes, pipeline};
-use crate::ending::Ending;
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -22,8 +22,12 @@ struct Report<'a> {
 }
 
 /// Reads everything again. Exits with 1 when something is wrong and was not repaired.
-pub fn verify(args: &VerifyArgs, settings: &Settings, ending: &Ending) -> Result<u8, Failure> {
-    let pipeline = pipeline::open(settings, ending)?;
+pub fn verify(
+    args: &VerifyArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
     let reporter = Reporter::new(settings.output);
     let (stage, detail) = (Stage::Verify, "store".to_owned());

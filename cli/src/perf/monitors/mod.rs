@@ -3,17 +3,17 @@
 //!
 //! Two guests. One boots the kernel to userspace, where the agent, told so by a word on the
 //! kernel's command line, resets at once. The other is no kernel at all and has no initramfs
-//! ([`nothing`]): it ends with its first instruction.
+//! ([`reset_stub`]): it ends with its first instruction.
 
 mod guest;
-mod nothing;
 mod ours;
 mod peers;
+mod reset_stub;
 
 use microagent_pipeline::ErrorKind;
 use serde::Serialize;
 
-use super::iteration::wait_for_orphans;
+use super::iteration::wait_for_children;
 use super::statistics::Summary;
 use crate::failure::Failure;
 pub use guest::Guest;
@@ -29,7 +29,8 @@ pub struct Monitor {
     /// A guest that boots to userspace and resets.
     pub userspace: Option<Times>,
     /// A guest that ends with its first instruction.
-    pub nothing: Option<Times>,
+    #[serde(rename = "nothing")]
+    pub first_instruction: Option<Times>,
 }
 
 /// How long one guest took under one monitor.
@@ -53,26 +54,26 @@ pub fn compare(
     iterations: u32,
     mut say: impl FnMut(&str),
 ) -> Result<Vec<Monitor>, Failure> {
-    let stub = ours.run_dir.join("nothing.elf");
-    std::fs::write(&stub, nothing::elf())
+    let stub = ours.run_dir.join("reset-stub.elf");
+    std::fs::write(&stub, reset_stub::elf())
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    let nothing = Guest {
+    let first_instruction = Guest {
         kernel: stub,
         initramfs: None,
         ..guest.clone()
     };
     let peers = Peer::installed(ours.engine, ours.run_dir);
     let userspace = turns(ours, guest, &peers, iterations, &mut say)?;
-    let nothing = turns(ours, &nothing, &peers, iterations, &mut say)?;
+    let first_instruction = turns(ours, &first_instruction, &peers, iterations, &mut say)?;
     let names =
         std::iter::once("microagent".to_owned()).chain(peers.iter().map(|peer| peer.name.clone()));
     Ok(names
         .zip(userspace)
-        .zip(nothing)
-        .map(|((name, userspace), nothing)| Monitor {
+        .zip(first_instruction)
+        .map(|((name, userspace), first_instruction)| Monitor {
             name,
             userspace,
-            nothing,
+            first_instruction,
         })
         .collect())
 }
@@ -91,7 +92,7 @@ fn turns(
         // The first one of each pays for what is not in memory yet.
         let counts = turn > 0;
         let millis = ours.boot(guest)?;
-        wait_for_orphans();
+        wait_for_children();
         if counts {
             own.push(millis);
         }

@@ -13,7 +13,7 @@ use crate::run::phases::millis;
 use crate::supervisor::Supervisor;
 
 /// How long a guest may take to its end.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How ours is run.
 #[derive(Debug)]
@@ -45,9 +45,9 @@ impl Ours<'_> {
         let begun = Instant::now();
         let supervisor = Supervisor::spawn(self.supervisor, self.engine, false)?;
         supervisor.start(config)?;
-        match supervisor.wait_until_stopped(PATIENCE) {
+        match supervisor.wait_until_stopped(TIMEOUT) {
             Some(_) => Ok(millis(begun.elapsed())),
-            None => Err(supervisor.why_it_ended().map_or_else(
+            None => Err(supervisor.exit_reason().map_or_else(
                 || Failure::new(ErrorKind::Timeout, "the measured guest did not end"),
                 Failure::from,
             )),

@@ -13,7 +13,7 @@ use super::guest::Guest;
 use crate::run::phases::millis;
 
 /// How long a peer may take.
-const PATIENCE: Timespec = Timespec {
+const TIMEOUT: Timespec = Timespec {
     tv_sec: 120,
     tv_nsec: 0,
 };
@@ -131,7 +131,7 @@ impl Peer {
 fn wait(child: &mut Child) -> Result<(), String> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     let ended = pidfd
-        .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&PATIENCE)))
+        .and_then(|pidfd| poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&TIMEOUT)))
         .is_ok_and(|count| count > 0);
     if !ended {
         let _ = child.kill();
@@ -142,7 +142,7 @@ fn wait(child: &mut Child) -> Result<(), String> {
         (true, false) => Err(format!("it ended with {status}")),
         (false, _) => Err(format!(
             "its guest did not end within {:?}",
-            Duration::from_secs(PATIENCE.tv_sec.unsigned_abs())
+            Duration::from_secs(TIMEOUT.tv_sec.unsigned_abs())
         )),
     }
 }

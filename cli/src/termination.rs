@@ -2,7 +2,7 @@
 //! does not meet.
 //!
 //! Whoever ends the process first does it alone; the other waits for ever. The end of an
-//! interrupted process kills its children, then *executes itself* in the mode [`SWEEP`]: by then
+//! interrupted process kills its children, then *executes itself* in the mode [`SWEEP_MODE`]: by then
 //! every lock it held is released, so that what it was writing can be swept like that of a dead
 //! process, and nothing of it stays behind.
 
@@ -21,15 +21,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::failure::{Failure, SIGNALLED};
+use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
 
-/// The first argument of the process that sweeps: `microagent <SWEEP> CODE STORE PATH…`.
-const SWEEP: &str = "--sweep-after-interruption";
+/// The first argument of the process that sweeps: `microagent <SWEEP_MODE> CODE STORE PATH…`.
+const SWEEP_MODE: &str = "--sweep-after-interruption";
 
 /// What must not stay behind, and who ends the process.
 #[derive(Debug, Clone)]
-pub struct Ending {
+pub struct Termination {
     state: Arc<Mutex<State>>,
     output: Output,
 }
@@ -39,63 +39,64 @@ struct State {
     store: Option<PathBuf>,
     paths: Vec<PathBuf>,
     /// Who ends the process.
-    ended_by: Option<ThreadId>,
+    owner: Option<ThreadId>,
 }
 
-impl Ending {
+impl Termination {
     /// Takes over SIGINT, SIGTERM and SIGHUP.
     ///
     /// # Errors
     /// When they cannot be taken over.
-    pub fn install(output: Output) -> Result<Ending, Failure> {
-        let ending = Ending {
+    pub fn install(output: Output) -> Result<Termination, Failure> {
+        let termination = Termination {
             state: Arc::default(),
             output,
         };
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot_listen)?;
-        let of_signals = ending.clone();
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(signal_error)?;
+        let of_signals = termination.clone();
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
                 if let Some(signal) = signals.forever().next() {
-                    let code = SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or(0));
-                    of_signals.end(code, &Failure::new(ErrorKind::Interrupted, "interrupted"));
+                    let code = EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0));
+                    of_signals
+                        .terminate(code, &Failure::new(ErrorKind::Interrupted, "interrupted"));
                 }
             })
-            .map_err(cannot_listen)?;
-        Ok(ending)
+            .map_err(signal_error)?;
+        Ok(termination)
     }
 
     /// The store in which this process writes.
-    pub fn remember_store(&self, root: &Path) {
+    pub fn set_store(&self, root: &Path) {
         self.lock().store = Some(root.to_owned());
     }
 
     /// A file or directory that must go if the process is interrupted from now on.
-    pub fn remember(&self, path: &Path) {
+    pub fn remove_on_exit(&self, path: &Path) {
         self.lock().paths.push(path.to_owned());
     }
 
     /// It may stay from now on.
-    pub fn forget(&self, path: &Path) {
+    pub fn keep(&self, path: &Path) {
         self.lock().paths.retain(|known| known != path);
     }
 
     /// The main thread has done its work and ends the process, except for what it still has to
     /// say. Signals have no effect from now on.
-    pub fn finish(&self) {
-        drop(self.take());
+    pub fn disarm(&self) {
+        drop(self.claim());
     }
 
     /// Ends the process now, saying why.
-    pub fn end(&self, code: u8, why: &Failure) -> ! {
-        let state = self.take();
+    pub fn terminate(&self, code: u8, why: &Failure) -> ! {
+        let state = self.claim();
         // What other threads have to say comes before this or never.
-        let _last_word = io::stderr().lock();
+        let _stderr = io::stderr().lock();
         self.output.failure(why);
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
-        sweep.arg(SWEEP).arg(code.to_string());
+        sweep.arg(SWEEP_MODE).arg(code.to_string());
         sweep.arg(
             state
                 .store
@@ -104,7 +105,7 @@ impl Ending {
         );
         sweep.args(&state.paths);
         // Comes back only when it fails; what is left then is swept by the next run.
-        let _ = replace(sweep);
+        let _ = execute(sweep);
         for path in &state.paths {
             remove(path);
         }
@@ -112,10 +113,10 @@ impl Ending {
     }
 
     /// Makes this thread the one that ends the process. Waits for ever when another one does.
-    fn take(&self) -> MutexGuard<'_, State> {
+    fn claim(&self) -> MutexGuard<'_, State> {
         let me = thread::current().id();
         let mut state = self.lock();
-        if *state.ended_by.get_or_insert(me) != me {
+        if *state.owner.get_or_insert(me) != me {
             drop(state);
             loop {
                 thread::park();
@@ -129,7 +130,7 @@ impl Ending {
     }
 }
 
-fn cannot_listen(error: io::Error) -> Failure {
+fn signal_error(error: io::Error) -> Failure {
     Failure::new(
         ErrorKind::Host,
         format!("cannot listen to signals: {error}"),
@@ -137,11 +138,11 @@ fn cannot_listen(error: io::Error) -> Failure {
 }
 
 /// The mode of a process that took the place of an interrupted one; `None` when it is none.
-pub fn sweep(words: &[OsString]) -> Option<ExitCode> {
+pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
     let [_, mode, code, store, paths @ ..] = words else {
         return None;
     };
-    if mode != SWEEP {
+    if mode != SWEEP_MODE {
         return None;
     }
     for path in paths {
@@ -170,7 +171,7 @@ fn remove(path: &Path) {
 /// executes (`copy_fs` in kernel/fork.c), and [`thread::spawn`] panics. Where a panic aborts, it
 /// could be the end of this process before the one that is wanted. So a thread that panics from
 /// here on waits for its end, without a word.
-fn replace(mut command: Command) -> io::Error {
+fn execute(mut command: Command) -> io::Error {
     let me = thread::current().id();
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -225,12 +226,12 @@ mod tests {
 
     use super::*;
 
-    const REPLACED: &str = "MICROAGENT_TEST_REPLACED";
+    const EXECUTES: &str = "MICROAGENT_TEST_EXECUTES";
 
     /// The test below runs this one in a process of its own.
     #[test]
     fn a_process_that_is_replaced() {
-        if std::env::var_os(REPLACED).is_none() {
+        if std::env::var_os(EXECUTES).is_none() {
             return;
         }
         let (started, seen) = mpsc::channel();
@@ -246,16 +247,16 @@ mod tests {
         for _ in 0..100 {
             seen.recv().unwrap();
         }
-        panic!("{}", replace(Command::new("true")));
+        panic!("{}", execute(Command::new("true")));
     }
 
     #[test]
     fn threads_that_cannot_start_others_meanwhile_are_not_heard_of() {
-        let test = "ending::tests::a_process_that_is_replaced";
+        let test = "termination::tests::a_process_that_is_replaced";
         for _ in 0..20 {
             let output = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", test, "--nocapture"])
-                .env(REPLACED, "yes")
+                .env(EXECUTES, "yes")
                 .output()
                 .unwrap();
             assert_eq!(String::from_utf8_lossy(&output.stderr), "");

@@ -8,7 +8,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use crate::failure::Failure;
 
 /// Flags of `docker run` and what to do instead.
-const FOREIGN: &[(&[&str], &str)] = &[
+const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
     (
         &[
             "--privileged",
@@ -81,7 +81,7 @@ const FOREIGN: &[(&[&str], &str)] = &[
 ];
 
 /// What to say about a command line that clap refuses.
-pub fn explain(error: &clap::Error, words: &[OsString]) -> Failure {
+pub fn usage_error(error: &clap::Error, words: &[OsString]) -> Failure {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
@@ -91,12 +91,14 @@ pub fn explain(error: &clap::Error, words: &[OsString]) -> Failure {
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     if error.kind() == ErrorKind::UnknownArgument {
         let flag = argument.split('=').next().unwrap_or(argument);
-        let known = FOREIGN.iter().find(|(flags, _)| flags.contains(&flag));
+        let known = CONTAINER_FLAGS
+            .iter()
+            .find(|(flags, _)| flags.contains(&flag));
         let similar = text(ContextKind::SuggestedArg).map(|flag| format!("did you mean {flag}?"));
         return Failure::usage(format!("there is no flag {flag} here"))
-            .way_out(known.map_or(similar.unwrap_or(usage), |(_, hint)| (*hint).to_owned()));
+            .remediation(known.map_or(similar.unwrap_or(usage), |(_, hint)| (*hint).to_owned()));
     }
-    Failure::usage(first_paragraph(&error.render().to_string())).way_out(usage)
+    Failure::usage(first_paragraph(&error.render().to_string())).remediation(usage)
 }
 
 /// The command that was being parsed, for its help.
