@@ -1,21 +1,41 @@
 //! The `microagent` command.
 //!
-//! Two stages, then work: [`args`] is what was typed; [`request`] and [`settings`] are what it
-//! means, checked, without touching anything; [`commands`] do it.
+//! [`args`] parses the command line, [`settings`] and [`request`] validate it without side effects,
+//! and [`commands`] execute it. The library crates return typed errors; only this crate prints, logs
+//! and chooses exit codes.
 //!
-//! | question | module |
-//! |---|---|
-//! | what may be typed, and what is refused with a hint | [`args`] |
-//! | state directory, output form, engine choice | [`settings`] |
-//! | what a `run` was asked for | [`request`] |
-//! | what each command does | [`commands`] |
-//! | how a `run` goes from image to exit code | [`run`] |
-//! | one VM's process and its control socket | [`supervisor`] |
-//! | one agent session | [`session`] |
-//! | what a boot costs, and where | [`perf`] |
-//! | which engine `auto` takes | [`engine`] |
-//! | where a VM's sockets are, and how leftovers go | [`run_dir`], [`termination`] |
-//! | what people and scripts see | [`output`], [`table`], [`progress`], [`failure`] |
+//! Modules are arranged in floors. A module imports only from floors below its own; the rows inside
+//! a folder are floors too. Top to bottom:
+//!
+//! | floor | modules | purpose |
+//! |---|---|---|
+//! | 1 | `main`, [`app`] | parse, dispatch, exit code |
+//! | 2 | [`commands`]: `run`, `perf`, `rootfs`, `kernel`, `image`, `cache`, `doctor`, `version` | one module per command: check, call, print |
+//! | | `cache::{ls, gc, verify, explain, archive}` | one module per subcommand |
+//! | | `cache::purpose`, `pipeline`, `format` | open the pipeline; values as text |
+//! | 3 | [`perf`]: `report` | the result of `perf boot` |
+//! | | `monitors`, `waterfall` | comparison with other monitors; phases of a boot |
+//! | | `monitors::{ours, peers}` | boot one guest with one monitor |
+//! | | `iteration`, `statistics`, `monitors::{guest, reset_stub}` | one measured run; summaries; the guests |
+//! | 4 | [`run`]: `vm` | boot, configure, set up, execute |
+//! | | `artifacts`, `workspace`, `sink`, `deadline` | what a VM boots; kept workspace; command output; `--timeout` |
+//! | | `disks` | additional disks |
+//! | | `document` | the JSON document of a run |
+//! | | `phases` | phase durations |
+//! | 5 | [`request`] | a validated `run` |
+//! | | `disks`, `command`, `resources` | its parts |
+//! | | `name` | name rules |
+//! | 6 | [`engine`] | engine selection |
+//! | 7 | [`supervisor`], [`session`] | one VM's process and control socket; one guest agent session |
+//! | | `supervisor::{error, listener}` | its errors; the thread that reads the socket |
+//! | 8 | [`settings`], [`termination`], [`install`], [`run_dir`], [`disk_copy`], [`timeline`], [`document`] | resolved global flags; signals and cleanup; helper programs; socket directory; disk image copies; timestamps; shared JSON |
+//! | 9 | [`progress`] | progress reports |
+//! | | `bars`, `lines`, `events` | their forms |
+//! | 10 | [`output`] | results, notices, events, errors |
+//! | 11 | [`args`] | the command-line grammar |
+//! | | `cache`, `perf`, `usage_error` | |
+//! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
+//! | 12 | [`failure`], [`table`] | message, remediation, exit code; text columns |
 
 mod app;
 mod args;

@@ -139,4 +139,10 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn marks_keep_their_json() {
+        let json = serde_json::to_string(&Mark::StartReceived).unwrap();
+        assert_eq!(json, r#""told""#);
+    }
 }
