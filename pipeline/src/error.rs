@@ -4,17 +4,17 @@
 
 use microagent_cas::StoreError;
 
-use crate::bundle::BundleError;
-use crate::image_archive::ImageArchiveError;
-pub use crate::initramfs::InitramfsError;
+use crate::disk::mke2fs::Mke2fsError;
+use crate::image::manifest::ManifestError;
+pub use crate::image::reference::ReferenceError;
 pub use crate::kernel::{KernelBuildError, KernelError};
-use crate::layer::LayerError;
-use crate::manifest::ManifestError;
-use crate::merge::MergeError;
-use crate::mke2fs::Mke2fsError;
-pub use crate::reference::ReferenceError;
-use crate::rootfs::RootfsError;
+use crate::nodes::bundle::BundleError;
+use crate::nodes::image_archive::ImageArchiveError;
+pub use crate::nodes::initramfs::InitramfsError;
+use crate::nodes::layer::LayerError;
+use crate::nodes::rootfs::RootfsError;
 use crate::source::{ArchiveError, RegistriesError, RegistryError};
+use crate::tree::merge::MergeError;
 
 /// The kinds of failure: a closed list, documented in `docs/cli.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

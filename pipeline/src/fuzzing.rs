@@ -10,16 +10,16 @@ use std::mem::discriminant;
 use microagent_cas::Digest;
 use oci_spec::image::ImageManifest;
 
-use crate::decompress;
-use crate::entry::{Content, Entry, EntryKind};
-use crate::ext4::{self, Size};
-use crate::index::{IndexReader, IndexWriter};
-use crate::manifest::{self, Document};
-use crate::merge::Merger;
-use crate::reference::Reference;
-use crate::rootfs::RootfsError;
+use crate::disk::ext4::{self, Size};
+use crate::image::manifest::{self, Document};
+use crate::image::reference::Reference;
+use crate::nodes::rootfs::RootfsError;
 use crate::source;
-use crate::tar_reader::{TarError, TarReader};
+use crate::tar::decompress;
+use crate::tar::entry::{Content, Entry, EntryKind};
+use crate::tar::index::{IndexReader, IndexWriter};
+use crate::tar::reader::{TarError, TarReader};
+use crate::tree::merge::Merger;
 use crate::tree::{InodeKind, ROOT, Tree};
 
 /// Between the inputs of one run.

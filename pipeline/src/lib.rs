@@ -8,74 +8,58 @@
 //! tar ─bundle─▶ ext4
 //! ```
 //!
-//! | question | module |
-//! |---|---|
-//! | what a person may type for an image | `reference` ([`Reference`]) |
-//! | where images come from | `source`: registries ([`Registries`]), OCI layouts, archives |
-//! | what a reference means now, and its name in the store | `resolve`, `manifest` ([`Image`]) |
-//! | how a layer gets here and becomes tar and index | `layer`, `shipped_tar`, `decompress`, `feed`, `tar_reader`, `pax`, `index` |
-//! | what layers add up to, and what is refused | `merge`, `tree`, `xattr` ([`MergeError`]) |
-//! | how that becomes a file system | `rootfs`, `ext4`, `raw_names`, `mke2fs` ([`Rootfs`]) |
-//! | how a tar becomes a disk of its own | `bundle` ([`Bundle`]) |
-//! | where the guest's kernel and initramfs come from | `kernel`, `initramfs` |
-//! | what has changed since, outside and inside | `drift`, `local_file`, `explain` ([`DriftReport`], [`Step`]) |
-//! | how a node is found or computed | `node`, `pipeline` ([`Pipeline`]) |
-//! | what went wrong, and what to do about it | `error` ([`Error`], [`Diagnosis`]) |
-//! | what happens meanwhile | `progress` ([`Progress`]) |
+//! Modules from the top floor down; each imports only lower ones (or its own children).
+//!
+//! | floor | modules | questions |
+//! |---|---|---|
+//! | 1 | `pipeline`, `error` | the public handle ([`Pipeline`]), every failure ([`Error`]) |
+//! | 2 | `report` | what changed since, outside and inside ([`DriftReport`], [`Step`]) |
+//! | 3 | `nodes` | what each node is made of, and how it is computed |
+//! | 4 | `source` | where images come from: registries ([`Registries`]), OCI layouts, archives |
+//! |   | `disk` | how a tree becomes a file system: `ext4`, `mke2fs` |
+//! | 5 | `image` | references ([`Reference`]), manifests and configurations |
+//! |   | `kernel` | where the guest's kernel comes from ([`KernelSource`]) |
+//! |   | `tree` | what layers add up to, and what is refused ([`MergeError`]) |
+//! | 6 | `engine` | how a node is found or computed; progress ([`Progress`]) |
+//! |   | `tar` | how a compressed tar becomes members and an index ([`TarError`]) |
+//! | 7 | `diagnosis` | kind, remediation and retryability of a failure ([`Diagnosis`]) |
 
-mod bundle;
-mod decompress;
-mod drift;
-mod entry;
+mod disk;
+mod engine;
 mod error;
-mod explain;
-mod ext4;
-mod feed;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod image_archive;
-mod index;
-mod initramfs;
+mod image;
 mod kernel;
-mod layer;
-mod local_file;
-mod manifest;
-mod merge;
-mod mke2fs;
-mod node;
-mod pax;
+mod nodes;
 mod pipeline;
-mod progress;
-mod raw_names;
-mod reference;
-mod resolve;
-mod rootfs;
-mod shipped_tar;
+mod report;
 mod source;
-mod tar_reader;
+mod tar;
 mod tree;
-mod xattr;
 
-pub use bundle::{Bundle, BundleError, BundleOptions};
-pub use drift::{Drift, DriftReport, DriftState};
+pub use self::tar::reader::TarError;
+pub use disk::mke2fs::Mke2fsError;
+pub use engine::node::{NodeOutcome, NodeSpec};
+pub use engine::progress::{Event, Progress, Silent, Stage};
 pub use error::{Diagnosis, Error, ErrorKind};
-pub use explain::Step;
-pub use image_archive::ImageArchiveError;
-pub use initramfs::{Initramfs, InitramfsError};
+pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
+pub use image::reference::{
+    Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector,
+};
 pub use kernel::{BuiltKernel, Kernel, KernelBuild, KernelBuildError, KernelError, KernelSource};
-pub use layer::LayerError;
-pub use manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
-pub use merge::{MergeError, MergeProblem};
-pub use mke2fs::Mke2fsError;
-pub use node::{NodeOutcome, NodeSpec};
+pub use nodes::bundle::{Bundle, BundleError, BundleOptions};
+pub use nodes::image_archive::ImageArchiveError;
+pub use nodes::initramfs::{Initramfs, InitramfsError};
+pub use nodes::layer::LayerError;
+pub use nodes::resolve::Image;
+pub use nodes::rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
 pub use pipeline::{NodeReport, Pipeline};
-pub use progress::{Event, Progress, Silent, Stage};
-pub use reference::{Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector};
-pub use resolve::Image;
-pub use rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
+pub use report::drift::{Drift, DriftReport, DriftState};
+pub use report::explain::Step;
 pub use source::{
     ArchiveError, ArchiveProblem, Registries, RegistriesError, RegistriesProblem, RegistryError,
     RegistryProblem,
 };
-pub use tar_reader::TarError;
+pub use tree::merge::{MergeError, MergeProblem};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use microagent_cas::{Digest, NodeKey, Store};
 
-use crate::progress::{Event, Progress};
+use crate::engine::progress::{Event, Progress};
 use crate::source::Registries;
 
 /// The build pipeline. A clone is the same pipeline.

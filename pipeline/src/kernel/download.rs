@@ -8,9 +8,9 @@ use microagent_cas::{Digest, Hasher, Scratch, StoreError};
 
 use super::MAX_KERNEL;
 use super::error::KernelError;
+use crate::engine::progress::{Event, Stage};
 use crate::error::Error;
 use crate::pipeline::Pipeline;
-use crate::progress::{Event, Stage};
 
 /// How long connecting may take, and how long no byte may come.
 const PATIENCE: Duration = Duration::from_secs(30);

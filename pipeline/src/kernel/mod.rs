@@ -37,10 +37,10 @@ use serde::{Deserialize, Serialize};
 pub use build::{BuiltKernel, KernelBuild, KernelBuildError};
 pub use error::KernelError;
 
+use crate::engine::node::{NodeSpec, Outputs};
+use crate::engine::progress::{Event, Stage};
 use crate::error::Error;
-use crate::node::{NodeSpec, Outputs};
 use crate::pipeline::Pipeline;
-use crate::progress::{Event, Stage};
 use apt::{Apt, Candidate};
 use image::{BannerSearch, KernelImage};
 use package::{Package, Unpacked};

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::Digest;
 
-use crate::entry::{EntryKind, display_name};
 use crate::error::{Diagnosis, Error, ErrorKind};
-use crate::manifest::MAX_DOCUMENT;
-use crate::tar_reader::{TarError, TarReader};
+use crate::image::manifest::MAX_DOCUMENT;
+use crate::tar::entry::{EntryKind, display_name};
+use crate::tar::reader::{TarError, TarReader};
 
 /// The most members of an archive.
 const MAX_MEMBERS: usize = 1 << 16;
@@ -184,12 +184,12 @@ impl Archive {
         let read = file
             .read_at(&mut magic, 0)
             .map_err(|e| problem(ArchiveProblem::Read(e)))?;
-        match crate::decompress::detect(&magic[..read]) {
-            Ok(crate::decompress::Compression::None) => {}
-            Ok(crate::decompress::Compression::Gzip) => {
+        match crate::tar::decompress::detect(&magic[..read]) {
+            Ok(crate::tar::decompress::Compression::None) => {}
+            Ok(crate::tar::decompress::Compression::Gzip) => {
                 return Err(problem(ArchiveProblem::Compressed("gzip")));
             }
-            Ok(crate::decompress::Compression::Zstd) => {
+            Ok(crate::tar::decompress::Compression::Zstd) => {
                 return Err(problem(ArchiveProblem::Compressed("zstd")));
             }
             Err(foreign) => return Err(problem(ArchiveProblem::Compressed(foreign.0))),

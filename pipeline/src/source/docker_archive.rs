@@ -14,9 +14,11 @@ use serde::Deserialize;
 
 use super::archive::{Archive, ArchiveProblem, Extent};
 use super::{LayerStream, RawDocument, Source};
-use crate::decompress::{self, Compression, MAGIC_LEN};
 use crate::error::Error;
-use crate::manifest::{LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
+use crate::image::manifest::{
+    LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST,
+};
+use crate::tar::decompress::{self, Compression, MAGIC_LEN};
 
 #[derive(Debug)]
 pub(super) struct DockerArchive {

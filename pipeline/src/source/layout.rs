@@ -16,8 +16,8 @@ use self::files::Directory;
 use super::archive::{Archive, ArchiveProblem, blob_name};
 use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
-use crate::manifest::{self, LayerDescriptor};
-use crate::reference::Selector;
+use crate::image::manifest::{self, LayerDescriptor};
+use crate::image::reference::Selector;
 
 /// The files of a layout, by their names in it.
 trait Files: Send + Sync + fmt::Debug {

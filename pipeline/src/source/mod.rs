@@ -15,8 +15,8 @@ use microagent_cas::{Digest, Store};
 use oci_spec::image::ImageIndex;
 
 use crate::error::Error;
-use crate::manifest::LayerDescriptor;
-use crate::reference::Reference;
+use crate::image::manifest::LayerDescriptor;
+use crate::image::reference::Reference;
 
 pub use archive::{ArchiveError, ArchiveProblem};
 #[cfg(feature = "fuzzing")]
@@ -42,10 +42,10 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// a reference that is pinned.
     fn root(&self, store: &Store) -> Result<RawDocument, Error>;
 
-    /// A manifest or index by digest; at most [`crate::manifest::MAX_DOCUMENT`] bytes.
+    /// A manifest or index by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
 
-    /// A configuration by digest; at most [`crate::manifest::MAX_DOCUMENT`] bytes.
+    /// A configuration by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
     fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
 
     /// A layer's bytes from `from` on, or from 0 if the source cannot begin in

@@ -31,10 +31,10 @@ pub use error::KernelBuildError;
 
 use super::apt::{Apt, Candidate};
 use super::{Kernel, MAX_KERNEL};
+use crate::engine::node::{NodeOutcome, NodeSpec, Outputs};
+use crate::engine::progress::{Event, Stage};
 use crate::error::Error;
-use crate::node::{NodeOutcome, NodeSpec, Outputs};
 use crate::pipeline::Pipeline;
-use crate::progress::{Event, Stage};
 use fragment::Fragment;
 use make::Build;
 

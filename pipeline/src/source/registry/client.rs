@@ -13,7 +13,7 @@ use super::credentials::{Credentials, Known};
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Failure, Http, Request};
 use super::retry;
-use crate::reference::RegistryReference;
+use crate::image::reference::RegistryReference;
 
 /// The longest answer of a token server, and of an error that is looked at, in bytes.
 pub(super) const MAX_ANSWER: u64 = 64 << 10;

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::error::RegistryProblem;
-use crate::reference::{DOCKER_HUB, RegistryReference};
+use crate::image::reference::{DOCKER_HUB, RegistryReference};
 
 /// The variable that names the file.
 const VARIABLE: &str = "REGISTRY_AUTH_FILE";

@@ -10,8 +10,8 @@ use super::error::{RegistryError, RegistryProblem};
 use super::http::Http;
 use super::registries::Registries;
 use crate::error::Error;
-use crate::manifest::ManifestError;
-use crate::reference::RegistryReference;
+use crate::image::manifest::ManifestError;
+use crate::image::reference::RegistryReference;
 
 #[derive(Debug)]
 pub(super) struct Endpoints {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use microagent_cas::Digest;
 
 use crate::error::{Diagnosis, ErrorKind};
-use crate::reference::RegistryReference;
+use crate::image::reference::RegistryReference;
 
 /// Why a registry did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]

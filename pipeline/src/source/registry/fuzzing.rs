@@ -2,7 +2,7 @@
 
 use super::challenge::{self, Challenge};
 use super::credentials::{Keyring, Known, Secret};
-use crate::reference::RegistryReference;
+use crate::image::reference::RegistryReference;
 
 /// A challenge that was understood can be written as RFC 9110 says, and is then
 /// understood in the same way.

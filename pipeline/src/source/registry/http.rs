@@ -22,7 +22,7 @@ use ureq::{Agent, Body, Proxy};
 use super::error::RegistryProblem;
 use super::proxy::{NotAProxy, Proxies};
 use super::registries::Registries;
-use crate::reference::is_loopback_host;
+use crate::image::reference::is_loopback_host;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may bring nothing.

@@ -39,12 +39,12 @@ use self::client::Client;
 use self::endpoints::Endpoints;
 use super::{LayerStream, RawDocument, Source};
 use crate::error::Error;
-use crate::layer::LayerError;
-use crate::manifest::{
+use crate::image::manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA_1, LayerDescriptor, MAX_DOCUMENT, ManifestError,
     OCI_INDEX, OCI_MANIFEST,
 };
-use crate::reference::RegistryReference;
+use crate::image::reference::RegistryReference;
+use crate::nodes::layer::LayerError;
 
 /// The kinds of manifest that are understood.
 const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];

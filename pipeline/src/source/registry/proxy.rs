@@ -15,7 +15,7 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
-use crate::reference::is_loopback_host;
+use crate::image::reference::is_loopback_host;
 
 /// The proxies that this process was told of.
 #[derive(Clone, Default)]

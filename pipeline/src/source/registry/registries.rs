@@ -21,7 +21,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::error::{Diagnosis, ErrorKind};
-use crate::reference::{Reference, RegistryReference, host_of};
+use crate::image::reference::{Reference, RegistryReference, host_of};
 
 /// The longest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;

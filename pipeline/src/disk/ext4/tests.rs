@@ -1,0 +1,274 @@
+use super::*;
+use crate::tar::entry::{Entry, EntryKind, Segment, Timestamp, Xattr};
+use crate::tree::merge::Merger;
+use mkext4::reader::Fs;
+use std::process::Command;
+
+fn seed() -> Digest {
+    Digest::of(b"seed")
+}
+
+fn entry(path: &[u8], kind: EntryKind) -> Entry {
+    Entry {
+        path: path.to_vec(),
+        kind,
+        attributes: Attributes {
+            mode: 0o640,
+            uid: 3_000_000_000,
+            gid: 7,
+            mtime: Timestamp {
+                seconds: -1,
+                nanos: 5,
+            },
+            xattrs: vec![Xattr {
+                name: b"user.x".to_vec(),
+                value: b"y".to_vec(),
+            }],
+        },
+    }
+}
+
+fn tree(entries: Vec<Entry>) -> Tree {
+    let mut merger = Merger::new();
+    merger.begin_layer(0, "");
+    for entry in entries {
+        merger.add(entry).unwrap();
+    }
+    merger.finish()
+}
+
+/// Writes the tree and has `e2fsck` look at it.
+fn written(tree: &Tree, tar: &[u8], size: Size) -> tempfile::NamedTempFile {
+    let source = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(source.path(), tar).unwrap();
+    let image = tempfile::NamedTempFile::new().unwrap();
+    let planned = plan(tree, &seed(), size).unwrap();
+    let tars = [source.reopen().unwrap()];
+    let result = planned.write(&tars, image.as_file(), &mut |_| {});
+    assert!(result.is_ok(), "{:?}", result.err());
+    let check = Command::new("e2fsck").arg("-fn").arg(image.path()).output();
+    let check = check.unwrap();
+    assert!(
+        check.status.success(),
+        "{}",
+        String::from_utf8_lossy(&check.stdout)
+    );
+    image
+}
+
+fn file(path: &[u8], size: u64) -> Entry {
+    entry(path, EntryKind::File(Content::dense(size, 0)))
+}
+
+const SMALL: Size = Size::Headroom(16 * MIB);
+
+#[test]
+fn names_and_targets_may_be_any_bytes_also_in_sorted_directories() {
+    let mut entries = vec![
+        entry(b"d\xff", EntryKind::Directory),
+        file(b"d\xff/\xfe", 3),
+        entry(
+            b"short",
+            EntryKind::Symlink {
+                target: b"t\xff".to_vec(),
+            },
+        ),
+        entry(
+            b"\xff\xff",
+            EntryKind::Symlink {
+                target: [b"t\xff".repeat(100)].concat(),
+            },
+        ),
+        entry(
+            b"again\xfe",
+            EntryKind::Hardlink {
+                target: b"d\xff/\xfe".to_vec(),
+            },
+        ),
+    ];
+    for number in 0..2000 {
+        let name = match number % 50 {
+            0 => format!("many/file-{number}-\u{0}").into_bytes(),
+            _ => format!("many/file-{number}").into_bytes(),
+        };
+        let name: Vec<u8> = name
+            .iter()
+            .map(|b| if *b == 0 { 0xe4 } else { *b })
+            .collect();
+        entries.push(file(&name, 0));
+    }
+    let tree = tree(entries);
+    let image = written(&tree, b"abc", SMALL);
+    let fs = Fs::open(image.as_file()).unwrap();
+    assert_eq!(fs.verify().unwrap(), []);
+    let look = |directory, name: &[u8]| fs.lookup(directory, name).unwrap();
+    let directory = look(2, b"d\xff").unwrap();
+    let inner = look(directory, b"\xfe").unwrap();
+    assert_eq!(fs.read_file(inner).unwrap(), b"abc");
+    assert_eq!(look(2, b"again\xfe"), Some(inner));
+    let target = |name: &[u8]| fs.symlink_target(look(2, name).unwrap()).unwrap();
+    assert_eq!(target(b"short"), b"t\xff");
+    assert_eq!(target(b"\xff\xff"), b"t\xff".repeat(100));
+    let many = look(2, b"many").unwrap();
+    assert_eq!(fs.read_dir(many).unwrap().len(), 2002);
+    assert!(look(many, b"file-50-\xe4").is_some());
+    assert!(fs.inode(many).unwrap().flags & mkext4::spec::iflags::INDEX != 0);
+}
+
+#[test]
+fn a_sorted_directory_of_names_that_are_not_text_is_sorted_by_its_real_names() {
+    let name = |number: u32| [format!("{number}-").as_bytes(), &[0xe4; 200]].concat();
+    for count in [30, 60, 400] {
+        let tree = tree((0..count).map(|number| file(&name(number), 0)).collect());
+        let image = written(&tree, b"", SMALL);
+        let fs = Fs::open(image.as_file()).unwrap();
+        assert_eq!(fs.verify().unwrap(), []);
+        assert!(fs.inode(2).unwrap().flags & mkext4::spec::iflags::INDEX != 0);
+        for number in 0..count {
+            assert!(fs.lookup(2, &name(number)).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn attributes_and_holes_are_kept() {
+    let segment = |logical, offset, length| Segment {
+        logical,
+        offset,
+        length,
+    };
+    let content = Content {
+        size: 20_000_005,
+        segments: vec![
+            segment(100, 0, 3),
+            segment(4096 * 3 + 7, 3, 5000),
+            segment(20_000_000, 5003, 5),
+        ],
+    };
+    let tar: Vec<u8> = (0..5008u32).map(|n| (n % 251) as u8 + 1).collect();
+    let mut expected = vec![0; 20_000_005];
+    for s in &content.segments {
+        let (to, from, length) = (s.logical as usize, s.offset as usize, s.length as usize);
+        expected[to..to + length].copy_from_slice(&tar[from..from + length]);
+    }
+    let hole = Content {
+        size: 9_000_001,
+        segments: Vec::new(),
+    };
+    let device = Device {
+        major: 259,
+        minor: 70_000,
+    };
+    let tree = tree(vec![
+        entry(b"sparse", EntryKind::File(content)),
+        entry(b"hole", EntryKind::File(hole)),
+        entry(b"dev", EntryKind::BlockDevice(device)),
+        entry(b"lost+found", EntryKind::Directory),
+    ]);
+    let image = written(&tree, &tar, SMALL);
+    let fs = Fs::open(image.as_file()).unwrap();
+    let ino = fs.resolve("/sparse").unwrap();
+    assert!(fs.read_file(ino).unwrap() == expected);
+    let inode = fs.inode(ino).unwrap();
+    assert_eq!(inode.blocks, 4 * 8, "blocks without data are not stored");
+    assert_eq!(
+        (inode.uid, inode.gid, inode.mode & 0o7777),
+        (3_000_000_000, 7, 0o640)
+    );
+    let mtime = mkext4::spec::Inode::timestamp(inode.mtime, inode.mtime_extra);
+    assert_eq!(mtime, (-1, 5));
+    assert_eq!(fs.xattrs(ino).unwrap()[0].value, b"y");
+    let hole = fs.read_file(fs.resolve("/hole").unwrap()).unwrap();
+    assert!(hole == vec![0; 9_000_001]);
+    let dev = fs.inode(fs.resolve("/dev").unwrap()).unwrap();
+    assert_eq!(dev.dev_numbers(), Some((259, 70_000)));
+}
+
+#[test]
+fn a_size_that_is_too_small_is_refused_with_the_least_one_that_works() {
+    let mut entries: Vec<Entry> = (0..3000)
+        .map(|n| file(format!("f{n}").as_bytes(), 5000))
+        .collect();
+    entries.push(file(b"big", 40 << 20));
+    let tree = tree(entries);
+    for asked in [0, 1, 8, 40, 63] {
+        let error = plan(&tree, &seed(), Size::Exact(asked * MIB))
+            .err()
+            .unwrap();
+        let RootfsError::TooSmall {
+            asked_mib,
+            least_mib,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert_eq!(asked_mib, asked);
+        assert!(plan(&tree, &seed(), Size::Exact(least_mib * MIB)).is_ok());
+        let below = plan(&tree, &seed(), Size::Exact((least_mib - 1) * MIB));
+        assert!(matches!(below, Err(RootfsError::TooSmall { .. })));
+    }
+    let tar = vec![b'x'; 40 << 20];
+    let least = match plan(&tree, &seed(), Size::Exact(0)).err() {
+        Some(RootfsError::TooSmall { least_mib, .. }) => least_mib,
+        other => panic!("{other:?}"),
+    };
+    written(&tree, &tar, Size::Exact(least * MIB));
+}
+
+#[test]
+fn every_size_has_room_for_its_metadata() {
+    let tree = tree(vec![file(b"f", 1)]);
+    // Around the ends of block groups and of sixteen of them.
+    for mib in [16, 17, 127, 128, 129, 2047, 2048, 2049, 2056, 4097] {
+        match plan(&tree, &seed(), Size::Exact(mib * MIB)) {
+            Ok(planned) => assert_eq!(planned.size(), mib * MIB),
+            Err(RootfsError::TooSmall { least_mib, .. }) => {
+                assert!(
+                    least_mib > mib && least_mib < mib + 16,
+                    "{mib}: {least_mib}"
+                );
+            }
+            Err(error) => panic!("{mib}: {error}"),
+        }
+    }
+    assert!(matches!(
+        plan(&tree, &seed(), Size::Exact(1 << 50)),
+        Err(RootfsError::TooLarge { .. })
+    ));
+}
+
+#[test]
+fn many_small_files_get_inodes_and_leave_some() {
+    let entries = (0..60_000).map(|n| file(format!("d{}/{n}", n % 40).as_bytes(), 0));
+    let image = written(&tree(entries.collect()), b"", SMALL);
+    let fs = Fs::open(image.as_file()).unwrap();
+    assert!(fs.superblock().free_inodes_count >= 1000);
+}
+
+#[test]
+fn what_ext4_cannot_hold_is_refused_by_name() {
+    let refused = |entry: Entry| plan(&tree(vec![entry]), &seed(), SMALL).err().unwrap();
+    let mut large = file(b"a/b", 0);
+    large.attributes.xattrs[0].value = vec![0; 5000];
+    assert!(matches!(refused(large), RootfsError::Attributes { path } if path == "/a/b"));
+    let huge = Content {
+        size: 1 << 50,
+        segments: Vec::new(),
+    };
+    assert!(matches!(
+        refused(entry(b"huge", EntryKind::File(huge))),
+        RootfsError::FileTooLarge { path } if path == "/huge"
+    ));
+    let device = Device {
+        major: 5000,
+        minor: 0,
+    };
+    assert!(matches!(
+        refused(entry(b"dev", EntryKind::CharDevice(device))),
+        RootfsError::Inode { path, .. } if path == "/dev"
+    ));
+    assert!(matches!(
+        refused(file(b"lost+found/x", 0)),
+        RootfsError::LostFound
+    ));
+}

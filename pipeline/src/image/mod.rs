@@ -1,0 +1,5 @@
+//! Images by name and by content: references, and the documents they lead to.
+//! Pure: no file is opened and no server is asked.
+
+pub(crate) mod manifest;
+pub(crate) mod reference;

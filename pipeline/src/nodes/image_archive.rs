@@ -1,0 +1,286 @@
+//! An image of the store as one file, and back: `cache export`, `cache import`.
+//!
+//! The file is an OCI image layout in a tar (image-layout.md), as `skopeo copy oci-archive:…` and
+//! `podman load` read it: `oci-layout`, `index.json` with one manifest, `blobs/sha256/…`. It holds
+//! everything that the reference led to: the manifest, its configuration and layers as they are
+//! shipped, and where they differ, the index that the reference named and the manifest as Docker
+//! wrote it. Annotations of the manifest's entry say which:
+//!
+//! | annotation | |
+//! |---|---|
+//! | `org.opencontainers.image.ref.name` | the reference |
+//! | `microagent.root` | the digest that pins it |
+//! | `microagent.manifest` | the manifest for this platform, as it came |
+//!
+//! So an image that was pinned by digest is found by it where the file was imported, without a
+//! registry. The same image gives the same bytes.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+
+use microagent_cas::{Digest, Store, StoreError};
+use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
+
+use crate::engine::progress::{Event, Stage};
+use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::image::reference::{Reference, Selector};
+use crate::nodes::resolve::{self, Image};
+use crate::pipeline::Pipeline;
+
+const ROOT: &str = "microagent.root";
+const MANIFEST: &str = "microagent.manifest";
+const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
+const BUFFER: usize = 1 << 20;
+
+/// Why an image cannot be exported or imported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the message of each says it
+pub enum ImageArchiveError {
+    #[error("{image} has not been resolved in this store")]
+    Unknown { image: String },
+    #[error("cannot write the image to {}", path.display())]
+    Write {
+        path: std::path::PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} holds no image with a name", path.display())]
+    Nameless { path: std::path::PathBuf },
+}
+
+impl Diagnosis for ImageArchiveError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            ImageArchiveError::Unknown { .. } | ImageArchiveError::Nameless { .. } => {
+                ErrorKind::NotFound
+            }
+            ImageArchiveError::Write { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorKind::Permission
+                }
+                _ => ErrorKind::Host,
+            },
+        }
+    }
+
+    fn remediation(&self) -> Option<String> {
+        match self {
+            ImageArchiveError::Unknown { image } => Some(format!(
+                "build it first: microagent rootfs build --allow-mutable --image {image}"
+            )),
+            ImageArchiveError::Nameless { .. } => {
+                Some("use it as it is: run oci-archive:FILE".to_owned())
+            }
+            ImageArchiveError::Write { .. } => None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Writes an image, as it was resolved here last, to `output`. Layers that are gone are fetched
+    /// again. `path` is what errors name.
+    ///
+    /// # Errors
+    /// [`ImageArchiveError`], and whatever fetching says.
+    pub fn export_image(
+        &self,
+        reference: &Reference,
+        output: &File,
+        path: &Path,
+    ) -> Result<Image, Error> {
+        let image = self.recorded_image(reference)?;
+        let mut image = image.ok_or_else(|| ImageArchiveError::Unknown {
+            image: reference.to_string(),
+        })?;
+        // Where it came from may be gone; then what is here must do.
+        if let Ok(source) = crate::source::open(reference, self.registries()) {
+            image.source = source;
+        }
+        self.bring_layers(&image)?;
+        let written = self.write_archive(&image, output);
+        match written {
+            Ok(()) => Ok(image),
+            Err(error) => Err(match StoreError::from_stream(error) {
+                Ok(error) => error.into(),
+                Err(source) => ImageArchiveError::Write {
+                    path: path.to_owned(),
+                    source,
+                }
+                .into(),
+            }),
+        }
+    }
+
+    fn write_archive(&self, image: &Image, output: &File) -> io::Result<()> {
+        let (stage, detail) = (Stage::Export, image.reference.clone());
+        self.tell(Event::StageStarted {
+            stage,
+            detail: detail.clone(),
+            total_bytes: None,
+        });
+        let mut archive = tar::Builder::new(BufWriter::with_capacity(BUFFER, output));
+        file(
+            &mut archive,
+            "oci-layout",
+            OCI_LAYOUT.len() as u64,
+            OCI_LAYOUT,
+        )?;
+        let index = index_of(image);
+        file(
+            &mut archive,
+            "index.json",
+            index.len() as u64,
+            index.as_bytes(),
+        )?;
+        let mut blobs = BTreeSet::from([image.root, image.digest, image.config_digest]);
+        blobs.extend(image.descriptor.digest().to_string().parse::<Digest>());
+        blobs.extend(image.layers.iter().map(|layer| layer.digest));
+        for digest in blobs {
+            let blob = self.store().open_blob(&digest).map_err(io::Error::other)?;
+            let Some(blob) = blob else {
+                let path = self.store().blob_path(&digest);
+                let gone = StoreError::io("open", &path, io::ErrorKind::NotFound);
+                return Err(io::Error::other(gone));
+            };
+            let name = format!("blobs/sha256/{}", digest.hex());
+            // What is handed on is what it is called: a damaged blob does not leave the store.
+            let mut checked = Checked::new(blob.file, digest, self.store());
+            file(&mut archive, &name, blob.size, &mut checked)?;
+            self.tell(Event::Advanced {
+                stage,
+                detail: detail.clone(),
+                bytes: blob.size,
+            });
+        }
+        archive.into_inner()?.flush()?;
+        output.sync_all()?;
+        self.tell(Event::StageDone { stage, detail });
+        Ok(())
+    }
+
+    /// Takes every named image of an OCI archive into the store, under its name: as if it had been
+    /// pulled. Gives them as they were resolved.
+    ///
+    /// # Errors
+    /// [`ImageArchiveError`], and what reading and unpacking the archive say.
+    pub fn import_images(&self, path: &Path) -> Result<Vec<Image>, Error> {
+        let mut imported = Vec::new();
+        for entry in crate::source::archive_index(path)?.manifests() {
+            let Some(annotations) = entry.annotations() else {
+                continue;
+            };
+            let Some(name) = annotations.get(ANNOTATION_REF_NAME) else {
+                continue;
+            };
+            let archived = Reference::OciArchive {
+                path: path.to_owned(),
+                select: Selector::Name(name.clone()),
+            };
+            let mut image = self.resolve(&archived)?;
+            self.layers(&image)?;
+            self.bring_layers(&image)?;
+            // A name that is no reference of a registry is a tag of the archive alone.
+            if let Ok(reference @ Reference::Registry(_)) = name.parse::<Reference>() {
+                let pin = |key| annotations.get(key).and_then(|digest| digest.parse().ok());
+                for digest in [pin(ROOT), pin(MANIFEST)].into_iter().flatten() {
+                    let bytes = image.source.manifest(&digest)?;
+                    self.keep(bytes, &digest, &image.reference, "manifest")?;
+                }
+                let root = pin(ROOT).unwrap_or(image.root);
+                image = self.adopt(&reference, root)?;
+            }
+            self.tag_image(&image)?;
+            imported.push(image);
+        }
+        match imported.is_empty() {
+            true => Err(ImageArchiveError::Nameless {
+                path: path.to_owned(),
+            }
+            .into()),
+            false => Ok(imported),
+        }
+    }
+
+    /// Records that `reference` names `root`, whose documents are here.
+    fn adopt(&self, reference: &Reference, root: Digest) -> Result<Image, Error> {
+        let image = self.image_at(reference, root)?;
+        let spec = resolve::spec(&reference.to_string());
+        self.observe(spec, || Ok(image.outputs()))?;
+        Ok(image)
+    }
+}
+
+/// `index.json` of an archive of one image.
+fn index_of(image: &Image) -> String {
+    let annotations = HashMap::from([
+        (ANNOTATION_REF_NAME.to_owned(), image.reference.clone()),
+        (ROOT.to_owned(), image.root.to_string()),
+        (MANIFEST.to_owned(), image.digest.to_string()),
+    ]);
+    let mut entry: Descriptor = image.descriptor.clone();
+    entry.set_annotations(Some(annotations));
+    let mut index = ImageIndex::default();
+    index.set_schema_version(2);
+    index.set_manifests(vec![entry]);
+    // Through `Value`: its members are sorted, so annotations have one order.
+    serde_json::to_value(&index).map_or_else(|_| String::new(), |index| index.to_string())
+}
+
+fn file(
+    archive: &mut tar::Builder<impl Write>,
+    name: &str,
+    size: u64,
+    content: impl Read,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    archive.append_data(&mut header, name, content)
+}
+
+/// Reads a blob and fails at its end if it was not what its name says.
+struct Checked<'a> {
+    file: File,
+    hasher: Option<microagent_cas::Hasher>,
+    digest: Digest,
+    store: &'a Store,
+}
+
+impl Checked<'_> {
+    fn new(file: File, digest: Digest, store: &Store) -> Checked<'_> {
+        let hasher = Some(microagent_cas::Hasher::new());
+        Checked {
+            file,
+            hasher,
+            digest,
+            store,
+        }
+    }
+}
+
+impl Read for Checked<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..read]);
+        }
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(hasher) = self.hasher.take()
+        {
+            let actual = hasher.finish();
+            if actual != self.digest {
+                return Err(io::Error::other(StoreError::Corrupt {
+                    path: self.store.blob_path(&self.digest),
+                    why: format!("its content has digest {actual}"),
+                }));
+            }
+        }
+        Ok(read)
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a layer could not be brought here or unpacked.
+
+use std::io;
+
+use microagent_cas::Digest;
+
+use crate::error::{Diagnosis, ErrorKind};
+use crate::tar::reader::TarError;
+use crate::tar::stream::MAX_UNPACKED;
+
+/// Why a layer could not be brought here or unpacked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the message of each says it
+pub enum LayerError {
+    #[error("layer {layer} of {image} was cut short: {got} of {expected} bytes came")]
+    CutShort {
+        layer: Digest,
+        image: String,
+        got: u64,
+        expected: u64,
+        #[source]
+        source: Option<io::Error>,
+    },
+    #[error("layer {layer} of {image} is longer than the {expected} bytes of its manifest")]
+    TooLong {
+        layer: Digest,
+        image: String,
+        expected: u64,
+    },
+    #[error("layer {layer} of {image} came with wrong content: its digest is {actual}")]
+    WrongBytes {
+        layer: Digest,
+        image: String,
+        actual: Digest,
+    },
+    #[error("layer {layer} of {image} unpacks to {actual}, not to what its configuration says")]
+    WrongDiffId {
+        layer: Digest,
+        image: String,
+        actual: Digest,
+    },
+    #[error("layer {layer} of {image} is compressed with {compression}")]
+    Compression {
+        layer: Digest,
+        image: String,
+        compression: &'static str,
+    },
+    #[error("layer {layer} of {image} is of type {media_type}")]
+    MediaType {
+        layer: Digest,
+        image: String,
+        media_type: String,
+    },
+    #[error("the layers of {image} unpack to more than {} GiB", MAX_UNPACKED >> 30)]
+    Bomb { image: String },
+    #[error("layer {layer} of {image} cannot be decompressed")]
+    Decompress {
+        layer: Digest,
+        image: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the tar of layer {layer} of {image} is broken")]
+    Tar {
+        layer: Digest,
+        image: String,
+        #[source]
+        source: TarError,
+    },
+}
+
+impl Diagnosis for LayerError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            LayerError::CutShort { .. } => ErrorKind::Unreachable,
+            LayerError::Compression { .. } | LayerError::MediaType { .. } => ErrorKind::Unsupported,
+            _ => ErrorKind::Corrupt,
+        }
+    }
+
+    fn remediation(&self) -> Option<String> {
+        Some(match self {
+            LayerError::CutShort { .. } => "try again: it goes on where it was cut".into(),
+            LayerError::Compression { .. } => {
+                "build the image with gzip, zstd or uncompressed layers".into()
+            }
+            LayerError::MediaType { .. } => {
+                "use an image for Linux whose layers are in the registry and not encrypted".into()
+            }
+            LayerError::Bomb { .. } => "do not use this image, or build a smaller one".into(),
+            _ => "the image is damaged where it comes from: push or save it anew".into(),
+        })
+    }
+}

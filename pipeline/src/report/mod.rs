@@ -1,0 +1,4 @@
+//! Reports on recorded nodes: what changed outside, and why an image was rebuilt.
+
+pub(crate) mod drift;
+pub(crate) mod explain;

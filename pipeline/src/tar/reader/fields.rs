@@ -1,0 +1,109 @@
+//! The fields of a tar header that the `tar` crate gives only in part: sums,
+//! empty and negative numbers.
+
+use tar::Header;
+
+use super::TarError;
+use crate::tar::entry::Device;
+
+/// Checks the header's sum, which is taken with the sum's own field blank and
+/// over unsigned bytes (some old writers used signed ones).
+pub(super) fn sum_is_right(header: &Header) -> bool {
+    let Ok(expected) = signed(&header.as_old().cksum, 0, "checksum") else {
+        return false;
+    };
+    let (mut of_unsigned, mut of_signed) = (0i64, 0i64);
+    for (index, byte) in header.as_bytes().iter().enumerate() {
+        let byte = match index {
+            148..156 => b' ',
+            _ => *byte,
+        };
+        of_unsigned += i64::from(byte);
+        of_signed += i64::from(byte as i8);
+    }
+    expected == of_unsigned || expected == of_signed
+}
+
+pub(super) fn device(header: &Header, at: u64) -> Result<Device, TarError> {
+    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
+        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
+        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
+        (None, None) => {
+            return Err(TarError::Field {
+                offset: at,
+                field: "device",
+            });
+        }
+    };
+    let number = |bytes: &[u8]| {
+        let number = unsigned(bytes, at, "device")?;
+        u32::try_from(number).map_err(|_| TarError::Field {
+            offset: at,
+            field: "device",
+        })
+    };
+    Ok(Device {
+        major: number(major)?,
+        minor: number(minor)?,
+    })
+}
+
+/// An owner's number; Linux has 32 bits for it.
+pub(super) fn owner(
+    pax: Option<u64>,
+    field: &[u8],
+    at: u64,
+    name: &'static str,
+) -> Result<u32, TarError> {
+    let number = match pax {
+        Some(number) => number,
+        None => unsigned(field, at, name)?,
+    };
+    u32::try_from(number).map_err(|_| TarError::Field {
+        offset: at,
+        field: name,
+    })
+}
+
+pub(super) fn unsigned(field: &[u8], at: u64, name: &'static str) -> Result<u64, TarError> {
+    u64::try_from(signed(field, at, name)?).map_err(|_| TarError::Field {
+        offset: at,
+        field: name,
+    })
+}
+
+/// A number of a header: octal digits between blanks, or, with the first bit
+/// set, a big-endian two's complement number (GNU). An empty field is 0.
+pub(super) fn signed(field: &[u8], at: u64, name: &'static str) -> Result<i64, TarError> {
+    let bad = || TarError::Field {
+        offset: at,
+        field: name,
+    };
+    let Some(first) = field.first() else {
+        return Ok(0);
+    };
+    if first & 0x80 != 0 {
+        let negative = first & 0x40 != 0;
+        let mut value: i128 = if negative { -1 } else { 0 };
+        for (index, byte) in field.iter().enumerate() {
+            let byte = match (index, negative) {
+                (0, false) => byte & 0x7f,
+                _ => *byte,
+            };
+            value = (value << 8) | i128::from(byte);
+        }
+        return i64::try_from(value).map_err(|_| bad());
+    }
+    let text: &[u8] = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    let mut value = 0i64;
+    for digit in text.trim_ascii() {
+        if !(b'0'..=b'7').contains(digit) {
+            return Err(bad());
+        }
+        value = value
+            .checked_mul(8)
+            .and_then(|value| value.checked_add(i64::from(digit - b'0')))
+            .ok_or_else(bad)?;
+    }
+    Ok(value)
+}

@@ -1,0 +1,378 @@
+//! Adds layers up to a tree, bottom layer first, one member after another.
+//!
+//! The rules are the OCI layer specification's ("Applying Changesets",
+//! "Whiteouts"), and where it is silent those of umoci and containerd:
+//! - A whiteout (`.wh.NAME`, whatever its type) and an opaque mark
+//!   (`.wh..wh..opq`) hide what *lower* layers have; what their own layer adds
+//!   stays, in whatever order the two come.
+//! - A directory over a directory keeps its names and takes the new
+//!   attributes; anything else over anything replaces it. A replaced name of a
+//!   hard link leaves the other names as they were.
+//! - A directory nobody has a member for is made (`root:root`, 0755, 1970); a
+//!   file where a directory is needed gives way.
+//! - A hard link's target is a name from the root, of this or a lower layer.
+//! - AUFS's own files (`.wh..wh.*`) are dropped.
+//!
+//! A tar that is no layer ([`Merger::without_whiteouts`]) has none of these
+//! names: there `.wh.x` is a file like any other.
+//!
+//! # Names that try to get out
+//! Names are resolved in the tree alone, so nothing can reach the host; what is
+//! refused here is an image whose result would not be what its maker can have
+//! meant.
+//! - `..` in a member's name or in a hard link's target is refused.
+//! - A leading `/` is the image's root, as for umoci, containerd and Docker:
+//!   images made by ko, kaniko, Bazel and buildpacks name their members so.
+//! - A symbolic link on the way to a member is followed inside the root
+//!   (`/lib`, `/var/run`), unless it climbs out of it with `..`. One that its
+//!   own layer has planted may not be absolute: no tool that walks a file tree
+//!   writes such a layer, and it is how a hostile one reaches for the host.
+
+use std::collections::VecDeque;
+
+use crate::error::{Diagnosis, ErrorKind};
+use crate::tar::entry::{Entry, EntryKind, display_name};
+use crate::tree::xattr;
+use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
+
+const WHITEOUT: &[u8] = b".wh.";
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// The longest name of a member and the longest target of a link: `PATH_MAX`
+/// without the zero at its end.
+const MAX_PATH: usize = 4095;
+/// The longest single name (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+/// How many symbolic links one name may lead through, as for Linux.
+const MAX_LINKS: usize = 40;
+/// How many inodes an image's layers may make, all in all.
+const MAX_INODES: usize = 1 << 22;
+
+/// Why a layer cannot be added.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("layer {layer} has a member that cannot be unpacked, {entry:?}: {problem}")]
+pub struct MergeError {
+    /// The layer's digest.
+    pub layer: String,
+    /// The member's name as it stands in the tar.
+    pub entry: String,
+    /// What is wrong with it.
+    pub problem: MergeProblem,
+}
+
+/// What is wrong with a member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // the message of each says it
+pub enum MergeProblem {
+    #[error("its name leaves the root directory")]
+    Escape,
+    #[error("its link target {0:?} leaves the root directory")]
+    LinkEscape(String),
+    #[error(
+        "it goes through the symbolic link {link:?}, which leaves the root directory for {target:?}"
+    )]
+    SymlinkEscape { link: String, target: String },
+    #[error("it goes through more than {MAX_LINKS} symbolic links")]
+    SymlinkLoop,
+    #[error("its link target {0:?} is not in the image")]
+    MissingTarget(String),
+    #[error("its link target {0:?} is a directory")]
+    DirectoryTarget(String),
+    #[error("its link target is empty, longer than {MAX_PATH} bytes, or has a zero byte")]
+    BadTarget,
+    #[error(
+        "its name has a zero byte, or is longer than {MAX_PATH} bytes or than {MAX_NAME} in one part"
+    )]
+    BadName,
+    #[error("it would replace the root directory")]
+    Root,
+    #[error("it is a whiteout of nothing")]
+    BadWhiteout,
+    #[error("it is one of more than {MAX_INODES} files")]
+    TooMany,
+}
+
+impl Diagnosis for MergeError {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Corrupt
+    }
+
+    fn remediation(&self) -> Option<String> {
+        Some(match self.problem {
+            MergeProblem::TooMany => "use an image with fewer files".into(),
+            _ => "the image is broken or hostile: do not use it, or build it anew".into(),
+        })
+    }
+}
+
+/// A tree in the making.
+#[derive(Debug, Default)]
+pub struct Merger {
+    tree: Tree,
+    /// Names that begin with `.wh.` mean nothing.
+    plain: bool,
+    /// The current layer's number; the tree's edges are stamped with it.
+    layer: usize,
+    name: String,
+}
+
+/// What is done about a missing directory on the way.
+#[derive(Clone, Copy, PartialEq)]
+enum Missing {
+    Make,
+    GiveUp,
+}
+
+impl Merger {
+    /// Starts with an empty root directory.
+    pub fn new() -> Merger {
+        Merger::default()
+    }
+
+    /// The same for a tar that is no layer: `.wh.` is a name's beginning like any other.
+    pub fn without_whiteouts() -> Merger {
+        Merger {
+            plain: true,
+            ..Merger::default()
+        }
+    }
+
+    /// Begins layer number `layer`, counted from 0 at the bottom; `name` is for messages.
+    pub fn begin_layer(&mut self, layer: usize, name: &str) {
+        self.layer = layer;
+        self.name = name.to_owned();
+    }
+
+    /// Adds a member of the current layer.
+    ///
+    /// # Errors
+    /// [`MergeError`]; the tree is of no use after one.
+    pub fn add(&mut self, entry: Entry) -> Result<(), MergeError> {
+        let path = entry.path.clone();
+        self.try_add(entry).map_err(|problem| MergeError {
+            layer: self.name.clone(),
+            entry: display_name(&path),
+            problem,
+        })
+    }
+
+    /// The tree.
+    pub fn finish(self) -> Tree {
+        self.tree
+    }
+
+    fn try_add(&mut self, mut entry: Entry) -> Result<(), MergeProblem> {
+        let path = std::mem::take(&mut entry.path);
+        let parts = parts(&path)?.ok_or(MergeProblem::Escape)?;
+        let Some((name, parents)) = parts.split_last() else {
+            return self.set_root(entry);
+        };
+        if self.plain {
+            return self.put(parents, name, entry);
+        }
+        let is_meta = |part: &&[u8]| part.starts_with(WHITEOUT_META);
+        if parents.iter().any(is_meta) || (is_meta(name) && *name != OPAQUE) {
+            return Ok(());
+        }
+        if parents.iter().any(|part| part.starts_with(WHITEOUT)) {
+            return Err(MergeProblem::BadWhiteout);
+        }
+        if *name == OPAQUE {
+            if let Some(directory) = self.walk(parents, Missing::Make)? {
+                self.tree.remove_below(directory, self.layer);
+            }
+            return Ok(());
+        }
+        match name.strip_prefix(WHITEOUT) {
+            Some(hidden) => self.hide(parents, hidden),
+            None => self.put(parents, name, entry),
+        }
+    }
+
+    fn set_root(&mut self, entry: Entry) -> Result<(), MergeProblem> {
+        match entry.kind {
+            EntryKind::Directory => {
+                self.tree.inode_mut(ROOT).attributes = xattr::kept(entry.attributes);
+                Ok(())
+            }
+            _ => Err(MergeProblem::Root),
+        }
+    }
+
+    fn hide(&mut self, parents: &[&[u8]], name: &[u8]) -> Result<(), MergeProblem> {
+        if matches!(name, b"" | b"." | b"..") {
+            return Err(MergeProblem::BadWhiteout);
+        }
+        let Some(directory) = self.walk(parents, Missing::GiveUp)? else {
+            return Ok(());
+        };
+        match self.tree.lookup(directory, name) {
+            Some(edge) if edge.layer < self.layer => self.tree.unlink(directory, name),
+            Some(edge) => self.tree.remove_below(edge.inode, self.layer),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, parents: &[&[u8]], name: &[u8], entry: Entry) -> Result<(), MergeProblem> {
+        let layer = self.layer;
+        let attributes = xattr::kept(entry.attributes);
+        let kind = match entry.kind {
+            EntryKind::Hardlink { target } => {
+                // Before the way to the new name is made, which may replace things.
+                let inode = self.link_target(&target)?;
+                if let Some(directory) = self.walk(parents, Missing::Make)? {
+                    self.tree.link(directory, name, Edge { inode, layer });
+                }
+                return Ok(());
+            }
+            EntryKind::Symlink { target } if !is_target(&target) => {
+                return Err(MergeProblem::BadTarget);
+            }
+            EntryKind::Symlink { target } => InodeKind::Symlink { target },
+            EntryKind::Directory => InodeKind::Directory(Default::default()),
+            EntryKind::File(content) => InodeKind::File { layer, content },
+            EntryKind::CharDevice(device) => InodeKind::CharDevice(device),
+            EntryKind::BlockDevice(device) => InodeKind::BlockDevice(device),
+            EntryKind::Fifo => InodeKind::Fifo,
+        };
+        let Some(directory) = self.walk(parents, Missing::Make)? else {
+            return Ok(());
+        };
+        let there = self.tree.lookup(directory, name).map(|edge| edge.inode);
+        let inode = match there {
+            Some(there)
+                if self.tree.is_directory(there) && matches!(kind, InodeKind::Directory(_)) =>
+            {
+                self.tree.inode_mut(there).attributes = attributes;
+                there
+            }
+            _ => self.make(Inode { kind, attributes })?,
+        };
+        self.tree.link(directory, name, Edge { inode, layer });
+        Ok(())
+    }
+
+    /// The inode a hard link's target names; its last part is not followed.
+    fn link_target(&mut self, target: &[u8]) -> Result<InodeId, MergeProblem> {
+        let text = || display_name(target);
+        if !is_target(target) {
+            return Err(MergeProblem::BadTarget);
+        }
+        let parts = parts(target)?.ok_or_else(|| MergeProblem::LinkEscape(text()))?;
+        let Some((name, parents)) = parts.split_last() else {
+            return Err(MergeProblem::DirectoryTarget(text()));
+        };
+        let directory = self.walk(parents, Missing::GiveUp)?;
+        let edge = directory.and_then(|directory| self.tree.lookup(directory, name));
+        let inode = edge.map(|edge| edge.inode);
+        let inode = inode.ok_or_else(|| MergeProblem::MissingTarget(text()))?;
+        match self.tree.is_directory(inode) {
+            true => Err(MergeProblem::DirectoryTarget(text())),
+            false => Ok(inode),
+        }
+    }
+
+    /// The directory that `parts` leads to from the root. With
+    /// [`Missing::Make`] it is always there in the end, and every name on the
+    /// way belongs to this layer from now on.
+    fn walk(&mut self, parts: &[&[u8]], missing: Missing) -> Result<Option<InodeId>, MergeProblem> {
+        let mut way = vec![ROOT];
+        let mut links = 0;
+        // The link that was followed last, for the message if `..` leads out.
+        let mut followed = (String::new(), String::new());
+        let escape = |(link, target): &(String, String)| MergeProblem::SymlinkEscape {
+            link: link.clone(),
+            target: target.clone(),
+        };
+        // Owned, since links' targets are put in front while the tree changes.
+        let mut rest: VecDeque<Vec<u8>> = parts.iter().map(|part| part.to_vec()).collect();
+        while let Some(part) = rest.pop_front() {
+            if part == b".." {
+                // Only from a link's target: `parts` has none.
+                way.pop();
+                if way.is_empty() {
+                    return Err(escape(&followed));
+                }
+                continue;
+            }
+            let here = way.last().copied().unwrap_or(ROOT);
+            let edge = self.tree.lookup(here, &part);
+            let kind = edge.map(|edge| &self.tree.inode(edge.inode).kind);
+            match (edge, kind) {
+                (Some(mut edge), Some(InodeKind::Directory(_))) => {
+                    if missing == Missing::Make {
+                        edge.layer = self.layer;
+                        self.tree.link(here, &part, edge);
+                    }
+                    way.push(edge.inode);
+                }
+                (Some(edge), Some(InodeKind::Symlink { target })) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(MergeProblem::SymlinkLoop);
+                    }
+                    followed = (display_name(&part), display_name(target));
+                    if target.starts_with(b"/") {
+                        if edge.layer == self.layer {
+                            return Err(escape(&followed));
+                        }
+                        way.truncate(1);
+                    }
+                    for part in split(target).rev() {
+                        if part.len() > MAX_NAME {
+                            return Err(MergeProblem::BadName);
+                        }
+                        rest.push_front(part.to_vec());
+                    }
+                }
+                _ if missing == Missing::GiveUp => return Ok(None),
+                _ => {
+                    let inode = self.make(Inode::implicit_directory())?;
+                    let layer = self.layer;
+                    self.tree.link(here, &part, Edge { inode, layer });
+                    way.push(inode);
+                }
+            }
+        }
+        Ok(way.last().copied())
+    }
+
+    fn make(&mut self, mut inode: Inode) -> Result<InodeId, MergeProblem> {
+        if self.tree.capacity() >= MAX_INODES {
+            return Err(MergeProblem::TooMany);
+        }
+        if matches!(inode.kind, InodeKind::Symlink { .. }) {
+            // Linux has no other mode for them.
+            inode.attributes.mode = 0o777;
+        }
+        self.tree.add(inode).ok_or(MergeProblem::TooMany)
+    }
+}
+
+/// The parts of a path that mean something: no empty ones, no `.`.
+fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    path.split(|byte| *byte == b'/')
+        .filter(|part| !matches!(*part, b"" | b"."))
+}
+
+/// The parts of a member's name; `None` if `..` is one of them.
+fn parts(path: &[u8]) -> Result<Option<Vec<&[u8]>>, MergeProblem> {
+    let parts: Vec<&[u8]> = split(path).collect();
+    if parts.contains(&&b".."[..]) {
+        return Ok(None);
+    }
+    let too_long = path.len() > MAX_PATH || parts.iter().any(|part| part.len() > MAX_NAME);
+    match too_long || path.contains(&0) {
+        true => Err(MergeProblem::BadName),
+        false => Ok(Some(parts)),
+    }
+}
+
+fn is_target(target: &[u8]) -> bool {
+    !target.is_empty() && target.len() <= MAX_PATH && !target.contains(&0)
+}
+
+#[cfg(test)]
+mod tests;

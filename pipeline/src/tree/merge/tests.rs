@@ -1,0 +1,542 @@
+use super::*;
+use crate::tar::entry::{Attributes, Content};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// A member: `d` directory, `f` file, `l` symlink, `h` hard link; a file's
+/// size tells it from others.
+fn member(kind: char, path: &str, detail: &str) -> Entry {
+    let kind = match kind {
+        'd' => EntryKind::Directory,
+        'f' => EntryKind::File(Content::dense(detail.len() as u64, 0)),
+        'l' => EntryKind::Symlink {
+            target: detail.into(),
+        },
+        'h' => EntryKind::Hardlink {
+            target: detail.into(),
+        },
+        other => panic!("{other}"),
+    };
+    Entry {
+        path: path.into(),
+        kind,
+        attributes: Attributes {
+            mode: 0o700,
+            ..Attributes::default()
+        },
+    }
+}
+
+/// A layer as [`member`] takes its members.
+type Members<'a> = &'a [(char, &'a str, &'a str)];
+
+fn merge(layers: &[Members<'_>]) -> Result<Tree, MergeProblem> {
+    let mut merger = Merger::new();
+    for (number, layer) in layers.iter().enumerate() {
+        merger.begin_layer(number, "sha256:x");
+        for (kind, path, detail) in *layer {
+            let added = merger.add(member(*kind, path, detail));
+            added.map_err(|error| error.problem)?;
+        }
+    }
+    Ok(merger.finish())
+}
+
+/// The tree as lines: `path mode` with `/` for a directory, `-> target` for a
+/// symlink, `= bytes` for a file, `~ other` for a later name of the same inode.
+fn lines(tree: &Tree) -> Vec<String> {
+    fn below(
+        tree: &Tree,
+        id: InodeId,
+        at: &str,
+        seen: &mut BTreeMap<InodeId, String>,
+        out: &mut Vec<String>,
+    ) {
+        for (name, edge) in tree.names(id) {
+            let path = format!("{at}{}", String::from_utf8_lossy(name));
+            let inode = tree.inode(edge.inode);
+            let mode = inode.attributes.mode;
+            if let Some(first) = seen.get(&edge.inode) {
+                out.push(format!("{path} ~ {first}"));
+                continue;
+            }
+            seen.insert(edge.inode, path.clone());
+            match &inode.kind {
+                InodeKind::Directory(_) => {
+                    out.push(format!("{path}/ {mode:o}"));
+                    below(tree, edge.inode, &format!("{path}/"), seen, out);
+                }
+                InodeKind::File { layer, content } => {
+                    out.push(format!("{path} = {} of {layer}", content.size));
+                }
+                InodeKind::Symlink { target } => {
+                    out.push(format!("{path} -> {}", String::from_utf8_lossy(target)));
+                }
+                other => out.push(format!("{path} {other:?}")),
+            }
+        }
+    }
+    let mut out = Vec::new();
+    below(tree, ROOT, "", &mut BTreeMap::new(), &mut out);
+    out
+}
+
+fn merged(layers: &[Members<'_>]) -> Vec<String> {
+    lines(&merge(layers).unwrap())
+}
+
+#[test]
+fn a_whiteout_hides_what_is_below_and_nothing_of_its_own_layer() {
+    let base: &[(char, &str, &str)] = &[('d', "a", ""), ('f', "a/old", "1"), ('f', "gone", "")];
+    for upper in [
+        &[
+            ('f', ".wh.gone", ""),
+            ('d', "a", ""),
+            ('f', "a/.wh..wh..opq", ""),
+            ('f', "a/new", "22"),
+        ][..],
+        &[
+            ('f', "a/new", "22"),
+            ('f', "a/.wh..wh..opq", ""),
+            ('d', "a", ""),
+            ('f', ".wh.gone", ""),
+        ],
+        &[
+            ('f', ".wh.gone", ""),
+            ('d', "a", ""),
+            ('f', "a/new", "22"),
+            ('f', ".wh.a", ""),
+        ],
+    ] {
+        assert_eq!(merged(&[base, upper]), ["a/ 700", "a/new = 2 of 1"]);
+    }
+    // A whiteout is one whatever its type.
+    let shipped_as_link = [('h', ".wh.gone", "a/old"), ('f', ".wh.a", "")];
+    assert!(merged(&[base, &shipped_as_link]).is_empty());
+    // The directory and a name in it, and names that are not there.
+    assert!(
+        merged(&[
+            base,
+            &[
+                ('f', ".wh.a", ""),
+                ('f', "a/.wh.old", ""),
+                ('f', ".wh.gone", ""),
+                ('f', "x/.wh.y", "")
+            ]
+        ])
+        .is_empty()
+    );
+}
+
+#[test]
+fn an_opaque_mark_clears_every_layer_below() {
+    assert_eq!(
+        merged(&[
+            &[('f', "d/s/1", "")],
+            &[('f', "d/s/2", "")],
+            &[('f', "d/.wh..wh..opq", ""), ('f', "d/s/3", "")],
+        ]),
+        ["d/ 755", "d/s/ 755", "d/s/3 = 0 of 2"]
+    );
+}
+
+#[test]
+fn types_change_and_directories_stay_themselves() {
+    assert_eq!(
+        merged(&[
+            &[
+                ('d', "x", ""),
+                ('f', "x/in", ""),
+                ('f', "y", ""),
+                ('l', "z", "x"),
+                ('d', "same", ""),
+                ('f', "same/in", "")
+            ],
+            &[
+                ('f', "x", "1"),
+                ('d', "y", ""),
+                ('d', "z", ""),
+                ('f', "z/in", ""),
+                ('d', "same", "")
+            ],
+        ]),
+        [
+            "same/ 700",
+            "same/in = 0 of 0",
+            "x = 1 of 1",
+            "y/ 700",
+            "z/ 700",
+            "z/in = 0 of 1"
+        ]
+    );
+    // A file where a directory is needed gives way, even within a layer.
+    assert_eq!(
+        merged(&[&[('f', "a/b", ""), ('f', "a/b/c", "1")]]),
+        ["a/ 755", "a/b/ 755", "a/b/c = 1 of 0"]
+    );
+}
+
+#[test]
+fn names_are_rooted_however_they_are_written() {
+    assert_eq!(
+        merged(&[&[
+            ('d', "./", ""),
+            ('d', "/", ""),
+            ('f', "/a", ""),
+            ('f', "./b", "1"),
+            ('f', "c//./d", "22"),
+            ('f', "x\\2d", "")
+        ]]),
+        [
+            "a = 0 of 0",
+            "b = 1 of 0",
+            "c/ 755",
+            "c/d = 2 of 0",
+            "x\\2d = 0 of 0"
+        ]
+    );
+}
+
+#[test]
+fn hard_links_reach_across_layers_and_break_when_a_name_is_replaced() {
+    assert_eq!(
+        merged(&[
+            &[('f', "a", "1")],
+            &[('h', "b", "/a"), ('h', "c", "./a")],
+            &[('f', "a", "22")]
+        ]),
+        ["a = 2 of 2", "b = 1 of 0", "c ~ b"]
+    );
+    // Over a path that exists, over itself, and to a symbolic link.
+    assert_eq!(
+        merged(&[&[
+            ('f', "a", "1"),
+            ('f', "b/x", ""),
+            ('h', "b", "a"),
+            ('h', "a", "a"),
+            ('l', "s", "a"),
+            ('h', "t", "s")
+        ]]),
+        ["a = 1 of 0", "b ~ a", "s -> a", "t ~ s"]
+    );
+}
+
+#[test]
+fn links_on_the_way_are_followed_inside_the_root() {
+    assert_eq!(
+        merged(&[
+            &[
+                ('d', "usr/lib", ""),
+                ('l', "lib", "usr/lib"),
+                ('l', "var/run", "/run"),
+                ('l', "var/up", "../run")
+            ],
+            &[
+                ('f', "lib/x", ""),
+                ('f', "var/run/y", "1"),
+                ('f', "var/up/z", "22"),
+                ('f', "lib/.wh.none", ""),
+                ('h', "h", "lib/x")
+            ],
+        ]),
+        [
+            "h = 0 of 1",
+            "lib -> usr/lib",
+            "run/ 755",
+            "run/y = 1 of 1",
+            "run/z = 2 of 1",
+            "usr/ 755",
+            "usr/lib/ 700",
+            "usr/lib/x ~ h",
+            "var/ 755",
+            "var/run -> /run",
+            "var/up -> ../run"
+        ]
+    );
+    // Of its own layer, a relative link that stays inside.
+    assert_eq!(
+        merged(&[&[('l', "lib", "usr/lib"), ('f', "lib/x", "")]]).len(),
+        4
+    );
+}
+
+#[test]
+fn a_member_that_tries_to_leave_the_root_is_refused() {
+    let escape = |link: &str, target: &str| MergeProblem::SymlinkEscape {
+        link: link.into(),
+        target: target.into(),
+    };
+    let cases: &[(&[Members<'_>], MergeProblem)] = &[
+        (&[&[('f', "../evil", "")]], MergeProblem::Escape),
+        (&[&[('f', "/../evil", "")]], MergeProblem::Escape),
+        (&[&[('f', "a/../../evil", "")]], MergeProblem::Escape),
+        (&[&[('d', "..", "")]], MergeProblem::Escape),
+        (&[&[('f', "../.wh.evil", "")]], MergeProblem::Escape),
+        (
+            &[&[('h', "a", "../etc/shadow")]],
+            MergeProblem::LinkEscape("../etc/shadow".into()),
+        ),
+        (
+            &[&[('h', "a", "/etc/shadow")]],
+            MergeProblem::MissingTarget("/etc/shadow".into()),
+        ),
+        (
+            &[&[('l', "out", "/tmp"), ('f', "out/evil", "")]],
+            escape("out", "/tmp"),
+        ),
+        (
+            &[&[('l', "out", "../../tmp"), ('f', "out/evil", "")]],
+            escape("out", "../../tmp"),
+        ),
+        (
+            &[&[('l', "out", "../tmp")], &[('f', "out/evil", "")]],
+            escape("out", "../tmp"),
+        ),
+        (
+            &[
+                &[('d', "d", ""), ('l', "d/o", "a/../../..")],
+                &[('f', "d/o/evil", "")],
+            ],
+            escape("o", "a/../../.."),
+        ),
+        (
+            &[
+                &[('l', "out", "/")],
+                &[('l', "out/two", "..")],
+                &[('f', "two/evil", "")],
+            ],
+            escape("two", ".."),
+        ),
+        (
+            &[&[('l', "o", "/etc"), ('h', "a", "o/shadow")]],
+            escape("o", "/etc"),
+        ),
+        (
+            &[&[('l', "o", "/etc"), ('f', "o/.wh.shadow", "")]],
+            escape("o", "/etc"),
+        ),
+    ];
+    for (layers, expected) in cases {
+        assert_eq!(merge(layers).unwrap_err(), *expected, "{layers:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_unpacked_is_refused() {
+    let long = "n".repeat(256);
+    let cases: &[(Members<'_>, MergeProblem)] = &[
+        (&[('f', ".wh.", "")], MergeProblem::BadWhiteout),
+        (&[('f', ".wh...", "")], MergeProblem::BadWhiteout),
+        (&[('f', "a/.wh.b/c", "")], MergeProblem::BadWhiteout),
+        (&[('f', "", "")], MergeProblem::Root),
+        (&[('l', "./", "x")], MergeProblem::Root),
+        (&[('f', &long, "")], MergeProblem::BadName),
+        (&[('f', "a\0b", "")], MergeProblem::BadName),
+        (&[('l', "a", "")], MergeProblem::BadTarget),
+        (&[('h', "a", "b")], MergeProblem::MissingTarget("b".into())),
+        (
+            &[('d', "b", ""), ('h', "a", "b")],
+            MergeProblem::DirectoryTarget("b".into()),
+        ),
+        (
+            &[('l', "a", "b"), ('l', "b", "a"), ('f', "a/x", "")],
+            MergeProblem::SymlinkLoop,
+        ),
+    ];
+    for (layer, expected) in cases {
+        assert_eq!(merge(&[layer]).unwrap_err(), *expected, "{layer:?}");
+    }
+}
+
+#[test]
+fn the_message_names_the_layer_and_the_member() {
+    let mut merger = Merger::new();
+    merger.begin_layer(0, "sha256:abc");
+    let error = merger.add(member('f', "../evil", "")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "layer sha256:abc has a member that cannot be unpacked, \"../evil\": its name leaves the root directory"
+    );
+}
+
+#[test]
+fn in_a_tar_that_is_no_layer_whiteouts_are_ordinary_files() {
+    let mut merger = Merger::without_whiteouts();
+    merger.begin_layer(0, "tar");
+    for path in ["a", ".wh.a", "d/.wh..wh..opq", ".wh..wh.plnk/1.2", ".wh."] {
+        merger.add(member('f', path, "1")).unwrap();
+    }
+    assert_eq!(
+        lines(&merger.finish()),
+        [
+            ".wh. = 1 of 0",
+            ".wh..wh.plnk/ 755",
+            ".wh..wh.plnk/1.2 = 1 of 0",
+            ".wh.a = 1 of 0",
+            "a = 1 of 0",
+            "d/ 755",
+            "d/.wh..wh..opq = 1 of 0",
+        ]
+    );
+}
+
+#[test]
+fn aufs_files_vanish() {
+    assert!(
+        merged(&[&[
+            ('f', ".wh..wh.aufs", ""),
+            ('d', ".wh..wh.plnk", ""),
+            ('f', ".wh..wh.plnk/1.2", ""),
+            ('d', ".wh..wh.orph", "")
+        ]])
+        .is_empty()
+    );
+}
+
+/// The same rules over a flat map from whole paths, for layers without
+/// symbolic links on the way: slow, but there is little to get wrong.
+#[derive(Default)]
+struct Model {
+    /// Path to (what, id, last layer). `id` tells hard links.
+    paths: BTreeMap<Vec<String>, (Node, usize, usize)>,
+    next: usize,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Node {
+    Directory(u16),
+    File(u64, usize),
+}
+
+impl Model {
+    fn set(&mut self, path: &[String], node: Node, layer: usize) {
+        self.next += 1;
+        self.paths.insert(path.to_vec(), (node, self.next, layer));
+    }
+
+    fn parents(&mut self, path: &[String], layer: usize) {
+        for length in 1..path.len() {
+            let parent = &path[..length];
+            match self.paths.get_mut(parent) {
+                Some((Node::Directory(_), _, touched)) => *touched = layer,
+                _ => self.set(parent, Node::Directory(0o755), layer),
+            }
+        }
+    }
+
+    fn drop_below(&mut self, path: &[String], keep_from: usize) {
+        self.paths.retain(|other, (_, _, layer)| {
+            !(other.len() > path.len() && other.starts_with(path)) || *layer >= keep_from
+        });
+    }
+
+    fn add(&mut self, kind: u8, path: &[String], size: u64, layer: usize) {
+        match kind {
+            // whiteout
+            0 => {
+                let dead = self
+                    .paths
+                    .get(path)
+                    .is_some_and(|(_, _, touched)| *touched < layer);
+                self.drop_below(path, layer);
+                if dead {
+                    self.paths.remove(path);
+                }
+            }
+            // opaque
+            1 => {
+                self.parents(&[path, &["x".into()]].concat(), layer);
+                self.drop_below(path, layer);
+            }
+            // directory
+            2 => {
+                self.parents(path, layer);
+                match self.paths.get_mut(path) {
+                    Some((node @ Node::Directory(_), _, touched)) => {
+                        *node = Node::Directory(0o700);
+                        *touched = layer;
+                    }
+                    _ => self.set(path, Node::Directory(0o700), layer),
+                }
+            }
+            // file
+            _ => {
+                self.parents(path, layer);
+                self.drop_below(path, usize::MAX);
+                self.set(path, Node::File(size, layer), layer);
+            }
+        }
+    }
+
+    /// False if the target is no file; then the layer is broken.
+    fn link(&mut self, path: &[String], target: &[String], layer: usize) -> bool {
+        let Some((node @ Node::File(..), id, _)) = self.paths.get(target).cloned() else {
+            return false;
+        };
+        self.parents(path, layer);
+        self.drop_below(path, usize::MAX);
+        self.paths.insert(path.to_vec(), (node, id, layer));
+        true
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let mut first: BTreeMap<usize, String> = BTreeMap::new();
+        let mut out = Vec::new();
+        for (path, (node, id, _)) in &self.paths {
+            let path = path.join("/");
+            match node {
+                Node::Directory(mode) => out.push(format!("{path}/ {mode:o}")),
+                Node::File(..) if first.contains_key(id) => {
+                    out.push(format!("{path} ~ {}", first[id]));
+                }
+                Node::File(size, layer) => {
+                    first.insert(*id, path.clone());
+                    out.push(format!("{path} = {size} of {layer}"));
+                }
+            }
+        }
+        out
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn any_stack_of_layers_adds_up_as_the_model_says(
+        layers in proptest::collection::vec(
+            proptest::collection::vec(
+                (0u8..7, proptest::collection::vec("[ab]", 1..4), proptest::collection::vec("[ab]", 1..4), 0u64..5),
+                0..8,
+            ),
+            1..5,
+        ),
+    ) {
+        let mut merger = Merger::new();
+        let mut model = Model::default();
+        'layers: for (number, layer) in layers.iter().enumerate() {
+            merger.begin_layer(number, "");
+            for (kind, path, target, size) in layer {
+                let joined = path.join("/");
+                let (last, parents) = path.split_last().unwrap();
+                let entry = match kind {
+                    0 => member('f', &[parents, &[format!(".wh.{last}")]].concat().join("/"), ""),
+                    1 => member('f', &format!("{joined}/.wh..wh..opq"), ""),
+                    2 => member('d', &joined, ""),
+                    6 => member('h', &joined, &target.join("/")),
+                    _ => member('f', &joined, &"x".repeat(*size as usize)),
+                };
+                let added = merger.add(entry);
+                if *kind != 6 {
+                    prop_assert!(added.is_ok());
+                    model.add(*kind, path, *size, number);
+                } else if !model.link(path, target, number) {
+                    prop_assert!(added.is_err());
+                    break 'layers;
+                } else {
+                    prop_assert!(added.is_ok());
+                }
+            }
+        }
+        prop_assert_eq!(lines(&merger.finish()), model.lines());
+    }
+}

@@ -1,0 +1,154 @@
+//! Which extended attributes of a layer a file system gets, and how ext4 stores
+//! them.
+//!
+//! - `security.selinux` is the label that the machine which built the layer
+//!   gave the file; it means nothing here and is dropped, as umoci does.
+//! - `security.capability` is kept. Its version 3 carries the user id that is
+//!   root in the namespace it was made in; here root is root, so it becomes
+//!   version 2, which is the same without that id (capabilities(7)).
+//! - An access control list is stored by ext4 in another form than the one
+//!   `getxattr(2)` and tars have (`fs/ext4/acl.h`, `linux/posix_acl_xattr.h`).
+//! - A name in a namespace that Linux does not have is dropped; setting it on
+//!   a running system would fail as well.
+
+use crate::tar::entry::{Attributes, Xattr};
+
+const CAPABILITY: &[u8] = b"security.capability";
+const DROPPED: [&[u8]; 1] = [b"security.selinux"];
+const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+
+/// `VFS_CAP_REVISION_MASK`, `_2`, `_3` and the lengths of the two versions.
+const CAP_REVISION: u32 = 0xff00_0000;
+const CAP_V2: u32 = 0x0200_0000;
+const CAP_V3: u32 = 0x0300_0000;
+const CAP_V2_LEN: usize = 20;
+const CAP_V3_LEN: usize = 24;
+
+/// The attributes with only the extended attributes a file system gets.
+pub(crate) fn kept(mut attributes: Attributes) -> Attributes {
+    attributes.xattrs.retain(|xattr| {
+        let known = NAMESPACES.iter().any(|namespace| {
+            xattr.name.len() > namespace.len() && xattr.name.starts_with(namespace)
+        });
+        (known || ACLS.contains(&&*xattr.name)) && !DROPPED.contains(&&*xattr.name)
+    });
+    for xattr in &mut attributes.xattrs {
+        if xattr.name == CAPABILITY {
+            without_root_id(xattr);
+        }
+    }
+    attributes
+}
+
+/// Version 3 of a file capability to version 2.
+fn without_root_id(xattr: &mut Xattr) {
+    let Some((magic, rest)) = xattr.value.split_first_chunk::<4>() else {
+        return;
+    };
+    let magic = u32::from_le_bytes(*magic);
+    if magic & CAP_REVISION == CAP_V3 && xattr.value.len() == CAP_V3_LEN {
+        let magic = (magic & !CAP_REVISION) | CAP_V2;
+        let mut value = magic.to_le_bytes().to_vec();
+        value.extend(&rest[..CAP_V2_LEN - 4]);
+        xattr.value = value;
+    }
+}
+
+/// The value as ext4 stores it; `None` for a list that is not well-formed.
+pub(crate) fn stored_by_ext4(xattr: &Xattr) -> Option<Vec<u8>> {
+    match ACLS.contains(&&*xattr.name) {
+        true => acl(&xattr.value),
+        false => Some(xattr.value.clone()),
+    }
+}
+
+/// `posix_acl_xattr_header` and entries of (tag, permissions, id) to
+/// `ext4_acl_header` and entries whose id is there only where it means
+/// something. Both are little-endian.
+fn acl(value: &[u8]) -> Option<Vec<u8>> {
+    const XATTR_VERSION: u32 = 2;
+    const EXT4_VERSION: u32 = 1;
+    const ACL_USER: u16 = 0x02;
+    const ACL_GROUP: u16 = 0x08;
+    let (version, entries) = value.split_first_chunk::<4>()?;
+    if u32::from_le_bytes(*version) != XATTR_VERSION {
+        return None;
+    }
+    let mut stored = EXT4_VERSION.to_le_bytes().to_vec();
+    let (entries, rest) = entries.as_chunks::<8>();
+    for [tag_low, tag_high, perm_low, perm_high, id @ ..] in entries.iter().copied() {
+        stored.extend([tag_low, tag_high, perm_low, perm_high]);
+        let tag = u16::from_le_bytes([tag_low, tag_high]);
+        if matches!(tag, ACL_USER | ACL_GROUP) {
+            stored.extend(id);
+        }
+    }
+    rest.is_empty().then_some(stored)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attributes(xattrs: &[(&str, &[u8])]) -> Attributes {
+        let xattrs = xattrs.iter().map(|(name, value)| Xattr {
+            name: name.as_bytes().to_vec(),
+            value: value.to_vec(),
+        });
+        Attributes {
+            xattrs: xattrs.collect(),
+            ..Attributes::default()
+        }
+    }
+
+    #[test]
+    fn only_names_that_linux_and_an_image_can_share_are_kept() {
+        let names = [
+            ("user.a", true),
+            ("user.", false),
+            ("trusted.overlay.x", true),
+            ("security.capability", true),
+            ("security.selinux", false),
+            ("security.ima", true),
+            ("system.posix_acl_access", true),
+            ("system.nfs4_acl", false),
+            ("com.apple.quarantine", false),
+        ];
+        for (name, expected) in names {
+            let kept = kept(attributes(&[(name, b"")]));
+            assert_eq!(!kept.xattrs.is_empty(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_capability_loses_the_root_id_of_its_namespace() {
+        // What setcap writes for cap_net_raw+ep, outside and inside a user namespace.
+        let v2 = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut v3 = v2.to_vec();
+        v3[3] = 3;
+        v3.extend(100_000u32.to_le_bytes());
+        for value in [&v2[..], &v3] {
+            let kept = kept(attributes(&[("security.capability", value)]));
+            assert_eq!(kept.xattrs[0].value, v2);
+        }
+    }
+
+    #[test]
+    fn a_list_is_stored_without_ids_that_mean_nothing() {
+        let mut value = 2u32.to_le_bytes().to_vec();
+        value.extend([1, 0, 6, 0, 255, 255, 255, 255]);
+        value.extend([2, 0, 4, 0, 0xe8, 3, 0, 0]);
+        let xattr = Xattr {
+            name: ACLS[0].to_vec(),
+            value,
+        };
+        let stored = stored_by_ext4(&xattr).unwrap();
+        assert_eq!(stored, [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 4, 0, 0xe8, 3, 0, 0]);
+        let cut = Xattr {
+            value: xattr.value[..9].to_vec(),
+            ..xattr
+        };
+        assert_eq!(stored_by_ext4(&cut), None);
+    }
+}
