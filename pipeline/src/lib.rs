@@ -24,6 +24,7 @@
 //! |   | `tar` | how a compressed tar becomes members and an index ([`TarError`]) |
 //! | 7 | `diagnosis` | kind, remediation and retryability of a failure ([`Diagnosis`]) |
 
+mod diagnosis;
 mod disk;
 mod engine;
 mod error;
@@ -40,10 +41,12 @@ mod tar;
 mod tree;
 
 pub use self::tar::reader::TarError;
+pub use diagnosis::{Diagnosis, ErrorKind};
 pub use disk::mke2fs::Mke2fsError;
+pub use engine::NodeReport;
 pub use engine::node::{NodeOutcome, NodeSpec};
 pub use engine::progress::{Event, Progress, Silent, Stage};
-pub use error::{Diagnosis, Error, ErrorKind};
+pub use error::Error;
 pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
 pub use image::reference::{
     Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector,
@@ -55,7 +58,7 @@ pub use nodes::initramfs::{Initramfs, InitramfsError};
 pub use nodes::layer::LayerError;
 pub use nodes::resolve::Image;
 pub use nodes::rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
-pub use pipeline::{NodeReport, Pipeline};
+pub use pipeline::Pipeline;
 pub use report::drift::{Drift, DriftReport, DriftState};
 pub use report::explain::Step;
 pub use source::{

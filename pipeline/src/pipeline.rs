@@ -1,51 +1,28 @@
 //! The handle that every node is computed through: a store, a listener, and
 //! the list of what was asked for.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use microagent_cas::{Digest, NodeKey, Store};
+use microagent_cas::{Store, StoreError};
 
+use crate::engine::node::{NodeOutcome, NodeSpec, Outputs};
 use crate::engine::progress::{Event, Progress};
+use crate::engine::{Engine, NodeReport};
+use crate::error::Error;
 use crate::source::Registries;
 
 /// The build pipeline. A clone is the same pipeline.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Pipeline {
-    inner: Arc<Inner>,
+    pub(crate) engine: Engine,
     registries: Registries,
-}
-
-struct Inner {
-    store: Store,
-    progress: Arc<dyn Progress>,
-    reports: Mutex<Vec<NodeReport>>,
-}
-
-/// A node that was asked for.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NodeReport {
-    /// The operation.
-    pub op: String,
-    /// The node.
-    pub key: NodeKey,
-    /// Its main output.
-    pub output: Option<Digest>,
-    /// Whether it was there already.
-    pub hit: bool,
-    /// How long the answer took, in milliseconds.
-    pub millis: f64,
 }
 
 impl Pipeline {
     /// A pipeline that keeps everything in `store` and tells `progress`.
     pub fn new(store: Store, progress: Arc<dyn Progress>) -> Pipeline {
         Pipeline {
-            inner: Arc::new(Inner {
-                store,
-                progress,
-                reports: Mutex::new(Vec::new()),
-            }),
+            engine: Engine::new(store, progress),
             registries: Registries::default(),
         }
     }
@@ -64,31 +41,40 @@ impl Pipeline {
 
     /// The store.
     pub fn store(&self) -> &Store {
-        &self.inner.store
+        self.engine.store()
     }
 
     /// The nodes asked for so far, in the order in which they were answered.
     pub fn reports(&self) -> Vec<NodeReport> {
-        let reports = self.inner.reports.lock();
-        reports.unwrap_or_else(PoisonError::into_inner).clone()
+        self.engine.reports()
     }
 
-    /// Adds to [`Pipeline::reports`].
-    pub(crate) fn report(&self, report: NodeReport) {
-        let reports = self.inner.reports.lock();
-        reports.unwrap_or_else(PoisonError::into_inner).push(report);
+    pub(crate) fn node(
+        &self,
+        spec: NodeSpec,
+        compute: impl FnOnce() -> Result<Outputs, Error>,
+    ) -> Result<NodeOutcome, Error> {
+        self.engine.node(spec, compute)
+    }
+
+    pub(crate) fn observe(
+        &self,
+        spec: NodeSpec,
+        compute: impl FnOnce() -> Result<Outputs, Error>,
+    ) -> Result<NodeOutcome, Error> {
+        self.engine.observe(spec, compute)
+    }
+
+    pub(crate) fn observe_quietly(
+        &self,
+        spec: NodeSpec,
+        outputs: Outputs,
+    ) -> Result<microagent_cas::NodeRecord, StoreError> {
+        self.engine.observe_quietly(spec, outputs)
     }
 
     /// Tells the listener.
     pub(crate) fn tell(&self, event: Event) {
-        self.inner.progress.event(event);
-    }
-}
-
-impl fmt::Debug for Pipeline {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipeline")
-            .field("store", &self.inner.store)
-            .finish_non_exhaustive()
+        self.engine.emit(event);
     }
 }

@@ -22,8 +22,9 @@ use std::process::Command;
 
 use microagent_cas::{Digest, Output, ScratchDir, Store, StoreError};
 
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::disk::ext4::{self, Size};
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::error::Error;
 use crate::nodes::layer::Unpacked;
 use crate::nodes::rootfs::RootfsError;
 use crate::tar::entry::{Attributes, Content, Device, display_name};

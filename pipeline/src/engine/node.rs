@@ -1,124 +1,126 @@
-//! The engine: a node is looked up by its key, or computed once and remembered.
+//! Nodes: each is looked up by its key, or computed once and recorded.
 //!
-//! The key covers everything that the output depends on ([`microagent_cas::NodeKey`]); whoever
-//! writes an op raises its version whenever its bytes could change. Two processes that want the
-//! same node at once wait for one computation: the second takes the lock after the first has
-//! recorded the node, and finds it.
+//! The key covers everything that the output depends on ([`microagent_cas::NodeKey`]). The version
+//! of an operation must rise whenever its output could change for the same inputs. If two processes
+//! request the same node, it is computed once: the second process waits for the node's lock and then
+//! finds the record.
 //!
-//! A computation that fails records nothing. Blobs it had finished by then stay; they are right,
-//! whoever needs them next finds them.
+//! A computation that fails records nothing. The blobs that it completed stay in the store; their
+//! content is verified, so a later computation can use them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use microagent_cas::{Digest, Input, KeyMaterial, NodeKey, NodeRecord, Output, StoreError};
 
-use crate::error::Error;
-use crate::pipeline::{NodeReport, Pipeline};
+use super::{Engine, NodeReport};
 
-/// What a node is: everything its output depends on.
+/// Everything that the output of a node depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeSpec {
-    /// The operation, one lower camel case word.
+    /// The operation, in lower camel case.
     pub op: &'static str,
-    /// Rises whenever the bytes the operation produces could change.
+    /// The operation's version; it rises whenever the output could change for the same inputs.
     pub op_version: u32,
-    /// Parameters: integers, strings, booleans, arrays and objects, no fractions.
+    /// Parameters: integers, strings, booleans, arrays and objects, but no fractions.
     pub params: serde_json::Value,
-    /// Inputs by what they are to the operation, in the operation's own order.
+    /// Named inputs, in an order that the operation defines.
     pub inputs: Vec<(String, Digest)>,
-    /// The platform, such as `linux/amd64`, where the output depends on it.
+    /// The platform, such as `linux/amd64`, if the output depends on it.
     pub platform: Option<String>,
 }
 
-/// What a node has made, by name.
+/// The outputs of a node, by name.
 pub type Outputs = BTreeMap<String, Output>;
 
 /// A node, found or computed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NodeOutcome {
-    /// Its name.
+    /// Its key.
     pub key: NodeKey,
-    /// What is remembered of it. Every output is in the store.
+    /// Its record. Every output is in the store.
     pub record: NodeRecord,
-    /// Whether it was there already; a node that another process computed while this one waited
-    /// was there.
+    /// Whether it was found rather than computed. A node that another process computed while this
+    /// one waited counts as found.
     pub hit: bool,
 }
 
-impl Pipeline {
+impl Engine {
     /// Looks a node up, or computes and records it.
     ///
     /// `compute` must put every output it names into the store. It runs while this process holds
-    /// the node's lock, so it must not ask for the same node again.
+    /// the node's lock, so it must not request the same node again.
     ///
     /// # Errors
-    /// Whatever `compute` says, and [`Error::Store`].
-    pub fn node(
+    /// Those of `compute` and of the store.
+    pub(crate) fn node<E: From<StoreError>>(
         &self,
         spec: NodeSpec,
-        compute: impl FnOnce() -> Result<Outputs, Error>,
-    ) -> Result<NodeOutcome, Error> {
+        compute: impl FnOnce() -> Result<Outputs, E>,
+    ) -> Result<NodeOutcome, E> {
         let started = Instant::now();
         let (spec, inputs) = spec.split();
         let key = NodeKey::derive(&spec.material(&inputs));
         if let Some(record) = self.store().node(&key)? {
-            return Ok(self.answer(key, record, true, started));
+            return Ok(self.outcome(key, record, true, started));
         }
         let _lock = self.store().lock_node(&key)?;
         if let Some(record) = self.store().node(&key)? {
-            return Ok(self.answer(key, record, true, started));
+            return Ok(self.outcome(key, record, true, started));
         }
         let computing = Instant::now();
-        let record = self.remember(&spec.material(&inputs), compute()?, computing)?;
-        Ok(self.answer(key, record, false, started))
+        let record = self.record(&spec.material(&inputs), compute()?, computing)?;
+        Ok(self.outcome(key, record, false, started))
     }
 
-    /// Does what must be done anew each time, because its answer is not a function of its inputs:
-    /// asking the outside world. What came out is recorded, never a hit. A record that says the same
-    /// already stays as it is, so that a run with nothing new writes (and syncs) nothing.
+    /// Computes a node whose output is not a function of its inputs (it asks the outside world),
+    /// and records the result; never a hit. A record with the same outputs is kept, so a run that
+    /// observes nothing new writes (and syncs) nothing.
     ///
     /// # Errors
-    /// Whatever `compute` says, and [`Error::Store`].
-    pub fn observe(
+    /// Those of `compute` and of the store.
+    pub(crate) fn observe<E: From<StoreError>>(
         &self,
         spec: NodeSpec,
-        compute: impl FnOnce() -> Result<Outputs, Error>,
-    ) -> Result<NodeOutcome, Error> {
+        compute: impl FnOnce() -> Result<Outputs, E>,
+    ) -> Result<NodeOutcome, E> {
         let started = Instant::now();
         let (spec, inputs) = spec.split();
         let outputs = compute()?;
         let key = NodeKey::derive(&spec.material(&inputs));
         let record = match self.store().node(&key)? {
             Some(known) if known.outputs == outputs => known,
-            _ => self.remember(&spec.material(&inputs), outputs, started)?,
+            _ => self.record(&spec.material(&inputs), outputs, started)?,
         };
-        Ok(self.answer(key, record, false, started))
+        Ok(self.outcome(key, record, false, started))
     }
 
-    /// Records what was observed, without a line in the report.
+    /// Records an observation without an entry in the report.
+    ///
+    /// # Errors
+    /// Those of the store.
     pub(crate) fn observe_quietly(
         &self,
         spec: NodeSpec,
         outputs: Outputs,
-    ) -> Result<NodeRecord, Error> {
+    ) -> Result<NodeRecord, StoreError> {
         let (spec, inputs) = spec.split();
-        self.remember(&spec.material(&inputs), outputs, Instant::now())
+        self.record(&spec.material(&inputs), outputs, Instant::now())
     }
 
-    fn remember(
+    fn record(
         &self,
         material: &KeyMaterial<'_>,
         outputs: Outputs,
         since: Instant,
-    ) -> Result<NodeRecord, Error> {
+    ) -> Result<NodeRecord, StoreError> {
         let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let record = NodeRecord::new(self.store(), material, outputs, millis)?;
         self.store().record_node(&record)?;
         Ok(record)
     }
 
-    fn answer(&self, key: NodeKey, record: NodeRecord, hit: bool, since: Instant) -> NodeOutcome {
+    fn outcome(&self, key: NodeKey, record: NodeRecord, hit: bool, since: Instant) -> NodeOutcome {
         self.report(NodeReport {
             op: record.op.clone(),
             key,
@@ -135,17 +137,17 @@ impl NodeOutcome {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when the record does not have it.
-    pub fn output(&self, name: &str) -> Result<Output, Error> {
+    pub fn output(&self, name: &str) -> Result<Output, StoreError> {
         let output = self.record.outputs.get(name).copied();
-        Ok(output.ok_or_else(|| StoreError::Corrupt {
+        output.ok_or_else(|| StoreError::Corrupt {
             path: format!("{}.json", self.key.digest().hex()).into(),
             why: format!("the record of this {} node lacks {name}", self.record.op),
-        })?)
+        })
     }
 }
 
 impl NodeSpec {
-    /// The name of this node.
+    /// The key of this node.
     pub fn key(&self) -> NodeKey {
         let (spec, inputs) = self.clone().split();
         NodeKey::derive(&spec.material(&inputs))
@@ -173,7 +175,7 @@ impl NodeSpec {
     }
 }
 
-/// The output that is shown for a node: the one named like its op, else the first by name.
+/// The output to report for a node: the one named after its operation, or else the first by name.
 fn main_output(record: &NodeRecord) -> Option<Digest> {
     record
         .outputs
@@ -191,10 +193,10 @@ mod tests {
     use super::*;
     use crate::engine::progress::Silent;
 
-    fn pipeline() -> (tempfile::TempDir, Pipeline) {
+    fn engine() -> (tempfile::TempDir, Engine) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("cas")).unwrap();
-        (dir, Pipeline::new(store, Arc::new(Silent)))
+        (dir, Engine::new(store, Arc::new(Silent)))
     }
 
     fn spec() -> NodeSpec {
@@ -207,20 +209,24 @@ mod tests {
         }
     }
 
-    fn outputs(pipeline: &Pipeline, bytes: &[u8]) -> Result<Outputs, Error> {
-        let output = pipeline.store().put_bytes(bytes)?.into();
+    fn outputs(engine: &Engine, bytes: &[u8]) -> Result<Outputs, StoreError> {
+        let output = engine.store().put_bytes(bytes)?.into();
         Ok([("double".to_owned(), output)].into())
     }
 
     #[test]
     fn a_node_is_computed_once_and_then_found() {
-        let (_dir, pipeline) = pipeline();
-        let first = pipeline.node(spec(), || outputs(&pipeline, b"42")).unwrap();
-        let second = pipeline.node(spec(), || panic!("it was there")).unwrap();
+        let (_dir, engine) = engine();
+        let first = engine.node(spec(), || outputs(&engine, b"42")).unwrap();
+        let second = engine
+            .node(spec(), || -> Result<_, StoreError> {
+                panic!("it is recorded")
+            })
+            .unwrap();
         assert!(!first.hit && second.hit);
         assert_eq!(first.record, second.record);
         assert_eq!(first.record.size, 2);
-        let reports = pipeline.reports();
+        let reports = engine.reports();
         assert_eq!(
             reports.iter().map(|report| report.hit).collect::<Vec<_>>(),
             [false, true]
@@ -230,8 +236,8 @@ mod tests {
 
     #[test]
     fn every_part_of_the_spec_is_part_of_the_key() {
-        let (_dir, pipeline) = pipeline();
-        let run = |spec| pipeline.node(spec, || outputs(&pipeline, b"42")).unwrap();
+        let (_dir, engine) = engine();
+        let run = |spec| engine.node(spec, || outputs(&engine, b"42")).unwrap();
         run(spec());
         let version = NodeSpec {
             op_version: 2,
@@ -260,27 +266,23 @@ mod tests {
 
     #[test]
     fn a_failed_computation_records_nothing() {
-        let (_dir, pipeline) = pipeline();
+        let (_dir, engine) = engine();
         let unknown = Digest::of(b"never stored");
-        let phantom = pipeline.node(
-            spec(),
-            || Ok([("double".to_owned(), unknown.into())].into()),
-        );
-        assert!(matches!(phantom, Err(Error::Store(_))));
-        assert!(
-            !pipeline
-                .node(spec(), || outputs(&pipeline, b"42"))
-                .unwrap()
-                .hit
-        );
+        let phantom: Result<_, StoreError> =
+            engine.node(
+                spec(),
+                || Ok([("double".to_owned(), unknown.into())].into()),
+            );
+        assert!(phantom.is_err());
+        assert!(!engine.node(spec(), || outputs(&engine, b"42")).unwrap().hit);
     }
 
     #[test]
     fn a_lost_or_truncated_output_is_computed_again() {
-        let (_dir, pipeline) = pipeline();
-        let run = || pipeline.node(spec(), || outputs(&pipeline, b"42")).unwrap();
+        let (_dir, engine) = engine();
+        let run = || engine.node(spec(), || outputs(&engine, b"42")).unwrap();
         run();
-        let blob = pipeline.store().blob_path(&Digest::of(b"42"));
+        let blob = engine.store().blob_path(&Digest::of(b"42"));
         std::fs::remove_file(&blob).unwrap();
         assert!(!run().hit);
         std::fs::remove_file(&blob).unwrap();
@@ -291,32 +293,28 @@ mod tests {
 
     #[test]
     fn an_observation_is_recorded_and_never_a_hit() {
-        let (_dir, pipeline) = pipeline();
-        let first = pipeline
-            .observe(spec(), || outputs(&pipeline, b"42"))
-            .unwrap();
-        let second = pipeline
-            .observe(spec(), || outputs(&pipeline, b"43"))
-            .unwrap();
+        let (_dir, engine) = engine();
+        let first = engine.observe(spec(), || outputs(&engine, b"42")).unwrap();
+        let second = engine.observe(spec(), || outputs(&engine, b"43")).unwrap();
         assert!(!first.hit && !second.hit);
         assert_eq!(
-            pipeline.store().node(&first.key).unwrap(),
+            engine.store().node(&first.key).unwrap(),
             Some(second.record)
         );
     }
 
     #[test]
     fn threads_that_want_one_node_at_once_compute_it_once() {
-        let (_dir, pipeline) = pipeline();
+        let (_dir, engine) = engine();
         let computed = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
                     let compute = || {
                         computed.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                        outputs(&pipeline, b"42")
+                        outputs(&engine, b"42")
                     };
-                    pipeline.node(spec(), compute).unwrap();
+                    engine.node(spec(), compute).unwrap();
                 });
             }
         });

@@ -8,7 +8,7 @@ use microagent_cas::Digest;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// The most bytes of an index, a manifest or a configuration.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;

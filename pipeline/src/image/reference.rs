@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 use microagent_cas::Digest;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// Docker Hub's name in references.
 pub const DOCKER_HUB: &str = "docker.io";

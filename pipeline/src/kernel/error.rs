@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// Where a kernel without a package client comes from.
 const OTHER_SOURCES: &str =

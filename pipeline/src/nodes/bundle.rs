@@ -24,10 +24,11 @@ use std::sync::atomic::AtomicU64;
 
 use microagent_cas::{Digest, Hasher, Output, StoreError};
 
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::disk::ext4::{self, Identity, LABEL_BYTES, MIB, Size, WriteError};
 use crate::engine::node::NodeSpec;
 use crate::engine::progress::{Event, Stage};
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::error::Error;
 use crate::nodes::rootfs::{HEADROOM_MIB, RootfsError};
 use crate::pipeline::Pipeline;
 use crate::tar::decompress::Compression;

@@ -23,8 +23,9 @@ use std::path::Path;
 use microagent_cas::{Digest, Store, StoreError};
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::engine::progress::{Event, Stage};
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::error::Error;
 use crate::image::reference::{Reference, Selector};
 use crate::nodes::resolve::{self, Image};
 use crate::pipeline::Pipeline;

@@ -20,9 +20,10 @@ use elf::endian::LittleEndian;
 use elf::{ElfBytes, abi};
 use microagent_cas::{Digest, Store, StoreError};
 
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::engine::node::NodeSpec;
 use crate::engine::progress::{Event, Stage};
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::error::Error;
 use crate::kernel::Kernel;
 use crate::pipeline::Pipeline;
 

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 
 use microagent_cas::{Digest, Output, StoreError};
 
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::disk::ext4::{self, MIB, Size, WriteError};
 use crate::disk::mke2fs::Mke2fs;
 use crate::engine::node::NodeSpec;
 use crate::engine::progress::{Event, Stage};
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::error::Error;
 use crate::nodes::layer::Unpacked;
 use crate::nodes::resolve::Image;
 use crate::pipeline::Pipeline;

@@ -9,6 +9,7 @@ use std::path::Path;
 use microagent_cas::{Digest, StoreError};
 use serde::Serialize;
 
+use crate::diagnosis::ErrorKind;
 use crate::error::Error;
 use crate::image::reference::Reference;
 use crate::nodes::local_file;
@@ -151,6 +152,6 @@ fn is_gone(error: &Error) -> bool {
             failed.source.kind() == std::io::ErrorKind::NotFound
         }
         Error::Store(_) => false,
-        error => error.kind() == crate::error::ErrorKind::NotFound,
+        error => error.kind() == ErrorKind::NotFound,
     }
 }

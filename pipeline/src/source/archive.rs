@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::Digest;
 
-use crate::error::{Diagnosis, Error, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::error::Error;
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::tar::entry::{EntryKind, display_name};
 use crate::tar::reader::{TarError, TarReader};

@@ -30,7 +30,7 @@
 
 use std::collections::VecDeque;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::tar::entry::{Entry, EntryKind, display_name};
 use crate::tree::xattr;
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};

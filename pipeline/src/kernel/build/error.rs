@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// Why a kernel could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::io;
 
 use microagent_cas::Digest;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::tar::reader::TarError;
 use crate::tar::stream::MAX_UNPACKED;
 

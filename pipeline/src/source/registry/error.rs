@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use microagent_cas::Digest;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::reference::RegistryReference;
 
 /// Why a registry did not give what it was asked for.

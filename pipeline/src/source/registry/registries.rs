@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::error::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::reference::{Reference, RegistryReference, host_of};
 
 /// The longest file that is read, in bytes.

@@ -1,0 +1,95 @@
+//! What every error reports about itself beside its message: its kind (for
+//! scripts and exit codes), a remediation (for people), and whether the same
+//! call may succeed later.
+
+use microagent_cas::StoreError;
+
+/// The kinds of failure: a closed list, documented in `docs/cli.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request is invalid.
+    Usage,
+    /// The named object does not exist.
+    NotFound,
+    /// A server requires credentials, or rejected the given ones.
+    Unauthorized,
+    /// A server cannot be reached, or the connection broke.
+    Unreachable,
+    /// The data is damaged: malformed, or with a wrong digest.
+    Corrupt,
+    /// Well-formed input that this program does not support.
+    Unsupported,
+    /// The content does not fit the requested size.
+    TooSmall,
+    /// The disk or a quota is full.
+    NoSpace,
+    /// The operating system denies access.
+    Permission,
+    /// Something else is using or changing the resource.
+    Conflict,
+    /// Ended by a signal.
+    Interrupted,
+    /// The host lacks a program, a device or a resource.
+    Host,
+    /// The guest failed.
+    Guest,
+    /// The operation timed out.
+    Timeout,
+    /// A bug in this program.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The kind as written in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ErrorKind::Usage => "usage",
+            ErrorKind::NotFound => "notFound",
+            ErrorKind::Unauthorized => "unauthorized",
+            ErrorKind::Unreachable => "unreachable",
+            ErrorKind::Corrupt => "corrupt",
+            ErrorKind::Unsupported => "unsupported",
+            ErrorKind::TooSmall => "tooSmall",
+            ErrorKind::NoSpace => "noSpace",
+            ErrorKind::Permission => "permission",
+            ErrorKind::Conflict => "conflict",
+            ErrorKind::Interrupted => "interrupted",
+            ErrorKind::Host => "host",
+            ErrorKind::Guest => "guest",
+            ErrorKind::Timeout => "timeout",
+            ErrorKind::Internal => "internal",
+        }
+    }
+}
+
+/// What an error reports about itself beside its message.
+pub trait Diagnosis {
+    /// The error's kind.
+    fn kind(&self) -> ErrorKind;
+
+    /// How to fix it: one line to print after the message, if there is one.
+    fn remediation(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether the same call may succeed later without any change.
+    fn retryable(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unreachable | ErrorKind::Timeout)
+    }
+}
+
+impl Diagnosis for StoreError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            StoreError::NoSpace(_) => ErrorKind::NoSpace,
+            StoreError::ReadOnly(_) | StoreError::Permission(_) => ErrorKind::Permission,
+            StoreError::Mismatch { .. } | StoreError::Corrupt { .. } => ErrorKind::Corrupt,
+            StoreError::NewerFormat { .. } => ErrorKind::Unsupported,
+            _ => ErrorKind::Host,
+        }
+    }
+
+    fn remediation(&self) -> Option<String> {
+        StoreError::remediation(self)
+    }
+}
