@@ -33,7 +33,7 @@ use crate::nodes::rootfs::{HEADROOM_MIB, RootfsError};
 use crate::pipeline::Pipeline;
 use crate::tar::decompress::Compression;
 use crate::tar::reader::TarError;
-use crate::tar::stream::{MAX_UNPACKED, UnpackError, Watch, unpack};
+use crate::tar::stream::{MAX_UNPACKED, Meter, UnpackError, unpack};
 use crate::tree::Tree;
 use crate::tree::merge::{MergeError, MergeProblem, Merger};
 
@@ -260,9 +260,9 @@ impl Pipeline {
                 bytes,
             });
         };
-        let watch = Watch {
-            budget: &AtomicU64::new(0),
-            tell: &tell,
+        let meter = Meter {
+            total: &AtomicU64::new(0),
+            advance: &tell,
         };
         let keep = |compression| {
             Ok(Some(Kept {
@@ -283,7 +283,7 @@ impl Pipeline {
                 .into()
             })
         };
-        let unpacked = unpack(&mut input, &watch, keep, member);
+        let unpacked = unpack(&mut input, &meter, keep, member);
         let actual = io::copy(&mut input, &mut io::sink())
             .map(|_| input.into_inner().hasher.finish())
             .map_err(|source| BundleError::Open {
@@ -298,13 +298,13 @@ impl Pipeline {
         Ok((merger.finish(), content.unwrap_or(digest)))
     }
 
-    fn explained(&self, error: UnpackError, path: PathBuf) -> Error {
+    fn explained(&self, error: UnpackError<Error>, path: PathBuf) -> Error {
         match error {
             UnpackError::Compression(compression) => BundleError::Compression { path, compression },
             UnpackError::Input(source) => BundleError::Decompress { path, source },
             UnpackError::Tar(source) => BundleError::Tar { path, source },
-            UnpackError::TooMuch => BundleError::Bomb { path },
-            UnpackError::Keep(error) => {
+            UnpackError::TooLarge => BundleError::Bomb { path },
+            UnpackError::Output(error) => {
                 return StoreError::io("write a file in", self.store().root(), error).into();
             }
             UnpackError::Caller(error) => return error,

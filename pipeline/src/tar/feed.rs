@@ -1,43 +1,44 @@
-//! A stream that one thread writes and another reads, with a bound on what lies between them.
+//! A byte stream between two threads with a bounded buffer.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// How much is handed over at once. Small enough for the allocator to use again.
+/// The size of a piece. Small enough that the allocator reuses freed pieces.
 pub(crate) const PIECE: usize = 64 << 10;
-/// How many pieces wait at most: together 1 MiB.
-const WAITING: usize = 16;
+/// The maximum number of pieces in the buffer: 1 MiB in total.
+const MAX_PENDING: usize = 16;
 
-/// The end that is written.
+/// The writing end.
 #[derive(Debug)]
-pub(crate) struct Feed {
-    /// `None` once nobody reads any more.
+pub(crate) struct FeedWriter {
+    /// `None` once the reader is dropped.
     sender: Option<SyncSender<Vec<u8>>>,
 }
 
-/// The end that is read. A writer that is dropped, for whatever reason, is the end of the stream:
-/// whether that was all of it, the writer knows.
+/// The reading end. Dropping the writer ends the stream; only the writer knows whether the stream
+/// was complete.
 #[derive(Debug)]
-pub(crate) struct Fed {
+pub(crate) struct FeedReader {
     receiver: Receiver<Vec<u8>>,
     piece: Vec<u8>,
     at: usize,
 }
 
-pub(crate) fn feed() -> (Feed, Fed) {
-    let (sender, receiver) = sync_channel(WAITING);
-    let fed = Fed {
+/// Creates a stream.
+pub(crate) fn feed() -> (FeedWriter, FeedReader) {
+    let (sender, receiver) = sync_channel(MAX_PENDING);
+    let reader = FeedReader {
         receiver,
         piece: Vec::new(),
         at: 0,
     };
     let sender = Some(sender);
-    (Feed { sender }, fed)
+    (FeedWriter { sender }, reader)
 }
 
-impl Feed {
-    /// Hands bytes on; waits while too much lies there. After the reader is gone it does nothing.
-    pub(crate) fn give(&mut self, bytes: &[u8]) {
+impl FeedWriter {
+    /// Sends bytes; blocks while the buffer is full. Does nothing once the reader is dropped.
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         if let Some(sender) = &self.sender
             && sender.send(bytes.to_vec()).is_err()
         {
@@ -45,13 +46,13 @@ impl Feed {
         }
     }
 
-    /// Whether anybody reads.
-    pub(crate) fn is_read(&self) -> bool {
+    /// Whether the reader still exists, as far as the last [`FeedWriter::send`] saw.
+    pub(crate) fn has_reader(&self) -> bool {
         self.sender.is_some()
     }
 }
 
-impl BufRead for Fed {
+impl BufRead for FeedReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.at == self.piece.len() {
             match self.receiver.recv() {
@@ -67,11 +68,11 @@ impl BufRead for Fed {
     }
 }
 
-impl Read for Fed {
+impl Read for FeedReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let there = self.fill_buf()?;
-        let read = there.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&there[..read]);
+        let available = self.fill_buf()?;
+        let read = available.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&available[..read]);
         self.consume(read);
         Ok(read)
     }
@@ -82,30 +83,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_arrives_in_order_and_the_end_is_the_end() {
-        let (mut feed, mut fed) = feed();
+    fn everything_arrives_in_order_and_dropping_the_writer_ends_the_stream() {
+        let (mut writer, mut reader) = feed();
         let bytes: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 253) as u8).collect();
         let mut read = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for piece in bytes.chunks(PIECE) {
-                    feed.give(piece);
+                    writer.send(piece);
                 }
-                drop(feed);
+                drop(writer);
             });
-            fed.read_to_end(&mut read).unwrap();
+            reader.read_to_end(&mut read).unwrap();
         });
         assert!(read == bytes);
-        assert_eq!(fed.read(&mut [0]).unwrap(), 0);
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0);
     }
 
     #[test]
-    fn a_writer_without_a_reader_does_not_wait() {
-        let (mut feed, fed) = feed();
-        drop(fed);
+    fn a_writer_without_a_reader_does_not_block() {
+        let (mut writer, reader) = feed();
+        drop(reader);
         for _ in 0..100 {
-            feed.give(b"x");
+            writer.send(b"x");
         }
-        assert!(!feed.is_read());
+        assert!(!writer.has_reader());
     }
 }

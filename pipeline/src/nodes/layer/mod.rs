@@ -39,7 +39,7 @@ use crate::error::Error;
 use crate::image::manifest::LayerDescriptor;
 use crate::nodes::resolve::Image;
 use crate::pipeline::Pipeline;
-use crate::tar::feed::{Feed, PIECE, feed};
+use crate::tar::feed::{FeedWriter, PIECE, feed};
 use crate::tar::index::INDEX_FORMAT;
 
 pub use error::LayerError;
@@ -216,7 +216,7 @@ impl Pipeline {
         &self,
         image: &Image,
         layer: &LayerDescriptor,
-        mut feed: Feed,
+        mut feed: FeedWriter,
         abandoned: &AtomicBool,
     ) -> Result<Option<BlobWriter>, Error> {
         let mut blob = self.store().resume_writer(&layer.digest)?;
@@ -236,7 +236,7 @@ impl Pipeline {
             if read == 0 {
                 break;
             }
-            feed.give(&buffer[..read]);
+            feed.send(&buffer[..read]);
             advanced(read);
         }
         let mut transfer = Transfer::new(&*image.source, layer, &image.reference, blob.size());
@@ -248,7 +248,7 @@ impl Pipeline {
             if abandoned.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            feed.give(&buffer[..read]);
+            feed.send(&buffer[..read]);
             blob.write_all(&buffer[..read])
                 .map_err(|error| StoreError::io("write a blob in", self.store().root(), error))?;
             advanced(read);

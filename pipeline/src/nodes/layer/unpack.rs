@@ -13,7 +13,7 @@ use crate::image::manifest::LayerDescriptor;
 use crate::pipeline::Pipeline;
 use crate::tar::decompress::Compression;
 use crate::tar::index::IndexWriter;
-use crate::tar::stream::{UnpackError, Watch, unpack};
+use crate::tar::stream::{Meter, UnpackError, unpack};
 
 /// How much of an index is written at once.
 const CHUNK: usize = 256 << 10;
@@ -42,13 +42,13 @@ impl Unpacking<'_> {
                 bytes,
             });
         };
-        let watch = Watch {
-            budget: self.budget,
-            tell: &tell,
+        let meter = Meter {
+            total: self.budget,
+            advance: &tell,
         };
         let tar = unpack(
             input,
-            &watch,
+            &meter,
             |compression| self.place_for_tar(compression),
             |entry| index.add(&entry).map_err(failed),
         )
@@ -85,7 +85,7 @@ impl Unpacking<'_> {
         }
     }
 
-    fn unpack_failed(&self, error: UnpackError) -> Error {
+    fn unpack_failed(&self, error: UnpackError<Error>) -> Error {
         let (layer, image) = (self.layer.digest, self.image.to_owned());
         match error {
             UnpackError::Compression(compression) => LayerError::Compression {
@@ -103,8 +103,8 @@ impl Unpacking<'_> {
                 image,
                 source,
             },
-            UnpackError::TooMuch => LayerError::Bomb { image },
-            UnpackError::Keep(error) => return self.write_failed(error),
+            UnpackError::TooLarge => LayerError::Bomb { image },
+            UnpackError::Output(error) => return self.write_failed(error),
             UnpackError::Caller(error) => return error,
         }
         .into()
