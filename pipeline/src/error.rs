@@ -13,7 +13,7 @@ use crate::nodes::image_archive::ImageArchiveError;
 pub use crate::nodes::initramfs::InitramfsError;
 use crate::nodes::layer::LayerError;
 use crate::nodes::rootfs::RootfsError;
-use crate::source::{ArchiveError, RegistriesError, RegistryError};
+use crate::source::{ArchiveError, RegistriesError, RegistryError, SourceFailure};
 use crate::tree::merge::MergeError;
 
 /// Builds [`Error`] from one list: a variant, the module's error it carries.
@@ -68,6 +68,24 @@ errors! {
     Initramfs(InitramfsError),
     /// An image could not be exported or imported.
     ImageArchive(ImageArchiveError),
+}
+
+/// Converts the failures of modules, which are composed of their own errors and
+/// those of what they call, into the variant of the cause.
+macro_rules! flatten {
+    ($($failure:ident { $($variant:ident),+ $(,)? })+) => {$(
+        impl From<$failure> for Error {
+            fn from(failure: $failure) -> Error {
+                match failure {
+                    $($failure::$variant(error) => error.into(),)+
+                }
+            }
+        }
+    )+};
+}
+
+flatten! {
+    SourceFailure { Store, Registry, Archive, Manifest }
 }
 
 impl Error {

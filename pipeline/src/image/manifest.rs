@@ -127,6 +127,12 @@ pub enum ManifestError {
         expected: Digest,
         actual: Digest,
     },
+    #[error("layer {layer} of {image} is of type {media_type}")]
+    LayerType {
+        layer: Digest,
+        image: String,
+        media_type: String,
+    },
     #[error("the indexes of {image} are nested more than {MAX_NESTING} deep")]
     Nesting { image: String },
 }
@@ -150,6 +156,9 @@ impl Diagnosis for ManifestError {
                 "use an image that is built for {}/{} as well",
                 PLATFORM.0, PLATFORM.1
             ),
+            ManifestError::LayerType { .. } => {
+                "use an image for Linux whose layers are in the registry and not encrypted".into()
+            }
             ManifestError::NotAnImage { .. } => "name an image that has layers to run".into(),
             _ => "the image is damaged where it comes from: push or save it anew".into(),
         })

@@ -27,7 +27,7 @@ use crate::image::manifest::{
 use crate::image::reference::Reference;
 use crate::nodes::layer::short;
 use crate::pipeline::Pipeline;
-use crate::source::{self, LayerStream, RawDocument, Source};
+use crate::source::{self, LayerStream, RawDocument, Source, SourceFailure};
 
 /// The operation.
 pub(crate) const OP: &str = "resolve";
@@ -63,31 +63,34 @@ struct Recorded {
 }
 
 impl Recorded {
-    fn read(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+    fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
         let path = self.store.blob_path(digest);
         let bytes = self.store.read_blob(digest, MAX_DOCUMENT)?;
-        let gone = || StoreError::io("open", &path, std::io::ErrorKind::NotFound);
-        Ok(bytes.ok_or_else(gone)?)
+        bytes.ok_or_else(|| StoreError::io("open", &path, std::io::ErrorKind::NotFound))
     }
 }
 
 impl Source for Recorded {
-    fn root(&self, _: &Store) -> Result<RawDocument, Error> {
+    fn root(&self, _: &Store) -> Result<RawDocument, SourceFailure> {
         Ok(RawDocument {
             bytes: self.read(&self.root)?,
             media_type: None,
         })
     }
 
-    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        self.read(digest)
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
+        Ok(self.read(digest)?)
     }
 
-    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        self.read(digest)
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
+        Ok(self.read(digest)?)
     }
 
-    fn layer(&self, layer: &LayerDescriptor, _: u64) -> Result<(u64, LayerStream<'_>), Error> {
+    fn layer(
+        &self,
+        layer: &LayerDescriptor,
+        _: u64,
+    ) -> Result<(u64, LayerStream<'_>), SourceFailure> {
         let path = self.store.blob_path(&layer.digest);
         Err(StoreError::io("open", &path, std::io::ErrorKind::NotFound).into())
     }

@@ -9,13 +9,13 @@ use std::path::Path;
 use microagent_cas::{Digest, StoreError};
 use serde::Serialize;
 
-use crate::diagnosis::ErrorKind;
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::error::Error;
 use crate::image::reference::Reference;
 use crate::nodes::local_file;
 use crate::nodes::resolve;
 use crate::pipeline::Pipeline;
-use crate::source;
+use crate::source::{self, SourceFailure};
 
 /// What has become of everything that was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -118,7 +118,7 @@ impl Pipeline {
 
     fn file_drift(&self, path: &str, recorded: Digest, recorded_at: String) -> Drift {
         let now = self.store().digest_known(Path::new(path));
-        let now = now.map(|(digest, _)| digest).map_err(Error::from);
+        let now = now.map(|(digest, _)| digest).map_err(SourceFailure::from);
         compare(path.to_owned(), recorded, recorded_at, now)
     }
 }
@@ -127,7 +127,7 @@ fn compare(
     name: String,
     recorded: Digest,
     recorded_at: String,
-    now: Result<Digest, Error>,
+    now: Result<Digest, SourceFailure>,
 ) -> Drift {
     let (current, state, why) = match now {
         Ok(current) if current == recorded => (Some(current), DriftState::Same, None),
@@ -145,13 +145,13 @@ fn compare(
     }
 }
 
-/// Whether the other side has answered that there is no such thing.
-fn is_gone(error: &Error) -> bool {
+/// Whether the error means that the object does not exist.
+fn is_gone(error: &SourceFailure) -> bool {
     match error {
-        Error::Store(StoreError::Io(failed)) => {
+        SourceFailure::Store(StoreError::Io(failed)) => {
             failed.source.kind() == std::io::ErrorKind::NotFound
         }
-        Error::Store(_) => false,
+        SourceFailure::Store(_) => false,
         error => error.kind() == ErrorKind::NotFound,
     }
 }

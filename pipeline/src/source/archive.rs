@@ -1,5 +1,5 @@
 //! A tar file on disk, read in place: its members by name, each with where its
-//! bytes lie. Nothing is extracted. Also the error of every source on disk.
+//! bytes lie. Nothing is extracted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::Digest;
 
-use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::error::Error;
+use super::error::{ArchiveError, ArchiveProblem};
 use crate::image::manifest::MAX_DOCUMENT;
+use crate::tar::decompress::{self, Compression};
 use crate::tar::entry::{EntryKind, display_name};
 use crate::tar::reader::{TarError, TarReader};
 
@@ -20,114 +20,8 @@ const MAX_MEMBERS: usize = 1 << 16;
 /// How many links lead to a member at most.
 const MAX_LINKS: usize = 8;
 
-/// Why an archive or a layout on disk cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot use {}", .path.display())]
-pub struct ArchiveError {
-    /// The file or directory.
-    pub path: PathBuf,
-    /// What is wrong with it.
-    #[source]
-    pub problem: ArchiveProblem,
-}
-
-/// What is wrong with an archive or a layout.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
-pub enum ArchiveProblem {
-    #[error("it does not exist")]
-    Absent,
-    #[error("it cannot be opened")]
-    Open(#[source] io::Error),
-    #[error("it cannot be read")]
-    Read(#[source] io::Error),
-    #[error("it is not {0}")]
-    NotThat(&'static str),
-    #[error("it is compressed with {0}")]
-    Compressed(&'static str),
-    #[error("its tar is broken")]
-    Tar(#[source] TarError),
-    #[error("{0} is missing in it")]
-    Missing(String),
-    #[error("{name} in it is not valid: {reason}")]
-    Malformed { name: String, reason: String },
-    #[error("{name} in it is longer than {MAX_DOCUMENT} bytes")]
-    TooLong { name: String },
-    #[error("it has no image named {name:?}; it has {}", list(available))]
-    NoSuchImage {
-        name: String,
-        available: Vec<String>,
-    },
-    #[error("it has no image")]
-    Empty,
-    #[error("it has more than one image: {}", list(available))]
-    Ambiguous { available: Vec<String> },
-}
-
-fn list(names: &[String]) -> String {
-    const MOST: usize = 8;
-    let mut text = names
-        .iter()
-        .take(MOST)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.is_empty() {
-        text.push_str("none with a name");
-    } else if names.len() > MOST {
-        text.push_str(", …");
-    }
-    text
-}
-
-impl Diagnosis for ArchiveError {
-    fn kind(&self) -> ErrorKind {
-        match &self.problem {
-            ArchiveProblem::Absent | ArchiveProblem::Empty | ArchiveProblem::NoSuchImage { .. } => {
-                ErrorKind::NotFound
-            }
-            ArchiveProblem::Ambiguous { .. } => ErrorKind::Usage,
-            ArchiveProblem::Open(error) | ArchiveProblem::Read(error) => match error.kind() {
-                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-                _ => ErrorKind::Host,
-            },
-            ArchiveProblem::NotThat(_) | ArchiveProblem::Compressed(_) => ErrorKind::Unsupported,
-            _ => ErrorKind::Corrupt,
-        }
-    }
-
-    fn remediation(&self) -> Option<String> {
-        Some(match &self.problem {
-            ArchiveProblem::Absent => "check the path".into(),
-            ArchiveProblem::Ambiguous { .. } | ArchiveProblem::NoSuchImage { .. } => {
-                "name one of them after the path and a colon".into()
-            }
-            ArchiveProblem::Compressed(with) => format!("decompress it first, with {with} -d"),
-            ArchiveProblem::NotThat(_) => {
-                "skopeo copy makes each of the forms: oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE"
-                    .into()
-            }
-            ArchiveProblem::Open(_) | ArchiveProblem::Read(_) => return None,
-            _ => "the archive is damaged: save it anew".into(),
-        })
-    }
-}
-
-impl ArchiveProblem {
-    /// The problem with the file it is about.
-    pub(crate) fn at(self, path: &Path) -> Error {
-        let path = path.to_owned();
-        ArchiveError {
-            path,
-            problem: self,
-        }
-        .into()
-    }
-}
-
 /// The file at `path`, opened.
-pub(crate) fn open_file(path: &Path) -> Result<File, Error> {
+pub(crate) fn open_file(path: &Path) -> Result<File, ArchiveError> {
     File::open(path).map_err(|error| {
         let problem = match error.kind() {
             io::ErrorKind::NotFound => ArchiveProblem::Absent,
@@ -138,7 +32,11 @@ pub(crate) fn open_file(path: &Path) -> Result<File, Error> {
 }
 
 /// A small file, read whole.
-pub(crate) fn read_small(file: impl Read, path: &Path, name: &str) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_small(
+    file: impl Read,
+    path: &Path,
+    name: &str,
+) -> Result<Vec<u8>, ArchiveError> {
     let mut bytes = Vec::new();
     (file.take(MAX_DOCUMENT + 1).read_to_end(&mut bytes))
         .map_err(|error| ArchiveProblem::Read(error).at(path))?;
@@ -172,7 +70,7 @@ pub(crate) struct Extent {
 
 impl Archive {
     /// Opens `path` and reads the headers of its members.
-    pub(crate) fn open(path: &Path) -> Result<Archive, Error> {
+    pub(crate) fn open(path: &Path) -> Result<Archive, ArchiveError> {
         let file = open_file(path)?;
         let problem = |problem: ArchiveProblem| problem.at(path);
         let metadata = file
@@ -185,12 +83,12 @@ impl Archive {
         let read = file
             .read_at(&mut magic, 0)
             .map_err(|e| problem(ArchiveProblem::Read(e)))?;
-        match crate::tar::decompress::detect(&magic[..read]) {
-            Ok(crate::tar::decompress::Compression::None) => {}
-            Ok(crate::tar::decompress::Compression::Gzip) => {
+        match decompress::detect(&magic[..read]) {
+            Ok(Compression::None) => {}
+            Ok(Compression::Gzip) => {
                 return Err(problem(ArchiveProblem::Compressed("gzip")));
             }
-            Ok(crate::tar::decompress::Compression::Zstd) => {
+            Ok(Compression::Zstd) => {
                 return Err(problem(ArchiveProblem::Compressed("zstd")));
             }
             Err(foreign) => return Err(problem(ArchiveProblem::Compressed(foreign.0))),
@@ -220,13 +118,13 @@ impl Archive {
     }
 
     /// Where the file `name` lies, or the error that it is missing.
-    pub(crate) fn want(&self, name: &str) -> Result<Extent, Error> {
+    pub(crate) fn want(&self, name: &str) -> Result<Extent, ArchiveError> {
         self.find(name)
             .ok_or_else(|| ArchiveProblem::Missing(name.to_owned()).at(&self.path))
     }
 
     /// A small member, whole.
-    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
         let extent = self.want(name)?;
         let bytes = read_small(self.stream(extent, 0), &self.path, name)?;
         match bytes.len() as u64 == extent.size {

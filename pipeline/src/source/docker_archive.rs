@@ -12,9 +12,9 @@ use std::path::Path;
 use microagent_cas::{Digest, Hasher, Store};
 use serde::Deserialize;
 
-use super::archive::{Archive, ArchiveProblem, Extent};
+use super::archive::{Archive, Extent};
+use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
 use super::{LayerStream, RawDocument, Source};
-use crate::error::Error;
 use crate::image::manifest::{
     LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST,
 };
@@ -48,7 +48,7 @@ struct DiffIds {
 }
 
 impl DockerArchive {
-    pub(super) fn open(path: &Path, name: Option<&str>) -> Result<DockerArchive, Error> {
+    pub(super) fn open(path: &Path, name: Option<&str>) -> Result<DockerArchive, ArchiveError> {
         let archive = Archive::open(path)?;
         if archive.find("manifest.json").is_none() {
             return Err(ArchiveProblem::NotThat("a docker-save archive").at(path));
@@ -95,22 +95,26 @@ impl DockerArchive {
 }
 
 impl Source for DockerArchive {
-    fn root(&self, _: &Store) -> Result<RawDocument, Error> {
+    fn root(&self, _: &Store) -> Result<RawDocument, SourceFailure> {
         Ok(RawDocument {
             bytes: self.manifest.clone(),
             media_type: Some(OCI_MANIFEST.into()),
         })
     }
 
-    fn manifest(&self, _: &Digest) -> Result<Vec<u8>, Error> {
+    fn manifest(&self, _: &Digest) -> Result<Vec<u8>, SourceFailure> {
         Ok(self.manifest.clone())
     }
 
-    fn config(&self, _: &Digest) -> Result<Vec<u8>, Error> {
+    fn config(&self, _: &Digest) -> Result<Vec<u8>, SourceFailure> {
         Ok(self.config.clone())
     }
 
-    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
+    fn layer(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<(u64, LayerStream<'_>), SourceFailure> {
         let extent = self.layers.get(&layer.digest).copied().ok_or_else(|| {
             ArchiveProblem::Missing(format!("layer {}", layer.digest)).at(self.archive.path())
         })?;
@@ -159,7 +163,7 @@ fn identify(
     extent: Extent,
     diff_id: &str,
     config: &str,
-) -> Result<(Digest, &'static str), Error> {
+) -> Result<(Digest, &'static str), ArchiveError> {
     let read_failed = |error| ArchiveProblem::Read(error).at(archive.path());
     let mut magic = Vec::new();
     (archive.stream(extent, 0).take(MAGIC_LEN as u64))

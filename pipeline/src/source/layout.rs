@@ -13,9 +13,9 @@ use microagent_cas::{Digest, Store};
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
 use self::files::Directory;
-use super::archive::{Archive, ArchiveProblem, blob_name};
+use super::archive::{Archive, blob_name};
+use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
 use super::{LayerStream, RawDocument, Source};
-use crate::error::Error;
 use crate::image::manifest::{self, LayerDescriptor};
 use crate::image::reference::Selector;
 
@@ -25,10 +25,10 @@ trait Files: Send + Sync + fmt::Debug {
     fn path(&self) -> &Path;
 
     /// A small file, whole: at most [`manifest::MAX_DOCUMENT`] bytes.
-    fn read(&self, name: &str) -> Result<Vec<u8>, Error>;
+    fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError>;
 
     /// A file's bytes from `from` on.
-    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error>;
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, ArchiveError>;
 }
 
 /// An image of a layout.
@@ -47,22 +47,22 @@ struct Root {
 
 impl Layout {
     /// The layout that is the directory `path`.
-    pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, Error> {
+    pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
         Layout::of(Box::new(Directory::open(path)?), select)
     }
 
     /// The layout in the tar file `path`.
-    pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, Error> {
+    pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
         Layout::of(Box::new(open_archive(path)?), select)
     }
 
-    fn of(files: Box<dyn Files>, select: &Selector) -> Result<Layout, Error> {
+    fn of(files: Box<dyn Files>, select: &Selector) -> Result<Layout, ArchiveError> {
         let index = files.read("index.json")?;
         let root = select_root(&index, select).map_err(|problem| problem.at(files.path()))?;
         Ok(Layout { files, root })
     }
 
-    fn document(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+    fn document(&self, digest: &Digest) -> Result<Vec<u8>, ArchiveError> {
         let name = blob_name(digest);
         let bytes = self.files.read(&name)?;
         match Digest::of(&bytes) == *digest {
@@ -76,7 +76,7 @@ impl Layout {
     }
 }
 
-fn open_archive(path: &Path) -> Result<Archive, Error> {
+fn open_archive(path: &Path) -> Result<Archive, ArchiveError> {
     let archive = Archive::open(path)?;
     match archive.find("index.json") {
         Some(_) => Ok(archive),
@@ -85,7 +85,7 @@ fn open_archive(path: &Path) -> Result<Archive, Error> {
 }
 
 /// The index of the layout in the tar file `path`.
-pub(super) fn index_of_archive(path: &Path) -> Result<ImageIndex, Error> {
+pub(super) fn index_of_archive(path: &Path) -> Result<ImageIndex, ArchiveError> {
     let bytes = open_archive(path)?.read("index.json")?;
     parse_index(&bytes).map_err(|problem| problem.at(path))
 }
@@ -98,22 +98,26 @@ fn parse_index(bytes: &[u8]) -> Result<ImageIndex, ArchiveProblem> {
 }
 
 impl Source for Layout {
-    fn root(&self, _: &Store) -> Result<RawDocument, Error> {
+    fn root(&self, _: &Store) -> Result<RawDocument, SourceFailure> {
         Ok(RawDocument {
             bytes: self.document(&self.root.digest)?,
             media_type: Some(self.root.media_type.clone()),
         })
     }
 
-    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        self.document(digest)
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
+        Ok(self.document(digest)?)
     }
 
-    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
-        self.document(digest)
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
+        Ok(self.document(digest)?)
     }
 
-    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
+    fn layer(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<(u64, LayerStream<'_>), SourceFailure> {
         let stream = self.files.stream(&blob_name(&layer.digest), from)?;
         Ok((from, stream))
     }

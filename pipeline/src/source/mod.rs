@@ -3,6 +3,7 @@
 
 mod archive;
 mod docker_archive;
+mod error;
 mod layout;
 mod registry;
 
@@ -14,11 +15,11 @@ use std::sync::Arc;
 use microagent_cas::{Digest, Store};
 use oci_spec::image::ImageIndex;
 
-use crate::error::Error;
 use crate::image::manifest::LayerDescriptor;
 use crate::image::reference::Reference;
 
-pub use archive::{ArchiveError, ArchiveProblem};
+pub(crate) use error::SourceFailure;
+pub use error::{ArchiveError, ArchiveProblem};
 #[cfg(feature = "fuzzing")]
 pub(crate) use registry::fuzzing;
 pub use registry::{
@@ -40,17 +41,21 @@ pub(crate) type LayerStream<'a> = Box<dyn Read + Send + 'a>;
 pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// The index or manifest that the reference names. `store` may answer for
     /// a reference that is pinned.
-    fn root(&self, store: &Store) -> Result<RawDocument, Error>;
+    fn root(&self, store: &Store) -> Result<RawDocument, SourceFailure>;
 
     /// A manifest or index by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
-    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure>;
 
     /// A configuration by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
-    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error>;
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure>;
 
     /// A layer's bytes from `from` on, or from 0 if the source cannot begin in
     /// the middle, and which of the two.
-    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error>;
+    fn layer(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<(u64, LayerStream<'_>), SourceFailure>;
 
     /// Whether a stream that broke off may go on when asked for again.
     fn may_recover(&self) -> bool {
@@ -62,7 +67,7 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
 }
 
 /// The `index.json` of an OCI archive: which images it holds.
-pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, Error> {
+pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, ArchiveError> {
     layout::index_of_archive(path)
 }
 
@@ -70,7 +75,7 @@ pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, Error> {
 pub(crate) fn open(
     reference: &Reference,
     registries: &Registries,
-) -> Result<Arc<dyn Source>, Error> {
+) -> Result<Arc<dyn Source>, SourceFailure> {
     Ok(match reference {
         Reference::Registry(reference) => Arc::new(registry::Registry::new(reference, registries)?),
         Reference::OciLayout { path, select } => Arc::new(layout::Layout::directory(path, select)?),

@@ -46,12 +46,6 @@ pub enum LayerError {
         image: String,
         compression: &'static str,
     },
-    #[error("layer {layer} of {image} is of type {media_type}")]
-    MediaType {
-        layer: Digest,
-        image: String,
-        media_type: String,
-    },
     #[error("the layers of {image} unpack to more than {} GiB", MAX_UNPACKED >> 30)]
     Bomb { image: String },
     #[error("layer {layer} of {image} cannot be decompressed")]
@@ -74,7 +68,7 @@ impl Diagnosis for LayerError {
     fn kind(&self) -> ErrorKind {
         match self {
             LayerError::CutShort { .. } => ErrorKind::Unreachable,
-            LayerError::Compression { .. } | LayerError::MediaType { .. } => ErrorKind::Unsupported,
+            LayerError::Compression { .. } => ErrorKind::Unsupported,
             _ => ErrorKind::Corrupt,
         }
     }
@@ -84,9 +78,6 @@ impl Diagnosis for LayerError {
             LayerError::CutShort { .. } => "try again: it goes on where it was cut".into(),
             LayerError::Compression { .. } => {
                 "build the image with gzip, zstd or uncompressed layers".into()
-            }
-            LayerError::MediaType { .. } => {
-                "use an image for Linux whose layers are in the registry and not encrypted".into()
             }
             LayerError::Bomb { .. } => "do not use this image, or build a smaller one".into(),
             _ => "the image is damaged where it comes from: push or save it anew".into(),

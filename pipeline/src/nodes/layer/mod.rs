@@ -36,7 +36,7 @@ use self::unpack::Unpacking;
 use crate::engine::node::NodeSpec;
 use crate::engine::progress::{Event, Stage};
 use crate::error::Error;
-use crate::image::manifest::LayerDescriptor;
+use crate::image::manifest::{LayerDescriptor, ManifestError};
 use crate::nodes::resolve::Image;
 use crate::pipeline::Pipeline;
 use crate::tar::feed::{FeedWriter, PIECE, feed};
@@ -283,7 +283,7 @@ pub(crate) fn unpack_spec(layer: &LayerDescriptor) -> NodeSpec {
 
 fn refuse_encrypted(image: &Image, layer: &LayerDescriptor) -> Result<(), Error> {
     if layer.media_type.contains("encrypted") {
-        return Err(LayerError::MediaType {
+        return Err(ManifestError::LayerType {
             layer: layer.digest,
             image: image.reference.clone(),
             media_type: layer.media_type.clone(),

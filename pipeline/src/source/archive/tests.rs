@@ -1,4 +1,5 @@
 use super::*;
+use crate::diagnosis::{Diagnosis, ErrorKind};
 use std::io::Write;
 use std::process::Command;
 

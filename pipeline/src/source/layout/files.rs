@@ -5,9 +5,9 @@ use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::Files;
-use crate::error::Error;
 use crate::source::LayerStream;
-use crate::source::archive::{Archive, ArchiveProblem, read_small};
+use crate::source::archive::{Archive, read_small};
+use crate::source::error::{ArchiveError, ArchiveProblem};
 
 /// The directory of a layout.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(super) struct Directory {
 
 impl Directory {
     /// The layout at `path`, if it is one.
-    pub(super) fn open(path: &Path) -> Result<Directory, Error> {
+    pub(super) fn open(path: &Path) -> Result<Directory, ArchiveError> {
         if !path.exists() {
             return Err(ArchiveProblem::Absent.at(path));
         }
@@ -29,7 +29,7 @@ impl Directory {
         })
     }
 
-    fn file(&self, name: &str) -> Result<File, Error> {
+    fn file(&self, name: &str) -> Result<File, ArchiveError> {
         let path = self.path.join(name);
         File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ArchiveProblem::Missing(name.to_owned()).at(&self.path),
@@ -43,11 +43,11 @@ impl Files for Directory {
         &self.path
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
         read_small(self.file(name)?, &self.path, name)
     }
 
-    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error> {
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, ArchiveError> {
         let mut file = self.file(name)?;
         file.seek(SeekFrom::Start(from))
             .map_err(|error| ArchiveProblem::Read(error).at(&self.path))?;
@@ -60,11 +60,11 @@ impl Files for Archive {
         Archive::path(self)
     }
 
-    fn read(&self, name: &str) -> Result<Vec<u8>, Error> {
+    fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
         Archive::read(self, name)
     }
 
-    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, Error> {
+    fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, ArchiveError> {
         Ok(Box::new(Archive::stream(self, self.want(name)?, from)))
     }
 }

@@ -9,9 +9,9 @@ use super::credentials::Keyring;
 use super::error::{RegistryError, RegistryProblem};
 use super::http::Http;
 use super::registries::Registries;
-use crate::error::Error;
 use crate::image::manifest::ManifestError;
 use crate::image::reference::RegistryReference;
+use crate::source::error::SourceFailure;
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
@@ -61,8 +61,8 @@ impl Endpoints {
     pub(super) fn first<T>(
         &self,
         skip: usize,
-        ask: impl Fn(&Client) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        ask: impl Fn(&Client) -> Result<T, SourceFailure>,
+    ) -> Result<T, SourceFailure> {
         let (last, mirrors) = self.split();
         for mirror in mirrors.iter().skip(skip) {
             if mirror.out.get().is_some() {
@@ -74,7 +74,7 @@ impl Endpoints {
             }
         }
         ask(&last.client).map_err(|error| match error {
-            Error::Registry(error) => Error::Registry(RegistryError {
+            SourceFailure::Registry(error) => SourceFailure::Registry(RegistryError {
                 mirrors: mirrors.iter().filter_map(Endpoint::said).collect(),
                 ..error
             }),
@@ -90,17 +90,17 @@ impl Endpoints {
 
 impl Endpoint {
     /// Keeps in mind what a mirror said.
-    fn passed_over(&self, error: &Error) {
+    fn passed_over(&self, error: &SourceFailure) {
         let reason = match error {
-            Error::Registry(error) => error.without_image(),
-            Error::Manifest(ManifestError::WrongBytes { what, .. }) => {
+            SourceFailure::Registry(error) => error.without_image(),
+            SourceFailure::Manifest(ManifestError::WrongBytes { what, .. }) => {
                 let mirror = &self.client.image().registry;
                 format!("{mirror} has a {what} with wrong content")
             }
             error => error.to_string(),
         };
         tracing::info!(%reason, "a mirror is passed over");
-        if let Error::Registry(error) = error
+        if let SourceFailure::Registry(error) = error
             && error.problem.is_lasting()
         {
             let _ = self.out.set(reason.clone());
@@ -115,13 +115,13 @@ impl Endpoint {
 }
 
 /// Whether another server may do better.
-fn is_of_server(error: &Error) -> bool {
+fn is_of_server(error: &SourceFailure) -> bool {
     match error {
-        Error::Registry(error) => !matches!(
+        SourceFailure::Registry(error) => !matches!(
             *error.problem,
             RegistryProblem::AuthFile { .. } | RegistryProblem::ProxyVariable { .. }
         ),
-        Error::Manifest(ManifestError::WrongBytes { .. }) => true,
+        SourceFailure::Manifest(ManifestError::WrongBytes { .. }) => true,
         _ => false,
     }
 }

@@ -37,14 +37,13 @@ pub use registries::{Registries, RegistriesError, RegistriesProblem};
 
 use self::client::Client;
 use self::endpoints::Endpoints;
+use super::error::SourceFailure;
 use super::{LayerStream, RawDocument, Source};
-use crate::error::Error;
 use crate::image::manifest::{
     DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA_1, LayerDescriptor, MAX_DOCUMENT, ManifestError,
     OCI_INDEX, OCI_MANIFEST,
 };
 use crate::image::reference::RegistryReference;
-use crate::nodes::layer::LayerError;
 
 /// The kinds of manifest that are understood.
 const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
@@ -63,7 +62,7 @@ impl Registry {
     pub(super) fn new(
         image: &RegistryReference,
         registries: &Registries,
-    ) -> Result<Registry, Error> {
+    ) -> Result<Registry, SourceFailure> {
         Ok(Registry {
             image: image.clone(),
             endpoints: Endpoints::new(image, registries)?,
@@ -78,7 +77,7 @@ impl Registry {
         accept: &str,
         digest: &Digest,
         what: &'static str,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<Vec<u8>, SourceFailure> {
         self.endpoints.first(0, |client| {
             let (document, _) = document(client, path, accept)?;
             self.check(&document.bytes, digest, what)?;
@@ -86,7 +85,12 @@ impl Registry {
         })
     }
 
-    fn check(&self, bytes: &[u8], expected: &Digest, what: &'static str) -> Result<(), Error> {
+    fn check(
+        &self,
+        bytes: &[u8],
+        expected: &Digest,
+        what: &'static str,
+    ) -> Result<(), SourceFailure> {
         let actual = Digest::of(bytes);
         match actual == *expected {
             true => Ok(()),
@@ -112,7 +116,7 @@ impl Registry {
 }
 
 impl Source for Registry {
-    fn root(&self, store: &Store) -> Result<RawDocument, Error> {
+    fn root(&self, store: &Store) -> Result<RawDocument, SourceFailure> {
         let pinned = self.image.digest;
         if let Some(digest) = pinned
             && let Some(bytes) = store.read_blob(&digest, MAX_DOCUMENT)?
@@ -140,24 +144,28 @@ impl Source for Registry {
         })
     }
 
-    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+    fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
         let path = format!("manifests/{digest}");
         self.verified(&path, &ACCEPT.join(", "), digest, "manifest")
     }
 
-    fn config(&self, digest: &Digest) -> Result<Vec<u8>, Error> {
+    fn config(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure> {
         let path = format!("blobs/{digest}");
         self.verified(&path, "*/*", digest, "configuration")
     }
 
-    fn layer(&self, layer: &LayerDescriptor, from: u64) -> Result<(u64, LayerStream<'_>), Error> {
+    fn layer(
+        &self,
+        layer: &LayerDescriptor,
+        from: u64,
+    ) -> Result<(u64, LayerStream<'_>), SourceFailure> {
         let skip = self.stream_number(&layer.digest);
         let stream = self
             .endpoints
             .first(skip, |client| open_layer(client, layer, from));
         let stream = stream.map_err(|error| match error {
-            Error::Registry(error) if error.is_unknown_blob() && layer.is_foreign() => {
-                LayerError::MediaType {
+            SourceFailure::Registry(error) if error.is_unknown_blob() && layer.is_foreign() => {
+                ManifestError::LayerType {
                     layer: layer.digest,
                     image: self.image.to_string(),
                     media_type: layer.media_type.clone(),
@@ -184,7 +192,7 @@ fn document(
     client: &Client,
     path: &str,
     accept: &str,
-) -> Result<(RawDocument, Option<String>), Error> {
+) -> Result<(RawDocument, Option<String>), SourceFailure> {
     for attempt in 1..=retry::ATTEMPTS {
         let answer = client.get(path, &[("Accept", accept)])?;
         if answer.response.status() != 200 {
@@ -207,10 +215,10 @@ fn document(
 }
 
 /// Tells an unknown tag from an unknown image: registries answer both alike.
-fn without_tag(client: &Client, error: Error) -> Error {
+fn without_tag(client: &Client, error: SourceFailure) -> SourceFailure {
     let is_tag = |error: &RegistryError| matches!(*error.problem, RegistryProblem::UnknownTag);
     match error {
-        Error::Registry(error) if is_tag(&error) => {
+        SourceFailure::Registry(error) if is_tag(&error) => {
             let tags = client.get("tags/list?n=1", &[]);
             match tags.map(|answer| answer.response.status().as_u16()) {
                 Ok(404) => client.error(RegistryProblem::UnknownImage).into(),
@@ -226,7 +234,7 @@ fn open_layer<'a>(
     client: &Client,
     layer: &LayerDescriptor,
     from: u64,
-) -> Result<(u64, LayerStream<'a>), Error> {
+) -> Result<(u64, LayerStream<'a>), SourceFailure> {
     let path = format!("blobs/{}", layer.digest);
     let range = format!("bytes={from}-");
     let headers: &[(&str, &str)] = match from {
