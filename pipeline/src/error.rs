@@ -4,15 +4,17 @@
 use microagent_cas::StoreError;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::disk::mke2fs::Mke2fsError;
+use crate::disk::error::{DiskError, Mke2fsError};
 use crate::image::manifest::ManifestError;
-pub use crate::image::reference::ReferenceError;
-pub use crate::kernel::{KernelBuildError, KernelError};
-use crate::nodes::bundle::BundleError;
-use crate::nodes::image_archive::ImageArchiveError;
-pub use crate::nodes::initramfs::InitramfsError;
-use crate::nodes::layer::LayerError;
-use crate::nodes::rootfs::RootfsError;
+use crate::image::reference::ReferenceError;
+use crate::kernel::build::error::{KernelBuildError, KernelBuildFailure};
+use crate::kernel::error::{KernelError, KernelFailure};
+use crate::nodes::bundle::{BundleError, BundleFailure};
+use crate::nodes::image_archive::{ImageArchiveError, ImageArchiveFailure};
+use crate::nodes::initramfs::{InitramfsError, InitramfsFailure};
+use crate::nodes::layer::{LayerError, LayerFailure};
+use crate::nodes::resolve::ResolveFailure;
+use crate::nodes::rootfs::{RootfsError, RootfsFailure};
 use crate::source::{ArchiveError, RegistriesError, RegistryError, SourceFailure};
 use crate::tree::merge::MergeError;
 
@@ -54,8 +56,10 @@ errors! {
     Layer(LayerError),
     /// A layer cannot be added to the tree.
     Merge(MergeError),
-    /// A tree cannot become a file system.
+    /// A stored layer is damaged.
     Rootfs(RootfsError),
+    /// A tree cannot become a file system.
+    Disk(DiskError),
     /// A tar bundle cannot become a disk.
     Bundle(BundleError),
     /// The host's `mke2fs` or `debugfs` could not do its part.
@@ -86,6 +90,14 @@ macro_rules! flatten {
 
 flatten! {
     SourceFailure { Store, Registry, Archive, Manifest }
+    ResolveFailure { Store, Source, Manifest }
+    LayerFailure { Store, Source, Manifest, Layer }
+    RootfsFailure { Store, Layer, Merge, Rootfs, Disk, Mke2fs }
+    BundleFailure { Store, Bundle }
+    InitramfsFailure { Store, Initramfs }
+    KernelFailure { Store, Kernel }
+    KernelBuildFailure { Store, Tool, Kernel, Build }
+    ImageArchiveFailure { Store, Archive, Source, Resolve, Layer, ImageArchive }
 }
 
 impl Error {

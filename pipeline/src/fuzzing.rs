@@ -10,10 +10,10 @@ use std::mem::discriminant;
 use microagent_cas::Digest;
 use oci_spec::image::ImageManifest;
 
-use crate::disk::ext4::{self, Size};
+use crate::disk::error::DiskError;
+use crate::disk::{self, Size, ext4};
 use crate::image::manifest::{self, Document};
 use crate::image::reference::Reference;
-use crate::nodes::rootfs::RootfsError;
 use crate::source;
 use crate::tar::decompress;
 use crate::tar::entry::{Content, Entry, EntryKind};
@@ -66,9 +66,9 @@ pub fn layer_stack(data: &[u8]) {
     let tree = merger.finish();
     tree_is_proper(&tree);
     match ext4::plan(&tree, &Digest::of(b""), Size::Headroom(0)) {
-        Ok(planned) => assert_eq!(planned.size() % ext4::MIB, 0),
+        Ok(planned) => assert_eq!(planned.size() % disk::MIB, 0),
         // Faults of the layout, not of the tree.
-        Err(error @ RootfsError::Layout { .. }) => panic!("{error:?}"),
+        Err(error @ DiskError::Layout { .. }) => panic!("{error:?}"),
         Err(_) => {}
     }
 }

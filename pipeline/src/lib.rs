@@ -42,7 +42,8 @@ mod tree;
 
 pub use self::tar::reader::TarError;
 pub use diagnosis::{Diagnosis, ErrorKind};
-pub use disk::mke2fs::Mke2fsError;
+pub use disk::HEADROOM_MIB;
+pub use disk::error::{DiskError, Mke2fsError};
 pub use engine::NodeReport;
 pub use engine::node::{NodeOutcome, NodeSpec};
 pub use engine::progress::{Event, Progress, Silent, Stage};
@@ -51,13 +52,16 @@ pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM}
 pub use image::reference::{
     Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector,
 };
-pub use kernel::{BuiltKernel, Kernel, KernelBuild, KernelBuildError, KernelError, KernelSource};
+pub use kernel::build::error::KernelBuildError;
+pub use kernel::error::KernelError;
+pub use kernel::{Kernel, KernelSource};
 pub use nodes::bundle::{Bundle, BundleError, BundleOptions};
 pub use nodes::image_archive::ImageArchiveError;
 pub use nodes::initramfs::{Initramfs, InitramfsError};
+pub use nodes::kernel::build::{BuiltKernel, KernelBuild};
 pub use nodes::layer::LayerError;
 pub use nodes::resolve::Image;
-pub use nodes::rootfs::{HEADROOM_MIB, Rootfs, RootfsError, RootfsOptions};
+pub use nodes::rootfs::{Rootfs, RootfsError, RootfsOptions};
 pub use pipeline::Pipeline;
 pub use report::drift::{Drift, DriftReport, DriftState};
 pub use report::explain::Step;

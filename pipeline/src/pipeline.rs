@@ -1,25 +1,36 @@
-//! The handle that every node is computed through: a store, a listener, and
-//! the list of what was asked for.
+//! The public handle of the crate: an engine, and the configuration of
+//! registries. Every method delegates to the module that implements it.
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
-use microagent_cas::{Store, StoreError};
+use microagent_cas::{Digest, Store};
 
-use crate::engine::node::{NodeOutcome, NodeSpec, Outputs};
-use crate::engine::progress::{Event, Progress};
+use crate::engine::progress::Progress;
 use crate::engine::{Engine, NodeReport};
 use crate::error::Error;
+use crate::image::reference::Reference;
+use crate::kernel::{self, Kernel, KernelSource};
+use crate::nodes::bundle::{self, Bundle, BundleOptions};
+use crate::nodes::image_archive;
+use crate::nodes::initramfs::{self, Initramfs};
+use crate::nodes::kernel::build::{self, BuiltKernel, KernelBuild};
+use crate::nodes::resolve::{self, Image};
+use crate::nodes::rootfs::{self, Rootfs, RootfsOptions};
+use crate::report::drift::{self, DriftReport};
+use crate::report::explain::{self, Step};
 use crate::source::Registries;
 
-/// The build pipeline. A clone is the same pipeline.
+/// The build pipeline. A clone shares its store, progress listener and reports.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
-    pub(crate) engine: Engine,
+    engine: Engine,
     registries: Registries,
 }
 
 impl Pipeline {
-    /// A pipeline that keeps everything in `store` and tells `progress`.
+    /// A pipeline that keeps everything in `store` and reports to `progress`.
     pub fn new(store: Store, progress: Arc<dyn Progress>) -> Pipeline {
         Pipeline {
             engine: Engine::new(store, progress),
@@ -27,16 +38,11 @@ impl Pipeline {
         }
     }
 
-    /// The same with what is known of registries: their mirrors, and which of
-    /// them are insecure.
+    /// The same pipeline with a configuration of registries: mirrors, and which
+    /// registries are insecure.
     #[must_use]
     pub fn with_registries(self, registries: Registries) -> Pipeline {
         Pipeline { registries, ..self }
-    }
-
-    /// What is known of registries.
-    pub(crate) fn registries(&self) -> &Registries {
-        &self.registries
     }
 
     /// The store.
@@ -44,37 +50,147 @@ impl Pipeline {
         self.engine.store()
     }
 
-    /// The nodes asked for so far, in the order in which they were answered.
+    /// The nodes requested so far, in the order in which the requests finished.
     pub fn reports(&self) -> Vec<NodeReport> {
         self.engine.reports()
     }
 
-    pub(crate) fn node(
-        &self,
-        spec: NodeSpec,
-        compute: impl FnOnce() -> Result<Outputs, Error>,
-    ) -> Result<NodeOutcome, Error> {
-        self.engine.node(spec, compute)
+    /// Resolves `reference` for this platform.
+    ///
+    /// # Errors
+    /// Those of the source ([`crate::RegistryError`], [`crate::ArchiveError`])
+    /// and [`crate::ManifestError`].
+    pub fn resolve(&self, reference: &Reference) -> Result<Image, Error> {
+        Ok(resolve::resolve(&self.engine, &self.registries, reference)?)
     }
 
-    pub(crate) fn observe(
-        &self,
-        spec: NodeSpec,
-        compute: impl FnOnce() -> Result<Outputs, Error>,
-    ) -> Result<NodeOutcome, Error> {
-        self.engine.observe(spec, compute)
+    /// The digest that `reference` named when it was last resolved; `None` if
+    /// it never was.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recorded_root(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+        Ok(resolve::recorded_root(self.store(), reference)?)
     }
 
-    pub(crate) fn observe_quietly(
-        &self,
-        spec: NodeSpec,
-        outputs: Outputs,
-    ) -> Result<microagent_cas::NodeRecord, StoreError> {
-        self.engine.observe_quietly(spec, outputs)
+    /// The image that `reference` named when it was last resolved, from the
+    /// store alone; `None` if it never was, or if its documents have been
+    /// removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recorded_image(&self, reference: &Reference) -> Result<Option<Image>, Error> {
+        Ok(resolve::recorded_image(self.store(), reference)?)
     }
 
-    /// Tells the listener.
-    pub(crate) fn tell(&self, event: Event) {
-        self.engine.emit(event);
+    /// Builds the root file system of an image, or finds it in the store. A
+    /// root file system in the store needs no layer; otherwise missing layers
+    /// are fetched and unpacked.
+    ///
+    /// # Errors
+    /// Those of fetching, unpacking and merging, and [`crate::DiskError`].
+    pub fn rootfs(&self, image: &Image, options: &RootfsOptions) -> Result<Rootfs, Error> {
+        Ok(rootfs::rootfs(&self.engine, image, options)?)
+    }
+
+    /// Builds the disk of a tar, or finds it in the store.
+    ///
+    /// # Errors
+    /// [`crate::BundleError`], and those of the store.
+    pub fn bundle(&self, options: &BundleOptions) -> Result<Bundle, Error> {
+        Ok(bundle::bundle(&self.engine, options)?)
+    }
+
+    /// Puts a kernel into the store, or finds it there.
+    ///
+    /// # Errors
+    /// [`crate::KernelError`] when the file is not a kernel, a package is not
+    /// usable, or the package client or the server fails; and those of the
+    /// store.
+    pub fn kernel(&self, source: &KernelSource) -> Result<Kernel, Error> {
+        Ok(crate::nodes::kernel::kernel(&self.engine, source)?)
+    }
+
+    /// Builds the guest kernel from source, or finds it in the store.
+    ///
+    /// # Errors
+    /// [`crate::KernelBuildError`] when a program is missing, the source or the
+    /// fragment is not usable, or the build fails; [`crate::KernelError`] when
+    /// the distribution's package cannot be fetched; and those of the store.
+    pub fn build_kernel(&self, build: &KernelBuild) -> Result<BuiltKernel, Error> {
+        Ok(build::build_kernel(&self.engine, build)?)
+    }
+
+    /// Makes a kernel of the store the default.
+    ///
+    /// # Errors
+    /// When one of its blobs is missing or the record cannot be written.
+    pub fn set_default_kernel(&self, kernel: &Kernel) -> Result<(), Error> {
+        Ok(kernel::default::set(self.store(), kernel)?)
+    }
+
+    /// The default kernel; `None` if none is set or its blobs are damaged.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn default_kernel(&self) -> Result<Option<Kernel>, Error> {
+        Ok(kernel::default::get(self.store())?)
+    }
+
+    /// Packs the agent at `agent` and the kernel's modules into an initramfs,
+    /// or finds it in the store.
+    ///
+    /// # Errors
+    /// [`crate::InitramfsError`] when the agent is not a static x86-64
+    /// executable or the modules are damaged, and those of the store.
+    pub fn initramfs(&self, agent: &Path, kernel: &Kernel) -> Result<Initramfs, Error> {
+        Ok(initramfs::initramfs(&self.engine, agent, kernel)?)
+    }
+
+    /// Writes the image that `reference` named when it was last resolved to
+    /// `output`, as an OCI archive. Missing layers are fetched again. `path` is
+    /// used in error messages.
+    ///
+    /// # Errors
+    /// [`crate::ImageArchiveError`], and those of fetching.
+    pub fn export_image(
+        &self,
+        reference: &Reference,
+        output: &File,
+        path: &Path,
+    ) -> Result<Image, Error> {
+        let (engine, registries) = (&self.engine, &self.registries);
+        Ok(image_archive::export(
+            engine, registries, reference, output, path,
+        )?)
+    }
+
+    /// Imports every named image of an OCI archive, as if it had been pulled
+    /// under its name. Returns the resolved images.
+    ///
+    /// # Errors
+    /// [`crate::ImageArchiveError`], and those of reading and unpacking the
+    /// archive.
+    pub fn import_images(&self, path: &Path) -> Result<Vec<Image>, Error> {
+        Ok(image_archive::import(&self.engine, &self.registries, path)?)
+    }
+
+    /// Compares the recorded digests of these references, or of every resolved
+    /// reference and every local input file, with the current ones.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A source that cannot be asked is part of
+    /// the report.
+    pub fn drift(&self, only: &[Reference]) -> Result<DriftReport, Error> {
+        Ok(drift::drift(self.store(), &self.registries, only)?)
+    }
+
+    /// The nodes behind a reference as it was last resolved; `None` if it never
+    /// was. Nothing is fetched or computed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn explain(&self, reference: &Reference) -> Result<Option<(Image, Step)>, Error> {
+        Ok(explain::explain(self.store(), reference)?)
     }
 }

@@ -22,11 +22,8 @@ use std::process::Command;
 
 use microagent_cas::{Digest, Output, ScratchDir, Store, StoreError};
 
-use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::disk::ext4::{self, Size};
-use crate::error::Error;
-use crate::nodes::layer::Unpacked;
-use crate::nodes::rootfs::RootfsError;
+use super::error::{DiskError, Mke2fsError, Mke2fsFailure};
+use super::{Size, ext4};
 use crate::tar::entry::{Attributes, Content, Device, display_name};
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
 
@@ -52,51 +49,10 @@ pub(crate) struct Mke2fs {
     digests: [Digest; 2],
 }
 
-/// Why the host's programs could not make a file system.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
-pub enum Mke2fsError {
-    #[error("{} cannot be used", path.display())]
-    Program {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{} failed: {said}", path.display())]
-    Failed { path: PathBuf, said: String },
-    #[error("the name {path:?} cannot be given to debugfs")]
-    Name { path: String },
-}
-
-impl Diagnosis for Mke2fsError {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Mke2fsError::Program { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::PermissionDenied => ErrorKind::Permission,
-                _ => ErrorKind::Host,
-            },
-            Mke2fsError::Failed { .. } => ErrorKind::Host,
-            Mke2fsError::Name { .. } => ErrorKind::Unsupported,
-        }
-    }
-
-    fn remediation(&self) -> Option<String> {
-        Some(match self {
-            Mke2fsError::Program { .. } => {
-                "install e2fsprogs (mke2fs and debugfs in one directory), or leave --mke2fs out"
-                    .into()
-            }
-            _ => "leave --mke2fs out; our own writer does without it".into(),
-        })
-    }
-}
-
 impl Mke2fs {
     /// The `mke2fs` at `path`, and `debugfs` beside it.
-    pub(crate) fn find(store: &Store, path: &Path) -> Result<Mke2fs, Error> {
-        let digest = |path: &Path| -> Result<Digest, Error> {
+    pub(crate) fn find(store: &Store, path: &Path) -> Result<Mke2fs, Mke2fsFailure> {
+        let digest = |path: &Path| -> Result<Digest, Mke2fsFailure> {
             std::fs::metadata(path).map_err(|source| Mke2fsError::Program {
                 path: path.to_owned(),
                 source,
@@ -127,11 +83,10 @@ impl Mke2fs {
         &self,
         store: &Store,
         tree: &Tree,
-        layers: &[Unpacked],
         tars: &[File],
         seed: &Digest,
         size: Size,
-    ) -> Result<Output, Error> {
+    ) -> Result<Output, Mke2fsFailure> {
         // Our own layout tells the size, and whether the content fits it.
         let (size, inodes) = ext4::measure(tree, seed, size)?;
         let directory = store.scratch_dir()?;
@@ -140,7 +95,6 @@ impl Mke2fs {
         let mut fill = Fill {
             tool: self,
             tree,
-            layers,
             tars,
             directory: &directory,
             image: &image,
@@ -154,7 +108,13 @@ impl Mke2fs {
         keep(store, &image)
     }
 
-    fn format(&self, image: &Path, size: u64, inodes: u32, seed: &Digest) -> Result<(), Error> {
+    fn format(
+        &self,
+        image: &Path,
+        size: u64,
+        inodes: u32,
+        seed: &Digest,
+    ) -> Result<(), Mke2fsFailure> {
         let file = File::create(image).map_err(|error| StoreError::io("create", image, error))?;
         file.set_len(size)
             .map_err(|error| StoreError::io("extend", image, error))?;
@@ -191,7 +151,6 @@ impl Mke2fs {
 struct Fill<'a> {
     tool: &'a Mke2fs,
     tree: &'a Tree,
-    layers: &'a [Unpacked],
     tars: &'a [File],
     directory: &'a ScratchDir,
     image: &'a Path,
@@ -204,7 +163,7 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    fn all(&mut self) -> Result<(), Error> {
+    fn all(&mut self) -> Result<(), Mke2fsFailure> {
         let tree = self.tree;
         let mut first_names: Vec<Option<Vec<u8>>> = vec![None; tree.capacity()];
         let mut pending: Vec<(InodeId, Vec<u8>)> = vec![(ROOT, b"/".to_vec())];
@@ -219,7 +178,7 @@ impl Fill<'_> {
                 if below == b"/lost+found" {
                     match &tree.inode(edge.inode).kind {
                         InodeKind::Directory(names) if names.is_empty() => continue,
-                        _ => return Err(RootfsError::LostFound.into()),
+                        _ => return Err(DiskError::LostFound.into()),
                     }
                 }
                 let inode = tree.inode(edge.inode);
@@ -268,7 +227,7 @@ impl Fill<'_> {
     }
 
     /// Makes a file of the current directory.
-    fn make(&mut self, name: &[u8], path: &[u8], inode: &Inode) -> Result<(), Error> {
+    fn make(&mut self, name: &[u8], path: &[u8], inode: &Inode) -> Result<(), Mke2fsFailure> {
         let (kind, device): (&[u8], _) = match &inode.kind {
             InodeKind::Directory(_) => return self.line(path, &[b"mkdir", name]),
             InodeKind::Symlink { target } => return self.line(path, &[b"symlink", name, target]),
@@ -298,10 +257,8 @@ impl Fill<'_> {
     }
 
     /// Copies a file's content out of its layer's tar.
-    fn copy(&self, layer: usize, content: &Content, file: &File) -> Result<(), Error> {
-        let damaged = || RootfsError::Tar {
-            layer: self.layers.get(layer).map_or(Digest::of(b""), |l| l.layer),
-        };
+    fn copy(&self, layer: usize, content: &Content, file: &File) -> Result<(), Mke2fsFailure> {
+        let damaged = || Mke2fsFailure::Layer(layer);
         let tar = self.tars.get(layer).ok_or_else(damaged)?;
         let failed = |error| self.scratch_failed(error);
         file.set_len(content.size).map_err(failed)?;
@@ -323,7 +280,7 @@ impl Fill<'_> {
         Ok(())
     }
 
-    fn set_fields(&mut self, path: &[u8], inode: &Inode) -> Result<(), Error> {
+    fn set_fields(&mut self, path: &[u8], inode: &Inode) -> Result<(), Mke2fsFailure> {
         let Attributes { uid, gid, mode, .. } = inode.attributes;
         let kind = match inode.kind {
             InodeKind::Directory(_) => 0o040000,
@@ -347,7 +304,7 @@ impl Fill<'_> {
         Ok(())
     }
 
-    fn set_xattrs(&mut self, path: &[u8], inode: &Inode) -> Result<(), Error> {
+    fn set_xattrs(&mut self, path: &[u8], inode: &Inode) -> Result<(), Mke2fsFailure> {
         for xattr in &inode.attributes.xattrs {
             let (mut file, number) = self.file()?;
             let written = file.write_all(&xattr.value);
@@ -361,7 +318,7 @@ impl Fill<'_> {
     }
 
     /// A new numbered file, and its name as debugfs is told.
-    fn file(&mut self) -> Result<(File, String), Error> {
+    fn file(&mut self) -> Result<(File, String), Mke2fsFailure> {
         let number = self.files.to_string();
         self.files += 1;
         let path = self.directory.path().join(&number);
@@ -369,12 +326,12 @@ impl Fill<'_> {
         Ok((file, number))
     }
 
-    fn scratch_failed(&self, error: io::Error) -> Error {
+    fn scratch_failed(&self, error: io::Error) -> Mke2fsFailure {
         StoreError::io("write to", self.directory.path(), error).into()
     }
 
     /// Adds a command: words, each in quotes, `"` doubled (`ss_parse` of e2fsprogs).
-    fn line(&mut self, path: &[u8], words: &[&[u8]]) -> Result<(), Error> {
+    fn line(&mut self, path: &[u8], words: &[&[u8]]) -> Result<(), Mke2fsFailure> {
         let begin = self.script.len();
         for word in words {
             if word.contains(&b'\n') || word.contains(&b'\r') {
@@ -397,7 +354,7 @@ impl Fill<'_> {
     }
 
     /// Runs the commands so far and removes their files.
-    fn flush(&mut self) -> Result<(), Error> {
+    fn flush(&mut self) -> Result<(), Mke2fsFailure> {
         let script = self.directory.path().join("script");
         std::fs::write(&script, &self.script).map_err(|e| StoreError::io("write", &script, e))?;
         let output = command(&self.tool.debugfs)
@@ -431,12 +388,12 @@ fn command(program: &Path) -> Command {
     command
 }
 
-fn program_failed(path: &Path, source: io::Error) -> Error {
+fn program_failed(path: &Path, source: io::Error) -> Mke2fsFailure {
     let path = path.to_owned();
     Mke2fsError::Program { path, source }.into()
 }
 
-fn failed(path: &Path, said: &[u8]) -> Error {
+fn failed(path: &Path, said: &[u8]) -> Mke2fsFailure {
     let said = String::from_utf8_lossy(said);
     let lines: Vec<&str> = said
         .lines()
@@ -450,13 +407,13 @@ fn failed(path: &Path, said: &[u8]) -> Error {
     .into()
 }
 
-fn bad_name(path: &[u8]) -> Error {
+fn bad_name(path: &[u8]) -> Mke2fsFailure {
     let path = display_name(path);
     Mke2fsError::Name { path }.into()
 }
 
 /// Copies the finished image into the store; what is zero stays a hole.
-fn keep(store: &Store, image: &Path) -> Result<Output, Error> {
+fn keep(store: &Store, image: &Path) -> Result<Output, Mke2fsFailure> {
     let read_failed = |error| StoreError::io("read", image, error);
     let file = File::open(image).map_err(read_failed)?;
     let size = file.metadata().map_err(read_failed)?.len();

@@ -1,18 +1,20 @@
-//! What the pipeline tells while it works. It never prints: whoever builds a
-//! [`crate::Pipeline`] decides what a person sees.
+//! Progress events. The pipeline never prints; the caller's [`Progress`]
+//! decides what to show.
 
-/// Receives what happens, from any thread, in the order it happens there.
+use microagent_cas::Digest;
+
+/// Receives progress events from any thread; those of one thread arrive in order.
 pub trait Progress: Send + Sync {
-    /// Something happened. Must return quickly; the work waits for it.
+    /// Handles an event. Must return quickly: the work waits for it.
     fn event(&self, event: Event);
 }
 
-/// A kind of work, named for people.
+/// A kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Asking what a reference means.
+    /// Resolving a reference.
     Resolve,
-    /// Bringing a layer here.
+    /// Fetching a layer.
     Fetch,
     /// Decompressing and indexing a layer.
     Unpack,
@@ -20,11 +22,11 @@ pub enum Stage {
     Rootfs,
     /// Making a disk from a tar bundle.
     Bundle,
-    /// Getting a guest kernel.
+    /// Fetching or building a guest kernel.
     Kernel,
     /// Packing the initramfs.
     Initramfs,
-    /// Reading the store again.
+    /// Verifying the store.
     Verify,
     /// Writing an image to an archive.
     Export,
@@ -47,43 +49,48 @@ impl Stage {
     }
 }
 
-/// Something that happened. A piece of work is told apart by stage and detail.
+/// A progress event. Stage and detail together identify a piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Work began.
+    /// The work started.
     StageStarted {
-        /// Which kind.
+        /// The kind of work.
         stage: Stage,
-        /// On what: a short digest, a file, a package.
+        /// Its object: a short digest, a file, a package.
         detail: String,
-        /// How many bytes it is, where that is known.
+        /// The total size in bytes, if it is known.
         total_bytes: Option<u64>,
     },
-    /// Work went on.
+    /// The work advanced.
     Advanced {
-        /// Which kind.
+        /// The kind of work.
         stage: Stage,
-        /// On what.
+        /// Its object.
         detail: String,
         /// Bytes since the last such event.
         bytes: u64,
     },
-    /// Work ended well. After a failure nothing more comes for the stage.
+    /// The work succeeded. Work that fails has no final event.
     StageDone {
-        /// Which kind.
+        /// The kind of work.
         stage: Stage,
-        /// On what.
+        /// Its object.
         detail: String,
     },
-    /// Something worth a line of its own.
+    /// A message for the user.
     Notice(String),
 }
 
-/// Says nothing to anybody.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
 impl Progress for Silent {
     fn event(&self, _: Event) {}
+}
+
+/// The short form of a digest for messages: its first twelve hexadecimal digits.
+pub(crate) fn short(digest: &Digest) -> String {
+    digest.hex().chars().take(12).collect()
 }

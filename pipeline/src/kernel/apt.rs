@@ -10,10 +10,9 @@ use std::path::Path;
 
 use microagent_cas::{Digest, ScratchDir, Store};
 
-use super::error::KernelError;
+use super::error::{KernelError, KernelFailure};
 use super::package::Package;
 use super::tool::Tool;
-use crate::error::Error;
 
 /// Packages that stand for the newest kernel for virtual machines: Debian's, then Ubuntu's.
 const META_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual"];
@@ -52,7 +51,7 @@ impl Apt {
 
     /// apt with the host's sources and keys, but with package lists of its own, fetched now; and
     /// the kernel packages in them.
-    pub(crate) fn private(store: &Store) -> Result<(Apt, Vec<Candidate>), Error> {
+    pub(crate) fn private(store: &Store) -> Result<(Apt, Vec<Candidate>), KernelFailure> {
         let apt = Apt::unfilled(store)?;
         // One broken source, or a hook of the host's that needs root, fails the whole update after
         // the lists have come. What counts is whether the kernel is in them.
@@ -64,7 +63,7 @@ impl Apt {
     }
 
     /// apt with the host's sources and keys, and lists of its own that are as new as could be had.
-    pub(crate) fn updated(store: &Store) -> Result<Apt, Error> {
+    pub(crate) fn updated(store: &Store) -> Result<Apt, KernelFailure> {
         let apt = Apt::unfilled(store)?;
         if let Err(error) = apt.tool("apt-get", &["update"]).output() {
             tracing::debug!(%error, "not all package lists could be fetched");
@@ -73,7 +72,7 @@ impl Apt {
     }
 
     /// apt with the host's sources and keys, and no lists yet.
-    fn unfilled(store: &Store) -> Result<Apt, Error> {
+    fn unfilled(store: &Store) -> Result<Apt, KernelFailure> {
         let dir = store.scratch_dir()?;
         for name in ["state/lists/partial", "cache/archives/partial"] {
             let path = dir.path().join(name);
@@ -169,7 +168,11 @@ impl Apt {
     }
 
     /// Downloads a package into `dir`; apt checks it against the signed list.
-    pub(crate) fn download(&self, package: &Candidate, dir: &Path) -> Result<Package, Error> {
+    pub(crate) fn download(
+        &self,
+        package: &Candidate,
+        dir: &Path,
+    ) -> Result<Package, KernelFailure> {
         let name = format!("{}={}", package.name, package.version);
         let before = entries(dir)?;
         self.tool("apt-get", &["download", &name])
@@ -201,7 +204,7 @@ impl Apt {
     }
 }
 
-fn entries(dir: &Path) -> Result<BTreeSet<std::path::PathBuf>, Error> {
+fn entries(dir: &Path) -> Result<BTreeSet<std::path::PathBuf>, KernelFailure> {
     let listed = fs::read_dir(dir).and_then(|entries| {
         entries
             .map(|entry| entry.map(|entry| entry.path()))

@@ -1,12 +1,10 @@
 //! The default kernel: what `run` boots without `--kernel`. A root of the store, so garbage
 //! collection keeps it.
 
-use microagent_cas::{Output, StoreError};
+use microagent_cas::{Output, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::Kernel;
-use crate::error::Error;
-use crate::pipeline::Pipeline;
 
 /// The root's name.
 const ROOT: &str = "default-kernel";
@@ -21,63 +19,59 @@ struct Value {
     modules_size: Option<u64>,
 }
 
-impl Pipeline {
-    /// Makes a kernel of this store the default.
-    ///
-    /// # Errors
-    /// [`Error::Store`] when one of its blobs is missing or the root cannot be written.
-    pub fn set_default_kernel(&self, kernel: &Kernel) -> Result<(), Error> {
-        let size = |digest| {
-            let missing = || StoreError::Corrupt {
-                path: self.store().blob_path(digest),
-                why: "it is missing".to_owned(),
-            };
-            self.store().blob_size(digest)?.ok_or_else(missing)
+/// Makes a kernel of this store the default.
+///
+/// # Errors
+/// When one of its blobs is missing or the root cannot be written.
+pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
+    let size = |digest| {
+        let missing = || StoreError::Corrupt {
+            path: store.blob_path(digest),
+            why: "it is missing".to_owned(),
         };
-        let value = Value {
-            kernel: kernel.clone(),
-            kernel_size: size(&kernel.digest)?,
-            modules_size: kernel.modules.as_ref().map(size).transpose()?,
-        };
-        let blobs = [kernel.digest]
-            .into_iter()
-            .chain(kernel.modules)
-            .map(Output::Blob)
-            .collect();
-        Ok(self
-            .store()
-            .set_root(ROOT, blobs, serde_json::json!(value))?)
-    }
+        store.blob_size(digest)?.ok_or_else(missing)
+    };
+    let value = Value {
+        kernel: kernel.clone(),
+        kernel_size: size(&kernel.digest)?,
+        modules_size: kernel.modules.as_ref().map(size).transpose()?,
+    };
+    let blobs = [kernel.digest]
+        .into_iter()
+        .chain(kernel.modules)
+        .map(Output::Blob)
+        .collect();
+    store.set_root(ROOT, blobs, serde_json::json!(value))
+}
 
-    /// The default kernel, if one is set and whole. Otherwise `None`: install one.
-    ///
-    /// # Errors
-    /// When the file system does not answer.
-    pub fn default_kernel(&self) -> Result<Option<Kernel>, Error> {
-        let root = match self.store().get_root(ROOT) {
-            Ok(Some(root)) => root,
-            Ok(None) => return Ok(None),
-            Err(error @ StoreError::Corrupt { .. }) => {
-                tracing::warn!(%error, "the default kernel is forgotten");
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let Ok(mut value) = serde_json::from_value::<Value>(root.value) else {
-            tracing::warn!("the default kernel's record cannot be understood");
+/// The default kernel, if one is set and whole. Otherwise `None`: install one.
+///
+/// # Errors
+/// When the file system does not answer.
+pub(crate) fn get(store: &Store) -> Result<Option<Kernel>, StoreError> {
+    let root = match store.get_root(ROOT) {
+        Ok(Some(root)) => root,
+        Ok(None) => return Ok(None),
+        Err(error @ StoreError::Corrupt { .. }) => {
+            tracing::warn!(%error, "the default kernel is forgotten");
             return Ok(None);
-        };
-        value.kernel.path = self.store().blob_path(&value.kernel.digest);
-        let size = |digest| self.store().blob_size(digest);
-        let whole = size(&value.kernel.digest)? == Some(value.kernel_size)
-            && value
-                .kernel
-                .modules
-                .as_ref()
-                .map(size)
-                .transpose()?
-                .flatten()
-                == value.modules_size;
-        Ok(whole.then_some(value.kernel))
-    }
+        }
+        Err(error) => return Err(error),
+    };
+    let Ok(mut value) = serde_json::from_value::<Value>(root.value) else {
+        tracing::warn!("the default kernel's record cannot be understood");
+        return Ok(None);
+    };
+    value.kernel.path = store.blob_path(&value.kernel.digest);
+    let size = |digest| store.blob_size(digest);
+    let whole = size(&value.kernel.digest)? == Some(value.kernel_size)
+        && value
+            .kernel
+            .modules
+            .as_ref()
+            .map(size)
+            .transpose()?
+            .flatten()
+            == value.modules_size;
+    Ok(whole.then_some(value.kernel))
 }

@@ -7,10 +7,9 @@ use std::time::Duration;
 use microagent_cas::{Digest, Hasher, Scratch, StoreError};
 
 use super::MAX_KERNEL;
-use super::error::KernelError;
+use super::error::{KernelError, KernelFailure};
+use crate::engine::Engine;
 use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
-use crate::pipeline::Pipeline;
 
 /// How long connecting may take, and how long no byte may come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -18,89 +17,91 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the whole transfer may take.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
-impl Pipeline {
-    /// Fetches `url` into a nameless file.
-    pub(super) fn download_kernel(&self, url: &str, expected: &Digest) -> Result<Scratch, Error> {
-        let scratch = self.store().scratch()?;
-        let transfer = |detail: String| KernelError::Transfer {
+/// Downloads `url` into a scratch file and checks its digest.
+pub(crate) fn download(
+    engine: &Engine,
+    url: &str,
+    expected: &Digest,
+) -> Result<Scratch, KernelFailure> {
+    let scratch = engine.store().scratch()?;
+    let transfer = |detail: String| KernelError::Transfer {
+        url: url.to_owned(),
+        detail,
+    };
+    let mut response = agent().get(url).call().map_err(|error| match error {
+        ureq::Error::StatusCode(status) => KernelError::Refused {
             url: url.to_owned(),
-            detail,
-        };
-        let mut response = agent().get(url).call().map_err(|error| match error {
-            ureq::Error::StatusCode(status) => KernelError::Refused {
-                url: url.to_owned(),
-                status,
-            },
-            ureq::Error::BadUri(_) => KernelError::BadUrl {
-                url: url.to_owned(),
-            },
-            other => transfer(other.to_string()),
-        })?;
-        let total = response.body().content_length();
-        let too_large = || KernelError::TooLarge {
-            name: url.to_owned(),
-            limit: MAX_KERNEL,
-        };
-        if total.is_some_and(|total| total > MAX_KERNEL) {
+            status,
+        },
+        ureq::Error::BadUri(_) => KernelError::BadUrl {
+            url: url.to_owned(),
+        },
+        other => transfer(other.to_string()),
+    })?;
+    let total = response.body().content_length();
+    let too_large = || KernelError::TooLarge {
+        name: url.to_owned(),
+        limit: MAX_KERNEL,
+    };
+    if total.is_some_and(|total| total > MAX_KERNEL) {
+        return Err(too_large().into());
+    }
+    let detail = url.to_owned();
+    engine.emit(Event::StageStarted {
+        stage: Stage::Kernel,
+        detail: detail.clone(),
+        total_bytes: total,
+    });
+    let mut body = response.body_mut().as_reader();
+    let mut hasher = Hasher::new();
+    let mut buffer = vec![0; 64 << 10];
+    let mut size = 0;
+    loop {
+        let count = body
+            .read(&mut buffer)
+            .map_err(|error| transfer(error.to_string()))?;
+        if count == 0 {
+            break;
+        }
+        let chunk = &buffer[..count];
+        let written = scratch.file().write_all_at(chunk, size);
+        written.map_err(|error| StoreError::io("write to", scratch.path(), error))?;
+        hasher.update(chunk);
+        size += count as u64;
+        if size > MAX_KERNEL {
             return Err(too_large().into());
         }
-        let detail = url.to_owned();
-        self.tell(Event::StageStarted {
-            stage: Stage::Kernel,
-            detail: detail.clone(),
-            total_bytes: total,
-        });
-        let mut body = response.body_mut().as_reader();
-        let mut hasher = Hasher::new();
-        let mut buffer = vec![0; 64 << 10];
-        let mut size = 0;
-        loop {
-            let count = body
-                .read(&mut buffer)
-                .map_err(|error| transfer(error.to_string()))?;
-            if count == 0 {
-                break;
-            }
-            let chunk = &buffer[..count];
-            let written = scratch.file().write_all_at(chunk, size);
-            written.map_err(|error| StoreError::io("write to", scratch.path(), error))?;
-            hasher.update(chunk);
-            size += count as u64;
-            if size > MAX_KERNEL {
-                return Err(too_large().into());
-            }
-            let detail = detail.clone();
-            self.tell(Event::Advanced {
-                stage: Stage::Kernel,
-                detail,
-                bytes: count as u64,
-            });
-        }
-        if let Some(total) = total
-            && total != size
-        {
-            return Err(transfer(format!("it ended after {size} of {total} bytes")).into());
-        }
-        let actual = hasher.finish();
-        if actual != *expected {
-            let name = url.to_owned();
-            return Err(KernelError::WrongDigest {
-                name,
-                expected: *expected,
-                actual,
-            }
-            .into());
-        }
-        self.tell(Event::StageDone {
+        let detail = detail.clone();
+        engine.emit(Event::Advanced {
             stage: Stage::Kernel,
             detail,
+            bytes: count as u64,
         });
-        Ok(scratch)
     }
+    if let Some(total) = total
+        && total != size
+    {
+        return Err(transfer(format!("it ended after {size} of {total} bytes")).into());
+    }
+    let actual = hasher.finish();
+    if actual != *expected {
+        let name = url.to_owned();
+        return Err(KernelError::WrongDigest {
+            name,
+            expected: *expected,
+            actual,
+        }
+        .into());
+    }
+    engine.emit(Event::StageDone {
+        stage: Stage::Kernel,
+        detail,
+    });
+    Ok(scratch)
 }
 
 /// Whether an address is one that is fetched from at all.
-pub(super) fn check_url(url: &str) -> Result<(), KernelError> {
+pub(crate) fn check_url(url: &str) -> Result<(), KernelError> {
     let lower = url.to_ascii_lowercase();
     let rest = lower
         .strip_prefix("https://")

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use microagent_cas::StoreError;
+
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// Where a kernel without a package client comes from.
@@ -165,4 +167,12 @@ impl Diagnosis for KernelError {
             _ => return None,
         })
     }
+}
+
+/// Why a kernel could not be put into the store.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum KernelFailure {
+    Store(#[from] StoreError),
+    Kernel(#[from] KernelError),
 }

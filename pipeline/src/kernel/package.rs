@@ -12,10 +12,9 @@ use std::os::unix::fs::FileExt;
 
 use microagent_cas::{Digest, Scratch, Store, StoreError};
 
-use super::error::KernelError;
+use super::error::{KernelError, KernelFailure};
 use super::module::{self, SelectError};
 use super::tool::Tool;
-use crate::error::Error;
 
 /// The largest part of a package that is taken out, in bytes: a kernel, or one module.
 const MAX_PART: u64 = 256 << 20;
@@ -66,7 +65,7 @@ pub(crate) fn is_package(head: &[u8]) -> bool {
 
 impl Unpacked {
     /// Takes the packages apart.
-    pub(crate) fn read(store: &Store, packages: Vec<Package>) -> Result<Unpacked, Error> {
+    pub(crate) fn read(store: &Store, packages: Vec<Package>) -> Result<Unpacked, KernelFailure> {
         let names: Vec<_> = packages
             .iter()
             .map(|package| package.name.as_str())
@@ -85,7 +84,7 @@ impl Unpacked {
         Ok(unpacked)
     }
 
-    fn add(&mut self, mut package: Package) -> Result<(), Error> {
+    fn add(&mut self, mut package: Package) -> Result<(), KernelFailure> {
         let rewound = package
             .file
             .seek(SeekFrom::Start(0))
@@ -184,7 +183,7 @@ impl Unpacked {
     }
 
     /// The kernel image: its path in the package, its size in bytes, and the bytes.
-    pub(crate) fn kernel(&self) -> Result<(String, u64, impl Read + '_), Error> {
+    pub(crate) fn kernel(&self) -> Result<(String, u64, impl Read + '_), KernelFailure> {
         let [part] = self.kernels.as_slice() else {
             let why = match self.kernels.len() {
                 0 => "it holds no boot/vmlinuz-*".to_owned(),
@@ -200,14 +199,14 @@ impl Unpacked {
 
     /// Puts the modules that a microVM needs into the store: a tar of `<name>.ko` files in load
     /// order. `None` when everything is built in.
-    pub(crate) fn store_modules(&self, store: &Store) -> Result<Option<Digest>, Error> {
+    pub(crate) fn store_modules(&self, store: &Store) -> Result<Option<Digest>, KernelFailure> {
         let mut files = BTreeMap::new();
         let order = module::select(&self.modules, &self.builtin, |name, part| {
             let bytes = self.module(part)?;
             let depends = module::dependencies(&bytes)
                 .map_err(|why| bad(&self.name, format!("{}: {why}", part.path)))?;
             files.insert(name.to_owned(), bytes);
-            Ok::<_, Error>(depends)
+            Ok::<_, KernelFailure>(depends)
         });
         let order = order.map_err(|error| match error {
             SelectError::Load(error) => error,
@@ -232,7 +231,7 @@ impl Unpacked {
     }
 
     /// A module's uncompressed bytes.
-    fn module(&self, part: &Part) -> Result<Vec<u8>, Error> {
+    fn module(&self, part: &Part) -> Result<Vec<u8>, KernelFailure> {
         let raw = self
             .read_part(part)
             .map_err(|error| self.spool_failed("read", error))?;

@@ -1,36 +1,35 @@
-//! The `bundle` node: a tar on this host as one ext4 file system, to be mounted at a certain place
-//! of a guest.
+//! The `bundle` node: a local tar as an ext4 file system, to be mounted at a given path in a guest.
 //!
 //! Key: the digest of the file as it is (plain, gzip or zstd), the volume label, the mount point,
-//! the room for writing, and the writer with its version. The output depends on the tar that is
-//! in the file, not on its compression: the same tar compressed anew gives the same disk.
+//! the free space, and the writer with its version. The output depends on the tar in the file, not
+//! on its compression: the same tar, compressed again, gives the same disk.
 //!
-//! - The tree is what `tar -x` makes of the tar, as root and with extended attributes. A bundle is
-//!   no layer: names that begin with `.wh.` are kept as they are. A member that reaches out of the
-//!   bundle is refused as it is in a layer ([`crate::tree::merge`]).
-//! - The label is the bundle's name; of a longer name than a label can be, its first 16 bytes.
-//! - The mount point is recorded as the file system's "last mounted on", cut at 63 bytes.
-//! - A disk that is only read is as large as its content; one that is written has [`HEADROOM_MIB`]
-//!   free.
+//! - The tree is the one that `tar -x` would create as root, with extended attributes. A bundle is
+//!   not a layer: names that begin with `.wh.` are ordinary names. A member that escapes from the
+//!   bundle is rejected, as in a layer ([`crate::tree::merge`]).
+//! - The label is the bundle's name, truncated to 16 bytes.
+//! - The mount point is recorded as the file system's "last mounted on", truncated to 63 bytes.
+//! - A read-only disk is as large as its content; a writable one has [`HEADROOM_MIB`] of free space.
 //!
 //! The file is read once: hashed, decompressed into a scratch file and indexed in one pass; then
-//! the file system is written from the scratch file. What was read must have the digest that the
-//! node is named by, so that a file that changes meanwhile is never recorded as another.
+//! the file system is written from the scratch file. The data read must have the digest in the
+//! node's key, so a file that changes meanwhile is never recorded under the wrong key.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 
-use microagent_cas::{Digest, Hasher, Output, StoreError};
+use microagent_cas::{Digest, Hasher, Output, Store, StoreError};
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::disk::ext4::{self, Identity, LABEL_BYTES, MIB, Size, WriteError};
+use crate::disk::error::{DiskError, WriteError};
+use crate::disk::ext4::{self, Identity, LABEL_BYTES};
+use crate::disk::{HEADROOM_MIB, MIB, Size};
+use crate::engine::Engine;
 use crate::engine::node::NodeSpec;
-use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
-use crate::nodes::rootfs::{HEADROOM_MIB, RootfsError};
-use crate::pipeline::Pipeline;
+use crate::engine::progress::Stage;
+use crate::nodes::local_file;
 use crate::tar::decompress::Compression;
 use crate::tar::reader::TarError;
 use crate::tar::stream::{MAX_UNPACKED, Meter, UnpackError, unpack};
@@ -40,33 +39,33 @@ use crate::tree::merge::{MergeError, MergeProblem, Merger};
 /// The operation, and its output.
 const OP: &str = "bundle";
 
-/// Rises whenever the bytes of a disk could change for the same key.
+/// Must rise whenever the bytes of a disk could change for the same key.
 const OP_VERSION: u32 = 1;
 
-/// How much of the file is read at once.
+/// The size of a read from the file, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// What shall become a disk, and which.
+/// The disk to build from a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleOptions {
     /// The tar.
     pub path: PathBuf,
-    /// The disk's name; the volume label is made of it.
+    /// The disk's name, and its volume label.
     pub name: String,
-    /// Where it belongs in the guest: an absolute path.
+    /// The mount point in the guest: an absolute path.
     pub mount: String,
-    /// Whether it shall have room for writing.
+    /// Whether the disk has free space for writing.
     pub writable: bool,
 }
 
-/// A disk made from a tar.
+/// A disk built from a tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// Its name: the digest of its chunk map ([`microagent_cas::ChunkMap`]).
+    /// The digest of its chunk map ([`microagent_cas::ChunkMap`]).
     pub digest: Digest,
-    /// The file in the store: read-only, and to be left so.
+    /// The file in the store. It is read-only and must not be changed.
     pub path: PathBuf,
-    /// Its length in bytes.
+    /// Its size in bytes.
     pub size: u64,
 }
 
@@ -115,7 +114,7 @@ pub enum BundleError {
     FileSystem {
         path: PathBuf,
         #[source]
-        source: RootfsError,
+        source: DiskError,
     },
     #[error("the bundle {} was changed while it was read", path.display())]
     Changed { path: PathBuf },
@@ -158,162 +157,164 @@ impl Diagnosis for BundleError {
     }
 }
 
-impl Pipeline {
-    /// The disk that a tar becomes.
-    ///
-    /// # Errors
-    /// [`BundleError`], and what the store says.
-    pub fn bundle(&self, options: &BundleOptions) -> Result<Bundle, Error> {
-        let digest = self.bundle_digest(&options.path)?;
-        let node = self.node(spec(options, digest), || {
-            let (stage, detail) = (Stage::Bundle, options.name.clone());
-            self.tell(Event::StageStarted {
-                stage,
-                detail: detail.clone(),
-                total_bytes: None,
-            });
-            let output = self.make_bundle(options, digest)?;
-            self.tell(Event::StageDone { stage, detail });
-            Ok([(OP.to_owned(), output)].into())
+/// Why a bundle could not be built.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum BundleFailure {
+    Store(#[from] StoreError),
+    Bundle(#[from] BundleError),
+}
+
+/// Builds the disk of a tar, or finds it in the store.
+///
+/// # Errors
+/// [`BundleError`], and those of the store.
+pub(crate) fn bundle(engine: &Engine, options: &BundleOptions) -> Result<Bundle, BundleFailure> {
+    let store = engine.store();
+    let digest = file_digest(store, &options.path)?;
+    let node = engine.node(spec(options, digest), || {
+        let output = engine.stage(Stage::Bundle, &options.name, None, |advance| {
+            build(store, options, digest, advance)
         })?;
-        if let Some(path) = std::path::absolute(&options.path)
-            .ok()
-            .as_deref()
-            .and_then(Path::to_str)
-        {
-            self.store().set_subject(path, &node.record)?;
-        }
-        self.record_local_file(&options.path, &digest)?;
-        let output = node.output(OP)?;
-        Ok(Bundle {
-            digest: output.digest(),
-            path: self.store().output_path(&output),
-            size: node.record.size,
+        Ok::<_, BundleFailure>([(OP.to_owned(), output)].into())
+    })?;
+    if let Some(path) = std::path::absolute(&options.path)
+        .ok()
+        .as_deref()
+        .and_then(Path::to_str)
+    {
+        store.set_subject(path, &node.record)?;
+    }
+    local_file::record(engine, &options.path, &digest)?;
+    let output = node.output(OP)?;
+    Ok(Bundle {
+        digest: output.digest(),
+        path: store.output_path(&output),
+        size: node.record.size,
+    })
+}
+
+fn file_digest(store: &Store, path: &Path) -> Result<Digest, BundleFailure> {
+    // Checked before opening, which would block on a FIFO.
+    let metadata = std::fs::metadata(path).map_err(|source| BundleError::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    let path = path.to_owned();
+    if !metadata.is_file() {
+        return Err(BundleError::NoFile { path }.into());
+    }
+    if metadata.len() == 0 {
+        return Err(BundleError::Empty { path }.into());
+    }
+    Ok(store.digest_known(&path)?.0)
+}
+
+fn build(
+    store: &Store,
+    options: &BundleOptions,
+    digest: Digest,
+    advance: &dyn Fn(u64),
+) -> Result<Output, BundleFailure> {
+    let tar = store.scratch()?;
+    let (tree, content) = read(store, options, digest, tar.file(), advance)?;
+    let label = label(&options.name);
+    let seed = seed(options, &content);
+    let identity = Identity { seed: &seed, label };
+    let size = Size::Headroom(headroom_mib(options) * MIB);
+    let failed = |source| BundleError::FileSystem {
+        path: options.path.clone(),
+        source,
+    };
+    let planned = ext4::plan_as(&tree, identity, size).map_err(failed)?;
+    let scratch = store.scratch()?;
+    let image =
+        |error| BundleFailure::from(StoreError::io("write an image in", store.root(), error));
+    let tars = [tar.file().try_clone().map_err(image)?];
+    planned
+        .write(&tars, scratch.file(), &mut |_| {})
+        .map_err(|error| match error {
+            WriteError::Image(error) => image(error),
+            // The tar is this function's own scratch file.
+            WriteError::Layer(_) => image(io::ErrorKind::UnexpectedEof.into()),
+            WriteError::Disk(error) => failed(error).into(),
+        })?;
+    ext4::set_last_mounted(scratch.file(), &options.mount).map_err(image)?;
+    Ok(scratch.commit_sparse()?.0)
+}
+
+/// Reads the bundle, which must have the digest `digest`, into `tar`; returns its tree and the
+/// digest of the uncompressed tar.
+fn read(
+    store: &Store,
+    options: &BundleOptions,
+    digest: Digest,
+    tar: &File,
+    advance: &dyn Fn(u64),
+) -> Result<(Tree, Digest), BundleFailure> {
+    let path = || options.path.clone();
+    let file = File::open(&options.path).map_err(|source| BundleError::Open {
+        path: path(),
+        source,
+    })?;
+    let mut input = BufReader::with_capacity(CHUNK, Hashed::new(file));
+    let mut merger = Merger::without_whiteouts();
+    merger.begin_layer(0, &options.name);
+    let meter = Meter {
+        total: &AtomicU64::new(0),
+        advance,
+    };
+    let open = |compression| {
+        Ok(Some(HashedTar {
+            file: tar,
+            // The digest of an uncompressed file is already known.
+            hasher: (compression != Compression::None).then(Hasher::new),
+        }))
+    };
+    let member = |entry| {
+        merger.add(entry).map_err(|error| {
+            let MergeError { entry, problem, .. } = error;
+            BundleFailure::from(BundleError::Member {
+                path: path(),
+                entry,
+                problem,
+            })
         })
-    }
-
-    fn bundle_digest(&self, path: &Path) -> Result<Digest, Error> {
-        // Before it is opened, which waits for ever for some that are no files.
-        let metadata = std::fs::metadata(path).map_err(|source| BundleError::Open {
-            path: path.to_owned(),
-            source,
-        })?;
-        let path = path.to_owned();
-        if !metadata.is_file() {
-            return Err(BundleError::NoFile { path }.into());
-        }
-        if metadata.len() == 0 {
-            return Err(BundleError::Empty { path }.into());
-        }
-        Ok(self.store().digest_known(&path)?.0)
-    }
-
-    fn make_bundle(&self, options: &BundleOptions, digest: Digest) -> Result<Output, Error> {
-        let store = self.store();
-        let tar = store.scratch()?;
-        let (tree, content) = self.read_bundle(options, digest, tar.file())?;
-        let label = label(&options.name);
-        let seed = seed(options, &content);
-        let identity = Identity { seed: &seed, label };
-        let size = Size::Headroom(headroom_mib(options) * MIB);
-        let failed = |source| BundleError::FileSystem {
-            path: options.path.clone(),
-            source,
-        };
-        let planned = ext4::plan_as(&tree, identity, size).map_err(failed)?;
-        let scratch = store.scratch()?;
-        let image = |error| Error::from(StoreError::io("write an image in", store.root(), error));
-        let tars = [tar.file().try_clone().map_err(image)?];
-        planned
-            .write(&tars, scratch.file(), &mut |_| {})
-            .map_err(|error| match error {
-                WriteError::Image(error) => image(error),
-                // The scratch file is ours alone.
-                WriteError::Layer(_) => image(io::ErrorKind::UnexpectedEof.into()),
-                WriteError::Name(directory) => failed(RootfsError::Name { directory }).into(),
-                WriteError::Writer(source) => failed(RootfsError::Layout { source }).into(),
-            })?;
-        ext4::set_last_mounted(scratch.file(), &options.mount).map_err(image)?;
-        Ok(scratch.commit_sparse()?.0)
-    }
-
-    /// Reads the bundle whose digest is `digest` into `tar`; gives its tree, and the digest of the
-    /// tar in it.
-    fn read_bundle(
-        &self,
-        options: &BundleOptions,
-        digest: Digest,
-        tar: &File,
-    ) -> Result<(Tree, Digest), Error> {
-        let path = || options.path.clone();
-        let file = File::open(&options.path).map_err(|source| BundleError::Open {
+    };
+    let unpacked = unpack(&mut input, &meter, open, member);
+    let actual = io::copy(&mut input, &mut io::sink())
+        .map(|_| input.into_inner().hasher.finish())
+        .map_err(|source| BundleError::Open {
             path: path(),
             source,
         })?;
-        let mut input = BufReader::with_capacity(CHUNK, Hashed::new(file));
-        let mut merger = Merger::without_whiteouts();
-        merger.begin_layer(0, &options.name);
-        let tell = |bytes| {
-            self.tell(Event::Advanced {
-                stage: Stage::Bundle,
-                detail: options.name.clone(),
-                bytes,
-            });
-        };
-        let meter = Meter {
-            total: &AtomicU64::new(0),
-            advance: &tell,
-        };
-        let keep = |compression| {
-            Ok(Some(Kept {
-                file: tar,
-                // The file's own digest says it.
-                hasher: (compression != Compression::None).then(Hasher::new),
-            }))
-        };
-        let member = |entry| {
-            merger.add(entry).map_err(|error| {
-                let MergeError { entry, problem, .. } = error;
-                let path = path();
-                BundleError::Member {
-                    path,
-                    entry,
-                    problem,
-                }
-                .into()
-            })
-        };
-        let unpacked = unpack(&mut input, &meter, keep, member);
-        let actual = io::copy(&mut input, &mut io::sink())
-            .map(|_| input.into_inner().hasher.finish())
-            .map_err(|source| BundleError::Open {
-                path: path(),
-                source,
-            })?;
-        if actual != digest {
-            return Err(BundleError::Changed { path: path() }.into());
-        }
-        let kept = unpacked.map_err(|error| self.explained(error, path()))?;
-        let content = kept.and_then(|kept| kept.hasher).map(Hasher::finish);
-        Ok((merger.finish(), content.unwrap_or(digest)))
+    if actual != digest {
+        return Err(BundleError::Changed { path: path() }.into());
     }
-
-    fn explained(&self, error: UnpackError<Error>, path: PathBuf) -> Error {
-        match error {
-            UnpackError::Compression(compression) => BundleError::Compression { path, compression },
-            UnpackError::Input(source) => BundleError::Decompress { path, source },
-            UnpackError::Tar(source) => BundleError::Tar { path, source },
-            UnpackError::TooLarge => BundleError::Bomb { path },
-            UnpackError::Output(error) => {
-                return StoreError::io("write a file in", self.store().root(), error).into();
-            }
-            UnpackError::Caller(error) => return error,
-        }
-        .into()
-    }
+    let written = unpacked.map_err(|error| unpack_failure(store, error, path()))?;
+    let content = written.and_then(|tar| tar.hasher).map(Hasher::finish);
+    Ok((merger.finish(), content.unwrap_or(digest)))
 }
 
-/// What a disk depends on.
+fn unpack_failure(
+    store: &Store,
+    error: UnpackError<BundleFailure>,
+    path: PathBuf,
+) -> BundleFailure {
+    match error {
+        UnpackError::Compression(compression) => BundleError::Compression { path, compression },
+        UnpackError::Input(source) => BundleError::Decompress { path, source },
+        UnpackError::Tar(source) => BundleError::Tar { path, source },
+        UnpackError::TooLarge => BundleError::Bomb { path },
+        UnpackError::Output(error) => {
+            return StoreError::io("write a file in", store.root(), error).into();
+        }
+        UnpackError::Caller(error) => return error,
+    }
+    .into()
+}
+
+/// The `bundle` node.
 fn spec(options: &BundleOptions, digest: Digest) -> NodeSpec {
     NodeSpec {
         op: OP,
@@ -329,7 +330,7 @@ fn spec(options: &BundleOptions, digest: Digest) -> NodeSpec {
     }
 }
 
-/// What the file system's UUID is made of.
+/// The seed of the file system's UUID.
 fn seed(options: &BundleOptions, content: &Digest) -> Digest {
     let parts = serde_json::json!([
         OP,
@@ -349,14 +350,14 @@ fn headroom_mib(options: &BundleOptions) -> u64 {
     }
 }
 
-/// As much of the name as a volume label can be.
+/// The longest prefix of the name that fits a volume label.
 fn label(name: &str) -> &str {
     let fits = |end: &usize| *end <= LABEL_BYTES;
     let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
     &name[..ends.take_while(fits).last().unwrap_or(0)]
 }
 
-/// A file that is hashed as it is read.
+/// Hashes a file while it is read.
 struct Hashed {
     file: File,
     hasher: Hasher,
@@ -377,13 +378,13 @@ impl Read for Hashed {
     }
 }
 
-/// Where the tar in a bundle goes.
-struct Kept<'a> {
+/// Writes the uncompressed tar, and hashes it if its digest is not known yet.
+struct HashedTar<'a> {
     file: &'a File,
     hasher: Option<Hasher>,
 }
 
-impl Write for Kept<'_> {
+impl Write for HashedTar<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         if let Some(hasher) = &mut self.hasher {

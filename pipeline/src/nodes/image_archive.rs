@@ -1,19 +1,19 @@
-//! An image of the store as one file, and back: `cache export`, `cache import`.
+//! Exports an image of the store as one file, and imports it: `cache export`, `cache import`.
 //!
-//! The file is an OCI image layout in a tar (image-layout.md), as `skopeo copy oci-archive:…` and
-//! `podman load` read it: `oci-layout`, `index.json` with one manifest, `blobs/sha256/…`. It holds
-//! everything that the reference led to: the manifest, its configuration and layers as they are
-//! shipped, and where they differ, the index that the reference named and the manifest as Docker
-//! wrote it. Annotations of the manifest's entry say which:
+//! The file is an OCI image layout in a tar (image-layout.md), as read by `skopeo copy
+//! oci-archive:…` and `podman load`: `oci-layout`, `index.json` with one manifest, `blobs/sha256/…`.
+//! It holds all documents and layers of the image: the manifest, the configuration and the layers
+//! as distributed, and if they differ from the manifest, the index that the reference names and the
+//! manifest in Docker's form. Annotations of the manifest's entry identify them:
 //!
 //! | annotation | |
 //! |---|---|
 //! | `org.opencontainers.image.ref.name` | the reference |
 //! | `microagent.root` | the digest that pins it |
-//! | `microagent.manifest` | the manifest for this platform, as it came |
+//! | `microagent.manifest` | the manifest for this platform, as received |
 //!
-//! So an image that was pinned by digest is found by it where the file was imported, without a
-//! registry. The same image gives the same bytes.
+//! So after an import, an image pinned by digest is found without a registry. The same image gives
+//! the same bytes.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -24,11 +24,12 @@ use microagent_cas::{Digest, Store, StoreError};
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
+use crate::engine::Engine;
+use crate::engine::progress::Stage;
 use crate::image::reference::{Reference, Selector};
-use crate::nodes::resolve::{self, Image};
-use crate::pipeline::Pipeline;
+use crate::nodes::layer::{self, LayerFailure};
+use crate::nodes::resolve::{self, Image, ResolveFailure};
+use crate::source::{self, ArchiveError, Registries, SourceFailure};
 
 const ROOT: &str = "microagent.root";
 const MANIFEST: &str = "microagent.manifest";
@@ -81,138 +82,149 @@ impl Diagnosis for ImageArchiveError {
     }
 }
 
-impl Pipeline {
-    /// Writes an image, as it was resolved here last, to `output`. Layers that are gone are fetched
-    /// again. `path` is what errors name.
-    ///
-    /// # Errors
-    /// [`ImageArchiveError`], and whatever fetching says.
-    pub fn export_image(
-        &self,
-        reference: &Reference,
-        output: &File,
-        path: &Path,
-    ) -> Result<Image, Error> {
-        let image = self.recorded_image(reference)?;
-        let mut image = image.ok_or_else(|| ImageArchiveError::Unknown {
-            image: reference.to_string(),
-        })?;
-        // Where it came from may be gone; then what is here must do.
-        if let Ok(source) = crate::source::open(reference, self.registries()) {
-            image.source = source;
-        }
-        self.bring_layers(&image)?;
-        let written = self.write_archive(&image, output);
-        match written {
-            Ok(()) => Ok(image),
-            Err(error) => Err(match StoreError::from_stream(error) {
-                Ok(error) => error.into(),
-                Err(source) => ImageArchiveError::Write {
-                    path: path.to_owned(),
-                    source,
-                }
-                .into(),
-            }),
-        }
-    }
+/// Why an image could not be exported or imported.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum ImageArchiveFailure {
+    Store(#[from] StoreError),
+    Archive(#[from] ArchiveError),
+    Source(#[from] SourceFailure),
+    Resolve(#[from] ResolveFailure),
+    Layer(#[from] LayerFailure),
+    ImageArchive(#[from] ImageArchiveError),
+}
 
-    fn write_archive(&self, image: &Image, output: &File) -> io::Result<()> {
-        let (stage, detail) = (Stage::Export, image.reference.clone());
-        self.tell(Event::StageStarted {
-            stage,
-            detail: detail.clone(),
-            total_bytes: None,
-        });
-        let mut archive = tar::Builder::new(BufWriter::with_capacity(BUFFER, output));
-        file(
-            &mut archive,
-            "oci-layout",
-            OCI_LAYOUT.len() as u64,
-            OCI_LAYOUT,
-        )?;
-        let index = index_of(image);
-        file(
-            &mut archive,
-            "index.json",
-            index.len() as u64,
-            index.as_bytes(),
-        )?;
-        let mut blobs = BTreeSet::from([image.root, image.digest, image.config_digest]);
-        blobs.extend(image.descriptor.digest().to_string().parse::<Digest>());
-        blobs.extend(image.layers.iter().map(|layer| layer.digest));
-        for digest in blobs {
-            let blob = self.store().open_blob(&digest).map_err(io::Error::other)?;
-            let Some(blob) = blob else {
-                let path = self.store().blob_path(&digest);
-                let gone = StoreError::io("open", &path, io::ErrorKind::NotFound);
-                return Err(io::Error::other(gone));
-            };
-            let name = format!("blobs/sha256/{}", digest.hex());
-            // What is handed on is what it is called: a damaged blob does not leave the store.
-            let mut checked = Checked::new(blob.file, digest, self.store());
-            file(&mut archive, &name, blob.size, &mut checked)?;
-            self.tell(Event::Advanced {
-                stage,
-                detail: detail.clone(),
-                bytes: blob.size,
-            });
-        }
-        archive.into_inner()?.flush()?;
-        output.sync_all()?;
-        self.tell(Event::StageDone { stage, detail });
-        Ok(())
+/// Writes the image that `reference` named when it was last resolved to `output`. Missing layers
+/// are fetched again. `path` is used in error messages.
+///
+/// # Errors
+/// [`ImageArchiveError`], and those of fetching.
+pub(crate) fn export(
+    engine: &Engine,
+    registries: &Registries,
+    reference: &Reference,
+    output: &File,
+    path: &Path,
+) -> Result<Image, ImageArchiveFailure> {
+    let image = resolve::recorded_image(engine.store(), reference)?;
+    let mut image = image.ok_or_else(|| ImageArchiveError::Unknown {
+        image: reference.to_string(),
+    })?;
+    // The source may no longer exist; then only the store is used.
+    if let Ok(source) = source::open(reference, registries) {
+        image.source = source;
     }
-
-    /// Takes every named image of an OCI archive into the store, under its name: as if it had been
-    /// pulled. Gives them as they were resolved.
-    ///
-    /// # Errors
-    /// [`ImageArchiveError`], and what reading and unpacking the archive say.
-    pub fn import_images(&self, path: &Path) -> Result<Vec<Image>, Error> {
-        let mut imported = Vec::new();
-        for entry in crate::source::archive_index(path)?.manifests() {
-            let Some(annotations) = entry.annotations() else {
-                continue;
-            };
-            let Some(name) = annotations.get(ANNOTATION_REF_NAME) else {
-                continue;
-            };
-            let archived = Reference::OciArchive {
+    layer::fetch_layers(engine, &image)?;
+    let written = engine.stage(Stage::Export, &image.reference, None, |advance| {
+        write_archive(engine.store(), &image, output, advance)
+    });
+    match written {
+        Ok(()) => Ok(image),
+        Err(error) => Err(match StoreError::from_stream(error) {
+            Ok(error) => error.into(),
+            Err(source) => ImageArchiveError::Write {
                 path: path.to_owned(),
-                select: Selector::Name(name.clone()),
-            };
-            let mut image = self.resolve(&archived)?;
-            self.layers(&image)?;
-            self.bring_layers(&image)?;
-            // A name that is no reference of a registry is a tag of the archive alone.
-            if let Ok(reference @ Reference::Registry(_)) = name.parse::<Reference>() {
-                let pin = |key| annotations.get(key).and_then(|digest| digest.parse().ok());
-                for digest in [pin(ROOT), pin(MANIFEST)].into_iter().flatten() {
-                    let bytes = image.source.manifest(&digest)?;
-                    self.keep(bytes, &digest, &image.reference, "manifest")?;
-                }
-                let root = pin(ROOT).unwrap_or(image.root);
-                image = self.adopt(&reference, root)?;
+                source,
             }
-            self.tag_image(&image)?;
-            imported.push(image);
-        }
-        match imported.is_empty() {
-            true => Err(ImageArchiveError::Nameless {
-                path: path.to_owned(),
-            }
-            .into()),
-            false => Ok(imported),
-        }
+            .into(),
+        }),
     }
+}
 
-    /// Records that `reference` names `root`, whose documents are here.
-    fn adopt(&self, reference: &Reference, root: Digest) -> Result<Image, Error> {
-        let image = self.image_at(reference, root)?;
-        let spec = resolve::spec(&reference.to_string());
-        self.observe(spec, || Ok(image.outputs()))?;
-        Ok(image)
+fn write_archive(
+    store: &Store,
+    image: &Image,
+    output: &File,
+    advance: &dyn Fn(u64),
+) -> io::Result<()> {
+    let mut archive = tar::Builder::new(BufWriter::with_capacity(BUFFER, output));
+    file(
+        &mut archive,
+        "oci-layout",
+        OCI_LAYOUT.len() as u64,
+        OCI_LAYOUT,
+    )?;
+    let index = index_of(image);
+    file(
+        &mut archive,
+        "index.json",
+        index.len() as u64,
+        index.as_bytes(),
+    )?;
+    let mut blobs = BTreeSet::from([image.root, image.digest, image.config_digest]);
+    blobs.extend(image.descriptor.digest().to_string().parse::<Digest>());
+    blobs.extend(image.layers.iter().map(|layer| layer.digest));
+    for digest in blobs {
+        let blob = store.open_blob(&digest).map_err(io::Error::other)?;
+        let Some(blob) = blob else {
+            let path = store.blob_path(&digest);
+            let gone = StoreError::io("open", &path, io::ErrorKind::NotFound);
+            return Err(io::Error::other(gone));
+        };
+        let name = format!("blobs/sha256/{}", digest.hex());
+        // Verified, so that a damaged blob is not exported.
+        let mut checked = Checked::new(blob.file, digest, store);
+        file(&mut archive, &name, blob.size, &mut checked)?;
+        advance(blob.size);
     }
+    archive.into_inner()?.flush()?;
+    output.sync_all()
+}
+
+/// Imports every named image of an OCI archive into the store, as if it had been pulled under its
+/// name. Returns the resolved images.
+///
+/// # Errors
+/// [`ImageArchiveError`], and those of reading and unpacking the archive.
+pub(crate) fn import(
+    engine: &Engine,
+    registries: &Registries,
+    path: &Path,
+) -> Result<Vec<Image>, ImageArchiveFailure> {
+    let store = engine.store();
+    let mut imported = Vec::new();
+    for entry in source::archive_index(path)?.manifests() {
+        let Some(annotations) = entry.annotations() else {
+            continue;
+        };
+        let Some(name) = annotations.get(ANNOTATION_REF_NAME) else {
+            continue;
+        };
+        let archived = Reference::OciArchive {
+            path: path.to_owned(),
+            select: Selector::Name(name.clone()),
+        };
+        let mut image = resolve::resolve(engine, registries, &archived)?;
+        layer::layers(engine, &image)?;
+        layer::fetch_layers(engine, &image)?;
+        // A name that is not a registry reference is only a tag in the archive.
+        if let Ok(reference @ Reference::Registry(_)) = name.parse::<Reference>() {
+            let pin = |key| annotations.get(key).and_then(|digest| digest.parse().ok());
+            for digest in [pin(ROOT), pin(MANIFEST)].into_iter().flatten() {
+                let bytes = image.source.manifest(&digest)?;
+                resolve::keep(store, &bytes, &digest, &image.reference, "manifest")?;
+            }
+            let root = pin(ROOT).unwrap_or(image.root);
+            image = adopt(engine, &reference, root)?;
+        }
+        resolve::tag_image(store, &image)?;
+        imported.push(image);
+    }
+    match imported.is_empty() {
+        true => Err(ImageArchiveError::Nameless {
+            path: path.to_owned(),
+        }
+        .into()),
+        false => Ok(imported),
+    }
+}
+
+/// Records that `reference` names `root`, whose documents are in the store.
+fn adopt(engine: &Engine, reference: &Reference, root: Digest) -> Result<Image, ResolveFailure> {
+    let image = resolve::image_at(engine.store(), reference, root)?;
+    let spec = resolve::spec(&reference.to_string());
+    engine.observe(spec, || Ok::<_, StoreError>(image.outputs()))?;
+    Ok(image)
 }
 
 /// `index.json` of an archive of one image.
@@ -244,7 +256,7 @@ fn file(
     archive.append_data(&mut header, name, content)
 }
 
-/// Reads a blob and fails at its end if it was not what its name says.
+/// Reads a blob and fails at its end if its content does not match its digest.
 struct Checked<'a> {
     file: File,
     hasher: Option<microagent_cas::Hasher>,

@@ -3,6 +3,7 @@
 pub(crate) mod bundle;
 pub(crate) mod image_archive;
 pub(crate) mod initramfs;
+pub(crate) mod kernel;
 pub(crate) mod layer;
 pub(crate) mod local_file;
 pub(crate) mod resolve;

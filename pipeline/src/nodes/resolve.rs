@@ -1,45 +1,43 @@
-//! The `resolve` node: what a reference means right now.
+//! The `resolve` node: which image a reference names now.
 //!
-//! It asks the outside world each time and records the answer; only a digest
-//! that is in the store already is taken from there. Index, manifest and
-//! configuration are kept as blobs.
+//! The source is asked each time and the answer is recorded; only a document
+//! that is pinned by digest may come from the store. Index, manifest and
+//! configuration are stored as blobs.
 //!
 //! # The image's name in the store
-//! Once its layers are here too, the manifest is tagged in the store's
-//! `index.json`, so that other tools read the image from it:
+//! When the layers are in the store too, the manifest is tagged in the store's
+//! `index.json`, so other tools can read the image:
 //! `skopeo inspect oci:<state-dir>/cas:NAME`. NAME is the full reference
 //! (`docker.io/library/busybox:1.36`) for an image of a registry and the
-//! manifest's digest (`sha256:…`) for any other. A Docker manifest is tagged
-//! in its OCI form, the only one that readers of layouts know.
+//! manifest's digest (`sha256:…`) otherwise. A Docker manifest is tagged in
+//! its OCI form, the only one that readers of OCI layouts accept.
 
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Output, Store, StoreError};
 use oci_spec::image::{Descriptor, MediaType};
 
+use crate::engine::Engine;
 use crate::engine::node::{NodeSpec, Outputs};
-use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
+use crate::engine::progress::{Event, Stage, short};
 use crate::image::manifest::{
     self, DOCKER_MANIFEST, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING,
     ManifestError, PLATFORM,
 };
 use crate::image::reference::Reference;
-use crate::nodes::layer::short;
-use crate::pipeline::Pipeline;
-use crate::source::{self, LayerStream, RawDocument, Source, SourceFailure};
+use crate::source::{self, LayerStream, RawDocument, Registries, Source, SourceFailure};
 
 /// The operation.
 pub(crate) const OP: &str = "resolve";
 
-/// An image for this platform, as its reference meant when it was resolved.
+/// The image for this platform that a reference named when it was resolved.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The reference in its full form.
     pub reference: String,
     /// The same image, pinned: `registry/repository@sha256:…` or `oci:DIR@sha256:…`.
     pub resolved: String,
-    /// What the reference names: an index, or the manifest.
+    /// The document that the reference names: an index, or the manifest.
     pub root: Digest,
     /// The manifest for this platform.
     pub digest: Digest,
@@ -47,7 +45,7 @@ pub struct Image {
     pub config: ImageConfig,
     /// The configuration's own digest.
     pub config_digest: Digest,
-    /// Its layers from the bottom up.
+    /// The layers from the bottom up.
     pub layers: Vec<LayerDescriptor>,
     pub(crate) source: Arc<dyn Source>,
     /// The manifest's entry in the store's index.
@@ -55,7 +53,16 @@ pub struct Image {
     tag: String,
 }
 
-/// The documents of an image that was resolved before, from the store alone.
+/// Why a reference could not be resolved.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum ResolveFailure {
+    Store(#[from] StoreError),
+    Source(#[from] SourceFailure),
+    Manifest(#[from] ManifestError),
+}
+
+/// The source of an image that was resolved before: its documents in the store.
 #[derive(Debug)]
 struct Recorded {
     store: Store,
@@ -96,204 +103,225 @@ impl Source for Recorded {
     }
 }
 
-impl Pipeline {
-    /// Finds out what `reference` means now, for this platform.
-    ///
-    /// # Errors
-    /// What the source says ([`crate::RegistryError`], [`crate::ArchiveError`])
-    /// and [`ManifestError`].
-    pub fn resolve(&self, reference: &Reference) -> Result<Image, Error> {
-        let name = reference.to_string();
-        let stage = Stage::Resolve;
-        self.tell(Event::StageStarted {
-            stage,
-            detail: name.clone(),
-            total_bytes: None,
-        });
-        let source = source::open(reference, self.registries())?;
-        let before = self.store().peek_node(&spec(&name).key())?;
+/// Resolves `reference` for this platform.
+///
+/// # Errors
+/// Those of the source, and [`ManifestError`].
+pub(crate) fn resolve(
+    engine: &Engine,
+    registries: &Registries,
+    reference: &Reference,
+) -> Result<Image, ResolveFailure> {
+    let name = reference.to_string();
+    let (before, found) = engine.stage(Stage::Resolve, &name, None, |_| {
+        let source = source::open(reference, registries)?;
+        let before = engine.store().peek_node(&spec(&name).key())?;
         let mut found = None;
-        self.observe(spec(&name), || {
-            let image = self.find(source.clone(), reference)?;
+        engine.observe(spec(&name), || -> Result<_, ResolveFailure> {
+            let image = find(engine.store(), source.clone(), reference)?;
             let outputs = image.outputs();
             found = Some(image);
             Ok(outputs)
         })?;
-        self.tell(Event::StageDone {
-            stage,
-            detail: name.clone(),
-        });
-        // `observe` has run the closure, or returned its error.
-        let Some(found) = found else {
-            return Err(ManifestError::Malformed {
-                image: name,
-                what: "manifest",
-                reason: "it was not read".into(),
+        Ok::<_, ResolveFailure>((before, found))
+    })?;
+    // `observe` has run the closure, or returned its error.
+    let Some(found) = found else {
+        return Err(ManifestError::Malformed {
+            image: name,
+            what: "manifest",
+            reason: "it was not read".into(),
+        }
+        .into());
+    };
+    if let Some((before, _)) = before
+        && let Some(root) = before.record.outputs.get("root").map(Output::digest)
+        && root != found.root
+    {
+        let since = before.record.created_at;
+        let (from, to) = (short(&root), short(&found.root));
+        engine.emit(Event::Notice(format!(
+            "{name} has moved since {since}: from {from} to {to}"
+        )));
+    }
+    Ok(found)
+}
+
+/// The digest that `reference` named when it was last resolved; `None` if it never was.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn recorded_root(
+    store: &Store,
+    reference: &Reference,
+) -> Result<Option<Digest>, StoreError> {
+    let known = store.peek_node(&spec(&reference.to_string()).key())?;
+    Ok(known.and_then(|(node, _)| node.record.outputs.get("root").map(Output::digest)))
+}
+
+/// The image that `reference` named when it was last resolved, from the store alone; `None` if it
+/// never was, or if its documents have been removed.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) fn recorded_image(
+    store: &Store,
+    reference: &Reference,
+) -> Result<Option<Image>, ResolveFailure> {
+    let Some(record) = store.node(&spec(&reference.to_string()).key())? else {
+        return Ok(None);
+    };
+    let output = |name| record.outputs.get(name).map(Output::digest);
+    let (Some(root), Some(digest)) = (output("root"), output(OP)) else {
+        return Ok(None);
+    };
+    let image = image_at(store, reference, root)?;
+    // Another version of this program might choose another manifest of the index.
+    Ok(Some(image).filter(|image| image.digest == digest))
+}
+
+/// The image with the root document `root`, read as `reference`, from the store alone.
+///
+/// # Errors
+/// When a document is missing or cannot be used.
+pub(crate) fn image_at(
+    store: &Store,
+    reference: &Reference,
+    root: Digest,
+) -> Result<Image, ResolveFailure> {
+    let source = Recorded {
+        store: store.clone(),
+        root,
+    };
+    find(store, Arc::new(source), reference)
+}
+
+fn find(
+    store: &Store,
+    source: Arc<dyn Source>,
+    reference: &Reference,
+) -> Result<Image, ResolveFailure> {
+    let name = &reference.to_string();
+    let mut document = source.root(store)?;
+    store.put_bytes(&document.bytes)?;
+    let root = Digest::of(&document.bytes);
+    for _ in 0..MAX_NESTING {
+        let media_type = document.media_type.as_deref();
+        match manifest::parse(&document.bytes, media_type, name)? {
+            Document::Index(index) => {
+                let chosen = manifest::choose(&index, name)?;
+                let digest = manifest::digest(chosen, name)?;
+                document.bytes = stored_or(store, &digest, name, "manifest", || {
+                    source.manifest(&digest)
+                })?;
+                document.media_type = Some(chosen.media_type().to_string());
             }
-            .into());
-        };
-        if let Some((before, _)) = before
-            && let Some(root) = before.record.outputs.get("root").map(Output::digest)
-            && root != found.root
-        {
-            let since = before.record.created_at;
-            let (from, to) = (short(&root), short(&found.root));
-            self.tell(Event::Notice(format!(
-                "{name} has moved since {since}: from {from} to {to}"
-            )));
-        }
-        Ok(found)
-    }
-
-    /// The digest that `reference` named when it was resolved here last; `None` if it never was.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn recorded_root(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
-        let known = self
-            .store()
-            .peek_node(&spec(&reference.to_string()).key())?;
-        Ok(known.and_then(|(node, _)| node.record.outputs.get("root").map(Output::digest)))
-    }
-
-    /// What `reference` meant when it was resolved here last; `None` if it never was, or if the
-    /// documents are gone. Nothing outside of the store is asked.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn recorded_image(&self, reference: &Reference) -> Result<Option<Image>, Error> {
-        let Some(record) = self.store().node(&spec(&reference.to_string()).key())? else {
-            return Ok(None);
-        };
-        let output = |name| record.outputs.get(name).map(Output::digest);
-        let (Some(root), Some(digest)) = (output("root"), output(OP)) else {
-            return Ok(None);
-        };
-        let image = self.image_at(reference, root)?;
-        // The very manifest that was chosen, should another version choose otherwise.
-        Ok(Some(image).filter(|image| image.digest == digest))
-    }
-
-    /// The image that `root` is, if that is what `reference` names, from the store alone.
-    pub(crate) fn image_at(&self, reference: &Reference, root: Digest) -> Result<Image, Error> {
-        let store = self.store().clone();
-        self.find(Arc::new(Recorded { store, root }), reference)
-    }
-
-    fn find(&self, source: Arc<dyn Source>, reference: &Reference) -> Result<Image, Error> {
-        let name = &reference.to_string();
-        let mut document = source.root(self.store())?;
-        self.store().put_bytes(&document.bytes)?;
-        let root = Digest::of(&document.bytes);
-        for _ in 0..MAX_NESTING {
-            let media_type = document.media_type.as_deref();
-            match manifest::parse(&document.bytes, media_type, name)? {
-                Document::Index(index) => {
-                    let chosen = manifest::choose(&index, name)?;
-                    let digest = manifest::digest(chosen, name)?;
-                    document.bytes = self.document(&*source, &digest, name)?;
-                    document.media_type = Some(chosen.media_type().to_string());
-                }
-                Document::Manifest(manifest) => {
-                    let config_digest = manifest::digest(manifest.config(), name)?;
-                    let bytes = self.config(&*source, &config_digest, name)?;
-                    let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
-                    let declared = manifest.media_type().as_ref().map(MediaType::to_string);
-                    let media_type = declared.or(document.media_type);
-                    let oci = match media_type.as_deref() {
-                        Some(DOCKER_MANIFEST) => {
-                            manifest::as_oci(&manifest).to_string().into_bytes()
-                        }
-                        _ => document.bytes.clone(),
-                    };
-                    let oci_manifest = self.store().put_bytes(&oci)?;
-                    let digest = Digest::of(&document.bytes);
-                    return Ok(Image {
-                        tag: match reference {
-                            Reference::Registry(_) => name.clone(),
-                            _ => digest.to_string(),
-                        },
-                        resolved: pinned(reference, &root),
-                        reference: name.clone(),
-                        root,
-                        digest,
-                        descriptor: Descriptor::new(
-                            MediaType::ImageManifest,
-                            oci.len() as u64,
-                            oci_digest(&oci_manifest),
-                        ),
-                        config,
-                        config_digest,
-                        layers,
-                        source,
-                    });
-                }
-            }
-        }
-        Err(ManifestError::Nesting { image: name.into() }.into())
-    }
-
-    /// A manifest or index by digest: from the store, or from the source, verified.
-    fn document(&self, source: &dyn Source, digest: &Digest, name: &str) -> Result<Vec<u8>, Error> {
-        match self.store().read_blob(digest, MAX_DOCUMENT)? {
-            Some(bytes) => Ok(bytes),
-            None => self.keep(source.manifest(digest)?, digest, name, "manifest"),
-        }
-    }
-
-    fn config(&self, source: &dyn Source, digest: &Digest, name: &str) -> Result<Vec<u8>, Error> {
-        match self.store().read_blob(digest, MAX_DOCUMENT)? {
-            Some(bytes) => Ok(bytes),
-            None => self.keep(source.config(digest)?, digest, name, "configuration"),
-        }
-    }
-
-    /// Keeps a document under its digest.
-    pub(crate) fn keep(
-        &self,
-        bytes: Vec<u8>,
-        digest: &Digest,
-        name: &str,
-        what: &'static str,
-    ) -> Result<Vec<u8>, Error> {
-        let actual = Digest::of(&bytes);
-        if actual != *digest {
-            return Err(ManifestError::WrongBytes {
-                image: name.into(),
-                what,
-                expected: *digest,
-                actual,
-            }
-            .into());
-        }
-        self.store().put_bytes(&bytes)?;
-        Ok(bytes)
-    }
-
-    /// Names the image in the store's index if its layers are here, for other tools to read it.
-    pub(crate) fn tag_image(&self, image: &Image) -> Result<(), Error> {
-        let layers: Vec<Output> = (image.layers.iter())
-            .map(|layer| layer.digest.into())
-            .collect();
-        self.store().hold(&layers)?;
-        for layer in &image.layers {
-            if self.store().blob_size(&layer.digest)?.is_none() {
-                return Ok(());
+            Document::Manifest(manifest) => {
+                let config_digest = manifest::digest(manifest.config(), name)?;
+                let bytes = stored_or(store, &config_digest, name, "configuration", || {
+                    source.config(&config_digest)
+                })?;
+                let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
+                let declared = manifest.media_type().as_ref().map(MediaType::to_string);
+                let media_type = declared.or(document.media_type);
+                let oci = match media_type.as_deref() {
+                    Some(DOCKER_MANIFEST) => manifest::as_oci(&manifest).to_string().into_bytes(),
+                    _ => document.bytes.clone(),
+                };
+                let oci_manifest = store.put_bytes(&oci)?;
+                let digest = Digest::of(&document.bytes);
+                return Ok(Image {
+                    tag: match reference {
+                        Reference::Registry(_) => name.clone(),
+                        _ => digest.to_string(),
+                    },
+                    resolved: pinned(reference, &root),
+                    reference: name.clone(),
+                    root,
+                    digest,
+                    descriptor: Descriptor::new(
+                        MediaType::ImageManifest,
+                        oci.len() as u64,
+                        oci_digest(&oci_manifest),
+                    ),
+                    config,
+                    config_digest,
+                    layers,
+                    source,
+                });
             }
         }
-        match self.store().tag(&image.tag, image.descriptor.clone()) {
-            Ok(()) => Ok(()),
-            // Not every reference fits the grammar of OCI's names ([::1]:5000/…).
-            Err(StoreError::InvalidName { .. }) => {
-                let tag = image.digest.to_string();
-                Ok(self.store().tag(&tag, image.descriptor.clone())?)
-            }
-            Err(error) => Err(error.into()),
+    }
+    Err(ManifestError::Nesting { image: name.into() }.into())
+}
+
+/// A document by digest: from the store, or from the source through `fetch`, verified and stored.
+fn stored_or(
+    store: &Store,
+    digest: &Digest,
+    name: &str,
+    what: &'static str,
+    fetch: impl FnOnce() -> Result<Vec<u8>, SourceFailure>,
+) -> Result<Vec<u8>, ResolveFailure> {
+    if let Some(bytes) = store.read_blob(digest, MAX_DOCUMENT)? {
+        return Ok(bytes);
+    }
+    let bytes = fetch()?;
+    keep(store, &bytes, digest, name, what)?;
+    Ok(bytes)
+}
+
+/// Stores a document under its digest.
+///
+/// # Errors
+/// [`ManifestError::WrongBytes`] when it has another digest.
+pub(crate) fn keep(
+    store: &Store,
+    bytes: &[u8],
+    digest: &Digest,
+    name: &str,
+    what: &'static str,
+) -> Result<(), ResolveFailure> {
+    let actual = Digest::of(bytes);
+    if actual != *digest {
+        return Err(ManifestError::WrongBytes {
+            image: name.into(),
+            what,
+            expected: *digest,
+            actual,
         }
+        .into());
+    }
+    store.put_bytes(bytes)?;
+    Ok(())
+}
+
+/// Tags the image in the store's index for other tools, if all its layers are in the store.
+///
+/// # Errors
+/// When the store cannot be read or written.
+pub(crate) fn tag_image(store: &Store, image: &Image) -> Result<(), StoreError> {
+    let layers: Vec<Output> = (image.layers.iter())
+        .map(|layer| layer.digest.into())
+        .collect();
+    store.hold(&layers)?;
+    for layer in &image.layers {
+        if store.blob_size(&layer.digest)?.is_none() {
+            return Ok(());
+        }
+    }
+    match store.tag(&image.tag, image.descriptor.clone()) {
+        Ok(()) => Ok(()),
+        // Not every reference is a valid OCI reference name ([::1]:5000/…).
+        Err(StoreError::InvalidName { .. }) => {
+            let tag = image.digest.to_string();
+            store.tag(&tag, image.descriptor.clone())
+        }
+        Err(error) => Err(error),
     }
 }
 
-/// The node that records what a reference meant.
+/// The node that records the image of a reference.
 pub(crate) fn spec(reference: &str) -> NodeSpec {
     NodeSpec {
         op: OP,
@@ -305,11 +333,11 @@ pub(crate) fn spec(reference: &str) -> NodeSpec {
 }
 
 impl Image {
-    /// The documents that make the image, so that it stays readable for as long as the record is
-    /// there: what the reference names (`root`), the manifest for this platform (`resolve`), that
-    /// as OCI writes it (`manifest`), the configuration.
+    /// The image's documents. As outputs of the node they are kept for as long as its record: the
+    /// document that the reference names (`root`), the manifest for this platform (`resolve`), its
+    /// OCI form (`manifest`) and the configuration (`config`).
     pub(crate) fn outputs(&self) -> Outputs {
-        // Ours, read back: it was made of one.
+        // It was made from a `Digest`, so it parses as one.
         let manifest = self.descriptor.digest().to_string().parse();
         [
             ("root", self.root),
@@ -322,7 +350,7 @@ impl Image {
     }
 }
 
-/// The reference with the digest that was found in place of its tag.
+/// The reference with `digest` in place of its tag.
 fn pinned(reference: &Reference, digest: &Digest) -> String {
     match reference {
         Reference::Registry(registry) => format!("{}@{digest}", registry.name()),
@@ -334,9 +362,9 @@ fn pinned(reference: &Reference, digest: &Digest) -> String {
     }
 }
 
-/// Our digest as `oci-spec`'s.
+/// The digest as the type of `oci-spec`.
 pub(crate) fn oci_digest(digest: &Digest) -> oci_spec::image::Digest {
-    // Ours is always one of theirs: algorithm and hex digits.
+    // The forms are the same: algorithm and hex digits.
     let text = digest.to_string();
     oci_spec::image::Digest::try_from(text).expect("sha256 and 64 hex digits is an OCI digest")
 }

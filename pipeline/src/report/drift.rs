@@ -1,126 +1,130 @@
-//! Drift: what was recorded against what is there now.
+//! Drift: recorded digests compared with the current ones.
 //!
-//! For a reference, the digest it named when it was resolved here against the one it names now;
-//! for a file of this host that something was made from, the digest of its bytes then and now.
-//! What cannot be asked is *unknown*, never the same.
+//! For a reference, the digest that it named when it was last resolved; for a local file that a
+//! node was computed from, the digest of its content. A current digest that cannot be determined
+//! is *unknown*, never *same*.
 
 use std::path::Path;
 
-use microagent_cas::{Digest, StoreError};
+use microagent_cas::{Digest, Store, StoreError};
 use serde::Serialize;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
-use crate::error::Error;
 use crate::image::reference::Reference;
 use crate::nodes::local_file;
 use crate::nodes::resolve;
-use crate::pipeline::Pipeline;
-use crate::source::{self, SourceFailure};
+use crate::source::{self, Registries, SourceFailure};
 
-/// What has become of everything that was recorded.
+/// The comparison of all recorded digests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DriftReport {
-    /// Whether everything is the same. False also when anything is unknown.
+    /// Whether everything is the same; false also if anything is unknown.
     pub ok: bool,
-    /// References that were resolved here.
+    /// Resolved references.
     pub images: Vec<Drift>,
-    /// Files of this host that something was made from.
+    /// Local files that a node was computed from.
     pub files: Vec<Drift>,
 }
 
-/// What has become of one thing.
+/// The comparison of one recorded digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drift {
     /// The reference, or the file's path.
     pub name: String,
-    /// What it was.
+    /// The recorded digest.
     pub recorded: Digest,
-    /// When that was recorded: RFC 3339, UTC.
+    /// When it was recorded: RFC 3339, UTC.
     pub recorded_at: String,
-    /// What it is now, where that is known.
+    /// The current digest, if it is known.
     pub current: Option<Digest>,
-    /// The two compared.
+    /// The result of the comparison.
     pub state: DriftState,
-    /// Why it is unknown.
+    /// Why the current digest is unknown.
     pub why: Option<String>,
 }
 
-/// How now compares with then.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DriftState {
     /// The same digest.
     Same,
-    /// Another digest.
+    /// A different digest.
     Moved,
-    /// It does not exist any more.
+    /// It no longer exists.
     Gone,
-    /// Whether it is the same cannot be said.
+    /// The current digest cannot be determined.
     Unknown,
 }
 
-impl Pipeline {
-    /// Compares what was recorded with what is there now: of these references, or of everything
-    /// that was ever resolved or read here.
-    ///
-    /// # Errors
-    /// When the store cannot be read. That something cannot be asked is part of the report.
-    pub fn drift(&self, only: &[Reference]) -> Result<DriftReport, Error> {
-        let mut images = Vec::new();
-        let mut files = Vec::new();
-        if only.is_empty() {
-            for node in self.store().inventory()?.nodes.into_values() {
-                let name = node
-                    .record
-                    .params
-                    .get("reference")
-                    .and_then(|name| name.as_str());
-                if node.record.op == resolve::OP
-                    && let Some(Ok(reference)) = name.map(str::parse)
-                {
-                    images.extend(self.image_drift(&reference)?);
-                }
-            }
-            for known in self.store().subjects(local_file::OP)? {
-                if let Some(input) = known.material.inputs.first() {
-                    files.push(self.file_drift(&known.subject, input.digest, known.since));
-                }
+/// Compares the recorded digests of these references, or of every resolved reference and every
+/// local input file, with the current ones.
+///
+/// # Errors
+/// When the store cannot be read. A source that cannot be asked is part of the report.
+pub(crate) fn drift(
+    store: &Store,
+    registries: &Registries,
+    only: &[Reference],
+) -> Result<DriftReport, StoreError> {
+    let mut images = Vec::new();
+    let mut files = Vec::new();
+    if only.is_empty() {
+        for node in store.inventory()?.nodes.into_values() {
+            let name = node
+                .record
+                .params
+                .get("reference")
+                .and_then(|name| name.as_str());
+            if node.record.op == resolve::OP
+                && let Some(Ok(reference)) = name.map(str::parse)
+            {
+                images.extend(image_drift(store, registries, &reference)?);
             }
         }
-        for reference in only {
-            images.extend(self.image_drift(reference)?);
+        for known in store.subjects(local_file::OP)? {
+            if let Some(input) = known.material.inputs.first() {
+                files.push(file_drift(store, &known.subject, input.digest, known.since));
+            }
         }
-        images.sort_by(|a, b| a.name.cmp(&b.name));
-        let same = |drift: &Drift| drift.state == DriftState::Same;
-        Ok(DriftReport {
-            ok: images.iter().all(same) && files.iter().all(same),
-            images,
-            files,
-        })
     }
+    for reference in only {
+        images.extend(image_drift(store, registries, reference)?);
+    }
+    images.sort_by(|a, b| a.name.cmp(&b.name));
+    let same = |drift: &Drift| drift.state == DriftState::Same;
+    Ok(DriftReport {
+        ok: images.iter().all(same) && files.iter().all(same),
+        images,
+        files,
+    })
+}
 
-    fn image_drift(&self, reference: &Reference) -> Result<Option<Drift>, Error> {
-        let name = reference.to_string();
-        let Some((node, _)) = self.store().peek_node(&resolve::spec(&name).key())? else {
-            return Ok(None);
-        };
-        let Some(root) = node.record.outputs.get("root") else {
-            return Ok(None);
-        };
-        let recorded = root.digest();
-        let now = source::open(reference, self.registries())
-            .and_then(|source| source.root(self.store()))
-            .map(|document| Digest::of(&document.bytes));
-        Ok(Some(compare(name, recorded, node.record.created_at, now)))
-    }
+fn image_drift(
+    store: &Store,
+    registries: &Registries,
+    reference: &Reference,
+) -> Result<Option<Drift>, StoreError> {
+    let name = reference.to_string();
+    let Some((node, _)) = store.peek_node(&resolve::spec(&name).key())? else {
+        return Ok(None);
+    };
+    let Some(root) = node.record.outputs.get("root") else {
+        return Ok(None);
+    };
+    let recorded = root.digest();
+    let now = source::open(reference, registries)
+        .and_then(|source| source.root(store))
+        .map(|document| Digest::of(&document.bytes));
+    Ok(Some(compare(name, recorded, node.record.created_at, now)))
+}
 
-    fn file_drift(&self, path: &str, recorded: Digest, recorded_at: String) -> Drift {
-        let now = self.store().digest_known(Path::new(path));
-        let now = now.map(|(digest, _)| digest).map_err(SourceFailure::from);
-        compare(path.to_owned(), recorded, recorded_at, now)
-    }
+fn file_drift(store: &Store, path: &str, recorded: Digest, recorded_at: String) -> Drift {
+    let now = store.digest_known(Path::new(path));
+    let now = now.map(|(digest, _)| digest).map_err(SourceFailure::from);
+    compare(path.to_owned(), recorded, recorded_at, now)
 }
 
 fn compare(

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use microagent_cas::Store;
-use microagent_pipeline::{Error, Pipeline, Reference, Rootfs, RootfsError, RootfsOptions, Silent};
+use microagent_pipeline::{DiskError, Error, Pipeline, Reference, Rootfs, RootfsOptions, Silent};
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
 use crate::member::Stack;
@@ -46,14 +46,14 @@ pub fn model(stack: &Stack) -> Result<(), TestCaseError> {
         (Ok(tree), Ok(rootfs)) => (tree, rootfs),
         (Err(_), Err(Error::Merge(_))) => return Ok(()),
         // ext4 reserves /lost+found; the pipeline rejects files in it.
-        (Ok(tree), Err(Error::Rootfs(RootfsError::LostFound)))
+        (Ok(tree), Err(Error::Disk(DiskError::LostFound)))
             if tree.names.contains_key(&b"/lost+found"[..]) =>
         {
             return Ok(());
         }
         // Rare: the built-in writer cannot store some non-UTF-8 names in a large
         // directory.
-        (Ok(tree), Err(Error::Rootfs(RootfsError::Name { .. })))
+        (Ok(tree), Err(Error::Disk(DiskError::Name { .. })))
             if (tree.names.keys()).any(|name| std::str::from_utf8(name).is_err()) =>
         {
             return Ok(());
@@ -129,7 +129,7 @@ fn build(stack: &Stack) -> Built {
     };
     let outcome = match sized(stack.size_mib) {
         // The minimum size that the error reports must be enough.
-        Err(Error::Rootfs(RootfsError::TooSmall { least_mib, .. })) => sized(Some(least_mib)),
+        Err(Error::Disk(DiskError::TooSmall { least_mib, .. })) => sized(Some(least_mib)),
         outcome => outcome,
     };
     Built { directory, outcome }

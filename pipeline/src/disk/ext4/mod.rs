@@ -17,7 +17,6 @@ mod superblock;
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io;
 
 use microagent_cas::Digest;
 use mkext4::dirhash::HashSeed;
@@ -27,7 +26,8 @@ use self::content::{ContentReader, block_runs};
 use self::raw_names::{Hashes, ReplaceError, StandIns};
 use self::sink::Sink;
 pub(crate) use self::superblock::{LABEL_BYTES, set_last_mounted};
-use crate::nodes::rootfs::RootfsError;
+use crate::disk::error::{DiskError, WriteError};
+use crate::disk::{MIB, Size};
 use crate::tar::entry::{Attributes, Content, Device, display_name};
 use crate::tree::xattr;
 use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
@@ -36,7 +36,6 @@ use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
 /// what they wrote.
 pub(crate) const WRITER: &str = "mkext4 0.0.3, raw names 2";
 
-pub(crate) const MIB: u64 = 1 << 20;
 const BLOCK: u64 = 4096;
 /// Sizes are multiples of this.
 const STEP: u64 = MIB;
@@ -56,15 +55,6 @@ const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK;
 const MAX_XATTRS: usize = 4096 - 36;
 /// The largest image: blocks are counted in 32 bits.
 const MAX_IMAGE: u64 = (u32::MAX as u64 - 1) * BLOCK / STEP * STEP;
-
-/// How large the image shall be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Size {
-    /// As the content needs, and this many bytes free.
-    Headroom(u64),
-    /// Exactly so many bytes, a multiple of 1 MiB.
-    Exact(u64),
-}
 
 /// What a file system is told apart by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +77,7 @@ pub(crate) fn plan<'a>(
     tree: &'a Tree,
     seed: &Digest,
     size: Size,
-) -> Result<Planned<'a>, RootfsError> {
+) -> Result<Planned<'a>, DiskError> {
     plan_as(tree, Identity { seed, label: "" }, size)
 }
 
@@ -96,7 +86,7 @@ pub(crate) fn plan_as<'a>(
     tree: &'a Tree,
     identity: Identity<'_>,
     size: Size,
-) -> Result<Planned<'a>, RootfsError> {
+) -> Result<Planned<'a>, DiskError> {
     let need = Need::of(tree);
     match size {
         Size::Headroom(free) => {
@@ -110,7 +100,7 @@ pub(crate) fn plan_as<'a>(
         }
         Size::Exact(size) => match attempt(tree, identity, &need, size)? {
             Some(planned) => Ok(planned),
-            None => Err(RootfsError::TooSmall {
+            None => Err(DiskError::TooSmall {
                 asked_mib: size / MIB,
                 least_mib: least(tree, identity, &need, size)? / MIB,
             }),
@@ -124,7 +114,7 @@ fn least(
     identity: Identity<'_>,
     need: &Need,
     too_small: u64,
-) -> Result<u64, RootfsError> {
+) -> Result<u64, DiskError> {
     let (mut below, mut above) = (too_small, too_small.max(SMALLEST).next_multiple_of(STEP));
     while attempt(tree, identity, need, above)?.is_none() {
         below = above;
@@ -141,7 +131,7 @@ fn least(
 }
 
 /// The size and the number of inodes that a tree gets.
-pub(crate) fn measure(tree: &Tree, seed: &Digest, size: Size) -> Result<(u64, u32), RootfsError> {
+pub(crate) fn measure(tree: &Tree, seed: &Digest, size: Size) -> Result<(u64, u32), DiskError> {
     let size = plan(tree, seed, size)?.size();
     let inodes = Need::of(tree).inodes_for(size);
     Ok((size, inodes.unwrap_or(u32::MAX)))
@@ -169,8 +159,8 @@ impl Planned<'_> {
         result?;
         self.stand_ins.replace(image).map_err(|error| match error {
             ReplaceError::Image(error) => WriteError::Image(error),
-            ReplaceError::Reader(error) => WriteError::Writer(error),
-            ReplaceError::Sorted(directory) => WriteError::Name(directory),
+            ReplaceError::Reader(source) => WriteError::Disk(DiskError::Layout { source }),
+            ReplaceError::Sorted(directory) => WriteError::Disk(DiskError::Name { directory }),
         })
     }
 
@@ -180,7 +170,8 @@ impl Planned<'_> {
         sink: &mut Sink<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), WriteError> {
-        let mut writer = self.layout.writer(sink).map_err(WriteError::Writer)?;
+        let failed = |source| WriteError::Disk(DiskError::Layout { source });
+        let mut writer = self.layout.writer(sink).map_err(failed)?;
         for (file, layer, content) in &self.contents {
             let Some(tar) = tars.get(*layer) else {
                 return Err(WriteError::Layer(*layer));
@@ -191,22 +182,9 @@ impl Planned<'_> {
                 .map_err(|_| WriteError::Layer(*layer))?;
             progress(content.segments.iter().map(|segment| segment.length).sum());
         }
-        writer.finish().map_err(WriteError::Writer)?;
+        writer.finish().map_err(failed)?;
         Ok(())
     }
-}
-
-/// Why an image could not be written.
-#[derive(Debug)]
-pub(crate) enum WriteError {
-    /// The image file.
-    Image(io::Error),
-    /// A layer's tar is not what its index says.
-    Layer(usize),
-    /// A name that is not UTF-8, in this directory.
-    Name(String),
-    /// The writer itself.
-    Writer(mkext4::Error),
 }
 
 /// What a tree takes at least.
@@ -256,9 +234,9 @@ fn attempt<'a>(
     identity: Identity<'_>,
     need: &Need,
     size: u64,
-) -> Result<Option<Planned<'a>>, RootfsError> {
+) -> Result<Option<Planned<'a>>, DiskError> {
     if size > MAX_IMAGE {
-        return Err(RootfsError::TooLarge {
+        return Err(DiskError::TooLarge {
             most_mib: MAX_IMAGE / MIB,
         });
     }
@@ -266,7 +244,7 @@ fn attempt<'a>(
     let Some(inodes) = need.inodes_for(size).filter(|_| size >= SMALLEST) else {
         return Ok(None);
     };
-    let layout_failed = |source| RootfsError::Layout { source };
+    let layout_failed = |source| DiskError::Layout { source };
     let mut options = Options::new(size, uuid(identity.seed), 0);
     options.label = Some(identity.label.to_owned()).filter(|label| !label.is_empty());
     options.inodes = InodeCount::Exact(inodes);
@@ -309,11 +287,11 @@ fn declare<'a>(
     tree: &'a Tree,
     mut builder: FsBuilder,
     seed: &HashSeed,
-) -> Result<Declared<'a>, RootfsError> {
+) -> Result<Declared<'a>, DiskError> {
     let root = tree.inode(ROOT);
     let fail = |path: &[u8]| {
         let path = display_name(path);
-        move |source| RootfsError::Inode { path, source }
+        move |source| DiskError::Inode { path, source }
     };
     (builder.set_meta(mkext4::ROOT, meta(&root.attributes))).map_err(fail(b"/"))?;
     set_xattrs(&mut builder, mkext4::ROOT, root, b"/")?;
@@ -337,7 +315,7 @@ fn declare<'a>(
                 if matches!(&inode.kind, InodeKind::Directory(names) if names.is_empty()) {
                     continue;
                 }
-                return Err(RootfsError::LostFound);
+                return Err(DiskError::LostFound);
             }
             let name = match std::str::from_utf8(name) {
                 Ok(name) => Cow::Borrowed(name),
@@ -348,7 +326,7 @@ fn declare<'a>(
                         Hashes::of(tree.names(directory.inode).map(|(name, _)| name), seed)
                     });
                     let found = stand_ins.for_name(&directory.declared, name, hashes, &taken);
-                    Cow::Owned(found.ok_or_else(|| RootfsError::Name {
+                    Cow::Owned(found.ok_or_else(|| DiskError::Name {
                         directory: display_name(&directory.path),
                     })?)
                 }
@@ -390,7 +368,7 @@ fn declare<'a>(
                 }),
                 InodeKind::File { layer, content } => {
                     if content.size > MAX_FILE {
-                        return Err(RootfsError::FileTooLarge {
+                        return Err(DiskError::FileTooLarge {
                             path: display_name(&path),
                         });
                     }
@@ -445,8 +423,8 @@ fn set_xattrs(
     handle: InodeHandle,
     inode: &Inode,
     path: &[u8],
-) -> Result<(), RootfsError> {
-    let bad = || RootfsError::Attributes {
+) -> Result<(), DiskError> {
+    let bad = || DiskError::Attributes {
         path: display_name(path),
     };
     let mut total = 0;

@@ -195,7 +195,7 @@ fn a_size_that_is_too_small_is_refused_with_the_least_one_that_works() {
         let error = plan(&tree, &seed(), Size::Exact(asked * MIB))
             .err()
             .unwrap();
-        let RootfsError::TooSmall {
+        let DiskError::TooSmall {
             asked_mib,
             least_mib,
         } = error
@@ -205,11 +205,11 @@ fn a_size_that_is_too_small_is_refused_with_the_least_one_that_works() {
         assert_eq!(asked_mib, asked);
         assert!(plan(&tree, &seed(), Size::Exact(least_mib * MIB)).is_ok());
         let below = plan(&tree, &seed(), Size::Exact((least_mib - 1) * MIB));
-        assert!(matches!(below, Err(RootfsError::TooSmall { .. })));
+        assert!(matches!(below, Err(DiskError::TooSmall { .. })));
     }
     let tar = vec![b'x'; 40 << 20];
     let least = match plan(&tree, &seed(), Size::Exact(0)).err() {
-        Some(RootfsError::TooSmall { least_mib, .. }) => least_mib,
+        Some(DiskError::TooSmall { least_mib, .. }) => least_mib,
         other => panic!("{other:?}"),
     };
     written(&tree, &tar, Size::Exact(least * MIB));
@@ -222,7 +222,7 @@ fn every_size_has_room_for_its_metadata() {
     for mib in [16, 17, 127, 128, 129, 2047, 2048, 2049, 2056, 4097] {
         match plan(&tree, &seed(), Size::Exact(mib * MIB)) {
             Ok(planned) => assert_eq!(planned.size(), mib * MIB),
-            Err(RootfsError::TooSmall { least_mib, .. }) => {
+            Err(DiskError::TooSmall { least_mib, .. }) => {
                 assert!(
                     least_mib > mib && least_mib < mib + 16,
                     "{mib}: {least_mib}"
@@ -233,7 +233,7 @@ fn every_size_has_room_for_its_metadata() {
     }
     assert!(matches!(
         plan(&tree, &seed(), Size::Exact(1 << 50)),
-        Err(RootfsError::TooLarge { .. })
+        Err(DiskError::TooLarge { .. })
     ));
 }
 
@@ -250,14 +250,14 @@ fn what_ext4_cannot_hold_is_refused_by_name() {
     let refused = |entry: Entry| plan(&tree(vec![entry]), &seed(), SMALL).err().unwrap();
     let mut large = file(b"a/b", 0);
     large.attributes.xattrs[0].value = vec![0; 5000];
-    assert!(matches!(refused(large), RootfsError::Attributes { path } if path == "/a/b"));
+    assert!(matches!(refused(large), DiskError::Attributes { path } if path == "/a/b"));
     let huge = Content {
         size: 1 << 50,
         segments: Vec::new(),
     };
     assert!(matches!(
         refused(entry(b"huge", EntryKind::File(huge))),
-        RootfsError::FileTooLarge { path } if path == "/huge"
+        DiskError::FileTooLarge { path } if path == "/huge"
     ));
     let device = Device {
         major: 5000,
@@ -265,10 +265,10 @@ fn what_ext4_cannot_hold_is_refused_by_name() {
     };
     assert!(matches!(
         refused(entry(b"dev", EntryKind::CharDevice(device))),
-        RootfsError::Inode { path, .. } if path == "/dev"
+        DiskError::Inode { path, .. } if path == "/dev"
     ));
     assert!(matches!(
         refused(file(b"lost+found/x", 0)),
-        RootfsError::LostFound
+        DiskError::LostFound
     ));
 }

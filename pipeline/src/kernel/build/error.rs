@@ -1,9 +1,12 @@
 //! Why a kernel could not be built.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use microagent_cas::StoreError;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::kernel::error::{KernelError, KernelFailure};
 
 /// Why a kernel could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -122,5 +125,29 @@ impl Diagnosis for KernelBuildError {
             KernelBuildError::Make { log, .. } => format!("see {}", log.display()),
             _ => return None,
         })
+    }
+}
+
+/// Why a build of a kernel failed: an error of its own, or of what it calls.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum KernelBuildFailure {
+    Store(#[from] StoreError),
+    /// A program of the host failed.
+    Tool(#[from] KernelError),
+    Kernel(#[from] KernelFailure),
+    Build(#[from] KernelBuildError),
+}
+
+/// Converts a failed system call on a file: `action` (open, read, write) on `path`.
+pub(crate) fn file(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> KernelBuildError {
+    let path = path.to_owned();
+    move |source| KernelBuildError::File {
+        action,
+        path,
+        source,
     }
 }

@@ -5,6 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::error::{KernelBuildError, file};
+
+/// The options of the guest kernel, each with its reason.
+const MICROVM: &str = include_str!("microvm.config");
+
+/// The maximum size of a fragment, in bytes. A distribution's complete `.config` has 300 KiB.
+const MAX_FRAGMENT: u64 = 4 << 20;
 
 /// What a line of `.config` says of an option that is off, around its name.
 const OFF: (&str, &str) = ("# ", " is not set");
@@ -14,33 +25,55 @@ const MAX_NAME: usize = 200;
 
 /// Options by name, with their values as text; `n` is off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Fragment {
+pub(crate) struct Fragment {
     options: BTreeMap<String, String>,
 }
 
 /// A line that is neither option nor comment.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct BadLine {
+pub(crate) struct BadLine {
     /// Counted from 1.
-    pub(super) number: usize,
+    pub(crate) number: usize,
     /// Its text.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 /// An option that came out otherwise.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Dropped {
+pub(crate) struct Dropped {
     /// Its name with `CONFIG_`.
-    pub(super) option: String,
+    pub(crate) option: String,
     /// What was asked for.
-    pub(super) asked: String,
+    pub(crate) asked: String,
     /// What the configuration has.
-    pub(super) got: String,
+    pub(crate) got: String,
 }
 
 impl Fragment {
+    /// The built-in fragment, overridden by the one at `path`.
+    pub(crate) fn with_file(path: Option<&Path>) -> Result<Fragment, KernelBuildError> {
+        let parse = |name: String, text: &str| {
+            Fragment::parse(text).map_err(|line| KernelBuildError::BadFragment {
+                name,
+                number: line.number,
+                text: line.text,
+            })
+        };
+        let mut fragment = parse("microvm.config".to_owned(), MICROVM)?;
+        if let Some(path) = path {
+            let size = fs::metadata(path).map_err(file("read", path))?.len();
+            let text = match size {
+                size if size > MAX_FRAGMENT => Err(io::ErrorKind::FileTooLarge.into()),
+                _ => fs::read_to_string(path),
+            };
+            let text = text.map_err(file("read", path))?;
+            fragment.extend(parse(path.display().to_string(), &text)?);
+        }
+        Ok(fragment)
+    }
+
     /// Reads a fragment; of two lines for one option the later counts.
-    pub(super) fn parse(text: &str) -> Result<Fragment, BadLine> {
+    pub(crate) fn parse(text: &str) -> Result<Fragment, BadLine> {
         let mut options = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
             match option(line) {
@@ -60,13 +93,13 @@ impl Fragment {
     }
 
     /// Adds `more`, whose values count where both have one.
-    pub(super) fn extend(&mut self, more: Fragment) {
+    pub(crate) fn extend(&mut self, more: Fragment) {
         self.options.extend(more.options);
     }
 
     /// As text in one form, whatever order and comments it was read from: what a key is made of and
     /// what `KCONFIG_ALLCONFIG` names.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.options {
             // Writing to a String does not fail.
@@ -81,7 +114,7 @@ impl Fragment {
     /// The first option, by name, that `config`, a whole `.config`, does not have as asked. An
     /// option that is off and one that the configuration does not know are the same: a kernel
     /// cannot have what it does not know.
-    pub(super) fn dropped(&self, config: &str) -> Option<Dropped> {
+    pub(crate) fn dropped(&self, config: &str) -> Option<Dropped> {
         let is: BTreeMap<_, _> = config
             .lines()
             .filter_map(|line| match option(line) {
@@ -210,7 +243,7 @@ mod tests {
 
     #[test]
     fn our_own_fragment_is_one_and_says_nothing_twice() {
-        let text = super::super::MICROVM;
+        let text = MICROVM;
         let lines = text
             .lines()
             .filter(|line| matches!(option(line), Line::Option(..)));

@@ -6,8 +6,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use super::error::KernelBuildError;
-use crate::error::Error;
+use super::error::{KernelBuildError, KernelBuildFailure};
 use crate::kernel::tool::Tool;
 
 /// The name and place of every build, and its time: what differs between two builds of one source
@@ -26,7 +25,7 @@ const MAX_LINE: u64 = 64 << 10;
 
 /// One source tree being built.
 #[derive(Debug)]
-pub(super) struct Build<'a> {
+pub(crate) struct Build<'a> {
     tree: &'a Path,
     jobs: usize,
     log: File,
@@ -35,7 +34,7 @@ pub(super) struct Build<'a> {
 
 impl<'a> Build<'a> {
     /// A build in `tree` by `jobs` processes, whose output goes to the file `log`.
-    pub(super) fn new(
+    pub(crate) fn new(
         tree: &'a Path,
         jobs: usize,
         log_path: &Path,
@@ -54,12 +53,12 @@ impl<'a> Build<'a> {
     }
 
     /// Runs `make target`; `compiled` hears of the size of each source file that is compiled.
-    pub(super) fn make(
+    pub(crate) fn make(
         &mut self,
         target: &'static str,
         variables: &[&str],
         mut compiled: impl FnMut(u64),
-    ) -> Result<(), Error> {
+    ) -> Result<(), KernelBuildFailure> {
         let script = r#"exec make "$@" 2>&1"#;
         let (running, stdout) = Tool::guarded("sh", &["-c"])
             .args([script, "sh"])
@@ -92,7 +91,7 @@ impl<'a> Build<'a> {
         running.finish().map_err(|_| {
             let detail = telling.text();
             let log = self.log_path.clone();
-            Error::from(KernelBuildError::Make {
+            KernelBuildFailure::from(KernelBuildError::Make {
                 target,
                 detail,
                 log,
@@ -168,6 +167,7 @@ impl Telling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::Diagnosis;
 
     #[test]
     fn what_is_compiled_is_read_from_makes_lines() {
@@ -228,6 +228,9 @@ mod tests {
             error.to_string(),
             "make vmlinux failed: a.c:1:1: error: microagent none"
         );
+        let KernelBuildFailure::Build(error) = error else {
+            panic!("{error:?}");
+        };
         assert_eq!(error.remediation(), Some(format!("see {}", log.display())));
         assert_eq!(sizes.len(), 1);
         assert!(

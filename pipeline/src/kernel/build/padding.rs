@@ -34,7 +34,7 @@ struct Piece<'i> {
 /// The same kernel with the padding of its segments left out; zeros stand in its place when it is
 /// loaded. None when this is no ELF image, or not one as Linux makes them: only segments to load
 /// and notes within them.
-pub(super) fn without_padding(image: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn without_padding(image: &[u8]) -> Option<Vec<u8>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(image).ok()?;
     let segments: Vec<_> = elf.segments()?.iter().collect();
     let mut pieces = Vec::new();

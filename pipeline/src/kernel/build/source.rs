@@ -7,8 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use super::error::KernelBuildError;
-use crate::error::Error;
+use super::error::{KernelBuildError, KernelBuildFailure};
 use crate::kernel::package;
 use crate::kernel::tool::Tool;
 
@@ -30,12 +29,12 @@ const HEAD: u64 = 512;
 
 /// Unpacks the source in `file` below `directory` and returns its top directory. `advance` hears of
 /// the bytes that were read of `file`.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     name: &str,
     mut file: File,
     directory: &Path,
     advance: impl FnMut(u64),
-) -> Result<PathBuf, Error> {
+) -> Result<PathBuf, KernelBuildFailure> {
     let unreadable = |error: io::Error| bad(name, error);
     let mut head = Vec::new();
     file.seek(SeekFrom::Start(0)).map_err(unreadable)?;
@@ -60,7 +59,7 @@ fn unpack_package(
     file: File,
     directory: &Path,
     advance: impl FnMut(u64),
-) -> Result<PathBuf, Error> {
+) -> Result<PathBuf, KernelBuildFailure> {
     let (running, stdout) = Tool::new("dpkg-deb", &["--fsys-tarfile"])
         .args(["/dev/stdin"])
         .stdin(file)

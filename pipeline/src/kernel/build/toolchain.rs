@@ -24,7 +24,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 const HEADERS: &[(&str, &str)] = &[("libelf.h", "libelf-dev")];
 
 /// Says which program or library is missing first.
-pub(super) fn check() -> Result<(), KernelBuildError> {
+pub(crate) fn check() -> Result<(), KernelBuildError> {
     for (program, package) in PROGRAMS {
         if find(program).is_none() {
             return Err(KernelBuildError::MissingTool {
@@ -46,7 +46,7 @@ pub(super) fn check() -> Result<(), KernelBuildError> {
 
 /// What of a host's tools gets into a kernel's bytes: compiler and linker with their versions, as
 /// their first lines say.
-pub(super) fn identity() -> Result<[String; 2], KernelBuildError> {
+pub(crate) fn identity() -> Result<[String; 2], KernelBuildError> {
     Ok([first_line("gcc", "gcc")?, first_line("ld", "binutils")?])
 }
 

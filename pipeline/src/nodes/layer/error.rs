@@ -1,4 +1,4 @@
-//! Why a layer could not be brought here or unpacked.
+//! Why a layer could not be fetched or unpacked.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::tar::reader::TarError;
 use crate::tar::stream::MAX_UNPACKED;
 
-/// Why a layer could not be brought here or unpacked.
+/// Why a layer could not be fetched or unpacked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the message of each says it

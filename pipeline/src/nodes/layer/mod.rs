@@ -1,23 +1,23 @@
-//! The `fetch` and `unpack` nodes: a layer as it is shipped, then as a tar
-//! with an index.
+//! The `fetch` and `unpack` nodes: a layer as distributed (usually compressed),
+//! and as a tar with an index.
 //!
 //! | node | inputs | outputs |
 //! |---|---|---|
 //! | `fetch` | `layer` | `layer`: the blob as the manifest names it |
 //! | `unpack` | `layer`, `diffId` | `tar`: the blob that `diffId` names; `tarIndex`: its [`crate::tar::index`] |
 //!
-//! Every byte is hashed on its way: a blob is kept only under the digest that
-//! the manifest (or the image's configuration) announced. A transfer that
-//! breaks off goes on where it stopped, a few times; what has come when a
-//! process ends is kept for the next one.
+//! Every byte is hashed as it passes: a blob is stored only under the digest
+//! that the manifest (or the image's configuration) declares. An interrupted
+//! transfer is resumed where it stopped, up to a number of attempts; the part
+//! that a process leaves behind is resumed by the next one.
 //!
-//! A layer that is not here is fetched and unpacked in one pass, by three
-//! threads that hand its bytes on:
+//! A layer that is not in the store is fetched and unpacked in one pass by
+//! three threads:
 //! ```text
-//! transfer ─▶ hash, keep the blob ─feed─▶ decompress ─feed─▶ hash, keep the tar, index
+//! transfer ─▶ hash, store the blob ─feed─▶ decompress ─feed─▶ hash, store the tar, index
 //! ```
-//! A layer that was unpacked before is not needed as it is shipped, and is not
-//! fetched again when only that is gone.
+//! A layer that is already unpacked is not fetched again when only its
+//! compressed blob has been removed.
 
 mod error;
 mod transfer;
@@ -33,230 +33,251 @@ use microagent_cas::{BlobWriter, Digest, Output, StoreError};
 
 use self::transfer::Transfer;
 use self::unpack::Unpacking;
+use crate::engine::Engine;
 use crate::engine::node::NodeSpec;
-use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
+use crate::engine::progress::{Event, Stage, short};
 use crate::image::manifest::{LayerDescriptor, ManifestError};
 use crate::nodes::resolve::Image;
-use crate::pipeline::Pipeline;
+use crate::source::SourceFailure;
 use crate::tar::feed::{FeedWriter, PIECE, feed};
 use crate::tar::index::INDEX_FORMAT;
 
 pub use error::LayerError;
 
-/// How many layers are worked on at once, each over a connection of its own.
+/// The number of layers fetched in parallel, each over its own connection.
 const PARALLEL: usize = 3;
-/// How much of a blob is read at once.
+/// The size of a read from a blob, in bytes.
 const CHUNK: usize = 256 << 10;
 /// The version of the `unpack` node: the tar reader's and the index's together.
 const UNPACK_VERSION: u32 = INDEX_FORMAT;
 
-/// A layer that is ready to be merged.
+/// An unpacked layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unpacked {
-    /// The layer as the manifest names it.
+    /// The digest of the layer in the manifest.
     pub(crate) layer: Digest,
-    /// Its uncompressed tar, which is its diff id.
+    /// The digest of its uncompressed tar: its diff id.
     pub(crate) tar: Digest,
-    /// The tar's index.
+    /// The digest of the tar's index.
     pub(crate) index: Digest,
 }
 
-impl Pipeline {
-    /// All layers of an image, from the bottom up, unpacked.
-    pub(crate) fn layers(&self, image: &Image) -> Result<Vec<Unpacked>, Error> {
-        let budget = AtomicU64::new(0);
-        let next = AtomicUsize::new(0);
-        let done: Mutex<BTreeMap<usize, Result<Unpacked, Error>>> = Mutex::default();
-        let lock = || done.lock().unwrap_or_else(PoisonError::into_inner);
-        let work = || {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some(layer) = image.layers.get(number) else {
-                    return;
-                };
-                let result = self.layer(image, layer, &budget);
-                if result.is_err() {
-                    // The others need not begin anything new.
-                    next.store(image.layers.len(), Ordering::Relaxed);
-                }
-                lock().insert(number, result);
-            }
-        };
-        thread::scope(|scope| {
-            for _ in 1..PARALLEL.min(image.layers.len()) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        let done = std::mem::take(&mut *lock());
-        done.into_values().collect()
-    }
+/// Why a layer could not be fetched and unpacked.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum LayerFailure {
+    Store(#[from] StoreError),
+    Source(#[from] SourceFailure),
+    Manifest(#[from] ManifestError),
+    Layer(#[from] LayerError),
+}
 
-    /// One layer, unpacked.
-    fn layer(
-        &self,
-        image: &Image,
-        layer: &LayerDescriptor,
-        budget: &AtomicU64,
-    ) -> Result<Unpacked, Error> {
-        let node = self.node(unpack_spec(layer), || {
-            let unpacking = Unpacking {
-                pipeline: self,
-                layer,
-                image: &image.reference,
-                budget,
+/// Unpacks all layers of an image; returns them from the bottom up.
+///
+/// # Errors
+/// Those of fetching and unpacking; the first failure stops the start of further layers.
+pub(crate) fn layers(engine: &Engine, image: &Image) -> Result<Vec<Unpacked>, LayerFailure> {
+    let total = AtomicU64::new(0);
+    let next = AtomicUsize::new(0);
+    let done: Mutex<BTreeMap<usize, Result<Unpacked, LayerFailure>>> = Mutex::default();
+    let lock = || done.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(layer) = image.layers.get(number) else {
+                return;
             };
-            let index = self.unpack(image, &unpacking)?;
+            let unpacking = Unpacking {
+                engine,
+                image,
+                layer,
+                total: &total,
+            };
+            let result = unpacked(&unpacking);
+            if result.is_err() {
+                // The other threads need not start another layer.
+                next.store(image.layers.len(), Ordering::Relaxed);
+            }
+            lock().insert(number, result);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..PARALLEL.min(image.layers.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let done = std::mem::take(&mut *lock());
+    done.into_values().collect()
+}
+
+/// Fetches the layers whose compressed blobs are not in the store.
+///
+/// # Errors
+/// Those of fetching and unpacking.
+pub(crate) fn fetch_layers(engine: &Engine, image: &Image) -> Result<(), LayerFailure> {
+    let total = AtomicU64::new(0);
+    let store = engine.store();
+    for layer in &image.layers {
+        store.hold(&[Output::Blob(layer.digest)])?;
+        if store.blob_size(&layer.digest)? != Some(layer.size) {
+            unpack(&Unpacking {
+                engine,
+                image,
+                layer,
+                total: &total,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The `unpack` node of a layer.
+fn unpacked(unpacking: &Unpacking<'_>) -> Result<Unpacked, LayerFailure> {
+    let layer = unpacking.layer;
+    let node = unpacking
+        .engine
+        .node(unpack_spec(layer), || -> Result<_, LayerFailure> {
+            let index = unpack(unpacking)?;
             Ok(BTreeMap::from([
                 ("tar".to_owned(), layer.diff_id.into()),
                 ("tarIndex".to_owned(), index.into()),
             ]))
         })?;
-        Ok(Unpacked {
-            layer: layer.digest,
-            tar: node.output("tar")?.digest(),
-            index: node.output("tarIndex")?.digest(),
-        })
-    }
+    Ok(Unpacked {
+        layer: layer.digest,
+        tar: node.output("tar")?.digest(),
+        index: node.output("tarIndex")?.digest(),
+    })
+}
 
-    /// Brings the layers here that are not, as they are shipped.
-    pub(crate) fn bring_layers(&self, image: &Image) -> Result<(), Error> {
-        let budget = AtomicU64::new(0);
-        for layer in &image.layers {
-            self.store().hold(&[Output::Blob(layer.digest)])?;
-            if self.store().blob_size(&layer.digest)? != Some(layer.size) {
-                let unpacking = Unpacking {
-                    pipeline: self,
-                    layer,
-                    image: &image.reference,
-                    budget: &budget,
-                };
-                self.unpack(image, &unpacking)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Unpacks a layer, from the store or while it is on its way; gives the index.
-    fn unpack(&self, image: &Image, unpacking: &Unpacking<'_>) -> Result<Digest, Error> {
-        let layer = unpacking.layer;
-        let (stage, detail) = (Stage::Unpack, short(&layer.digest));
-        let mut began = false;
-        let mut begin = || {
-            self.tell(Event::StageStarted {
-                stage,
-                detail: detail.clone(),
-                total_bytes: None,
-            });
-            began = true;
-        };
-        let mut index = None;
-        self.node(fetch_spec(layer), || {
-            refuse_encrypted(image, layer)?;
-            self.store().hold(&[Output::Blob(layer.digest)])?;
-            if self.store().blob_size(&layer.digest)? != Some(layer.size) {
-                begin();
-                index = Some(self.fetch(image, unpacking)?);
-            }
-            Ok(BTreeMap::from([("layer".to_owned(), layer.digest.into())]))
-        })?;
-        let index = match index {
-            Some(index) => index,
-            None => {
-                begin();
-                let blob = self.open(&layer.digest)?;
-                unpacking.run(BufReader::with_capacity(CHUNK, blob))?
-            }
-        };
-        self.tell(Event::StageDone { stage, detail });
-        Ok(index)
-    }
-
-    /// Brings a layer here and unpacks it on the way; gives the index.
-    fn fetch(&self, image: &Image, unpacking: &Unpacking<'_>) -> Result<Digest, Error> {
-        let layer = unpacking.layer;
-        let (stage, detail) = (Stage::Fetch, short(&layer.digest));
-        self.tell(Event::StageStarted {
+/// Unpacks a layer, from the store or while it is fetched; returns the index.
+fn unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
+    let Unpacking {
+        engine,
+        image,
+        layer,
+        ..
+    } = *unpacking;
+    let (stage, detail) = (Stage::Unpack, short(&layer.digest));
+    let begin = || {
+        engine.emit(Event::StageStarted {
             stage,
             detail: detail.clone(),
-            total_bytes: Some(layer.size),
+            total_bytes: None,
         });
-        let abandoned = AtomicBool::new(false);
-        let (feed, arriving) = feed();
-        let (fetched, unpacked) = thread::scope(|scope| {
-            let unpacking = scope.spawn(|| {
-                let result = unpacking.run(arriving);
-                // Bytes that cannot be unpacked are fetched to their end, for their digest tells
-                // whose fault it is. Without a place to put them there is nothing to learn.
-                let no_place = matches!(&result, Err(Error::Store(_)));
-                abandoned.store(no_place, Ordering::Relaxed);
-                result
-            });
-            let fetched = self.transfer(image, layer, feed, &abandoned);
-            let unpacked = unpacking.join();
-            (fetched, unpacked)
-        });
-        let unpacked = unpacked.unwrap_or_else(|_| {
-            let panicked = std::io::Error::other("the thread that unpacks it has panicked");
-            Err(StoreError::io("unpack into", self.store().root(), panicked).into())
-        });
-        let blob = match (fetched, &unpacked) {
-            (Ok(Some(blob)), _) => blob,
-            (Ok(None), _) | (Err(_), Err(Error::Store(_))) => return unpacked,
-            (Err(error), _) => return Err(error),
-        };
-        keep(blob, image, layer)?;
-        self.tell(Event::StageDone { stage, detail });
-        unpacked
-    }
+    };
+    let mut index = None;
+    engine.node(fetch_spec(layer), || -> Result<_, LayerFailure> {
+        refuse_encrypted(image, layer)?;
+        engine.store().hold(&[Output::Blob(layer.digest)])?;
+        if engine.store().blob_size(&layer.digest)? != Some(layer.size) {
+            begin();
+            index = Some(fetch(unpacking)?);
+        }
+        Ok(BTreeMap::from([("layer".to_owned(), layer.digest.into())]))
+    })?;
+    let index = match index {
+        Some(index) => index,
+        None => {
+            begin();
+            let blob = engine.open(&layer.digest)?;
+            unpacking.run(BufReader::with_capacity(CHUNK, blob))?
+        }
+    };
+    engine.emit(Event::StageDone { stage, detail });
+    Ok(index)
+}
 
-    /// Brings a layer here, and hands it on meanwhile; `None` when it was abandoned.
-    fn transfer(
-        &self,
-        image: &Image,
-        layer: &LayerDescriptor,
-        mut feed: FeedWriter,
-        abandoned: &AtomicBool,
-    ) -> Result<Option<BlobWriter>, Error> {
-        let mut blob = self.store().resume_writer(&layer.digest)?;
-        let mut buffer = vec![0; PIECE];
-        let advanced = |bytes: usize| {
-            self.tell(Event::Advanced {
-                stage: Stage::Fetch,
-                detail: short(&layer.digest),
-                bytes: bytes as u64,
-            });
-        };
-        if blob.left() > layer.size {
-            blob.restart()?;
+/// Fetches a layer and unpacks it meanwhile; returns the index.
+fn fetch(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
+    let Unpacking {
+        engine,
+        image,
+        layer,
+        ..
+    } = *unpacking;
+    let (stage, detail) = (Stage::Fetch, short(&layer.digest));
+    engine.emit(Event::StageStarted {
+        stage,
+        detail: detail.clone(),
+        total_bytes: Some(layer.size),
+    });
+    let abandoned = AtomicBool::new(false);
+    let (writer, reader) = feed();
+    let (fetched, unpacked) = thread::scope(|scope| {
+        let unpacking = scope.spawn(|| {
+            let result = unpacking.run(reader);
+            // A layer that cannot be unpacked is still fetched to its end: its digest shows
+            // whether it is damaged. If it cannot be stored, the transfer is pointless.
+            let no_place = matches!(&result, Err(LayerFailure::Store(_)));
+            abandoned.store(no_place, Ordering::Relaxed);
+            result
+        });
+        let fetched = transfer(engine, image, layer, writer, &abandoned);
+        let unpacked = unpacking.join();
+        (fetched, unpacked)
+    });
+    let unpacked = unpacked.unwrap_or_else(|_| {
+        let panicked = std::io::Error::other("the thread that unpacks it has panicked");
+        Err(StoreError::io("unpack into", engine.store().root(), panicked).into())
+    });
+    let blob = match (fetched, &unpacked) {
+        (Ok(Some(blob)), _) => blob,
+        (Ok(None), _) | (Err(_), Err(LayerFailure::Store(_))) => return unpacked,
+        (Err(error), _) => return Err(error),
+    };
+    keep(blob, image, layer)?;
+    engine.emit(Event::StageDone { stage, detail });
+    unpacked
+}
+
+/// Fetches a layer into a blob and copies it to `writer`; `None` when it was abandoned.
+fn transfer(
+    engine: &Engine,
+    image: &Image,
+    layer: &LayerDescriptor,
+    mut writer: FeedWriter,
+    abandoned: &AtomicBool,
+) -> Result<Option<BlobWriter>, LayerFailure> {
+    let store = engine.store();
+    let mut blob = store.resume_writer(&layer.digest)?;
+    let mut buffer = vec![0; PIECE];
+    let advanced = |bytes: usize| {
+        engine.emit(Event::Advanced {
+            stage: Stage::Fetch,
+            detail: short(&layer.digest),
+            bytes: bytes as u64,
+        });
+    };
+    if blob.left() > layer.size {
+        blob.restart()?;
+    }
+    loop {
+        let read = blob.replay(&mut buffer)?;
+        if read == 0 {
+            break;
         }
-        loop {
-            let read = blob.replay(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            feed.send(&buffer[..read]);
-            advanced(read);
+        writer.send(&buffer[..read]);
+        advanced(read);
+    }
+    let mut transfer = Transfer::new(&*image.source, layer, &image.reference, blob.size());
+    loop {
+        let read = transfer.fill(&mut buffer)?;
+        if read == 0 {
+            return Ok(Some(blob));
         }
-        let mut transfer = Transfer::new(&*image.source, layer, &image.reference, blob.size());
-        loop {
-            let read = transfer.fill(&mut buffer)?;
-            if read == 0 {
-                return Ok(Some(blob));
-            }
-            if abandoned.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            feed.send(&buffer[..read]);
-            blob.write_all(&buffer[..read])
-                .map_err(|error| StoreError::io("write a blob in", self.store().root(), error))?;
-            advanced(read);
+        if abandoned.load(Ordering::Relaxed) {
+            return Ok(None);
         }
+        writer.send(&buffer[..read]);
+        blob.write_all(&buffer[..read])
+            .map_err(|error| StoreError::io("write a blob in", store.root(), error))?;
+        advanced(read);
     }
 }
 
-/// What a layer as it is shipped depends on.
+/// The `fetch` node of a layer.
 pub(crate) fn fetch_spec(layer: &LayerDescriptor) -> NodeSpec {
     NodeSpec {
         op: "fetch",
@@ -267,7 +288,7 @@ pub(crate) fn fetch_spec(layer: &LayerDescriptor) -> NodeSpec {
     }
 }
 
-/// What an unpacked layer depends on.
+/// The `unpack` node of a layer.
 pub(crate) fn unpack_spec(layer: &LayerDescriptor) -> NodeSpec {
     NodeSpec {
         op: "unpack",
@@ -281,7 +302,7 @@ pub(crate) fn unpack_spec(layer: &LayerDescriptor) -> NodeSpec {
     }
 }
 
-fn refuse_encrypted(image: &Image, layer: &LayerDescriptor) -> Result<(), Error> {
+fn refuse_encrypted(image: &Image, layer: &LayerDescriptor) -> Result<(), LayerFailure> {
     if layer.media_type.contains("encrypted") {
         return Err(ManifestError::LayerType {
             layer: layer.digest,
@@ -293,7 +314,8 @@ fn refuse_encrypted(image: &Image, layer: &LayerDescriptor) -> Result<(), Error>
     Ok(())
 }
 
-fn keep(blob: BlobWriter, image: &Image, layer: &LayerDescriptor) -> Result<(), Error> {
+/// Commits a fetched layer under its digest.
+fn keep(blob: BlobWriter, image: &Image, layer: &LayerDescriptor) -> Result<(), LayerFailure> {
     match blob.commit(Some(&layer.digest)) {
         Ok(_) => Ok(()),
         Err(StoreError::Mismatch { actual, .. }) => Err(LayerError::WrongBytes {
@@ -304,9 +326,4 @@ fn keep(blob: BlobWriter, image: &Image, layer: &LayerDescriptor) -> Result<(), 
         .into()),
         Err(error) => Err(error.into()),
     }
-}
-
-/// A digest as people read it: its first twelve digits.
-pub(crate) fn short(digest: &Digest) -> String {
-    digest.hex().chars().take(12).collect()
 }

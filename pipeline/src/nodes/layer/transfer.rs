@@ -1,35 +1,34 @@
-//! A layer's bytes from where the image is, exactly as many as the manifest says, over as many
-//! connections as it takes.
+//! Reads a layer from its source: exactly as many bytes as the manifest declares, over several
+//! connections if they break.
 
 use std::io;
 
-use super::LayerError;
-use crate::error::Error;
+use super::{LayerError, LayerFailure};
 use crate::image::manifest::LayerDescriptor;
 use crate::source::{LayerStream, Source};
 
-/// How often in a row a transfer may break off with less than [`PROGRESS`].
+/// The maximum number of consecutive connections that break before [`PROGRESS`].
 const ATTEMPTS: u32 = 4;
-/// A connection that broke off after so many bytes was worth it.
+/// A connection that breaks after this many bytes resets the count.
 const PROGRESS: u64 = 1 << 20;
 
-/// A transfer that is under way.
+/// A transfer in progress.
 pub(super) struct Transfer<'a> {
     source: &'a dyn Source,
     layer: &'a LayerDescriptor,
     image: &'a str,
     stream: Option<LayerStream<'a>>,
-    /// How much has been handed out, or was there before.
+    /// The number of bytes returned so far, including those of an earlier transfer.
     got: u64,
-    /// How much the present stream repeats, because its source cannot begin in the middle.
+    /// The number of bytes to skip because the source restarted the stream from the beginning.
     skip: u64,
-    /// What `got` was when the present stream began.
+    /// The value of `got` when the current stream began.
     begun: u64,
     failures: u32,
 }
 
 impl<'a> Transfer<'a> {
-    /// A transfer of what follows the first `got` bytes.
+    /// A transfer of the bytes after the first `got`.
     pub(super) fn new(
         source: &'a dyn Source,
         layer: &'a LayerDescriptor,
@@ -48,8 +47,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// As many bytes as the buffer holds, fewer only at the end; 0 when all have come.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+    /// Fills the buffer; returns fewer bytes only at the end, and 0 after it.
+    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, LayerFailure> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.read(&mut buffer[filled..])? {
@@ -60,7 +59,7 @@ impl<'a> Transfer<'a> {
         Ok(filled)
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LayerFailure> {
         loop {
             if self.stream.is_none() {
                 let (from, stream) = self.source.layer(self.layer, self.got)?;
@@ -74,13 +73,13 @@ impl<'a> Transfer<'a> {
             let read = match stream.read(buffer) {
                 Ok(0) if self.got == self.layer.size && self.skip == 0 => return Ok(0),
                 Ok(0) => {
-                    self.broke_off(None)?;
+                    self.interrupted(None)?;
                     continue;
                 }
                 Ok(read) => read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    self.broke_off(Some(error))?;
+                    self.interrupted(Some(error))?;
                     continue;
                 }
             };
@@ -104,8 +103,8 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// A connection has ended too early: waits for the next attempt, or gives up.
-    fn broke_off(&mut self, source: Option<io::Error>) -> Result<(), Error> {
+    /// Handles a broken connection: waits for the next attempt, or fails.
+    fn interrupted(&mut self, source: Option<io::Error>) -> Result<(), LayerFailure> {
         self.stream = None;
         self.failures = match self.got - self.begun >= PROGRESS {
             true => 1,

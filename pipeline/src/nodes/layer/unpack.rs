@@ -1,4 +1,4 @@
-//! From a layer as it is shipped to its tar and the tar's index, in one streaming pass
+//! Unpacks a layer into its tar and the tar's index, in one streaming pass
 //! ([`crate::tar::stream`]).
 
 use std::io::{self, BufRead, BufWriter};
@@ -6,50 +6,49 @@ use std::sync::atomic::AtomicU64;
 
 use microagent_cas::{BlobWriter, Digest, StoreError};
 
-use super::{LayerError, short};
-use crate::engine::progress::{Event, Stage};
-use crate::error::Error;
+use super::{LayerError, LayerFailure};
+use crate::engine::Engine;
+use crate::engine::progress::{Event, Stage, short};
 use crate::image::manifest::LayerDescriptor;
-use crate::pipeline::Pipeline;
+use crate::nodes::resolve::Image;
 use crate::tar::decompress::Compression;
 use crate::tar::index::IndexWriter;
 use crate::tar::stream::{Meter, UnpackError, unpack};
 
-/// How much of an index is written at once.
+/// The size of a write to an index, in bytes.
 const CHUNK: usize = 256 << 10;
 
 /// A layer to be unpacked.
 pub(super) struct Unpacking<'a> {
-    pub(super) pipeline: &'a Pipeline,
+    pub(super) engine: &'a Engine,
+    pub(super) image: &'a Image,
     pub(super) layer: &'a LayerDescriptor,
-    /// The image's reference, for messages.
-    pub(super) image: &'a str,
-    /// How much has been unpacked of all layers of the image.
-    pub(super) budget: &'a AtomicU64,
+    /// The number of unpacked bytes of all layers of the image.
+    pub(super) total: &'a AtomicU64,
 }
 
 impl Unpacking<'_> {
-    /// Unpacks a layer into the store. `input` is the layer as it is shipped; gives the index.
-    pub(super) fn run(&self, input: impl BufRead + Send) -> Result<Digest, Error> {
-        let store = self.pipeline.store();
+    /// Unpacks the layer into the store. `input` is the layer as distributed; returns the index.
+    pub(super) fn run(&self, input: impl BufRead + Send) -> Result<Digest, LayerFailure> {
+        let store = self.engine.store();
         let failed = |error| self.write_failed(error);
         let blob = BufWriter::with_capacity(CHUNK, store.writer()?);
         let mut index = IndexWriter::new(blob).map_err(failed)?;
-        let tell = |bytes| {
-            self.pipeline.tell(Event::Advanced {
+        let advance = |bytes| {
+            self.engine.emit(Event::Advanced {
                 stage: Stage::Unpack,
                 detail: short(&self.layer.digest),
                 bytes,
             });
         };
         let meter = Meter {
-            total: self.budget,
-            advance: &tell,
+            total: self.total,
+            advance: &advance,
         };
         let tar = unpack(
             input,
             &meter,
-            |compression| self.place_for_tar(compression),
+            |compression| self.open_tar(compression),
             |entry| index.add(&entry).map_err(failed),
         )
         .map_err(|error| self.unpack_failed(error))?;
@@ -63,21 +62,21 @@ impl Unpacking<'_> {
         Ok(blob.commit(None)?.0)
     }
 
-    /// Where the tar goes. An uncompressed layer is the tar already, under the same digest.
-    fn place_for_tar(&self, compression: Compression) -> Result<Option<BlobWriter>, Error> {
+    /// The output for the tar; none for an uncompressed layer, whose blob is the tar.
+    fn open_tar(&self, compression: Compression) -> Result<Option<BlobWriter>, LayerFailure> {
         let is_tar = compression == Compression::None && self.layer.digest == self.layer.diff_id;
         Ok(match is_tar {
             true => None,
-            false => Some(self.pipeline.store().writer()?),
+            false => Some(self.engine.store().writer()?),
         })
     }
 
-    fn keep_tar(&self, tar: BlobWriter) -> Result<(), Error> {
+    fn keep_tar(&self, tar: BlobWriter) -> Result<(), LayerFailure> {
         match tar.commit(Some(&self.layer.diff_id)) {
             Ok(_) => Ok(()),
             Err(StoreError::Mismatch { actual, .. }) => Err(LayerError::WrongDiffId {
                 layer: self.layer.digest,
-                image: self.image.to_owned(),
+                image: self.image.reference.clone(),
                 actual,
             }
             .into()),
@@ -85,8 +84,8 @@ impl Unpacking<'_> {
         }
     }
 
-    fn unpack_failed(&self, error: UnpackError<Error>) -> Error {
-        let (layer, image) = (self.layer.digest, self.image.to_owned());
+    fn unpack_failed(&self, error: UnpackError<LayerFailure>) -> LayerFailure {
+        let (layer, image) = (self.layer.digest, self.image.reference.clone());
         match error {
             UnpackError::Compression(compression) => LayerError::Compression {
                 layer,
@@ -110,7 +109,7 @@ impl Unpacking<'_> {
         .into()
     }
 
-    fn write_failed(&self, error: io::Error) -> Error {
-        StoreError::io("write a blob in", self.pipeline.store().root(), error).into()
+    fn write_failed(&self, error: io::Error) -> LayerFailure {
+        StoreError::io("write a blob in", self.engine.store().root(), error).into()
     }
 }

@@ -1,0 +1,184 @@
+//! The `kernel` and `kernelPackages` nodes.
+//!
+//! The node `kernel` has the files it comes from as inputs (one image, or the packages in the order
+//! of their names). Its outputs are the image (`kernel`), the modules that a microVM needs as a tar
+//! in load order (`modules`, if there are any) and what is known of the image (`description`). So a
+//! package gives the same node whether it came from apt, from a path or from a URL. The node
+//! `kernelPackages` records what the distribution offered; it is never a hit.
+
+pub(crate) mod build;
+
+use std::fs::File;
+use std::path::Path;
+
+use microagent_cas::{Digest, Output, StoreError};
+
+use crate::engine::Engine;
+use crate::engine::node::{NodeSpec, Outputs};
+use crate::engine::progress::{Event, Stage};
+use crate::kernel::apt::{Apt, Candidate};
+use crate::kernel::error::{KernelError, KernelFailure};
+use crate::kernel::ingest::{self, Files};
+use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, download, module};
+use crate::nodes::local_file;
+
+/// Must rise whenever the same files could give other bytes.
+const OP_VERSION: u32 = 2;
+
+/// Puts a kernel into the store, or finds it there.
+///
+/// # Errors
+/// [`KernelError`] and those of the store.
+pub(crate) fn kernel(engine: &Engine, source: &KernelSource) -> Result<Kernel, KernelFailure> {
+    match source {
+        KernelSource::Path(path) => from_path(engine, path),
+        KernelSource::Url { url, sha256 } => {
+            download::check_url(url)?;
+            kernel_node(engine, &[*sha256], url.clone(), || {
+                let scratch = download::download(engine, url, sha256)?;
+                let file = scratch.file().try_clone();
+                let file = file.map_err(|error| StoreError::io("open", scratch.path(), error))?;
+                Files::of(url.clone(), file)
+            })
+        }
+        KernelSource::Distribution => from_distribution(engine),
+    }
+}
+
+fn from_path(engine: &Engine, path: &Path) -> Result<Kernel, KernelFailure> {
+    let unreadable = |source| KernelError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let name = path.display().to_string();
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let why = match metadata.len() {
+        _ if metadata.is_dir() => "it is a directory",
+        _ if !metadata.is_file() => "it is no regular file",
+        0 => "it is empty",
+        size if size > MAX_KERNEL => {
+            return Err(KernelError::TooLarge {
+                name,
+                limit: MAX_KERNEL,
+            }
+            .into());
+        }
+        _ => "",
+    };
+    if !why.is_empty() {
+        return Err(KernelError::NotAKernel {
+            name,
+            why: why.to_owned(),
+        }
+        .into());
+    }
+    let (digest, _) = engine.store().digest_known(path)?;
+    let kernel = kernel_node(engine, &[digest], name.clone(), || Files::of(name, file))?;
+    local_file::record(engine, path, &digest)?;
+    Ok(kernel)
+}
+
+fn from_distribution(engine: &Engine) -> Result<Kernel, KernelFailure> {
+    let host = Apt::of_host();
+    let from_host = host
+        .kernel_packages()
+        .map_err(KernelFailure::from)
+        .and_then(|packages| from_apt(engine, &host, packages));
+    match from_host {
+        // No lists, or lists that name what the mirrors no longer have.
+        Err(KernelFailure::Kernel(
+            error @ (KernelError::NoKernelPackage { .. }
+            | KernelError::BadPackage { .. }
+            | KernelError::Program { .. }),
+        )) => {
+            tracing::debug!(%error, "the host's package lists do not serve");
+            engine.emit(Event::Notice(
+                "fetching the distribution's package lists".to_owned(),
+            ));
+            let (private, packages) = Apt::private(engine.store())?;
+            from_apt(engine, &private, packages)
+        }
+        other => other,
+    }
+}
+
+fn from_apt(engine: &Engine, apt: &Apt, packages: Vec<Candidate>) -> Result<Kernel, KernelFailure> {
+    let source = packages
+        .iter()
+        .map(|package| format!("{} {}", package.name, package.version))
+        .collect::<Vec<_>>()
+        .join(", ");
+    engine.observe(offer(&packages), || Ok::<_, StoreError>(Outputs::new()))?;
+    let digests: Vec<_> = packages.iter().map(|package| package.digest).collect();
+    kernel_node(engine, &digests, source.clone(), || {
+        engine.emit(Event::Notice(format!(
+            "installing the default kernel: {source}"
+        )));
+        let dir = engine.store().scratch_dir()?;
+        let mut files = Vec::new();
+        for package in &packages {
+            let size = Some(package.size);
+            files.push(engine.stage(Stage::Kernel, &package.name, size, |_| {
+                apt.download(package, dir.path())
+            })?);
+        }
+        Ok(Files::Packages(files))
+    })
+}
+
+/// The node `kernel`; `obtain` is called only if the node must be computed.
+fn kernel_node(
+    engine: &Engine,
+    inputs: &[Digest],
+    source: String,
+    obtain: impl FnOnce() -> Result<Files, KernelFailure>,
+) -> Result<Kernel, KernelFailure> {
+    let spec = NodeSpec {
+        op: "kernel",
+        op_version: OP_VERSION,
+        params: serde_json::json!({
+            "required": module::REQUIRED,
+            "optional": module::OPTIONAL,
+        }),
+        inputs: inputs
+            .iter()
+            .map(|digest| ("file".to_owned(), *digest))
+            .collect(),
+        platform: Some("linux/amd64".to_owned()),
+    };
+    let outcome = engine.node(spec, || match obtain()? {
+        Files::Image { name, file } => ingest::store_file(engine.store(), &name, file),
+        Files::Packages(packages) => engine.stage(Stage::Kernel, "unpack", None, |_| {
+            ingest::store_packages(engine.store(), packages)
+        }),
+    })?;
+    let digest = outcome.output("kernel")?.digest();
+    let description = outcome.output("description")?.digest();
+    let modules = outcome.record.outputs.get("modules");
+    Ok(Kernel {
+        digest,
+        path: engine.store().blob_path(&digest),
+        modules: modules.map(Output::digest),
+        version: ingest::describe(engine.store(), &description)?.version,
+        source,
+    })
+}
+
+/// The node that records which packages the distribution offered.
+fn offer(packages: &[Candidate]) -> NodeSpec {
+    let described: Vec<_> = packages
+        .iter()
+        .map(|package| serde_json::json!({"name": package.name, "version": package.version}))
+        .collect();
+    NodeSpec {
+        op: "kernelPackages",
+        op_version: OP_VERSION,
+        params: serde_json::json!({ "packages": described }),
+        inputs: packages
+            .iter()
+            .map(|package| (package.name.clone(), package.digest))
+            .collect(),
+        platform: Some("linux/amd64".to_owned()),
+    }
+}
