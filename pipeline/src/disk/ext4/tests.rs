@@ -1,5 +1,5 @@
 use super::*;
-use crate::tar::entry::{Entry, EntryKind, Segment, Timestamp, Xattr};
+use crate::tar::entry::{Attributes, Device, Entry, EntryKind, Segment, Timestamp, Xattr};
 use crate::tree::merge::Merger;
 use mkext4::reader::Fs;
 use std::process::Command;

@@ -1,169 +1,70 @@
-//! A root file system made with the host's e2fsprogs (`--mke2fs`): `mke2fs`
-//! makes an empty one, its sibling `debugfs` fills it.
+//! Copies a tree into an empty image with `debugfs`.
 //!
-//! No root is needed, and no path of the host is made from a name of the
-//! image: content and attribute values go through numbered files in the
-//! store's `tmp/`, a batch at a time, and names only into `debugfs` commands.
-//! UUID, hash seed and times are fixed, so the same programs give the same
-//! bytes.
-//!
-//! # What debugfs cannot do
-//! A command is one line, so a name with a line break is refused, and so is
-//! one whose line would be longer than its buffer. It reports errors on
-//! standard error and goes on; any line there that is not its banner counts as
-//! a failure.
+//! # Limits of debugfs
+//! A command is one line, so a name with a line break is rejected, and so is
+//! one whose line would exceed the buffer. debugfs reports errors on standard
+//! error and continues; any line there other than its banner is a failure.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use microagent_cas::{Digest, Output, ScratchDir, Store, StoreError};
+use microagent_cas::{ScratchDir, StoreError};
 
-use super::error::{DiskError, Mke2fsError, Mke2fsFailure};
-use super::{Size, ext4};
+use super::{command, failed, program_failed};
+use crate::disk::error::{DiskError, Mke2fsError, Mke2fsFailure};
+use crate::disk::ext4;
 use crate::tar::entry::{Attributes, Content, Device, display_name};
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
 
-/// The same features as our own writer's, whatever the host's configuration says.
-const FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,sparse_super,\
-                        large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
-/// The time of everything that has none of its own; 0 would mean now.
-const FAKE_TIME: &str = "1";
-/// How much content a batch may have.
+/// The maximum size of a batch, in bytes of content.
 const BATCH_BYTES: u64 = 256 << 20;
-/// How many files a batch may have.
+/// The maximum number of files in a batch.
 const BATCH_FILES: usize = 4096;
-/// The longest line debugfs reads (`BUFSIZ`), with room to spare.
+/// The maximum length of a line, below the buffer of debugfs (`BUFSIZ`).
 const MAX_LINE: usize = 8000;
-/// What fits a directory block beside its own two entries and checksum.
+/// The space in a directory block besides `.`, `..` and the checksum.
 const DIRECTORY_BLOCK: usize = 4000;
 
-/// The two programs.
-#[derive(Debug)]
-pub(crate) struct Mke2fs {
-    mke2fs: PathBuf,
-    debugfs: PathBuf,
-    digests: [Digest; 2],
-}
-
-impl Mke2fs {
-    /// The `mke2fs` at `path`, and `debugfs` beside it.
-    pub(crate) fn find(store: &Store, path: &Path) -> Result<Mke2fs, Mke2fsFailure> {
-        let digest = |path: &Path| -> Result<Digest, Mke2fsFailure> {
-            std::fs::metadata(path).map_err(|source| Mke2fsError::Program {
-                path: path.to_owned(),
-                source,
-            })?;
-            Ok(store.digest_known(path)?.0)
-        };
-        // Beside the file itself, where the path is a link.
-        let real = path.canonicalize().map_err(|source| Mke2fsError::Program {
-            path: path.to_owned(),
-            source,
-        })?;
-        let debugfs = real.with_file_name("debugfs");
-        Ok(Mke2fs {
-            digests: [digest(&real)?, digest(&debugfs)?],
-            mke2fs: real,
-            debugfs,
-        })
-    }
-
-    /// What the node's key has to know of the programs.
-    pub(crate) fn inputs(&self) -> Vec<(String, Digest)> {
-        let [mke2fs, debugfs] = self.digests;
-        vec![("mke2fs".into(), mke2fs), ("debugfs".into(), debugfs)]
-    }
-
-    /// Makes the image and keeps it in the store.
-    pub(crate) fn build(
-        &self,
-        store: &Store,
-        tree: &Tree,
-        tars: &[File],
-        seed: &Digest,
-        size: Size,
-    ) -> Result<Output, Mke2fsFailure> {
-        // Our own layout tells the size, and whether the content fits it.
-        let (size, inodes) = ext4::measure(tree, seed, size)?;
-        let directory = store.scratch_dir()?;
-        let image = directory.path().join("image");
-        self.format(&image, size, inodes, seed)?;
-        let mut fill = Fill {
-            tool: self,
-            tree,
-            tars,
-            directory: &directory,
-            image: &image,
-            script: Vec::new(),
-            files: 0,
-            bytes: 0,
-            seen: vec![0; tree.capacity()],
-        };
-        fill.all()?;
-        fill.flush()?;
-        keep(store, &image)
-    }
-
-    fn format(
-        &self,
-        image: &Path,
-        size: u64,
-        inodes: u32,
-        seed: &Digest,
-    ) -> Result<(), Mke2fsFailure> {
-        let file = File::create(image).map_err(|error| StoreError::io("create", image, error))?;
-        file.set_len(size)
-            .map_err(|error| StoreError::io("extend", image, error))?;
-        let mut uuid = String::new();
-        for (index, byte) in ext4::uuid(seed).iter().enumerate() {
-            let dash = if matches!(index, 4 | 6 | 8 | 10) {
-                "-"
-            } else {
-                ""
-            };
-            // Writing to a string cannot fail.
-            let _ = write!(uuid, "{dash}{byte:02x}");
-        }
-        let inodes = inodes.to_string();
-        let extended = format!(
-            "hash_seed={uuid},lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0,nodiscard"
-        );
-        let output = command(&self.mke2fs)
-            .args([
-                "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0",
-            ])
-            .args(["-O", FEATURES, "-N", &inodes, "-U", &uuid, "-E", &extended])
-            .arg(image)
-            .output()
-            .map_err(|e| program_failed(&self.mke2fs, e))?;
-        match output.status.success() {
-            true => Ok(()),
-            false => Err(failed(&self.mke2fs, &output.stderr)),
-        }
-    }
-}
-
-/// Fills an image, a batch of commands at a time.
-struct Fill<'a> {
-    tool: &'a Mke2fs,
+/// Copies a tree into an image, one batch of commands at a time.
+pub(super) struct Fill<'a> {
+    debugfs: &'a Path,
     tree: &'a Tree,
     tars: &'a [File],
     directory: &'a ScratchDir,
     image: &'a Path,
     script: Vec<u8>,
-    /// Files of this batch, and how long they are together.
+    /// The number of files in this batch, and their total size.
     files: usize,
     bytes: u64,
-    /// How many names each inode has got so far.
+    /// The number of names of each inode so far.
     seen: Vec<u32>,
 }
 
-impl Fill<'_> {
-    fn all(&mut self) -> Result<(), Mke2fsFailure> {
+impl<'a> Fill<'a> {
+    pub(super) fn new(
+        debugfs: &'a Path,
+        tree: &'a Tree,
+        tars: &'a [File],
+        directory: &'a ScratchDir,
+        image: &'a Path,
+    ) -> Fill<'a> {
+        Fill {
+            debugfs,
+            tree,
+            tars,
+            directory,
+            image,
+            script: Vec::new(),
+            files: 0,
+            bytes: 0,
+            seen: vec![0; tree.capacity()],
+        }
+    }
+
+    /// Copies the whole tree into the image.
+    pub(super) fn all(&mut self) -> Result<(), Mke2fsFailure> {
         let tree = self.tree;
         let mut first_names: Vec<Option<Vec<u8>>> = vec![None; tree.capacity()];
         let mut pending: Vec<(InodeId, Vec<u8>)> = vec![(ROOT, b"/".to_vec())];
@@ -197,7 +98,7 @@ impl Fill<'_> {
                     }
                 }
             }
-            // `ln` does not make a directory larger.
+            // `ln` does not extend a directory.
             let need: usize = links.iter().map(|(path, _)| path.len() + 12).sum();
             for _ in 0..need.div_ceil(DIRECTORY_BLOCK) {
                 self.line(&path, &[b"expand_dir", &path])?;
@@ -210,7 +111,7 @@ impl Fill<'_> {
                 }
             }
         }
-        // Filling a directory changes its times, so theirs come last.
+        // Adding a name to a directory changes its times, so they are set last.
         let mut pending: Vec<(InodeId, Vec<u8>)> = vec![(ROOT, b"/".to_vec())];
         self.set_xattrs(b"/", tree.inode(ROOT))?;
         while let Some((directory, path)) = pending.pop() {
@@ -226,7 +127,7 @@ impl Fill<'_> {
         Ok(())
     }
 
-    /// Makes a file of the current directory.
+    /// Creates a file in the current directory.
     fn make(&mut self, name: &[u8], path: &[u8], inode: &Inode) -> Result<(), Mke2fsFailure> {
         let (kind, device): (&[u8], _) = match &inode.kind {
             InodeKind::Directory(_) => return self.line(path, &[b"mkdir", name]),
@@ -246,8 +147,8 @@ impl Fill<'_> {
             InodeKind::CharDevice(device) => (b"c", device),
             InodeKind::BlockDevice(device) => (b"b", device),
         };
-        // mknod takes only 16 bits of a minor number, so the number is put
-        // into the inode: the new encoding (`new_encode_dev` of Linux).
+        // mknod truncates a minor number to 16 bits, so the device number is
+        // written to the inode, in the new encoding (Linux: `new_encode_dev`).
         let Device { major, minor } = *device;
         let number = (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12);
         self.line(path, &[b"mknod", name, kind, b"0", b"0"])?;
@@ -317,7 +218,7 @@ impl Fill<'_> {
         Ok(())
     }
 
-    /// A new numbered file, and its name as debugfs is told.
+    /// A new numbered file, and its name for debugfs.
     fn file(&mut self) -> Result<(File, String), Mke2fsFailure> {
         let number = self.files.to_string();
         self.files += 1;
@@ -330,7 +231,7 @@ impl Fill<'_> {
         StoreError::io("write to", self.directory.path(), error).into()
     }
 
-    /// Adds a command: words, each in quotes, `"` doubled (`ss_parse` of e2fsprogs).
+    /// Adds a command: quoted words, with `"` doubled (`ss_parse` of e2fsprogs).
     fn line(&mut self, path: &[u8], words: &[&[u8]]) -> Result<(), Mke2fsFailure> {
         let begin = self.script.len();
         for word in words {
@@ -353,21 +254,21 @@ impl Fill<'_> {
         }
     }
 
-    /// Runs the commands so far and removes their files.
-    fn flush(&mut self) -> Result<(), Mke2fsFailure> {
+    /// Runs the pending commands and removes their files.
+    pub(super) fn flush(&mut self) -> Result<(), Mke2fsFailure> {
         let script = self.directory.path().join("script");
         std::fs::write(&script, &self.script).map_err(|e| StoreError::io("write", &script, e))?;
-        let output = command(&self.tool.debugfs)
+        let output = command(self.debugfs)
             .current_dir(self.directory.path())
             .args(["-w", "-f", "script"])
             .arg(self.image)
             .output()
-            .map_err(|error| program_failed(&self.tool.debugfs, error))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let complaint = said.lines().find(|line| !line.starts_with("debugfs 1."));
-        if !output.status.success() || complaint.is_some() {
-            let said = complaint.unwrap_or("it says nothing");
-            return Err(failed(&self.tool.debugfs, said.as_bytes()));
+            .map_err(|error| program_failed(self.debugfs, error))?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let error = stderr.lines().find(|line| !line.starts_with("debugfs 1."));
+        if !output.status.success() || error.is_some() {
+            let error = error.unwrap_or("it says nothing");
+            return Err(failed(self.debugfs, error.as_bytes()));
         }
         for number in 0..self.files {
             let path = self.directory.path().join(number.to_string());
@@ -379,61 +280,7 @@ impl Fill<'_> {
     }
 }
 
-fn command(program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .env("E2FSPROGS_FAKE_TIME", FAKE_TIME)
-        .env("MKE2FS_CONFIG", "/dev/null")
-        .env("LC_ALL", "C");
-    command
-}
-
-fn program_failed(path: &Path, source: io::Error) -> Mke2fsFailure {
-    let path = path.to_owned();
-    Mke2fsError::Program { path, source }.into()
-}
-
-fn failed(path: &Path, said: &[u8]) -> Mke2fsFailure {
-    let said = String::from_utf8_lossy(said);
-    let lines: Vec<&str> = said
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
-    Mke2fsError::Failed {
-        path: path.to_owned(),
-        said: lines.join("; ").chars().take(300).collect(),
-    }
-    .into()
-}
-
 fn bad_name(path: &[u8]) -> Mke2fsFailure {
     let path = display_name(path);
     Mke2fsError::Name { path }.into()
-}
-
-/// Copies the finished image into the store; what is zero stays a hole.
-fn keep(store: &Store, image: &Path) -> Result<Output, Mke2fsFailure> {
-    let read_failed = |error| StoreError::io("read", image, error);
-    let file = File::open(image).map_err(read_failed)?;
-    let size = file.metadata().map_err(read_failed)?.len();
-    let scratch = store.scratch()?;
-    let write_failed = |error| StoreError::io("write an image in", store.root(), error);
-    scratch.file().set_len(size).map_err(write_failed)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    while offset < size {
-        let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
-        let part = &mut buffer[..want];
-        file.read_exact_at(part, offset).map_err(read_failed)?;
-        if part.iter().any(|byte| *byte != 0) {
-            scratch
-                .file()
-                .write_all_at(part, offset)
-                .map_err(write_failed)?;
-        }
-        offset += want as u64;
-    }
-    Ok(scratch.commit_sparse()?.0)
 }
