@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the fuzz targets and runs each of them.
+# Builds the fuzz targets and runs each of them, one on each processor.
 #
 #   fuzz.sh [SECONDS [TARGET...]]     10 seconds each, all of them
 #
@@ -43,27 +43,46 @@ env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$(echo $coverage) --cfg fuzzing" \
     --target $target --target-dir "$place"
 fuzz/seeds.sh "$place/seeds"
 
-passed=0
-failed=0
-for name in $targets; do
+# Runs one target, which leaves its number of inputs, or nothing, in NAME.runs.
+fuzz() {
+    name=$1
     # libFuzzer writes to the first directory and reads all of them.
     mkdir -p "$place/corpus/$name" "$place/artifacts/$name"
     known=fuzz/regressions/$name
     [ -d "$known" ] || known=
     log=$place/$name.log
+    rm -f "$place/$name.runs"
     # Long inputs find nothing that short ones do not, and take their time.
     if "$place/$target/release/$name" -max_total_time="$seconds" -max_len=32768 \
         -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20 -print_final_stats=1 \
         -artifact_prefix="$place/artifacts/$name/" "$place/corpus/$name" \
         "$place/seeds/$name" $known >"$log" 2>&1; then
-        runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-        echo "test fuzz $name ($runs inputs) ... ok"
-        passed=$((passed + 1))
-    else
-        tail -n 40 "$log"
-        echo "test fuzz $name ... FAILED"
-        failed=$((failed + 1))
+        sed -n 's/^stat::number_of_executed_units: *//p' "$log" >"$place/$name.runs"
     fi
+}
+
+passed=0
+failed=0
+processors=$(nproc)
+set -- $targets
+while [ $# -gt 0 ]; do
+    turn=
+    while [ $# -gt 0 ] && [ "$(echo $turn | wc -w)" -lt "$processors" ]; do
+        fuzz "$1" &
+        turn="$turn $1"
+        shift
+    done
+    wait
+    for name in $turn; do
+        if [ -e "$place/$name.runs" ]; then
+            echo "test fuzz $name ($(cat "$place/$name.runs") inputs) ... ok"
+            passed=$((passed + 1))
+        else
+            tail -n 40 "$place/$name.log"
+            echo "test fuzz $name ... FAILED"
+            failed=$((failed + 1))
+        fi
+    done
 done
 [ $failed -eq 0 ] && result=ok || result=FAILED
 echo "test result: $result. $passed passed; $failed failed"
