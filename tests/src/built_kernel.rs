@@ -6,16 +6,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::microagent::Host;
-use crate::{Error, cache, tool};
+use crate::{Error, cache, error_chain, tool};
 
 /// The package with the kernel source that the product uses.
 pub const PACKAGE: &str = "linux-source-6.1";
 
-/// The files that determine the kernel's content.
-const BUILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../pipeline/src/kernel/build");
+/// The options that the kernel is built with.
+const FRAGMENT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../pipeline/src/kernel/build/microvm.config"
+);
 
 /// Time limit of a build on a small, busy host.
 const DEADLINE: Duration = Duration::from_secs(3600);
@@ -53,36 +57,67 @@ pub fn source() -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Missing`] if the host lacks apt or a build tool.
 pub fn host() -> Result<Host, Error> {
+    static TEMPLATE: OnceLock<Result<PathBuf, Error>> = OnceLock::new();
+    let template = match TEMPLATE.get_or_init(template) {
+        Ok(template) => template,
+        Err(Error::Missing { program }) => {
+            let program = program.clone();
+            return Err(Error::Missing { program });
+        }
+        Err(error) => {
+            return Err(Error::Unexpected {
+                what: "the kernel of the tests".to_owned(),
+                got: error_chain(error),
+            });
+        }
+    };
+    let host = Host::new()?;
+    host.copy_state_from(template)?;
+    Ok(host)
+}
+
+/// A state directory in which `kernel build` is a hit.
+fn template() -> Result<PathBuf, Error> {
     for program in ["make", "gcc", "ld", "flex", "bison", "bc"] {
         tool::find(program)?;
     }
     let source = source()?;
-    let template = cache::entry(&key(&source)?, |directory| {
+    let key = key(&source)?;
+    let entry = cache::entry(&key, |directory| {
         let building = Host::new()?;
         build(&building, &source)?;
         building.copy_state_to(&directory.join("state"))
     })?;
-    let host = Host::new()?;
-    host.copy_state_from(&template.join("state"))?;
-    build(&host, &source)?;
-    Ok(host)
+    // One process at a time asks whether the product still takes it for what it would build.
+    cache::check(&key, |directory| {
+        let asking = Host::new()?;
+        asking.copy_state_from(&directory.join("state"))?;
+        if !build(&asking, &source)? {
+            let state = directory.join("state");
+            std::fs::remove_dir_all(&state).map_err(Error::file(&state))?;
+            asking.copy_state_to(&state)?;
+        }
+        Ok(())
+    })?;
+    Ok(entry.join("state"))
 }
 
 /// The cache key of the kernel's inputs.
 fn key(source: &Path) -> Result<String, Error> {
     let entry = source.parent().and_then(Path::file_name);
     let version = entry.unwrap_or_default().to_string_lossy().into_owned();
-    let script = format!("{{ cat {BUILD}/*; gcc --version; ld --version; }} | sha256sum");
+    let script = format!("{{ cat {FRAGMENT}; gcc --version; ld --version; }} | sha256sum");
     let sum = tool::text("sh", ["-c", &script])?;
     let sum = sum.get(..16).unwrap_or_default();
     Ok(version.replace("source", "built") + "-" + sum)
 }
 
-fn build(host: &Host, source: &Path) -> Result<(), Error> {
-    let mut build = host.microagent(["kernel", "build", "--source"]);
+/// Whether it was there already.
+fn build(host: &Host, source: &Path) -> Result<bool, Error> {
+    let mut build = host.microagent(["--json", "kernel", "build", "--source"]);
     let finished = build.argument(source).deadline(DEADLINE).finish();
     match finished.code {
-        Some(0) => Ok(()),
+        Some(0) => Ok(finished.json()["node"]["hit"] == true),
         _ => Err(Error::Unexpected {
             what: "kernel build failed".to_owned(),
             got: finished.errors(),

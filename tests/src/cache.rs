@@ -40,10 +40,7 @@ pub fn entry_in(
     if entry.is_dir() {
         return Ok(entry);
     }
-    let lock = root.join(format!("{key}.lock"));
-    let lock_file = File::create(&lock).map_err(Error::file(&lock))?;
-    rustix::fs::flock(&lock_file, FlockOperation::LockExclusive)
-        .map_err(|error| Error::file(&lock)(error.into()))?;
+    let _lock = lock(root, key)?;
     if entry.is_dir() {
         return Ok(entry);
     }
@@ -56,4 +53,20 @@ pub fn entry_in(
     make(&temporary)?;
     fs::rename(&temporary, &entry).map_err(Error::file(&entry))?;
     Ok(entry)
+}
+
+/// Calls `check` with the directory of an entry that exists, in one process at a time. It may
+/// change what is in it.
+pub fn check(key: &str, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let root = root()?;
+    let _lock = lock(&root, key)?;
+    check(&root.join(key))
+}
+
+fn lock(root: &Path, key: &str) -> Result<File, Error> {
+    let path = root.join(format!("{key}.lock"));
+    let file = File::create(&path).map_err(Error::file(&path))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive)
+        .map_err(|error| Error::file(&path)(error.into()))?;
+    Ok(file)
 }

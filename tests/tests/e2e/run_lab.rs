@@ -1,5 +1,6 @@
 //! `microagent run` with engine `kvm`, in the lab: half of the cases in one boot, half in another,
-//! which two processors do at the same time.
+//! which two processors do at the same time. The kernel is the one that `kernel build` makes; one
+//! case is run with the distribution's as well.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
-use microagent_tests::{Error, or_skip};
+use microagent_tests::{Error, built_kernel, or_skip};
 
 /// What each script finds set up.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
@@ -39,6 +40,9 @@ const NO_SUPERVISOR: &str = concat!(
     read -r line <&4 && echo "$line""#
 );
 
+const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=/state-of-the-distribution
+    microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | grep -o "[a-z-]*$"; nproc'"#;
+
 /// The cases that are looked at in the first lab; what is in [`OTHERS`] and the rest is in the
 /// second.
 fn is_in_first(name: &str) -> bool {
@@ -47,11 +51,12 @@ fn is_in_first(name: &str) -> bool {
 }
 
 /// What is not in the list for every engine: the names of the steps and their scripts.
-const OTHERS: [(&str, &str); 5] = [
+const OTHERS: [(&str, &str); 6] = [
     ("interrupted", INTERRUPTED),
     ("killed", KILLED),
     ("no supervisor", NO_SUPERVISOR),
     ("doctor", "microagent doctor"),
+    ("distribution's kernel", DISTRIBUTION),
     (
         "auto",
         "microagent --engine auto --json run \"$IMAGE\" true",
@@ -65,13 +70,17 @@ const LEFT_BEHIND: &str = "ps -o pid,args | grep '[m]icroagent'
 
 fn boot(first: bool) -> Result<Report, Error> {
     let layout = Layout::busybox()?;
-    let host = Host::with_kernel()?;
+    let host = built_kernel::host()?;
     let mut lab = Lab::with_machine(Machine {
         deadline: Duration::from_secs(1200),
         ..Machine::default()
     })?;
     lab.microagent()?;
     lab.directory(&host.state(), "/state")?;
+    if !first {
+        let host = Host::with_kernel()?;
+        lab.directory(&host.state(), "/state-of-the-distribution")?;
+    }
     lab.directory(layout.directory(), "/layout")?;
     for case in CASES.iter().filter(|case| is_in_first(case.name) == first) {
         lab.step(
@@ -117,6 +126,12 @@ fn doctor_finds_that_kvm_works() {
     let step = or_skip!(report(false)).step("doctor");
     assert_eq!(step.code, 0, "{}{}", step.text(), step.errors());
     assert!(step.text().contains("kvm"), "{}", step.text());
+}
+
+#[test]
+fn the_distributions_kernel_boots() {
+    let step = or_skip!(report(false)).step("distribution's kernel");
+    assert_eq!(step.text(), "-cloud-amd64\n2\n", "{}", step.errors());
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! `microagent run` with engine `qemu` on this machine.
+//! `microagent run` with engine `qemu` on this machine, with the kernel that `kernel build` makes;
+//! `run_disks.rs` and others boot the distribution's.
 
 use std::time::Duration;
 
 use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
-use microagent_tests::microagent::Host;
-use microagent_tests::{or_skip, tool};
+use microagent_tests::{built_kernel, or_skip, tool};
 
 fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
-    let host = or_skip!(Host::with_kernel());
+    let host = or_skip!(built_kernel::host());
     let finished = host
         .shell(case.script)
         .variable("MICROAGENT_ENGINE", "qemu")

@@ -1,6 +1,4 @@
 //! What is built is kept: the second run does nothing twice.
-//!
-//! A file of its own with one test, so that nothing else runs while it measures.
 
 use std::time::Duration;
 
@@ -24,15 +22,25 @@ fn nodes(document: &Value) -> Vec<(String, bool)> {
         .collect()
 }
 
+/// How long everything before the VM took, in milliseconds: what a cache can save. A boot takes as
+/// long as other tests let it.
+fn preparation(document: &Value) -> f64 {
+    let phase = |name: &str| document["phases"][name].as_f64().unwrap_or(0.0);
+    ["resolve", "rootfs", "kernel", "initramfs"]
+        .map(phase)
+        .iter()
+        .sum()
+}
+
 #[test]
-fn a_second_run_pulls_unpacks_and_builds_nothing_and_takes_half_the_time() {
+fn a_second_run_pulls_unpacks_and_builds_nothing_and_prepares_in_half_the_time() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let registry = or_skip!(Registry::start());
     let layout = or_skip!(Layout::busybox());
-    // Large enough for its making to be more than an emulated boot.
-    let mut noise = Vec::with_capacity(256 << 20);
+    // Large enough for its build to take much longer than looking it up.
+    let mut noise = Vec::with_capacity(64 << 20);
     let mut state = 1_u64;
-    while noise.len() < 256 << 20 {
+    while noise.len() < 64 << 20 {
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
@@ -81,11 +89,7 @@ fn a_second_run_pulls_unpacks_and_builds_nothing_and_takes_half_the_time() {
             .all(|request| !request.contains("/blobs/")),
         "{asked_again:?}"
     );
-    assert!(
-        second.elapsed < first.elapsed / 2,
-        "first {:?}, second {:?}",
-        first.elapsed,
-        second.elapsed
-    );
+    let [first, second] = [first, second].map(|run| preparation(&run.json()));
+    assert!(second < first / 2.0, "first {first} ms, second {second} ms");
     host.assert_clean();
 }
