@@ -7,7 +7,7 @@ CARGO_TARGET_DIR ?= target
 # each other.
 DIST = $(CARGO_TARGET_DIR)/dist
 
-.PHONY: help build demo test bench bench-boot fuzz install clean
+.PHONY: help build demo test soak bench bench-boot fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo 'make test              the whole test suite, formatting and lints included'
 	@echo 'make bench             measure builds beside other tools; rewrites docs/benchmarks.md'
 	@echo 'make bench-boot        measure boots in the lab; rewrites docs/benchmarks.md'
+	@echo 'make soak SECONDS=     tests that are worth repeating, each so long (default 600)'
 	@echo 'make fuzz SECONDS=     the fuzz targets, each so long (default 300)'
 	@echo 'make build             the programs, in $(DIST)/'
 	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
@@ -28,6 +29,10 @@ demo:
 
 test:
 	@tests/host/test.sh '$(CARGO_TARGET_DIR)/dist-dev'
+
+soak: SECONDS = 600
+soak:
+	@tests/host/soak.sh '$(CARGO_TARGET_DIR)/dist-dev' '$(SECONDS)'
 
 # What else build-bench can be told, --help says.
 BENCH_FLAGS ?= --large

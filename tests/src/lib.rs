@@ -1,6 +1,6 @@
 //! The harness of the end-to-end tests.
 //!
-//! The tests in `tests/tests/` start the built programs as a user does and compare the results
+//! The tests in `tests/tests/e2e/` start the built programs as a user does and compare the results
 //! with those of independent tools. This crate holds the shared parts:
 //!
 //! | module | purpose |
@@ -19,6 +19,7 @@
 //! | [`cache`] | expensive artifacts, kept between runs |
 //! | [`program`] | executables written by a test |
 //! | [`tool`], [`watched`] | external programs: run to completion, or in the background of a test |
+//! | [`soak`] | rounds and durations of tests that `make soak` runs for longer |
 //! | [`suite`] | the runner behind `make test` |
 //! | [`skip`] | records tests that cannot run on this host |
 //!
@@ -38,6 +39,7 @@ pub mod microagent;
 pub mod program;
 pub mod registry;
 pub mod skip;
+pub mod soak;
 pub mod suite;
 pub mod tool;
 pub mod tree;

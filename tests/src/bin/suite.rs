@@ -2,7 +2,7 @@
 //!
 //! `cargo test --no-run --message-format json | suite [--lanes N] [NAME]…`
 //!
-//! With names, only units whose names contain one of them. See `docs/testing.md`.
+//! With names, only tests whose lines in the report contain one of them. See `docs/testing.md`.
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -38,7 +38,10 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     }
     let mut units = suite::units(Program::read(std::io::stdin().lock())?)?;
     if !names.is_empty() {
-        units.retain(|unit| names.iter().any(|name| unit.name().contains(name)));
+        for unit in &mut units {
+            unit.keep(|test| names.iter().any(|name| test.contains(name)));
+        }
+        units.retain(|unit| !unit.tests.is_empty());
     }
     let mut summary = Summary::default();
     suite::run(units, lanes, |unit, finished| {

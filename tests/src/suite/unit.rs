@@ -45,6 +45,13 @@ impl Unit {
             None => self.program.name.clone(),
         }
     }
+
+    /// Keeps the tests whose names in the report, after that of the program, satisfy `wanted`.
+    pub fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
+        let program = &self.program.name;
+        self.tests
+            .retain(|test| wanted(&format!("{program} {test}")));
+    }
 }
 
 /// The units of these programs, in the order in which to start them. Asks each program for its
@@ -117,6 +124,14 @@ mod tests {
         assert_eq!(units.len(), 1);
         assert_eq!(units[0].tests, ["a::one", "a::two", "b::c::three"]);
         assert_eq!(divide(program("x", "x"), "").len(), 0);
+    }
+
+    #[test]
+    fn tests_are_chosen_by_the_names_in_the_report() {
+        let listing = "store::one: test\nstore::two: test\n";
+        let mut units = divide(program("cas store", "store"), listing);
+        units[0].keep(|test| test == "cas store store::two");
+        assert_eq!(units[0].tests, ["store::two"]);
     }
 
     #[test]

@@ -3,22 +3,23 @@
 //! stays.
 //!
 //! What happens is a function of a seed, which is printed and can be given again:
-//! `MICROAGENT_TEST_SEED=N cargo test -p microagent-tests --test faults`.
+//! `MICROAGENT_TEST_SEED=N cargo test -p microagent-tests --test e2e faults::`.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
 use microagent_tests::fault_proxy::FaultProxy;
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::{Finished, Host};
-use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
 use microagent_tests::{Error, tool};
+use microagent_tests::{or_skip, soak};
 
-/// How many builds there are.
-const BUILDS: u64 = 36;
+/// How many builds there are in the suite.
+const BUILDS: u64 = 24;
 /// How many run at once.
 const AT_ONCE: u64 = 4;
 /// How many of a hundred requests go wrong.
@@ -154,24 +155,24 @@ fn a_broken_network_gives_the_right_image_or_the_right_error() {
         None => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs(),
     };
     println!("MICROAGENT_TEST_SEED={seed}");
-    let next = AtomicU64::new(0);
+    let rounds = Mutex::new(soak::rounds(BUILDS));
+    let builds = AtomicU64::new(0);
     let succeeded = AtomicU64::new(0);
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= BUILDS {
-                        return;
-                    }
+                    let next = rounds.lock().unwrap_or_else(PoisonError::into_inner).next();
+                    let Some(number) = next else { return };
+                    builds.fetch_add(1, Ordering::Relaxed);
                     let is_success = one(&registry, &expected, seed + number * 1_000_003);
                     succeeded.fetch_add(u64::from(is_success), Ordering::Relaxed);
                 }
             });
         }
     });
-    let succeeded = succeeded.into_inner();
-    println!("{succeeded} of {BUILDS} builds succeeded");
+    let (succeeded, builds) = (succeeded.into_inner(), builds.into_inner());
+    println!("{succeeded} of {builds} builds succeeded");
     // Otherwise too much or too little went wrong to show anything.
-    assert!((1..BUILDS).contains(&succeeded), "{succeeded} of {BUILDS}");
+    assert!((1..builds).contains(&succeeded), "{succeeded} of {builds}");
 }

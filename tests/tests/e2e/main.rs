@@ -3,6 +3,7 @@
 //! One program, so that the harness is linked once. docs/testing.md says what each module tests.
 
 mod bad_input;
+mod boots;
 mod cache;
 mod faults;
 mod harness;

@@ -1,27 +1,30 @@
-//! The monitor under load and over time, in the lab: disks that are worked on for a minute, a
-//! power cut, many VMs one after the other, several processors, much memory.
+//! The monitor under load and over time, in the lab: disks under mixed I/O, a power cut, many VMs
+//! one after the other, several processors, much memory.
+//!
+//! Two labs, so that two processors work at the same time; each test looks at one step.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::thread;
 use std::time::Duration;
 
 use microagent_tests::image::Layout;
-use microagent_tests::lab::{Lab, Machine};
+use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
-use microagent_tests::{Error, built_kernel, or_skip, tool};
+use microagent_tests::{Error, built_kernel, or_skip, soak, tool};
 
 /// What each script finds set up; the last line of the errors of a run is shown.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
                         XDG_RUNTIME_DIR=/run\nIMAGE=oci:/layout:latest\n\
                         run() { microagent --quiet run --image $IMAGE \"$@\"; }\n";
 
-/// Two writable disks, each worked on by four threads for a minute, at the same time, by two
-/// vCPUs; afterwards the host looks at the file systems, and a second VM at the files.
+/// Two writable disks, each worked on by four threads for [`MIX_SECONDS`], at the same time, by two
+/// vCPUs; afterwards the host looks at the file systems.
 const MIX: &str = r#"
 cp /disk /tmp/a.ext4; cp /disk /tmp/b.ext4
 run --cpus 2 --memory 512 --disk a=/tmp/a.ext4:/a:rw --disk b=/tmp/b.ext4:/b:rw \
-    --exec '/a/io mix /a 60 >/tmp/a & /b/io mix /b 60; wait; cat /tmp/a' || exit
+    --exec '/a/io mix /a SECONDS >/tmp/a & /b/io mix /b SECONDS; wait; cat /tmp/a' || exit
 for disk in a b; do
     e2fsck -fn /tmp/$disk.ext4 >/tmp/fsck 2>&1 && echo "$disk clean" || cat /tmp/fsck
 done
@@ -46,8 +49,7 @@ run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec "/cut/io check /cut/records
 e2fsck -fn /tmp/cut.ext4 >/tmp/fsck 2>&1 && echo clean || cat /tmp/fsck
 "#;
 
-/// Many VMs one after the other leave nothing behind: no process, no open file, no memory. As many
-/// as [`BOOTS`] says.
+/// Many VMs one after the other leave nothing behind: no process, no open file, no memory.
 const MANY: &str = r#"
 look() {
     echo 3 >/proc/sys/vm/drop_caches
@@ -70,9 +72,12 @@ echo "processes $((processes - $2))"
 find /tmp/microagent* /run/microagent* /state/run -type f ! -name engine.json 2>/dev/null
 "#;
 
-/// How many, where it is not [`BOOTS_IN_THE_SUITE`]. A boot takes many seconds in a lab on a busy host.
-const BOOTS: &str = "MICROAGENT_TEST_BOOTS";
-const BOOTS_IN_THE_SUITE: u32 = 20;
+/// How many VMs in the suite, and how many seconds each takes in a lab on a host with other work.
+const BOOTS: u32 = 12;
+const SECONDS_PER_BOOT: f64 = 6.0;
+
+/// How long disks are worked on in the suite.
+const MIX_SECONDS: u32 = 20;
 
 const FOUR_CPUS: &str = r#"
 run --cpus 4 --memory 256 --exec 'nproc
@@ -121,39 +126,38 @@ one --timeout 5 --exec 'while :; do :; done'
 /// A lab's memory in MiB: more than the largest VM in it can take.
 const LAB_MIB: u32 = 10 << 10;
 
-/// What all labs have in them.
-struct Prepared {
-    layout: Layout,
-    host: Host,
-    disk: PathBuf,
-    _work: tempfile::TempDir,
+/// A step's name, its script, and how many seconds it may take on a host with other work.
+type Step = (&'static str, String, u32);
+
+/// The steps of both labs, about the same time each.
+fn steps() -> [Vec<Step>; 2] {
+    let seconds = soak::size(MIX_SECONDS, 1.0);
+    let boots = soak::size(BOOTS, SECONDS_PER_BOOT);
+    let mix = MIX.replace("SECONDS", &seconds.to_string());
+    let many = MANY.replace("BOOTS", &boots.to_string());
+    [
+        vec![
+            ("mix", mix, 300 + 2 * seconds),
+            ("power cut", POWER_CUT.into(), 400),
+            ("ends", ENDS.into(), 400),
+        ],
+        vec![
+            ("many boots", many, 300 + 30 * boots),
+            ("memory", MEMORY.into(), 300),
+            ("much memory", MUCH_MEMORY.into(), 400),
+            ("four CPUs", FOUR_CPUS.into(), 400),
+        ],
+    ]
 }
 
-fn prepared() -> Result<&'static Prepared, &'static Error> {
-    static PREPARED: OnceLock<Result<Prepared, Error>> = OnceLock::new();
-    let prepare = || {
-        for program in ["rustc", "mkfs.ext4", "e2fsck"] {
-            tool::find(program)?;
-        }
-        let work = tempfile::tempdir().expect("a temporary directory can be made");
-        Ok(Prepared {
-            layout: Layout::busybox()?,
-            host: built_kernel::host()?,
-            disk: disk(work.path())?,
-            _work: work,
-        })
-    };
-    PREPARED.get_or_init(prepare).as_ref()
-}
-
-/// What a script says in a lab of its own: one whose kernel stands still takes no other's time.
-fn said(prepared: &Prepared, script: &str, seconds: u32) -> Result<String, Error> {
+fn boot(prepared: &Prepared, steps: &[Step]) -> Result<Report, Error> {
+    let seconds: u32 = steps.iter().map(|(.., seconds)| seconds).sum();
     // One processor: in a lab with two, one of four vCPUs slept for ever while all else went on, and
     // the harness knows only a lab that stands still as a whole.
     let mut lab = Lab::with_machine(Machine {
         cpus: 1,
         memory_mib: LAB_MIB,
-        deadline: Duration::from_secs(u64::from(seconds) * 4),
+        deadline: Duration::from_secs(u64::from(seconds)),
         ..Machine::default()
     })?;
     lab.microagent()?;
@@ -161,9 +165,54 @@ fn said(prepared: &Prepared, script: &str, seconds: u32) -> Result<String, Error
     lab.directory(&prepared.host.state(), "/state")?;
     lab.directory(prepared.layout.directory(), "/layout")?;
     lab.file(&prepared.disk, "/disk")?;
-    lab.step("it", &format!("{SETTINGS}{script}"), seconds);
-    let report = lab.boot()?;
-    let step = report.step("it");
+    for (name, script, seconds) in steps {
+        lab.step(name, &format!("{SETTINGS}{script}"), *seconds);
+    }
+    lab.boot()
+}
+
+/// What both labs have in them.
+struct Prepared {
+    layout: Layout,
+    host: Host,
+    disk: PathBuf,
+    _work: tempfile::TempDir,
+}
+
+fn prepare() -> Result<Prepared, Error> {
+    for program in ["rustc", "mkfs.ext4", "e2fsck"] {
+        tool::find(program)?;
+    }
+    let work = tempfile::tempdir().expect("a temporary directory can be made");
+    Ok(Prepared {
+        layout: Layout::busybox()?,
+        host: built_kernel::host()?,
+        disk: disk(work.path())?,
+        _work: work,
+    })
+}
+
+fn boot_both() -> Result<[Result<Report, Error>; 2], Error> {
+    let prepared = prepare()?;
+    let [one, other] = steps();
+    Ok(thread::scope(|scope| {
+        let other = scope.spawn(|| boot(&prepared, &other));
+        [
+            boot(&prepared, &one),
+            other.join().expect("a lab does not panic"),
+        ]
+    }))
+}
+
+/// What the step of this name printed; both labs are booted at the first question.
+fn printed(name: &str) -> Result<String, &'static Error> {
+    static REPORTS: OnceLock<Result<[Result<Report, Error>; 2], Error>> = OnceLock::new();
+    let reports = REPORTS.get_or_init(boot_both).as_ref()?;
+    let of = steps()
+        .iter()
+        .position(|steps| steps.iter().any(|(step, ..)| *step == name));
+    let report = reports[of.expect("a lab has this step")].as_ref()?;
+    let step = report.step(name);
     println!("{:?}, {}", step.elapsed, step.errors());
     Ok(step.text())
 }
@@ -191,9 +240,8 @@ fn disk(work: &Path) -> Result<PathBuf, Error> {
 }
 
 #[test]
-fn disks_that_are_worked_on_for_a_minute_keep_every_byte() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, MIX, 400));
+fn disks_under_mixed_io_keep_every_byte() {
+    let text = or_skip!(printed("mix"));
     let (mixed, rest): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("mixed "));
     assert_eq!(rest, ["a clean", "b clean"], "{text}");
     let operations = mixed
@@ -206,24 +254,19 @@ fn disks_that_are_worked_on_for_a_minute_keep_every_byte() {
 
 #[test]
 fn a_power_cut_takes_nothing_that_was_flushed() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, POWER_CUT, 400));
+    let text = or_skip!(printed("power cut"));
     assert_eq!(text, "ended 125\nall N\nclean\n");
 }
 
 #[test]
 fn many_boots_leave_nothing_behind() {
-    let prepared = or_skip!(prepared());
-    let boots = std::env::var(BOOTS).map_or(BOOTS_IN_THE_SUITE, |boots| boots.parse().unwrap());
-    let script = MANY.replace("BOOTS", &boots.to_string());
-    let text = or_skip!(said(prepared, &script, 300 + 30 * boots));
+    let text = or_skip!(printed("many boots"));
     assert_eq!(text, "processes 0\nfiles as before\nmemory as before\n");
 }
 
 #[test]
 fn four_cpus_are_four_cores_of_one_package() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, FOUR_CPUS, 400));
+    let text = or_skip!(printed("four CPUs"));
     assert_eq!(
         text,
         "4\n4\n4\n1\n4\n0\nkvm-clock\n0\ndone\ndone\ndone\ndone\n"
@@ -232,8 +275,7 @@ fn four_cpus_are_four_cores_of_one_package() {
 
 #[test]
 fn the_monitor_itself_is_small() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, MEMORY, 300));
+    let text = or_skip!(printed("memory"));
     let kib = text
         .trim()
         .strip_prefix("RAM 256 MiB, KiB ")
@@ -245,15 +287,13 @@ fn the_monitor_itself_is_small() {
 
 #[test]
 fn memory_goes_on_above_the_hole() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, MUCH_MEMORY, 400));
+    let text = or_skip!(printed("much memory"));
     assert_eq!(text, "1\nsame\n3\n");
 }
 
 #[test]
 fn the_ways_to_end_are_told_apart() {
-    let prepared = or_skip!(prepared());
-    let text = or_skip!(said(prepared, ENDS, 400));
+    let text = or_skip!(printed("ends"));
     assert_eq!(
         text,
         "125\nmicroagent: the guest was reset before its command had ended\n\

@@ -9,13 +9,13 @@ use microagent_tests::fault_proxy::FaultProxy;
 use microagent_tests::image::{Layout, Tar};
 use microagent_tests::microagent::{Finished, Host};
 use microagent_tests::registry::Registry;
-use microagent_tests::{binaries, or_skip, root_or_skip, tool};
+use microagent_tests::{binaries, or_skip, root_or_skip, soak, tool};
 use serde_json::Value;
 
-/// How often a build is killed.
-const KILLS: u64 = 300;
-/// How many system calls are made to fail, each in a build of its own.
-const INJECTIONS: u64 = 60;
+/// How often a build or a collection is killed in the suite.
+const KILLS: u64 = 100;
+/// How many system calls fail in the suite, each in a build of its own.
+const INJECTIONS: u64 = 30;
 
 /// Numbers that look random, the same in each run: what varies is when they meet the build.
 struct Numbers(u64);
@@ -97,8 +97,9 @@ fn builds_and_collections_that_are_killed_leave_a_whole_store() {
     json(&host, &["cache", "gc", "--max-size", "0"]);
 
     let mut numbers = Numbers(1);
-    let mut killed = 0;
-    for round in 0..KILLS {
+    let (mut killed, mut rounds) = (0, 0);
+    for round in soak::rounds(KILLS) {
+        rounds += 1;
         // So much is collected that most builds have much to do.
         let (mut invocation, most) = match round % 2 {
             0 => {
@@ -122,12 +123,12 @@ fn builds_and_collections_that_are_killed_leave_a_whole_store() {
             Some(9) => killed += 1,
             _ => drop(finished.expect_code(0)),
         }
-        if round % 50 == 49 {
+        if round % 25 == 24 {
             assert_whole(&host);
         }
     }
     // Some were done before the signal came; most must not have been.
-    assert!(killed > KILLS / 3, "only {killed} of {KILLS} were killed");
+    assert!(killed > rounds / 3, "only {killed} of {rounds} were killed");
     assert_whole(&host);
     for (tag, digest_before) in tags.iter().zip(&expected) {
         let again = build(&host, &layout.reference(tag)).expect_code(0);
@@ -197,7 +198,7 @@ fn a_system_call_that_fails_at_any_moment_loses_nothing() {
     let calls = "write,pwrite64,fsync,linkat,rename,renameat,renameat2,ftruncate,fchmod";
     let mut numbers = Numbers(2);
     let (mut failed, mut done) = (0, 0);
-    for round in 0..INJECTIONS {
+    for round in soak::rounds(INJECTIONS) {
         let error = ["EIO", "ENOSPC"][usize::try_from(round % 2).unwrap()];
         // Of each thread, its n-th call.
         let inject = format!(
@@ -237,7 +238,7 @@ fn a_system_call_that_fails_at_any_moment_loses_nothing() {
             json(&host, &["cache", "gc", "--max-size", "0"]);
         }
     }
-    assert!(failed > INJECTIONS / 4, "{failed} failed, {done} were done");
+    assert!(failed > done / 3, "{failed} failed, {done} were done");
     let again = build(&host, &image).expect_code(0);
     assert_eq!(digest(&again), expected);
     assert_whole(&host);

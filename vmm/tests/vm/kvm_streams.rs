@@ -3,7 +3,7 @@
 //! checked.
 //!
 //! As in `kvm_linux.rs`, the test runs its own program inside the lab, where [`INSIDE`] is set.
-//! `MICROAGENT_TEST_STREAMS_MIB` says how much all streams together carry in each direction.
+//! In a soak they carry a GiB each way in about ten minutes.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::guest::{self, PROGRAM, Vm};
 use microagent_tests::lab::Machine;
-use microagent_tests::{or_skip, tool};
+use microagent_tests::{or_skip, soak, tool};
 use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::virtio::vsock::{Services, Vsock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,11 +23,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// carries, the guest's CPUs, and its memory in MiB.
 const INSIDE: &str = "MICROAGENT_TEST_STREAMS";
 
-/// How much in each direction, in MiB, all streams together.
-const AMOUNT: &str = "MICROAGENT_TEST_STREAMS_MIB";
-const AMOUNT_IN_THE_SUITE: usize = 64;
+/// How much in each direction, in MiB, all streams together: in the suite, and how many seconds
+/// each MiB takes in the lab.
+const AMOUNT: u32 = 32;
+const SECONDS_PER_MIB: f64 = 0.5;
 /// The same where the guest begins all.
-const AMOUNT_OF_THE_GUESTS: usize = 20;
+const AMOUNT_OF_THE_GUESTS: usize = 16;
 
 const STREAMS: usize = 200;
 
@@ -246,11 +247,12 @@ fn two_hundred_streams_carry_every_byte_both_ways() {
     for program in ["cpio", "rustc"] {
         or_skip!(tool::find(program));
     }
-    let amount = std::env::var(AMOUNT).map_or(AMOUNT_IN_THE_SUITE, |mib| mib.parse().unwrap());
+    let amount = soak::size(AMOUNT, SECONDS_PER_MIB);
     let dir = tempfile::tempdir().unwrap();
     let guest = guest::guest(dir.path(), SCRIPT);
     // For each MiB a few seconds, on a host with other work too.
-    let seconds = 300 + 3 * u32::try_from(amount).unwrap();
+    let seconds = 300 + 3 * amount;
+    let amount = amount as usize;
     let mut lab = or_skip!(guest.lab(Machine {
         deadline: Duration::from_secs(2 * u64::from(seconds)),
         ..Machine::default()
