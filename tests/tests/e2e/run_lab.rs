@@ -41,7 +41,7 @@ const NO_SUPERVISOR: &str = concat!(
 );
 
 const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=/state-of-the-distribution
-    microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | grep -o "[a-z-]*$"; nproc'"#;
+    microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | cut -d- -f3-; nproc'"#;
 
 /// The cases that are looked at in the first lab; what is in [`OTHERS`] and the rest is in the
 /// second.
@@ -131,7 +131,7 @@ fn doctor_finds_that_kvm_works() {
 #[test]
 fn the_distributions_kernel_boots() {
     let step = or_skip!(report(false)).step("distribution's kernel");
-    assert_eq!(step.text(), "-cloud-amd64\n2\n", "{}", step.errors());
+    assert_eq!(step.text(), "cloud-amd64\n2\n", "{}", step.errors());
 }
 
 #[test]
