@@ -6,6 +6,7 @@ mod bad_input;
 mod boots;
 mod cache;
 mod faults;
+mod floors;
 mod harness;
 mod host;
 mod https;
