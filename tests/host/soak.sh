@@ -37,4 +37,4 @@ export MICROAGENT_SOAK_SECONDS MICROAGENT_BIN_DIR PROPTEST_CASES RUSTC_WORKSPACE
 programs=$(mktemp)
 trap 'rm -f "$programs"' EXIT
 cargo test --quiet --workspace --locked --no-run --message-format json-render-diagnostics >"$programs"
-"${CARGO_TARGET_DIR:-target}/debug/suite" --lanes 2 "$@" <"$programs"
+"${CARGO_TARGET_DIR:-target}/debug/suite" "$@" <"$programs"

@@ -1,6 +1,6 @@
 //! Runs the test programs that cargo has built, several at once, and prints what takes time.
 //!
-//! `cargo test --no-run --message-format json | suite [--lanes N] [NAME]…`
+//! `cargo test --no-run --message-format json | suite [--processors N] [NAME]…`
 //!
 //! With names, only tests whose lines in the report contain one of them. See `docs/testing.md`.
 
@@ -24,14 +24,13 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool, Box<dyn std::error::Error>> {
-    // One more than processors: tests that wait run beside those that compute.
-    let mut lanes = available_parallelism()?.get() + 1;
+    let mut processors = available_parallelism()?.get();
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        if argument == "--lanes" {
-            let value = arguments.next().ok_or("--lanes needs a number")?;
-            lanes = value.parse::<usize>()?.max(1);
+        if argument == "--processors" {
+            let value = arguments.next().ok_or("--processors needs a number")?;
+            processors = value.parse::<usize>()?.max(1);
         } else {
             names.push(argument);
         }
@@ -44,7 +43,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
         units.retain(|unit| !unit.tests.is_empty());
     }
     let mut summary = Summary::default();
-    suite::run(units, lanes, |unit, finished| {
+    suite::run(units, processors, |unit, finished| {
         println!("{}", summary.add(unit, &finished));
         if !finished.is_success {
             println!("{}", finished.output);

@@ -124,8 +124,10 @@ fn finished(
     let mut before = started;
     for (at, line) in lines {
         output.push_str(&line);
+        // What a failed test printed comes once more, and can be the report of a test inside it.
         if let Some((name, outcome)) = ended(&line)
             && unit.tests.iter().any(|test| test == name)
+            && !tests.iter().any(|test: &Test| test.name == name)
         {
             let (name, elapsed) = (name.to_owned(), at - before);
             tests.push(Test {
@@ -222,6 +224,7 @@ mod tests {
             (at(1), "running 3 tests\n".to_owned()),
             (at(3), "test a ... ok\n".to_owned()),
             (at(10), "test b ... FAILED\n".to_owned()),
+            (at(11), "test b ... FAILED\n".to_owned()),
         ];
         let status = ExitStatus::from_raw(9);
         let second = Duration::from_secs(1);

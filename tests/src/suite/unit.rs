@@ -26,6 +26,19 @@ const FIRST: [&str; 12] = [
     "pipeline stacks",
 ];
 
+/// The units with labs, and how many of them at the same time.
+const LABS: [(&str, usize); 9] = [
+    ("benches boot_bench", 1),
+    ("tests e2e kernel_build", 1),
+    ("tests e2e lab", 1),
+    ("tests e2e monitor_lab", 2),
+    ("tests e2e run_lab", 2),
+    ("vmm vm kvm_disks", 1),
+    ("vmm vm kvm_linux", 1),
+    ("vmm vm kvm_streams", 1),
+    ("vmm vm net", 1),
+];
+
 /// Tests that run in one process, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
@@ -44,6 +57,18 @@ impl Unit {
             Some(module) => format!("{} {module}", self.program.name),
             None => self.program.name.clone(),
         }
+    }
+
+    /// How many labs it boots at the same time.
+    pub fn labs(&self) -> usize {
+        let name = self.name();
+        let known = LABS.iter().find(|(unit, _)| *unit == name);
+        known.map_or(0, |&(_, labs)| labs)
+    }
+
+    /// How many processors it takes: one for each lab, or one.
+    pub fn processors(&self) -> usize {
+        self.labs().max(1)
     }
 
     /// Keeps the tests whose names in the report, after that of the program, satisfy `wanted`.
