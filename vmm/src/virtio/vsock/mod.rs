@@ -30,11 +30,9 @@ mod tests;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use virtio_queue::{QueueOwnedT, QueueT};
-
-use super::chain::{Buffers, Chain};
+use super::chain::Buffers;
 use super::device::copy_config;
-use super::serve::serve_queue;
+use super::serve::{serve_queue, serve_queue_while};
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use connection::BUF_ALLOC;
 pub use handle::VsockHandle;
@@ -131,36 +129,21 @@ impl Vsock {
         let Some((queue, mem)) = io.queue(RX) else {
             return Ok(false);
         };
-        let mut given = 0;
-        let mut more = false;
-        while self.muxer.wants_to_send() {
-            if given == 2 * queue.size() {
-                more = true;
-                break;
+        let served = serve_queue_while(queue, mem, |buffers| match buffers {
+            _ if !self.muxer.wants_to_send() => None,
+            Ok(Buffers { mut writable, .. }) if writable.len() >= HEADER_LEN => {
+                let room = writable.split_off(HEADER_LEN);
+                let header = self.muxer.next_packet(&room)?;
+                writable.copy_from(&header.encode());
+                Some(HEADER_LEN as u32 + header.len)
             }
-            let Some(chain) = Chain::pop_or_rearm(queue, mem)? else {
-                break;
-            };
-            let written = match chain.buffers {
-                Ok(Buffers { mut writable, .. }) if writable.len() >= HEADER_LEN => {
-                    let room = writable.split_off(HEADER_LEN);
-                    let Some(header) = self.muxer.next_packet(&room) else {
-                        queue.go_to_previous_position();
-                        break;
-                    };
-                    writable.copy_from(&header.encode());
-                    HEADER_LEN as u32 + header.len
-                }
-                // No packet fits; the driver gets its buffer back empty.
-                _ => 0,
-            };
-            queue.add_used(mem, chain.head, written)?;
-            given += 1;
-        }
-        if given > 0 {
+            // No packet fits; the driver gets its buffer back empty.
+            _ => Some(0),
+        })?;
+        if served.any {
             io.notify(RX)?;
         }
-        Ok(more || !could_receive && self.muxer.can_receive())
+        Ok(served.more || !could_receive && self.muxer.can_receive())
     }
 }
 
