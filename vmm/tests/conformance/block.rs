@@ -18,13 +18,13 @@ use crate::{
 };
 
 on_every_transport!(
-    a_disk_says_what_it_is,
-    what_is_written_is_read_and_is_in_the_file,
+    capacity_mode_and_serial_number_are_reported,
+    written_data_is_read_back_and_is_in_the_file,
     an_overlay_is_read_and_written,
-    a_read_only_disk_refuses_writes,
-    beyond_the_end_is_an_error_and_the_disk_goes_on,
-    many_requests_are_in_flight_at_once,
-    a_device_is_driven_again_after_another_driver,
+    a_read_only_disk_rejects_writes,
+    an_access_beyond_the_end_fails_and_the_disk_stays_usable,
+    many_requests_can_be_in_flight,
+    a_second_driver_can_take_over_the_device,
 );
 
 const SECTOR: usize = 512;
@@ -33,7 +33,7 @@ const SECTORS: usize = 4096;
 /// A driver of a disk.
 type Driver = VirtIOBlk<GuestPages, GuestTransport>;
 
-/// Sector n begins with n.
+/// Every sector begins with its number.
 fn content() -> Vec<u8> {
     let sector = |n: usize| {
         let mut bytes = [n as u8 ^ 0x5a; SECTOR];
@@ -61,7 +61,7 @@ fn drive(kind: TransportKind, backend: Box<dyn Backend>, masked: u64) -> Driver 
     VirtIOBlk::new(device).unwrap()
 }
 
-fn a_disk_says_what_it_is(kind: TransportKind) {
+fn capacity_mode_and_serial_number_are_reported(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut driver = drive(kind, raw(false).0, masked);
         assert_eq!(driver.capacity(), SECTORS as u64);
@@ -72,7 +72,7 @@ fn a_disk_says_what_it_is(kind: TransportKind) {
     });
 }
 
-fn what_is_written_is_read_and_is_in_the_file(kind: TransportKind) {
+fn written_data_is_read_back_and_is_in_the_file(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let (backend, file) = raw(false);
         let mut driver = drive(kind, backend, masked);
@@ -111,7 +111,7 @@ fn an_overlay_is_read_and_written(kind: TransportKind) {
         let mut expected = content()[6 * SECTOR..14 * SECTOR].to_vec();
         expected[3 * SECTOR..6 * SECTOR].fill(7);
         assert!(back == expected);
-        // Not offered, so the driver leaves it out.
+        // The feature is not offered, so the driver does not send the request.
         driver.flush().unwrap();
         let mut untouched = vec![0; SECTORS * SECTOR];
         base.read_exact_at(&mut untouched, 0).unwrap();
@@ -119,7 +119,7 @@ fn an_overlay_is_read_and_written(kind: TransportKind) {
     });
 }
 
-fn a_read_only_disk_refuses_writes(kind: TransportKind) {
+fn a_read_only_disk_rejects_writes(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let (backend, file) = raw(true);
         let mut driver = drive(kind, backend, masked);
@@ -134,7 +134,7 @@ fn a_read_only_disk_refuses_writes(kind: TransportKind) {
     });
 }
 
-fn beyond_the_end_is_an_error_and_the_disk_goes_on(kind: TransportKind) {
+fn an_access_beyond_the_end_fails_and_the_disk_stays_usable(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut driver = drive(kind, raw(false).0, masked);
         let mut two = [0; 2 * SECTOR];
@@ -146,7 +146,7 @@ fn beyond_the_end_is_an_error_and_the_disk_goes_on(kind: TransportKind) {
     });
 }
 
-/// One request that does not wait.
+/// A request in flight.
 struct Pending {
     token: u16,
     sector: usize,
@@ -171,8 +171,8 @@ fn submit(driver: &mut Driver, sector: usize, write: bool, data: Vec<u8>) -> Opt
         answer,
         ..
     } = &mut pending;
-    // SAFETY: needed because the driver keeps the buffers. They are on the heap, and `complete`
-    // hands the same ones back before they are looked at.
+    // SAFETY: needed because the driver keeps the buffers. They are on the heap and are not
+    // accessed before `complete` has passed them back to the driver.
     let result = unsafe {
         if write {
             driver.write_blocks_nb(sector, request, data, answer)
@@ -198,7 +198,7 @@ fn complete(driver: &mut Driver, pending: &mut Pending) {
         answer,
         ..
     } = pending;
-    // SAFETY: these are the buffers that `submit` gave for this token.
+    // SAFETY: needed for the same reason. `submit` passed these buffers for this token.
     unsafe {
         if pending.write {
             driver.complete_write_blocks(*token, request, data, answer)
@@ -210,7 +210,7 @@ fn complete(driver: &mut Driver, pending: &mut Pending) {
     assert_eq!(pending.answer.status(), RespStatus::OK);
 }
 
-/// Waits for one of these requests; `None` when there is none.
+/// Waits until one of these requests is complete; `None` if there are none.
 fn finish_one(
     driver: &mut Driver,
     interrupts: &Interrupts,
@@ -220,8 +220,8 @@ fn finish_one(
         return None;
     }
     loop {
-        // What the driver told the device about notifications is out before it looks again
-        // (virtio 1.2 section 2.7.7.2); the driver's crate leaves that to its caller.
+        // Makes the driver's `used_event` or flags visible before the used ring is read again
+        // (virtio 1.2 section 2.7.7); the driver crate leaves this fence to its caller.
         fence(Ordering::SeqCst);
         if let Some(token) = driver.peek_used() {
             let at = flight.iter().position(|pending| pending.token == token);
@@ -234,7 +234,7 @@ fn finish_one(
     }
 }
 
-fn many_requests_are_in_flight_at_once(kind: TransportKind) {
+fn many_requests_can_be_in_flight(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let (backend, _file) = raw(false);
         let block = Box::new(Block::new(backend, ""));
@@ -260,13 +260,13 @@ fn many_requests_are_in_flight_at_once(kind: TransportKind) {
         while let Some(done) = finish_one(&mut driver, &interrupts, &mut flight) {
             check(&done, &mut expected);
         }
-        // Sixteen descriptors: as many requests with a table each, five with three of their own.
+        // The queue has 16 descriptors. A request takes one with an indirect table, three without.
         assert_eq!(most, if masked & INDIRECT == 0 { 16 } else { 5 });
         assert_eq!(driver.virt_queue_size(), 16);
     });
 }
 
-/// Sectors repeat every 512 rounds only, so no two requests in flight touch the same ones.
+/// Sectors repeat only every 512 rounds, so no two requests in flight overlap.
 fn check(done: &Pending, expected: &mut [u8]) {
     let range = done.sector * SECTOR..done.sector * SECTOR + done.data.len();
     if done.write {
@@ -276,7 +276,7 @@ fn check(done: &Pending, expected: &mut [u8]) {
     }
 }
 
-fn a_device_is_driven_again_after_another_driver(kind: TransportKind) {
+fn a_second_driver_can_take_over_the_device(kind: TransportKind) {
     let (backend, _file) = raw(false);
     let (device, _) = kind.attach(Box::new(Block::new(backend, "")), 0, 0);
     for round in 0..3 {
@@ -288,9 +288,9 @@ fn a_device_is_driven_again_after_another_driver(kind: TransportKind) {
     }
 }
 
-/// Over virtio-mmio only: vhost-user's back end cannot tell.
+/// On virtio-mmio only: the vhost-user back end does not report configuration changes.
 #[test]
-fn a_disk_that_takes_anothers_place_is_told_by_a_configuration_interrupt() {
+fn replacing_the_backend_raises_a_configuration_interrupt() {
     let (device, slot) = Block::with_slot(raw(false).0, "").unwrap();
     let (mut attached, interrupts) = TransportKind::Mmio.attach(Box::new(device), 0, 0);
     let mut driver: Driver = VirtIOBlk::new(attached.clone().nonblocking()).unwrap();

@@ -1,10 +1,10 @@
-//! Our devices under drivers that are not ours: those of the `virtio-drivers` crate, in this
-//! process and without a VM. What they and our devices agree on is the specification.
+//! Our devices with independent drivers, those of the `virtio-drivers` crate, in this process and
+//! without a VM. A misreading of the specification in our devices and test drivers shows here.
 //!
-//! Each test runs on both transports ([`TransportKind`]): virtio-mmio, by its registers, and vhost-user, by
-//! the `vhost` crate's front end; on each with every choice of the ring features that a driver
-//! has (event index, indirect descriptors). The driver waits for interrupts: a device that does
-//! not send them fails by a time limit.
+//! Each test runs on both transports ([`TransportKind`]), virtio-mmio registers and the `vhost`
+//! crate's vhost-user front end, and on each with every combination of ring features (event index,
+//! indirect descriptors). Drivers wait for interrupts, so a missing interrupt fails the test with a
+//! timeout.
 
 #![allow(clippy::unwrap_used)]
 
@@ -23,7 +23,7 @@ use virtio_drivers::transport::InterruptStatus;
 use memory::Arena;
 use transport::{Interrupts, TransportKind};
 
-/// Names the test functions to run on each transport.
+/// Defines a test on each transport for each of these functions.
 macro_rules! on_every_transport {
     ($($name:ident),* $(,)?) => {
         mod mmio {
@@ -36,14 +36,14 @@ macro_rules! on_every_transport {
 }
 pub(crate) use on_every_transport;
 
-/// The ring features of virtio 1.2 section 6 that a driver may leave out.
+/// The ring features that a driver may decline (virtio 1.2 section 6).
 const INDIRECT: u64 = 1 << 28;
 const EVENT_IDX: u64 = 1 << 29;
 
-/// Runs a test with each choice of ring features.
+/// Runs a test with each combination of ring features; the argument is those that are hidden.
 fn with_each_ring_feature_set(test: impl Fn(u64)) {
     for masked in [0, EVENT_IDX, INDIRECT, EVENT_IDX | INDIRECT] {
-        println!("without features {masked:#x}");
+        println!("masked features: {masked:#x}");
         test(masked);
     }
 }

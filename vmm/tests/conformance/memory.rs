@@ -1,4 +1,4 @@
-//! The guest's memory and who has which page of it: the driver's side of DMA.
+//! Guest memory, and a page allocator for the driver's DMA.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
@@ -9,19 +9,19 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-/// Where memory begins for the guest; not zero, which the driver takes for a failure.
+/// The guest address of the memory. Not zero, which the driver treats as an allocation failure.
 const BASE: u64 = 0x4000_0000;
 const PAGES: usize = 8192;
 
 thread_local! {
-    /// The driver's crate reaches memory by functions without a receiver. A test is a thread.
+    /// The functions of `Hal` have no receiver. Each test runs in a thread of its own.
     static ARENA: RefCell<Arena> = RefCell::new(Arena::new());
 }
 
-/// Guest memory, handed out by pages.
+/// Guest memory, allocated by pages.
 pub struct Arena {
     memory: GuestMemoryMmap,
-    taken: Vec<bool>,
+    allocated: Vec<bool>,
 }
 
 impl Arena {
@@ -35,7 +35,7 @@ impl Arena {
         );
         Arena {
             memory: GuestMemoryMmap::from_ranges_with_files([range]).unwrap(),
-            taken: vec![false; PAGES],
+            allocated: vec![false; PAGES],
         }
     }
 
@@ -44,33 +44,37 @@ impl Arena {
         ARENA.with_borrow(|arena| arena.memory.clone())
     }
 
-    fn take(&mut self, pages: usize) -> PhysAddr {
+    fn allocate(&mut self, pages: usize) -> PhysAddr {
         let run = self
-            .taken
+            .allocated
             .windows(pages)
-            .position(|run| run.iter().all(|taken| !taken));
-        let first = run.expect("the guest has no memory left");
-        self.taken[first..first + pages].fill(true);
+            .position(|run| run.iter().all(|allocated| !allocated));
+        let first = run.expect("guest memory is exhausted");
+        self.allocated[first..first + pages].fill(true);
         BASE + (first * PAGE_SIZE) as u64
     }
 
-    fn give_back(&mut self, address: PhysAddr, pages: usize) {
+    fn free(&mut self, address: PhysAddr, pages: usize) {
         let first = (address - BASE) as usize / PAGE_SIZE;
-        assert!(self.taken[first..first + pages].iter().all(|&taken| taken));
-        self.taken[first..first + pages].fill(false);
+        assert!(
+            self.allocated[first..first + pages]
+                .iter()
+                .all(|&allocated| allocated)
+        );
+        self.allocated[first..first + pages].fill(false);
     }
 }
 
-/// The driver's view of [`Arena`].
+/// The driver's access to [`Arena`].
 pub struct GuestPages;
 
-// SAFETY: needed because the trait is unsafe. Pages are handed out once until they come back, lie
-// in a mapping that lives as long as its thread and every clone of the memory, and are page-aligned
-// because the mapping is.
+// SAFETY: needed because the trait is unsafe. A page is allocated once until it is freed. The
+// mapping lives as long as its thread and every clone of the memory, and is page-aligned, so pages
+// are too.
 unsafe impl Hal for GuestPages {
     fn dma_alloc(pages: usize, _: BufferDirection) -> (PhysAddr, NonNull<u8>) {
         ARENA.with_borrow_mut(|arena| {
-            let address = arena.take(pages);
+            let address = arena.allocate(pages);
             let zeros = vec![0; pages * PAGE_SIZE];
             arena
                 .memory
@@ -82,21 +86,21 @@ unsafe impl Hal for GuestPages {
     }
 
     unsafe fn dma_dealloc(address: PhysAddr, _: NonNull<u8>, pages: usize) -> i32 {
-        ARENA.with_borrow_mut(|arena| arena.give_back(address, pages));
+        ARENA.with_borrow_mut(|arena| arena.free(address, pages));
         0
     }
 
     unsafe fn mmio_phys_to_virt(_: PhysAddr, _: usize) -> NonNull<u8> {
-        unreachable!("for PCI only")
+        unreachable!("used by PCI only")
     }
 
-    /// The driver's buffers are not in guest memory: they are copied there and back.
+    /// The driver's buffers are not in guest memory, so they are copied there and back.
     unsafe fn share(buffer: NonNull<[u8]>, direction: BufferDirection) -> PhysAddr {
         ARENA.with_borrow_mut(|arena| {
-            let address = arena.take(buffer.len().div_ceil(PAGE_SIZE));
+            let address = arena.allocate(buffer.len().div_ceil(PAGE_SIZE));
             if direction != BufferDirection::DeviceToDriver {
                 // SAFETY: needed because the buffer comes as a pointer; the caller promises that
-                // it is valid and that nobody else uses it meanwhile.
+                // it is valid and not used by others meanwhile.
                 let bytes = unsafe { buffer.as_ref() };
                 arena
                     .memory
@@ -117,7 +121,7 @@ unsafe impl Hal for GuestPages {
                     .read_slice(bytes, GuestAddress(address))
                     .unwrap();
             }
-            arena.give_back(address, buffer.len().div_ceil(PAGE_SIZE));
+            arena.free(address, buffer.len().div_ceil(PAGE_SIZE));
         });
     }
 }

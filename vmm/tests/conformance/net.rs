@@ -1,4 +1,4 @@
-//! The network device, on a stream whose other end is the test's.
+//! The network device on a stream whose peer is the test.
 #![allow(unsafe_code)]
 
 use std::io::{Read, Write};
@@ -18,18 +18,18 @@ use crate::{
 };
 
 on_every_transport!(
-    a_device_says_what_it_is,
-    thousands_of_frames_go_both_ways,
-    a_peer_that_is_faster_than_the_driver_loses_nothing,
-    a_peer_that_does_not_read_loses_nothing,
-    a_peer_that_goes_takes_the_link_with_it,
-    a_device_is_driven_again_after_another_driver,
+    configuration_and_features_are_as_specified,
+    thousands_of_frames_pass_both_ways,
+    no_frame_is_lost_when_the_peer_is_faster_than_the_driver,
+    no_frame_is_lost_when_the_peer_does_not_read,
+    the_link_goes_down_when_the_peer_disconnects,
+    a_second_driver_can_take_over_the_device,
 );
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const BUFFERS: usize = 16;
 
-type Driver = VirtIONet<GuestPages, GuestTransport, BUFFERS>;
+pub type Driver = VirtIONet<GuestPages, GuestTransport, BUFFERS>;
 
 fn device() -> (Box<Net>, UnixStream) {
     let (peer, theirs) = UnixStream::pair().unwrap();
@@ -38,7 +38,7 @@ fn device() -> (Box<Net>, UnixStream) {
     (Box::new(Net::new(mac, Box::new(backend))), peer)
 }
 
-/// A frame of its own for each number.
+/// Frame number `n`; each differs in length and content.
 fn frame(n: usize) -> Vec<u8> {
     let len = 14 + n * 37 % 1487;
     (0..len).map(|i| (i * 7 + n * 31) as u8).collect()
@@ -59,14 +59,25 @@ fn read_frame(peer: &mut UnixStream) -> Vec<u8> {
 
 /// Waits for a frame.
 fn receive(driver: &mut Driver, interrupts: &Interrupts) -> Vec<u8> {
+    receive_matching(driver, interrupts, |_| true)
+}
+
+/// Waits for a frame that `matches`; others are dropped.
+pub fn receive_matching(
+    driver: &mut Driver,
+    interrupts: &Interrupts,
+    matches: impl Fn(&[u8]) -> bool,
+) -> Vec<u8> {
     loop {
-        // As for disks: what the driver said about notifications is out before it looks.
+        // See `block::finish_one`.
         fence(Ordering::SeqCst);
         match driver.receive() {
             Ok(buffer) => {
                 let frame = buffer.packet().to_vec();
                 driver.recycle_rx_buffer(buffer).unwrap();
-                return frame;
+                if matches(&frame) {
+                    return frame;
+                }
             }
             Err(Error::NotReady) => interrupts.wait(),
             Err(error) => panic!("{error}"),
@@ -75,7 +86,7 @@ fn receive(driver: &mut Driver, interrupts: &Interrupts) -> Vec<u8> {
     }
 }
 
-fn a_device_says_what_it_is(kind: TransportKind) {
+fn configuration_and_features_are_as_specified(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let (device, _peer) = device();
         let (attached, _) = kind.attach(Box::new(device.with_mtu(1400).unwrap()), masked, 1);
@@ -93,7 +104,7 @@ fn a_device_says_what_it_is(kind: TransportKind) {
     });
 }
 
-fn thousands_of_frames_go_both_ways(kind: TransportKind) {
+fn thousands_of_frames_pass_both_ways(kind: TransportKind) {
     const COUNT: usize = 2000;
     with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
@@ -110,7 +121,7 @@ fn thousands_of_frames_go_both_ways(kind: TransportKind) {
         });
         for n in 0..COUNT {
             driver.send(TxBuffer::from(&frame(n))).unwrap();
-            // Up to eight are on their way.
+            // Up to eight are in flight.
             if n >= 8 {
                 assert!(
                     receive(&mut driver, &interrupts) == frame(n - 8),
@@ -128,7 +139,7 @@ fn thousands_of_frames_go_both_ways(kind: TransportKind) {
     });
 }
 
-fn a_peer_that_is_faster_than_the_driver_loses_nothing(kind: TransportKind) {
+fn no_frame_is_lost_when_the_peer_is_faster_than_the_driver(kind: TransportKind) {
     const COUNT: usize = 1000;
     with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
@@ -145,7 +156,7 @@ fn a_peer_that_is_faster_than_the_driver_loses_nothing(kind: TransportKind) {
     });
 }
 
-fn a_peer_that_does_not_read_loses_nothing(kind: TransportKind) {
+fn no_frame_is_lost_when_the_peer_does_not_read(kind: TransportKind) {
     type Raw = VirtIONetRaw<GuestPages, GuestTransport, BUFFERS>;
     with_each_ring_feature_set(|masked| {
         let (device, mut peer) = device();
@@ -159,11 +170,11 @@ fn a_peer_that_does_not_read_loses_nothing(kind: TransportKind) {
             })
             .collect();
         let begin = |buffer: &Vec<u8>| {
-            // SAFETY: needed because the driver keeps the buffer; it stays as it is until
-            // `transmit_complete` gets the same one.
+            // SAFETY: needed because the driver keeps the buffer. It is not changed or moved until
+            // it is passed to `transmit_complete`.
             unsafe { driver.transmit_begin(buffer) }.unwrap()
         };
-        // More than a socket takes.
+        // More than the socket's buffer holds.
         let tokens: Vec<u16> = frames.iter().map(begin).collect();
         let reader = thread::spawn(move || {
             for n in 0..BUFFERS {
@@ -181,14 +192,15 @@ fn a_peer_that_does_not_read_loses_nothing(kind: TransportKind) {
                 let _: InterruptStatus = driver.ack_interrupt();
             }
             assert_eq!(driver.poll_transmit(), Some(*token));
-            // SAFETY: the buffer that `transmit_begin` got for this token.
+            // SAFETY: needed for the same reason. This buffer was passed to `transmit_begin` for
+            // this token.
             unsafe { driver.transmit_complete(*token, buffer) }.unwrap();
         }
         drop(reader.join().unwrap());
     });
 }
 
-fn a_peer_that_goes_takes_the_link_with_it(kind: TransportKind) {
+fn the_link_goes_down_when_the_peer_disconnects(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let (device, peer) = device();
         let counters = device.counters();
@@ -197,12 +209,12 @@ fn a_peer_that_goes_takes_the_link_with_it(kind: TransportKind) {
         let mut driver: Driver = VirtIONet::new(device, 2048).unwrap();
         drop(peer);
         if kind == TransportKind::Mmio {
-            // vhost-user has no message for it.
+            // The vhost-user back end does not report configuration changes.
             interrupts.wait();
             let changed = InterruptStatus::DEVICE_CONFIGURATION_INTERRUPT;
             assert!(driver.ack_interrupt() == changed);
         }
-        // Answered, and lost.
+        // Returned to the driver, but dropped.
         driver.send(TxBuffer::from(&frame(0))).unwrap();
         driver.send(TxBuffer::from(&frame(1))).unwrap();
         let status: u16 = registers.read_config_space(6).unwrap();
@@ -211,7 +223,7 @@ fn a_peer_that_goes_takes_the_link_with_it(kind: TransportKind) {
     });
 }
 
-fn a_device_is_driven_again_after_another_driver(kind: TransportKind) {
+fn a_second_driver_can_take_over_the_device(kind: TransportKind) {
     let (device, mut peer) = device();
     let (device, interrupts) = kind.attach(device, 0, TX as u16);
     for round in 0..3 {

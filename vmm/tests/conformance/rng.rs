@@ -15,7 +15,7 @@ fn entropy_is_delivered(kind: TransportKind) {
         let (mut one, mut other) = ([0; 64], [0; 64]);
         assert_eq!(driver.request_entropy(&mut one).unwrap(), 64);
         assert_eq!(driver.request_entropy(&mut other).unwrap(), 64);
-        // Once in 2^512 runs this fails by chance.
+        // Equal with a probability of 2^-512.
         assert_ne!(one, other);
         assert_ne!(one, [0; 64]);
 

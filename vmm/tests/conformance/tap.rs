@@ -1,30 +1,24 @@
-//! The network device on a tap: the host's kernel is on the other side.
-
-use std::sync::atomic::{Ordering, fence};
+//! The network device on a TAP interface, with the host's kernel as the peer.
 
 use microagent_vmm::virtio::Segments;
 use microagent_vmm::virtio::net::{
     Backend, Header, Mac, Net, Offloads, SendOutcome, TX, Tap, TapError,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use virtio_drivers::Error;
 use virtio_drivers::device::net::{TxBuffer, VirtIONet};
 use vm_memory::VolatileSlice;
 
-use crate::memory::GuestPages;
 use crate::namespace::{self, ip};
-use crate::transport::GuestTransport;
-use crate::{InterruptStatus, Interrupts, TransportKind, on_every_transport};
+use crate::net::{Driver, receive_matching};
+use crate::{TransportKind, on_every_transport};
 
-on_every_transport!(the_hosts_kernel_answers);
-
-type Driver = VirtIONet<GuestPages, GuestTransport, 16>;
+on_every_transport!(the_host_kernel_answers_arp_and_ping);
 
 const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const HOST_IP: [u8; 4] = [10, 0, 0, 1];
 const GUEST_IP: [u8; 4] = [10, 0, 0, 2];
 
-/// The sum of RFC 1071, not complemented.
+/// The ones' complement sum of RFC 1071, not complemented.
 fn sum(parts: &[&[u8]]) -> u16 {
     let bytes = parts.concat();
     let words = bytes.chunks(2).map(|pair| match *pair {
@@ -61,30 +55,7 @@ fn echo(payload: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// Waits for a frame that is wanted; the kernel sends others of its own accord.
-fn receive(
-    driver: &mut Driver,
-    interrupts: &Interrupts,
-    wanted: impl Fn(&[u8]) -> bool,
-) -> Vec<u8> {
-    loop {
-        fence(Ordering::SeqCst);
-        match driver.receive() {
-            Ok(buffer) => {
-                let frame = buffer.packet().to_vec();
-                driver.recycle_rx_buffer(buffer).unwrap();
-                if wanted(&frame) {
-                    return frame;
-                }
-            }
-            Err(Error::NotReady) => interrupts.wait(),
-            Err(error) => panic!("{error}"),
-        }
-        let _: InterruptStatus = driver.ack_interrupt();
-    }
-}
-
-fn the_hosts_kernel_answers(kind: TransportKind) {
+fn the_host_kernel_answers_arp_and_ping(kind: TransportKind) {
     namespace::within(move || {
         let tap = Tap::open("tap0").unwrap();
         ip("address add 10.0.0.1/24 dev tap0");
@@ -97,7 +68,7 @@ fn the_hosts_kernel_answers(kind: TransportKind) {
         let ask = [&ask[..], &GUEST_MAC, &GUEST_IP, &[0; 6], &HOST_IP].concat();
         let frame = ethernet([0xff; 6], 0x0806, &ask);
         driver.send(TxBuffer::from(&frame)).unwrap();
-        let answer = receive(&mut driver, &interrupts, |frame| frame[12..14] == [8, 6]);
+        let answer = receive_matching(&mut driver, &interrupts, |frame| frame[12..14] == [8, 6]);
         assert_eq!(answer[20..22], [0, 2]);
         assert_eq!(answer[28..32], HOST_IP);
         let host: [u8; 6] = answer[22..28].try_into().unwrap();
@@ -107,7 +78,7 @@ fn the_hosts_kernel_answers(kind: TransportKind) {
             let frame = ethernet(host, 0x0800, &ipv4(1, &echo(&payload)));
             driver.send(TxBuffer::from(&frame)).unwrap();
             let is_reply = |frame: &[u8]| frame[12..14] == [8, 0] && frame[34] == 0;
-            let reply = receive(&mut driver, &interrupts, is_reply);
+            let reply = receive_matching(&mut driver, &interrupts, is_reply);
             assert_eq!(reply[..6], GUEST_MAC);
             assert!(reply[42..] == payload, "{len} bytes");
             assert_eq!(sum(&[&reply[34..]]), 0xffff);
@@ -116,14 +87,14 @@ fn the_hosts_kernel_answers(kind: TransportKind) {
 }
 
 #[test]
-fn names_that_no_interface_has_are_refused() {
+fn invalid_interface_names_are_rejected() {
     for name in ["", "sixteen-letters-", "a\0b"] {
         let error = Tap::open(name).unwrap_err();
         assert!(matches!(error, TapError::Name(_)), "{error}");
     }
 }
 
-/// Waits until a tap has a frame of ours.
+/// The next frame from the guest's address that arrives at a tap within the timeout.
 fn next(tap: &mut Tap, milliseconds: i64) -> Option<(Header, Vec<u8>)> {
     loop {
         if let Some(frame) = tap.front() {
@@ -155,10 +126,10 @@ fn send(tap: &mut Tap, header: Header, frame: &[u8]) {
     assert_eq!(tap.send(header, segments), SendOutcome::Accepted);
 }
 
-/// One large frame to segment, over the kernel's bridge to another tap: as it is where the other
-/// side takes such frames, cut where it does not.
+/// Sends a TSO frame over a kernel bridge to another tap. The kernel segments it unless the other
+/// tap accepts TSO frames.
 #[test]
-fn what_one_side_leaves_to_do_the_other_gets_or_the_kernel_does() {
+fn the_kernel_does_what_the_receiver_does_not_accept() {
     namespace::within(|| {
         let (mut from, mut to) = (Tap::open("from").unwrap(), Tap::open("to").unwrap());
         ip("link add bridge type bridge");
@@ -167,7 +138,7 @@ fn what_one_side_leaves_to_do_the_other_gets_or_the_kernel_does() {
             ip(&format!("link set {tap} master bridge"));
             ip(&format!("link set {tap} up"));
         }
-        // A bridge forwards a little later than it says that it is up.
+        // A bridge reports that it is up a little before it forwards.
         let probe = ethernet([0xff; 6], 0x88b5, &[0; 50]);
         let arrived = (0..300).any(|_| {
             send(&mut from, Header::default(), &probe);
@@ -221,7 +192,7 @@ fn what_one_side_leaves_to_do_the_other_gets_or_the_kernel_does() {
         assert_eq!(fields, (1, 1, 1460, 34));
         assert!(data == frame);
 
-        // Gone, not just down.
+        // Deleted, not just set down.
         ip("link delete to");
         assert_eq!(next(&mut to, 30_000), None);
         assert!(!to.link_up());

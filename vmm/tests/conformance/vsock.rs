@@ -20,16 +20,16 @@ use crate::transport::GuestTransport;
 use crate::{Interrupts, TransportKind, on_every_transport, with_each_ring_feature_set};
 
 on_every_transport!(
-    megabytes_go_both_ways_at_once,
+    megabytes_pass_both_ways_at_once,
     the_host_connects_to_a_port_that_listens,
-    a_port_that_nobody_listens_on_refuses,
-    a_service_that_does_not_exist_refuses,
-    a_host_that_does_not_read_takes_as_much_as_it_said,
-    a_guest_that_does_not_read_gets_as_much_as_it_said,
-    a_shutdown_ends_both_directions_and_is_confirmed,
-    a_guest_that_resets_closes_the_stream,
-    a_host_that_leaves_shuts_the_connection_down,
-    many_streams_keep_apart,
+    a_guest_port_without_a_listener_refuses,
+    a_host_port_without_a_service_refuses,
+    a_host_that_does_not_read_accepts_its_advertised_buffer,
+    a_guest_that_does_not_read_receives_its_advertised_buffer,
+    a_shutdown_closes_both_directions_and_is_confirmed,
+    a_reset_by_the_guest_closes_the_stream,
+    a_host_that_hangs_up_shuts_the_connection_down,
+    many_streams_do_not_mix,
 );
 
 const CID: u32 = 7;
@@ -67,10 +67,10 @@ impl Guest {
         }
     }
 
-    /// What the driver has to tell now.
+    /// The driver's next event, if there is one now.
     fn poll(&mut self) -> Option<VsockEvent> {
-        // The driver deals with some packets by itself and then says that there was none; no
-        // more of those in a row than it has buffers.
+        // The driver handles some packets itself and then returns `None`; at most as many in a
+        // row as it has buffers.
         (0..32).find_map(|_| {
             // See `block::finish_one`.
             fence(Ordering::SeqCst);
@@ -78,7 +78,7 @@ impl Guest {
         })
     }
 
-    /// Waits for what the driver has to tell.
+    /// Waits for the driver's next event.
     fn event(&mut self) -> VsockEvent {
         loop {
             if let Some(event) = self.poll() {
@@ -88,7 +88,7 @@ impl Guest {
         }
     }
 
-    /// Waits for this to happen to a connection with the host.
+    /// Waits for this event of one connection; others are dropped.
     fn expect(&mut self, peer: VsockAddr, port: u32, wanted: &VsockEventType) {
         loop {
             let event = self.event();
@@ -106,20 +106,20 @@ impl Guest {
         self.streams.recv().unwrap()
     }
 
-    /// Takes what has come, and says so to the host.
+    /// Reads all received data and sends a credit update.
     fn receive(&mut self, peer: VsockAddr, port: u32) -> Vec<u8> {
         let waiting = self.manager.recv_buffer_available_bytes(peer, port);
         let mut data = vec![0; waiting.unwrap_or(0)];
         if !data.is_empty() {
             let n = self.manager.recv(peer, port, &mut data).unwrap();
             assert_eq!(n, data.len());
-            // Not there any more when the host has shut down and this was the last.
+            // Fails if the host has shut down and this was the last of the data.
             let _ = self.manager.update_credit(peer, port);
         }
         data
     }
 
-    /// Sends as much as the host takes now; how much that was.
+    /// Sends as much as the host has credit for; returns the number of bytes.
     fn send(&mut self, peer: VsockAddr, port: u32, data: &[u8]) -> usize {
         let mut sent = 0;
         while sent < data.len() {
@@ -134,7 +134,7 @@ impl Guest {
     }
 }
 
-/// Bytes whose every position can be told from the others nearby.
+/// A pattern in which nearby positions differ.
 fn bytes(from: usize, len: usize) -> Vec<u8> {
     let byte = |at: usize| (at ^ at >> 8 ^ at >> 16).wrapping_mul(151) as u8;
     (from..from + len).map(byte).collect()
@@ -144,7 +144,7 @@ fn disconnected(reason: DisconnectReason) -> VsockEventType {
     VsockEventType::Disconnected { reason }
 }
 
-fn megabytes_go_both_ways_at_once(kind: TransportKind) {
+fn megabytes_pass_both_ways_at_once(kind: TransportKind) {
     const TOTAL: usize = 3 << 20;
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
@@ -160,9 +160,9 @@ fn megabytes_go_both_ways_at_once(kind: TransportKind) {
         while sent < TOTAL || got.len() < TOTAL {
             let n = guest.send(SERVED, 1000, &data[sent..]);
             sent += n;
-            let told = guest.poll().is_some();
+            let event = guest.poll().is_some();
             let new = guest.receive(SERVED, 1000);
-            if n == 0 && !told && new.is_empty() {
+            if n == 0 && !event && new.is_empty() {
                 guest.interrupts.wait();
             }
             got.extend(new);
@@ -198,18 +198,18 @@ fn the_host_connects_to_a_port_that_listens(kind: TransportKind) {
     });
 }
 
-fn a_port_that_nobody_listens_on_refuses(kind: TransportKind) {
+fn a_guest_port_without_a_listener_refuses(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         guest.handle.connect(5001, theirs);
         guest.interrupts.wait();
-        assert_eq!(guest.poll(), None, "the driver refuses by itself");
+        assert_eq!(guest.poll(), None, "the driver refuses it without an event");
         assert_eq!(ours.read(&mut [0]).unwrap(), 0);
     });
 }
 
-fn a_service_that_does_not_exist_refuses(kind: TransportKind) {
+fn a_host_port_without_a_service_refuses(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let nobody = VsockAddr { port: 81, ..SERVED };
@@ -218,13 +218,13 @@ fn a_service_that_does_not_exist_refuses(kind: TransportKind) {
     });
 }
 
-fn a_host_that_does_not_read_takes_as_much_as_it_said(kind: TransportKind) {
+fn a_host_that_does_not_read_accepts_its_advertised_buffer(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
         let data = bytes(0, 4 << 20);
         let mut sent = 0;
-        // Each round the driver asks for credit once; the device answers, so it can be waited for.
+        // The driver requests credit once in each round, and the device answers.
         loop {
             let n = guest.send(SERVED, 1000, &data[sent..]);
             sent += n;
@@ -253,7 +253,7 @@ fn a_host_that_does_not_read_takes_as_much_as_it_said(kind: TransportKind) {
     });
 }
 
-fn a_guest_that_does_not_read_gets_as_much_as_it_said(kind: TransportKind) {
+fn a_guest_that_does_not_read_receives_its_advertised_buffer(kind: TransportKind) {
     const TOTAL: usize = 1 << 20;
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
@@ -262,7 +262,7 @@ fn a_guest_that_does_not_read_gets_as_much_as_it_said(kind: TransportKind) {
             stream.write_all(&bytes(0, TOTAL)).unwrap();
             stream
         });
-        // A byte more than the capacity is an error of the driver's.
+        // A byte above the capacity makes the driver return an error.
         let waiting = |guest: &mut Guest| {
             let waiting = guest.manager.recv_buffer_available_bytes(SERVED, 1000);
             waiting.unwrap()
@@ -285,7 +285,7 @@ fn a_guest_that_does_not_read_gets_as_much_as_it_said(kind: TransportKind) {
     });
 }
 
-fn a_shutdown_ends_both_directions_and_is_confirmed(kind: TransportKind) {
+fn a_shutdown_closes_both_directions_and_is_confirmed(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
@@ -302,7 +302,7 @@ fn a_shutdown_ends_both_directions_and_is_confirmed(kind: TransportKind) {
     });
 }
 
-fn a_guest_that_resets_closes_the_stream(kind: TransportKind) {
+fn a_reset_by_the_guest_closes_the_stream(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
@@ -313,7 +313,7 @@ fn a_guest_that_resets_closes_the_stream(kind: TransportKind) {
     });
 }
 
-fn a_host_that_leaves_shuts_the_connection_down(kind: TransportKind) {
+fn a_host_that_hangs_up_shuts_the_connection_down(kind: TransportKind) {
     with_each_ring_feature_set(|masked| {
         let mut guest = Guest::new(kind, masked);
         let mut stream = guest.connect(1000);
@@ -332,14 +332,14 @@ fn a_host_that_leaves_shuts_the_connection_down(kind: TransportKind) {
     });
 }
 
-fn many_streams_keep_apart(kind: TransportKind) {
+fn many_streams_do_not_mix(kind: TransportKind) {
     const STREAMS: u32 = 200;
     const EACH: usize = 20_000;
     let mut guest = Guest::new(kind, 0);
     let hosts: Vec<_> = (0..STREAMS)
         .map(|port| {
             let mut stream = guest.connect(port);
-            // Sends back what it gets.
+            // Echoes the data.
             thread::spawn(move || {
                 let mut data = vec![0; EACH];
                 stream.read_exact(&mut data).unwrap();
