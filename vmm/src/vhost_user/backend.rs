@@ -1,4 +1,4 @@
-//! From the calls of `vhost-user-backend` to those of a device.
+//! Maps the callbacks of `vhost-user-backend` to a device.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -18,31 +18,31 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::virtio::{DeviceError, DeviceIo, VirtioDevice, interrupts};
 
-/// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features to ask for.
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the back end supports protocol features.
 pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// What the transport adds to a device's own features.
+/// The features that the transport adds to those of the device.
 const RING_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
-/// The largest ring a driver may make here, whatever the device would prefer: QEMU's virtio-mmio
-/// transport offers `VIRTQUEUE_MAX_SIZE` to every driver (its `hw/virtio/virtio-mmio.c`).
+/// The maximum queue size, for any device: QEMU's virtio-mmio transport offers `VIRTQUEUE_MAX_SIZE`
+/// to every driver (QEMU, `hw/virtio/virtio-mmio.c`).
 const MAX_QUEUE_SIZE: usize = 1024;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Vring = VringMutex<Memory>;
 type EventLoop = VringEpollHandler<Arc<Backend>>;
 
-/// A device behind vhost-user.
+/// A device that is served over vhost-user.
 pub struct Backend {
     name: String,
     queues: usize,
     features: u64,
     state: Mutex<State>,
-    /// The loop in which the device's own descriptor waits while it is active. Weak, for the loop
-    /// owns the back end.
+    /// The event loop, which polls the device's `backend_fd` while the device is active. Weak,
+    /// because the loop owns the back end.
     event_loop: OnceLock<Weak<EventLoop>>,
-    /// Written when the device has more to do in queues that nobody kicks.
+    /// Written when the device has rescheduled queues.
     reschedule: EventFd,
 }
 
@@ -50,19 +50,19 @@ struct State {
     device: Box<dyn VirtioDevice>,
     memory: Option<Memory>,
     phase: Phase,
-    /// The queues in which the device has more to do.
+    /// The queues that the device has rescheduled.
     rescheduled: Vec<usize>,
-    /// The guest has been warned of. Once is enough: it can go on for as long as it likes.
+    /// A warning was already logged; a guest must not flood the log.
     warned: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No ring has started.
+    /// No ring has had an event yet.
     Idle,
-    /// The device takes events.
+    /// The device receives events.
     Active,
-    /// The driver broke a rule; only a reset helps.
+    /// The device returned an error and needs a reset.
     Broken,
 }
 
@@ -70,7 +70,7 @@ impl Backend {
     /// A back end for this device. `name` is for messages.
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn new(name: &str, device: Box<dyn VirtioDevice>) -> io::Result<Backend> {
         let sizes = device.queue_sizes();
         Ok(Backend {
@@ -89,10 +89,10 @@ impl Backend {
         })
     }
 
-    /// The loop to wait in. Once, before the connection begins.
+    /// Sets the event loop. Must be called once, before the connection is served.
     ///
     /// # Errors
-    /// When the host does not let it wait for one more descriptor.
+    /// Those of epoll_ctl(2).
     pub fn set_event_loop(&self, events: &Arc<EventLoop>) -> io::Result<()> {
         let _ = self.event_loop.set(Arc::downgrade(events));
         events.register_listener(
@@ -106,8 +106,8 @@ impl Backend {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The event number of the device's own descriptor; the crate keeps those up to `queues` for
-    /// itself.
+    /// The event number of the device's `backend_fd`. `vhost-user-backend` uses those up to
+    /// `queues`.
     fn backend_event_id(&self) -> u64 {
         self.queues as u64 + 1
     }
@@ -117,7 +117,7 @@ impl Backend {
         self.queues as u64 + 2
     }
 
-    /// Begins or ends to wait for the device's own descriptor.
+    /// Starts or stops polling the device's `backend_fd`.
     fn set_backend_listener(&self, device: &dyn VirtioDevice, on: bool) -> io::Result<()> {
         let Some((fd, events)) = device
             .backend_fd()
@@ -133,7 +133,7 @@ impl Backend {
         }
     }
 
-    /// One event of the device.
+    /// Passes one event to the device, and activates it first if necessary.
     fn event(&self, state: &mut State, event: u64, io: &mut Rings<'_>) -> Result<(), DeviceError> {
         if state.phase == Phase::Idle {
             state.phase = Phase::Active;
@@ -143,7 +143,7 @@ impl Backend {
         if event == self.backend_event_id() {
             state.device.backend_event(io)
         } else if event == self.reschedule_event_id() {
-            // It fails only when somebody else has read it.
+            // Fails only if it is not readable.
             let _ = self.reschedule.read();
             let queues = std::mem::take(&mut state.rescheduled);
             let mut queues = queues.into_iter();
@@ -182,11 +182,11 @@ impl VhostUserBackend for Backend {
             | VhostUserProtocolFeatures::REPLY_ACK
     }
 
-    /// Each queue was already told; see [`RING_FEATURES`].
+    /// The crate has already set it for each queue.
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        // The crate has bounded the size (256 bytes).
+        // The crate limits the size to 256 bytes.
         let mut data = vec![0; size as usize];
         self.state()
             .device
@@ -208,11 +208,11 @@ impl VhostUserBackend for Backend {
         new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
     }
 
-    /// Any ring that stops stops the device; see the module `vhost_user`.
+    /// Stopping any ring resets the device; see the module `vhost_user`.
     fn stop_vring(&self, _index: u32) -> io::Result<()> {
         let mut state = self.state();
         if state.phase != Phase::Idle {
-            // It is not there when the device broke.
+            // Fails if the device is broken, because the listener is then already removed.
             let _ = self.set_backend_listener(&*state.device, false);
             state.device.reset();
             state.phase = Phase::Idle;
@@ -230,7 +230,7 @@ impl VhostUserBackend for Backend {
     ) -> io::Result<()> {
         let mut state = self.state();
         let event = u64::from(event);
-        // An event of the device's own may still be on its way when it is stopped.
+        // An event other than a kick may still arrive after the device was stopped.
         let late = state.phase == Phase::Idle && event >= self.backend_event_id();
         let Some(memory) = state.memory.as_ref().map(GuestAddressSpace::memory) else {
             return Ok(());
@@ -246,13 +246,16 @@ impl VhostUserBackend for Backend {
         let result = self.event(&mut state, event, &mut rings);
         if !rings.rescheduled.is_empty() {
             state.rescheduled.append(&mut rings.rescheduled);
-            // It fails only when its counter is at its maximum: then it is readable.
+            // Fails only if the counter is at its maximum, and then it is readable already.
             let _ = self.reschedule.write(1);
         }
         if let Err(error) = result {
-            // vhost-user cannot say DEVICE_NEEDS_RESET: the device just stops.
+            // vhost-user has no message for DEVICE_NEEDS_RESET: the device only stops.
             if !std::mem::replace(&mut state.warned, true) {
-                tracing::warn!("{}: the guest broke the device: {error}", self.name);
+                tracing::warn!(
+                    "{}: driver error; the device needs a reset: {error}",
+                    self.name
+                );
             }
             let _ = self.set_backend_listener(&*state.device, false);
             state.phase = Phase::Broken;
@@ -261,11 +264,11 @@ impl VhostUserBackend for Backend {
     }
 }
 
-/// The rings and the guest's memory, for the length of one event.
+/// The rings and the guest's memory during one event.
 struct Rings<'a> {
     rings: Vec<MutexGuard<'a, VringState<Memory>>>,
     memory: GuestMemoryLoadGuard<GuestMemoryMmap>,
-    /// The queues in which the device has more to do.
+    /// The queues that the device has rescheduled.
     rescheduled: Vec<usize>,
 }
 
@@ -273,7 +276,7 @@ impl DeviceIo for Rings<'_> {
     fn queue(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)> {
         let ring = self.rings.get_mut(index).filter(|ring| ring.is_enabled())?;
         let queue = ring.get_queue_mut();
-        // Also says no to a ring that is not ready; asked first, for the other way is logged.
+        // `is_valid` also checks that the ring is ready, but logs an error if it is not.
         (queue.ready() && queue.is_valid(&*self.memory)).then_some((queue, &*self.memory))
     }
 
@@ -292,6 +295,6 @@ impl DeviceIo for Rings<'_> {
         self.rescheduled.push(index);
     }
 
-    /// No device that is served here changes its configuration while it is driven.
+    /// Ignored: the messages of a back end to its front end are not implemented.
     fn config_changed(&mut self) {}
 }

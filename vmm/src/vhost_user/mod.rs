@@ -1,11 +1,12 @@
-//! Serves a device to another process's front end over vhost-user.
+//! Serves a device to the front end in another process over vhost-user.
 //!
-//! The protocol, the rings' file descriptors and the guest's memory are the `vhost-user-backend`
-//! crate's: it runs one thread that answers the front end and one that waits for kicks. [`backend`]
-//! turns its calls into those of [`VirtioDevice`](crate::virtio::VirtioDevice).
+//! The `vhost-user-backend` crate implements the protocol and manages the rings' file descriptors
+//! and the guest's memory. It runs a thread that handles messages of the front end and one that
+//! waits for kicks. [`backend`] maps its callbacks to
+//! [`VirtioDevice`](crate::virtio::VirtioDevice).
 //!
-//! vhost-user has no message for "the driver is ready": a device is active from the first ring
-//! that is started and enabled until any ring is stopped. The front end stops all of them when the
+//! vhost-user has no message for `DRIVER_OK`: a device is active from the first event of a ring
+//! that is started and enabled until any ring is stopped. The front end stops all rings when the
 //! driver resets the device.
 
 mod backend;
@@ -31,39 +32,38 @@ pub use proxy::socket_path;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VhostUserError {
-    /// The two ends of the connection cannot be made.
-    #[error("cannot make a vhost-user connection in {}", dir.display())]
+    /// The connection cannot be created.
+    #[error("cannot create a vhost-user connection in {}", dir.display())]
     Connect {
-        /// The directory in which they meet.
+        /// The directory of the socket.
         dir: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The threads that serve the device cannot be started; the text is the crate's own, whose
-    /// errors are no `Error`s.
+    /// The threads that serve the device cannot be started.
     #[error("cannot serve {name} over vhost-user: {reason}")]
     Serve {
         /// The device's name.
         name: String,
-        /// Why not.
+        /// The cause, as text: the errors of `vhost-user-backend` do not implement `Error`.
         reason: String,
     },
 }
 
-/// A device that is being served. Dropping it ends the connection and waits for its threads.
+/// A device that is served. Dropping it closes the connection and waits for its threads.
 pub struct Server {
     name: String,
     daemon: VhostUserDaemon<Arc<Backend>>,
-    /// Ended first, so that the daemon sees its connection end.
+    /// Dropped first, which closes the daemon's connection.
     proxy: Option<Proxy>,
 }
 
-/// Serves a device, whose name is for messages. Returns the front end's end of the connection.
-/// `dir` is a private directory in which the two ends meet; nothing is left there.
+/// Serves a device; `name` is for messages. Returns the front end's end of the connection. `dir` is
+/// a private directory for a temporary socket.
 ///
 /// # Errors
-/// When the host has no threads or descriptors left, or `dir` cannot be written.
+/// When the host is out of threads or file descriptors, or `dir` is not writable.
 pub fn serve(
     name: &str,
     device: Box<dyn VirtioDevice>,
@@ -113,8 +113,8 @@ pub fn serve_at_path(
     dir: &Path,
 ) -> Result<(Server, OwnedFd), VhostUserError> {
     let (mut server, theirs) = serve(name, device, dir)?;
-    let begun = Proxy::start(name, dir, theirs);
-    let (proxy, directory) = begun.map_err(|source| VhostUserError::Connect {
+    let started = Proxy::start(name, dir, theirs);
+    let (proxy, directory) = started.map_err(|source| VhostUserError::Connect {
         dir: dir.to_owned(),
         source,
     })?;
@@ -127,7 +127,7 @@ impl Drop for Server {
         drop(self.proxy.take());
         self.daemon.request_shutdown();
         if let Err(error) = self.daemon.wait() {
-            // A front end that was killed leaves in the middle of a message.
+            // A front end that was killed may have closed the connection within a message.
             tracing::debug!("{}: vhost-user ended: {error}", self.name);
         }
     }

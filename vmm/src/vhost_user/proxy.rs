@@ -1,10 +1,13 @@
-//! A way to a device for QEMU's network front end, which needs two things that others do not.
+//! A proxy for QEMU's network front end, which differs from the others in two ways:
 //!
-//! It takes no descriptor of a connection, but a path to connect to: only then does QEMU believe
-//! that descriptors can be passed. And it enables rings before it has acknowledged the feature that
-//! lets it (`virtio_net_set_queue_pairs` of QEMU's hw/net/virtio-net.c does so while the driver
-//! negotiates), for which `vhost-user-backend` ends a connection. So what it says is carried over a
-//! connection of ours, on which that feature was acknowledged first.
+//! - It does not accept the file descriptor of a connection, only a path to connect to; otherwise
+//!   QEMU assumes that file descriptors cannot be passed.
+//! - It enables rings before it has acknowledged `VHOST_USER_F_PROTOCOL_FEATURES`, while the driver
+//!   negotiates (`virtio_net_set_queue_pairs` in QEMU's hw/net/virtio-net.c). `vhost-user-backend`
+//!   closes the connection then.
+//!
+//! So the proxy listens on a path, acknowledges that feature on its own connection to the back end,
+//! and then forwards all messages.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,20 +27,20 @@ use super::backend::PROTOCOL_FEATURES;
 
 /// `VHOST_USER_SET_FEATURES`.
 const SET_FEATURES: u32 = 2;
-/// The flags of a message: version 1, no answer wanted.
+/// The flags of a message: version 1, no reply requested.
 const VERSION: u32 = 1;
 
-/// The length of a message's header, whose last word is the size of what follows, in bytes.
+/// The length of a message header, in bytes. Its last word is the size of the payload.
 const HEADER: usize = 12;
-/// The most that follows (`MAX_MSG_SIZE` of the crate).
+/// The maximum size of the payload, in bytes (`MAX_MSG_SIZE` of the `vhost` crate).
 const MAX_PAYLOAD: usize = 4096;
 
-/// The most descriptors that come with one message: one for each region of memory
+/// The maximum number of file descriptors in a message: one for each memory region
 /// (`VHOST_MEMORY_BASELINE_NREGIONS`).
 const MAX_DESCRIPTORS: usize = 8;
 
-/// Carries what is said between a front end, which is yet to come, and a back end. Dropping it ends
-/// that.
+/// Forwards messages between a front end, which connects later, and a back end. Dropping it closes
+/// both connections.
 #[derive(Debug)]
 pub struct Proxy {
     stop: Option<OwnedFd>,
@@ -45,11 +48,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Waits for a front end at the name `name` in `dir`, which must be private to this user; what
-    /// it says goes to `back`. Returns the directory, for the front end's process to inherit.
+    /// Listens on the socket `name` in `dir`, which must be private to this user, and forwards one
+    /// connection to `back`. Returns a file descriptor of the directory, for the front end's
+    /// process to inherit.
     ///
     /// # Errors
-    /// When the host has no descriptors or threads left, or `dir` cannot be written.
+    /// When the host is out of file descriptors or threads, or `dir` is not writable.
     pub fn start(name: &str, dir: &Path, back: UnixStream) -> io::Result<(Proxy, OwnedFd)> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = openat(CWD, dir, flags, Mode::empty())?;
@@ -60,11 +64,11 @@ impl Proxy {
         let name = name.to_owned();
         let run = move || {
             let front = accept(&listener, &stopped);
-            // It fails when somebody else has taken it away.
+            // Fails if it was already removed.
             let _ = unlinkat(&dir, &name, AtFlags::empty());
             drop(listener);
             if let Ok(Some(front)) = front {
-                // However it ends, both ends learn of it when these are closed.
+                // Both ends are closed afterwards, also after an error.
                 let _ = forward(&front, &back, &stopped);
             }
         };
@@ -89,12 +93,13 @@ impl Drop for Proxy {
     }
 }
 
-/// Where a process finds the socket `name` whose descriptor of the directory is `dir`.
+/// The path of the socket `name`, in a process in which `dir` is a file descriptor of the
+/// directory.
 pub fn socket_path(name: &str, dir: i32) -> String {
     format!("/proc/self/fd/{dir}/{name}")
 }
 
-/// Says that there are protocol features, before the front end says anything.
+/// Acknowledges `VHOST_USER_F_PROTOCOL_FEATURES`, before the first message of the front end.
 fn acknowledge_protocol_features(back: &UnixStream) -> io::Result<()> {
     let mut message = Vec::new();
     for word in [SET_FEATURES, VERSION, size_of::<u64>() as u32] {
@@ -104,7 +109,7 @@ fn acknowledge_protocol_features(back: &UnixStream) -> io::Result<()> {
     io::Write::write_all(&mut &*back, &message)
 }
 
-/// The front end, or none when it is no longer waited for.
+/// Waits for the front end; `None` if the proxy is stopped.
 fn accept(listener: &UnixListener, stopped: &OwnedFd) -> io::Result<Option<UnixStream>> {
     match readable([listener.as_fd(), stopped.as_fd()])? {
         [_, true] => Ok(None),
@@ -112,20 +117,20 @@ fn accept(listener: &UnixListener, stopped: &OwnedFd) -> io::Result<Option<UnixS
     }
 }
 
-/// Carries messages both ways until one end is closed, or until told to stop.
+/// Forwards messages in both directions until one end is closed or the proxy is stopped.
 fn forward(front: &UnixStream, back: &UnixStream, stopped: &OwnedFd) -> io::Result<()> {
     loop {
-        let [asked, answered, stop] = readable([front.as_fd(), back.as_fd(), stopped.as_fd()])?;
-        let goes_on = !stop
-            && (!asked || forward_message(front, back)?)
-            && (!answered || forward_message(back, front)?);
-        if !goes_on {
+        let [request, reply, stop] = readable([front.as_fd(), back.as_fd(), stopped.as_fd()])?;
+        let open = !stop
+            && (!request || forward_message(front, back)?)
+            && (!reply || forward_message(back, front)?);
+        if !open {
             return Ok(());
         }
     }
 }
 
-/// Waits until one of these can be read, or was closed.
+/// Waits until one of these is readable or closed.
 fn readable<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     loop {
@@ -137,10 +142,10 @@ fn readable<const N: usize>(fds: [BorrowedFd<'_>; N]) -> io::Result<[bool; N]> {
     }
 }
 
-/// Passes on one message, with the descriptors that come with it; false at the end.
+/// Forwards one message with its file descriptors; `false` at the end of the stream.
 ///
-/// Message by message: what is received at once may be two, of which only the second came with
-/// descriptors, and they would go with the first.
+/// Forwarding message by message keeps the file descriptors with their message: a single receive
+/// could return two messages of which only the second has any.
 fn forward_message(from: &UnixStream, to: &UnixStream) -> io::Result<bool> {
     let mut message = vec![0; HEADER];
     let mut descriptors = Vec::new();
@@ -165,14 +170,15 @@ fn forward_message(from: &UnixStream, to: &UnixStream) -> io::Result<bool> {
             control.push(SendAncillaryMessage::ScmRights(&descriptors));
         }
         let sent = sendmsg(to, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)?;
-        // They go with the first byte, as they came.
+        // They are sent with the first byte, as they were received.
         descriptors = Vec::new();
         rest = rest.get(sent..).unwrap_or_default();
     }
     Ok(true)
 }
 
-/// Fills `bytes`, and adds the descriptors that come with them; false at the end.
+/// Fills `bytes` and appends the received file descriptors to `fds`; `false` at the end of the
+/// stream.
 fn receive(from: &UnixStream, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<bool> {
     let mut filled = 0;
     while filled < bytes.len() {
@@ -206,8 +212,8 @@ mod tests {
         [words.as_flattened(), payload].concat()
     }
 
-    /// A proxy, its front end, and its back end, after the message of the proxy's own and one
-    /// more.
+    /// A proxy, its front end, and its back end, after the proxy's own message and one from the
+    /// front end.
     fn proxy(dir: &Path) -> (Proxy, UnixStream, UnixStream) {
         let (theirs, mut back) = UnixStream::pair().unwrap();
         let (proxy, dir) = Proxy::start("net", dir, theirs).unwrap();
@@ -222,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_carried_both_ways_and_descriptors_stay_with_theirs() {
+    fn messages_are_forwarded_both_ways_with_their_file_descriptors() {
         let dir = tempfile::tempdir().unwrap();
         let (_proxy, mut front, mut back) = proxy(dir.path());
         assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 
-        // Two in a row, of which the second comes with a descriptor.
+        // Two in a row, of which the second has a file descriptor.
         let (reads, writes) = rustix::pipe::pipe().unwrap();
         front.write_all(&message(b"first")).unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -264,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_longer_than_any_ends_it() {
+    fn a_message_above_the_maximum_size_closes_the_connection() {
         let dir = tempfile::tempdir().unwrap();
         let (_proxy, mut front, _back) = proxy(dir.path());
         let long = message(&[0; MAX_PAYLOAD + 1]);
@@ -273,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_whether_the_front_end_came_or_not() {
+    fn it_can_be_dropped_before_and_after_the_front_end_connects() {
         let dir = tempfile::tempdir().unwrap();
         let (theirs, _back) = UnixStream::pair().unwrap();
         drop(Proxy::start("net", dir.path(), theirs).unwrap());

@@ -1,5 +1,5 @@
-//! A connection whose one end is accepted from a listener, because that is how the daemon takes
-//! it, and whose other end is a descriptor to pass on: no path by which others could come.
+//! A connected pair of sockets. The daemon accepts one end from a listener; the other end is a file
+//! descriptor. The path exists only for a moment, so nothing else can connect.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,14 +10,14 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, unlinkat};
 
 const NAME: &str = "vhost-user";
 
-/// A listener with one connection waiting, and that connection's other end.
+/// A listener with one pending connection, and the other end of that connection.
 ///
-/// `dir` must be private to this user. The path is made through a descriptor of it, so its length
-/// does not matter (a socket's path is at most 107 bytes).
+/// `dir` must be private to this user. The path goes through a file descriptor of `dir`, so the
+/// length of `dir` does not matter (the path of a socket has at most 107 bytes).
 pub fn connected_pair(dir: &Path) -> io::Result<(UnixListener, UnixStream)> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = openat(CWD, dir, flags, Mode::empty())?;
-    // The name is used by one device after the other, for a moment each.
+    // All devices use the same name, one after the other.
     let path = format!("/proc/self/fd/{}/{NAME}", dir.as_raw_fd());
     let listener = UnixListener::bind(&path)?;
     let stream = UnixStream::connect(&path);
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ends_meet_however_long_the_path_and_leave_nothing() {
+    fn a_pair_is_connected_in_a_long_path_and_leaves_no_file() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("x".repeat(200));
         std::fs::create_dir(&dir).unwrap();

@@ -1,6 +1,6 @@
-//! One request of a driver: a descriptor chain, checked and turned into buffers.
+//! One request of a driver: a descriptor chain, validated and converted to buffers.
 //!
-//! [`Chain::pop_or_rearm`] is the only way to take one from a queue.
+//! Devices take chains from a queue only with [`Chain::pop_or_rearm`].
 
 use std::sync::atomic::Ordering;
 
@@ -10,39 +10,39 @@ use vm_memory::{GuestMemory, GuestMemoryMmap, Permissions};
 use super::{DeviceError, Segments};
 
 /// A chain taken from the available ring. Its head must be returned with
-/// [`Queue::add_used`](virtio_queue::QueueT::add_used), whatever is wrong with it.
+/// [`Queue::add_used`](virtio_queue::QueueT::add_used), even if the chain is malformed.
 #[derive(Debug)]
 pub struct Chain<'m> {
-    /// The index of the first descriptor, which names the chain in the used ring.
+    /// The index of the first descriptor, which identifies the chain in the used ring.
     pub head: u16,
-    /// The buffers, or what is wrong with the chain.
+    /// The buffers, or why the chain is malformed.
     pub buffers: Result<Buffers<'m>, MalformedChain>,
 }
 
-/// The buffers of a chain; all of them lie within guest memory.
+/// The buffers of a chain; all of them are in guest memory.
 #[derive(Debug)]
 pub struct Buffers<'m> {
-    /// What the device may read.
+    /// Buffers that the device reads.
     pub readable: Segments<'m>,
-    /// What the device may write.
+    /// Buffers that the device writes.
     pub writable: Segments<'m>,
 }
 
-/// What can be wrong with one chain. It concerns that request alone.
+/// Why a chain is malformed. Only that request is affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedChain {
-    /// It does not end: a loop, a descriptor index or an indirect table that is not valid, or
-    /// more than 4 GiB (virtio 1.2 section 2.7.5).
-    #[error("a descriptor chain does not end")]
+    /// It has no last descriptor: it loops, has an invalid descriptor index or indirect table, or
+    /// is longer than 4 GiB (virtio 1.2 section 2.7.5).
+    #[error("descriptor chain without an end")]
     Unterminated,
     /// It has more descriptors than its queue has entries (section 2.7.5.3.1).
-    #[error("a descriptor chain is longer than its queue")]
+    #[error("descriptor chain longer than its queue")]
     TooLong,
     /// A buffer is not in guest memory.
-    #[error("a descriptor points outside guest memory")]
+    #[error("descriptor outside guest memory")]
     OutOfRange,
-    /// A buffer for the device to read follows one for it to write (section 2.7.4.2).
-    #[error("a readable descriptor follows a writable one")]
+    /// A device-readable buffer follows a device-writable one (section 2.7.4.2).
+    #[error("readable descriptor after a writable one")]
     Order,
 }
 
@@ -71,15 +71,15 @@ impl<'m> Chain<'m> {
     /// How they are enabled depends on what was negotiated (section 2.7.10):
     /// - `VIRTIO_F_EVENT_IDX`: `avail_event` in the used ring is set to the index of the next
     ///   chain. The driver notifies once for each value, so there is nothing to disable.
-    /// - otherwise: `VIRTQ_USED_F_NO_NOTIFY` in the used ring's flags is cleared, and set to disable
-    ///   them.
+    /// - otherwise: `VIRTQ_USED_F_NO_NOTIFY` in the used ring's flags is cleared, and set to
+    ///   disable them.
     ///
     /// `None` therefore means that the device may wait for the queue. A device that stops taking
     /// chains before that must be woken by something else: notifications may be disabled.
     ///
     /// # Errors
-    /// When the ring itself is broken: the index is more than the queue's size ahead or goes
-    /// backwards, or the ring is not in guest memory.
+    /// When a ring is invalid: the index is more than the queue's size ahead or goes backwards, or
+    /// the ring is not in guest memory.
     pub fn pop_or_rearm(
         queue: &mut Queue,
         mem: &'m GuestMemoryMmap,
@@ -96,7 +96,7 @@ impl<'m> Chain<'m> {
         }
         let limit = queue.size();
         let chain = queue.iter(mem)?.next();
-        let chain = chain.ok_or(DeviceError::Protocol("the available ring cannot be read"))?;
+        let chain = chain.ok_or(DeviceError::Protocol("cannot read the available ring"))?;
         Ok(Some(Chain {
             head: chain.head_index(),
             buffers: Buffers::collect(chain, mem, limit),
@@ -110,8 +110,8 @@ impl<'m> Chain<'m> {
             return Ok(None);
         }
         queue.disable_notification(mem)?;
-        // No driver takes a chain back. Without this check, rings that overlap such that enabling
-        // and disabling change the index would keep the device busy forever.
+        // If there is no chain now, the driver moved the index back, or the rings overlap such that
+        // enabling notifications changes it. `None` would leave notifications disabled.
         Chain::pop(queue, mem)?
             .map(Some)
             .ok_or(DeviceError::Protocol(
@@ -135,8 +135,8 @@ impl<'m> Buffers<'m> {
             if count >= usize::from(limit) {
                 return Err(MalformedChain::TooLong);
             }
-            // The iterator just stops where a chain breaks; only the last descriptor it gave
-            // tells an end from a break.
+            // The iterator also stops at an invalid descriptor. Only the flags of the last one
+            // tell whether the chain is complete.
             ended = !descriptor.has_next();
             let side = if descriptor.is_write_only() {
                 &mut buffers.writable

@@ -1,4 +1,4 @@
-//! What a virtio device is to its transport, and the transport to it.
+//! The interface between virtio devices and their transports.
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -6,31 +6,31 @@ use std::os::fd::BorrowedFd;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
-/// What a transport lends a device for the length of one event.
+/// What a transport lends a device while the device handles one event.
 pub trait DeviceIo {
-    /// The queue with this index, and the guest memory it lives in. `None` when the driver has
-    /// not made the queue ready, or the device has no such queue.
+    /// The queue with this index, and the guest memory it is in. `None` if the driver has not made
+    /// the queue ready or the device has no such queue.
     fn queue(&mut self, index: usize) -> Option<(&mut Queue, &GuestMemoryMmap)>;
 
-    /// Tells the driver that buffers of this queue were used, unless it asked not to be told
-    /// (`VIRTQ_AVAIL_F_NO_INTERRUPT` or the used event; virtio 1.2 section 2.7.7).
+    /// Sends a used buffer notification for this queue, unless the driver suppresses it
+    /// (`VIRTQ_AVAIL_F_NO_INTERRUPT` or `used_event`; virtio 1.2 section 2.7.7).
     ///
     /// # Errors
-    /// When the queue's rings cannot be read any more; the device should return it as it is.
+    /// When the rings cannot be read; the device should pass the error on.
     fn notify(&mut self, index: usize) -> Result<(), DeviceError>;
 
-    /// Asks for another [`queue_event`](VirtioDevice::queue_event) of this queue, after others have
-    /// had their turn. A device bounds what it does in one event, for a driver need never run out
-    /// of requests.
+    /// Requests another [`queue_event`](VirtioDevice::queue_event) for this queue, after events
+    /// that are already pending. A device limits its work in one event, since a driver may add
+    /// requests without end.
     fn reschedule(&mut self, index: usize);
 
-    /// Tells the driver that the configuration space reads differently from now on (virtio 1.2
-    /// section 2.5.1).
+    /// Sends a configuration change notification (virtio 1.2 section 2.3), after the configuration
+    /// space has changed.
     fn config_changed(&mut self);
 }
 
-/// Reads `data.len()` bytes at `offset` of a configuration space that holds `config`. Bytes beyond
-/// its end are zero.
+/// Reads `data.len()` bytes at `offset` of the configuration space `config`. Bytes beyond its end
+/// read as zero.
 pub(super) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
     let from = usize::try_from(offset)
         .ok()
@@ -44,37 +44,36 @@ pub(super) fn copy_config(config: &[u8], offset: u64, data: &mut [u8]) {
 
 /// A virtio device.
 ///
-/// One event at a time: a transport never calls two methods at once. The order is
-/// [`acknowledge`](Self::acknowledge), [`activate`](Self::activate), then events, then
-/// [`reset`](Self::reset), after which it may begin again. A device keeps no request from one event
-/// to the next that it has taken from a queue: a driver may stop a queue, or reset it alone, at any
-/// time between two events, and is not asked for what it had made available.
+/// A transport calls one method at a time. The order is [`acknowledge`](Self::acknowledge),
+/// [`activate`](Self::activate), any number of events, [`reset`](Self::reset), and then the same
+/// again. A device must complete every chain that it takes from a queue before the event method
+/// returns: between two events, the driver may stop the queue or reset it.
 ///
-/// An error from an event method means that the driver broke the rules in a way that leaves the
-/// device without a defined state. The transport then stops serving it and sets
-/// `DEVICE_NEEDS_RESET` (virtio 1.2 section 2.1.2). What concerns one request only is answered in
-/// that request, not returned.
+/// An error from an event method means that the driver violated the specification such that the
+/// state of the device is undefined. The transport then stops the device and sets
+/// `DEVICE_NEEDS_RESET` (virtio 1.2 section 2.1.2). An error that affects one request only is
+/// reported in the status of that request.
 pub trait VirtioDevice: Send + Debug {
     /// The device type (virtio 1.2 section 5): 1 network, 2 block, 4 entropy, 19 socket.
     fn device_type(&self) -> u32;
 
-    /// The features the device itself offers. `VIRTIO_F_VERSION_1` and the ring features that
-    /// every queue of ours supports (event index, indirect descriptors) are the transport's to add.
+    /// The features of the device itself. The transport adds `VIRTIO_F_VERSION_1` and the ring
+    /// features that all queues support (event index, indirect descriptors).
     fn features(&self) -> u64;
 
-    /// The largest size of each queue; its length is the number of queues. Powers of two.
+    /// The maximum size of each queue, a power of two; the length is the number of queues.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Reads the device's configuration space. Bytes beyond its end are zero.
+    /// Reads the device's configuration space. Bytes beyond its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
     /// Writes the configuration space. Devices without writable fields ignore it.
     fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
 
-    /// The driver chose these features; always a subset of what was offered.
+    /// The driver has accepted these features, a subset of [`features`](Self::features).
     fn acknowledge(&mut self, features: u64);
 
-    /// The driver is ready (`DRIVER_OK`): queues may be used from now on.
+    /// The driver has set `DRIVER_OK`: the queues may be used from now on.
     ///
     /// # Errors
     /// See the trait.
@@ -82,20 +81,20 @@ pub trait VirtioDevice: Send + Debug {
         Ok(())
     }
 
-    /// The driver made buffers of the queue `index` available.
+    /// The driver has sent an available buffer notification for queue `index`.
     ///
     /// # Errors
     /// See the trait.
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError>;
 
-    /// A descriptor that becomes readable when [`backend_event`](Self::backend_event) has work to
-    /// do, for devices whose work also comes from elsewhere. The same one for the device's life.
+    /// A file descriptor that is readable while [`backend_event`](Self::backend_event) has work to
+    /// do, for devices that also handle events of the host. It never changes.
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 
-    /// [`backend_fd`](Self::backend_fd) became readable. Called only between `activate` and
-    /// `reset`, so the device must not lose what came before.
+    /// [`backend_fd`](Self::backend_fd) is readable. Called only between `activate` and `reset`;
+    /// the device must not lose events that occur at other times.
     ///
     /// # Errors
     /// See the trait.
@@ -103,23 +102,23 @@ pub trait VirtioDevice: Send + Debug {
         Ok(())
     }
 
-    /// Back to the state of a new device: the driver's features and all requests forgotten.
+    /// Returns the device to its initial state, without features and requests.
     fn reset(&mut self);
 }
 
-/// The driver broke a rule that leaves the device without a defined state.
+/// Why a device cannot continue until its driver resets it.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// A virtqueue's rings or a descriptor chain are not valid.
-    #[error("a virtqueue is not valid")]
+    /// A virtqueue's rings or a descriptor index are invalid.
+    #[error("invalid virtqueue")]
     Queue(#[from] virtio_queue::Error),
-    /// An address of the driver's is outside guest memory.
-    #[error("a guest address is outside guest memory")]
+    /// A ring is outside guest memory.
+    #[error("address outside guest memory")]
     Memory(#[from] vm_memory::GuestMemoryError),
-    /// Something else that names itself.
+    /// Another violation of the specification, described by the text.
     #[error("{0}")]
     Protocol(&'static str),
-    /// The host refused something the device cannot do without.
-    #[error("the host refused an operation")]
+    /// A host operation failed that the device needs.
+    #[error("host operation failed")]
     Io(#[from] std::io::Error),
 }

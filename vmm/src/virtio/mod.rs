@@ -1,14 +1,15 @@
 //! Virtio devices, written once and served over two transports.
 //!
-//! A device ([`VirtioDevice`]) knows its virtqueues and guest memory and nothing of how it was
-//! reached. [`DeviceIo`] is what a transport lends it for the length of one event:
+//! A device ([`VirtioDevice`]) knows its virtqueues and guest memory, but not its transport. The
+//! transport lends it a [`DeviceIo`] while it handles an event:
 //!
-//! - on engine `kvm` the transport is virtio-mmio, each device with a thread of its own;
-//! - on engine `qemu` it is a vhost-user back-end that QEMU's front-end device speaks to.
+//! - on engine `kvm` the transport is virtio-mmio, with a thread for each device ([`mmio`]);
+//! - on engine `qemu` it is a vhost-user back end, connected to QEMU's front-end device
+//!   ([`vhost_user`](crate::vhost_user)).
 //!
-//! The guest is not trusted. A ring that is broken is a [`DeviceError`]; a request that is broken
-//! is answered, or handed back unanswered where it has no place for an answer ([`chain`]). Guest
-//! memory is reached through checked slices only ([`Segments`]).
+//! The guest is not trusted. An invalid ring is a [`DeviceError`]; an invalid request completes
+//! with an error status, or without one if it has no room for a status ([`chain`]). Devices access
+//! guest memory only through checked slices ([`Segments`]).
 
 pub mod block;
 pub mod chain;

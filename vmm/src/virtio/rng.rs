@@ -1,5 +1,5 @@
-//! The entropy device (virtio 1.2 section 5.4): one queue, whose buffers are filled with random
-//! bytes from the host's kernel.
+//! The entropy device (virtio 1.2 section 5.4): one queue, whose buffers it fills with random bytes
+//! from the host kernel (getrandom(2)).
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -11,8 +11,8 @@ const TYPE: u32 = 4;
 
 const QUEUE_SIZES: [u16; 1] = [64];
 
-/// The most one request gets, in bytes. The driver asks again for more (section 5.4.6.1: the
-/// device places one or more bytes), so a request cannot keep the host busy.
+/// The maximum for one request, in bytes, so that a request cannot keep the host busy. The driver
+/// sends another for more (section 5.4.6.1: the device places one or more bytes).
 pub const MAX_BYTES: usize = 4096;
 
 /// The entropy device.
@@ -75,7 +75,7 @@ mod tests {
     use crate::virtio::testing::{BUFFERS, Driver, readable, writable};
 
     #[test]
-    fn every_buffer_gets_bytes_of_its_own_and_no_more_than_the_limit() {
+    fn each_buffer_is_filled_with_other_bytes_up_to_the_limit() {
         let mut device = Rng::new();
         let mut driver = Driver::new(&device, 4 << 20);
         let (small, large) = (BUFFERS, BUFFERS + 0x1_0000);
@@ -91,7 +91,7 @@ mod tests {
             [(heads[0], 32), (heads[1], MAX_BYTES as u32), (heads[2], 0)]
         );
         let (one, other) = (driver.read(small, 16), driver.read(small + 32, 16));
-        // Once in 2^128 runs this fails by chance.
+        // Equal with a probability of 2^-128.
         assert_ne!(one, other);
         assert_ne!(one, [0; 16]);
         assert_eq!(driver.read(small + 16, 16), [0; 16]);

@@ -1,8 +1,8 @@
-//! Pieces of guest memory, in order, as one buffer: the scatter list of a request.
+//! A scatter-gather list of guest memory: the buffers of a request, in order.
 //!
-//! Data moves between a file or socket and the pieces by `preadv`, `pwritev`, `recvmsg` and
-//! `sendmsg`, without a copy on our side. This is the one place of the devices that hands guest
-//! addresses to the kernel, and so the one that needs unsafe code.
+//! `preadv`, `pwritev`, `writev`, `recvmsg` and `sendmsg` transfer data between a file or socket
+//! and the segments without an intermediate copy. This is the only device code that passes guest
+//! addresses to the kernel, so it is where unsafe code is needed.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,64 +10,63 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-/// How many pieces one system call takes. Longer lists take several calls.
-const PIECES_PER_CALL: usize = 256;
+/// The maximum number of segments in one system call. Longer lists need several calls.
+const SEGMENTS_PER_CALL: usize = 256;
 
-/// Pieces of guest memory, in order, as one buffer.
+/// A list of segments of guest memory, used as one buffer.
 ///
-/// Every piece was checked to lie within guest memory and stays mapped for `'m`. The guest may
-/// change the bytes at any time, so whoever must trust what it read copies first
-/// ([`copy_to`](Self::copy_to)) and looks at the copy.
+/// Every segment is within guest memory and stays mapped for `'m`. The guest may change the bytes
+/// at any time, so data that is validated must be copied first ([`copy_to`](Self::copy_to)).
 #[derive(Debug, Clone, Default)]
 pub struct Segments<'m> {
-    pieces: Vec<VolatileSlice<'m>>,
+    segments: Vec<VolatileSlice<'m>>,
     len: usize,
 }
 
 impl<'m> Segments<'m> {
-    /// The number of bytes.
+    /// The length in bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there are no bytes.
+    /// Whether the length is zero.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds a piece at the end.
-    pub fn push(&mut self, piece: VolatileSlice<'m>) {
-        if !piece.is_empty() {
-            self.len += piece.len();
-            self.pieces.push(piece);
+    /// Appends a segment.
+    pub fn push(&mut self, segment: VolatileSlice<'m>) {
+        if !segment.is_empty() {
+            self.len += segment.len();
+            self.segments.push(segment);
         }
     }
 
-    /// Adds the pieces of another buffer at the end.
+    /// Appends the segments of another list.
     pub fn append(&mut self, mut other: Segments<'m>) {
         self.len += other.len;
-        self.pieces.append(&mut other.pieces);
+        self.segments.append(&mut other.segments);
     }
 
-    /// Cuts the buffer at `at` (at its end if it is shorter): `self` keeps what is before, the
-    /// rest is returned.
+    /// Splits the buffer at byte `at`, or at its end if it is shorter: `self` keeps the first part,
+    /// the rest is returned.
     pub fn split_off(&mut self, at: usize) -> Segments<'m> {
         let mut before = 0;
-        for index in 0..self.pieces.len() {
-            let piece = self.pieces[index];
-            if before + piece.len() <= at {
-                before += piece.len();
+        for index in 0..self.segments.len() {
+            let segment = self.segments[index];
+            if before + segment.len() <= at {
+                before += segment.len();
                 continue;
             }
             let mut rest = Segments {
-                pieces: self.pieces.split_off(index),
+                segments: self.segments.split_off(index),
                 len: self.len - at,
             };
             self.len = at;
-            if let Ok((left, right)) = piece.split_at(at - before) {
-                rest.pieces[0] = right;
+            if let Ok((left, right)) = segment.split_at(at - before) {
+                rest.segments[0] = right;
                 if !left.is_empty() {
-                    self.pieces.push(left);
+                    self.segments.push(left);
                 }
             }
             return rest;
@@ -75,39 +74,39 @@ impl<'m> Segments<'m> {
         Segments::default()
     }
 
-    /// Copies bytes from the start of the buffer out of guest memory; returns how many.
+    /// Copies bytes out of guest memory, from the start of the buffer; returns the number of bytes.
     pub fn copy_to(&self, mut to: &mut [u8]) -> usize {
         let mut copied = 0;
-        for piece in &self.pieces {
-            let n = piece.copy_to(to);
+        for segment in &self.segments {
+            let n = segment.copy_to(to);
             to = &mut to[n..];
             copied += n;
         }
         copied
     }
 
-    /// Copies bytes to the start of the buffer in guest memory; returns how many.
+    /// Copies bytes into guest memory, to the start of the buffer; returns the number of bytes.
     pub fn copy_from(&self, mut from: &[u8]) -> usize {
         let mut copied = 0;
-        for piece in &self.pieces {
-            let n = from.len().min(piece.len());
-            piece.copy_from(&from[..n]);
+        for segment in &self.segments {
+            let n = from.len().min(segment.len());
+            segment.copy_from(&from[..n]);
             from = &from[n..];
             copied += n;
         }
         copied
     }
 
-    /// Fills the buffer from a file, beginning at `offset`.
+    /// Fills the buffer from a file at `offset`.
     ///
     /// # Errors
-    /// Those of `preadv`, and [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+    /// Those of `preadv`, and [`io::ErrorKind::UnexpectedEof`] when the file is too short.
     pub fn read_at(mut self, file: BorrowedFd<'_>, mut offset: u64) -> io::Result<()> {
         while !self.is_empty() {
             let at = signed(offset)?;
             let n = self.with_iovecs(|iovecs, count| {
-                // SAFETY: needed because no safe wrapper takes volatile memory. `with_iovecs`
-                // gives pointers to memory that is mapped and writable for the whole call.
+                // SAFETY: needed because no safe wrapper accepts volatile memory. `with_iovecs`
+                // passes pointers to memory that is mapped and writable during the call.
                 unsafe { libc::preadv(file.as_raw_fd(), iovecs, count, at) }
             })?;
             if n == 0 {
@@ -119,7 +118,7 @@ impl<'m> Segments<'m> {
         Ok(())
     }
 
-    /// Writes the buffer to a file, beginning at `offset`.
+    /// Writes the buffer to a file at `offset`.
     ///
     /// # Errors
     /// Those of `pwritev`.
@@ -127,8 +126,8 @@ impl<'m> Segments<'m> {
         while !self.is_empty() {
             let at = signed(offset)?;
             let n = self.with_iovecs(|iovecs, count| {
-                // SAFETY: needed because no safe wrapper takes volatile memory. `with_iovecs`
-                // gives pointers to memory that is mapped for the whole call.
+                // SAFETY: needed because no safe wrapper accepts volatile memory. `with_iovecs`
+                // passes pointers to memory that is mapped during the call.
                 unsafe { libc::pwritev(file.as_raw_fd(), iovecs, count, at) }
             })?;
             if n == 0 {
@@ -140,35 +139,35 @@ impl<'m> Segments<'m> {
         Ok(())
     }
 
-    /// Writes the buffer in one call, for descriptors that take each call as one message. A buffer
-    /// of more pieces than a call takes is copied first, so its length is the caller's to bound.
+    /// Writes the buffer in one call, for file descriptors where a call is one message. A buffer of
+    /// more segments than fit in a call is copied first, so the caller must bound its length.
     ///
     /// # Errors
     /// Those of `writev`.
     pub fn write_message(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
-        if self.pieces.len() > PIECES_PER_CALL {
+        if self.segments.len() > SEGMENTS_PER_CALL {
             let mut bytes = vec![0; self.len];
             self.copy_to(&mut bytes);
             return Ok(rustix::io::write(file, &bytes)?);
         }
         self.with_iovecs(|iovecs, count| {
-            // SAFETY: needed because no safe wrapper takes volatile memory. `with_iovecs` gives
-            // pointers to memory that is mapped for the whole call.
+            // SAFETY: needed because no safe wrapper accepts volatile memory. `with_iovecs` passes
+            // pointers to memory that is mapped during the call.
             unsafe { libc::writev(file.as_raw_fd(), iovecs, count) }
         })
     }
 
-    /// Receives what a stream socket has now, at most the buffer's length; 0 is the stream's end
-    /// (or an empty buffer).
+    /// Receives available data from a stream socket, without blocking. Returns the number of bytes;
+    /// 0 is the end of the stream, or an empty buffer.
     ///
     /// # Errors
-    /// Those of `recvmsg`; [`io::ErrorKind::WouldBlock`] when there is nothing now.
+    /// Those of `recvmsg`; [`io::ErrorKind::WouldBlock`] when no data is available.
     pub fn receive(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.with_iovecs(|iovecs, count| {
             let message = message(iovecs, count);
-            // SAFETY: needed because no safe wrapper takes volatile memory. The message names
-            // no address and no control buffer, and `with_iovecs` gives pointers to memory that
-            // is mapped and writable for the whole call; the kernel only reads the iovecs.
+            // SAFETY: needed because no safe wrapper accepts volatile memory. The message has no
+            // address and no control buffer, and `with_iovecs` passes pointers to memory that is
+            // mapped and writable during the call; the kernel only reads the iovecs.
             unsafe {
                 libc::recvmsg(
                     socket.as_raw_fd(),
@@ -179,30 +178,31 @@ impl<'m> Segments<'m> {
         })
     }
 
-    /// Sends as much of the buffer as a stream socket takes now. Never raises `SIGPIPE`.
+    /// Sends as much of the buffer as fits into a stream socket, without blocking and without
+    /// `SIGPIPE`. Returns the number of bytes.
     ///
     /// # Errors
-    /// Those of `sendmsg`; [`io::ErrorKind::WouldBlock`] when the socket takes nothing now.
+    /// Those of `sendmsg`; [`io::ErrorKind::WouldBlock`] when the socket is full.
     pub fn send(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         self.with_iovecs(|iovecs, count| {
             let message = message(iovecs, count);
             let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-            // SAFETY: needed because no safe wrapper takes volatile memory. The message names
-            // no address and no control buffer, and `with_iovecs` gives pointers to memory that
-            // is mapped for the whole call.
+            // SAFETY: needed because no safe wrapper accepts volatile memory. The message has no
+            // address and no control buffer, and `with_iovecs` passes pointers to memory that is
+            // mapped during the call.
             unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) }
         })
     }
 
-    /// Runs one system call on the first [`PIECES_PER_CALL`] pieces, again when a signal
-    /// interrupts it.
+    /// Makes one system call with the first [`SEGMENTS_PER_CALL`] segments, and repeats it when a
+    /// signal interrupts it.
     fn with_iovecs(
         &self,
         call: impl Fn(*const libc::iovec, libc::c_int) -> libc::ssize_t,
     ) -> io::Result<usize> {
-        let count = self.pieces.len().min(PIECES_PER_CALL);
-        // The guards keep the pieces mapped until the call is over.
-        let guards: Vec<_> = self.pieces[..count]
+        let count = self.segments.len().min(SEGMENTS_PER_CALL);
+        // The guards keep the segments mapped until the call returns.
+        let guards: Vec<_> = self.segments[..count]
             .iter()
             .map(|p| p.ptr_guard_mut())
             .collect();
@@ -227,9 +227,9 @@ impl<'m> Segments<'m> {
 }
 
 impl<'m> From<VolatileSlice<'m>> for Segments<'m> {
-    fn from(piece: VolatileSlice<'m>) -> Self {
+    fn from(segment: VolatileSlice<'m>) -> Self {
         let mut segments = Segments::default();
-        segments.push(piece);
+        segments.push(segment);
         segments
     }
 }
@@ -240,7 +240,7 @@ fn signed(offset: u64) -> io::Result<libc::off_t> {
 
 fn message(iovecs: *const libc::iovec, count: libc::c_int) -> libc::msghdr {
     // SAFETY: needed because `msghdr` has private padding on some targets. All its fields are
-    // integers and pointers, for which zero is a value.
+    // integers and pointers, for which zero is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = iovecs.cast_mut();
     message.msg_iovlen = count as _;
@@ -255,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    fn pieces<'m>(memory: &'m mut [u8], sizes: &[usize]) -> Segments<'m> {
+    fn segments<'m>(memory: &'m mut [u8], sizes: &[usize]) -> Segments<'m> {
         let whole = VolatileSlice::from(memory);
         let mut segments = Segments::default();
         let mut at = 0;
@@ -267,10 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_keeps_every_byte_on_its_side() {
+    fn a_split_keeps_every_byte_on_its_side() {
         for at in 0..=12 {
             let mut memory = *b"abcdefghij";
-            let mut front = pieces(&mut memory, &[3, 0, 1, 6]);
+            let mut front = segments(&mut memory, &[3, 0, 1, 6]);
             let back = front.split_off(at);
             let (mut left, mut right) = ([0; 10], [0; 10]);
             let n = front.copy_to(&mut left);
@@ -282,16 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn files_are_read_and_written_at_an_offset_in_more_pieces_than_one_call_takes() {
+    fn a_file_is_read_and_written_at_an_offset_with_more_segments_than_fit_in_a_call() {
         let mut file = tempfile::tempfile().unwrap();
         let content: Vec<u8> = (0..2000u32).map(|i| (i * 7) as u8).collect();
         let mut memory = content.clone();
         let sizes = vec![2; 1000];
-        pieces(&mut memory, &sizes)
+        segments(&mut memory, &sizes)
             .write_at(file.as_fd(), 5)
             .unwrap();
         let mut back = vec![0; 2000];
-        pieces(&mut back, &sizes).read_at(file.as_fd(), 5).unwrap();
+        segments(&mut back, &sizes)
+            .read_at(file.as_fd(), 5)
+            .unwrap();
         assert_eq!(back, content);
         let mut whole = Vec::new();
         file.rewind().unwrap();
@@ -300,42 +302,42 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_one_however_many_pieces_it_has() {
+    fn a_message_of_any_number_of_segments_is_written_in_one_call() {
         let kind = rustix::net::SocketType::SEQPACKET;
         let family = rustix::net::AddressFamily::UNIX;
         let flags = rustix::net::SocketFlags::CLOEXEC;
         let (ours, theirs) = rustix::net::socketpair(family, kind, flags, None).unwrap();
-        for count in [1, PIECES_PER_CALL, PIECES_PER_CALL + 1, 1000] {
+        for count in [1, SEGMENTS_PER_CALL, SEGMENTS_PER_CALL + 1, 1000] {
             let content: Vec<u8> = (0..2 * count).map(|i| (i * 7) as u8).collect();
             let mut memory = content.clone();
             let (front, back) = (vec![2; count / 2], vec![2; count - count / 2]);
-            let mut message = pieces(&mut memory, &[front, back].concat());
+            let mut message = segments(&mut memory, &[front, back].concat());
             let back = message.split_off(count / 2);
             message.append(back);
             assert_eq!(message.write_message(ours.as_fd()).unwrap(), 2 * count);
             let mut got = vec![0; 4000];
             let n = rustix::io::read(&theirs, &mut got).unwrap();
-            assert!(got[..n] == content, "{count} pieces");
+            assert!(got[..n] == content, "{count} segments");
         }
     }
 
     #[test]
-    fn a_file_that_ends_early_is_an_error() {
+    fn reading_past_the_end_of_a_file_is_an_error() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"abc").unwrap();
         let mut memory = [0; 4];
-        let error = pieces(&mut memory, &[4])
+        let error = segments(&mut memory, &[4])
             .read_at(file.as_fd(), 0)
             .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
-    fn sockets_carry_what_they_can_and_say_when_they_cannot() {
+    fn sockets_transfer_available_data_or_return_would_block() {
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let mut memory = *b"hello";
         assert_eq!(
-            pieces(&mut memory, &[2, 3]).send(theirs.as_fd()).unwrap(),
+            segments(&mut memory, &[2, 3]).send(theirs.as_fd()).unwrap(),
             5
         );
         let mut got = [0; 5];
@@ -343,7 +345,7 @@ mod tests {
         assert_eq!(&got, b"hello");
 
         let mut memory = [0; 8];
-        let segments = pieces(&mut memory, &[1, 7]);
+        let segments = segments(&mut memory, &[1, 7]);
         let error = segments.receive(theirs.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         ours.write_all(b"back").unwrap();

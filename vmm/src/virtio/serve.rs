@@ -6,8 +6,8 @@ use vm_memory::GuestMemoryMmap;
 use super::chain::{Buffers, Chain, MalformedChain};
 use super::{DeviceError, DeviceIo};
 
-/// Serves a queue until the driver has nothing more in it: calls `serve` for every chain, returns
-/// its head with the number of bytes that `serve` says it wrote. Whether any was served.
+/// Serves a queue until it is empty: calls `serve` for every chain and returns the chain to the
+/// driver with the number of bytes written, which `serve` returns.
 ///
 /// Available buffer notifications are disabled meanwhile, and enabled when the queue is empty
 /// ([`Chain::pop_or_rearm`]). One call serves at most twice the queue's size, then returns with
@@ -15,7 +15,7 @@ use super::{DeviceError, DeviceIo};
 /// it and from serving other queues.
 ///
 /// # Errors
-/// When the ring is broken.
+/// When a ring is invalid ([`Chain::pop_or_rearm`]).
 pub fn serve_queue<'m>(
     queue: &mut Queue,
     mem: &'m GuestMemoryMmap,
@@ -24,12 +24,12 @@ pub fn serve_queue<'m>(
     serve_queue_while(queue, mem, |buffers| Some(serve(buffers)))
 }
 
-/// As [`serve_queue`], for a device that cannot always go on: where `serve` returns `None` the
-/// chain stays in the queue, unserved. Driver notifications stay off then, for it is not the driver
-/// that is waited for.
+/// Like [`serve_queue`], for a device that cannot always continue: when `serve` returns `None`, the
+/// chain stays in the queue and serving stops. Notifications stay disabled, because the device then
+/// waits for its host side and not for the driver.
 ///
 /// # Errors
-/// When the ring is broken.
+/// When a ring is invalid ([`Chain::pop_or_rearm`]).
 pub fn serve_queue_while<'m>(
     queue: &mut Queue,
     mem: &'m GuestMemoryMmap,
@@ -59,17 +59,17 @@ pub fn serve_queue_while<'m>(
     })
 }
 
-/// What [`serve_queue`] did.
+/// The result of [`serve_queue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// At least one chain was returned, so the driver is to be notified.
+    /// At least one chain was returned, so the driver must be notified.
     pub any: bool,
     /// The limit was reached: there may be more in the queue, and notifications are disabled.
     pub more: bool,
 }
 
 impl Served {
-    /// Tells the driver what was served, and the transport if there is more.
+    /// Notifies the driver if any chain was returned, and reschedules the queue if there is more.
     ///
     /// # Errors
     /// Those of [`DeviceIo::notify`].

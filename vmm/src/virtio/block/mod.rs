@@ -1,14 +1,15 @@
 //! The block device (virtio 1.2 section 5.2).
 //!
-//! The device takes requests from its one queue ([`request`]), lets a [`Backend`] move the data
-//! and completes them; back ends know bytes and offsets and nothing of virtio:
+//! The device parses the requests in its one queue ([`request`]), passes them to a [`Backend`] and
+//! completes them. Back ends handle bytes and offsets and do not depend on virtio:
 //!
 //! - [`Raw`]: a raw image, read-only or written in place;
-//! - [`Overlay`]: a raw image that is only read, under a sparse delta that takes the writes.
+//! - [`Overlay`]: a read-only raw image, and a sparse delta that holds what is written.
 //!
-//! A write is durable once a flush that follows it is done; or at once, for a driver that does not
-//! accept flushing. Where writes are not meant to last ([`Backend::durable`] is false) flushing is
-//! not offered, so that guests do not wait for it.
+//! A write is durable when a later flush completes, or when the write itself completes if the
+//! driver did not accept `VIRTIO_BLK_F_FLUSH`. If writes need not outlive the VM
+//! ([`Backend::durable`] is false), the feature is not offered, so that guests do not wait for
+//! flushes.
 
 mod backend;
 mod config;
@@ -40,8 +41,8 @@ pub use slot::{IncompatibleBackend, Slot};
 /// The device type (virtio 1.2 section 5).
 const TYPE: u32 = 2;
 
-/// The unit of sector numbers and of the capacity, in bytes, whatever the block size (section
-/// 5.2.6).
+/// The unit of sector numbers and of the capacity, in bytes. It does not depend on the block size
+/// (section 5.2.5).
 pub const SECTOR: u64 = 512;
 
 const QUEUE_SIZES: [u16; 1] = [256];
@@ -50,15 +51,15 @@ const QUEUE_SIZES: [u16; 1] = [256];
 #[derive(Debug)]
 pub struct Block {
     backend: Box<dyn Backend>,
-    /// The driver will not flush, so each write is.
+    /// The driver did not accept flush requests, so every write is flushed.
     write_through: bool,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
     slot: Option<Slot>,
 }
 
 impl Block {
-    /// A device on this back end. `id` is what the guest finds as the disk's serial number; at
-    /// most 20 bytes of it.
+    /// A device with this back end. `id` is the serial number that the guest reads; only the first
+    /// 20 bytes are used.
     pub fn new(backend: Box<dyn Backend>, id: &str) -> Block {
         let mut bytes = [0; VIRTIO_BLK_ID_BYTES as usize];
         for (to, from) in bytes.iter_mut().zip(id.bytes()) {
@@ -72,10 +73,10 @@ impl Block {
         }
     }
 
-    /// The same, on a back end whose place others may take.
+    /// A device whose back end can be replaced through the [`Slot`].
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn with_slot(backend: Box<dyn Backend>, id: &str) -> io::Result<(Block, Slot)> {
         let slot = Slot::for_backend(&*backend)?;
         let mut block = Block::new(backend, id);
@@ -83,7 +84,7 @@ impl Block {
         Ok((block, slot))
     }
 
-    /// Takes what was attached meanwhile.
+    /// Switches to the back end that was attached since the last call, if any.
     fn swap_backend(&mut self, io: &mut dyn DeviceIo) {
         if let Some(backend) = self.slot.as_ref().and_then(Slot::take) {
             let before = std::mem::replace(&mut self.backend, backend);
@@ -93,9 +94,9 @@ impl Block {
         }
     }
 
-    /// Serves one request; returns how many bytes of guest memory were written.
+    /// Completes one request; returns the number of bytes written to guest memory.
     fn serve(&mut self, buffers: Buffers<'_>) -> u32 {
-        // Without a status byte there is no way to answer; the chain goes back as it is.
+        // Without a status byte, nothing can be reported; the chain is returned unchanged.
         let Some(request) = Request::parse(buffers) else {
             return 0;
         };
@@ -164,7 +165,7 @@ impl Block {
         }
     }
 
-    /// After a write: durable at once if the driver will not flush (section 5.2.6.2).
+    /// Completes a write: flushes it if the driver does not flush (section 5.2.6.2).
     fn written(&mut self) -> io::Result<Outcome> {
         if self.write_through {
             self.backend.flush()?;
@@ -172,8 +173,8 @@ impl Block {
         Ok(Outcome::Ok { written: 0 })
     }
 
-    /// Offset, length and flags of each range, if all of them are right: nothing is done by halves.
-    /// A flag that is not `known` is not supported (section 5.2.6.2).
+    /// Offset, length and flags of each range. All ranges are validated before any is changed.
+    /// Flags other than `known` are unsupported (section 5.2.6.2).
     fn ranges(
         &self,
         ranges: Option<Vec<SectorRange>>,
@@ -195,7 +196,7 @@ impl Block {
         Ok(checked)
     }
 
-    /// The byte offset of a range that lies within the disk and is whole sectors.
+    /// The byte offset of a range, if it is within the disk and its length is whole sectors.
     fn range(&self, sector: u64, len: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
@@ -203,9 +204,9 @@ impl Block {
     }
 }
 
-/// What a request is answered, besides an error of the host's.
+/// The result of a request, other than a host error.
 enum Outcome {
-    /// Done; so many bytes of guest memory were written, the status not counted.
+    /// Success; `written` is the number of bytes written to guest memory, without the status.
     Ok {
         written: usize,
     },
@@ -213,7 +214,8 @@ enum Outcome {
     Unsupported,
 }
 
-/// A guest can make a full disk fail as often as it likes, so each process says it once.
+/// Logs a host error, once per process: a guest can cause any number of them, for example on a full
+/// disk.
 fn warn_once(error: &io::Error) {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| tracing::warn!("a disk request failed on the host: {error}"));

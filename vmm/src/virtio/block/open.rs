@@ -1,9 +1,9 @@
-//! From a disk's configuration to its device.
+//! Opening a disk: from its configuration to the device.
 //!
-//! An image that outlives its VM is locked (flock(2)) for as long as the device is there: for
-//! itself alone when it is written, with others when it is only read. Two kernels that write one
-//! file system destroy it, and one that reads what another writes sees nonsense. What is under an
-//! overlay is not locked; whoever gives a VM such an image vouches that nobody writes it.
+//! An image that outlives its VM is locked (flock(2)) for the lifetime of the device: exclusively
+//! if it is writable, shared if it is read-only. Two kernels that write to one file system corrupt
+//! it, and a kernel that reads a file system that another one writes sees inconsistent data. The
+//! base of an overlay is not locked; the caller must ensure that nothing writes to it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -18,76 +18,76 @@ use rustix::io::Errno;
 
 use super::{Backend, Block, Overlay, Raw, SECTOR};
 
-/// How long the lock on an image is waited for: a supervisor that was killed a moment ago holds it
-/// until the kernel has taken its VM apart.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for the lock on an image: a supervisor that has just been killed holds it until
+/// the kernel has torn down its VM.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is asked for meanwhile; flock(2) has no time limit.
+/// How often to retry meanwhile; flock(2) has no timeout.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {
-    /// The image cannot be opened as its mode asks.
+    /// The image cannot be opened in its mode.
     #[error("cannot open disk {}", path.display())]
     Open {
         /// The image.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The image is empty or ends within a sector.
-    #[error("disk {} has {len} bytes, which is not a whole number of 512-byte sectors above zero", path.display())]
+    /// The size of the image is zero or not a multiple of the sector size.
+    #[error("disk {}: size of {len} bytes is not a positive multiple of 512", path.display())]
     Size {
         /// The image.
         path: PathBuf,
         /// Its size in bytes.
         len: u64,
     },
-    /// Another VM has the image.
+    /// Another VM uses the image.
     #[error("disk {} is in use by another VM", path.display())]
     InUse {
         /// The image.
         path: PathBuf,
     },
-    /// The image is on a file system that has no locks.
+    /// The image cannot be locked, for example because its file system does not support locks.
     #[error("cannot lock disk {}", path.display())]
     Lock {
         /// The image.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The delta of an overlay cannot be made.
+    /// The delta of an overlay cannot be created.
     #[error("cannot create a disk delta in {}", dir.display())]
     Delta {
-        /// The directory it was to be in.
+        /// Its directory.
         dir: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         source: io::Error,
     },
 }
 
 impl BlockError {
-    /// The way out, where there is one.
+    /// What the user can do about it, if anything.
     pub fn remediation(&self) -> Option<String> {
         match self {
             BlockError::InUse { .. } => {
-                Some("wait for that VM's end, or attach a copy of the disk".into())
+                Some("stop the other VM first, or attach a copy of the disk".into())
             }
             _ => None,
         }
     }
 }
 
-/// Opens a disk. `id` is what the guest finds as its serial number.
+/// Opens a disk. `id` is the serial number that the guest reads.
 ///
 /// # Errors
-/// [`BlockError`], which names the file.
+/// [`BlockError`].
 pub fn open(config: &DiskConfig, id: &str) -> Result<Block, BlockError> {
     let writable = config.mode == DiskMode::ReadWrite;
     let (file, len) = open_image(&config.path, writable)?;
@@ -112,7 +112,7 @@ pub fn open(config: &DiskConfig, id: &str) -> Result<Block, BlockError> {
 fn open_image(path: &Path, writable: bool) -> Result<(File, u64), BlockError> {
     let open = || {
         let mut file = OpenOptions::new().read(true).write(writable).open(path)?;
-        // Seeking finds the size of block devices too.
+        // Seeking also works for block devices.
         let len = file.seek(SeekFrom::End(0))?;
         Ok((file, len))
     };
@@ -129,8 +129,8 @@ fn open_image(path: &Path, writable: bool) -> Result<(File, u64), BlockError> {
     Ok((file, len))
 }
 
-/// Locks an image for as long as this file is open: for one that writes alone, or for all that
-/// only read. Waits two seconds at most. `path` is what errors name.
+/// Locks an image until `file` is closed: exclusively if `writable`, else shared. Waits at most two
+/// seconds. `path` is for error messages.
 ///
 /// # Errors
 /// [`BlockError::InUse`] and [`BlockError::Lock`].
@@ -139,7 +139,7 @@ pub fn lock(file: &File, path: &Path, writable: bool) -> Result<(), BlockError> 
         true => FlockOperation::NonBlockingLockExclusive,
         false => FlockOperation::NonBlockingLockShared,
     };
-    let deadline = Instant::now() + LOCK_PATIENCE;
+    let deadline = Instant::now() + LOCK_TIMEOUT;
     loop {
         match flock(file, operation) {
             Ok(()) => return Ok(()),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_written_is_for_one_vm_alone() {
+    fn a_writable_disk_is_locked_exclusively() {
         let image = image();
         let first = open_as(image.path(), DiskMode::ReadWrite).unwrap();
         for mode in [DiskMode::ReadWrite, DiskMode::ReadOnly] {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_read_is_shared_with_readers_alone() {
+    fn a_read_only_disk_is_locked_shared() {
         let image = image();
         let _first = open_as(image.path(), DiskMode::ReadOnly).unwrap();
         let _second = open_as(image.path(), DiskMode::ReadOnly).unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_given_up_meanwhile_is_taken() {
+    fn a_lock_that_is_released_while_waiting_is_acquired() {
         let image = image();
         let first = open_as(image.path(), DiskMode::ReadWrite).unwrap();
         thread::scope(|scope| {

@@ -1,8 +1,9 @@
-//! What a driver asks of a disk: `struct virtio_blk_req` (virtio 1.2 section 5.2.6).
+//! Requests: `struct virtio_blk_req` (virtio 1.2 section 5.2.6).
 //!
-//! Readable: a header of 16 bytes (type, reserved, sector), then the data of a write. Writable: the
-//! data of a read, then one status byte. How these are spread over descriptors is the driver's
-//! choice (section 2.7.4.3). The data of a discard or a write of zeros is a list of ranges.
+//! Device-readable: a header of 16 bytes (type, reserved, sector), then the data of a write.
+//! Device-writable: the data of a read, then one status byte. The driver may split these over
+//! descriptors in any way (section 2.7.4). The data of a discard or write-zeroes request is a list
+//! of ranges.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -15,29 +16,29 @@ use crate::virtio::chain::Buffers;
 
 const HEADER_LEN: usize = 16;
 
-/// A request that can be answered.
+/// A request that has room for its status.
 #[derive(Debug)]
 pub struct Request<'m> {
     pub operation: Operation<'m>,
-    /// Where the one byte of the answer goes.
+    /// The buffer for the status byte.
     pub status: Segments<'m>,
 }
 
 #[derive(Debug)]
 pub enum Operation<'m> {
-    /// Read from this sector on.
+    /// Read, beginning at this sector.
     In { sector: u64, into: Segments<'m> },
-    /// Write from this sector on.
+    /// Write, beginning at this sector.
     Out { sector: u64, from: Segments<'m> },
-    /// Make all finished writes durable.
+    /// Make all completed writes durable.
     Flush,
-    /// Give up what these ranges hold; `None` when the list is not one.
+    /// Discard these ranges; `None` if the list is invalid.
     Discard { ranges: Option<Vec<SectorRange>> },
-    /// Make these ranges zero; `None` when the list is not one.
+    /// Fill these ranges with zeros; `None` if the list is invalid.
     WriteZeroes { ranges: Option<Vec<SectorRange>> },
-    /// Give the serial number.
+    /// Read the serial number.
     GetId { into: Segments<'m> },
-    /// Something this device was not asked to offer.
+    /// A request type that the device does not support.
     Unsupported,
 }
 
@@ -52,13 +53,13 @@ pub struct SectorRange {
 impl SectorRange {
     const LEN: usize = 16;
 
-    /// The list in `data`: whole ranges, at least one, at most as many as the driver was told.
+    /// Parses a list of ranges: at least one, at most [`MAX_RANGES`].
     fn list(data: &Segments<'_>) -> Option<Vec<SectorRange>> {
         let count = data.len() / Self::LEN;
         if !data.len().is_multiple_of(Self::LEN) || count == 0 || count > MAX_RANGES as usize {
             return None;
         }
-        // Parsed from a copy, like the header.
+        // Parsed from a copy, because the guest may change the original at any time.
         let mut bytes = vec![0; data.len()];
         data.copy_to(&mut bytes);
         let (ranges, _) = bytes.as_chunks::<{ Self::LEN }>();
@@ -76,7 +77,7 @@ impl SectorRange {
 }
 
 impl<'m> Request<'m> {
-    /// Takes the buffers apart. `None` when there is no whole header or no status byte.
+    /// Parses a request; `None` if the header is incomplete or there is no status byte.
     pub fn parse(buffers: Buffers<'m>) -> Option<Self> {
         let Buffers {
             mut readable,
@@ -84,7 +85,7 @@ impl<'m> Request<'m> {
         } = buffers;
         let status = writable.split_off(writable.len().checked_sub(1)?);
         let from = readable.split_off(HEADER_LEN);
-        // The header is parsed from a copy: the driver may change it at any time.
+        // Parsed from a copy, because the guest may change the original at any time.
         let mut header = [0; HEADER_LEN];
         if readable.copy_to(&mut header) != HEADER_LEN {
             return None;

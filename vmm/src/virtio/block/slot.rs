@@ -1,5 +1,5 @@
-//! A disk whose content is exchanged while the guest has it: a device that is there before it is
-//! known what for.
+//! Replacing the back end of a block device while the guest uses it, so that a device can exist
+//! before its image is chosen.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,7 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::Backend;
 
-/// What a disk is put into. Clones are of the same one.
+/// Access to the back end of one block device. Clones refer to the same device.
 #[derive(Debug, Clone)]
 pub struct Slot {
     shared: Arc<Shared>,
@@ -18,22 +18,23 @@ pub struct Slot {
 #[derive(Debug)]
 struct Shared {
     next: Mutex<Option<Box<dyn Backend>>>,
-    /// Readable while `next` is there.
+    /// Readable while `next` is set.
     event: OwnedFd,
     read_only: bool,
     durable: bool,
 }
 
-/// A disk does not fit: the guest was told otherwise when it negotiated features.
+/// The new back end would need other features than the guest has negotiated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a disk is not read-only or durable as the one whose place it takes")]
+#[error("the new disk differs from the current one in being read-only or durable")]
 pub struct IncompatibleBackend;
 
 impl Slot {
-    /// A slot for disks that are written, and kept, as this one is.
+    /// A slot for back ends that match this one in [`Backend::read_only`] and
+    /// [`Backend::durable`].
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub(super) fn for_backend(backend: &dyn Backend) -> io::Result<Slot> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Slot {
@@ -46,13 +47,13 @@ impl Slot {
         })
     }
 
-    /// Puts a disk in the place of the one that is there. Requests that the guest makes available
-    /// after this returns are for the new one; if its size is another, the guest is told (over
-    /// virtio-mmio; vhost-user's back end has no such message). What was not flushed to the old
-    /// one is the caller's concern.
+    /// Replaces the back end. Requests that the guest makes available after this returns go to the
+    /// new one. If its size differs, the guest receives a configuration change notification (on
+    /// virtio-mmio only). Does not flush the old back
+    /// end.
     ///
     /// # Errors
-    /// [`IncompatibleBackend`]; nothing has changed then.
+    /// [`IncompatibleBackend`]; the device is then unchanged.
     pub fn attach(&self, backend: Box<dyn Backend>) -> Result<(), IncompatibleBackend> {
         let shared = &self.shared;
         if (backend.read_only(), backend.durable()) != (shared.read_only, shared.durable) {
@@ -60,28 +61,28 @@ impl Slot {
         }
         let mut next = self.next();
         *next = Some(backend);
-        // Under the lock, as in `take`, or one that was taken in between would leave it readable.
-        // It fails only when its counter is at its maximum: then it is readable.
+        // Under the lock, as in `take`; otherwise a `take` in between would leave it readable. The
+        // write fails only if the counter is at its maximum, and then it is readable already.
         let _ = rustix::io::write(&shared.event, &1u64.to_ne_bytes());
         Ok(())
     }
 
-    /// The disk that was attached last, once.
+    /// The back end that was attached last, if it was not taken yet.
     pub(super) fn take(&self) -> Option<Box<dyn Backend>> {
         let mut next = self.next();
         let backend = next.take()?;
-        // It fails only when it is not readable.
+        // Fails only if it is not readable.
         let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
         Some(backend)
     }
 
-    /// Readable when there is something to take.
+    /// Readable while there is a back end to take.
     pub(super) fn poll_fd(&self) -> BorrowedFd<'_> {
         self.shared.event.as_fd()
     }
 
     fn next(&self) -> MutexGuard<'_, Option<Box<dyn Backend>>> {
-        // What is behind it is one value, whole at any time.
+        // A single value, which a panic cannot leave half updated.
         let next = self.shared.next.lock();
         next.unwrap_or_else(PoisonError::into_inner)
     }

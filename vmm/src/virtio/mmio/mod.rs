@@ -1,15 +1,15 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2 section 4.2).
 //!
 //! ```text
-//! vCPU thread ── registers ──▶ ┌────────────┐ ◀── worker thread (one per device)
-//!                              │ Mutex<Core>│       epoll: queue kicks, the device's own
-//! KVM ioeventfd ── kick ─────▶ └────────────┘       descriptor, changes of state
-//!                     interrupt line ◀── used buffers
+//! vCPU thread ── registers ──────▶ ┌────────────┐ ◀── worker thread (one per device)
+//!                                  │ Mutex<Core>│       epoll: notify eventfds, the device's
+//! KVM ioeventfd ── QueueNotify ──▶ └────────────┘       backend_fd, changes of state
+//!                         interrupt line ◀── used buffers
 //! ```
 //!
-//! Registers are served under the device's lock, except those that an interrupt handler uses
-//! (`InterruptStatus`, `InterruptACK`): a vCPU that takes an interrupt never waits for disk I/O.
-//! Requests are processed by the worker alone.
+//! Register accesses take the device's lock, except those of interrupt handlers
+//! (`InterruptStatus`, `InterruptACK`): a vCPU that handles an interrupt never waits for disk I/O.
+//! Only the worker processes requests.
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod hostile;
@@ -29,7 +29,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use self::registers::Core;
 use super::VirtioDevice;
 
-/// A device's interrupt line, edge-triggered.
+/// The interrupt line of a device, edge-triggered.
 pub trait InterruptLine: Send + Sync + Debug {
     /// Raises and lowers the line.
     fn pulse(&self);
@@ -57,18 +57,18 @@ impl Interrupt {
 struct Shared {
     core: Mutex<Core>,
     interrupt: Interrupt,
-    /// Written when the worker must look at the device's state again.
+    /// Wakes the worker after a change of the device's state.
     wake: EventFd,
 }
 
 impl Shared {
     fn core(&self) -> MutexGuard<'_, Core> {
-        // A worker that panicked leaves a device that answers nothing; its registers may be read.
+        // If the worker has panicked, the device does nothing; its registers can still be read.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One virtio device on the MMIO transport. Dropping it ends its worker.
+/// A virtio device on the MMIO transport. Dropping it stops its worker.
 #[derive(Debug)]
 pub struct MmioTransport {
     shared: Arc<Shared>,
@@ -77,10 +77,10 @@ pub struct MmioTransport {
 }
 
 impl MmioTransport {
-    /// Puts `device` on the transport and starts its worker.
+    /// Attaches `device` to the transport and starts its worker.
     ///
     /// # Errors
-    /// When the host has no more descriptors or threads.
+    /// When the host is out of file descriptors or threads.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: GuestMemoryMmap,
@@ -107,12 +107,13 @@ impl MmioTransport {
         })
     }
 
-    /// One event per queue; writing it is the same as writing the queue's index to `QueueNotify`.
+    /// One eventfd for each queue, for KVM's ioeventfds. Writing to it is equivalent to writing the
+    /// index of the queue to `QueueNotify`.
     pub fn notify_eventfds(&self) -> &[EventFd] {
         &self.notify_eventfds
     }
 
-    /// A vCPU reads `data.len()` bytes at `offset` of the device's registers.
+    /// Handles a read by a vCPU of `data.len()` bytes at register offset `offset`.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         if offset == registers::INTERRUPT_STATUS && data.len() == 4 {
             let status = self.shared.interrupt.status.load(Ordering::SeqCst);
@@ -122,7 +123,7 @@ impl MmioTransport {
         }
     }
 
-    /// A vCPU writes `data` at `offset` of the device's registers.
+    /// Handles a write by a vCPU of `data` at register offset `offset`.
     pub fn write(&self, offset: u64, data: &[u8]) {
         let Ok(bytes) = <[u8; 4]>::try_from(data) else {
             return self.shared.core().write_config(offset, data);
@@ -137,7 +138,7 @@ impl MmioTransport {
             }
             registers::QUEUE_NOTIFY => {
                 if let Some(eventfd) = self.notify_eventfds.get(value as usize) {
-                    // It fails only when the counter is at its maximum: then it is readable.
+                    // Fails only if the counter is at its maximum, and then it is readable already.
                     let _ = eventfd.write(1);
                 }
             }

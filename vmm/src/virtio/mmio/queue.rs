@@ -1,19 +1,19 @@
-//! One queue's registers: what the driver programs, checked as a whole when it enables the queue.
+//! The registers of one queue. They are validated together when the driver enables the queue.
 //!
 //! ```text
-//! programmed ── QueueReady = 1, all of it valid ──▶ ready ── QueueReady = 0 ──▶ programmed
-//!     ▲                                               │
-//!     └── QueueReset = 1, device reset (defaults) ◀───┘
+//! programmed ── QueueReady = 1, all valid ──▶ ready ── QueueReady = 0 ──▶ programmed
+//!     ▲                                         │
+//!     └─ QueueReset = 1, device reset (defaults)┘
 //! ```
-//! A queue that is not valid is not enabled: `QueueReady` goes on reading as zero. While a queue is
-//! ready, what it was programmed with does not change (virtio 1.2 section 4.2.2.2).
+//! An invalid queue is not enabled: `QueueReady` still reads as zero. While a queue is ready,
+//! writes to its size and addresses are ignored (virtio 1.2 section 4.2.2.2).
 
 use std::io;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
-/// The parts of a queue, in the order of their registers.
+/// The three parts of a queue, in the order of their registers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ring {
     Descriptors,
@@ -30,17 +30,18 @@ pub(super) struct QueueRegisters {
     rings: [u64; 3],
 }
 
-/// Why a queue is not enabled.
+/// Why a queue cannot be enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueueError {
-    /// Virtio 1.2 section 2.7: a power of two; section 4.2.2: at most `QueueSizeMax`.
-    #[error("its size is zero, no power of two, or too large")]
+    /// The size must be a power of two (virtio 1.2 section 2.7) and at most `QueueSizeMax` (section
+    /// 4.2.2).
+    #[error("its size is zero, not a power of two, or above the maximum")]
     Size,
-    /// Virtio 1.2 section 2.7: 16, 2 and 4 bytes.
-    #[error("a ring is not aligned")]
+    /// The alignments are 16, 2 and 4 bytes (virtio 1.2 section 2.7).
+    #[error("misaligned ring")]
     Alignment,
-    /// Not all of it.
-    #[error("a ring is not in guest memory")]
+    /// A ring is not completely in guest memory.
+    #[error("ring outside guest memory")]
     Outside,
 }
 
@@ -72,7 +73,7 @@ impl QueueRegisters {
         }
     }
 
-    /// Sets one half of an address.
+    /// Sets the low or high half of an address.
     pub(super) fn set_address(&mut self, ring: Ring, high: bool, value: u32) {
         if self.ready() {
             return;
@@ -82,7 +83,7 @@ impl QueueRegisters {
         *address = *address & !(u64::from(u32::MAX) << shift) | u64::from(value) << shift;
     }
 
-    /// Makes the queue ready, at the start of its rings, or says what is wrong with it.
+    /// Enables the queue, beginning at index zero of its rings.
     pub(super) fn enable(
         &mut self,
         memory: &GuestMemoryMmap,
@@ -124,13 +125,13 @@ impl QueueRegisters {
         }
     }
 
-    /// `QueueReady` = 0: nothing more is taken from the queue or put into it. What it was
-    /// programmed with stays, its place in the rings does not.
+    /// `QueueReady` = 0: the device no longer accesses the rings. The size and addresses are kept;
+    /// the ring indices are not.
     pub(super) fn stop(&mut self) {
         self.queue.reset();
     }
 
-    /// Back to the defaults (virtio 1.2 section 2.6.1.1).
+    /// Restores the defaults (virtio 1.2 section 2.6.1.1).
     pub(super) fn reset(&mut self) {
         self.queue.reset();
         self.size = self.queue.max_size().into();

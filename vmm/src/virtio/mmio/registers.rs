@@ -1,5 +1,5 @@
-//! The register model: what a driver reads and writes, and the device's life from reset to
-//! `DRIVER_OK` (virtio 1.2 sections 2.1, 3.1 and 4.2.2).
+//! The device's registers, and its state from reset to `DRIVER_OK` (virtio 1.2 sections 2.1, 3.1
+//! and 4.2.2).
 
 mod serving;
 
@@ -55,31 +55,31 @@ const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
 const DRIVER_BITS: u32 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK | FAILED;
 
-/// What the transport itself adds to a device's features.
+/// The features that the transport adds to those of the device.
 const TRANSPORT_FEATURES: u64 = 1 << VIRTIO_F_VERSION_1
     | 1 << VIRTIO_F_RING_RESET
     | 1 << VIRTIO_RING_F_EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC;
 
-/// What a register write means for the worker.
+/// The effect of a register write on the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// Nothing.
+    /// No effect.
     None,
-    /// The device went live, or is not served any more.
+    /// The device must be activated, or must not be served any more.
     Phase,
     /// The device was reset.
     Reset,
 }
 
-/// Where the device is in its life, for the worker.
+/// The state of the device for the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Not (or no longer) to be served: before `DRIVER_OK`, or broken by its driver.
+    /// Not served: `DRIVER_OK` is not set, or the device needs a reset.
     Inactive,
     /// `DRIVER_OK` is set; [`VirtioDevice::activate`] has not been called yet.
     Activating,
-    /// Served.
+    /// The device receives events.
     Active,
     /// The transport is being dropped.
     Stopped,
@@ -99,7 +99,7 @@ pub(super) struct Core {
     queue_select: usize,
     /// Changes whenever the configuration space does (virtio 1.2 section 2.5.1).
     config_generation: u32,
-    /// A driver has been warned of. Once is enough: it can go on for as long as it likes.
+    /// A warning was already logged; a guest must not flood the log.
     warned: bool,
 }
 
@@ -146,7 +146,7 @@ impl Core {
             data.fill(0);
             return self.device.read_config(offset - CONFIG, data);
         }
-        // The registers are four bytes wide and accessed as such (section 4.2.2.2).
+        // Registers are four bytes wide, and other widths are not allowed (section 4.2.2.2).
         let Ok(data) = <&mut [u8; 4]>::try_from(&mut *data) else {
             return data.fill(0);
         };
@@ -164,9 +164,9 @@ impl Core {
             QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max_size().into()),
             QUEUE_READY => queue.is_some_and(QueueRegisters::ready).into(),
             STATUS => self.status,
-            // No shared memory regions: every length and base reads as all ones (4.2.2).
+            // There are no shared memory regions: lengths and bases read as all ones (4.2.2).
             SHARED_MEMORY_LENGTH_LOW..=SHARED_MEMORY_BASE_HIGH => u32::MAX,
-            // A queue is reset by the time the write returns (2.6.1).
+            // The reset is complete when the write returns (2.6.1).
             QUEUE_RESET => 0,
             CONFIG_GENERATION => self.config_generation,
             _ => 0,
@@ -207,8 +207,8 @@ impl Core {
         self.driver_features = self.driver_features & !mask | value;
     }
 
-    /// Queues are set up between `FEATURES_OK` and `DRIVER_OK`, and after that only by a driver
-    /// that may reset them (section 2.6.1). They are stopped at any time.
+    /// Queues are set up between `FEATURES_OK` and `DRIVER_OK`, and later only if the driver has
+    /// accepted `VIRTIO_F_RING_RESET` (section 2.6.1). They can be stopped at any time.
     fn write_queue(&mut self, offset: u64, value: u32) {
         let resets = self.accepted(VIRTIO_F_RING_RESET);
         let may_set_up = self.status & FEATURES_OK != 0 && (self.status & DRIVER_OK == 0 || resets);
@@ -230,7 +230,7 @@ impl Core {
                     tracing::warn!(
                         device = self.device.device_type(),
                         queue = self.queue_select,
-                        "the driver's queue is not enabled: {reason}"
+                        "the driver enabled an invalid queue: {reason}"
                     );
                 }
             }
@@ -255,7 +255,7 @@ impl Core {
             self.reset();
             return Change::Reset;
         }
-        // A driver never clears a bit but by reset (section 2.1.1).
+        // A driver clears bits only by a reset (section 2.1.1).
         let added = value & DRIVER_BITS & !self.status;
         self.status |= added & (ACKNOWLEDGE | DRIVER | FAILED);
         if added & FEATURES_OK != 0 && self.status & DRIVER != 0 {
@@ -271,7 +271,7 @@ impl Core {
             self.phase = Phase::Inactive;
             return Change::Phase;
         }
-        // A device that was given up, by either side, waits for its reset (sections 2.1.1, 2.1.2).
+        // If either side has given up the device, it needs a reset (sections 2.1.1, 2.1.2).
         let given_up = self.status & (FAILED | NEEDS_RESET) != 0;
         if added & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 && !given_up {
             self.status |= DRIVER_OK;

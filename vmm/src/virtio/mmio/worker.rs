@@ -1,4 +1,4 @@
-//! The thread that serves one device.
+//! The worker thread of one device.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::Shared;
 use super::registers::{Event, EventContext, Phase};
 
-/// Epoll tokens: queue indices count from zero; these are beyond any.
+/// Epoll tokens above all queue indices.
 const BACKEND: u64 = 1 << 32;
 const WAKE: u64 = BACKEND + 1;
 
@@ -66,7 +66,7 @@ impl Worker {
                 Ok(ready) => ready,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::error!(%error, "a device's worker cannot wait any more");
+                    tracing::error!(%error, "device worker stopped: epoll_wait failed");
                     return;
                 }
             };
@@ -78,7 +78,7 @@ impl Worker {
         }
     }
 
-    /// `false` when the worker shall end.
+    /// Handles one event; `false` if the worker must stop.
     fn handle(&mut self, token: u64) -> bool {
         let event = match token {
             WAKE => {
@@ -94,8 +94,8 @@ impl Worker {
                 Event::Queue(index)
             }
         };
-        // Between two of these the device's lock is free: a driver that always has more to do
-        // keeps nobody from its registers.
+        // The lock is released between events, so that a driver with an endless supply of requests
+        // does not block register accesses.
         let reschedule = |index: usize| {
             if let Some(eventfd) = self.notify_eventfds.get(index) {
                 let _ = eventfd.write(1);
@@ -110,8 +110,7 @@ impl Worker {
         if core.phase() == Phase::Stopped {
             return false;
         }
-        // The device's own descriptor is watched only while the device is served: it may stay
-        // readable for as long as nobody listens.
+        // `backend_fd` is polled only while the device is active; otherwise it may stay readable.
         let wanted = core.phase() == Phase::Active;
         let backend = core.device().backend_fd().map(|fd| fd.as_raw_fd());
         drop(core);

@@ -1,5 +1,5 @@
-//! What a driver reads of a network device: `struct virtio_net_config` (virtio 1.2 section 5.1.4),
-//! and the features that go with it.
+//! The configuration space, `struct virtio_net_config` (virtio 1.2 section 5.1.4), and the
+//! features.
 
 use std::fmt;
 
@@ -17,20 +17,20 @@ pub const LEN: usize = 12;
 /// `VIRTIO_NET_S_LINK_UP`.
 const LINK_UP: u16 = 1;
 
-/// The smallest MTU that a device may tell of (virtio 1.2 section 5.1.4.1).
+/// The minimum MTU that a device may report (virtio 1.2 section 5.1.4.1).
 pub const MIN_MTU: u16 = 68;
 
-/// An Ethernet address of one station.
+/// A unicast Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Mac([u8; 6]);
 
-/// An address is a group's, or nobody's.
+/// An address is a multicast address or all zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an Ethernet address is not that of one station")]
+#[error("not a unicast address")]
 pub struct NotUnicast;
 
 impl Mac {
-    /// An address, unless it is that of a group or all zeros: no driver takes those.
+    /// A unicast address. Drivers do not accept others.
     ///
     /// # Errors
     /// [`NotUnicast`].
@@ -41,7 +41,7 @@ impl Mac {
         Ok(Mac(octets))
     }
 
-    /// Its octets, in the order in which they are sent.
+    /// The octets, in transmission order.
     pub fn octets(self) -> [u8; 6] {
         self.0
     }
@@ -54,18 +54,17 @@ impl fmt::Display for Mac {
     }
 }
 
-/// What a network device's configuration space says that does not change: for who answers in its
-/// place.
+/// The constant fields of the configuration space, for a front end that provides the space itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StaticConfig {
-    /// Its address.
+    /// The device's address.
     pub mac: Mac,
-    /// What it tells of the largest packet, in bytes.
+    /// The MTU in bytes, if the device reports one.
     pub mtu: Option<u16>,
 }
 
 impl StaticConfig {
-    /// Those of this network device.
+    /// Reads the fields from a network device.
     pub fn read(device: &dyn VirtioDevice) -> StaticConfig {
         let mut config = [0; LEN];
         device.read_config(0, &mut config);
@@ -77,7 +76,7 @@ impl StaticConfig {
     }
 }
 
-/// The configuration space. An MTU of zero is not told of, so not read.
+/// The configuration space. Without an MTU the field is zero; the driver does not read it then.
 pub fn config(mac: Mac, link_up: bool, mtu: Option<u16>) -> [u8; LEN] {
     let mut config = [0; LEN];
     config[..6].copy_from_slice(&mac.octets());
@@ -91,7 +90,7 @@ fn bit(feature: u32, on: bool) -> u64 {
     u64::from(on) << feature
 }
 
-/// What a device offers whose backend carries this, in both directions.
+/// The features of a device whose backend supports these offloads, in both directions.
 pub fn features(carried: Offloads, mtu: Option<u16>) -> u64 {
     let Offloads {
         checksum,
@@ -110,35 +109,35 @@ pub fn features(carried: Offloads, mtu: Option<u16>) -> u64 {
         | bit(VIRTIO_NET_F_GUEST_TSO6, tso6)
 }
 
-/// What a driver chose.
+/// What was negotiated with the driver.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Negotiated {
-    /// What frames of the driver may ask for.
+    /// The offloads that frames from the driver may request.
     pub tx: Offloads,
-    /// What frames to the driver may ask for.
+    /// The offloads that frames to the driver may request.
     pub rx: Offloads,
-    /// A frame may be spread over several buffers.
+    /// A received frame may use several buffers.
     pub mergeable: bool,
 }
 
 impl Negotiated {
-    /// From feature bits. Segmentation without checksums is no choice (virtio 1.2 section
-    /// 5.1.3.1), and counts as neither.
+    /// From feature bits. Segmentation offloads require checksum offload (virtio 1.2 section
+    /// 5.1.3.1) and are ignored without it.
     pub fn new(features: u64) -> Negotiated {
         let has = |feature: u32| features >> feature & 1 != 0;
-        let sends = Offloads {
+        let tx = Offloads {
             checksum: has(VIRTIO_NET_F_CSUM),
             tso4: has(VIRTIO_NET_F_HOST_TSO4),
             tso6: has(VIRTIO_NET_F_HOST_TSO6),
         };
-        let takes = Offloads {
+        let rx = Offloads {
             checksum: has(VIRTIO_NET_F_GUEST_CSUM),
             tso4: has(VIRTIO_NET_F_GUEST_TSO4),
             tso6: has(VIRTIO_NET_F_GUEST_TSO6),
         };
         Negotiated {
-            tx: sends.consistent(),
-            rx: takes.consistent(),
+            tx: tx.consistent(),
+            rx: rx.consistent(),
             mergeable: has(VIRTIO_NET_F_MRG_RXBUF),
         }
     }
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_where_the_specification_has_them() {
+    fn fields_have_the_specified_layout() {
         let mac = Mac::new([2, 3, 4, 5, 6, 7]).unwrap();
         let up = config(mac, true, Some(1500));
         assert_eq!(up, [2, 3, 4, 5, 6, 7, 1, 0, 1, 0, 0xdc, 5]);
@@ -159,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_of_one_station() {
+    fn only_unicast_addresses_are_accepted() {
         assert_eq!(Mac::new([0; 6]), Err(NotUnicast));
         assert_eq!(Mac::new([1, 0, 0, 0, 0, 1]), Err(NotUnicast));
         assert!(Mac::new([0, 0, 0, 0, 0, 1]).is_ok());
     }
 
     #[test]
-    fn segmentation_needs_checksums() {
+    fn segmentation_requires_checksums() {
         let without = Offloads {
             checksum: false,
             tso4: true,

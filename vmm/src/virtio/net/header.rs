@@ -1,5 +1,5 @@
-//! What precedes each frame in a queue: `struct virtio_net_hdr` (virtio 1.2 section 5.1.6), and
-//! which of its requests are in order.
+//! The header of each frame, `struct virtio_net_hdr` (virtio 1.2 section 5.1.6), and its
+//! validation.
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE,
@@ -8,15 +8,15 @@ use virtio_bindings::virtio_net::{
 
 use super::Offloads;
 
-/// The length of a header. `num_buffers` is always there, since every driver here has accepted
-/// `VIRTIO_F_VERSION_1` (virtio 1.2 section 5.1.6.1).
+/// The length of a header, in bytes. It always includes `num_buffers`, because every driver has
+/// accepted `VIRTIO_F_VERSION_1` (virtio 1.2 section 5.1.6.1).
 pub const HEADER_LEN: usize = 12;
 
-/// The shortest frame: two addresses and a type (IEEE 802.3, without padding).
+/// The minimum length of a frame, in bytes: two addresses and a type (IEEE 802.3, without padding).
 pub const MIN_FRAME: usize = 14;
 
-/// The longest frame: the longest IP packet, with a VLAN tag (virtio 1.2 section 5.1.6.3.1 asks
-/// drivers for as much, less the tag).
+/// The maximum length of a frame, in bytes: the maximum IP packet, with a VLAN tag (virtio 1.2
+/// section 5.1.6.3.1 requires buffers of this size, without the tag).
 pub const MAX_FRAME: usize = 65_536 + MIN_FRAME + 4;
 
 const NEEDS_CSUM: u8 = VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
@@ -25,32 +25,32 @@ const GSO_NONE: u8 = VIRTIO_NET_HDR_GSO_NONE as u8;
 const GSO_TCPV4: u8 = VIRTIO_NET_HDR_GSO_TCPV4 as u8;
 const GSO_TCPV6: u8 = VIRTIO_NET_HDR_GSO_TCPV6 as u8;
 
-/// What is still to be done to a frame.
+/// The offloads that a frame requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Whether a checksum is to be made, or is known to be right.
+    /// `NEEDS_CSUM` and `DATA_VALID`.
     pub flags: u8,
-    /// As what the frame is to be cut.
+    /// GSO type.
     pub gso_type: u8,
-    /// How long the headers are, about.
+    /// Header-length hint, in bytes.
     pub hdr_len: u16,
-    /// How much data each segment has.
+    /// Maximum payload of each segment, in bytes.
     pub gso_size: u16,
-    /// Where the data begins that the checksum is of.
+    /// Offset in the frame at which checksumming starts.
     pub csum_start: u16,
-    /// Where the checksum goes, from there.
+    /// Offset of the checksum field from `csum_start`.
     pub csum_offset: u16,
-    /// Over how many chains a received frame is spread. The device alone sets it.
+    /// The number of chains that a received frame uses. Set only by the device.
     pub num_buffers: u16,
 }
 
-/// A header asks for what was not agreed upon, or for what its frame is too short for.
+/// A header requests an offload that was not negotiated, or refers to bytes outside its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a frame's header is not valid")]
+#[error("invalid frame header")]
 pub struct InvalidHeader;
 
 impl Header {
-    /// From its bytes.
+    /// Decodes a header.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Header {
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         Header {
@@ -64,7 +64,7 @@ impl Header {
         }
     }
 
-    /// Its bytes.
+    /// Encodes a header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0] = self.flags;
@@ -82,9 +82,9 @@ impl Header {
         bytes
     }
 
-    /// The same header with only those fields set that mean something, if all it asks for is
-    /// `allowed` and lies within a frame of `len` bytes (virtio 1.2 sections 5.1.6.2.1 and
-    /// 5.1.6.4.1). Nothing behind the device has to look again.
+    /// Validates the header of a frame of `len` bytes: every offload that it requests must be
+    /// `allowed`, and its offsets within the frame (virtio 1.2 sections 5.1.6.2.1 and 5.1.6.4.1).
+    /// Returns the header with all unused fields cleared, so backends need not validate it again.
     ///
     /// # Errors
     /// [`InvalidHeader`].
@@ -103,10 +103,10 @@ impl Header {
             GSO_NONE => return Ok(header),
             GSO_TCPV4 => allowed.tso4,
             GSO_TCPV6 => allowed.tso6,
-            // UDP, and congestion notification, are not offered.
+            // UDP fragmentation and ECN are not offered.
             _ => false,
         };
-        // Each segment gets a checksum of its own, so the frame cannot have one already.
+        // Segmentation requires NEEDS_CSUM, because each segment gets its own checksum.
         let summed = header.flags & NEEDS_CSUM != 0;
         if !segmentation || !summed || self.gso_size == 0 || usize::from(self.hdr_len) > len {
             return Err(InvalidHeader);
@@ -117,8 +117,8 @@ impl Header {
         Ok(header)
     }
 
-    /// The header of a frame to the driver, which is spread over so many buffers. What the driver
-    /// did not accept is not in it (virtio 1.2 section 5.1.6.4.1).
+    /// The header of a frame for the driver that uses `buffers` buffers, without flags that the
+    /// driver did not accept (virtio 1.2 section 5.1.6.4.1).
     ///
     /// # Errors
     /// [`InvalidHeader`].
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_where_the_specification_has_them() {
+    fn fields_have_the_specified_layout() {
         let bytes = [1, 4, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 10, 11];
         let header = Header::decode(&bytes);
         let expected = Header {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_lies_within_its_frame() {
+    fn the_checksum_field_must_be_within_the_frame() {
         assert_eq!(summed(34, 16).checked(52, ALL), Ok(summed(34, 16)));
         assert_eq!(summed(34, 16).checked(51, ALL), Err(InvalidHeader));
         assert_eq!(summed(0xffff, 0xffff).checked(60, ALL), Err(InvalidHeader));
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn segmentation_is_what_was_agreed_upon_and_has_a_size() {
+    fn segmentation_must_be_negotiated_and_have_a_size() {
         let good = segmented(GSO_TCPV4, 1448, 66);
         assert_eq!(good.checked(3000, ALL), Ok(good));
         let six = segmented(GSO_TCPV6, 1448, 66);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_is_told_only_what_it_accepted() {
+    fn flags_that_the_driver_did_not_accept_are_cleared() {
         let valid = Header {
             flags: DATA_VALID,
             ..Header::default()
@@ -227,7 +227,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_passes_asks_for_nothing_outside_the_frame(
+        fn a_valid_header_refers_only_to_bytes_of_the_frame(
             bytes: [u8; HEADER_LEN], small in 0u8..6, len in 0usize..200, allowed in 0u8..8
         ) {
             let allowed = Offloads {

@@ -1,22 +1,23 @@
 //! The network device (virtio 1.2 section 5.1): one pair of queues, no control queue.
 //!
-//! | file | what it answers |
+//! | file | contents |
 //! |---|---|
-//! | `config` | what the driver reads, and what it may choose |
-//! | `header` | what precedes a frame, and when it is in order |
-//! | `receive` | how a frame comes into the driver's buffers |
-//! | `backend` | where frames go to and come from: a tap, or a stream socket |
+//! | `config` | configuration space and features |
+//! | `header` | the header of a frame, and its validation |
+//! | `receive` | copying a received frame to the driver's buffers |
+//! | `backend` | the host side: a TAP interface, or a stream socket |
 //!
-//! This file joins them to the queues: [`RX`] carries frames to the guest, [`TX`] from it.
+//! This file connects them to the queues: [`RX`] carries frames to the guest, [`TX`] from the
+//! guest.
 //!
-//! - *From the guest*, a frame is gathered from its buffers by one system call. While the backend
-//!   takes none, frames stay in the queue, and the device waits for the backend alone.
-//! - *To the guest*, a frame is received into a buffer of the backend's and copied from there, so
-//!   that a frame for which there is no room stays whole. While the driver offers no buffers,
-//!   nothing is received, and the device waits for the driver alone.
-//! - A frame that is not in order is lost, and counted ([`Counters`]); so is one for which no
-//!   buffers are enough. Only a ring that is broken is an error.
-//! - When the other side goes the link goes down, once and for all; the driver is told.
+//! - *TX*: one system call gathers a frame from its buffers. If the backend is full, frames stay in
+//!   the queue, and the device waits for the backend only.
+//! - *RX*: a frame is received into a buffer of the backend and copied from there, so a frame that
+//!   does not fit yet is kept. If the driver has no buffers available, nothing is received, and the
+//!   device waits for the driver only.
+//! - An invalid frame, or one that can never fit, is dropped and counted ([`Counters`]). Only an
+//!   invalid ring is an error.
+//! - If the backend disconnects, the link goes down permanently, and the driver is notified.
 
 mod backend;
 mod config;
@@ -51,10 +52,10 @@ const TYPE: u32 = 1;
 
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 
-/// The most frames to the guest in one event, before others get their turn.
+/// The maximum number of frames to the guest in one event, so that other events are handled too.
 const BATCH: usize = 256;
 
-/// What became of frames, since the device was made.
+/// Counts of frames since the device was created.
 #[derive(Debug, Default)]
 pub struct Counters {
     sent: AtomicU64,
@@ -64,22 +65,22 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// Frames of the guest that the backend took.
+    /// Frames from the guest that the backend accepted.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Frames of the guest that were not in order, or that the backend refused.
+    /// Frames from the guest that were invalid, or that the backend dropped.
     pub fn send_dropped(&self) -> u64 {
         self.send_dropped.load(Ordering::Relaxed)
     }
 
-    /// Frames that the guest got.
+    /// Frames delivered to the guest.
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Frames that the guest could not get.
+    /// Frames for the guest that were dropped.
     pub fn receive_dropped(&self) -> u64 {
         self.receive_dropped.load(Ordering::Relaxed)
     }
@@ -89,9 +90,9 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// An MTU is smaller than a device may tell of ([`MIN_MTU`]).
+/// An MTU is below [`MIN_MTU`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an MTU of {0} is smaller than any device may have")]
+#[error("MTU {0} is below the minimum of {MIN_MTU}")]
 pub struct MtuTooSmall(u16);
 
 /// The network device.
@@ -101,17 +102,17 @@ pub struct Net {
     mtu: Option<u16>,
     backend: Box<dyn Backend>,
     negotiated: Negotiated,
-    /// The driver has no buffers for the next frame; it says when it has.
+    /// The driver has too few buffers for the next frame; it notifies the device of more.
     rx_starved: bool,
-    /// The backend takes no frame; it says when it does.
+    /// The backend is full; `poll_fd` is readable when it has room.
     tx_blocked: bool,
-    /// What the driver reads of the link.
+    /// The link status in the configuration space.
     link_up: bool,
     counters: Arc<Counters>,
 }
 
 impl Net {
-    /// A device with this address, whose frames are the backend's.
+    /// A device with this address and backend.
     pub fn new(mac: Mac, backend: Box<dyn Backend>) -> Net {
         Net {
             mac,
@@ -125,10 +126,10 @@ impl Net {
         }
     }
 
-    /// The same device, which tells the driver how long packets may be.
+    /// Sets the MTU that the device reports (`VIRTIO_NET_F_MTU`).
     ///
     /// # Errors
-    /// When no device may tell of so little.
+    /// When it is below [`MIN_MTU`].
     pub fn with_mtu(mut self, mtu: u16) -> Result<Net, MtuTooSmall> {
         if mtu < MIN_MTU {
             return Err(MtuTooSmall(mtu));
@@ -137,12 +138,12 @@ impl Net {
         Ok(self)
     }
 
-    /// What becomes of its frames, for as long as one likes to look.
+    /// The device's counters, which stay readable after the device is gone.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
-    /// Sends what the driver has made available, until the backend takes no more.
+    /// Sends available frames until the queue is empty or the backend is full.
     fn send(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         self.tx_blocked = false;
         let Some((queue, mem)) = io.queue(TX) else {
@@ -166,14 +167,14 @@ impl Net {
         served.notify(TX, io)
     }
 
-    /// Gives the driver what the backend has received, until it has no buffers left.
+    /// Delivers received frames until there are none or the driver has no buffers left.
     fn receive(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         self.rx_starved = false;
         let Some((queue, mem)) = io.queue(RX) else {
             self.rx_starved = true;
             return Ok(());
         };
-        // Until there are too few, new buffers are nothing to be told of.
+        // Notifications of new buffers are needed only when there are too few (`place`).
         queue.disable_notification(mem)?;
         let before = queue.next_used();
         let mut more = true;
@@ -202,18 +203,18 @@ impl Net {
             io.notify(RX)?;
         }
         if more {
-            // Not left to the backend's descriptor: it may have frames that were received already.
+            // `poll_fd` does not cover frames that the backend has already received.
             io.reschedule(RX);
         }
         Ok(())
     }
 
-    /// After anything happened: tells of the link, and waits for what is needed.
+    /// Ends every event: reports a link that went down, and sets what to wait for.
     fn finish_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         if self.link_up && !self.backend.link_up() {
             self.link_up = false;
             io.config_changed();
-            // What waited for the other side waits no more: it is lost.
+            // Frames that waited for the backend are dropped.
             self.send(io)?;
         }
         self.backend
@@ -222,7 +223,7 @@ impl Net {
     }
 }
 
-/// Sends the frame of one chain, if it is in order.
+/// Sends the frame of one chain, if it is valid.
 fn send_one(
     backend: &mut dyn Backend,
     buffers: Buffers<'_>,
@@ -237,7 +238,7 @@ fn send_one(
     {
         return SendOutcome::Dropped;
     }
-    // The driver may change its copy meanwhile; the backend gets the one that was looked at.
+    // The driver may change its copy at any time, so the backend gets the validated one.
     match Header::decode(&bytes).checked(frame.len(), negotiated.tx) {
         Ok(header) => backend.send(header, frame),
         Err(InvalidHeader) => SendOutcome::Dropped,

@@ -1,4 +1,4 @@
-//! One frame into the driver's buffers (virtio 1.2 section 5.1.6.4).
+//! Copying one frame to the driver's buffers (virtio 1.2 section 5.1.6.4).
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -12,26 +12,26 @@ use crate::virtio::{DeviceError, Segments};
 /// What happened to a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed {
-    /// The driver has it.
+    /// It was delivered.
     Used,
-    /// The driver cannot have it: no buffers that it may offer are enough, or the header asks for
-    /// what it did not accept.
+    /// It cannot be delivered: it is too long for any buffers that the driver may add, or its
+    /// header requests an offload that the driver did not accept.
     Dropped,
-    /// There are no buffers, or not enough; the driver says when there are more.
+    /// There are too few buffers; the driver notifies the device of more.
     NoBuffers,
 }
 
-/// A buffer that was taken from the queue. None of those that are malformed, or too short for a
-/// header, has room.
+/// A buffer popped from the queue. Its `room` is empty if it is malformed or too short for a
+/// header.
 struct RxBuffer<'m> {
     head: u16,
     room: Segments<'m>,
 }
 
-/// Puts a frame into as many buffers as it takes, or as it may take.
+/// Copies a frame to one buffer, or to as many as it needs if mergeable buffers were negotiated.
 ///
 /// # Errors
-/// When the ring is broken.
+/// When a ring is invalid.
 pub fn place(
     queue: &mut Queue,
     mem: &GuestMemoryMmap,
@@ -43,11 +43,11 @@ pub fn place(
     let mut room = 0;
     while room < need {
         if !negotiated.mergeable && room > 0 || taken.len() >= usize::from(queue.size()) {
-            give_back(queue, &taken);
+            unpop(queue, &taken);
             return Ok(Placed::Dropped);
         }
         let Some(chain) = Chain::pop_or_rearm(queue, mem)? else {
-            give_back(queue, &taken);
+            unpop(queue, &taken);
             return Ok(Placed::NoBuffers);
         };
         let writable = chain.buffers.map(|buffers| buffers.writable);
@@ -65,8 +65,8 @@ pub fn place(
         .header
         .to_driver(len, negotiated.rx, good.len() as u16);
     let Ok(header) = header else {
-        give_back(queue, &good);
-        give_back(queue, &bad);
+        unpop(queue, &good);
+        unpop(queue, &bad);
         return Ok(Placed::Dropped);
     };
     for buffer in &bad {
@@ -90,14 +90,15 @@ pub fn place(
     Ok(Placed::Used)
 }
 
-fn give_back(queue: &mut Queue, taken: &[RxBuffer<'_>]) {
+/// Leaves the buffers in the available ring.
+fn unpop(queue: &mut Queue, taken: &[RxBuffer<'_>]) {
     for _ in taken {
         queue.go_to_previous_position();
     }
 }
 
-/// Returns the chains of one frame, all at once: a driver that sees the first looks for the others
-/// and takes them for lost if they are not there (virtio 1.2 section 5.1.6.4.1).
+/// Returns the chains of one frame to the driver with a single update of the used index: a driver
+/// that sees the first expects the others (virtio 1.2 section 5.1.6.4.1).
 fn publish(
     queue: &mut Queue,
     mem: &GuestMemoryMmap,
@@ -106,18 +107,21 @@ fn publish(
     let Some((&(head, len), before)) = used.split_last() else {
         return Ok(());
     };
-    // `add_used` moves the ring's index. So all elements but the last are written without it.
+    // `add_used` updates the index, so all elements but the last are written without it.
     let first = queue.next_used();
     for (at, &(head, len)) in (0..).zip(before) {
         let slot = first.wrapping_add(at) % queue.size();
         // Virtio 1.2 section 2.7.8: a header of 4 bytes, elements of 8.
         let offset = 4 + 8 * u64::from(slot);
         let address = queue.used_ring().checked_add(offset);
-        let address = address.ok_or(DeviceError::Protocol("a ring is at the end of memory"))?;
+        let address = address.ok_or(DeviceError::Protocol(
+            "ring at the end of the address space",
+        ))?;
         let element = [u32::from(head).to_le(), len.to_le()];
         mem.write_obj(element, GuestAddress(address))?;
     }
-    // Once for each chain, with the same result: the queue counts how often, for the used event.
+    // Called once for each chain, with the same result: the queue counts the calls to evaluate
+    // `used_event`.
     let last = first.wrapping_add(before.len() as u16);
     for _ in used {
         queue.set_next_used(last);

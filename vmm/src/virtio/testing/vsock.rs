@@ -1,5 +1,5 @@
-//! The guest's side of the socket device: a driver with buffers in the queues and sockets that
-//! keep the credit rules (virtio 1.2 section 5.10.6.3) and check that the device keeps them.
+//! A guest with sockets: a driver that follows the credit rules (virtio 1.2 section 5.10.6.3) and
+//! checks that the device follows them.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -9,19 +9,19 @@ use crate::virtio::vsock::packet::{HEADER_LEN, Header, Op, TYPE_STREAM};
 use crate::virtio::vsock::{EVENT, HOST_CID, RX, Services, TX, Vsock, VsockHandle};
 
 pub const CID: u32 = 3;
-/// As Linux has it.
+/// The buffer of a socket, in bytes: the default of Linux.
 pub const BUF_ALLOC: u32 = 256 << 10;
 const RX_BUFFER: u64 = 4096;
 const TX_BUFFER: u64 = 0x1_1000;
 const TX_BASE: u64 = BUFFERS + 0x10_0000;
 pub const MAX_DATA: usize = 64 << 10;
 
-/// A guest.
+/// A guest with a socket device.
 pub struct Guest {
     pub device: Vsock,
     pub handle: VsockHandle,
     pub driver: Driver,
-    /// Packets that no socket took.
+    /// Received packets without a socket.
     pub stray: VecDeque<(Header, Vec<u8>)>,
     pub sockets: HashMap<(u32, u32), Socket>,
     rx_buffers: HashMap<u16, u64>,
@@ -29,31 +29,33 @@ pub struct Guest {
     tx_busy: HashMap<u16, u64>,
 }
 
-/// A connected socket, by its port and the host's.
+/// A socket of the guest.
 #[derive(Default)]
 pub struct Socket {
-    /// What came and was not read.
+    /// Data that was received and not read.
     pub inbox: Vec<u8>,
     pub fwd_cnt: u32,
-    last_told: u32,
+    /// `fwd_cnt` in the last packet to the host.
+    fwd_cnt_sent: u32,
+    /// The host's `buf_alloc` and `fwd_cnt`.
     peer: (u32, u32),
     sent: u32,
     packets: usize,
-    /// The flags of the host's `SHUTDOWN`s.
+    /// The flags of all `SHUTDOWN` packets from the host.
     pub shutdown: u32,
     pub reset: bool,
     pub credit_requests: usize,
 }
 
 impl Guest {
-    /// A guest whose driver is up, with every buffer in its queue.
+    /// A guest whose driver is ready and offers all receive buffers.
     pub fn new(services: Services) -> Guest {
         let mut guest = Guest::without_buffers(services);
         guest.offer_buffers(128);
         guest
     }
 
-    /// A guest that offers no buffers for packets.
+    /// A guest whose driver is ready and offers no receive buffers.
     pub fn without_buffers(services: Services) -> Guest {
         let (device, handle) = Vsock::new(CID, services).unwrap();
         let mut driver = Driver::new(&device, 32 << 20);
@@ -79,12 +81,12 @@ impl Guest {
             self.rx_buffers.insert(head, at);
         }
         self.device.queue_event(RX, &mut self.driver).unwrap();
-        self.take();
+        self.handle_used();
     }
 
-    /// Sends a packet as it is; `false` when the queue is full.
+    /// Sends a packet without any checks; `false` if the queue is full.
     pub fn send_raw(&mut self, header: &Header, data: &[u8]) -> bool {
-        self.take();
+        self.handle_used();
         if self.driver.free(TX) < 2 {
             return false;
         }
@@ -92,7 +94,7 @@ impl Guest {
         self.driver.write(at, &header.encode());
         self.driver.write(at + HEADER_LEN as u64, data);
         let data_at = at + HEADER_LEN as u64;
-        // Header and data in descriptors of their own, as Linux before 6.2 has them.
+        // Header and data are in separate descriptors, as in Linux before 6.2.
         let pieces = [
             readable(at, HEADER_LEN as u32),
             readable(data_at, data.len() as u32),
@@ -105,15 +107,14 @@ impl Guest {
         let head = self.driver.offer(TX, pieces);
         self.tx_busy.insert(head, at);
         self.device.queue_event(TX, &mut self.driver).unwrap();
-        self.take();
+        self.handle_used();
         true
     }
 
-    /// A packet of one of our ports to one of the host's. Like every packet, it tells the host how
-    /// much was read.
+    /// The header of a packet from a guest port to a host port, with the socket's credit.
     pub fn packet(&mut self, ports: (u32, u32), op: Op) -> Header {
         let fwd_cnt = self.sockets.get_mut(&ports).map_or(0, |socket| {
-            socket.last_told = socket.fwd_cnt;
+            socket.fwd_cnt_sent = socket.fwd_cnt;
             socket.fwd_cnt
         });
         Header {
@@ -137,19 +138,20 @@ impl Guest {
         assert!(self.send_raw(&header, &[]));
     }
 
-    /// Connects to the host, which accepts.
+    /// Connects to a port of the host, which must accept.
     pub fn connect(&mut self, ports: (u32, u32)) {
         self.sockets.insert(ports, Socket::default());
         self.send(ports, Op::Request, 0);
         assert_ne!(self.sockets[&ports].peer, (0, 0), "the host did not accept");
     }
 
-    /// Sends as much as the host has room for; how much that was.
+    /// Sends as much as the host has room for, in one packet; returns the number of bytes.
     pub fn send_data(&mut self, ports: (u32, u32), data: &[u8]) -> usize {
         let socket = &self.sockets[&ports];
         let room = socket.peer.0 - socket.sent.wrapping_sub(socket.peer.1);
         let len = data.len().min(room as usize).min(MAX_DATA);
-        // A packet that is not sent tells the host nothing, so none is made.
+        // `packet` records what it reports to the host, so it is called only for a packet that is
+        // sent.
         if len == 0 || self.driver.free(TX) < 2 {
             return 0;
         }
@@ -163,39 +165,39 @@ impl Guest {
         len
     }
 
-    /// The application reads all there is; says so to the host as Linux 6.1 does, when less than
-    /// 64 KiB are left that the host knows of.
+    /// Reads all received data. Like Linux 6.1, sends a credit update when the host knows of less
+    /// than 64 KiB of free space.
     pub fn read(&mut self, ports: (u32, u32)) -> Vec<u8> {
         let socket = self.sockets.get_mut(&ports).unwrap();
         let data = std::mem::take(&mut socket.inbox);
         socket.packets = 0;
         socket.fwd_cnt = socket.fwd_cnt.wrapping_add(data.len() as u32);
-        if BUF_ALLOC - socket.fwd_cnt.wrapping_sub(socket.last_told) < 64 << 10 {
+        if BUF_ALLOC - socket.fwd_cnt.wrapping_sub(socket.fwd_cnt_sent) < 64 << 10 {
             self.send(ports, Op::CreditUpdate, 0);
         }
         data
     }
 
-    /// Lets the device see what its host side has, if there is anything within the time.
+    /// Passes a backend event to the device, if there is one within this time.
     pub fn wait(&mut self, milliseconds: i64) -> bool {
         let ready = poll_readable(self.device.backend_fd().unwrap(), milliseconds);
         if ready {
             self.device.backend_event(&mut self.driver).unwrap();
-            self.take();
+            self.handle_used();
         }
         ready
     }
 
-    /// Waits for the next packet that no socket takes.
+    /// Waits for the next packet without a socket.
     pub fn next_stray(&mut self) -> (Header, Vec<u8>) {
         while self.stray.is_empty() {
-            assert!(self.wait(900), "no packet came");
+            assert!(self.wait(900), "no packet was received");
         }
         self.stray.pop_front().unwrap()
     }
 
-    /// Takes back what the device has used.
-    fn take(&mut self) {
+    /// Handles all buffers that the device has returned.
+    fn handle_used(&mut self) {
         for (head, written) in self.driver.used(TX) {
             assert_eq!(written, 0);
             self.tx_free.push(self.tx_busy.remove(&head).unwrap());
@@ -224,7 +226,7 @@ impl Guest {
         }
     }
 
-    /// Takes a packet; the socket that was asked for its credit.
+    /// Handles a packet; returns its ports if it requests a credit update.
     fn receive(&mut self, header: Header, data: &[u8]) -> Option<(u32, u32)> {
         assert_eq!(header.len as usize, data.len());
         let ports = (header.dst_port, header.src_port);
@@ -244,9 +246,9 @@ impl Guest {
                 socket.packets += 1;
                 assert!(
                     socket.inbox.len() <= BUF_ALLOC as usize,
-                    "more than the credit"
+                    "the device exceeded its credit"
                 );
-                assert!(socket.packets <= 455, "more packets than Linux takes");
+                assert!(socket.packets <= 455, "more packets than Linux accepts");
             }
             Op::Shutdown => socket.shutdown |= header.flags,
             Op::Reset => socket.reset = true,

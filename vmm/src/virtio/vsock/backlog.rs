@@ -1,4 +1,4 @@
-//! What the guest has sent and the host has not taken yet.
+//! Data from the guest that the host has not accepted yet.
 
 use std::collections::VecDeque;
 use std::io;
@@ -8,7 +8,7 @@ use rustix::net::{SendFlags, send};
 
 use crate::virtio::Segments;
 
-/// Bytes on their way to a stream of the host, in order.
+/// Bytes that are waiting to be sent to a stream of the host.
 #[derive(Debug, Default)]
 pub struct Backlog(VecDeque<u8>);
 
@@ -18,20 +18,20 @@ impl Backlog {
         self.0.len()
     }
 
-    /// Whether everything is through.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Forgets everything; returns how much that was.
+    /// Discards all bytes; returns how many.
     pub fn clear(&mut self) -> usize {
         std::mem::take(&mut self.0).len()
     }
 
-    /// Sends what the stream takes now; returns how much.
+    /// Sends as much as the stream accepts now; returns the number of bytes.
     ///
     /// # Errors
-    /// When the stream is broken.
+    /// When the stream is closed.
     pub fn send(&mut self, stream: BorrowedFd<'_>) -> io::Result<usize> {
         let mut sent = 0;
         while !self.0.is_empty() {
@@ -48,16 +48,16 @@ impl Backlog {
             self.0.drain(..n);
             sent += n;
         }
-        // An idle connection shall cost next to nothing.
+        // Frees the memory of an idle connection.
         self.0 = VecDeque::new();
         Ok(sent)
     }
 
-    /// Sends guest data straight from its memory as far as the stream takes it and nothing is
-    /// ahead of it, and keeps the rest; returns how much was sent.
+    /// Sends data directly from guest memory as far as the stream accepts it, if the backlog is
+    /// empty, and appends the rest to the backlog; returns the number of bytes sent.
     ///
     /// # Errors
-    /// When the stream is broken.
+    /// When the stream is closed.
     pub fn send_or_keep(
         &mut self,
         mut data: Segments<'_>,
@@ -77,7 +77,7 @@ impl Backlog {
         let kept = self.0.len();
         self.0.resize(kept + data.len(), 0);
         let (front, back) = self.0.as_mut_slices();
-        // The new room begins at `kept`, in either half.
+        // The new space begins at `kept`, in either half.
         if kept < front.len() {
             let (_, room) = front.split_at_mut(kept);
             let n = data.copy_to(room);
@@ -100,34 +100,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_come_out_as_they_went_in_however_slow_the_host_is() {
+    fn bytes_are_sent_in_order_to_a_slow_host() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut backlog = Backlog::default();
         let (mut sent, mut got) = (Vec::new(), Vec::new());
-        let mut through = 0;
+        let mut total_sent = 0;
         for round in 0..2000u32 {
             let mut data: Vec<u8> = (0..1000).map(|i| (round * 31 + i) as u8).collect();
             sent.extend_from_slice(&data);
             let segments = Segments::from(VolatileSlice::from(&mut data[..]));
-            through += backlog.send_or_keep(segments, ours.as_fd()).unwrap();
+            total_sent += backlog.send_or_keep(segments, ours.as_fd()).unwrap();
             if round % 3 == 0 && !backlog.is_empty() {
                 let mut some = [0; 2500];
                 theirs.read_exact(&mut some).unwrap();
                 got.extend_from_slice(&some);
-                through += backlog.send(ours.as_fd()).unwrap();
+                total_sent += backlog.send(ours.as_fd()).unwrap();
             }
         }
         assert!(
             !backlog.is_empty(),
-            "the test must reach a host that does not keep up"
+            "the host must be too slow at some point"
         );
         while got.len() < sent.len() {
             let mut some = [0; 4096];
             let n = theirs.read(&mut some).unwrap();
             got.extend_from_slice(&some[..n]);
-            through += backlog.send(ours.as_fd()).unwrap();
+            total_sent += backlog.send(ours.as_fd()).unwrap();
         }
         assert!(got == sent);
-        assert_eq!((through, backlog.len()), (sent.len(), 0));
+        assert_eq!((total_sent, backlog.len()), (sent.len(), 0));
     }
 }

@@ -1,13 +1,13 @@
 //! One stream between a socket of the guest and a socket of the host.
 //!
 //! ```text
-//! host ──stream──▶ next_packet ──▶ guest      as far as the guest's credit goes
-//! host ◀──stream── backlog ◀── receive ◀── guest      what the host does not take yet, at most BUF_ALLOC
+//! host ──stream──▶ next_packet ──▶ guest            limited by the guest's credit
+//! host ◀──stream── backlog ◀── receive ◀── guest    the backlog holds at most BUF_ALLOC bytes
 //! ```
-//! Each direction ends by itself: the host's end of file becomes `SHUTDOWN` (send), the guest's
-//! becomes a shutdown of the stream once the backlog is through. A connection is over when the
-//! guest has reset it or shut both directions down, and the backlog is through: data that the
-//! guest sent reaches the host even if the guest is quick to forget the connection.
+//! The directions are closed separately: end of file on the stream becomes `SHUTDOWN` (send), and
+//! `SHUTDOWN` from the guest becomes a shutdown of the stream when the backlog is empty. A
+//! connection ends when the guest has reset it or shut down both directions, and the backlog is
+//! empty: data from the guest reaches the host even if the guest resets the connection right after.
 
 use std::io;
 use std::net::Shutdown;
@@ -22,29 +22,29 @@ use super::credit::PeerCredit;
 use super::packet::{Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::virtio::Segments;
 
-/// How much of the guest's data a connection holds for a host that does not read, in bytes. The
-/// guest knows it as `buf_alloc` and may not send more.
+/// The maximum size of the backlog of a connection, in bytes. Sent to the guest as `buf_alloc`,
+/// which it must not exceed.
 pub const BUF_ALLOC: u32 = 256 << 10;
 
-/// The most data one packet carries to the guest, in bytes: what Linux sends in one.
+/// The maximum data in a packet to the guest, in bytes: the maximum that Linux sends.
 const MAX_DATA: usize = 64 << 10;
 
-/// How long a guest that was asked for its credit has to read before it is asked again.
+/// The delay before a credit request is repeated, for a guest that reads.
 const MIN_CREDIT_RETRY: Duration = Duration::from_millis(10);
 
-/// The same for one that has not read for a while.
+/// The maximum of that delay, for a guest that does not read.
 const MAX_CREDIT_RETRY: Duration = Duration::from_millis(640);
 
-/// What shall become of a connection.
+/// What to do with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// It goes on.
+    /// It is in use.
     Keep,
-    /// The guest has forgotten it, only the backlog is left: its ports are free.
+    /// The guest has reset it; its ports are free, and the backlog is still to be sent.
     Drain,
-    /// It is over, and the guest knows.
+    /// It has ended; the guest need not be informed.
     Remove,
-    /// It is over, and the guest is to be told by a reset.
+    /// It has ended; the guest must receive a reset.
     Reset,
 }
 
@@ -54,34 +54,35 @@ pub struct Connection {
     stream: UnixStream,
     /// The guest has accepted it.
     open: bool,
-    /// Packets that are due, besides data.
+    /// Packets to send, other than data.
     pending: Pending,
     credit: PeerCredit,
-    /// The stream may have something to read.
+    /// The stream may have data to read.
     readable: bool,
     /// Nothing more is read from the stream.
     read_closed: bool,
-    /// The host's end is closed: nothing more can be written to the stream.
+    /// The host has closed its end: nothing can be written to the stream.
     host_hung_up: bool,
     backlog: Backlog,
-    /// Bytes taken from the guest and out of the backlog, modulo 2^32.
+    /// The number of bytes passed on to the stream or discarded, modulo 2^32.
     fwd_cnt: u32,
-    /// `fwd_cnt` as the guest knows it.
+    /// `fwd_cnt` in the last packet to the guest.
     fwd_cnt_sent: u32,
-    /// The flags of the guest's `SHUTDOWN`s.
+    /// The flags of all `SHUTDOWN` packets from the guest.
     guest_shutdown: u32,
-    /// The end of the guest's data was passed on to the stream.
+    /// The stream was shut down for writing.
     write_closed: bool,
     guest_reset: bool,
     protocol_error: bool,
-    /// The guest was asked for its credit because of the packet limit, and has time to read.
+    /// A credit request was sent because of the packet limit, and its retry delay has not expired.
     pub credit_requested: bool,
-    /// How much time it gets the next time, and what it had read the last time.
+    /// The delay after the next credit request.
     retry_delay: Duration,
+    /// The guest's `fwd_cnt` at the last credit request.
     fwd_cnt_at_request: u32,
-    /// Waits for its turn to send.
+    /// In the muxer's queue of senders.
     pub queued: bool,
-    /// What the event loop waits for.
+    /// The events that epoll waits for.
     pub armed: Option<EventFlags>,
 }
 
@@ -89,7 +90,7 @@ pub struct Connection {
 struct Pending {
     request: bool,
     response: bool,
-    /// Flags to send, and flags sent.
+    /// The flags to send, and those that were sent.
     shutdown: u32,
     shutdown_sent: u32,
     credit_update: bool,
@@ -97,7 +98,7 @@ struct Pending {
 }
 
 impl Connection {
-    /// One that the host asks for.
+    /// A connection that the host requests.
     pub fn from_host(stream: UnixStream) -> Connection {
         let pending = Pending {
             request: true,
@@ -106,7 +107,7 @@ impl Connection {
         Connection::new(stream, false, pending)
     }
 
-    /// One that the guest asked for with this packet, and that is accepted.
+    /// A connection that the guest requested with this packet and that the host accepts.
     pub fn from_guest(stream: UnixStream, request: &Header) -> Connection {
         let pending = Pending {
             response: true,
@@ -141,17 +142,17 @@ impl Connection {
         }
     }
 
-    /// The stream, to wait for.
+    /// The stream, for epoll.
     pub fn stream(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
 
-    /// Takes a packet of the guest.
+    /// Handles a packet from the guest.
     pub fn receive(&mut self, header: &Header, data: Segments<'_>) {
         self.credit.update(header.buf_alloc, header.fwd_cnt);
         if self.credit.fwd_cnt() != self.fwd_cnt_at_request {
-            // It reads again, so a long time that it was given is over. A short one is not: who goes
-            // on reading is asked no more often than every `MIN_CREDIT_RETRY`.
+            // The guest reads again, so a long delay ends now. A short one does not, so that the
+            // guest receives at most one credit request in `MIN_CREDIT_RETRY`.
             self.credit_requested &= self.retry_delay <= 2 * MIN_CREDIT_RETRY;
             self.retry_delay = MIN_CREDIT_RETRY;
         }
@@ -181,14 +182,14 @@ impl Connection {
         self.guest_shutdown |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
         if self.guest_shutdown & SHUTDOWN_RECEIVE != 0 && !self.read_closed {
             self.read_closed = true;
-            // The host's writers learn of it by a broken pipe. It fails only when the other end
-            // is gone already.
+            // The host's writes then fail with EPIPE. Fails only if the host has already closed its
+            // end.
             let _ = self.stream.shutdown(Shutdown::Read);
         }
         self.finish_writing();
     }
 
-    /// The stream is ready for something, as an event says.
+    /// Handles epoll events of the stream.
     pub fn ready(&mut self, events: EventFlags) {
         self.armed = None;
         if events.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
@@ -210,7 +211,7 @@ impl Connection {
         self.finish_writing();
     }
 
-    /// The host's end takes nothing any more; what it left to read is still for the guest.
+    /// The host has closed its end. Data that it wrote before is still sent to the guest.
     fn host_closed(&mut self) {
         self.host_hung_up = true;
         let lost = self.backlog.clear();
@@ -229,13 +230,13 @@ impl Connection {
         if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() && !self.write_closed
         {
             self.write_closed = true;
-            // It fails only when the other end is gone already.
+            // Fails only if the host has already closed its end.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
     }
 
-    /// The next packet for the guest: its header, and its data in `room`. `None` when there is
-    /// nothing to send, which may turn out only here.
+    /// The next packet for the guest: writes its data to `room` and returns its header. May be
+    /// `None` even if [`wants_to_send`](Self::wants_to_send) was true.
     pub fn next_packet(&mut self, room: &Segments<'_>) -> Option<Header> {
         let mut header = self.next_header(room)?;
         header.buf_alloc = BUF_ALLOC;
@@ -276,7 +277,7 @@ impl Connection {
             .then(|| packet(Op::CreditUpdate, 0, 0))
     }
 
-    /// Reads data for the guest; `None` when there is none now.
+    /// Reads data for the guest; `None` if there is none now.
     fn read(&mut self, room: &Segments<'_>) -> Option<u32> {
         let limit = room
             .len()
@@ -290,7 +291,7 @@ impl Connection {
         match room.receive(self.stream.as_fd()) {
             Ok(0) => self.end_reading(),
             Ok(n) => {
-                // A short read most likely took all there was; if not, the next event says so.
+                // A short read has usually emptied the stream; if not, epoll reports more.
                 self.readable = n == limit;
                 self.credit.sent(n as u32);
                 return Some(n as u32);
@@ -318,7 +319,7 @@ impl Connection {
         self.pending.shutdown & !self.pending.shutdown_sent != 0
     }
 
-    /// Whether [`next_packet`](Self::next_packet) may have something.
+    /// Whether [`next_packet`](Self::next_packet) may return a packet.
     pub fn wants_to_send(&self) -> bool {
         let pending = &self.pending;
         pending.request
@@ -330,13 +331,13 @@ impl Connection {
                     || self.may_read() && self.credit.available() > 0)
     }
 
-    /// Whether only the guest's answer to a `CREDIT_REQUEST` can make it go on.
+    /// Whether sending is stopped until the guest answers a `CREDIT_REQUEST`.
     pub fn needs_credit(&self) -> bool {
         self.may_read() && self.credit.packet_limited()
     }
 
-    /// Asks the guest for its credit. After how long to ask again: twice as long as the last time,
-    /// up to [`MAX_CREDIT_RETRY`], while it does not read at all.
+    /// Sends a credit request. Returns the delay before the next one, which doubles up to
+    /// [`MAX_CREDIT_RETRY`] while the guest does not read.
     pub fn request_credit(&mut self) -> Duration {
         self.fwd_cnt_at_request = self.credit.fwd_cnt();
         self.credit_requested = true;
@@ -346,7 +347,7 @@ impl Connection {
         retry_delay
     }
 
-    /// What to wait for; nothing in particular means: for the host to go away.
+    /// The events to wait for: an empty set is only a hang-up, `None` is nothing.
     pub fn interest(&self) -> Option<EventFlags> {
         let mut events = EventFlags::empty();
         if self.open && !self.readable && !self.read_closed {
@@ -355,11 +356,11 @@ impl Connection {
         if !self.backlog.is_empty() {
             events |= EventFlags::OUT;
         }
-        // A host that is gone is ready for ever, and there is nothing to learn from it.
+        // After a hang-up, epoll would report it again and again.
         (!events.is_empty() || !self.host_hung_up).then_some(events)
     }
 
-    /// What shall become of it now.
+    /// What to do with the connection in its current state.
     pub fn disposition(&self) -> Disposition {
         let guest_done = self.guest_shutdown == SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
         if self.protocol_error {
@@ -387,12 +388,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_is_counted_across_the_end_of_the_counter() {
+    fn fwd_cnt_wraps_around() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut connection = Connection::from_guest(ours, &Header::default());
-        let mut told = u32::MAX - 100_000;
-        connection.fwd_cnt = told;
-        connection.fwd_cnt_sent = told;
+        let mut reported = u32::MAX - 100_000;
+        connection.fwd_cnt = reported;
+        connection.fwd_cnt_sent = reported;
         assert!(connection.next_packet(&Segments::default()).is_some());
         let header = Header {
             op: Op::Data as u16,
@@ -406,10 +407,10 @@ mod tests {
             taken += 10_000;
             if let Some(packet) = connection.next_packet(&Segments::default()) {
                 assert_eq!(packet.op, Op::CreditUpdate as u16);
-                assert!(packet.fwd_cnt.wrapping_sub(told) >= BUF_ALLOC / 2);
-                told = packet.fwd_cnt;
+                assert!(packet.fwd_cnt.wrapping_sub(reported) >= BUF_ALLOC / 2);
+                reported = packet.fwd_cnt;
                 updates += 1;
-                assert_eq!(told, (u32::MAX - 100_000).wrapping_add(taken));
+                assert_eq!(reported, (u32::MAX - 100_000).wrapping_add(taken));
             }
         }
         assert_eq!(updates, 100 * 10_000 / 140_000);

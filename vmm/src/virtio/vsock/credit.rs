@@ -1,29 +1,30 @@
-//! How much the guest's socket takes (virtio 1.2 section 5.10.6.3).
+//! How much may be sent to a socket of the guest (virtio 1.2 section 5.10.6.3).
 //!
-//! All counters count bytes of one connection modulo 2^32, so differences are taken with wrapping
-//! arithmetic. A driver that lies about them only changes what it is sent.
+//! All counters count bytes of one connection modulo 2^32, so differences use wrapping arithmetic.
+//! A driver that reports wrong values affects only what it receives.
 
 use std::collections::VecDeque;
 
-/// A guest kernel's own cost of a packet in its receive buffer, rounded up. Linux from 6.12.92 on
-/// charges it against the buffer and resets a stream that goes over, whatever credit is left.
+/// The overhead of a packet in the receive buffer of the guest kernel, in bytes, rounded up. Linux
+/// since 6.12.92 charges it to the buffer and resets a stream that exceeds it, even if credit is
+/// left.
 const PACKET_COST: u32 = 1024;
 
-/// The most packets that are on their way to one socket, however large its buffer.
+/// The maximum number of unread packets of one socket, for any buffer size.
 const MAX_PACKETS: usize = 1024;
 
-/// What has been sent to one socket of the guest, and what it has room for.
+/// The credit of one socket of the guest.
 #[derive(Debug, Default)]
 pub struct PeerCredit {
     buf_alloc: u32,
     fwd_cnt: u32,
     sent: u32,
-    /// `sent` after each packet that the guest has not taken out of its buffer yet.
+    /// `sent` after each packet that the guest has not read yet.
     packets: VecDeque<u32>,
 }
 
 impl PeerCredit {
-    /// Learns from a packet's `buf_alloc` and `fwd_cnt`.
+    /// Updates the credit from a received packet.
     pub fn update(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.buf_alloc = buf_alloc;
         self.fwd_cnt = fwd_cnt;
@@ -35,18 +36,18 @@ impl PeerCredit {
         }
     }
 
-    /// Notes a packet of `len` bytes.
+    /// Records that a packet of `len` bytes was sent.
     pub fn sent(&mut self, len: u32) {
         self.sent = self.sent.wrapping_add(len);
         self.packets.push_back(self.sent);
     }
 
-    /// How many bytes the guest has read so far, modulo 2^32, as it says.
+    /// The number of bytes that the guest has reported as read, modulo 2^32.
     pub fn fwd_cnt(&self) -> u32 {
         self.fwd_cnt
     }
 
-    /// How many bytes may be sent now.
+    /// The number of bytes that may be sent now.
     pub fn available(&self) -> u32 {
         if self.packet_limited() {
             0
@@ -55,8 +56,8 @@ impl PeerCredit {
         }
     }
 
-    /// Whether it is the number of packets alone that stops sending. The guest does not know of
-    /// that limit, so it may not say when it has read: it must be asked.
+    /// Whether only the packet limit prevents sending. The guest does not know that limit and may
+    /// not send an update when it has read, so the update must be requested.
     pub fn packet_limited(&self) -> bool {
         let limit = (self.buf_alloc / PACKET_COST).clamp(1, MAX_PACKETS as u32);
         self.packets.len() >= limit as usize && self.unread() < self.buf_alloc
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credit_is_the_buffer_less_what_was_not_read() {
+    fn credit_is_the_buffer_size_minus_unread_bytes() {
         let mut credit = PeerCredit::default();
         assert_eq!(credit.available(), 0);
         credit.update(100, 0);
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_in_flight_are_bounded_even_when_they_are_tiny() {
+    fn the_number_of_tiny_unread_packets_is_limited() {
         let mut credit = PeerCredit::default();
         credit.update(256 << 10, 0);
         let mut packets = 0;
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_lies_gets_nothing() {
+    fn inconsistent_counters_give_no_credit() {
         let mut credit = PeerCredit::default();
         credit.update(4096, 7);
         assert_eq!(credit.available(), 0);

@@ -1,4 +1,4 @@
-//! Reminds of connections that must ask the guest for its credit again.
+//! A timer for repeating credit requests.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,19 +9,19 @@ use rustix::time::{
     timerfd_settime,
 };
 
-/// A timer that runs only while somebody waits for it.
+/// A timer for several connections. Its file descriptor is readable when one of them is due.
 #[derive(Debug)]
 pub struct CreditTimer {
     timer: OwnedFd,
-    /// Who waits until when: at most as many as there are connections.
+    /// The deadline of each waiting connection.
     waiting: Vec<(u64, Instant)>,
 }
 
 impl CreditTimer {
-    /// A timer that does not run.
+    /// A timer without connections.
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn new() -> io::Result<CreditTimer> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -31,14 +31,14 @@ impl CreditTimer {
         })
     }
 
-    /// Reminds of this connection after so long, and not as it was asked to before.
+    /// Sets the deadline of a connection, replacing an earlier one.
     pub fn add(&mut self, id: u64, after: Duration) {
         self.waiting.retain(|(waits, _)| *waits != id);
         self.waiting.push((id, Instant::now() + after));
         self.rearm();
     }
 
-    /// Whom to remind of by now.
+    /// Removes and returns the connections whose deadline has passed.
     pub fn take_expired(&mut self) -> Vec<u64> {
         let now = Instant::now();
         let due = self.waiting.extract_if(.., |(_, until)| *until <= now);
@@ -47,24 +47,24 @@ impl CreditTimer {
         due
     }
 
-    /// Forgets everybody.
+    /// Removes all connections.
     pub fn clear(&mut self) {
         self.waiting.clear();
         self.rearm();
     }
 
-    /// Until the first of all; not at all where there is none.
+    /// Arms the timer for the earliest deadline, or disarms it if there is none.
     fn rearm(&self) {
         let first = self.waiting.iter().map(|(_, until)| *until).min();
         self.set(first.map_or(Duration::ZERO, |until| {
-            // Zero would stop it.
+            // Zero would disarm it.
             until
                 .saturating_duration_since(Instant::now())
                 .max(Duration::from_nanos(1))
         }));
     }
 
-    /// Setting it also takes back an expiry that was not read.
+    /// Arms the timer, or disarms it with zero. Also clears an expiration that was not read.
     fn set(&self, after: Duration) {
         let value = Itimerspec {
             it_interval: Timespec::default(),
@@ -73,7 +73,7 @@ impl CreditTimer {
                 tv_nsec: i64::from(after.subsec_nanos()),
             },
         };
-        // It fails for times out of range and descriptors that are no timers only.
+        // Fails only for invalid times and file descriptors.
         let _ = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &value);
     }
 }

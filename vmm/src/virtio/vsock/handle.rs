@@ -1,4 +1,4 @@
-//! How other threads reach the device.
+//! Access to the device from other threads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Asks the device for connections to the guest. Clones speak to the same device.
+/// Connects streams to the guest. Clones refer to the same device.
 #[derive(Debug, Clone)]
 pub struct VsockHandle {
     shared: Arc<Shared>,
@@ -30,8 +30,8 @@ impl VsockHandle {
         })
     }
 
-    /// Connects a stream to a port of the guest, as soon as the guest's driver is up. When the
-    /// guest refuses, the stream is closed without a byte.
+    /// Connects a stream to a port of the guest, as soon as the guest's driver is ready. If the
+    /// guest refuses, the stream is closed.
     pub fn connect(&self, guest_port: u32, stream: UnixStream) {
         let mut connects = self
             .shared
@@ -43,13 +43,13 @@ impl VsockHandle {
         self.wake();
     }
 
-    /// Makes the device look again.
+    /// Wakes the device.
     pub(super) fn wake(&self) {
-        // It fails only when the counter is full, and then the device is about to wake anyway.
+        // Fails only if the counter is at its maximum, and then it is readable already.
         let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
     }
 
-    /// Takes what was asked for, and the wake-up with it.
+    /// Removes and returns the requested connections, and clears the wake-up.
     pub(super) fn take_requests(&self) -> Vec<(u32, UnixStream)> {
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         let mut connects = self

@@ -1,20 +1,21 @@
-//! The socket device (virtio 1.2 section 5.10), without a kernel module: streams of the guest end
-//! in Unix stream sockets of this process.
+//! The socket device (virtio 1.2 section 5.10), without a kernel module: streams of the guest are
+//! connected to Unix stream sockets of this process.
 //!
-//! | file | what it answers |
+//! | file | contents |
 //! |---|---|
-//! | `packet` | what a packet looks like |
-//! | `credit` | how much the guest's socket takes |
-//! | `backlog` | what the host's socket has not taken yet |
-//! | `connection` | what one stream does |
-//! | `muxer` | which stream a packet belongs to, and who sends next |
-//! | `services`, `handle` | how the host offers and asks for streams |
+//! | `packet` | the packet header |
+//! | `credit` | how much may be sent to a socket of the guest |
+//! | `credit_timer` | when to repeat credit requests |
+//! | `backlog` | data from the guest that the host has not accepted yet |
+//! | `connection` | the state of one stream |
+//! | `muxer` | all streams: dispatch of packets, and the order of sending |
+//! | `services`, `handle` | connections from the guest, and to the guest |
 //!
-//! This file joins them to the queues: [`RX`] carries packets to the guest, [`TX`] from it,
-//! [`EVENT`] is there because a driver expects it.
+//! This file connects them to the queues: [`RX`] carries packets to the guest, [`TX`] from the
+//! guest. [`EVENT`] is unused, but drivers require it.
 //!
-//! Bounds: a guest has at most [`MAX_CONNECTIONS`] connections, each with at most [`BUF_ALLOC`]
-//! bytes that the host has not read. A slow or hostile peer stalls only itself.
+//! Limits: a guest has at most [`MAX_CONNECTIONS`] connections, each with at most [`BUF_ALLOC`]
+//! bytes that the host has not read. A slow or hostile peer stalls only its own connection.
 
 mod backlog;
 mod connection;
@@ -45,7 +46,7 @@ pub use services::{Service, Services};
 pub const RX: usize = 0;
 /// The queue of packets from the guest.
 pub const TX: usize = 1;
-/// The queue of events to the guest, of which there are none yet.
+/// The queue of events to the guest. The device sends none.
 pub const EVENT: usize = 2;
 
 /// The device type (virtio 1.2 section 5).
@@ -53,7 +54,7 @@ const TYPE: u32 = 19;
 
 const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
 
-/// How many times one event goes over the queues before others get their turn.
+/// The maximum number of passes over the queues in one event, so that other events are handled too.
 const ROUNDS: usize = 4;
 
 /// The socket device.
@@ -64,11 +65,11 @@ pub struct Vsock {
 }
 
 impl Vsock {
-    /// A device for the guest with this context identifier (3 or more), which can connect to
-    /// these services; and the handle by which others connect to the guest.
+    /// A device for the guest with this context identifier (3 or more), which can connect to these
+    /// services; and a handle for connecting to the guest.
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn new(guest_cid: u32, services: Services) -> io::Result<(Vsock, VsockHandle)> {
         let handle = VsockHandle::new()?;
         let muxer = Muxer::new(u64::from(guest_cid), services, handle.wake_fd())?;
@@ -81,7 +82,7 @@ impl Vsock {
         ))
     }
 
-    /// Moves packets both ways until there is nothing to do, or others should have their turn.
+    /// Processes both queues until there is nothing to do or the limit of passes is reached.
     fn process_queues(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         for _ in 0..ROUNDS {
             let more_from_guest = self.process_tx(io)?;
@@ -94,10 +95,10 @@ impl Vsock {
         Ok(())
     }
 
-    /// Takes packets from the guest. Whether there are more that can be taken now.
+    /// Handles packets from the guest; `true` if there are more to handle now.
     fn process_tx(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
-        // A guest that does not take its resets does not get to cause more of them. This goes on
-        // when it offers buffers for them.
+        // The queue of resets is full because the guest offers no buffers for them. Its packets
+        // wait until it does.
         if !self.muxer.can_receive() {
             return Ok(false);
         }
@@ -120,7 +121,7 @@ impl Vsock {
         Ok(served.more)
     }
 
-    /// Gives packets to the guest. Whether there are more, and buffers for them.
+    /// Sends packets to the guest; `true` if there are more packets and buffers now.
     fn fill_rx(&mut self, io: &mut dyn DeviceIo) -> Result<bool, DeviceError> {
         if !self.muxer.wants_to_send() {
             return Ok(false);
@@ -137,7 +138,7 @@ impl Vsock {
                 writable.copy_from(&header.encode());
                 Some(HEADER_LEN as u32 + header.len)
             }
-            // No packet fits; the driver gets its buffer back empty.
+            // Too short for any packet: returned empty.
             _ => Some(0),
         })?;
         if served.any {
@@ -152,7 +153,7 @@ impl VirtioDevice for Vsock {
         TYPE
     }
 
-    /// None: that means streams only (section 5.10.3).
+    /// No feature bits means streams only (section 5.10.3).
     fn features(&self) -> u64 {
         0
     }

@@ -1,9 +1,9 @@
-//! All connections of one guest, and who of them may send next.
+//! All connections of one guest, and the order in which they send.
 //!
-//! Streams of the host are watched by one epoll instance, each for one event at a time
-//! (`EPOLLONESHOT`) and only for what would let its connection make progress. So a slow peer costs
-//! nothing, and a guest that offers no buffers makes nobody spin: a stream that was found readable
-//! is not watched until its data was taken.
+//! One epoll instance waits for the streams of the host, for one event at a time (`EPOLLONESHOT`)
+//! and only for events that let a connection make progress. So a slow peer causes no wake-ups, and
+//! neither does a guest without buffers: a readable stream is not polled again until its data was
+//! sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -21,21 +21,23 @@ use crate::virtio::Segments;
 /// The host's context identifier (virtio 1.2 section 5.10.4).
 pub const HOST_CID: u64 = 2;
 
-/// The most connections a guest can have, those that only drain included.
+/// The maximum number of connections, including those that only drain their backlog.
 pub const MAX_CONNECTIONS: usize = 256;
 
-/// How many resets may wait for the guest to take them before its packets are left waiting too.
+/// The maximum number of resets that wait for buffers of the guest. When it is reached, packets
+/// from the guest wait too.
 const MAX_RESETS: usize = 256;
 
-/// Ports for connections that the host begins: from here to the last but one, which is "any".
+/// The first port for connections from the host. The last is `u32::MAX - 1`; `u32::MAX` is
+/// `VMADDR_PORT_ANY`.
 const FIRST_PORT: u32 = 1 << 30;
 
-/// Names of event sources; connections come after.
+/// Epoll tokens; those of connections follow.
 const WAKE: u64 = 0;
 const TIMER: u64 = 1;
 const FIRST_ID: u64 = 2;
 
-/// The two ends of a connection.
+/// The ports of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Ports {
     host: u32,
@@ -49,21 +51,22 @@ pub struct Muxer {
     services: Services,
     epoll: OwnedFd,
     connections: HashMap<u64, (Ports, Connection)>,
-    /// Those that the guest knows.
+    /// Connections that the guest has not reset.
     by_ports: HashMap<Ports, u64>,
     next_id: u64,
     next_port: u32,
-    /// Connections that want to send, in turn.
+    /// Connections that want to send, served round-robin.
     senders: VecDeque<u64>,
     resets: VecDeque<Header>,
     timer: CreditTimer,
 }
 
 impl Muxer {
-    /// For the guest with this identifier. `wake` makes [`poll_fd`](Self::poll_fd) readable.
+    /// A muxer for the guest with this context identifier. [`poll_fd`](Self::poll_fd) is readable
+    /// while `wake` is.
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn new(guest_cid: u64, services: Services, wake: BorrowedFd<'_>) -> io::Result<Muxer> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = CreditTimer::new()?;
@@ -88,7 +91,7 @@ impl Muxer {
         })
     }
 
-    /// Readable when [`take_events`](Self::take_events) has something to do.
+    /// Readable while [`take_events`](Self::take_events) has events to handle.
     pub fn poll_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
@@ -98,7 +101,7 @@ impl Muxer {
         self.guest_cid
     }
 
-    /// Ends every connection.
+    /// Closes all connections.
     pub fn clear(&mut self) {
         self.connections.clear();
         self.by_ports.clear();
@@ -107,10 +110,10 @@ impl Muxer {
         self.timer.clear();
     }
 
-    /// Takes what the host's side has to tell. Does not wait.
+    /// Handles pending events of the host side, without waiting.
     ///
     /// # Errors
-    /// When epoll fails, which it does not while its descriptor is open.
+    /// Those of epoll_wait(2).
     pub fn take_events(&mut self) -> io::Result<()> {
         let mut events = Vec::with_capacity(64);
         let now = rustix::event::Timespec {
@@ -148,12 +151,12 @@ impl Muxer {
         Ok(())
     }
 
-    /// Begins a connection to a port of the guest. When there is no room for it, or the guest
-    /// refuses it, the stream is closed.
+    /// Requests a connection to a port of the guest. If there are too many connections, or the
+    /// guest refuses, the stream is closed.
     pub fn connect(&mut self, guest_port: u32, stream: UnixStream) {
         if self.connections.len() >= MAX_CONNECTIONS {
             tracing::warn!(
-                "a vsock connection to port {guest_port} was refused: there are {MAX_CONNECTIONS}"
+                "vsock connection to port {guest_port} refused: limit of {MAX_CONNECTIONS} reached"
             );
             return;
         }
@@ -171,7 +174,7 @@ impl Muxer {
                 0xffff_fffe => FIRST_PORT,
                 _ => host + 1,
             };
-            // Ends: there are more ports than connections.
+            // Terminates, because there are more ports than connections.
             if !self.by_ports.contains_key(&Ports { host, guest }) {
                 return host;
             }
@@ -181,7 +184,7 @@ impl Muxer {
     fn insert(&mut self, ports: Ports, connection: Connection) {
         let id = self.next_id;
         self.next_id += 1;
-        // Added disarmed, except for the host going away; `update` says what else.
+        // Waits only for a hang-up at first; `update` adds the other events.
         let armed = EventFlags::ONESHOT;
         if let Err(error) = epoll::add(
             &self.epoll,
@@ -189,7 +192,7 @@ impl Muxer {
             EventData::new_u64(id),
             armed,
         ) {
-            tracing::warn!("a vsock connection cannot be watched: {error}");
+            tracing::warn!("cannot poll a vsock connection: {error}");
             self.reset(ports);
             return;
         }
@@ -198,19 +201,19 @@ impl Muxer {
         self.update(id);
     }
 
-    /// Whether packets of the guest can be taken now.
+    /// Whether packets from the guest can be handled now.
     pub fn can_receive(&self) -> bool {
         self.resets.len() < MAX_RESETS
     }
 
-    /// Takes a packet of the guest. `data` is what follows the header, at least `header.len` bytes
-    /// of it if the guest is honest.
+    /// Handles a packet from the guest. `data` is what follows the header: at least `header.len`
+    /// bytes, unless the packet is malformed.
     pub fn receive(&mut self, header: &Header, mut data: Segments<'_>) {
         let ports = Ports {
             host: header.dst_port,
             guest: header.src_port,
         };
-        // A packet in another's name is nobody's.
+        // A packet with a forged sender is dropped.
         if header.src_cid != self.guest_cid {
             return;
         }
@@ -233,7 +236,7 @@ impl Muxer {
                 }
             }
             None if header.op == Op::Request as u16 => self.accept(ports, header),
-            // A reset is never answered by another, or two peers would go on for ever.
+            // A reset is never answered with a reset; two peers could do that forever.
             None if is_reset => {}
             None => self.reset(ports),
         }
@@ -271,13 +274,13 @@ impl Muxer {
         }
     }
 
-    /// Whether there may be packets for the guest.
+    /// Whether [`next_packet`](Self::next_packet) may return a packet.
     pub fn wants_to_send(&self) -> bool {
         !self.resets.is_empty() || !self.senders.is_empty()
     }
 
-    /// The next packet for the guest: its header, and its data in `room`. `None` when there is
-    /// none, or `room` is empty and there is only data.
+    /// The next packet for the guest: writes its data to `room` and returns its header. `None` if
+    /// there is none, or `room` is empty and there is only data.
     pub fn next_packet(&mut self, room: &Segments<'_>) -> Option<Header> {
         if let Some(header) = self.resets.pop_front() {
             return Some(header);
@@ -301,8 +304,8 @@ impl Muxer {
         None
     }
 
-    /// After anything happened to a connection: ends it, lines it up to send, waits for what it
-    /// needs.
+    /// Ends every change of a connection: removes it if it has ended, else queues it for sending
+    /// and sets the events to wait for.
     fn update(&mut self, id: u64) {
         let Some((ports, connection)) = self.connections.get_mut(&id) else {
             return;
@@ -332,17 +335,17 @@ impl Muxer {
                 return;
             }
         }
-        self.watch(id);
+        self.poll_stream(id);
     }
 
-    /// Frees the ports of a connection, if they are still its own.
+    /// Frees the ports of a connection, if no other connection uses them yet.
     fn release(&mut self, ports: Ports, id: u64) {
         if self.by_ports.get(&ports) == Some(&id) {
             self.by_ports.remove(&ports);
         }
     }
 
-    fn watch(&mut self, id: u64) {
+    fn poll_stream(&mut self, id: u64) {
         let Some((_, connection)) = self.connections.get_mut(&id) else {
             return;
         };
@@ -357,14 +360,14 @@ impl Muxer {
             EventData::new_u64(id),
             events,
         ) {
-            // Cannot happen to a descriptor that was added; the connection would hang.
-            tracing::warn!("a vsock connection cannot be watched: {error}");
+            // Does not happen for a file descriptor that was added. The connection would stall.
+            tracing::warn!("cannot poll a vsock connection: {error}");
         }
         connection.armed = interest;
     }
 }
 
-/// The reset that answers a packet for somebody else.
+/// The reset that answers a packet for another address or socket type.
 fn reset_reply(header: &Header) -> Header {
     Header {
         src_cid: header.dst_cid,

@@ -1,4 +1,4 @@
-//! The header that every packet begins with: `struct virtio_vsock_hdr` (virtio 1.2 section 5.10.6).
+//! The packet header, `struct virtio_vsock_hdr` (virtio 1.2 section 5.10.6).
 
 /// The length of the header in bytes.
 pub const HEADER_LEN: usize = 44;
@@ -6,28 +6,28 @@ pub const HEADER_LEN: usize = 44;
 /// The socket type of streams, the only one this device offers.
 pub const TYPE_STREAM: u16 = 1;
 
-/// The sender of a `SHUTDOWN` will not receive any more.
+/// The sender of a `SHUTDOWN` will receive no more data.
 pub const SHUTDOWN_RECEIVE: u32 = 1;
-/// The sender of a `SHUTDOWN` will not send any more.
+/// The sender of a `SHUTDOWN` will send no more data.
 pub const SHUTDOWN_SEND: u32 = 2;
 
-/// What a packet is for (section 5.10.6, `enum virtio_vsock_op`).
+/// The operation of a packet (`enum virtio_vsock_op`, section 5.10.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Op {
-    /// Asks for a connection.
+    /// Requests a connection.
     Request = 1,
-    /// Accepts one.
+    /// Accepts a connection.
     Response = 2,
-    /// Refuses or ends one.
+    /// Refuses or ends a connection.
     Reset = 3,
-    /// Says what the sender will not do any more.
+    /// Closes one or both directions.
     Shutdown = 4,
     /// Carries data.
     Data = 5,
-    /// Tells how much room the sender has.
+    /// Reports the sender's buffer space.
     CreditUpdate = 6,
-    /// Asks for a `CreditUpdate`.
+    /// Requests a `CreditUpdate`.
     CreditRequest = 7,
 }
 
@@ -47,7 +47,7 @@ impl Op {
     }
 }
 
-/// A packet's header. The operation stays a number: a driver may send any.
+/// A packet header. The operation is a number, because a driver may send any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
     /// The sender's context identifier.
@@ -68,13 +68,13 @@ pub struct Header {
     pub flags: u32,
     /// The sender's buffer for this connection, in bytes.
     pub buf_alloc: u32,
-    /// How many bytes the sender has taken out of that buffer since the connection began, modulo
-    /// 2^32.
+    /// The number of bytes that the sender has removed from that buffer since the connection began,
+    /// modulo 2^32.
     pub fwd_cnt: u32,
 }
 
 impl Header {
-    /// Reads a header.
+    /// Decodes a header.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Header {
         let mut fields = Fields(bytes);
         Header {
@@ -91,7 +91,7 @@ impl Header {
         }
     }
 
-    /// Writes a header.
+    /// Encodes a header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..8].copy_from_slice(&self.src_cid.to_le_bytes());
@@ -129,14 +129,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_its_44_bytes(bytes in prop::array::uniform32(any::<u8>()), rest in prop::array::uniform12(any::<u8>())) {
+        fn decoding_and_encoding_keep_all_44_bytes(bytes in prop::array::uniform32(any::<u8>()), rest in prop::array::uniform12(any::<u8>())) {
             let bytes: [u8; HEADER_LEN] = [&bytes[..], &rest[..]].concat().try_into().unwrap();
             prop_assert_eq!(Header::decode(&bytes).encode(), bytes);
         }
     }
 
     #[test]
-    fn fields_are_where_the_specification_has_them() {
+    fn fields_have_the_specified_layout() {
         let header = Header {
             src_cid: 3,
             dst_port: 0x0102,

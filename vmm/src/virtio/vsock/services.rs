@@ -1,14 +1,13 @@
-//! Ports of the host that the guest can connect to.
+//! The host ports that the guest can connect to.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::unix::net::UnixStream;
 
-/// Takes the host's end of a new connection. Called on the device's thread, so it hands the stream
-/// on and returns.
+/// Accepts the host's end of a new connection. Called on the device's thread, so it must not block.
 pub type Service = Box<dyn FnMut(UnixStream) + Send>;
 
-/// Ports of the host that the guest can connect to; all others refuse.
+/// The host ports that the guest can connect to. All others refuse connections.
 #[derive(Default)]
 pub struct Services(BTreeMap<u32, Service>);
 
@@ -18,19 +17,19 @@ impl Services {
         Services::default()
     }
 
-    /// Also this port, whose connections go to `service`.
+    /// Adds a port whose connections are passed to `service`.
     #[must_use]
     pub fn with(mut self, port: u32, service: impl FnMut(UnixStream) + Send + 'static) -> Services {
         self.0.insert(port, Box::new(service));
         self
     }
 
-    /// Begins a stream to the service on this port; our end of it, or `None` when there is no such
-    /// service or the host has no descriptors left.
+    /// Connects to the service on this port; the device's end of the stream, or `None` if there is
+    /// no such service or the host is out of file descriptors.
     pub(super) fn open(&mut self, port: u32) -> Option<UnixStream> {
         let service = self.0.get_mut(&port)?;
         let (ours, theirs) = UnixStream::pair()
-            .inspect_err(|error| tracing::warn!("a vsock connection was refused: {error}"))
+            .inspect_err(|error| tracing::warn!("vsock connection refused: {error}"))
             .ok()?;
         service(theirs);
         Some(ours)

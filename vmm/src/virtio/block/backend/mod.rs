@@ -1,5 +1,4 @@
-//! Where a disk's bytes are. Back ends see byte ranges within the disk, whole sectors, and know
-//! nothing of virtio.
+//! Storage back ends. They read and write byte ranges and do not depend on virtio.
 
 mod overlay;
 mod raw;
@@ -12,49 +11,49 @@ use crate::virtio::Segments;
 pub use overlay::Overlay;
 pub use raw::Raw;
 
-/// The bytes of a disk.
+/// The storage of a disk.
 ///
-/// The device has checked that ranges lie within [`size`](Self::size), are whole sectors, and that
-/// nothing is written when [`read_only`](Self::read_only).
+/// The device ensures that ranges are within [`size`](Self::size) and are whole sectors, and that a
+/// [`read_only`](Self::read_only) back end is not written.
 pub trait Backend: Send + Debug {
-    /// The size of the disk in bytes: whole sectors, and the same for its life. A disk of another
-    /// size takes its place ([`Slot`](super::Slot)).
+    /// The size of the disk in bytes: whole sectors. It never changes; a disk of another size needs
+    /// another back end ([`Slot`](super::Slot)).
     fn size(&self) -> u64;
 
-    /// Whether writes are refused.
+    /// Whether the disk is read-only.
     fn read_only(&self) -> bool;
 
-    /// Whether writes are meant to outlive the VM, so that [`flush`](Self::flush) has a meaning.
+    /// Whether writes must outlive the VM, so that [`flush`](Self::flush) has an effect.
     fn durable(&self) -> bool;
 
     /// Reads a range.
     ///
     /// # Errors
-    /// What the host's file system says. The buffer's content is then undefined.
+    /// Those of the host's file system. The content of the buffer is then undefined.
     fn read_at(&mut self, into: Segments<'_>, offset: u64) -> io::Result<()>;
 
     /// Writes a range.
     ///
     /// # Errors
-    /// What the host's file system says; part of the range may have been written.
+    /// Those of the host's file system. Part of the range may have been written.
     fn write_at(&mut self, from: Segments<'_>, offset: u64) -> io::Result<()>;
 
-    /// Gives up what a range holds; it may read as anything afterwards, here as zeros where the
-    /// host frees it and as before where not.
+    /// Discards a range. Its content is undefined afterwards; in practice it reads as zeros if the
+    /// host can free it, and is unchanged if not.
     ///
     /// # Errors
-    /// What the host's file system says.
+    /// Those of the host's file system.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Makes a range read as zeros. `unmap` allows to free it.
+    /// Fills a range with zeros; `unmap` allows freeing it.
     ///
     /// # Errors
-    /// What the host's file system says; part of the range may have become zero.
+    /// Those of the host's file system. Part of the range may have been filled.
     fn write_zeroes(&mut self, offset: u64, len: u64, unmap: bool) -> io::Result<()>;
 
-    /// Makes the writes that are done durable.
+    /// Makes all completed writes durable.
     ///
     /// # Errors
-    /// What the host's file system says; nothing is then known about those writes.
+    /// Those of the host's file system. Some of the writes may then be lost.
     fn flush(&mut self) -> io::Result<()>;
 }

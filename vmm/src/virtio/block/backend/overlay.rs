@@ -1,11 +1,11 @@
-//! A raw image that is only read, under a sparse delta that takes the writes.
+//! A read-only raw image (the base), and a sparse delta that holds what is written.
 //!
-//! The delta is a file as large as the base. It holds whole blocks of [`BLOCK`] bytes; what it
-//! does not hold is read from the base. Which blocks it holds is a bitmap in memory, so reading
-//! costs no system call to find out (1 GiB of disk is 32 KiB of bitmap). A write of part of a
-//! block that is not held copies the rest of the block up from the base first.
+//! The delta is a file as large as the base. It holds whole blocks of [`BLOCK`] bytes; all others
+//! are read from the base. A bitmap in memory records which blocks it holds, so that a read needs
+//! no system call to find out (32 KiB for 1 GiB of disk). A write to part of a block that the delta
+//! does not hold first copies the rest of the block from the base (copy-up).
 //!
-//! Blocks that become zero are held as a hole: the delta frees them, and the base's are hidden.
+//! Blocks that are discarded or filled with zeros become holes in the delta, which hide the base.
 
 use std::fs::File;
 use std::io;
@@ -16,10 +16,10 @@ use std::os::unix::fs::FileExt;
 use super::{Backend, zero};
 use crate::virtio::Segments;
 
-/// The unit in which the delta holds data, in bytes: the block size of the file systems on it.
+/// The block size of the delta, in bytes: that of the file systems on these disks.
 pub const BLOCK: u64 = 4096;
 
-/// A base and its delta. The delta is not durable: it is gone with the VM.
+/// A base and its delta. The delta is not durable: it is lost when the VM ends.
 #[derive(Debug)]
 pub struct Overlay {
     base: File,
@@ -32,7 +32,7 @@ impl Overlay {
     /// The disk in `base`, `len` bytes long (whole sectors), under the empty file `delta`.
     ///
     /// # Errors
-    /// When the delta cannot be made as large as the base.
+    /// When the delta cannot be extended to the size of the base.
     pub fn new(base: File, len: u64, delta: File) -> io::Result<Overlay> {
         delta.set_len(len)?;
         Ok(Overlay {
@@ -43,7 +43,8 @@ impl Overlay {
         })
     }
 
-    /// The whole blocks within a range, as blocks and as bytes; the disk may end with part of one.
+    /// The whole blocks within a range, as block numbers and as bytes. The last block of the disk
+    /// counts as whole even if it is short.
     fn whole_blocks(&self, offset: u64, end: u64) -> (Range<u64>, Range<u64>) {
         let first = offset.div_ceil(BLOCK);
         let last = if end == self.len {
@@ -55,18 +56,18 @@ impl Overlay {
         (first..last, first * BLOCK..(last * BLOCK).min(end))
     }
 
-    /// Makes whole blocks zero, and frees them.
+    /// Fills whole blocks with zeros and frees them.
     fn zero_blocks(&mut self, blocks: Range<u64>, bytes: &Range<u64>) -> io::Result<()> {
         if blocks.is_empty() {
             return Ok(());
         }
-        // Also where nothing is held: a write that failed may have left something.
+        // Also blocks that are not held: a failed write may have left data in them.
         zero::zero(&self.delta, bytes.start, bytes.end - bytes.start, true)?;
         blocks.for_each(|block| self.held.set(block));
         Ok(())
     }
 
-    /// Makes part of a block zero.
+    /// Fills part of a block with zeros.
     fn zero_partial_block(&mut self, offset: u64, end: u64) -> io::Result<()> {
         let block = offset / BLOCK;
         self.copy_up(block, offset, end)?;
@@ -75,8 +76,8 @@ impl Overlay {
         Ok(())
     }
 
-    /// Brings block `block` into the delta, if `[offset, end)` writes only part of it and the
-    /// delta does not hold it yet.
+    /// Copies block `block` to the delta, if the delta does not hold it yet and a write to
+    /// `[offset, end)` changes only part of it.
     fn copy_up(&mut self, block: u64, offset: u64, end: u64) -> io::Result<()> {
         let start = block * BLOCK;
         let block_end = (start + BLOCK).min(self.len);
@@ -128,14 +129,14 @@ impl Backend for Overlay {
         self.copy_up(first, offset, end)?;
         self.copy_up(last, offset, end)?;
         from.write_at(self.delta.as_fd(), offset)?;
-        // Only now: a write that failed half way leaves blocks that were not held to the base.
+        // Only after the write: if it fails, blocks that were not held still read from the base.
         for block in first..=last {
             self.held.set(block);
         }
         Ok(())
     }
 
-    /// Part of a block is not worth to be copied up.
+    /// Partial blocks are skipped; a copy-up is not worth it.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let (blocks, bytes) = self.whole_blocks(offset, offset + len);
         self.zero_blocks(blocks, &bytes)
@@ -145,7 +146,7 @@ impl Backend for Overlay {
         let end = offset + len;
         let (blocks, bytes) = self.whole_blocks(offset, end);
         if blocks.is_empty() {
-            // Within one block, or the end of one and the start of the next.
+            // Within one block, or the end of one block and the start of the next.
             let middle = bytes.start.clamp(offset, end);
             for (from, to) in [(offset, middle), (middle, end)] {
                 if from < to {
@@ -168,7 +169,7 @@ impl Backend for Overlay {
     }
 }
 
-/// Which blocks the delta holds.
+/// The blocks that the delta holds.
 struct Bitmap(Vec<u64>);
 
 impl Bitmap {
@@ -188,7 +189,7 @@ impl Bitmap {
         }
     }
 
-    /// Whether `start` is held, and where the run of blocks like it ends, at most at `end`.
+    /// Whether `start` is held, and where the run of blocks in the same state ends, at most `end`.
     fn run(&self, start: u64, end: u64) -> (bool, u64) {
         let held = self.get(start);
         let run_end = (start + 1..end)
@@ -218,7 +219,7 @@ mod tests {
         file
     }
 
-    /// What a driver does to a disk.
+    /// A request that changes the disk.
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Write(u8),
@@ -237,10 +238,10 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
-        /// The oracle is a plain array that takes the same steps. A discarded sector is what it
-        /// was or zero, and stays what it was found to be.
+        /// The model is an array to which the same steps are applied. A discarded sector is either
+        /// unchanged or zero, and does not change again.
         #[test]
-        fn it_reads_as_an_array_that_took_the_same_steps(
+        fn it_reads_like_an_array_with_the_same_steps_applied(
             sectors in 1u64..100,
             steps in prop::collection::vec((any::<u64>(), 1u64..40, any_step()), 0..30),
         ) {
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_discarded_hides_the_base_and_is_freed_in_the_delta() {
+    fn discarded_blocks_hide_the_base_and_are_freed_in_the_delta() {
         use std::os::unix::fs::MetadataExt;
         const LEN: u64 = 8 << 20;
         let mut disk = Overlay::new(file(&vec![1; LEN as usize]), LEN, file(&[])).unwrap();
@@ -298,7 +299,7 @@ mod tests {
             .unwrap();
         let full = disk.delta.metadata().unwrap().blocks() * 512;
         assert!(full >= LEN / 2);
-        // A quarter from the delta, a quarter that only the base has.
+        // A quarter that the delta holds, and one that only the base has.
         disk.discard(LEN / 4, LEN / 2).unwrap();
         let freed = full - disk.delta.metadata().unwrap().blocks() * 512;
         assert!(freed >= LEN / 4 - (64 << 10), "{freed}");
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_that_shrank_is_an_error_and_not_zeros() {
+    fn reading_from_a_base_that_shrank_is_an_error() {
         let base = file(&[1; 4096]);
         let mut disk = Overlay::new(base.try_clone().unwrap(), 4096, file(&[])).unwrap();
         base.set_len(512).unwrap();

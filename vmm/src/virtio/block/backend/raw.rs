@@ -16,7 +16,7 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The disk in `file`, which is `len` bytes long (whole sectors).
+    /// The disk in `file`, `len` bytes long (whole sectors).
     pub fn new(file: File, len: u64, read_only: bool) -> Raw {
         Raw {
             file,

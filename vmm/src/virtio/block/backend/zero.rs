@@ -1,4 +1,4 @@
-//! Ranges of a file that become zero, freed where the file system can.
+//! Filling ranges of a file with zeros, and freeing them if the file system can.
 
 use std::fs::File;
 use std::io;
@@ -7,13 +7,14 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-/// The most that is written at once where the file system can do nothing better, in bytes.
+/// The size of one write on file systems without a faster method, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// Frees a range of the file, which then reads as zeros. Whether the file system can do that.
+/// Frees a range of the file, which then reads as zeros; `false` if the file system does not
+/// support it.
 ///
 /// # Errors
-/// What the host's file system says.
+/// Those of the file system.
 pub fn punch(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     supported(|| {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -21,10 +22,10 @@ pub fn punch(file: &File, offset: u64, len: u64) -> io::Result<bool> {
     })
 }
 
-/// Makes a range of the file zero; frees it if `unmap`, and if the file system can.
+/// Fills a range of the file with zeros; frees it if `unmap` is set and the file system can.
 ///
 /// # Errors
-/// What the host's file system says; part of the range may then be zero.
+/// Those of the file system. Part of the range may then be zero.
 pub fn zero(file: &File, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
     if len == 0 || unmap && punch(file, offset, len)? {
         return Ok(());
@@ -50,7 +51,7 @@ fn write_zeros(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs a call again when a signal interrupts it; `false` when the file system cannot do it.
+/// Repeats a call that a signal interrupts; `false` if the file system does not support it.
 fn supported(call: impl Fn() -> rustix::io::Result<()>) -> io::Result<bool> {
     loop {
         match call() {
@@ -67,19 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_are_the_same_however_they_are_made() {
-        type Way = fn(&File, u64, u64) -> io::Result<()>;
-        let ways: [Way; 3] = [
+    fn every_method_writes_the_same_zeros() {
+        type Method = fn(&File, u64, u64) -> io::Result<()>;
+        let methods: [Method; 3] = [
             |file, at, len| zero(file, at, len, true),
             |file, at, len| zero(file, at, len, false),
             write_zeros,
         ];
         for (offset, len) in [(0, 1 << 20), (512, 3 * 512), (4096, 700_000), (512, 0)] {
-            for way in ways {
+            for method in methods {
                 let file = tempfile::tempfile().unwrap();
                 let mut expected = vec![0xaa; 1 << 20];
                 file.write_all_at(&expected, 0).unwrap();
-                way(&file, offset, len).unwrap();
+                method(&file, offset, len).unwrap();
                 expected[offset as usize..(offset + len) as usize].fill(0);
                 let mut got = vec![1; 1 << 20];
                 file.read_exact_at(&mut got, 0).unwrap();

@@ -1,10 +1,10 @@
-//! When the host is asked to make writes durable, and when the driver is told of what was done.
+//! When writes are flushed to the host, and when the driver is notified.
 
 use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// A disk in memory that writes down what it was asked.
+/// A back end that records its calls.
 #[derive(Debug)]
 struct Recorder {
     log: Arc<Mutex<Vec<&'static str>>>,
@@ -12,7 +12,7 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn note(&self, what: &'static str) -> io::Result<()> {
+    fn record(&self, what: &'static str) -> io::Result<()> {
         self.log.lock().unwrap().push(what);
         Ok(())
     }
@@ -32,23 +32,23 @@ impl Backend for Recorder {
     }
 
     fn read_at(&mut self, _: crate::virtio::Segments<'_>, _: u64) -> io::Result<()> {
-        self.note("read")
+        self.record("read")
     }
 
     fn write_at(&mut self, _: crate::virtio::Segments<'_>, _: u64) -> io::Result<()> {
-        self.note("write")
+        self.record("write")
     }
 
     fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
-        self.note("discard")
+        self.record("discard")
     }
 
     fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
-        self.note("zero")
+        self.record("zero")
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.note("flush")
+        self.record("flush")
     }
 }
 
@@ -67,7 +67,7 @@ fn recorded(durable: bool) -> (Disk, Arc<Mutex<Vec<&'static str>>>) {
     (disk, log)
 }
 
-/// A write, a read, zeros, and a flush.
+/// Sends a write, a read, a write-zeroes and a flush request.
 fn work(disk: &mut Disk) {
     let range = testing::block::range(0, 8, 0);
     disk.driver.write(DATA + 0x1000, &range);
@@ -82,7 +82,7 @@ fn work(disk: &mut Disk) {
 }
 
 #[test]
-fn a_driver_that_flushes_decides_when() {
+fn writes_are_flushed_when_the_driver_asks() {
     let (mut disk, log) = recorded(true);
     disk.device.acknowledge(1 << VIRTIO_BLK_F_FLUSH);
     work(&mut disk);
@@ -90,7 +90,7 @@ fn a_driver_that_flushes_decides_when() {
 }
 
 #[test]
-fn each_write_is_durable_for_a_driver_that_does_not_flush() {
+fn each_write_is_flushed_for_a_driver_without_flush() {
     let (mut disk, log) = recorded(true);
     disk.device.acknowledge(0);
     work(&mut disk);
@@ -99,7 +99,7 @@ fn each_write_is_durable_for_a_driver_that_does_not_flush() {
 }
 
 #[test]
-fn what_does_not_last_is_never_flushed() {
+fn a_backend_that_is_not_durable_is_never_flushed() {
     let (mut disk, log) = recorded(false);
     disk.device.acknowledge(0);
     work(&mut disk);
@@ -107,7 +107,7 @@ fn what_does_not_last_is_never_flushed() {
 }
 
 #[test]
-fn a_batch_of_requests_is_told_once() {
+fn a_batch_of_requests_causes_one_notification() {
     let (mut disk, log) = recorded(false);
     disk.driver.write(HEADER, &[0; 16]);
     for _ in 0..50 {

@@ -1,4 +1,4 @@
-//! The block device, driven by a model of a driver.
+//! The block device, with the test driver.
 
 mod durability;
 mod ranges;
@@ -63,13 +63,13 @@ impl Disk {
         })
     }
 
-    /// One request with these pieces for data; its status byte and used length.
+    /// Sends one request with these data buffers; its status byte and used length.
     fn request(&mut self, kind: u32, sector: u64, data: &[Buffer]) -> (u8, u32) {
         let header = testing::block::header(kind, sector);
         self.driver.write(HEADER, &header);
         self.driver.write(STATUS, &[0xee]);
-        let pieces = testing::block::request(HEADER, data, STATUS);
-        let head = self.driver.offer(0, &pieces);
+        let buffers = testing::block::request(HEADER, data, STATUS);
+        let head = self.driver.offer(0, &buffers);
         self.device.queue_event(0, &mut self.driver).unwrap();
         let used = self.driver.used(0);
         assert_eq!(used.len(), 1);
@@ -79,7 +79,7 @@ impl Disk {
 }
 
 #[test]
-fn data_of_several_segments_is_read_and_written_in_order() {
+fn several_data_segments_are_read_and_written_in_order() {
     let mut disk = Disk::new(|_| DiskMode::ReadWrite);
     let into = [writable(DATA, 512), writable(DATA + 0x3000, 1024)];
     assert_eq!(disk.request(VIRTIO_BLK_T_IN, 5, &into), (0, 1537));
@@ -100,7 +100,7 @@ fn data_of_several_segments_is_read_and_written_in_order() {
 }
 
 #[test]
-fn an_overlay_keeps_writes_and_leaves_its_base_alone() {
+fn an_overlay_holds_writes_and_does_not_change_its_base() {
     let mut disk = Disk::overlay();
     disk.driver.write(DATA, &[0xaa; 512]);
     assert_eq!(
@@ -121,7 +121,7 @@ fn an_overlay_keeps_writes_and_leaves_its_base_alone() {
 }
 
 #[test]
-fn features_say_what_is_true() {
+fn features_and_configuration_match_the_backend() {
     let offers = |disk: &Disk, bit: u32| disk.device.features() >> bit & 1 == 1;
     let overlay = Disk::overlay();
     assert!(!offers(&overlay, VIRTIO_BLK_F_FLUSH) && !offers(&overlay, VIRTIO_BLK_F_RO));
@@ -138,7 +138,7 @@ fn features_say_what_is_true() {
     assert_eq!(config[0..8], SECTORS.to_le_bytes());
     assert_eq!(config[12..16], 254u32.to_le_bytes());
     assert_eq!(config[20..24], 512u32.to_le_bytes());
-    // Topology, discard, write of zeros; virtio 1.2 section 5.2.4.
+    // Topology, discard, write zeroes; virtio 1.2 section 5.2.4.
     assert_eq!(config[24..32], [3, 0, 8, 0, 0, 0, 0, 0]);
     assert_eq!(config[36..40], (1u32 << 22).to_le_bytes());
     assert_eq!(config[40..44], 16u32.to_le_bytes());
@@ -152,7 +152,7 @@ fn features_say_what_is_true() {
 }
 
 #[test]
-fn what_cannot_be_done_is_answered_so() {
+fn invalid_requests_complete_with_an_error_status() {
     let (ok, failed, unsupported) = (0, 1, 2);
     let mut disk = Disk::new(|_| DiskMode::ReadOnly);
     let one = [writable(DATA, 512)];
@@ -185,17 +185,20 @@ fn what_cannot_be_done_is_answered_so() {
 }
 
 #[test]
-fn a_request_as_long_as_the_queue_is_served() {
+fn a_request_with_as_many_segments_as_the_queue_has_is_served() {
     let mut disk = Disk::overlay();
-    let pieces: Vec<Buffer> = (0..254)
+    let segments: Vec<Buffer> = (0..254)
         .map(|i| writable(DATA + i * 512, if i < 60 { 512 } else { 0 }))
         .collect();
-    assert_eq!(disk.request(VIRTIO_BLK_T_IN, 0, &pieces), (0, 60 * 512 + 1));
+    assert_eq!(
+        disk.request(VIRTIO_BLK_T_IN, 0, &segments),
+        (0, 60 * 512 + 1)
+    );
     assert_eq!(disk.driver.read(DATA + 59 * 512, 512), [59; 512]);
 }
 
 #[test]
-fn a_chain_that_cannot_be_answered_is_handed_back() {
+fn a_chain_without_room_for_a_status_is_returned() {
     let mut disk = Disk::overlay();
     let ring = disk.driver.ring(0);
     let (next, write) = (VRING_DESC_F_NEXT as u16, VRING_DESC_F_WRITE as u16);
@@ -229,7 +232,7 @@ fn a_chain_that_cannot_be_answered_is_handed_back() {
 }
 
 #[test]
-fn a_broken_ring_is_an_error() {
+fn an_invalid_ring_is_an_error() {
     let mut disk = Disk::overlay();
     disk.driver.ring(0).set_available_index(257);
     assert!(disk.device.queue_event(0, &mut disk.driver).is_err());
@@ -239,10 +242,10 @@ fn a_broken_ring_is_an_error() {
 }
 
 #[test]
-fn a_full_host_disk_fails_the_request_and_nothing_else() {
+fn a_full_host_disk_fails_only_the_request() {
     let base = tempfile::tempfile().unwrap();
     base.set_len(SECTORS * SECTOR).unwrap();
-    // Writing to this one always finds the disk full.
+    // Writes to it always fail with ENOSPC.
     let full = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -279,9 +282,9 @@ fn any_length() -> impl Strategy<Value = u32> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever a driver puts in its rings, every head comes back once or the ring is an error.
+    /// For any ring content, every head is returned once, or the ring is an error.
     #[test]
-    fn no_descriptors_are_too_strange(
+    fn any_descriptors_are_returned(
         descriptors in prop::collection::vec((any_address(), any_length(), 0u16..8, 0u16..20), 1..16),
         heads in prop::collection::vec(prop_oneof![9 => 0u16..16, 1 => any::<u16>()], 1..32),
         header in any::<[u8; 16]>(),

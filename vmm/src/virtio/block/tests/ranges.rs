@@ -1,4 +1,4 @@
-//! Discards and writes of zeros.
+//! Discard and write-zeroes requests.
 
 use std::os::unix::fs::MetadataExt;
 
@@ -10,14 +10,14 @@ const UNSUPPORTED: u8 = 2;
 const UNMAP: u32 = 1;
 const BOTH: [u32; 2] = [VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_WRITE_ZEROES];
 
-/// Asks for ranges of sectors with flags; the status.
-fn ask(disk: &mut Disk, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
+/// Sends a request with these ranges (sector, count, flags); its status.
+fn send(disk: &mut Disk, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
     let ranges = ranges.iter();
     let bytes: Vec<u8> = ranges
         .flat_map(|&(sector, count, flags)| testing::block::range(sector, count, flags))
         .collect();
     disk.driver.write(DATA, &bytes);
-    // Split in the middle of a range: framing is the driver's.
+    // Split within a range: framing is up to the driver.
     let len = bytes.len() as u32;
     let split = (len / 2 + 3).min(len);
     let data = [
@@ -29,7 +29,7 @@ fn ask(disk: &mut Disk, kind: u32, ranges: &[(u64, u32, u32)]) -> u8 {
     status
 }
 
-/// The disk's sectors, each by its first byte, if it is the same throughout.
+/// The first byte of each sector, if all its bytes are the same.
 fn sectors(disk: &mut Disk) -> Vec<Option<u8>> {
     let len = (SECTORS * SECTOR) as u32;
     let into = [writable(DATA + 0x1_0000, len)];
@@ -54,7 +54,7 @@ fn writable_disks() -> [Disk; 2] {
 }
 
 #[test]
-fn several_ranges_become_zero() {
+fn several_ranges_are_filled_with_zeros() {
     for flags in [0, UNMAP] {
         for mut disk in writable_disks() {
             let ranges = [
@@ -63,7 +63,7 @@ fn several_ranges_become_zero() {
                 (63, 1, flags),
                 (40, 0, flags),
             ];
-            assert_eq!(ask(&mut disk, VIRTIO_BLK_T_WRITE_ZEROES, &ranges), OK);
+            assert_eq!(send(&mut disk, VIRTIO_BLK_T_WRITE_ZEROES, &ranges), OK);
             let zero = |n| n == 3 || (7..27).contains(&n) || n == 63;
             assert_eq!(sectors(&mut disk), expected(zero));
         }
@@ -72,11 +72,11 @@ fn several_ranges_become_zero() {
 
 #[test]
 fn a_discard_frees_whole_blocks() {
-    // An image is freed by sectors, an overlay by blocks of eight.
+    // A raw image frees sectors, an overlay blocks of eight sectors.
     let [mut raw, mut overlay] = writable_disks();
     for disk in [&mut raw, &mut overlay] {
         assert_eq!(
-            ask(disk, VIRTIO_BLK_T_DISCARD, &[(8, 16, 0), (39, 10, 0)]),
+            send(disk, VIRTIO_BLK_T_DISCARD, &[(8, 16, 0), (39, 10, 0)]),
             OK
         );
     }
@@ -95,10 +95,10 @@ fn a_discard_frees_whole_blocks() {
 }
 
 #[test]
-fn an_overlay_leaves_its_base_alone() {
+fn an_overlay_does_not_change_its_base() {
     let mut disk = Disk::overlay();
     for kind in BOTH {
-        assert_eq!(ask(&mut disk, kind, &[(0, SECTORS as u32, 0)]), OK);
+        assert_eq!(send(&mut disk, kind, &[(0, SECTORS as u32, 0)]), OK);
     }
     assert_eq!(sectors(&mut disk), expected(|_| true));
     let mut base = [0; 512];
@@ -107,7 +107,7 @@ fn an_overlay_leaves_its_base_alone() {
 }
 
 #[test]
-fn what_is_wrong_with_one_range_leaves_all_as_they_were() {
+fn one_invalid_range_leaves_all_ranges_unchanged() {
     let past = SECTORS as u32;
     for mut disk in writable_disks() {
         for kind in BOTH {
@@ -118,25 +118,25 @@ fn what_is_wrong_with_one_range_leaves_all_as_they_were() {
                 (u64::MAX / 512, 2, 0),
             ] {
                 assert_eq!(
-                    ask(&mut disk, kind, &[(8, 8, 0), wrong]),
+                    send(&mut disk, kind, &[(8, 8, 0), wrong]),
                     FAILED,
                     "{wrong:?}"
                 );
             }
-            assert_eq!(ask(&mut disk, kind, &[(8, 8, 0), (0, 8, 2)]), UNSUPPORTED);
-            assert_eq!(ask(&mut disk, kind, &[(0, 8, 0); 17]), FAILED, "too many");
-            assert_eq!(ask(&mut disk, kind, &[]), FAILED);
+            assert_eq!(send(&mut disk, kind, &[(8, 8, 0), (0, 8, 2)]), UNSUPPORTED);
+            assert_eq!(send(&mut disk, kind, &[(0, 8, 0); 17]), FAILED, "too many");
+            assert_eq!(send(&mut disk, kind, &[]), FAILED);
             let part = disk.request(kind, 0, &[readable(DATA, 24)]);
-            assert_eq!(part, (FAILED, 1), "a range and a half");
+            assert_eq!(part, (FAILED, 1), "one range and a half");
         }
         let unmap = [(8, 8, UNMAP)];
-        assert_eq!(ask(&mut disk, VIRTIO_BLK_T_DISCARD, &unmap), UNSUPPORTED);
+        assert_eq!(send(&mut disk, VIRTIO_BLK_T_DISCARD, &unmap), UNSUPPORTED);
         assert_eq!(sectors(&mut disk), expected(|_| false));
     }
 }
 
 #[test]
-fn longer_ranges_than_the_configuration_allows_fail() {
+fn ranges_above_the_configured_maximum_fail() {
     let base = tempfile::tempfile().unwrap();
     let len = 4 << 30;
     base.set_len(len).unwrap();
@@ -150,16 +150,16 @@ fn longer_ranges_than_the_configuration_allows_fail() {
         (VIRTIO_BLK_T_DISCARD, 1 << 22),
         (VIRTIO_BLK_T_WRITE_ZEROES, 1 << 15),
     ] {
-        assert_eq!(ask(&mut disk, kind, &[(0, max, 0)]), OK);
-        assert_eq!(ask(&mut disk, kind, &[(0, max + 1, 0)]), FAILED);
+        assert_eq!(send(&mut disk, kind, &[(0, max, 0)]), OK);
+        assert_eq!(send(&mut disk, kind, &[(0, max + 1, 0)]), FAILED);
     }
 }
 
 #[test]
-fn a_disk_that_is_only_read_refuses() {
+fn a_read_only_disk_does_not_support_them() {
     let mut disk = Disk::new(|_| DiskMode::ReadOnly);
     for kind in BOTH {
-        assert_eq!(ask(&mut disk, kind, &[(0, 8, 0)]), UNSUPPORTED);
+        assert_eq!(send(&mut disk, kind, &[(0, 8, 0)]), UNSUPPORTED);
     }
     assert_eq!(sectors(&mut disk), expected(|_| false));
 }

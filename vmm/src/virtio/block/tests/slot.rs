@@ -1,4 +1,4 @@
-//! Disks that take each other's place.
+//! Replacing the back end.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn raw(sectors: u64, byte: u8, read_only: bool) -> Box<dyn Backend> {
     Box::new(Raw::new(file, sectors * SECTOR, read_only))
 }
 
-fn slotted() -> (Disk, Slot) {
+fn disk_with_slot() -> (Disk, Slot) {
     let (device, slot) = Block::with_slot(raw(8, 1, false), "slot").unwrap();
     let disk = Disk {
         driver: Driver::new(&device, MEMORY),
@@ -41,18 +41,18 @@ fn readable_now(disk: &Disk) -> bool {
 }
 
 #[test]
-fn the_next_request_is_for_the_disk_that_was_attached() {
-    let (mut disk, slot) = slotted();
+fn the_next_request_goes_to_the_attached_backend() {
+    let (mut disk, slot) = disk_with_slot();
     assert_eq!((first_byte(&mut disk), sectors(&disk)), (1, 8));
     slot.attach(raw(16, 2, false)).unwrap();
     assert_eq!((first_byte(&mut disk), sectors(&disk)), (2, 16));
     assert_eq!(disk.driver.config_changes, 1);
-    assert!(!readable_now(&disk), "there is nothing left to do");
+    assert!(!readable_now(&disk), "there is nothing left to handle");
 }
 
 #[test]
-fn the_guest_is_told_of_another_size_without_asking() {
-    let (mut disk, slot) = slotted();
+fn a_different_size_is_reported_to_the_guest() {
+    let (mut disk, slot) = disk_with_slot();
     assert!(!readable_now(&disk));
     slot.attach(raw(8, 2, false)).unwrap();
     slot.attach(raw(24, 3, false)).unwrap();
@@ -61,15 +61,15 @@ fn the_guest_is_told_of_another_size_without_asking() {
     assert!(!readable_now(&disk));
     assert_eq!((sectors(&disk), disk.driver.config_changes), (24, 1));
     assert_eq!(first_byte(&mut disk), 3);
-    // Of one of the same size it need not know.
+    // The same size is not reported.
     slot.attach(raw(24, 4, false)).unwrap();
     disk.device.backend_event(&mut disk.driver).unwrap();
     assert_eq!((first_byte(&mut disk), disk.driver.config_changes), (4, 1));
 }
 
 #[test]
-fn a_disk_of_another_kind_does_not_fit() {
-    let (mut disk, slot) = slotted();
+fn a_backend_of_another_kind_is_rejected() {
+    let (mut disk, slot) = disk_with_slot();
     assert_eq!(slot.attach(raw(8, 2, true)), Err(IncompatibleBackend));
     let overlay = Overlay::new(image(8, 2), 8 * SECTOR, tempfile::tempfile().unwrap());
     assert_eq!(

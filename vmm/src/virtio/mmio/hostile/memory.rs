@@ -1,18 +1,18 @@
-//! Guest memory in the middle of bytes that nobody may change.
+//! Guest memory between guard areas.
 #![allow(unsafe_code)]
 
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionCollection, GuestRegionMmap};
 
-/// The guest's ranges, with a hole between them.
+/// The ranges of guest memory, with a hole between them.
 pub const RANGES: [(u64, usize); 2] = [(0, 0x2_0000), (0x4_0000, 0x1_0000)];
 const GUARD: usize = 0x4000;
 const CANARY: u8 = 0xc5;
 
-/// `guard | range | guard | range | guard`, all in one mapping of the host's.
+/// `guard | range | guard | range | guard`, in one mapping.
 #[derive(Debug)]
 pub struct GuardedMemory {
-    /// What a device gets.
+    /// The memory that the device accesses.
     pub guest: GuestMemoryMmap,
     whole: MmapRegion,
 }
@@ -24,28 +24,32 @@ impl GuardedMemory {
         let mut regions = Vec::new();
         let mut at = GUARD;
         for (start, len) in RANGES {
-            // SAFETY: needed to have memory with neighbours that are known. The range lies within
-            // `whole`, at a multiple of the page size; `whole` lives as long as `GuardedMemory`, and
-            // each run drops its device before that.
+            // SAFETY: needed to place regions next to known memory. The range is within `whole`, at
+            // a multiple of the page size. `whole` lives as long as `GuardedMemory`, and each run
+            // drops its device before that.
             let region = unsafe {
                 let host = whole.as_ptr().add(at);
                 MmapRegion::build_raw(host, len, whole.prot(), whole.flags())
             };
-            let region = region.expect("a part of a mapping");
+            let region = region.expect("part of the mapping");
             let region = GuestRegionMmap::new(region, GuestAddress(start));
-            regions.push(region.expect("an address that is not at the end"));
+            regions.push(region.expect("an address below the end of the address space"));
             at += len + GUARD;
         }
-        let guest = GuestRegionCollection::from_regions(regions).expect("ranges apart");
+        let guest =
+            GuestRegionCollection::from_regions(regions).expect("ranges that do not overlap");
         let guarded = GuardedMemory { guest, whole };
         guarded.guards().for_each(|guard| guard.fill(CANARY));
         guarded
     }
 
-    /// Panics if somebody wrote beside the guest's memory.
+    /// Panics if anything was written outside guest memory.
     pub fn check(&self) {
         for guard in self.guards() {
-            assert!(guard.iter().all(|&byte| byte == CANARY), "a write outside");
+            assert!(
+                guard.iter().all(|&byte| byte == CANARY),
+                "a write outside guest memory"
+            );
         }
     }
 
@@ -53,9 +57,9 @@ impl GuardedMemory {
         let mut at = 0;
         let lens = RANGES.iter().map(|&(_, len)| len).chain([0]);
         lens.map(move |len| {
-            // SAFETY: needed to look at memory that has no other name. Guards are apart from each
-            // other and from what regions hand out, this is the only place that refers to them,
-            // and no two of its iterators are alive at once.
+            // SAFETY: needed to access memory that is in no region. Guards do not overlap each
+            // other or a region, this is the only code that refers to them, and no two iterators
+            // exist at the same time.
             let guard =
                 unsafe { std::slice::from_raw_parts_mut(self.whole.as_ptr().add(at), GUARD) };
             at += GUARD + len;
@@ -71,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_the_guests_to_its_last_byte() {
+    fn all_of_the_guest_memory_is_writable() {
         let memory = GuardedMemory::new();
         for (start, len) in RANGES {
             let all = vec![1; len];
@@ -81,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_beside_it_is_noticed() {
+    fn a_write_outside_is_detected() {
         for guard in 0..=RANGES.len() {
             for at in [0, GUARD - 1] {
                 let memory = GuardedMemory::new();

@@ -1,14 +1,13 @@
-//! Drivers that keep no rule, for property tests and for the fuzz targets in `fuzz/`. Not part of
-//! the API.
+//! Hostile drivers, for property tests and for the fuzz targets in `fuzz/`. Not part of the API.
 //!
-//! A run is a list of bytes. They say which device there is and what its driver does with its
-//! registers, rings and buffers ([`script`]), in one thread and without waiting ([`machine`]), in
-//! memory that is watched ([`memory`]). Whatever the bytes are:
+//! The input is a list of bytes that determine what the driver does to the registers, rings and
+//! buffers of the device ([`script`]). A run has one thread and never waits ([`harness`]), and its
+//! guest memory has guard areas ([`memory`]). For any input:
 //!
-//! - nothing panics, and every step comes to an end;
+//! - nothing panics, and every step ends;
 //! - nothing is written outside guest memory;
-//! - after a reset the device serves a driver that keeps the rules;
-//! - what may not change has not changed: the image under an overlay, a disk that is only read.
+//! - after a reset, the device serves a driver that follows the specification ([`targets`]);
+//! - the base of an overlay and a read-only disk are unchanged.
 
 mod harness;
 mod memory;

@@ -1,5 +1,5 @@
-//! From bytes to what a driver does. Every list of bytes is a script; those that are mutated a
-//! little stay mostly the same. Most choices are made so that something is there to be broken.
+//! Turns input bytes into steps of a driver. Every input is valid, and a small mutation changes few
+//! steps. The choices favour values that are nearly valid.
 
 use virtio_queue::desc::split::Descriptor;
 
@@ -11,7 +11,7 @@ use crate::virtio::testing::registers::{
 };
 use crate::virtio::testing::{readable, writable};
 
-/// Input to choose by; zeros when there are no more.
+/// The input bytes; zeros after their end.
 #[derive(Debug)]
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -45,7 +45,7 @@ impl Input<'_> {
         array
     }
 
-    /// An address: most often a buffer's, or near an end of memory, or anything.
+    /// An address: most often in the buffers, else near an end of memory, or any.
     fn address(&mut self) -> u64 {
         let [(a, a_len), (b, b_len)] = RANGES;
         let near = |at: u64, byte: u8| at.wrapping_add(byte.into()).wrapping_sub(128);
@@ -61,7 +61,7 @@ impl Input<'_> {
         }
     }
 
-    /// A length: most often small, or a few sectors, or anything.
+    /// A length: most often small, else a few sectors, or any.
     fn length(&mut self) -> u32 {
         match self.byte() % 8 {
             0 | 1 => u32::from(self.byte() % 64),
@@ -82,7 +82,7 @@ pub fn step(input: &mut Input<'_>, harness: &mut Harness, target: &mut impl Targ
     match input.byte() % 32 {
         0 | 1 => {
             let order = u32::from(input.byte() % 6);
-            // The ring features by choice, all of the device's own.
+            // The input chooses the ring features; all features of the device are accepted.
             let features = u64::from(input.byte() & 7);
             let rings = (features & 3) << 28 | (features >> 2) << 40;
             harness.start(rings | 0xffff, order);

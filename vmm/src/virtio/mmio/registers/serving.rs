@@ -1,4 +1,4 @@
-//! The device at work: its worker's events, and what it is lent for each of them.
+//! Event handling: what the worker passes to the device.
 
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
@@ -8,34 +8,34 @@ use super::super::queue::QueueRegisters;
 use super::super::{INTERRUPT_CONFIG, INTERRUPT_USED, Interrupt};
 use super::{Core, NEEDS_RESET, Phase};
 
-/// What a worker has been woken for.
+/// An event of the worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Event {
     /// The device's state may have changed.
     State,
-    /// The device's own descriptor is readable.
+    /// The device's [`backend_fd`](VirtioDevice::backend_fd) is readable.
     Backend,
-    /// The driver has kicked this queue, or the device has more to do in it.
+    /// The driver has notified this queue, or the device has rescheduled it.
     Queue(usize),
 }
 
-/// What the device's life happens in.
+/// What the worker lends while handling one event.
 #[derive(Clone, Copy)]
 pub(in super::super) struct EventContext<'a> {
     pub interrupt: &'a Interrupt,
-    /// Brings about another [`Event::Queue`].
+    /// Requests another [`Event::Queue`].
     pub reschedule: &'a dyn Fn(usize),
 }
 
 impl Core {
-    /// Deals with one event, if the device is to be served.
+    /// Handles one event, if the device is active.
     pub(in super::super) fn handle(&mut self, event: Event, context: EventContext<'_>) {
         match event {
             Event::State => {
                 if self.phase == Phase::Activating {
                     self.phase = Phase::Active;
                     self.serve(context, |device, io| device.activate(io));
-                    // What was made available before the device was live.
+                    // The driver may have added chains before the device was active.
                     for index in 0..self.queues.len() {
                         self.serve(context, |device, io| device.queue_event(index, io));
                     }
@@ -48,8 +48,8 @@ impl Core {
         }
     }
 
-    /// Calls `event` on the device with its queues lent to it. An error breaks the device: it is
-    /// not served again before the driver resets it.
+    /// Calls `event` with the device and its queues. After an error, the device is not served
+    /// until the driver resets it.
     fn serve(
         &mut self,
         context: EventContext<'_>,
@@ -70,7 +70,7 @@ impl Core {
                 tracing::warn!(
                     device = self.device.device_type(),
                     error = &error as &dyn std::error::Error,
-                    "the driver broke its device; it needs a reset"
+                    "driver error; the device needs a reset"
                 );
             }
             self.phase = Phase::Inactive;

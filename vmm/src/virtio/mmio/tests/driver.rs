@@ -1,4 +1,4 @@
-//! A driver of one queue, behind the registers.
+//! A driver of one queue that uses the registers.
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
@@ -59,7 +59,8 @@ impl Driver {
         }
     }
 
-    /// A driver of the entropy device that is ready, with these features and `VIRTIO_F_VERSION_1`.
+    /// A driver of the entropy device that has accepted these features and `VIRTIO_F_VERSION_1`,
+    /// and is ready.
     pub fn live(features: u64) -> Driver {
         let driver = Driver::new();
         driver.negotiate(VERSION_1 | features);
@@ -99,7 +100,7 @@ impl Driver {
         self.ring.publish(0);
     }
 
-    /// Has one buffer filled, and acknowledges the interrupt.
+    /// Requests one buffer, waits until it is filled, and acknowledges the interrupt.
     pub fn assert_served(&self, index: u16) {
         self.offer(index);
         self.write(QUEUE_NOTIFY, 0);

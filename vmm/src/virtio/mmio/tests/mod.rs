@@ -1,4 +1,4 @@
-//! The transport as a driver sees it, mostly with the entropy device behind it.
+//! The transport, through its registers, in most tests with the entropy device.
 
 mod driver;
 mod notifications;
@@ -25,7 +25,7 @@ const EVENT_IDX: u64 = 1 << 29;
 const RING_RESET: u64 = 1 << 40;
 
 #[test]
-fn the_device_is_known_by_its_registers() {
+fn identification_registers_describe_the_device() {
     let driver = Driver::new();
     assert_eq!(
         [MAGIC_VALUE, VERSION, DEVICE_ID].map(|offset| driver.read(offset)),
@@ -36,16 +36,12 @@ fn the_device_is_known_by_its_registers() {
     driver.write(DEVICE_FEATURES_SEL, 2);
     assert_eq!(driver.read(DEVICE_FEATURES), 0);
     driver.write(QUEUE_SEL, 1);
-    assert_eq!(driver.read(QUEUE_NUM_MAX), 0, "there is no second queue");
-    assert_eq!(
-        driver.read(SHM_LEN_LOW),
-        u32::MAX,
-        "there is no shared memory"
-    );
+    assert_eq!(driver.read(QUEUE_NUM_MAX), 0, "no second queue");
+    assert_eq!(driver.read(SHM_LEN_LOW), u32::MAX, "no shared memory");
 }
 
 #[test]
-fn there_is_no_shared_memory() {
+fn there_are_no_shared_memory_regions() {
     let driver = Driver::new();
     for id in [0, 1, 255] {
         driver.write(SHM_SEL, id);
@@ -58,7 +54,7 @@ fn there_is_no_shared_memory() {
 
 proptest! {
     #[test]
-    fn no_sequence_of_accesses_makes_it_panic(
+    fn no_sequence_of_accesses_panics(
         accesses in prop::collection::vec(
             (any::<bool>(), prop_oneof![0u64..0x110, any::<u64>()], 0usize..9, any::<u32>()),
             0..200,

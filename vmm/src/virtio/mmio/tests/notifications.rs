@@ -22,14 +22,14 @@ fn a_buffer_is_filled_and_its_interrupt_acknowledged() {
 }
 
 #[test]
-fn a_driver_that_wants_no_interrupts_gets_none() {
+fn a_driver_can_suppress_interrupts() {
     let driver = Driver::live(0);
     driver
         .ring
         .set_available_flags(VRING_AVAIL_F_NO_INTERRUPT as u16);
     driver.offer(0);
     driver.write(QUEUE_NOTIFY, 0);
-    // The device is idle again when it has taken its next kick from the driver.
+    // `stop` below waits until the device is idle.
     while driver.ring.used_index() == 0 {
         std::thread::yield_now();
     }
@@ -37,7 +37,7 @@ fn a_driver_that_wants_no_interrupts_gets_none() {
     assert_eq!(interrupts, 0);
 }
 
-/// A device whose configuration is the number of times it was told to change.
+/// A device whose configuration is a counter of backend events.
 #[derive(Debug)]
 struct Changing {
     event: OwnedFd,
@@ -82,7 +82,7 @@ impl VirtioDevice for Changing {
 }
 
 #[test]
-fn a_configuration_that_changes_raises_an_interrupt_and_has_another_generation() {
+fn a_configuration_change_raises_an_interrupt_and_changes_the_generation() {
     let event = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let driver = Driver::of(Box::new(Changing {
         event: event.try_clone().unwrap(),
@@ -106,7 +106,7 @@ fn a_configuration_that_changes_raises_an_interrupt_and_has_another_generation()
     }
 }
 
-/// A device whose driver makes another buffer available whenever one is used.
+/// A device that makes another buffer available for each one that it uses.
 #[derive(Debug)]
 struct Endless {
     memory: GuestMemoryMmap,
@@ -143,7 +143,7 @@ impl VirtioDevice for Endless {
             self.memory.write_obj(more, at).unwrap();
             0
         })?;
-        // The test may have seen enough.
+        // The test may be over.
         let _ = self.served.send(());
         served.notify(index, io)
     }
@@ -152,9 +152,9 @@ impl VirtioDevice for Endless {
 }
 
 #[test]
-fn a_driver_that_never_runs_out_of_requests_keeps_nobody_from_the_registers() {
+fn an_endless_supply_of_requests_does_not_block_the_registers() {
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-    let (sender, turns) = mpsc::channel();
+    let (sender, events) = mpsc::channel();
     let device = Endless {
         memory: memory.clone(),
         served: sender,
@@ -165,22 +165,24 @@ fn a_driver_that_never_runs_out_of_requests_keeps_nobody_from_the_registers() {
     driver.offer(0);
     driver.write(QUEUE_NOTIFY, 0);
     for _ in 0..100 {
-        turns.recv_timeout(Duration::from_secs(10)).expect("a turn");
+        events
+            .recv_timeout(Duration::from_secs(10))
+            .expect("another event");
         assert_eq!(driver.read(STATUS), READY);
     }
-    // Ends it, too.
+    // A reset stops the device.
     driver.write(STATUS, 0);
     assert_eq!(driver.read(STATUS), 0);
     let before = driver.ring.used_index();
-    while turns.try_recv().is_ok() {}
+    while events.try_recv().is_ok() {}
     assert_eq!(driver.ring.used_index(), before);
 }
 
 #[test]
-fn rings_that_overlap_so_that_there_is_always_more_and_nothing_to_find_break_the_device() {
+fn rings_that_overlap_such_that_the_index_goes_backwards_set_needs_reset() {
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
-    // The used ring's flags, which turn notifications on and off, are the available ring's index.
+    // The used ring's flags, which enable notifications, are the available ring's index.
     assert!(driver.try_queue(16, [0x1000, 0x2002, 0x2004]));
     driver.memory.write_obj(1u16, GuestAddress(0x2004)).unwrap();
     driver.write(STATUS, READY);

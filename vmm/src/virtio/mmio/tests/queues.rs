@@ -5,16 +5,19 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 
 #[test]
-fn queues_are_set_up_only_between_features_and_driver_ok() {
+fn queues_are_set_up_only_between_features_ok_and_driver_ok() {
     let driver = Driver::new();
     assert!(!driver.try_queue(16, RINGS));
     driver.negotiate(VERSION_1);
     driver.go_live();
-    assert!(!driver.try_queue(16, RINGS), "stopped, and not again");
+    assert!(
+        !driver.try_queue(16, RINGS),
+        "stopped, and cannot be enabled"
+    );
 }
 
 #[test]
-fn a_size_of_zero_or_no_power_of_two_or_too_large_is_refused() {
+fn an_invalid_size_is_rejected() {
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
     let max = driver.read(QUEUE_NUM_MAX);
@@ -28,7 +31,7 @@ fn a_size_of_zero_or_no_power_of_two_or_too_large_is_refused() {
 }
 
 #[test]
-fn a_ring_that_is_not_aligned_is_refused() {
+fn a_misaligned_ring_is_rejected() {
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
     for (ring, alignment) in [(0, 16), (1, 2), (2, 4)] {
@@ -41,11 +44,11 @@ fn a_ring_that_is_not_aligned_is_refused() {
 }
 
 #[test]
-fn a_ring_outside_memory_is_refused() {
+fn a_ring_outside_memory_is_rejected() {
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
     let end = 1 << 20;
-    // The lengths of rings of sixteen entries: 256, 38 and 134 bytes.
+    // The lengths with sixteen entries are 256, 38 and 134 bytes.
     for (ring, len) in [(0, 256), (1, 38), (2, 136)] {
         for outside in [end - len + 16, end, 1 << 40, !0xf] {
             let mut rings = RINGS;
@@ -56,14 +59,14 @@ fn a_ring_outside_memory_is_refused() {
         rings[ring] = end - len;
         assert!(driver.try_queue(16, rings), "{ring} at the end");
     }
-    // A queue that was refused does not stand in the way of one that is right.
+    // After an invalid queue was rejected, a valid one is accepted.
     driver.try_queue(16, [0x1000, 0x2000, !0xf]);
     driver.go_live();
     driver.assert_served(0);
 }
 
 #[test]
-fn a_queue_that_is_ready_is_not_programmed() {
+fn writes_to_the_registers_of_a_ready_queue_are_ignored() {
     let driver = Driver::live(RING_RESET);
     driver.write(QUEUE_NUM, 8);
     driver.write(QUEUE_DESC_LOW, 0x7000);
@@ -72,12 +75,12 @@ fn a_queue_that_is_ready_is_not_programmed() {
 }
 
 #[test]
-fn a_queue_that_is_stopped_while_live_is_left_alone() {
+fn a_stopped_queue_is_not_accessed() {
     let driver = Driver::live(0);
     driver.assert_served(0);
     driver.write(QUEUE_READY, 0);
     assert_eq!(driver.read(QUEUE_READY), 0);
-    // Its memory is the driver's again.
+    // The driver owns its memory again.
     driver.offer(1);
     driver.write(QUEUE_NOTIFY, 0);
     let (ring, interrupts) = driver.stop();
@@ -85,7 +88,7 @@ fn a_queue_that_is_stopped_while_live_is_left_alone() {
 }
 
 #[test]
-fn a_queue_that_does_not_exist_has_no_size_and_is_never_ready() {
+fn a_queue_that_does_not_exist_has_size_zero_and_cannot_be_enabled() {
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
     for queue in [1, 7, u32::MAX] {
@@ -97,10 +100,8 @@ fn a_queue_that_does_not_exist_has_no_size_and_is_never_ready() {
     }
 }
 
-// Section 2.6.1: queue reset.
-
 #[test]
-fn queue_reset_is_offered_and_means_nothing_unless_accepted() {
+fn queue_reset_is_offered_and_ignored_unless_accepted() {
     let driver = Driver::live(0);
     driver.write(DEVICE_FEATURES_SEL, 1);
     assert_eq!(
@@ -114,19 +115,19 @@ fn queue_reset_is_offered_and_means_nothing_unless_accepted() {
 }
 
 #[test]
-fn a_queue_that_was_reset_begins_again_while_the_device_is_live() {
+fn a_queue_can_be_reset_and_set_up_again_while_the_device_is_active() {
     let driver = Driver::live(RING_RESET);
     driver.assert_served(0);
     driver.assert_served(1);
     driver.write(QUEUE_RESET, 0);
-    assert_eq!(driver.read(QUEUE_READY), 1, "only one resets");
+    assert_eq!(driver.read(QUEUE_READY), 1, "only a value of 1 resets");
     driver.write(QUEUE_RESET, 1);
     assert_eq!((driver.read(QUEUE_READY), driver.read(QUEUE_RESET)), (0, 0));
     assert_eq!(driver.read(STATUS), READY);
 
-    // Available and used state are new; so are size and addresses.
+    // Ring indices, size and addresses have their defaults.
     driver.write(QUEUE_READY, 1);
-    assert_eq!(driver.read(QUEUE_READY), 1, "by default at address zero");
+    assert_eq!(driver.read(QUEUE_READY), 1, "the default address is zero");
     driver.write(QUEUE_RESET, 1);
     for at in [RINGS[1], RINGS[2]] {
         driver

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn status_bits_are_only_ever_added_but_by_a_reset() {
+fn status_bits_are_cleared_only_by_a_reset() {
     let driver = Driver::new();
     assert_eq!(driver.read(STATUS), 0);
     driver.write(STATUS, ACKNOWLEDGE);
@@ -13,14 +13,14 @@ fn status_bits_are_only_ever_added_but_by_a_reset() {
     assert_eq!(
         driver.read(STATUS),
         ACKNOWLEDGE | DRIVER,
-        "not the driver's"
+        "bits that a driver cannot set"
     );
     driver.write(STATUS, 0);
     assert_eq!(driver.read(STATUS), 0);
 }
 
 #[test]
-fn features_ok_needs_a_driver() {
+fn features_ok_requires_driver() {
     let driver = Driver::new();
     driver.write(DRIVER_FEATURES_SEL, 1);
     driver.write(DRIVER_FEATURES, 1);
@@ -29,33 +29,33 @@ fn features_ok_needs_a_driver() {
 }
 
 #[test]
-fn features_are_not_taken_before_driver_or_after_features_ok() {
+fn features_are_ignored_before_driver_and_after_features_ok() {
     let driver = Driver::new();
-    // Before DRIVER: VERSION_1 is not there when it is asked for.
+    // Written before DRIVER, VERSION_1 is not accepted.
     driver.write(DRIVER_FEATURES_SEL, 1);
     driver.write(DRIVER_FEATURES, 1);
     driver.write(STATUS, FEATURES_ACCEPTED);
     assert_eq!(driver.read(STATUS), ACKNOWLEDGE | DRIVER);
-    // After FEATURES_OK: the event index is not negotiated, so flags decide.
+    // Written after FEATURES_OK, the event index is not accepted, so the flags are used.
     let driver = Driver::new();
     driver.negotiate(VERSION_1);
     driver.write(DRIVER_FEATURES_SEL, 0);
     driver.write(DRIVER_FEATURES, EVENT_IDX as u32);
     driver.go_live();
     driver.assert_served(0);
-    // With an event index of zero in the ring the second would not be told.
+    // With `used_event` of zero, there would be no interrupt for the second.
     driver.assert_served(1);
 }
 
 #[test]
-fn a_bit_that_does_not_exist_is_not_accepted() {
+fn an_unknown_feature_bit_is_not_accepted() {
     for bit in [33, 34, 35, 36, 37, 38, 39, 41, 63] {
         let driver = Driver::new();
         driver.write(STATUS, ACKNOWLEDGE | DRIVER);
         (&mut &driver).write_features(VERSION_1 | 1 << bit);
         driver.write(STATUS, FEATURES_ACCEPTED);
         assert_eq!(driver.read(STATUS), ACKNOWLEDGE | DRIVER, "bit {bit}");
-        // It may choose again.
+        // The driver may try again.
         driver.write(DRIVER_FEATURES, 1);
         driver.write(STATUS, FEATURES_ACCEPTED);
         assert_eq!(driver.read(STATUS), FEATURES_ACCEPTED);
@@ -63,7 +63,7 @@ fn a_bit_that_does_not_exist_is_not_accepted() {
 }
 
 #[test]
-fn a_device_that_its_driver_gave_up_is_not_served_until_it_is_reset() {
+fn a_failed_device_is_not_served_until_it_is_reset() {
     let driver = Driver::live(0);
     driver.write(STATUS, READY | FAILED);
     driver.offer(0);
@@ -81,16 +81,14 @@ fn a_device_that_its_driver_gave_up_is_not_served_until_it_is_reset() {
     driver.assert_served(0);
 }
 
-/// Ends the worker, which first deals with all it was told; what is left is memory.
-
 #[test]
-fn a_ring_that_breaks_makes_the_device_need_a_reset_and_says_so() {
+fn an_invalid_ring_sets_needs_reset_and_notifies_the_driver() {
     let driver = Driver::live(0);
     driver.ring.set_available_index(17);
     driver.write(QUEUE_NOTIFY, 0);
     assert_eq!(driver.interrupt(), 2, "the status changed");
     assert_eq!(driver.read(STATUS), READY | NEEDS_RESET);
-    // Nothing is served until the reset, whatever the driver writes.
+    // Nothing is served until the reset.
     driver.offer(0);
     driver.write(STATUS, READY);
     driver.write(QUEUE_NOTIFY, 0);
@@ -101,16 +99,20 @@ fn a_ring_that_breaks_makes_the_device_need_a_reset_and_says_so() {
     assert_eq!(
         driver.read(INTERRUPT_STATUS),
         0,
-        "no interrupt outlives a reset"
+        "a reset clears interrupts"
     );
     driver.offer(0);
     driver.go_live();
-    assert_eq!(driver.interrupt(), 1, "what was there before is served");
+    assert_eq!(
+        driver.interrupt(),
+        1,
+        "chains added before DRIVER_OK are served"
+    );
     assert_eq!(driver.ring.used_index(), 1);
 }
 
 #[test]
-fn a_reset_forgets_queues_and_features() {
+fn a_reset_clears_queues_and_features() {
     let driver = Driver::live(EVENT_IDX | RING_RESET);
     driver.write(STATUS, 0);
     assert_eq!(
@@ -123,7 +125,7 @@ fn a_reset_forgets_queues_and_features() {
 }
 
 #[test]
-fn features_that_were_not_offered_are_not_accepted() {
+fn features_that_are_not_offered_are_not_accepted() {
     let driver = Driver::new();
     driver.write(STATUS, ACKNOWLEDGE | DRIVER);
     driver.write(DRIVER_FEATURES_SEL, 1);
@@ -142,6 +144,6 @@ fn a_legacy_driver_is_not_accepted() {
     assert_eq!(
         driver.read(STATUS),
         ACKNOWLEDGE | DRIVER,
-        "DRIVER_OK needs FEATURES_OK"
+        "DRIVER_OK requires FEATURES_OK"
     );
 }

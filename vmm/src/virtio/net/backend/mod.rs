@@ -1,4 +1,4 @@
-//! Where a network device's frames go to and come from. A backend knows no queues.
+//! The host side of a network device. Backends do not access queues.
 
 mod readiness;
 mod stream;
@@ -14,19 +14,19 @@ pub use tap::{Tap, TapError};
 use super::header::Header;
 use crate::virtio::Segments;
 
-/// What can be left for the other side to do to a frame (virtio 1.2 section 5.1.3).
+/// Work on a frame that can be left to the receiver (virtio 1.2 section 5.1.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Offloads {
     /// The checksum of TCP or UDP.
     pub checksum: bool,
-    /// Cutting a frame of TCP over IPv4 into segments.
+    /// TCP segmentation over IPv4.
     pub tso4: bool,
-    /// Cutting a frame of TCP over IPv6 into segments.
+    /// TCP segmentation over IPv6.
     pub tso6: bool,
 }
 
 impl Offloads {
-    /// Without segmentation where there are no checksums.
+    /// Clears the segmentation offloads if there is no checksum offload.
     pub fn consistent(self) -> Offloads {
         Offloads {
             checksum: self.checksum,
@@ -36,64 +36,63 @@ impl Offloads {
     }
 }
 
-/// What happened to a frame.
+/// The result of sending a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// It is on its way.
+    /// It was sent, or will be.
     Accepted,
-    /// It is lost: the other side is gone, or will not have it.
+    /// It was dropped: the peer is disconnected or does not accept it.
     Dropped,
-    /// It could not be sent now; nothing of it was.
+    /// No part of it could be sent now.
     Full,
 }
 
-/// A frame that was received.
+/// A received frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// What is still to be done to it.
+    /// The offloads that it requests.
     pub header: Header,
-    /// The frame itself.
+    /// The bytes, from the destination address on.
     pub data: &'a [u8],
 }
 
-/// The host's side of a network device. No method waits.
+/// The host side of a network device. No method blocks.
 pub trait Backend: Send + Debug {
-    /// What frames may ask for, in both directions.
+    /// The offloads that frames may request, in both directions.
     fn offloads(&self) -> Offloads;
 
-    /// From now on received frames may ask for this, at most what [`carries`](Self::carries) says.
-    /// Those that were received before are forgotten where they might ask for more.
+    /// Sets the offloads that received frames may request, at most [`offloads`](Self::offloads).
+    /// May drop frames that were already received and could request others.
     ///
     /// # Errors
-    /// When the host refuses.
+    /// Those of the host's interface.
     fn set_rx_offloads(&mut self, _offloads: Offloads) -> io::Result<()> {
         Ok(())
     }
 
-    /// Whether there is somebody on the other side. Once it is `false` it stays so.
+    /// Whether the peer is connected. Once `false`, it stays `false`.
     fn link_up(&self) -> bool;
 
-    /// Sends one frame of at most [`MAX_FRAME`](super::MAX_FRAME) bytes, whose header was checked.
+    /// Sends one frame of at most [`MAX_FRAME`](super::MAX_FRAME) bytes with a validated header.
     fn send(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome;
 
-    /// Goes on with what was taken but is not sent yet.
+    /// Sends more of a frame that was accepted but only sent in part.
     fn flush(&mut self) {}
 
-    /// The first frame that was received, the same one until [`pop`](Self::pop). `None` when there
-    /// is none now.
+    /// The oldest received frame, if any. The same one until [`pop`](Self::pop).
     fn front(&mut self) -> Option<Frame<'_>>;
 
-    /// Forgets the frame that [`front`](Self::front) gave.
+    /// Removes the frame that [`front`](Self::front) returned.
     fn pop(&mut self);
 
-    /// A descriptor that is readable when what was [`wait`](Self::wait)ed for can be done. The
-    /// same one for the backend's life.
+    /// A file descriptor that is readable while an event of [`set_interest`](Self::set_interest) is
+    /// pending. It never changes.
     fn poll_fd(&self) -> BorrowedFd<'_>;
 
-    /// What to wait for: a frame to receive, room to send one. What was taken but is not sent yet
-    /// is waited for in any case.
+    /// Sets the events to wait for: a frame to receive, room to send one. Room for the rest of an
+    /// accepted frame is always waited for.
     ///
     /// # Errors
-    /// When the host has no memory to wait with.
+    /// Those of epoll_ctl(2).
     fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()>;
 }

@@ -1,11 +1,11 @@
-//! Waits for one descriptor, for what is wanted of it just now.
+//! A pollable file descriptor for a changing set of events of another one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 
-/// An epoll instance with one descriptor in it, or none.
+/// An epoll instance that contains one file descriptor, or none.
 #[derive(Debug)]
 pub struct ReadinessFd {
     epoll: OwnedFd,
@@ -13,6 +13,10 @@ pub struct ReadinessFd {
 }
 
 impl ReadinessFd {
+    /// Waits for nothing yet.
+    ///
+    /// # Errors
+    /// When the host is out of file descriptors.
     pub fn new() -> io::Result<ReadinessFd> {
         Ok(ReadinessFd {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -20,7 +24,7 @@ impl ReadinessFd {
         })
     }
 
-    /// Waits until `fd`, always the same one, can be read or written.
+    /// Waits for `fd` to be readable or writable. `fd` must be the same in every call.
     pub fn set(&mut self, fd: BorrowedFd<'_>, read: bool, write: bool) -> io::Result<()> {
         let mut wanted = EventFlags::empty();
         wanted.set(EventFlags::IN, read);
@@ -30,8 +34,8 @@ impl ReadinessFd {
         }
         let data = EventData::new_u64(0);
         if wanted.is_empty() {
-            // Removed rather than given an empty mask: epoll reports a hang-up even to those who ask for
-            // nothing, for as long as it lasts.
+            // Removed rather than given an empty mask, with which epoll would still report a
+            // hang-up.
             epoll::delete(&self.epoll, fd)?;
         } else if self.armed.is_empty() {
             epoll::add(&self.epoll, fd, data, wanted)?;
@@ -42,6 +46,7 @@ impl ReadinessFd {
         Ok(())
     }
 
+    /// Readable while one of the events is pending.
     pub fn poll_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }

@@ -1,9 +1,10 @@
-//! Frames in a Unix stream socket, each after its length: 32 bits, big-endian. So speak `passt` and
-//! QEMU's `-netdev stream`. The stream has no place for what is left to do, so no offloads.
+//! A Unix stream socket that carries frames, each after its length (32 bits, big-endian): the
+//! protocol of `passt` and of QEMU's `-netdev stream`. It has no header for offloads, so there are
+//! none.
 //!
-//! The peer is not trusted: a length that no frame has closes the link, and nothing is allocated by
-//! a length. Both directions have a buffer of fixed size: received bytes of up to two frames, and
-//! the rest of one frame that the socket took in part.
+//! The peer is not trusted: an invalid length closes the link, and no allocation depends on a
+//! length. Both directions have a buffer of bounded size: received bytes of up to two frames, and
+//! the rest of one frame that was sent in part.
 
 use std::io;
 use std::ops::Range;
@@ -20,7 +21,7 @@ use crate::virtio::net::header::{Header, MAX_FRAME};
 
 const PREFIX: usize = 4;
 
-/// How many bytes are received ahead.
+/// The size of the receive buffer, in bytes.
 const INBOX: usize = 2 * (PREFIX + MAX_FRAME);
 
 /// A connected Unix stream socket.
@@ -28,20 +29,20 @@ const INBOX: usize = 2 * (PREFIX + MAX_FRAME);
 pub struct Stream {
     socket: UnixStream,
     readiness: ReadinessFd,
-    /// Of a fixed length; `filled` is what was received and not taken.
+    /// Of a fixed length; `filled` is the part that holds received data.
     inbox: Vec<u8>,
     filled: Range<usize>,
-    /// What is left of a frame that was sent in part.
+    /// The rest of a frame that was sent in part; the first `sent` bytes of it are sent too.
     outbox: Vec<u8>,
     sent: usize,
     open: bool,
 }
 
 impl Stream {
-    /// A backend that speaks to whoever has the other end.
+    /// A backend on this socket.
     ///
     /// # Errors
-    /// When the host has no descriptors left.
+    /// When the host is out of file descriptors.
     pub fn new(socket: UnixStream) -> io::Result<Stream> {
         Ok(Stream {
             socket,
@@ -54,23 +55,23 @@ impl Stream {
         })
     }
 
-    /// Ends the link; the peer learns of it.
+    /// Closes the link; the peer sees the end of the stream.
     fn close(&mut self) {
         self.open = false;
         self.filled = 0..0;
         self.outbox = Vec::new();
         self.sent = 0;
-        // It fails only when the peer has done the same.
+        // Fails only if the peer has already disconnected.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Where the first frame is in the inbox, once all of it is there.
+    /// The range of the first frame in the inbox, if it is complete.
     fn first(&mut self) -> Option<Range<usize>> {
         let received = self.inbox.get(self.filled.clone())?;
         let prefix = received.first_chunk::<PREFIX>()?;
         let len = u32::from_be_bytes(*prefix) as usize;
         if !(1..=MAX_FRAME).contains(&len) {
-            tracing::warn!("the peer of a network device sent a length that no frame has");
+            tracing::warn!("network peer disconnected: it sent an invalid frame length");
             self.close();
             return None;
         }
@@ -78,9 +79,9 @@ impl Stream {
         (start + len <= self.filled.end).then_some(start..start + len)
     }
 
-    /// Receives more; whether there was anything.
+    /// Receives more data; `false` if there was none.
     fn receive(&mut self) -> bool {
-        // What is there is less than one frame: moved to the front it leaves room for the rest.
+        // Less than one frame is left: moved to the front, there is room for the rest of it.
         self.inbox.copy_within(self.filled.clone(), 0);
         self.filled = 0..self.filled.len();
         let room = &mut self.inbox[self.filled.end..];
@@ -123,7 +124,7 @@ impl Backend for Stream {
         let mut rest = Segments::from(VolatileSlice::from(&mut prefix[..]));
         rest.append(frame);
         let whole = rest.len();
-        // More than one round is for a frame of very many pieces only.
+        // Only a frame of very many segments needs more than one round.
         while !rest.is_empty() {
             match rest.send(self.socket.as_fd()) {
                 Ok(n) => rest = rest.split_off(n),
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_no_frame_has_close_the_link() {
+    fn an_invalid_length_closes_the_link() {
         for len in [0, MAX_FRAME as u32 + 1, u32::MAX] {
             let (mut peer, mut stream) = pair();
             peer.write_all(&framed(b"before")).unwrap();
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_frame_passes() {
+    fn a_frame_of_maximum_length_is_received() {
         let (mut peer, mut stream) = pair();
         let frame: Vec<u8> = (0..MAX_FRAME).map(|i| (i * 7) as u8).collect();
         let bytes = framed(&frame);
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_goes_takes_the_link_with_it() {
+    fn the_link_goes_down_when_the_peer_disconnects() {
         let (peer, mut stream) = pair();
         drop(peer);
         assert_eq!(stream.front(), None);
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_does_not_read_gets_every_byte_later() {
+    fn a_peer_that_starts_to_read_late_receives_every_byte() {
         let (mut peer, mut stream) = pair();
         let frame = |n: usize| vec![n as u8; 50_000];
         let mut count = 0;
@@ -267,7 +268,7 @@ mod tests {
                 peer.read_exact(&mut got).unwrap();
                 assert!(got == framed(&frame(n)), "frame {n}");
             }
-            // Nothing of the one that was not taken.
+            // Nothing of the frame that was not accepted.
             assert_eq!(peer.read(&mut [0]).unwrap(), 0);
         });
         stream.set_interest(false, true).unwrap();
@@ -286,7 +287,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_the_same_however_they_are_cut(
+        fn frames_are_reassembled_from_any_pieces(
             lens in prop::collection::vec(1usize..3000, 1..20),
             cuts in prop::collection::vec(1usize..5000, 1..20),
         ) {

@@ -1,6 +1,6 @@
-//! A tap interface of the host's kernel (its `Documentation/networking/tuntap.rst`). Each read and
-//! write is one frame after a virtio header, so what the guest leaves to do the kernel does, or
-//! leaves to the next.
+//! A TAP interface of the host kernel (`Documentation/networking/tuntap.rst`). Each read and write
+//! is one frame after a virtio header, so the kernel handles the offloads that the guest requests,
+//! or passes them on.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -14,36 +14,36 @@ use super::{Backend, Frame, Offloads, SendOutcome};
 use crate::virtio::Segments;
 use crate::virtio::net::header::{HEADER_LEN, Header, MAX_FRAME};
 
-/// What an interface is attached with, and must be.
+/// The flags with which an interface must be attached.
 const FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
 
-/// An interface, attached.
+/// An attached TAP interface.
 #[derive(Debug)]
 pub struct Tap {
     file: OwnedFd,
     readiness: ReadinessFd,
-    /// Of a fixed length; the first `len` bytes are a header and its frame.
+    /// Of a fixed length; the first `len` bytes are a header and a frame.
     inbox: Vec<u8>,
     len: usize,
     attached: bool,
 }
 
-/// Why an interface cannot be used.
+/// Why a TAP interface cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TapError {
-    /// A name has 1 to 15 bytes, none of them zero.
-    #[error("no interface can have the name {0:?}")]
+    /// The name does not have 1 to 15 bytes, or contains a NUL byte.
+    #[error("invalid interface name {0:?}")]
     Name(String),
-    /// The descriptor is not that of a tap interface with virtio headers.
-    #[error("not a tap interface with virtio headers")]
+    /// The file descriptor is not attached to a TAP interface with virtio headers.
+    #[error("not a TAP interface with virtio headers")]
     Kind,
-    /// The kernel refused something.
+    /// A system call failed.
     #[error("cannot {operation}")]
     Io {
         /// What was attempted.
         operation: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -57,11 +57,11 @@ fn failed<E: Into<io::Error>>(operation: &'static str) -> impl Fn(E) -> TapError
 }
 
 impl Tap {
-    /// Attaches to the interface with this name, which is made if there is none, and then gone
-    /// with the backend. It is down until somebody sets it up.
+    /// Attaches to the interface with this name. If there is none, it is created, and deleted with
+    /// the backend. A new interface is down.
     ///
     /// # Errors
-    /// When the name is none, or the kernel refuses.
+    /// [`TapError`].
     pub fn open(name: &str) -> Result<Tap, TapError> {
         let mut request = request();
         let bytes = name.as_bytes();
@@ -76,56 +76,58 @@ impl Tap {
         let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
             .map_err(failed("open /dev/net/tun"))?;
         interface(&file, libc::TUNSETIFF, &mut request)
-            .map_err(failed("attach to a tap interface"))?;
+            .map_err(failed("attach to the TAP interface"))?;
         Tap::new(file)
     }
 
-    /// The interface that a descriptor of `/dev/net/tun` is attached to, by whoever may.
+    /// The interface that `file`, an open `/dev/net/tun`, is attached to. The caller may have
+    /// attached it with privileges that this process does not have.
     ///
     /// # Errors
-    /// When it is none with frames and virtio headers, or the kernel refuses.
+    /// [`TapError`].
     pub fn new(file: OwnedFd) -> Result<Tap, TapError> {
         let mut request = request();
-        interface(&file, libc::TUNGETIFF, &mut request).map_err(failed("ask what a tap is"))?;
-        // SAFETY: needed because the kernel's structure has a union. `TUNGETIFF` fills in the
-        // flags, and any value is one.
+        interface(&file, libc::TUNGETIFF, &mut request)
+            .map_err(failed("query the TAP interface"))?;
+        // SAFETY: needed because the kernel's structure has a union. `TUNGETIFF` sets the flags,
+        // and any value is valid.
         let flags = unsafe { request.ifr_ifru.ifru_flags };
         if libc::c_int::from(flags) & FLAGS != FLAGS {
             return Err(TapError::Kind);
         }
-        rustix::io::ioctl_fionbio(&file, true).map_err(failed("set up a tap"))?;
+        rustix::io::ioctl_fionbio(&file, true)
+            .map_err(failed("make the TAP interface non-blocking"))?;
         let length = HEADER_LEN as libc::c_int;
-        // SAFETY: needed because no safe wrapper knows this operation. It reads one integer, which
-        // lives until it returns.
+        // SAFETY: needed because there is no safe wrapper. The operation reads one integer, which
+        // outlives the call.
         check(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const length) })
-            .map_err(failed("set the header's length"))?;
+            .map_err(failed("set the header length of the TAP interface"))?;
         let mut tap = Tap {
             file,
-            readiness: ReadinessFd::new().map_err(failed("wait for a tap"))?,
+            readiness: ReadinessFd::new().map_err(failed("create an epoll instance"))?,
             inbox: vec![0; HEADER_LEN + MAX_FRAME],
             len: 0,
             attached: true,
         };
         tap.set_rx_offloads(Offloads::default())
-            .map_err(failed("set what a tap leaves to do"))?;
+            .map_err(failed("set the offloads of the TAP interface"))?;
         Ok(tap)
     }
 }
 
 fn request() -> libc::ifreq {
-    // SAFETY: needed because the kernel's structure has a union. Zero is a value for each of its
-    // members.
+    // SAFETY: needed because the kernel's structure has a union. Zero is valid for all members.
     unsafe { std::mem::zeroed() }
 }
 
-/// One of the operations that take an `ifreq`.
+/// An ioctl with an `ifreq`.
 fn interface(
     file: &OwnedFd,
     operation: libc::Ioctl,
     request: &mut libc::ifreq,
 ) -> io::Result<libc::c_int> {
-    // SAFETY: needed because no safe wrapper knows these operations. Both callers name one that
-    // reads and writes an `ifreq`, which is ours alone until it returns.
+    // SAFETY: needed because there is no safe wrapper. Both callers pass an operation that reads
+    // and writes an `ifreq`, to which the call has exclusive access.
     check(unsafe { libc::ioctl(file.as_raw_fd(), operation, &raw mut *request) })
 }
 
@@ -160,7 +162,7 @@ impl Backend for Tap {
         if !self.attached {
             return Ok(());
         }
-        // SAFETY: needed because no safe wrapper knows this operation. Its argument is a number.
+        // SAFETY: needed because there is no safe wrapper. The argument is a number.
         check(unsafe { libc::ioctl(self.file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) })?;
         Ok(())
     }
@@ -176,8 +178,8 @@ impl Backend for Tap {
         match message.write_message(self.file.as_fd()) {
             Ok(_) => SendOutcome::Accepted,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => SendOutcome::Full,
-            // The kernel will not have the frame, or the interface is down: as on any other wire,
-            // the frame is lost. Whether the interface is gone is found out by reading.
+            // The kernel does not accept the frame, or the interface is down: the frame is dropped.
+            // Whether the interface was deleted is detected by reading.
             Err(_) => SendOutcome::Dropped,
         }
     }

@@ -1,4 +1,4 @@
-//! The device under the driver's side of `testing::Driver`, on a backend that is a list.
+//! The network device, with the test driver and a backend that is a list of frames.
 
 mod receiving;
 mod sending;
@@ -12,20 +12,20 @@ use super::*;
 use crate::virtio::Segments;
 use crate::virtio::testing::{BUFFERS, Driver, readable, writable};
 
-/// What a test sees of [`FakeBackend`].
+/// The state of [`FakeBackend`], shared with the test.
 #[derive(Debug, Default)]
 struct State {
     incoming: VecDeque<(Header, Vec<u8>)>,
     outgoing: Vec<(Header, Vec<u8>)>,
-    /// How many more frames it takes.
+    /// How many more frames it accepts.
     room: usize,
     up: bool,
-    /// What it was last told to wait for.
-    waits: (bool, bool),
-    received: Offloads,
+    /// The last arguments of `set_interest`.
+    interest: (bool, bool),
+    rx_offloads: Offloads,
 }
 
-/// A backend that is a list of frames each way.
+/// A backend with a list of frames in each direction.
 #[derive(Debug)]
 struct FakeBackend {
     state: Arc<Mutex<State>>,
@@ -45,7 +45,7 @@ impl Backend for FakeBackend {
     }
 
     fn set_rx_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
-        self.state.lock().unwrap().received = offloads;
+        self.state.lock().unwrap().rx_offloads = offloads;
         Ok(())
     }
 
@@ -87,15 +87,15 @@ impl Backend for FakeBackend {
     }
 
     fn set_interest(&mut self, receive: bool, send: bool) -> io::Result<()> {
-        self.state.lock().unwrap().waits = (receive, send);
+        self.state.lock().unwrap().interest = (receive, send);
         Ok(())
     }
 }
 
 const MERGEABLE: u64 = 1 << 15;
 
-/// A device whose driver chose these features and is ready, its driver, and the other side.
-fn live(features: u64) -> (Net, Driver, Arc<Mutex<State>>) {
+/// An active device with these features, its driver, and the state of its backend.
+fn active(features: u64) -> (Net, Driver, Arc<Mutex<State>>) {
     let state = Arc::new(Mutex::new(State {
         up: true,
         room: 1000,
@@ -116,20 +116,20 @@ fn live(features: u64) -> (Net, Driver, Arc<Mutex<State>>) {
 }
 
 #[test]
-fn what_the_driver_chose_is_told_to_the_backend() {
-    let (_, _, state) = live(1 << 1 | 1 << 7);
-    let takes = Offloads { tso6: false, ..ALL };
-    assert_eq!(state.lock().unwrap().received, takes);
+fn negotiated_offloads_are_passed_to_the_backend() {
+    let (_, _, state) = active(1 << 1 | 1 << 7);
+    let rx = Offloads { tso6: false, ..ALL };
+    assert_eq!(state.lock().unwrap().rx_offloads, rx);
 }
 
 #[test]
-fn a_link_that_goes_down_is_told_once_and_what_waited_for_it_is_lost() {
-    let (mut device, mut driver, state) = live(0);
+fn a_link_that_goes_down_is_reported_once_and_waiting_frames_are_dropped() {
+    let (mut device, mut driver, state) = active(0);
     state.lock().unwrap().room = 0;
     driver.offer(TX, &[readable(BUFFERS, 12 + 60)]);
     device.queue_event(TX, &mut driver).unwrap();
     assert_eq!(driver.used(TX), []);
-    assert_eq!(state.lock().unwrap().waits, (true, true));
+    assert_eq!(state.lock().unwrap().interest, (true, true));
 
     state.lock().unwrap().up = false;
     device.backend_event(&mut driver).unwrap();
@@ -137,15 +137,15 @@ fn a_link_that_goes_down_is_told_once_and_what_waited_for_it_is_lost() {
     assert_eq!(driver.config_changes, 1);
     assert_eq!(driver.used(TX).len(), 1);
     assert_eq!(device.counters().send_dropped(), 1);
-    assert!(!state.lock().unwrap().waits.1);
+    assert!(!state.lock().unwrap().interest.1);
     let mut status = [9; 2];
     device.read_config(6, &mut status);
     assert_eq!(status, [0, 0]);
 }
 
 #[test]
-fn the_configuration_ends_in_zeros() {
-    let (device, ..) = live(0);
+fn the_configuration_reads_as_zeros_beyond_its_end() {
+    let (device, ..) = active(0);
     let mut bytes = [9; 8];
     device.read_config(8, &mut bytes);
     assert_eq!(bytes, [1, 0, 0, 0, 0, 0, 0, 0]);

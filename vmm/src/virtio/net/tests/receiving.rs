@@ -1,4 +1,4 @@
-//! Frames to the driver.
+//! Frames to the guest.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ fn arrive(state: &Mutex<State>, frame: &[u8]) {
         .push_back((Header::default(), frame.to_vec()));
 }
 
-/// Offers buffers of these lengths, far from each other.
+/// Makes buffers of these lengths available, far apart in memory; their heads and addresses.
 fn offer(driver: &mut Driver, lens: &[u32]) -> Vec<(u16, u64)> {
     let at = |n: u64| BUFFERS + 0x1_0000 * n;
     let offered = lens.iter().zip(0..);
@@ -20,7 +20,7 @@ fn offer(driver: &mut Driver, lens: &[u32]) -> Vec<(u16, u64)> {
         .collect()
 }
 
-/// The frames that the driver got: each in how many buffers, and its bytes.
+/// The frames that the driver received: the number of buffers and the bytes of each.
 fn collect(driver: &mut Driver, offered: &[(u16, u64)]) -> Vec<(u16, Vec<u8>)> {
     let used = driver.used(RX);
     let mut used = used.iter().filter(|&&(_, len)| len > 0);
@@ -30,7 +30,7 @@ fn collect(driver: &mut Driver, offered: &[(u16, u64)]) -> Vec<(u16, Vec<u8>)> {
         let mut bytes = driver.read(address(head), len as usize);
         let header = Header::decode(bytes.first_chunk().unwrap());
         for _ in 1..header.num_buffers {
-            let &(head, len) = used.next().expect("all buffers of a frame at once");
+            let &(head, len) = used.next().expect("all buffers of a frame");
             bytes.extend(driver.read(address(head), len as usize));
         }
         frames.push((header.num_buffers, bytes.split_off(HEADER_LEN)));
@@ -39,40 +39,40 @@ fn collect(driver: &mut Driver, offered: &[(u16, u64)]) -> Vec<(u16, Vec<u8>)> {
 }
 
 #[test]
-fn a_frame_is_in_one_buffer_after_its_header() {
-    let (mut device, mut driver, state) = live(0);
+fn a_frame_is_delivered_in_one_buffer_after_its_header() {
+    let (mut device, mut driver, state) = active(0);
     let offered = offer(&mut driver, &[1526, 1526]);
     arrive(&state, &[7; 60]);
     device.backend_event(&mut driver).unwrap();
     assert_eq!(collect(&mut driver, &offered), [(1, vec![7; 60])]);
     assert_eq!(driver.notified, [1, 0]);
-    assert_eq!(state.lock().unwrap().waits, (true, false));
+    assert_eq!(state.lock().unwrap().interest, (true, false));
 }
 
 #[test]
-fn without_buffers_the_device_waits_for_the_driver_alone() {
-    let (mut device, mut driver, state) = live(0);
+fn without_buffers_the_device_waits_for_the_driver_only() {
+    let (mut device, mut driver, state) = active(0);
     for n in 0..3 {
         arrive(&state, &[n; 60]);
     }
     let first = offer(&mut driver, &[1526]);
     device.queue_event(RX, &mut driver).unwrap();
     assert_eq!(collect(&mut driver, &first), [(1, vec![0; 60])]);
-    assert_eq!(state.lock().unwrap().waits, (false, false));
+    assert_eq!(state.lock().unwrap().interest, (false, false));
     let more = offer(&mut driver, &[1526, 1526, 1526]);
-    // Not the backend's to say.
+    // An event of the backend does not resume delivery.
     device.backend_event(&mut driver).unwrap();
     assert_eq!(driver.used(RX), []);
     device.queue_event(RX, &mut driver).unwrap();
     let expected = [(1, vec![1; 60]), (1, vec![2; 60])];
     assert_eq!(collect(&mut driver, &more), expected);
-    assert_eq!(state.lock().unwrap().waits, (true, false));
+    assert_eq!(state.lock().unwrap().interest, (true, false));
 }
 
 #[test]
-fn a_frame_that_is_too_long_for_a_buffer_is_lost_unless_buffers_merge() {
+fn a_frame_longer_than_a_buffer_is_dropped_unless_buffers_are_mergeable() {
     let frame: Vec<u8> = (0..3000).map(|i| (i * 7) as u8).collect();
-    let (mut device, mut driver, state) = live(0);
+    let (mut device, mut driver, state) = active(0);
     let offered = offer(&mut driver, &[1000; 4]);
     arrive(&state, &frame);
     arrive(&state, &[7; 60]);
@@ -80,7 +80,7 @@ fn a_frame_that_is_too_long_for_a_buffer_is_lost_unless_buffers_merge() {
     assert_eq!(collect(&mut driver, &offered), [(1, vec![7; 60])]);
     assert_eq!(device.counters().receive_dropped(), 1);
 
-    let (mut device, mut driver, state) = live(MERGEABLE);
+    let (mut device, mut driver, state) = active(MERGEABLE);
     let offered = offer(&mut driver, &[1000; 5]);
     arrive(&state, &frame);
     arrive(&state, &[7; 60]);
@@ -90,13 +90,13 @@ fn a_frame_that_is_too_long_for_a_buffer_is_lost_unless_buffers_merge() {
 }
 
 #[test]
-fn buffers_that_do_not_suffice_yet_stay_in_the_queue() {
-    let (mut device, mut driver, state) = live(MERGEABLE);
+fn too_few_buffers_stay_in_the_queue() {
+    let (mut device, mut driver, state) = active(MERGEABLE);
     let mut offered = offer(&mut driver, &[1000; 2]);
     arrive(&state, &[7; 2500]);
     device.backend_event(&mut driver).unwrap();
     assert_eq!(driver.used(RX), []);
-    assert_eq!(state.lock().unwrap().waits, (false, false));
+    assert_eq!(state.lock().unwrap().interest, (false, false));
     let third = driver.offer(RX, &[writable(BUFFERS + 0x8_0000, 1000)]);
     offered.push((third, BUFFERS + 0x8_0000));
     device.queue_event(RX, &mut driver).unwrap();
@@ -104,8 +104,8 @@ fn buffers_that_do_not_suffice_yet_stay_in_the_queue() {
 }
 
 #[test]
-fn a_frame_that_a_full_queue_cannot_hold_is_lost() {
-    let (mut device, mut driver, state) = live(MERGEABLE);
+fn a_frame_longer_than_all_buffers_of_a_full_queue_is_dropped() {
+    let (mut device, mut driver, state) = active(MERGEABLE);
     for _ in 0..256 {
         driver.offer(RX, &[writable(BUFFERS, 16)]);
     }
@@ -117,8 +117,8 @@ fn a_frame_that_a_full_queue_cannot_hold_is_lost() {
 }
 
 #[test]
-fn malformed_buffers_come_back_empty() {
-    let (mut device, mut driver, state) = live(MERGEABLE);
+fn malformed_buffers_are_returned_empty() {
+    let (mut device, mut driver, state) = active(MERGEABLE);
     driver.offer(RX, &[readable(BUFFERS, 1000)]);
     driver.offer(RX, &[writable(1 << 40, 1000)]);
     driver.offer(RX, &[writable(BUFFERS, 11)]);
@@ -130,7 +130,7 @@ fn malformed_buffers_come_back_empty() {
 }
 
 #[test]
-fn a_frame_that_asks_for_what_was_not_accepted_is_lost() {
+fn a_frame_that_requests_an_offload_that_was_not_accepted_is_dropped() {
     let summed = Header {
         flags: 1,
         csum_start: 34,
@@ -138,7 +138,7 @@ fn a_frame_that_asks_for_what_was_not_accepted_is_lost() {
         ..Header::default()
     };
     for (features, expected) in [(0, (0, 1)), (1 << 1, (1, 0))] {
-        let (mut device, mut driver, state) = live(features);
+        let (mut device, mut driver, state) = active(features);
         offer(&mut driver, &[1526]);
         let frame = (summed, vec![7; 60]);
         state.lock().unwrap().incoming.push_back(frame);
@@ -150,9 +150,9 @@ fn a_frame_that_asks_for_what_was_not_accepted_is_lost() {
 }
 
 #[test]
-fn a_peer_that_never_stops_lets_others_have_their_turn() {
-    let (mut device, mut driver, state) = live(0);
-    // Too short for any: they need no buffers.
+fn the_work_of_one_event_is_limited() {
+    let (mut device, mut driver, state) = active(0);
+    // Too short to be delivered, so they need no buffers.
     for _ in 0..BATCH + 1 {
         arrive(&state, &[7; MIN_FRAME - 1]);
     }
@@ -166,12 +166,12 @@ fn a_peer_that_never_stops_lets_others_have_their_turn() {
 
 proptest! {
     #[test]
-    fn frames_come_whole_and_in_order_whatever_buffers_there_are(
+    fn frames_are_complete_and_in_order_with_any_buffers(
         buffers in prop::collection::vec(12u32..5000, 1..40),
         frames in prop::collection::vec(MIN_FRAME..9000, 1..10),
         mergeable: bool,
     ) {
-        let (mut device, mut driver, state) = live(if mergeable { MERGEABLE } else { 0 });
+        let (mut device, mut driver, state) = active(if mergeable { MERGEABLE } else { 0 });
         let frames: Vec<Vec<u8>> = frames
             .iter()
             .zip(1u8..)
@@ -180,16 +180,16 @@ proptest! {
         frames.iter().for_each(|frame| arrive(&state, frame));
         let offered = offer(&mut driver, &buffers);
         device.backend_event(&mut driver).unwrap();
-        let starts = device.counters();
+        let counters = device.counters();
         let waiting = state.lock().unwrap().incoming.len() as u64;
-        prop_assert_eq!(starts.received() + starts.receive_dropped() + waiting, frames.len() as u64);
+        prop_assert_eq!(counters.received() + counters.receive_dropped() + waiting, frames.len() as u64);
         let mut left = frames.iter();
         for (count, got) in collect(&mut driver, &offered) {
             prop_assert!(mergeable || count == 1);
-            prop_assert!(left.any(|frame| *frame == got), "not one of those, or out of order");
+            prop_assert!(left.any(|frame| *frame == got), "unknown frame, or out of order");
         }
         if mergeable {
-            prop_assert_eq!(starts.receive_dropped(), 0);
+            prop_assert_eq!(counters.receive_dropped(), 0);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Frames from the driver.
+//! Frames from the guest.
 
 use super::*;
 
-/// A frame in two buffers after its header.
+/// Makes a frame available in two buffers after its header.
 fn offer(driver: &mut Driver, at: u64, header: Header, frame: &[u8]) -> u16 {
     driver.write(at, &header.encode());
     driver.write(at + 64, frame);
@@ -16,8 +16,8 @@ fn offer(driver: &mut Driver, at: u64, header: Header, frame: &[u8]) -> u16 {
 }
 
 #[test]
-fn frames_arrive_in_order_and_one_notification_is_for_all() {
-    let (mut device, mut driver, state) = live(0);
+fn frames_are_sent_in_order_with_one_notification() {
+    let (mut device, mut driver, state) = active(0);
     let frames: Vec<Vec<u8>> = (0..20u8).map(|n| vec![n; 60 + usize::from(n)]).collect();
     for (frame, at) in frames.iter().zip(0..) {
         offer(&mut driver, BUFFERS + 0x1000 * at, Header::default(), frame);
@@ -32,8 +32,8 @@ fn frames_arrive_in_order_and_one_notification_is_for_all() {
 }
 
 #[test]
-fn frames_that_are_not_in_order_are_answered_and_lost() {
-    let (mut device, mut driver, state) = live(1 << 0);
+fn invalid_frames_are_returned_and_dropped() {
+    let (mut device, mut driver, state) = active(1 << 0);
     let (zeros, large) = (BUFFERS, BUFFERS + 0x1000);
     driver.write(zeros, &[0; 64]);
     let tso = Header {
@@ -71,8 +71,8 @@ fn frames_that_are_not_in_order_are_answered_and_lost() {
 }
 
 #[test]
-fn what_a_header_asks_for_goes_with_its_frame() {
-    let (mut device, mut driver, state) = live(1 << 0 | 1 << 11);
+fn requested_offloads_are_passed_on_with_the_frame() {
+    let (mut device, mut driver, state) = active(1 << 0 | 1 << 11);
     let header = Header {
         flags: 1,
         gso_type: 1,
@@ -88,8 +88,8 @@ fn what_a_header_asks_for_goes_with_its_frame() {
 }
 
 #[test]
-fn a_backend_that_is_full_makes_frames_wait_in_the_queue() {
-    let (mut device, mut driver, state) = live(0);
+fn frames_stay_in_the_queue_while_the_backend_is_full() {
+    let (mut device, mut driver, state) = active(0);
     state.lock().unwrap().room = 3;
     for n in 0..5u8 {
         let at = BUFFERS + 0x1000 * u64::from(n);
@@ -97,7 +97,7 @@ fn a_backend_that_is_full_makes_frames_wait_in_the_queue() {
     }
     device.queue_event(TX, &mut driver).unwrap();
     assert_eq!(driver.used(TX).len(), 3);
-    assert_eq!(state.lock().unwrap().waits, (true, true));
+    assert_eq!(state.lock().unwrap().interest, (true, true));
 
     state.lock().unwrap().room = 10;
     device.backend_event(&mut driver).unwrap();
@@ -105,12 +105,12 @@ fn a_backend_that_is_full_makes_frames_wait_in_the_queue() {
     let state = state.lock().unwrap();
     let order: Vec<u8> = state.outgoing.iter().map(|(_, frame)| frame[0]).collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
-    assert!(!state.waits.1);
+    assert!(!state.interest.1);
 }
 
 #[test]
-fn a_ring_that_is_broken_is_an_error() {
-    let (mut device, mut driver, _) = live(0);
+fn an_invalid_ring_is_an_error() {
+    let (mut device, mut driver, _) = active(0);
     driver.ring(TX).set_available_index(300);
     device.queue_event(TX, &mut driver).unwrap_err();
 }

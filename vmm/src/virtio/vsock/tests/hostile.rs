@@ -1,4 +1,4 @@
-//! Guests that do not keep the rules.
+//! Guests that violate the specification.
 
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
@@ -9,10 +9,10 @@ use crate::virtio::testing::vsock::CID;
 use crate::virtio::testing::{BUFFERS, Driver};
 
 #[test]
-fn what_is_for_nobody_is_reset_unless_it_is_a_reset() {
+fn a_packet_without_a_connection_is_answered_with_a_reset() {
     let (services, _streams) = service();
     let mut guest = Guest::new(services);
-    let nobody = (1000, 8);
+    let unconnected = (1000, 8);
     for op in [
         Op::Request,
         Op::Response,
@@ -20,16 +20,16 @@ fn what_is_for_nobody_is_reset_unless_it_is_a_reset() {
         Op::Shutdown,
         Op::CreditRequest,
     ] {
-        guest.send(nobody, op, 0);
+        guest.send(unconnected, op, 0);
         let (reset, _) = guest.stray.pop_front().unwrap();
         assert_eq!(
             (reset.op, reset.src_port, reset.dst_port),
             (Op::Reset as u16, 8, 1000)
         );
     }
-    guest.send(nobody, Op::Reset, 0);
+    guest.send(unconnected, Op::Reset, 0);
 
-    // A datagram; another machine; somebody else's name.
+    // A datagram; another receiver; a forged sender.
     let request = guest.packet(PORTS, Op::Request);
     guest.send_raw(&Header { kind: 3, ..request }, &[]);
     assert_eq!(guest.stray.pop_front().unwrap().0.kind, 3);
@@ -52,7 +52,7 @@ fn what_is_for_nobody_is_reset_unless_it_is_a_reset() {
 }
 
 #[test]
-fn a_connection_that_breaks_a_rule_is_reset() {
+fn a_protocol_error_resets_the_connection() {
     let cases: [(Op, u16, u32); 4] = [
         (Op::Request, 1, 0),
         (Op::Response, 2, 0),
@@ -66,7 +66,7 @@ fn a_connection_that_breaks_a_rule_is_reset() {
             len,
             ..guest.packet(PORTS, op)
         };
-        // The length of the last is a lie: there is no data.
+        // The last has a length, but no data.
         guest.send_raw(&header, &[]);
         assert!(guest.sockets[&PORTS].reset, "{header:?}");
         if len == 0 {
@@ -76,7 +76,7 @@ fn a_connection_that_breaks_a_rule_is_reset() {
 }
 
 #[test]
-fn more_data_than_there_is_room_for_is_a_reset() {
+fn exceeding_the_credit_resets_the_connection() {
     let (mut guest, _stream) = connected();
     let data = vec![0; 64 << 10];
     let header = Header {
@@ -93,7 +93,7 @@ fn more_data_than_there_is_room_for_is_a_reset() {
 }
 
 #[test]
-fn connections_are_bounded() {
+fn the_number_of_connections_is_limited() {
     let (services, streams) = service();
     let mut guest = Guest::new(services);
     for port in 0..MAX_CONNECTIONS as u32 {
@@ -109,7 +109,7 @@ fn connections_are_bounded() {
 }
 
 #[test]
-fn resets_that_nobody_takes_are_bounded() {
+fn the_number_of_waiting_resets_is_limited() {
     let mut guest = Guest::without_buffers(Services::new());
     let header = guest.packet((1, 2), Op::Request);
     let mut taken = 0;
@@ -117,7 +117,7 @@ fn resets_that_nobody_takes_are_bounded() {
         taken += 1;
         assert!(taken < 2000);
     }
-    // Those that wait, and a queue full that is left waiting.
+    // The waiting resets, and a full queue of packets.
     assert!(taken > 256, "{taken}");
     guest.offer_buffers(64);
     while guest.wait(20) {}
@@ -127,9 +127,9 @@ fn resets_that_nobody_takes_are_bounded() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// Whatever is in the rings, every head comes back at most once or the ring is an error.
+    /// For any ring content, every head is returned at most once, or the ring is an error.
     #[test]
-    fn no_descriptors_are_too_strange(
+    fn any_descriptors_are_returned(
         headers in prop::collection::vec((0u32..4, prop_oneof![Just(7u32), 0u32..9], 0u16..10, any::<u32>(), any::<u32>(), 0u32..5000), 8),
         rx in prop::collection::vec((0u64..0x4000, 0u32..6000, 0u16..8, 0u16..20), 1..16),
         tx in prop::collection::vec((0u64..8, 0u32..5000, 0u16..8, 0u16..20), 1..16),
@@ -150,7 +150,7 @@ proptest! {
             driver.ring(RX).describe(index, descriptor);
         }
         for (index, &(slot, len, flags, next)) in (0..).zip(&tx) {
-            // Mostly readable, or nothing would ever be parsed.
+            // Mostly readable, so that some packets are parsed.
             let flags = if len % 4 == 0 { flags } else { flags & 1 };
             let descriptor = Descriptor::new(BUFFERS + slot * 0x2000, len, flags, next);
             driver.ring(TX).describe(index, descriptor);

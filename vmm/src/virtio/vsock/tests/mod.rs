@@ -1,4 +1,4 @@
-//! The socket device, driven by a model of a guest.
+//! The socket device, with the test guest.
 
 mod hostile;
 mod storms;
@@ -17,7 +17,7 @@ use crate::virtio::testing::vsock::{Guest, Socket};
 const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 const PORTS: (u32, u32) = (1000, 7);
 
-/// A service on port 7, and the streams it gets.
+/// A service on port 7, and its accepted streams.
 fn service() -> (Services, Receiver<UnixStream>) {
     let (sender, receiver) = mpsc::channel();
     (
@@ -34,13 +34,13 @@ fn connected() -> (Guest, UnixStream) {
     (guest, streams.try_recv().unwrap())
 }
 
-/// Bytes whose every position can be told from the others nearby.
+/// A pattern in which nearby positions differ.
 fn byte(position: usize) -> u8 {
     (position ^ position >> 8 ^ position >> 16).wrapping_mul(151) as u8
 }
 
 #[test]
-fn a_hundred_megabytes_go_each_way_at_once() {
+fn a_hundred_megabytes_pass_each_way_at_once() {
     const TOTAL: usize = 100_000_000;
     let (mut guest, stream) = connected();
     let (mut writer, mut reader) = (stream.try_clone().unwrap(), stream);
@@ -99,7 +99,7 @@ fn a_hundred_megabytes_go_each_way_at_once() {
         assert!(guest.wait(900));
     }
     sender.join().unwrap();
-    // The host may still be reading what was kept for it.
+    // The host may still be reading the backlog.
     while !receiver.is_finished() {
         guest.wait(50);
     }
@@ -107,7 +107,7 @@ fn a_hundred_megabytes_go_each_way_at_once() {
 }
 
 #[test]
-fn the_host_connects_and_each_side_closes_by_itself() {
+fn the_host_connects_and_each_side_closes_separately() {
     let mut guest = Guest::new(Services::new());
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     guest.handle.connect(5000, theirs);
@@ -127,7 +127,10 @@ fn the_host_connects_and_each_side_closes_by_itself() {
 
     guest.send_data(ports, b"to the host");
     guest.send(ports, Op::Shutdown, BOTH);
-    assert!(guest.sockets[&ports].reset, "the end must be confirmed");
+    assert!(
+        guest.sockets[&ports].reset,
+        "the shutdown must be confirmed"
+    );
     let mut got = Vec::new();
     ours.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"to the host");
@@ -145,7 +148,7 @@ fn a_refused_connection_closes_the_stream() {
 }
 
 #[test]
-fn a_host_that_leaves_is_told_to_the_guest() {
+fn a_hang_up_of_the_host_is_reported_to_the_guest() {
     let (mut guest, mut stream) = connected();
     stream.write_all(b"last words").unwrap();
     drop(stream);
@@ -153,13 +156,13 @@ fn a_host_that_leaves_is_told_to_the_guest() {
         assert!(guest.wait(900));
     }
     assert_eq!(guest.read(PORTS), b"last words");
-    // What is on its way is taken and forgotten.
+    // Data that the guest sends after that is discarded.
     guest.send_data(PORTS, b"too late");
     assert!(!guest.sockets[&PORTS].reset);
 }
 
 #[test]
-fn a_host_that_gives_up_before_the_guest_answers_is_told_too() {
+fn a_hang_up_before_the_guest_answers_is_reported_too() {
     let mut guest = Guest::new(Services::new());
     let (ours, theirs) = UnixStream::pair().unwrap();
     guest.handle.connect(5000, theirs);
@@ -173,7 +176,7 @@ fn a_host_that_gives_up_before_the_guest_answers_is_told_too() {
 }
 
 #[test]
-fn a_host_that_does_not_read_stalls_only_itself() {
+fn a_host_that_does_not_read_stalls_only_its_connection() {
     let (services, streams) = service();
     let mut guest = Guest::new(services);
     let (slow, quick) = ((1000, 7), (1001, 7));
@@ -196,9 +199,9 @@ fn a_host_that_does_not_read_stalls_only_itself() {
     let mut got = [0; 5];
     quick_host.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"quick");
-    assert!(!guest.wait(20), "nothing to do is nothing to wake for");
+    assert!(!guest.wait(20), "no wake-ups without work");
 
-    // The guest forgets the connection; what it sent arrives all the same.
+    // The guest resets the connection; the data that it sent still arrives.
     guest.send(slow, Op::Shutdown, BOTH);
     guest.send(slow, Op::Reset, 0);
     let reader = thread::spawn(move || {
@@ -213,7 +216,7 @@ fn a_host_that_does_not_read_stalls_only_itself() {
 }
 
 #[test]
-fn a_guest_without_buffers_makes_nobody_spin() {
+fn a_guest_without_buffers_causes_no_wake_ups() {
     let (services, streams) = service();
     let mut guest = Guest::without_buffers(services);
     guest.sockets.insert(PORTS, Socket::default());
@@ -230,14 +233,14 @@ fn a_guest_without_buffers_makes_nobody_spin() {
 }
 
 #[test]
-fn tiny_packets_are_bounded_and_go_on_when_the_guest_has_read() {
+fn tiny_packets_are_limited_until_the_guest_has_read() {
     const TOTAL: usize = 400;
     let (mut guest, mut stream) = connected();
     let mut got = Vec::new();
-    // Not many more than the limit: the host's stream, too, charges for each of them.
+    // Not many more than the limit, because the host's stream also has overhead for each.
     for at in 0..TOTAL {
         stream.write_all(&[byte(at)]).unwrap();
-        // Each byte becomes a packet, or waits in the stream when there are too many.
+        // Each byte is sent in a packet of its own, or waits in the stream at the limit.
         guest.wait(if guest.sockets[&PORTS].credit_requests == 0 {
             900
         } else {
@@ -247,27 +250,27 @@ fn tiny_packets_are_bounded_and_go_on_when_the_guest_has_read() {
     assert_eq!(guest.sockets[&PORTS].inbox.len(), 256);
     while got.len() < TOTAL {
         got.extend(guest.read(PORTS));
-        assert!(guest.wait(900), "{} came", got.len());
+        assert!(guest.wait(900), "{} bytes received", got.len());
     }
     assert_eq!(got, (0..TOTAL).map(byte).collect::<Vec<_>>());
 }
 
 #[test]
-fn a_guest_that_does_not_read_is_asked_ever_more_rarely() {
+fn credit_requests_to_a_guest_that_does_not_read_back_off() {
     let (mut guest, mut stream) = connected();
     while guest.sockets[&PORTS].credit_requests == 0 {
         stream.write_all(&[1]).unwrap();
         guest.wait(900);
     }
-    let asked = Instant::now();
+    let requested = Instant::now();
     while guest.sockets[&PORTS].credit_requests < 7 {
         assert!(guest.wait(900));
     }
     // After 10, 20, 40, 80, 160 and 320 ms.
-    let after = asked.elapsed();
+    let after = requested.elapsed();
     assert!(after >= Duration::from_millis(600), "{after:?}");
 
-    // One that goes on reading is asked as often as before.
+    // For a guest that reads, the delay is reset.
     guest.read(PORTS);
     while guest.sockets[&PORTS].inbox.is_empty() {
         stream.write_all(&[2]).unwrap();
@@ -278,16 +281,16 @@ fn a_guest_that_does_not_read_is_asked_ever_more_rarely() {
         stream.write_all(&[3]).unwrap();
         guest.wait(900);
     }
-    let asked = Instant::now();
+    let requested = Instant::now();
     while guest.sockets[&PORTS].credit_requests < before + 3 {
         assert!(guest.wait(900));
     }
-    let after = asked.elapsed();
+    let after = requested.elapsed();
     assert!(after < Duration::from_millis(300), "{after:?}");
 }
 
 #[test]
-fn a_reset_of_the_device_ends_every_connection() {
+fn a_device_reset_closes_all_connections() {
     let (mut guest, mut stream) = connected();
     guest.device.reset();
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);

@@ -1,10 +1,10 @@
-//! Many connections, and connections of which one half is closed.
+//! Many connections, and half-closed connections.
 
 use std::io::ErrorKind;
 
 use super::*;
 
-/// Opens as many connections as there may be, from ports `first` on; none is refused.
+/// Opens the maximum number of connections, from port `first` on.
 fn fill(guest: &mut Guest, streams: &Receiver<UnixStream>, first: u32) -> Vec<UnixStream> {
     for port in 0..MAX_CONNECTIONS as u32 {
         guest.connect((first + port, 7));
@@ -12,7 +12,7 @@ fn fill(guest: &mut Guest, streams: &Receiver<UnixStream>, first: u32) -> Vec<Un
     streams.try_iter().collect()
 }
 
-/// Whether one more is refused.
+/// Whether another connection is refused.
 fn refuses(guest: &mut Guest) -> bool {
     let ports = (9999, 7);
     guest.send(ports, Op::Request, 0);
@@ -22,7 +22,7 @@ fn refuses(guest: &mut Guest) -> bool {
 }
 
 #[test]
-fn a_storm_of_connections_leaves_room_for_as_many_as_before() {
+fn thousands_of_short_connections_leave_none_behind() {
     let (services, streams) = service();
     let mut guest = Guest::new(services);
     for round in 0..5000 {
@@ -32,13 +32,13 @@ fn a_storm_of_connections_leaves_room_for_as_many_as_before() {
             0 => guest.send(ports, Op::Reset, 0),
             1 => guest.send(ports, Op::Shutdown, BOTH),
             _ => {
-                guest.send_data(ports, b"and gone");
+                guest.send_data(ports, b"last words");
                 guest.send(ports, Op::Reset, 0);
             }
         }
         let mut left = Vec::new();
         streams.try_recv().unwrap().read_to_end(&mut left).unwrap();
-        let expected: &[u8] = if round % 3 == 2 { b"and gone" } else { b"" };
+        let expected: &[u8] = if round % 3 == 2 { b"last words" } else { b"" };
         assert_eq!(left, expected);
     }
     let kept = fill(&mut guest, &streams, 10_000);
@@ -47,7 +47,7 @@ fn a_storm_of_connections_leaves_room_for_as_many_as_before() {
 }
 
 #[test]
-fn requests_beyond_the_bound_are_reset_and_the_others_live_on() {
+fn requests_above_the_limit_are_reset_and_others_are_unaffected() {
     let (services, streams) = service();
     let mut guest = Guest::new(services);
     let mut kept = fill(&mut guest, &streams, 0);
@@ -55,27 +55,27 @@ fn requests_beyond_the_bound_are_reset_and_the_others_live_on() {
         guest.send((20_000 + port, 7), Op::Request, 0);
         assert_eq!(guest.stray.pop_front().unwrap().0.op, Op::Reset as u16);
     }
-    assert_eq!(streams.try_iter().count(), 0, "no service was bothered");
+    assert_eq!(streams.try_iter().count(), 0, "no service was called");
     for (port, stream) in (0..).zip(&mut kept) {
         guest.send_data((port, 7), &[byte(port as usize)]);
         let mut got = [0];
         stream.read_exact(&mut got).unwrap();
         assert_eq!(got, [byte(port as usize)]);
     }
-    // One that ends makes room for one.
+    // After one has ended, there is room for another.
     guest.send((5, 7), Op::Reset, 0);
     guest.connect((30_000, 7));
     assert!(refuses(&mut guest));
 }
 
 #[test]
-fn what_the_guest_forgot_but_the_host_has_not_read_counts_until_it_has() {
+fn a_draining_connection_counts_until_the_host_has_read_it() {
     let (services, streams) = service();
     let mut guest = Guest::new(services);
     let kept = fill(&mut guest, &streams, 0);
     let data = vec![7; 64 << 10];
     for port in 0..MAX_CONNECTIONS as u32 {
-        // More than the stream itself takes.
+        // More than the stream's own buffer holds.
         while guest.send_data((port, 7), &data) > 0 {}
         guest.send((port, 7), Op::Reset, 0);
     }
@@ -86,7 +86,7 @@ fn what_the_guest_forgot_but_the_host_has_not_read_counts_until_it_has() {
 }
 
 #[test]
-fn a_guest_that_has_said_all_still_listens() {
+fn a_guest_can_receive_after_closing_its_send_direction() {
     let (mut guest, mut stream) = connected();
     guest.send_data(PORTS, b"a question");
     guest.send(PORTS, Op::Shutdown, SHUTDOWN_SEND);
@@ -109,7 +109,7 @@ fn a_guest_that_has_said_all_still_listens() {
 }
 
 #[test]
-fn a_guest_that_does_not_listen_still_speaks() {
+fn a_guest_can_send_after_closing_its_receive_direction() {
     let (mut guest, mut stream) = connected();
     guest.send(PORTS, Op::Shutdown, SHUTDOWN_RECEIVE);
     let error = stream.write_all(b"x").unwrap_err();
@@ -129,7 +129,7 @@ fn a_guest_that_does_not_listen_still_speaks() {
 fn a_reset_is_never_answered() {
     let (mut guest, _stream) = connected();
     guest.send(PORTS, Op::Reset, 0);
-    // Again, and for others that never were.
+    // Again, and for connections that never existed.
     for ports in [PORTS, (1, 7), (2, 9999)] {
         guest.send(ports, Op::Reset, 0);
     }

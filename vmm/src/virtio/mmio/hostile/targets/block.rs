@@ -15,16 +15,16 @@ use crate::virtio::testing::{block, readable, writable};
 
 const SECTORS: u64 = 64;
 
-/// A disk, and the file that must stay as it was, if there is one.
+/// A disk, and the file that must not change, if any.
 #[derive(Debug)]
 pub struct BlockTarget {
     unchanged: Option<File>,
 }
 
 fn file(content: &[u8]) -> File {
-    let file = memfd_create("disk", MemfdFlags::CLOEXEC).expect("a file for a test");
+    let file = memfd_create("disk", MemfdFlags::CLOEXEC).expect("a memfd");
     let file = File::from(file);
-    file.write_all_at(content, 0).expect("memory for a test");
+    file.write_all_at(content, 0).expect("memory");
     file
 }
 
@@ -37,12 +37,12 @@ fn content() -> Vec<u8> {
 impl BlockTarget {
     pub fn new(kind: u8) -> (BlockTarget, Block) {
         let image = file(&content());
-        let same = image.try_clone().expect("a descriptor for a test");
+        let same = image.try_clone().expect("a file descriptor");
         let len = SECTORS * SECTOR;
         let (backend, unchanged): (Box<dyn Backend>, _) = match kind % 3 {
             0 => {
                 let overlay = Overlay::new(image, len, file(&[]));
-                (Box::new(overlay.expect("memory for a test")), Some(same))
+                (Box::new(overlay.expect("memory")), Some(same))
             }
             1 => (Box::new(Raw::new(image, len, true)), Some(same)),
             _ => (Box::new(Raw::new(image, len, false)), None),
@@ -94,7 +94,8 @@ impl Target for BlockTarget {
         assert_eq!(harness.get(status_at), [0], "the status");
         if let Some(file) = &self.unchanged {
             let mut now = vec![0; content().len()];
-            file.read_exact_at(&mut now, 0).expect("as long as before");
+            file.read_exact_at(&mut now, 0)
+                .expect("a file of the same length");
             assert!(now == content(), "a read-only image was written");
         }
     }

@@ -1,4 +1,4 @@
-//! What is particular to each device: its requests, its host side, and how to see that it works.
+//! The devices under test: their requests, their host side, and a check that they work.
 
 mod block;
 mod net;
@@ -15,13 +15,13 @@ use super::script::Input;
 
 /// A device under a hostile driver.
 pub trait Target {
-    /// Makes a request available that has the form of one.
+    /// Makes a request available that is mostly well-formed.
     fn request(&mut self, input: &mut Input<'_>, harness: &Harness);
 
-    /// Does something on the host's side.
+    /// Changes something on the host side.
     fn host_event(&mut self, _input: &mut Input<'_>) {}
 
-    /// Panics unless the device, just started with queues of 32 entries, serves a request, or if
-    /// something has changed that must not.
+    /// Panics unless the device, which was just started with queues of 32 entries, serves a request
+    /// and its read-only files are unchanged.
     fn assert_serves(&mut self, harness: &mut Harness);
 }

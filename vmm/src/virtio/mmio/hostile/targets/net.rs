@@ -14,36 +14,36 @@ use crate::virtio::testing::writable;
 /// The peer of the network device.
 #[derive(Debug)]
 pub struct NetTarget {
-    /// Gone once it hung up.
+    /// `None` once it has disconnected.
     peer: Option<UnixStream>,
-    /// A peer that wrote anything but whole frames may have lost the device's trust.
-    polite: bool,
+    /// The peer has written only whole frames; otherwise the device may have closed the link.
+    well_formed: bool,
 }
 
 impl NetTarget {
     pub fn new() -> (NetTarget, Net) {
-        let (peer, theirs) = UnixStream::pair().expect("descriptors for a test");
-        peer.set_nonblocking(true).expect("a socket of ours");
-        let backend = Stream::new(theirs).expect("descriptors for a test");
-        let mac = Mac::new([2, 0, 0, 0, 0, 1]).expect("one station's");
+        let (peer, theirs) = UnixStream::pair().expect("file descriptors");
+        peer.set_nonblocking(true).expect("a socket");
+        let backend = Stream::new(theirs).expect("file descriptors");
+        let mac = Mac::new([2, 0, 0, 0, 0, 1]).expect("a unicast address");
         let target = NetTarget {
             peer: Some(peer),
-            polite: true,
+            well_formed: true,
         };
         (target, Net::new(mac, Box::new(backend)))
     }
 
     fn write(&mut self, bytes: &[u8]) {
         if let Some(peer) = &mut self.peer {
-            // What is not taken whole leaves the stream within a frame.
-            self.polite &= peer.write(bytes).ok() == Some(bytes.len());
+            // A partial write ends within a frame.
+            self.well_formed &= peer.write(bytes).ok() == Some(bytes.len());
         }
     }
 
     fn read_all(&mut self) -> Vec<u8> {
         let mut got = Vec::new();
         if let Some(peer) = &mut self.peer {
-            // It ends with an error, for the device still has its end.
+            // Ends with an error, because the device has not closed its end.
             let _ = peer.read_to_end(&mut got);
         }
         got
@@ -75,12 +75,12 @@ impl Target for NetTarget {
             }
             9..13 => drop(self.read_all()),
             13 => {
-                self.polite = false;
+                self.well_formed = false;
                 let count = usize::from(input.byte() % 9);
                 self.write(&input.array::<8>()[..count.min(8)]);
             }
             14 => {
-                self.polite = false;
+                self.well_formed = false;
                 let len = input.word();
                 self.write(&len.to_be_bytes());
             }
@@ -90,7 +90,7 @@ impl Target for NetTarget {
     }
 
     fn assert_serves(&mut self, harness: &mut Harness) {
-        // What was on its way before, in both directions, goes first: give it room.
+        // Make room for data that is still in flight.
         self.read_all();
         let at = |n: u16| BUFFERS + 0x800 * u64::from(n);
         harness.put(BUFFERS, &[0; HEADER_LEN]);
@@ -100,17 +100,17 @@ impl Target for NetTarget {
         harness.run_worker();
         harness.run_worker();
         assert_eq!(harness.ring(TX).used_index(), 1, "a frame was not taken");
-        if !self.polite || self.peer.is_none() {
+        if !self.well_formed || self.peer.is_none() {
             return;
         }
         let got = self.read_all();
         assert!(got.ends_with(&framed(b"a frame to the peer")));
         self.write(&framed(b"a frame to the guest"));
-        if !self.polite {
+        if !self.well_formed {
             return;
         }
-        // However many there were before, this one comes after them. Buffers are not merged, so
-        // those that are longer than a buffer are lost.
+        // Frames of the script arrive first. Without mergeable buffers, those that are longer than
+        // a buffer are dropped.
         for _ in 0..1000 {
             harness.start(0, 5);
             for n in 0..32 {

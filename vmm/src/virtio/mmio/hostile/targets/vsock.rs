@@ -15,10 +15,10 @@ use crate::virtio::vsock::{HOST_CID, RX, Services, TX, Vsock, VsockHandle};
 
 const CID: u32 = 3;
 const SERVICE: u32 = 7;
-/// How many streams the host begins at most: fewer than the buffers that the last check offers.
+/// The maximum number of connections from the host: fewer than the buffers in `assert_serves`.
 const MAX_CONNECTS: usize = 8;
 
-/// The host's side of the socket device.
+/// The host side of the socket device.
 #[derive(Debug)]
 pub struct VsockTarget {
     handle: VsockHandle,
@@ -31,10 +31,10 @@ impl VsockTarget {
     pub fn new() -> (VsockTarget, Vsock) {
         let (sender, accepted) = mpsc::channel();
         let services = Services::new().with(SERVICE, move |stream| {
-            // Nobody listens any more when the run is over.
+            // The receiver is gone when the run is over.
             let _ = sender.send(stream);
         });
-        let (device, handle) = Vsock::new(CID, services).expect("descriptors for a test");
+        let (device, handle) = Vsock::new(CID, services).expect("file descriptors");
         let target = VsockTarget {
             handle,
             accepted,
@@ -92,14 +92,14 @@ impl Target for VsockTarget {
 
     fn host_event(&mut self, input: &mut Input<'_>) {
         for stream in self.accepted.try_iter() {
-            // Every accepted stream is one that does not block.
+            // Writes below must not block.
             let _ = stream.set_nonblocking(true);
             self.streams.push(stream);
         }
         let choice = input.byte();
         if choice & 7 == 0 && self.connects < MAX_CONNECTS {
             self.connects += 1;
-            let (ours, theirs) = UnixStream::pair().expect("descriptors for a test");
+            let (ours, theirs) = UnixStream::pair().expect("file descriptors");
             let _ = ours.set_nonblocking(true);
             self.streams.push(ours);
             return self.handle.connect(input.byte().into(), theirs);
@@ -111,7 +111,7 @@ impl Target for VsockTarget {
         else {
             return;
         };
-        // The other end may be gone, and may take nothing.
+        // The other end may be closed or full.
         match choice & 7 {
             1..4 => drop(stream.write(&vec![choice; input.short().into()])),
             4 | 5 => drop(stream.read(&mut vec![0; input.short().into()])),
