@@ -1,4 +1,4 @@
-//! From the command line to the exit code.
+//! Parse, dispatch, exit code.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::settings::Settings;
 use crate::termination::{self, Termination};
 
-/// Does what was typed.
+/// Runs the command line `words` and returns the process's exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {
     if let Some(code) = termination::run_sweep_mode(&words) {
         return code;
@@ -33,7 +33,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     };
     let output = Output::from_args(&cli.global);
     start_logging(output);
-    let general = match cli.command {
+    let default_code = match cli.command {
         Command::Run(_) => EXIT_RUN_FAILED,
         _ => EXIT_FAILED,
     };
@@ -43,7 +43,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         termination.disarm();
         result
     });
-    finish(output, general, result)
+    finish(output, default_code, result)
 }
 
 fn dispatch(
@@ -72,14 +72,14 @@ fn dispatch(
     }
 }
 
-fn finish(output: Output, general: u8, result: Result<u8, Failure>) -> ExitCode {
+fn finish(output: Output, default_code: u8, result: Result<u8, Failure>) -> ExitCode {
     ExitCode::from(result.unwrap_or_else(|failure| {
         output.failure(&failure);
-        failure.exit_code(general)
+        failure.exit_code(default_code)
     }))
 }
 
-/// Logs are for whoever looks for a fault: from information on with `-v`, everything with `-vv`.
+/// Logs to standard error: from level info with `-v`, from debug with `-vv`, otherwise nothing.
 fn start_logging(output: Output) {
     let level = match output.verbose {
         0 => return,

@@ -1,5 +1,4 @@
-//! A file's own copy of a disk image, as cheap as the file system allows: a reflink, else a copy
-//! of the data that leaves holes as holes.
+//! Copies of disk images, as cheap as the file system allows: a reflink, otherwise a sparse copy.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -12,7 +11,7 @@ use microagent_pipeline::ErrorKind;
 
 use crate::failure::Failure;
 
-/// Why there is no copy. Nothing is left at the target.
+/// A copy failed. Nothing is left at the target.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", .path.display())]
 pub struct CopyError {
@@ -34,8 +33,7 @@ impl From<CopyError> for Failure {
     }
 }
 
-/// Writes a copy of `source` to `target`, which appears whole or not at all and replaces what was
-/// there.
+/// Copies `source` to `target` atomically, replacing an existing file.
 pub fn copy(source: &Path, target: &Path) -> Result<(), CopyError> {
     try_copy(source, target).map_err(|source| CopyError {
         path: target.to_owned(),
@@ -54,7 +52,7 @@ fn try_copy(source: &Path, target: &Path) -> io::Result<()> {
         .prefix(".microagent-")
         .permissions(ordinary())
         .tempfile_in(directory)
-        // Its own text names the temporary file, which nobody knows.
+        // The error's own text names the temporary file, which means nothing to the user.
         .map_err(|error| io::Error::from(error.kind()))?;
     match ioctl_ficlone(temporary.as_file(), &from) {
         Ok(()) => {}
@@ -81,7 +79,7 @@ fn copy_data(from: &mut File, to: &mut File) -> io::Result<()> {
         let start = match seek(&*from, Find::Data(offset)) {
             Ok(start) => start,
             Err(Errno::NXIO) => break,
-            // Without SEEK_DATA everything is data.
+            // Without SEEK_DATA, everything is data.
             Err(Errno::INVAL) => offset,
             Err(error) => return Err(error.into()),
         };
@@ -102,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_has_the_bytes_and_the_holes() {
+    fn a_copy_keeps_the_content_and_the_holes() {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
         let file = File::create(&source).unwrap();

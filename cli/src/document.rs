@@ -11,16 +11,16 @@ use serde::Serialize;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageDocument {
-    /// As it was asked for.
+    /// As given on the command line.
     pub reference: String,
     /// Pinned by digest.
     pub resolved: String,
-    /// Of the manifest for this platform.
+    /// Digest of the manifest for this platform.
     pub digest: Digest,
 }
 
 impl ImageDocument {
-    /// Of this image.
+    /// The document of `image`.
     pub fn new(image: &Image) -> ImageDocument {
         ImageDocument {
             reference: image.reference.clone(),
@@ -34,19 +34,19 @@ impl ImageDocument {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct KernelDocument {
-    /// The file that `--kernel` named.
+    /// The file given with `--kernel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// Of the kernel image.
+    /// Digest of the kernel image.
     pub digest: Digest,
-    /// Its release, where it tells.
+    /// Its release, if known.
     pub version: Option<String>,
     /// Where it came from.
     pub source: String,
 }
 
 impl KernelDocument {
-    /// Of this kernel, which `--kernel` named or not.
+    /// The document of `kernel`; `path` is the value of `--kernel`.
     pub fn new(kernel: &Kernel, path: Option<PathBuf>) -> KernelDocument {
         KernelDocument {
             path,
@@ -57,7 +57,7 @@ impl KernelDocument {
     }
 }
 
-/// A node of the pipeline that was asked for.
+/// A requested pipeline node.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeDocument {
@@ -68,7 +68,7 @@ pub struct NodeDocument {
     millis: f64,
 }
 
-/// All that were asked for, in the order in which they were answered.
+/// All requested nodes, in order of completion.
 pub fn nodes(pipeline: &Pipeline) -> Vec<NodeDocument> {
     let document = |report: microagent_pipeline::NodeReport| NodeDocument {
         op: report.op,
@@ -80,7 +80,7 @@ pub fn nodes(pipeline: &Pipeline) -> Vec<NodeDocument> {
     pipeline.reports().into_iter().map(document).collect()
 }
 
-/// A time as JSON has it: RFC 3339, UTC.
+/// A time as RFC 3339 in UTC, with milliseconds.
 pub fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }

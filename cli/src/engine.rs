@@ -1,9 +1,9 @@
-//! Which engine runs a VM.
+//! Engine selection.
 //!
-//! `auto` takes KVM where it can run a guest kernel. To know that, guest instructions are run
-//! ([`microagent_vmm::probe`]), which costs more than the rest of a short run; so the answer is
-//! kept in `<state-dir>/run/engine.json` for as long as nothing it depends on has changed: this
-//! boot of the host, its kernel, `/dev/kvm` itself, the user and this program.
+//! `auto` selects KVM if it can run a guest kernel. The probe runs guest instructions
+//! ([`microagent_vmm::probe`]), which costs more than the rest of a short run, so its result is
+//! cached in `<state-dir>/run/engine.json` until something it depends on changes: the boot of the
+//! host, its kernel, `/dev/kvm`, the user, or this program.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,44 +21,44 @@ use crate::settings::Settings;
 /// The command that installs QEMU.
 pub const INSTALL_QEMU: &str = "sudo apt-get install --yes qemu-system-x86";
 
-/// The program that runs CPUs without KVM.
+/// The QEMU program.
 const QEMU: &str = "qemu-system-x86_64";
 
-/// What KVM can do here.
+/// The state of KVM on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "camelCase")]
 pub enum Kvm {
-    /// It runs guest kernels.
+    /// It can run a guest kernel.
     Usable,
-    /// There is no `/dev/kvm`.
+    /// `/dev/kvm` does not exist.
     Absent,
-    /// This user may not use it.
+    /// This user has no permission to open it.
     Forbidden,
-    /// It is there and cannot run a guest kernel.
+    /// It exists but cannot run a guest kernel.
     Incapable {
-        /// What failed.
+        /// The probe that failed.
         why: String,
     },
 }
 
 impl Kvm {
-    /// Why it cannot be used, as the end of a sentence; `None` when it can.
+    /// Why it cannot be used; `None` if it can.
     pub fn problem(&self) -> Option<String> {
         match self {
             Kvm::Usable => None,
-            Kvm::Absent => Some("there is no /dev/kvm".into()),
-            Kvm::Forbidden => Some("this user may not open /dev/kvm".into()),
+            Kvm::Absent => Some("/dev/kvm does not exist".into()),
+            Kvm::Forbidden => Some("no permission to open /dev/kvm".into()),
             Kvm::Incapable { why } => Some(format!("/dev/kvm cannot run a guest kernel: {why}")),
         }
     }
 
-    /// What would help; `None` when nothing is known to.
+    /// How to make it usable; `None` if no remediation is known.
     pub fn remediation(&self) -> Option<&'static str> {
         match self {
             Kvm::Usable | Kvm::Incapable { .. } => None,
             Kvm::Absent => Some(
-                "on hardware: enable virtualisation in the firmware, then sudo modprobe kvm_intel \
-                 or kvm_amd; in a VM: enable nested virtualisation",
+                "on hardware: enable virtualization in the firmware, then sudo modprobe kvm_intel \
+                 or kvm_amd; in a VM: enable nested virtualization",
             ),
             Kvm::Forbidden => {
                 Some("sudo usermod --append --groups kvm \"$USER\", then log in again")
@@ -67,24 +67,24 @@ impl Kvm {
     }
 }
 
-/// An engine, and why it was taken.
+/// The selected engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// The engine.
     pub engine: Engine,
-    /// Why it is not KVM, when `auto` fell back.
+    /// Why KVM is not usable, if `auto` fell back to QEMU.
     pub fallback: Option<String>,
 }
 
-/// Chooses the engine that was asked for.
+/// Selects the engine for `settings`.
 ///
 /// # Errors
-/// When this host has none that works.
+/// When the requested engine is not usable, or with `auto`, when none is.
 pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     match settings.engine {
         EngineArg::Kvm => match cached_kvm(&settings.host_dir()) {
-            // Asked for by name, it is tried even where the probe says no: the probe asks for
-            // what distribution kernels need.
+            // Requested by name, KVM is used even if the probe failed: the probe tests what
+            // distribution kernels need, which other kernels may not.
             Kvm::Usable | Kvm::Incapable { .. } => Ok(Choice {
                 engine: Engine::Kvm,
                 fallback: None,
@@ -104,7 +104,7 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     }
 }
 
-/// Chooses the engine that was asked for, and says so where that is not the first choice.
+/// Selects the engine like [`choose`], and prints a notice if `auto` fell back to QEMU.
 ///
 /// # Errors
 /// As [`choose`].
@@ -116,10 +116,10 @@ pub fn choose_with_notice(settings: &Settings) -> Result<Choice, Failure> {
     Ok(choice)
 }
 
-/// What `auto` takes.
+/// The engine that `auto` selects.
 ///
 /// # Errors
-/// When neither engine works.
+/// When neither engine is usable.
 pub fn auto(kvm: Kvm, qemu: bool) -> Result<Choice, Failure> {
     match (kvm.problem(), qemu) {
         (None, _) => Ok(Choice {
@@ -137,7 +137,7 @@ pub fn auto(kvm: Kvm, qemu: bool) -> Result<Choice, Failure> {
 fn no_engine(kvm: &Kvm, remediation: Option<&str>) -> Failure {
     let message = match kvm.problem() {
         Some(problem) if remediation == Some(INSTALL_QEMU) => {
-            format!("this host can run no VM: {problem}, and {QEMU} is not installed")
+            format!("no usable engine: {problem}, and {QEMU} is not installed")
         }
         Some(problem) => format!("engine kvm: {problem}"),
         None => format!("engine qemu: {QEMU} is not installed"),
@@ -145,15 +145,15 @@ fn no_engine(kvm: &Kvm, remediation: Option<&str>) -> Failure {
     Failure::new(ErrorKind::Host, message).maybe_remediation(remediation.map(str::to_owned))
 }
 
-/// Whether QEMU is in the path. What it can do is looked at by `doctor` only: that starts it.
+/// Whether QEMU is in `$PATH`. Only `doctor` checks its features, because that starts it.
 fn has_qemu() -> bool {
     probe::find_qemu().is_ok()
 }
 
-/// What KVM can do here, from memory or by trying.
+/// The state of KVM, from the cache file in `cache_dir` or else by probing.
 pub fn cached_kvm(cache_dir: &Path) -> Kvm {
     let Some(identity) = HostIdentity::now() else {
-        // Without a device there is nothing to try and nothing to remember.
+        // Without the device there is nothing to cache.
         return probe_kvm();
     };
     let file = cache_dir.join("engine.json");
@@ -167,14 +167,14 @@ pub fn cached_kvm(cache_dir: &Path) -> Kvm {
         identity,
         kvm: probe_kvm(),
     };
-    // What cannot be kept is tried again.
+    // If the result cannot be cached, the next run probes again.
     if let Err(error) = store(&file, &known) {
-        tracing::debug!(%error, "the probe's result is not kept");
+        tracing::debug!(%error, "cannot cache the KVM probe result");
     }
     known.kvm
 }
 
-/// What KVM can do here, tried now.
+/// The state of KVM, probed now.
 pub fn probe_kvm() -> Kvm {
     match probe::kvm() {
         KvmProbe::Usable { .. } => Kvm::Usable,
@@ -191,7 +191,7 @@ struct CachedProbe {
     kvm: Kvm,
 }
 
-/// All that the answer depends on.
+/// Everything the result of the probe depends on.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct HostIdentity {
@@ -200,7 +200,7 @@ struct HostIdentity {
     release: String,
     uid: u32,
     groups: Vec<u32>,
-    /// Device, inode, device number, mode, owner, group, time of change.
+    /// `st_dev`, `st_ino`, `st_rdev`, `st_mode`, `st_uid`, `st_gid` and `st_ctime` of `/dev/kvm`.
     node: (u64, u64, u64, u32, u32, u32, i64),
 }
 
@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn auto_takes_kvm_where_it_works_and_falls_back_with_a_reason() {
+    fn auto_selects_kvm_if_usable_and_falls_back_with_a_reason() {
         let kvm = |fallback: Option<&str>, engine| Choice {
             engine,
             fallback: fallback.map(str::to_owned),
@@ -262,21 +262,20 @@ mod tests {
     }
 
     #[test]
-    fn without_any_engine_both_are_named_with_the_command_that_helps() {
+    fn without_any_engine_the_error_names_both_and_the_remediation() {
         let failure = auto(Kvm::Absent, false).unwrap_err();
         assert_eq!(
             failure,
             Failure::new(
                 ErrorKind::Host,
-                "this host can run no VM: there is no /dev/kvm, and qemu-system-x86_64 is not \
-                 installed"
+                "no usable engine: /dev/kvm does not exist, and qemu-system-x86_64 is not installed"
             )
             .remediation("sudo apt-get install --yes qemu-system-x86")
         );
     }
 
     #[test]
-    fn a_kept_answer_is_used_until_what_it_depends_on_changes() {
+    fn a_cached_probe_result_is_used_until_its_dependencies_change() {
         let Some(identity) = HostIdentity::now() else {
             return;
         };
@@ -284,7 +283,9 @@ mod tests {
         let file = directory.path().join("engine.json");
         let mut known = CachedProbe {
             identity,
-            kvm: Kvm::Incapable { why: "kept".into() },
+            kvm: Kvm::Incapable {
+                why: "cached".into(),
+            },
         };
         store(&file, &known).unwrap();
         assert_eq!(cached_kvm(directory.path()), known.kvm);

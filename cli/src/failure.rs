@@ -1,4 +1,4 @@
-//! What a person or a script is told when something fails, and the exit code.
+//! The failure of a command: kind, message, remediation and exit code.
 
 use std::error::Error;
 
@@ -8,36 +8,36 @@ use microagent_proto::error_chain;
 
 /// Exit code of any command but `run` for a failure.
 pub const EXIT_FAILED: u8 = 1;
-/// Exit code for wrong usage.
+/// Exit code for a usage error.
 pub const EXIT_USAGE: u8 = 2;
-/// Exit code of `run` when the failure is ours, so that it is never taken for the guest's.
+/// Exit code of `run` for a failure of microagent, distinct from the guest command's exit codes.
 pub const EXIT_RUN_FAILED: u8 = 125;
-/// Exit code when `--timeout` fired.
+/// Exit code when `--timeout` expired.
 pub const EXIT_TIMED_OUT: u8 = 124;
-/// Exit code when the command exists but cannot be executed.
+/// Exit code when the guest command exists but cannot be executed.
 pub const EXIT_NOT_EXECUTABLE: u8 = 126;
-/// Exit code when the command does not exist.
+/// Exit code when the guest command does not exist.
 pub const EXIT_NOT_FOUND: u8 = 127;
-/// What a shell adds to the number of the signal that ended a command.
+/// Added to a signal number for the exit code of a command killed by that signal, as shells do.
 pub const EXIT_SIGNAL_BASE: u8 = 128;
 
 /// A failure, ready to be printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Which kind; the closed list is in docs/cli.md.
+    /// Kind; docs/cli.md has the closed list.
     pub kind: ErrorKind,
     /// One line: what failed and why.
     pub message: String,
-    /// One line: the way out.
+    /// One line: how to fix it.
     pub remediation: Option<String>,
-    /// The same call may work in a minute.
+    /// The same command may succeed later without any change.
     pub retryable: bool,
-    /// The exit code, where it is not the command's general one.
+    /// The exit code, if it differs from the command's default for failures.
     pub exit: Option<u8>,
 }
 
 impl Failure {
-    /// A failure of some kind.
+    /// A failure of this kind, without remediation.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Failure {
         Failure {
             kind,
@@ -48,24 +48,24 @@ impl Failure {
         }
     }
 
-    /// Wrong usage.
+    /// A usage error.
     pub fn usage(message: impl Into<String>) -> Failure {
         Failure::new(ErrorKind::Usage, message).exits(EXIT_USAGE)
     }
 
-    /// A failure with its causes.
+    /// A failure whose message is `error` and its sources.
     pub fn caused(kind: ErrorKind, error: &dyn Error) -> Failure {
         Failure::new(kind, error_chain(error))
     }
 
-    /// Adds the way out.
+    /// Sets the remediation.
     #[must_use]
     pub fn remediation(mut self, remediation: impl Into<String>) -> Failure {
         self.remediation = Some(remediation.into());
         self
     }
 
-    /// Adds the way out, where there is one.
+    /// Sets the remediation, if there is one; otherwise leaves it unchanged.
     #[must_use]
     pub fn maybe_remediation(mut self, remediation: Option<String>) -> Failure {
         self.remediation = remediation.or(self.remediation);
@@ -79,9 +79,9 @@ impl Failure {
         self
     }
 
-    /// The exit code, where `general` is the command's own for failures: 1, or 125 for `run`.
-    pub fn exit_code(&self, general: u8) -> u8 {
-        self.exit.unwrap_or(general)
+    /// The exit code; `default` is the command's own for failures: 1, or 125 for `run`.
+    pub fn exit_code(&self, default: u8) -> u8 {
+        self.exit.unwrap_or(default)
     }
 }
 

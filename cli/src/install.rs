@@ -1,7 +1,7 @@
-//! Where the other programs of this installation are: the supervisor and the guest agent.
+//! Locates the other programs of this installation: the supervisor and the guest agent.
 //!
-//! Looked for in `$MICROAGENT_LIBEXEC`, beside this executable, and in `../libexec/microagent/`
-//! from there, in this order.
+//! They are searched in `$MICROAGENT_LIBEXEC`, in the directory of this executable, and in
+//! `../libexec/microagent/` relative to it, in this order.
 
 use std::path::{Path, PathBuf};
 
@@ -14,26 +14,26 @@ pub const SUPERVISOR: &str = "microagent-supervisor";
 /// The guest agent's file name.
 pub const AGENT: &str = "microagent-guest";
 
-/// The path of one of them.
+/// The path of `program`.
 ///
 /// # Errors
-/// When it is in none of the places.
+/// When none of the directories has it.
 pub fn find(program: &str) -> Result<PathBuf, Failure> {
-    let places = places();
-    let candidates = places.iter().map(|place| place.join(program));
+    let directories = directories();
+    let candidates = directories.iter().map(|directory| directory.join(program));
     candidates
         .clone()
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            let places: Vec<_> = places
+            let directories: Vec<_> = directories
                 .iter()
-                .map(|place| place.display().to_string())
+                .map(|directory| directory.display().to_string())
                 .collect();
             Failure::new(
                 ErrorKind::Host,
                 format!(
-                    "{program} is not installed; looked in {}",
-                    places.join(", ")
+                    "{program} is not installed; searched in {}",
+                    directories.join(", ")
                 ),
             )
             .remediation(
@@ -42,9 +42,9 @@ pub fn find(program: &str) -> Result<PathBuf, Failure> {
         })
 }
 
-fn places() -> Vec<PathBuf> {
-    let mut places = Vec::new();
-    places.extend(
+fn directories() -> Vec<PathBuf> {
+    let mut directories = Vec::new();
+    directories.extend(
         std::env::var_os("MICROAGENT_LIBEXEC")
             .filter(|value| !value.is_empty())
             .map(PathBuf::from),
@@ -52,27 +52,27 @@ fn places() -> Vec<PathBuf> {
     if let Ok(executable) = std::env::current_exe()
         && let Some(directory) = executable.parent()
     {
-        places.push(directory.to_owned());
-        places.extend(
+        directories.push(directory.to_owned());
+        directories.extend(
             directory
                 .parent()
                 .map(|prefix| prefix.join("libexec/microagent")),
         );
     }
-    places
+    directories
 }
 
-/// A program that was named by a flag.
+/// The absolute path of a program given with `flag`.
 ///
 /// # Errors
-/// When there is no such file.
+/// When it is not a regular file.
 pub fn check_program(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
     if path.is_file() {
         return std::path::absolute(path).map_err(|error| Failure::caused(ErrorKind::Host, &error));
     }
     Err(Failure::new(
         ErrorKind::NotFound,
-        format!("{flag}: there is no program {}", path.display()),
+        format!("{flag}: {} is not a regular file", path.display()),
     )
-    .remediation(format!("leave {flag} out to use the installed one")))
+    .remediation(format!("omit {flag} to use the installed program")))
 }

@@ -1,6 +1,6 @@
-//! What people and scripts see. Results go to stdout; all else to stderr. With `--json`, stdout
-//! holds one document, and each line of stderr is one: events ([`crate::progress`]), at last the
-//! error, if there is one.
+//! Standard output and standard error. Results go to stdout, everything else to stderr. With
+//! `--json`, stdout holds one document, and each line of stderr is one: events, then the error, if
+//! there is one.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -12,38 +12,38 @@ use serde_json::{Value, json};
 use crate::args::GlobalArgs;
 use crate::failure::Failure;
 
-/// The forms of output.
+/// Output options.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Output {
-    /// JSON instead of text.
+    /// Print JSON instead of text.
     pub json: bool,
-    /// No notices and no progress.
+    /// Print no notices and no progress.
     pub quiet: bool,
-    /// How often `-v` was given.
+    /// Number of `-v` flags.
     pub verbose: u8,
-    /// Colours are welcome.
+    /// Use colors on stderr.
     pub color: bool,
 }
 
 impl Output {
-    /// The forms that were asked for.
+    /// The options from the global flags and `$NO_COLOR`.
     pub fn from_args(args: &GlobalArgs) -> Output {
-        // no-color.org: any value but the empty one.
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        // no-color.org: any value except the empty one.
+        let disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Output {
             json: args.json,
             quiet: args.quiet,
             verbose: args.verbose,
-            color: !args.no_color && !unwanted && io::stderr().is_terminal(),
+            color: !args.no_color && !disabled && io::stderr().is_terminal(),
         }
     }
 
-    /// Whether text beside the result is wanted.
-    pub fn shows_diagnostics(&self) -> bool {
+    /// Whether the output of setup commands is shown.
+    pub fn shows_setup_output(&self) -> bool {
         !self.quiet && (!self.json || self.verbose > 0)
     }
 
-    /// Says one line beside the result.
+    /// Prints a one-line notice on stderr, unless `--quiet`.
     pub fn notice(&self, line: &str) {
         match self {
             Output { quiet: true, .. } => {}
@@ -57,7 +57,7 @@ impl Output {
     /// Prints the result as text.
     ///
     /// # Errors
-    /// When stdout cannot be written, other than by nobody reading it.
+    /// When stdout cannot be written. A closed pipe is not an error.
     pub fn text(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         match stdout
@@ -79,7 +79,7 @@ impl Output {
         self.text(&format!("{text}\n"))
     }
 
-    /// Says why the command failed.
+    /// Prints the failure of the command on stderr.
     pub fn failure(&self, failure: &Failure) {
         #[derive(Serialize)]
         struct Document<'a> {
@@ -116,13 +116,13 @@ impl Output {
             text
         };
         text.push('\n');
-        // One write, so that lines of other processes do not come between.
+        // One write, so that other processes' lines are not interleaved.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
 
-/// Prints one event as a line of JSON on standard error. One write, so that lines of other threads
-/// do not come between.
+/// Prints one event as a line of JSON on stderr. One write, so that other threads' lines are not
+/// interleaved.
 pub fn print_event(event: &Value) {
     let line = format!("{}\n", json!({ "event": event }));
     let _ = io::stderr().write_all(line.as_bytes());
@@ -133,7 +133,7 @@ pub fn notice_event(message: &str) -> Value {
     json!({ "kind": "notice", "message": message })
 }
 
-/// The failure to print a result.
+/// The failure of a write to standard output.
 pub fn stdout_error(error: &io::Error) -> Failure {
     Failure::new(
         ErrorKind::Host,

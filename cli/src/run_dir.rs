@@ -1,10 +1,10 @@
 //! A short private directory for the sockets of one VM.
 //!
-//! It is `$XDG_RUNTIME_DIR/microagent/ID`, or `/tmp/microagent-UID/ID` where that is not set, not
-//! ours, or too long: short, whatever the state directory is called, because a Unix socket's path has at most 107
-//! bytes. Whoever made one holds a lock on it for as long as it lives; what is not locked is a
-//! leftover and is removed by the next run. A lock on the parent directory keeps making and
-//! sweeping apart.
+//! It is `$XDG_RUNTIME_DIR/microagent/ID`, or `/tmp/microagent-UID/ID` if that variable is unset,
+//! or its directory belongs to another user or has too long a path: a Unix socket path has at most
+//! 107 bytes, so the directory must not depend on the state directory. The process that created it
+//! holds a lock on it; an unlocked directory is a leftover, which the next run removes. A lock on
+//! the parent directory serializes creation and removal.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -16,31 +16,31 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::failure::Failure;
 
-/// The longest path of a Unix socket, in bytes (`sun_path` without its zero).
+/// Maximum length of a Unix socket path in bytes (`sun_path` without its NUL).
 const MAX_SOCKET_PATH: usize = 107;
-/// The length of a directory's own name, in bytes.
+/// Length of the directory's name in bytes.
 const ID: usize = 8;
-/// Room for the file name of a socket in the directory, in bytes.
+/// Maximum length of `/` and a socket's file name in the directory, in bytes.
 const SOCKET_NAME: usize = 32;
 
-/// Why there is no run directory.
+/// The run directory cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum RunDirError {
     /// A system call failed.
     #[error("cannot {action} {}", .path.display())]
     Io {
-        /// A verb.
+        /// What failed, as a verb.
         action: &'static str,
-        /// On what.
+        /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Somebody else made the directory.
-    #[error("{} belongs to somebody else or is open to others", .0.display())]
+    /// The parent directory belongs to another user or grants access to others.
+    #[error("{} belongs to another user or is accessible to others", .0.display())]
     NotPrivate(PathBuf),
-    /// It is too long for sockets.
-    #[error("{} is too long for the path of a socket", .0.display())]
+    /// Its path is too long for sockets.
+    #[error("{} is too long for a socket path", .0.display())]
     TooLong(PathBuf),
 }
 
@@ -71,7 +71,7 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes one, and removes leftovers of others.
+    /// Creates a directory, and removes leftovers of dead processes.
     pub fn create() -> Result<RunDir, RunDirError> {
         RunDir::create_in(&parent())
     }
@@ -85,7 +85,7 @@ impl RunDir {
             .rand_bytes(ID)
             .permissions(fs::Permissions::from_mode(0o700))
             .tempdir_in(parent)
-            .map_err(|error| failed("make a directory in", parent, error))?;
+            .map_err(|error| failed("create a directory in", parent, error))?;
         let path = directory.path().to_owned();
         if !socket_path_fits(&path, 0) {
             return Err(RunDirError::TooLong(path));
@@ -97,7 +97,7 @@ impl RunDir {
         })
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -122,19 +122,19 @@ fn parent() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(format!("/tmp/microagent-{uid}")))
 }
 
-/// Whether sockets fit in a directory that is `more` bytes below `path`.
+/// Whether a socket path fits in a directory whose path is `more` bytes longer than `path`.
 fn socket_path_fits(path: &Path, more: usize) -> bool {
     path.as_os_str().len() + more + SOCKET_NAME <= MAX_SOCKET_PATH
 }
 
-/// Makes `path` if it is missing, and checks that nobody else can use it.
+/// Creates `path` if it is missing, and checks that only this user can access it.
 fn ensure_private(path: &Path) -> Result<(), RunDirError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed("make", path, error)),
+        Err(error) => return Err(failed("create", path, error)),
     }
-    let metadata = fs::symlink_metadata(path).map_err(|error| failed("look at", path, error))?;
+    let metadata = fs::symlink_metadata(path).map_err(|error| failed("stat", path, error))?;
     let ours = metadata.is_dir()
         && metadata.uid() == rustix::process::getuid().as_raw()
         && metadata.mode() & 0o077 == 0;
@@ -145,7 +145,7 @@ fn ensure_private(path: &Path) -> Result<(), RunDirError> {
     }
 }
 
-/// Removes directories whose owner is gone. What cannot be removed stays for the next time.
+/// Removes directories whose process has died. Errors are ignored: the next run tries again.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leftover_is_swept_and_a_living_one_is_not() {
+    fn a_leftover_is_removed_and_a_directory_in_use_is_not() {
         let parent = tempfile::tempdir().unwrap();
         let parent = parent.path().join("m");
         let living = RunDir::create_in(&parent).unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_others_can_enter_is_refused() {
+    fn a_parent_accessible_to_others_is_rejected() {
         let parent = tempfile::tempdir().unwrap();
         let open = parent.path().join("open");
         fs::create_dir(&open).unwrap();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_too_long_for_sockets_is_refused_and_left_empty() {
+    fn a_parent_too_long_for_sockets_is_rejected_and_left_empty() {
         let parent = tempfile::tempdir().unwrap();
         let long = parent.path().join("x".repeat(80));
         assert!(matches!(

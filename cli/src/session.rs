@@ -1,7 +1,7 @@
-//! Agent sessions, from the host's side.
+//! The host side of guest agent sessions.
 //!
-//! A session's stream carries one request. Output is handed on as it comes, in order, before the
-//! next frame is read: a slow reader slows the guest down and nothing else.
+//! A session's stream carries one request. Output is written in order before the next frame is
+//! read, so a slow reader slows down only the guest.
 
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -13,34 +13,34 @@ use microagent_proto::frame::{
     DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_message, write_frame, write_message,
 };
 
-/// Why a session did not come to its end.
+/// A session failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
-    /// The agent could not do it.
+    /// The agent could not carry out the request.
     #[error("{}", .0.message)]
     Refused(Failure),
-    /// The stream broke, or the agent broke the rules.
-    #[error("the session with the guest agent broke off")]
+    /// The stream failed, or the agent violated the protocol.
+    #[error("the session with the guest agent failed")]
     Broken(#[from] FrameError),
-    /// The command's output could not be handed on.
-    #[error("cannot hand on the command's output")]
+    /// The command's output could not be written.
+    #[error("cannot write the command's output")]
     Output(#[source] io::Error),
 }
 
-/// Where a command's output goes.
+/// Receives a command's output.
 pub trait Sink {
-    /// Bytes of its standard output.
+    /// Writes bytes of its standard output.
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Bytes of its standard error.
+    /// Writes bytes of its standard error.
     fn stderr(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// It has been started.
+    /// The command has been started.
     fn started(&mut self) {}
 }
 
-/// Makes an anonymous VM into a certain one.
+/// Gives a booted VM its identity and disks.
 pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), SessionError> {
     write_message(&mut stream, &Request::Configure(request))?;
-    match read_message(&mut stream, "the answer to a configuration")? {
+    match read_message(&mut stream, "the reply to a configuration request")? {
         Reply::Configured { mount_micros } => {
             tracing::debug!(mount_micros, "configured");
             Ok(())
@@ -50,7 +50,7 @@ pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), Sessi
     }
 }
 
-/// Runs one command to its end. With `request.stdin`, this process's standard input is passed on.
+/// Runs one command to its end. With `request.stdin`, forwards this process's standard input.
 pub fn exec(
     mut stream: UnixStream,
     request: Exec,
@@ -65,28 +65,28 @@ pub fn exec(
     }
     if stdin {
         let writer = stream.try_clone().map_err(FrameError::Io)?;
-        // It ends with this process, or when the session does.
+        // The thread ends with this process or with the session.
         thread::Builder::new()
             .name("stdin".into())
-            .spawn(move || pass_stdin(writer))
+            .spawn(move || forward_stdin(writer))
             .map_err(FrameError::Io)?;
     }
-    let end = carry(&mut stream, sink);
+    let end = forward_output(&mut stream, sink);
     let _ = stream.shutdown(Shutdown::Both);
     end
 }
 
-/// Asks the guest to power off. It is on its way when this returns.
+/// Asks the guest to power off; returns when the agent has accepted.
 pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
     write_message(&mut stream, &Request::Shutdown)?;
-    match read_message(&mut stream, "the answer to a shutdown")? {
+    match read_message(&mut stream, "the reply to a shutdown request")? {
         Reply::ShuttingDown => Ok(()),
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
         _ => Err(unexpected_reply()),
     }
 }
 
-fn carry(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
+fn forward_output(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
     loop {
         let Frame { kind, payload } =
             read_frame(stream)?.ok_or(FrameError::Closed("the end of the command"))?;
@@ -103,18 +103,18 @@ fn carry(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, Session
     }
 }
 
-/// Copies standard input until it ends or nobody takes it.
-fn pass_stdin(mut stream: UnixStream) {
+/// Copies standard input to the session until either ends.
+fn forward_stdin(mut stream: UnixStream) {
     let mut stdin = io::stdin().lock();
     let mut chunk = vec![0; DATA_CHUNK];
     loop {
         let length = match stdin.read(&mut chunk) {
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // What cannot be read has ended.
+            // An unreadable standard input counts as ended.
             Err(_) => 0,
         };
-        // An empty frame is the end.
+        // An empty frame signals the end.
         if write_frame(&mut stream, Kind::Stdin, &chunk[..length]).is_err() || length == 0 {
             return;
         }
@@ -124,7 +124,7 @@ fn pass_stdin(mut stream: UnixStream) {
 fn unexpected_reply() -> SessionError {
     SessionError::Broken(FrameError::Unexpected {
         got: Kind::Message,
-        expected: "another answer",
+        expected: "a reply to the request",
     })
 }
 
@@ -158,8 +158,8 @@ mod tests {
         }
     }
 
-    /// An agent that answers with these frames and closes.
-    fn answered(frames: &[(Kind, &[u8])]) -> (Result<Exited, SessionError>, Kept) {
+    /// The result of a session whose agent sends these frames and closes the stream.
+    fn session(frames: &[(Kind, &[u8])]) -> (Result<Exited, SessionError>, Kept) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         for (kind, payload) in frames {
             write_frame(&mut theirs, *kind, payload).unwrap();
@@ -172,8 +172,8 @@ mod tests {
     const STARTED: (Kind, &[u8]) = (Kind::Message, br#"{"started":{"pid":7}}"#);
 
     #[test]
-    fn output_is_told_apart_and_the_end_is_reported() {
-        let (end, kept) = answered(&[
+    fn stdout_and_stderr_are_separate_and_the_exit_is_returned() {
+        let (end, kept) = session(&[
             STARTED,
             (Kind::Stdout, b"a"),
             (Kind::Stderr, b"b"),
@@ -192,9 +192,9 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_why() {
+    fn a_refused_request_returns_the_agents_failure() {
         let failed = br#"{"failed":{"kind":"notFound","message":"no x"}}"#;
-        let (end, _) = answered(&[(Kind::Message, failed)]);
+        let (end, _) = session(&[(Kind::Message, failed)]);
         let Err(SessionError::Refused(failure)) = end else {
             panic!("{end:?}");
         };
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_without_an_exit_is_a_broken_session() {
+    fn a_stream_without_an_exit_reply_is_a_broken_session() {
         for frames in [
             &[][..],
             &[STARTED],
@@ -212,7 +212,7 @@ mod tests {
             &[STARTED, (Kind::Stdin, b"a")],
             &[STARTED, (Kind::Message, b"{")],
         ] {
-            let (end, _) = answered(frames);
+            let (end, _) = session(frames);
             assert!(matches!(end, Err(SessionError::Broken(_))), "{end:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! What holds for every command.
+//! The resolved global flags.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,17 @@ use crate::args::{EngineArg, GlobalArgs};
 use crate::failure::Failure;
 use crate::output::Output;
 
-/// The variable that names the file about registries.
+/// The environment variable that names the registries file.
 const REGISTRIES: &str = "MICROAGENT_REGISTRIES";
 
-/// What holds for every command, resolved.
+/// The resolved global flags.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where everything is kept; absolute.
+    /// The state directory; absolute.
     pub state_dir: PathBuf,
-    /// The engine that was asked for.
+    /// The requested engine.
     pub engine: EngineArg,
-    /// What is printed, and how.
+    /// Output options.
     pub output: Output,
 }
 
@@ -26,7 +26,7 @@ impl Settings {
     /// Resolves the global flags.
     ///
     /// # Errors
-    /// When there is no state directory to be found.
+    /// When neither `--state-dir` nor a home directory gives a state directory.
     pub fn resolve(args: &GlobalArgs) -> Result<Settings, Failure> {
         let given = args.state_dir.clone();
         let home = || std::env::home_dir().map(|home| home.join(".microagent"));
@@ -35,8 +35,8 @@ impl Settings {
             .filter(|path| !path.as_os_str().is_empty())
             .and_then(|path| std::path::absolute(path).ok())
             .ok_or_else(|| {
-                Failure::usage("there is no home directory to keep state in")
-                    .remediation("set $HOME, or say where with --state-dir DIR")
+                Failure::usage("cannot determine the state directory: no home directory")
+                    .remediation("set $HOME, or use --state-dir DIR")
             })?;
         Ok(Settings {
             state_dir,
@@ -50,11 +50,11 @@ impl Settings {
         self.state_dir.join("cas")
     }
 
-    /// What is known of registries: from the file that the variable names, else from
-    /// `registries.json` in the state directory, which may be absent.
+    /// The registries configuration: the file that `$MICROAGENT_REGISTRIES` names, otherwise
+    /// `registries.json` in the state directory if it exists.
     ///
     /// # Errors
-    /// When the file cannot be used.
+    /// When the file cannot be read or is invalid.
     pub fn registries(&self) -> Result<Registries, Failure> {
         let named = std::env::var_os(REGISTRIES).filter(|path| !path.is_empty());
         let read = match named {
@@ -64,21 +64,21 @@ impl Settings {
         Ok(read.map_err(microagent_pipeline::Error::from)?)
     }
 
-    /// What is remembered of this host, and the deltas of running VMs.
+    /// Cached facts about this host, and the disk deltas of running VMs.
     pub fn host_dir(&self) -> PathBuf {
         self.state_dir.join("run")
     }
 
-    /// A kept workspace.
+    /// The directory of a kept workspace.
     pub fn workspace_dir(&self, name: &str) -> PathBuf {
         self.state_dir.join("workspaces").join(name)
     }
 }
 
-/// Makes a directory of the state directory, for its owner only.
+/// Creates a directory and its parents, accessible by the owner only.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When it cannot be created.
 pub fn make_private_dir(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()

@@ -1,6 +1,6 @@
-//! Columns for people.
+//! Text tables.
 
-/// Lines of cells, each column as wide as its widest cell. The last column is not padded.
+/// Formats rows of cells. Each column is as wide as its widest cell; trailing blanks are removed.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_aligned_and_lines_have_no_blanks_at_their_ends() {
+    fn columns_are_aligned_without_trailing_blanks() {
         let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect();
         let rows = [row(&["OP", "SIZE"]), row(&["rootfs", "1"]), row(&["é", ""])];
         assert_eq!(table(&rows), "OP      SIZE\nrootfs  1\né\n");

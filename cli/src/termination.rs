@@ -1,10 +1,9 @@
-//! The end of a process that was told to end: by a signal, or by a deadline that the main thread
-//! does not meet.
+//! Abnormal termination of this process: by a signal, or by a deadline that the main thread misses.
 //!
-//! Whoever ends the process first does it alone; the other waits for ever. The end of an
-//! interrupted process kills its children, then *executes itself* in the mode [`SWEEP_MODE`]: by then
-//! every lock it held is released, so that what it was writing can be swept like that of a dead
-//! process, and nothing of it stays behind.
+//! The first thread that terminates the process owns its end; any other blocks forever. An
+//! interrupted process kills its children, then executes itself with [`SWEEP_MODE`]: `execve`
+//! releases every lock it held, so its incomplete files can be swept like those of a dead process,
+//! and nothing is left behind.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -24,10 +23,10 @@ use signal_hook::iterator::Signals;
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
 
-/// The first argument of the process that sweeps: `microagent <SWEEP_MODE> CODE STORE PATH…`.
+/// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";
 
-/// What must not stay behind, and who ends the process.
+/// What to remove on termination, and which thread terminates the process.
 #[derive(Debug, Clone)]
 pub struct Termination {
     state: Arc<Mutex<State>>,
@@ -38,28 +37,28 @@ pub struct Termination {
 struct State {
     store: Option<PathBuf>,
     paths: Vec<PathBuf>,
-    /// Who ends the process.
+    /// The thread that terminates the process.
     owner: Option<ThreadId>,
 }
 
 impl Termination {
-    /// Takes over SIGINT, SIGTERM and SIGHUP.
+    /// Installs handlers for SIGINT, SIGTERM and SIGHUP.
     ///
     /// # Errors
-    /// When they cannot be taken over.
+    /// When a handler or the signal thread cannot be installed.
     pub fn install(output: Output) -> Result<Termination, Failure> {
         let termination = Termination {
             state: Arc::default(),
             output,
         };
         let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(signal_error)?;
-        let of_signals = termination.clone();
+        let signal_handle = termination.clone();
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
                 if let Some(signal) = signals.forever().next() {
                     let code = EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0));
-                    of_signals
+                    signal_handle
                         .terminate(code, &Failure::new(ErrorKind::Interrupted, "interrupted"));
                 }
             })
@@ -67,33 +66,33 @@ impl Termination {
         Ok(termination)
     }
 
-    /// The store in which this process writes.
+    /// Sets the store that is swept on termination.
     pub fn set_store(&self, root: &Path) {
         self.lock().store = Some(root.to_owned());
     }
 
-    /// A file or directory that must go if the process is interrupted from now on.
+    /// Registers a file or directory to be removed on termination.
     pub fn remove_on_exit(&self, path: &Path) {
         self.lock().paths.push(path.to_owned());
     }
 
-    /// It may stay from now on.
+    /// Unregisters a file or directory.
     pub fn keep(&self, path: &Path) {
         self.lock().paths.retain(|known| known != path);
     }
 
-    /// The main thread has done its work and ends the process, except for what it still has to
-    /// say. Signals have no effect from now on.
+    /// Makes the calling thread the owner of the end: it has finished its work, and signals have no
+    /// effect from now on.
     pub fn disarm(&self) {
         drop(self.claim());
     }
 
-    /// Ends the process now, saying why.
-    pub fn terminate(&self, code: u8, why: &Failure) -> ! {
+    /// Prints `failure`, cleans up and exits with `code`.
+    pub fn terminate(&self, code: u8, failure: &Failure) -> ! {
         let state = self.claim();
-        // What other threads have to say comes before this or never.
+        // Holding the lock keeps other threads from printing after the failure.
         let _stderr = io::stderr().lock();
-        self.output.failure(why);
+        self.output.failure(failure);
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
         sweep.arg(SWEEP_MODE).arg(code.to_string());
@@ -104,7 +103,7 @@ impl Termination {
                 .map_or(OsStr::new(""), Path::as_os_str),
         );
         sweep.args(&state.paths);
-        // Comes back only when it fails; what is left then is swept by the next run.
+        // Returns only if it fails; the next run then sweeps what is left.
         let _ = execute(sweep);
         for path in &state.paths {
             remove(path);
@@ -112,7 +111,7 @@ impl Termination {
         std::process::exit(code.into())
     }
 
-    /// Makes this thread the one that ends the process. Waits for ever when another one does.
+    /// Makes the calling thread the owner. Blocks forever if another thread is.
     fn claim(&self) -> MutexGuard<'_, State> {
         let me = thread::current().id();
         let mut state = self.lock();
@@ -133,11 +132,11 @@ impl Termination {
 fn signal_error(error: io::Error) -> Failure {
     Failure::new(
         ErrorKind::Host,
-        format!("cannot listen to signals: {error}"),
+        format!("cannot install signal handlers: {error}"),
     )
 }
 
-/// The mode of a process that took the place of an interrupted one; `None` when it is none.
+/// Cleans up after an interrupted process if `words` select [`SWEEP_MODE`], otherwise returns `None`.
 pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
     let [_, mode, code, store, paths @ ..] = words else {
         return None;
@@ -151,7 +150,7 @@ pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
     if !store.is_empty()
         && let Ok(store) = Store::open(Path::new(store))
     {
-        // What is left then is swept by the next run.
+        // On failure, the next run sweeps what is left.
         let _ = store.sweep();
     }
     let code = code.to_str().and_then(|code| code.parse::<u8>().ok());
@@ -165,12 +164,12 @@ fn remove(path: &Path) {
     };
 }
 
-/// Executes `command` in place of this process. Returns only when it cannot.
+/// Replaces this process with `command`. Returns only on failure.
 ///
-/// Until the other threads are gone they cannot start any: Linux answers EAGAIN while a process
-/// executes (`copy_fs` in kernel/fork.c), and [`thread::spawn`] panics. Where a panic aborts, it
-/// could be the end of this process before the one that is wanted. So a thread that panics from
-/// here on waits for its end, without a word.
+/// During `execve` Linux fails thread creation with EAGAIN (`copy_fs` in kernel/fork.c), so
+/// [`thread::spawn`] in another thread panics. With `panic = "abort"` that would abort this process
+/// before `execve` completes. From here on, another thread that panics therefore blocks silently
+/// until `execve` ends it.
 fn execute(mut command: Command) -> io::Error {
     let me = thread::current().id();
     let before = std::panic::take_hook();
@@ -183,7 +182,7 @@ fn execute(mut command: Command) -> io::Error {
     command.exec()
 }
 
-/// Kills every child: the supervisor, and whatever the pipeline has started (a package client).
+/// Kills every child: the supervisor, and programs that the pipeline started, such as apt-get.
 fn kill_children() {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else {
         return;
@@ -206,8 +205,8 @@ fn kill_child(pid: i32) {
     let Ok(fd) = pidfd_open(pid, PidfdFlags::empty()) else {
         return;
     };
-    // Between the two steps it may have been reaped and its number given away: the descriptor
-    // stands for one process, and only one that is still our child is killed.
+    // The child may have been reaped and its PID reused before pidfd_open; the descriptor refers to
+    // one process, which is killed only if it is still a child.
     if parent_of(pid) == Some(rustix::process::getpid()) {
         let _ = pidfd_send_signal(fd, Signal::KILL);
     }
@@ -228,9 +227,9 @@ mod tests {
 
     const EXECUTES: &str = "MICROAGENT_TEST_EXECUTES";
 
-    /// The test below runs this one in a process of its own.
+    /// The next test runs this one in a separate process.
     #[test]
-    fn a_process_that_is_replaced() {
+    fn process_that_executes_another() {
         if std::env::var_os(EXECUTES).is_none() {
             return;
         }
@@ -251,8 +250,8 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_cannot_start_others_meanwhile_are_not_heard_of() {
-        let test = "termination::tests::a_process_that_is_replaced";
+    fn thread_creation_that_fails_during_execve_does_not_panic_visibly() {
+        let test = "termination::tests::process_that_executes_another";
         for _ in 0..20 {
             let output = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", test, "--nocapture"])

@@ -1,70 +1,70 @@
-//! When a run passed which point, by the clock that all processes of a host share.
+//! Timestamps of a run by `CLOCK_MONOTONIC`, which all processes of the host share.
 
 use microagent_proto::control::{Step, StepName};
 pub use microagent_vmm::supervisor::monotonic_micros;
 use serde::{Deserialize, Serialize};
 
-/// A point on the way from the command line to its exit code, in the order of a cached run.
+/// A point between the start of the command and its exit code, in the order of a cached run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Mark {
-    /// The command line was understood.
+    /// The command line was parsed.
     Cli,
-    /// The supervisor's process was started.
+    /// The supervisor's process was spawned.
     Spawned,
-    /// The supervisor's program began.
+    /// The supervisor's `main` began.
     Supervisor,
     /// An empty VM was created.
     Prepared,
-    /// Image, root file system, kernel and initramfs were found or made.
+    /// Image, root file system, kernel and initramfs are ready.
     LookedUp,
-    /// The supervisor knew what to boot.
+    /// The supervisor received the VM's configuration.
     #[serde(rename = "told")]
     StartReceived,
     /// Kernel and initramfs were in guest memory.
     Loaded,
-    /// The VM, its vCPUs and its devices existed.
+    /// The VM, its vCPUs and its devices were created.
     Created,
     /// The first vCPU was about to enter the guest.
     Running,
     /// The guest kernel started its clock.
     Kernel,
-    /// The agent's program began in the guest.
+    /// The guest agent's `main` began.
     Userspace,
-    /// The agent reported.
+    /// The guest agent reported.
     Agent,
     /// The root file system was mounted.
     Root,
     /// The command was executed.
     Exec,
-    /// The first byte of its output was here.
+    /// The first byte of its output arrived.
     Output,
-    /// The command's exit code was here.
+    /// The command's exit code arrived.
     Exited,
 }
 
-/// A point that was passed.
+/// A mark and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelineEntry {
-    /// Which.
+    /// The mark.
     pub mark: Mark,
-    /// When, in microseconds of `CLOCK_MONOTONIC`.
+    /// Its time in microseconds of `CLOCK_MONOTONIC`.
     pub monotonic_micros: u64,
 }
 
-/// The points that were passed.
+/// The marks of one run.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(transparent)]
 pub struct Timeline(Vec<TimelineEntry>);
 
 impl Timeline {
-    /// Notes that `mark` is passed now.
+    /// Records `mark` with the current time.
     pub fn record_now(&mut self, mark: Mark) {
         self.record(mark, monotonic_micros());
     }
 
-    /// Notes when `mark` was passed.
+    /// Records `mark` with the given time.
     pub fn record(&mut self, mark: Mark, monotonic_micros: u64) {
         self.0.push(TimelineEntry {
             mark,
@@ -72,10 +72,10 @@ impl Timeline {
         });
     }
 
-    /// Notes what the supervisor and the agent tell of the boot.
+    /// Records the marks of the boot from the agent's report.
     ///
-    /// The guest's clock is not ours. But both are read when the agent reports, which ties them
-    /// together up to the length of one message; nothing has to leave the guest for a mark.
+    /// Host and guest have different clocks. The report carries both, which aligns them up to the
+    /// latency of one message, so marks cause no exits from the guest.
     pub fn record_boot(&mut self, ready: &GuestReady) {
         for step in &ready.steps {
             let mark = match step.name {
@@ -95,16 +95,16 @@ impl Timeline {
     }
 }
 
-/// What is known of the boot when the agent has reported.
+/// The guest agent's report after boot.
 #[derive(Debug)]
 pub struct GuestReady {
-    /// When it did, in microseconds of `CLOCK_MONOTONIC`.
+    /// Time of the report in microseconds of the host's `CLOCK_MONOTONIC`.
     pub monotonic_micros: u64,
-    /// The same moment by the guest's clock, in microseconds since its kernel started.
+    /// Time of the report by the guest's clock, in microseconds since its kernel started.
     pub uptime_micros: u64,
-    /// When the agent's program began, by the guest's clock.
+    /// Time the agent's `main` began, by the guest's clock.
     pub started_micros: u64,
-    /// The steps on the host.
+    /// The boot steps on the host.
     pub steps: Vec<Step>,
 }
 
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_guests_clock_is_tied_to_ours_by_its_report() {
+    fn the_report_aligns_the_guests_clock_with_the_hosts() {
         let mut timeline = Timeline::default();
         timeline.record_boot(&GuestReady {
             monotonic_micros: 10_000,

@@ -9,32 +9,32 @@ use super::image::ReferenceArgs;
 /// `microagent cache …`
 #[derive(Debug, Subcommand)]
 pub enum CacheCommand {
-    /// List what is cached: size, last use, what holds it
+    /// List images and nodes: size, last use, purpose, and what holds them
     Ls,
-    /// Say how much room the cache takes, and how much of it could go
+    /// Show disk usage, and how much is reclaimable
     Du,
-    /// Remove what nothing needs, and on demand what is old or too much
+    /// Remove unreferenced data, and with flags old data or data over a size limit
     Gc(GcArgs),
-    /// Check every byte against its digest
+    /// Check every object against its digest
     Verify(VerifyArgs),
-    /// Show how an image was made, and why it was made anew
+    /// Show how an image was built, and why it was rebuilt
     Explain(ReferenceArgs),
     /// Write an image to an OCI archive
     Export(ExportArgs),
-    /// Take the images of an OCI archive into the cache
+    /// Import the images of an OCI archive into the cache
     Import(ImportArgs),
 }
 
 /// `microagent cache gc`
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    /// Remove the least recently used until no more than this is left, such as 20GiB
+    /// Remove the least recently used data until at most this much is left, such as 20GiB
     #[arg(long, value_name = "SIZE")]
     pub max_size: Option<String>,
-    /// Remove what was not used for so long, such as 7d or 12h
+    /// Remove data not used for this long, such as 7d or 12h
     #[arg(long, value_name = "DURATION")]
     pub older_than: Option<String>,
-    /// Say what would be removed, and remove nothing
+    /// Print what would be removed, without removing it
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -42,7 +42,7 @@ pub struct GcArgs {
 /// `microagent cache verify`
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Put aside what is damaged; it is made anew when it is needed
+    /// Quarantine damaged files; their content is fetched or rebuilt on demand
     #[arg(long)]
     pub repair: bool,
 }
@@ -53,7 +53,7 @@ pub struct ExportArgs {
     /// The image
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// The file to write; replaced when it exists
+    /// Output file; replaced if it exists
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }

@@ -4,22 +4,22 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// Flags for every command. They stand before it.
+/// Flags of every command. They precede it.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
-    /// Print one JSON document on stdout, and errors as JSON on stderr
+    /// Print one JSON document on stdout; events and errors as JSON on stderr
     #[arg(long)]
     pub json: bool,
     /// Print no notices and no progress
     #[arg(long, short = 'q', conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more on stderr; twice for the guest's console as well
+    /// Log to stderr; -vv adds debug messages and the guest's console
     #[arg(long, short = 'v', action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Print without colours
+    /// Print without colors
     #[arg(long)]
     pub no_color: bool,
-    /// How virtual CPUs are run
+    /// How to run virtual CPUs
     #[arg(
         long,
         value_name = "ENGINE",
@@ -27,15 +27,15 @@ pub struct GlobalArgs {
         default_value = "auto"
     )]
     pub engine: EngineArg,
-    /// Where images, kernels and workspaces are kept [default: ~/.microagent]
+    /// Directory for images, kernels and workspaces [default: ~/.microagent]
     #[arg(long, value_name = "DIR", env = "MICROAGENT_STATE_DIR", global = true)]
     pub state_dir: Option<PathBuf>,
 }
 
-/// A choice of engine.
+/// An engine selection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum EngineArg {
-    /// KVM where it can run a guest kernel, else QEMU
+    /// KVM if it can run a guest kernel, otherwise QEMU
     Auto,
     /// The built-in monitor on /dev/kvm
     Kvm,

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-/// A command about one image.
+/// Arguments of a command on one image.
 #[derive(Debug, Args)]
 pub struct ReferenceArgs {
     /// The image
@@ -13,16 +13,16 @@ pub struct ReferenceArgs {
 /// `microagent image …`
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Say which image a reference names now, and record it
+    /// Resolve a reference and record the result
     Resolve(ReferenceArgs),
-    /// Compare what was recorded with what is there now
+    /// Compare the recorded state with the current one
     Drift(DriftArgs),
 }
 
 /// `microagent image drift`
 #[derive(Debug, Args)]
 pub struct DriftArgs {
-    /// Only these images; everything that is recorded by default
+    /// Only these images [default: everything recorded]
     #[arg(value_name = "REF")]
     pub references: Vec<String>,
 }

@@ -8,22 +8,22 @@ use clap::{Args, Subcommand};
 /// `microagent kernel …`
 #[derive(Debug, Subcommand)]
 pub enum KernelCommand {
-    /// Get a kernel and make it the default
+    /// Install a kernel and make it the default
     Install(KernelInstallArgs),
-    /// Build a kernel made for microVMs from source and make it the default
+    /// Build a kernel for microVMs from source and make it the default
     Build(KernelBuildArgs),
 }
 
 /// `microagent kernel build`
 #[derive(Debug, Args)]
 pub struct KernelBuildArgs {
-    /// The kernel's source: linux-*.tar.xz or a Debian package of it [default: the distribution's]
+    /// Kernel source: linux-*.tar.xz or a Debian source package [default: the distribution's]
     #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
-    /// Options to set after our own, so that they count
+    /// Configuration options that override the built-in ones
     #[arg(long, value_name = "FRAGMENT")]
     pub config: Option<PathBuf>,
-    /// How many processes compile at once [default: one a processor]
+    /// Number of parallel compiler processes [default: the number of CPUs]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
 }
@@ -31,13 +31,13 @@ pub struct KernelBuildArgs {
 /// `microagent kernel install`
 #[derive(Debug, Args)]
 pub struct KernelInstallArgs {
-    /// A kernel file: vmlinux, bzImage, or a Debian kernel package
+    /// Kernel file: vmlinux, bzImage, or a Debian kernel package
     #[arg(long, value_name = "PATH", conflicts_with = "url")]
     pub from: Option<PathBuf>,
-    /// Where to download it
+    /// Download the kernel from this URL
     #[arg(long, value_name = "URL", requires = "sha256")]
     pub url: Option<String>,
-    /// The SHA-256 of what is downloaded
+    /// Expected SHA-256 of the download
     #[arg(long, value_name = "SUM", requires = "url")]
     pub sha256: Option<String>,
 }

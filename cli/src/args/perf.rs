@@ -7,11 +7,11 @@ use super::run::MachineArgs;
 /// `microagent perf …`
 #[derive(Debug, Subcommand)]
 pub enum PerfCommand {
-    /// Boot again and again and show where the time goes
+    /// Boot repeatedly and show where the time goes
     Boot(PerfBootArgs),
 }
 
-/// `microagent perf boot`. Numbers are texts here, so that their errors can say the way out.
+/// `microagent perf boot`. Numbers are strings here, so that their errors can carry a remediation.
 #[derive(Debug, Args)]
 pub struct PerfBootArgs {
     /// The image
@@ -21,16 +21,16 @@ pub struct PerfBootArgs {
         default_value = "docker.io/library/busybox:1.36"
     )]
     pub image: String,
-    /// Shell command to run in it
+    /// Shell command to run
     #[arg(long, value_name = "COMMAND", default_value = "echo ok")]
     pub exec: String,
-    /// How often to boot, after one boot that is not counted
+    /// Number of measured boots, after one warm-up boot
     #[arg(long, short = 'n', value_name = "COUNT", default_value = "10")]
     pub iterations: String,
-    /// What the VM is like
+    /// VM resources and kernel.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Do not boot the same kernel with the other monitors that are installed
+    /// Skip the comparison with other installed monitors
     #[arg(long)]
     pub alone: bool,
 }

@@ -17,10 +17,10 @@ pub struct RootfsBuildArgs {
     /// The image, pinned by digest
     #[arg(long, value_name = "REF")]
     pub image: String,
-    /// The file to write; replaced when it exists [default: only into the cache]
+    /// Output file; replaced if it exists [default: only the cache]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
-    /// Accept a reference that can mean another image tomorrow
+    /// Accept a mutable reference (a tag)
     #[arg(long)]
     pub allow_mutable: bool,
     /// Size of the file system in MiB

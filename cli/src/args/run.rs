@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// `microagent run`. Numbers are texts here, so that their errors can say the way out.
+/// `microagent run`. Numbers are strings here, so that their errors can carry a remediation.
 #[derive(Debug, Default, Args)]
 #[command(
     override_usage = "microagent run [OPTIONS] --image REF --exec COMMAND\n       \
@@ -17,43 +17,43 @@ pub struct RunArgs {
     /// Shell command to run
     #[arg(long, value_name = "COMMAND")]
     pub exec: Option<String>,
-    /// Shell command to run before; repeatable
+    /// Shell command to run first; repeatable
     #[arg(long, value_name = "COMMAND")]
     pub setup: Vec<String>,
-    /// Program to run in place of the image's entrypoint
+    /// Program to run instead of the image's entrypoint
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
     /// Pass standard input to the command
     #[arg(long, short = 'i')]
     pub interactive: bool,
-    /// Guest environment variable; repeatable
+    /// Environment variable for the command; repeatable
     #[arg(long, short = 'e', value_name = "KEY=VALUE")]
     pub env: Vec<String>,
-    /// Guest host name [default: the workspace's name]
+    /// Guest host name [default: the workspace name]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
     /// Workspace name [default: generated]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The same as --name
+    /// Same as --name
     #[arg(long, value_name = "NAME")]
     pub id: Option<String>,
-    /// What the VM is like
+    /// VM resources and kernel.
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Size of the root disk in MiB [default: the content and 512 MiB]
+    /// Size of the root disk in MiB [default: content plus 512]
     #[arg(long, value_name = "MiB")]
     pub size_mib: Option<String>,
-    /// Stop after this many seconds, counted from the boot of the VM
+    /// Time limit in seconds, from VM boot to the end of the command
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<String>,
-    /// Attach an ext4 disk; with rw the command writes to it. Repeatable
+    /// Attach an ext4 disk; rw writes to the file itself. Repeatable
     #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw")]
     pub disk: Vec<String>,
-    /// Attach a disk made from a tar; with rw what is written is gone afterwards. Repeatable
+    /// Attach a disk built from a tar archive; rw writes are discarded afterwards. Repeatable
     #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
     pub bundle: Vec<String>,
-    /// Keep the workspace and its disk after the command has ended
+    /// Keep the workspace and its disk after the command ends
     #[arg(long)]
     pub keep: bool,
     /// Use this mke2fs instead of the built-in writer
@@ -74,12 +74,12 @@ pub struct RunArgs {
     /// Not available yet
     #[arg(long, hide = true)]
     pub mediation_optional: bool,
-    /// The image, unless --image names it; then a command and its arguments
+    /// The image, unless given with --image; then the command and its arguments
     #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
 }
 
-/// What a VM is like that boots an image. Numbers are texts here too.
+/// VM resources and kernel. Numbers are strings here too.
 #[derive(Debug, Default, Clone, Args)]
 pub struct MachineArgs {
     /// Resource profile: tiny, small, medium or large
@@ -88,16 +88,16 @@ pub struct MachineArgs {
     /// Memory in MiB [default: 512]
     #[arg(long, short = 'm', value_name = "MiB")]
     pub memory: Option<String>,
-    /// Number of CPUs [default: the host's, at most 2]
+    /// Number of CPUs [default: 2, or fewer if the host has fewer]
     #[arg(long, value_name = "COUNT")]
     pub cpus: Option<String>,
-    /// Kernel to boot instead of the default one
+    /// Kernel to boot instead of the default kernel
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
 }
 
 impl RunArgs {
-    /// Flags of this command that are parsed but have nothing behind them yet.
+    /// The first given flag that is reserved for a later version.
     pub fn unavailable_flag(&self) -> Option<&'static str> {
         [
             ("--shell", self.shell.is_some()),

@@ -1,4 +1,4 @@
-//! `microagent doctor`: what this host can run, and what is missing.
+//! `microagent doctor`: checks what this host can run and what is missing.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -15,11 +15,11 @@ use crate::failure::Failure;
 use crate::install;
 use crate::settings::Settings;
 
-/// What was found.
+/// The findings.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
-    /// A VM can be run.
+    /// Whether a VM can be run.
     ok: bool,
     engine: EngineReport,
     kvm: KvmReport,
@@ -30,7 +30,7 @@ struct Report {
     state_dir: PathBuf,
 }
 
-/// What `auto` takes.
+/// The engine that `auto` selects.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct EngineReport {
@@ -46,7 +46,7 @@ struct KvmReport {
     remediation: Option<&'static str>,
 }
 
-/// A program that is there or not.
+/// An installed or missing program.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Finding {
@@ -65,7 +65,7 @@ struct KernelReport {
     remediation: Option<String>,
 }
 
-/// Looks, prints, and says whether a VM can be run.
+/// Prints the findings. Exits with 0 if a VM can be run, otherwise with 1.
 pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
     let kvm = engine::probe_kvm();
     let qemu = qemu();
@@ -79,7 +79,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
                 auto: Some(choice.engine.name()),
                 why: choice.fallback.unwrap_or_else(|| match choice.engine {
                     Engine::Kvm => "guest instructions run on /dev/kvm".into(),
-                    Engine::Qemu => "it was found".into(),
+                    Engine::Qemu => "QEMU is installed".into(),
                 }),
             },
             Err(failure) => EngineReport {
@@ -112,15 +112,15 @@ fn qemu() -> Finding {
             version,
             missing,
         }) => {
-            let lacks = (!missing.is_empty())
-                .then(|| format!("QEMU {version} has no {}", missing.join(", no ")));
+            let problem = (!missing.is_empty())
+                .then(|| format!("QEMU {version} lacks {}", missing.join(", ")));
             Finding {
                 path: Some(path),
                 version: Some(version),
-                remediation: lacks
+                remediation: problem
                     .is_some()
-                    .then(|| "install a QEMU of 7.2 or newer".into()),
-                problem: lacks,
+                    .then(|| "install QEMU 7.2 or newer".into()),
+                problem,
             }
         }
         Err(error) => Finding {
@@ -132,7 +132,7 @@ fn qemu() -> Finding {
     }
 }
 
-/// The default kernel, without making a store where there is none.
+/// The default kernel; does not create a store if there is none.
 fn kernel(settings: &Settings) -> KernelReport {
     let root = settings.store_dir();
     let found = if root.is_dir() {
@@ -151,7 +151,7 @@ fn kernel(settings: &Settings) -> KernelReport {
         },
         Ok(None) => KernelReport {
             installed: None,
-            problem: Some("none is installed; the first run installs one".into()),
+            problem: Some("not installed; the first run installs one".into()),
             remediation: Some("microagent kernel install".into()),
         },
         Err(failure) => KernelReport {
@@ -196,8 +196,8 @@ impl Finding {
 impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
-        let mut line = |name: &str, what: &str, remediation: Option<&str>| {
-            let _ = writeln!(text, "{name:<12}{what}");
+        let mut line = |name: &str, finding: &str, remediation: Option<&str>| {
+            let _ = writeln!(text, "{name:<12}{finding}");
             if let Some(remediation) = remediation {
                 let _ = writeln!(text, "{:<12}-> {remediation}", "");
             }

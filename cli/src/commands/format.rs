@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 use indicatif::HumanBytes;
 use microagent_pipeline::Kernel;
 
-/// A number of bytes for people.
+/// A size with a binary unit.
 pub fn bytes(bytes: u64) -> String {
     HumanBytes(bytes).to_string()
 }
 
-/// How long ago something was, for people: to its largest unit.
+/// How long ago `then` was, in its largest unit.
 pub fn ago(then: SystemTime) -> String {
     let seconds = then.elapsed().unwrap_or(Duration::ZERO).as_secs();
     let units = [(86400, "d"), (3600, "h"), (60, "min")];
@@ -20,12 +20,12 @@ pub fn ago(then: SystemTime) -> String {
     }
 }
 
-/// A moment as JSON has it.
+/// A time as RFC 3339 in UTC, with seconds.
 pub fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
-/// A kernel in one line.
+/// A kernel as one line.
 pub fn kernel(kernel: &Kernel) -> String {
     let version = kernel.version.as_deref().unwrap_or("of unknown version");
     format!(

@@ -1,4 +1,4 @@
-//! `microagent image …`: what references name, and what has changed.
+//! `microagent image …`: resolves references and detects changes.
 
 use microagent_cas::Digest;
 use microagent_pipeline::{Drift, DriftState, Image, ImageConfig};
@@ -13,7 +13,7 @@ use crate::settings::Settings;
 use crate::table::table;
 use crate::termination::Termination;
 
-/// Does what `image` was asked for.
+/// Runs a subcommand of `image`.
 pub fn image(
     command: ImageCommand,
     settings: &Settings,
@@ -29,9 +29,9 @@ pub fn image(
 #[serde(rename_all = "camelCase")]
 struct Resolved {
     image: ImageDocument,
-    /// What the reference named when it was resolved before; null if it never was.
+    /// The previous result for this reference; null if it was never resolved here.
     recorded: Option<Digest>,
-    /// Whether it names something else now.
+    /// Whether the result differs from the previous one.
     moved: bool,
     config: ConfigDocument,
     layers: Vec<LayerDocument>,
@@ -110,7 +110,7 @@ fn resolve(
     Ok(0)
 }
 
-/// Exits with 0 when everything is the same, with 1 when anything moved, is gone, or is unknown.
+/// Exits with 0 if everything is unchanged, otherwise with 1.
 fn drift(args: &DriftArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let references = (args.references.iter())
         .map(|text| reference(text))

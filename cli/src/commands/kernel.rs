@@ -33,10 +33,10 @@ struct Node {
     millis: f64,
 }
 
-/// Where a build's own words go, below the state directory.
+/// The build log in the state directory.
 const LOG: &str = "kernel-build.log";
 
-/// Builds a kernel, or finds it in the store, and makes it the default.
+/// Builds a kernel, or finds it in the store, and makes it the default kernel.
 pub fn build(
     args: &KernelBuildArgs,
     settings: &Settings,
@@ -68,7 +68,7 @@ pub fn build(
     Ok(0)
 }
 
-/// Brings a kernel into the store and makes it the default.
+/// Installs a kernel in the store and makes it the default kernel.
 pub fn install(
     args: &KernelInstallArgs,
     settings: &Settings,
@@ -99,15 +99,15 @@ fn source(args: &KernelInstallArgs) -> Result<KernelSource, Failure> {
     })
 }
 
-/// With or without its `sha256:`, as checksum files and digests have it.
+/// Parses a checksum with or without the prefix `sha256:`.
 fn checksum(text: &str) -> Result<Digest, Failure> {
     let hex = text
         .strip_prefix("sha256:")
         .unwrap_or(text)
         .to_ascii_lowercase();
     Digest::from_hex(&hex).map_err(|_| {
-        Failure::usage(format!("--sha256 {text:?} is no SHA-256"))
-            .remediation("give the 64 hexadecimal digits that sha256sum prints")
+        Failure::usage(format!("--sha256 {text:?} is not a SHA-256"))
+            .remediation("use the 64 hexadecimal digits that sha256sum prints")
     })
 }
 
@@ -124,8 +124,8 @@ mod tests {
         assert_eq!(checksum(&hex.to_uppercase()), Ok(digest));
         assert_eq!(
             checksum("abc").unwrap_err(),
-            Failure::usage("--sha256 \"abc\" is no SHA-256")
-                .remediation("give the 64 hexadecimal digits that sha256sum prints")
+            Failure::usage("--sha256 \"abc\" is not a SHA-256")
+                .remediation("use the 64 hexadecimal digits that sha256sum prints")
         );
     }
 }

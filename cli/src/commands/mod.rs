@@ -1,4 +1,4 @@
-//! One module a command: from checked arguments to its result.
+//! One module per command: from validated arguments to its result.
 
 pub mod cache;
 pub mod doctor;

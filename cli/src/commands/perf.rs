@@ -20,10 +20,10 @@ use crate::run_dir::RunDir;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
-/// The most iterations: all their times are kept.
-const MOST_ITERATIONS: u32 = 10_000;
+/// Maximum number of iterations; bounds the memory for their times.
+const MAX_ITERATIONS: u32 = 10_000;
 
-/// Boots again and again. The answer is the exit code.
+/// Boots repeatedly and prints the report.
 pub fn boot(
     args: PerfBootArgs,
     settings: &Settings,
@@ -45,7 +45,7 @@ pub fn boot(
     let mut done = Vec::new();
     for turn in 0..=iterations {
         let measured = iteration::measure(&run_args)?;
-        // The first one pulls the image, installs the kernel and warms the caches.
+        // The first run is a warm-up: it pulls the image, installs the kernel and warms the caches.
         if turn > 0 {
             done.push(measured);
         }
@@ -85,15 +85,15 @@ pub fn boot(
 
 fn iterations(text: &str) -> Result<u32, Failure> {
     match text.parse() {
-        Ok(count @ 1..=MOST_ITERATIONS) => Ok(count),
+        Ok(count @ 1..=MAX_ITERATIONS) => Ok(count),
         _ => Err(
-            Failure::usage(format!("--iterations {text:?} is no number of boots"))
-                .remediation(format!("give a number from 1 to {MOST_ITERATIONS}")),
+            Failure::usage(format!("--iterations {text:?} is not a valid count"))
+                .remediation(format!("use a whole number from 1 to {MAX_ITERATIONS}")),
         ),
     }
 }
 
-/// What makes this program run the measured command.
+/// The arguments of the measured `microagent run`.
 fn run_args(
     args: &PerfBootArgs,
     request: &RunRequest,
@@ -125,12 +125,12 @@ fn totals(done: &[Iteration]) -> Result<waterfall::Totals, Failure> {
     waterfall::totals(done).ok_or_else(|| {
         Failure::new(
             ErrorKind::Internal,
-            "a run did not say when its agent was ready",
+            "the timeline of a run has no agent mark",
         )
     })
 }
 
-/// What the measured runs booted.
+/// The artifacts of the measured runs.
 struct Booted {
     image: Image,
     kernel: Kernel,
@@ -139,9 +139,9 @@ struct Booted {
 
 impl Booted {
     fn look_up(pipeline: &Pipeline, request: &RunRequest) -> Result<Booted, Failure> {
-        let named = request.kernel.as_deref();
-        let kernel = artifacts::installed_kernel(pipeline, named)?.ok_or_else(|| {
-            Failure::new(ErrorKind::NotFound, "the kernel is gone")
+        let path = request.kernel.as_deref();
+        let kernel = artifacts::installed_kernel(pipeline, path)?.ok_or_else(|| {
+            Failure::new(ErrorKind::NotFound, "the kernel is not in the store")
                 .remediation("install one: microagent kernel install")
         })?;
         let image = pipeline.resolve(&request.reference)?;
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_of_boots_is_at_least_one() {
+    fn the_number_of_boots_is_limited() {
         assert_eq!(iterations("3"), Ok(3));
         for wrong in ["0", "-1", "many", "10001"] {
             let failure = iterations(wrong).unwrap_err();

@@ -1,4 +1,4 @@
-//! The pipeline that commands use.
+//! Opens the pipeline for commands.
 
 use std::sync::Arc;
 
@@ -10,13 +10,13 @@ use crate::progress::Reporter;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
-/// The pipeline on this state directory's store, swept of what dead processes left.
+/// Opens the pipeline on the state directory's store, and removes leftovers of dead processes.
 pub fn open(settings: &Settings, termination: &Termination) -> Result<Pipeline, Failure> {
     let root = settings.store_dir();
     let store = Store::open(&root)?;
     termination.set_store(&root);
     if let Err(error) = store.sweep() {
-        tracing::warn!(%error, "leftovers stay in the store");
+        tracing::warn!(%error, "cannot remove leftovers from the store");
     }
     let reporter = Arc::new(Reporter::new(settings.output));
     Ok(Pipeline::new(store, reporter).with_registries(settings.registries()?))

@@ -32,7 +32,7 @@ struct RootfsDocument {
     size: u64,
 }
 
-/// Builds an image's root file system and copies it to where it was asked for.
+/// Builds an image's root file system and copies it to `--out`.
 pub fn build(
     args: &RootfsBuildArgs,
     settings: &Settings,
@@ -71,8 +71,7 @@ pub fn build(
     Ok(0)
 }
 
-/// Writes a file system to where it was asked for, unless it is what was written there last time
-/// and nobody has touched it since.
+/// Copies a file system to `out`, unless `out` is an unmodified earlier copy of it.
 fn write_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
     if !store.is_known(&path, &rootfs.digest)? {
@@ -83,8 +82,8 @@ fn write_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Fail
 }
 
 fn mutable(reference: &str) -> Failure {
-    Failure::usage(format!("{reference} can mean another image tomorrow")).remediation(
-        "pin it by digest, as in NAME@sha256:… (microagent --json run prints it as \
-         image.resolved), or add --allow-mutable",
+    Failure::usage(format!("{reference} is a mutable reference")).remediation(
+        "pin it by digest, as in NAME@sha256:… (microagent image resolve prints it), or use \
+         --allow-mutable",
     )
 }

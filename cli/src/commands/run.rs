@@ -29,10 +29,10 @@ use crate::supervisor::Supervisor;
 use crate::termination::Termination;
 use crate::timeline::{Mark, Timeline};
 
-/// Exit code when nobody reads our output: that of a program that SIGPIPE outcome.
+/// Exit code when the reader of standard output closed it: that of a program killed by SIGPIPE.
 const EXIT_SIGPIPE: u8 = EXIT_SIGNAL_BASE + 13;
 
-/// Runs one command in a fresh VM. The answer is the exit code.
+/// Runs one command in a fresh VM; returns the exit code.
 pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let begun = Instant::now();
     let mut timeline = Timeline::default();
@@ -54,9 +54,9 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     let run_dir = RunDir::create()?;
     termination.remove_on_exit(run_dir.path());
     let mut phases = Phases::default();
-    let loud = settings.output.verbose > 1;
+    let verbose = settings.output.verbose > 1;
     let supervisor = timed(&mut phases.spawn, || {
-        Supervisor::spawn(&supervisor, choice.engine, loud)
+        Supervisor::spawn(&supervisor, choice.engine, verbose)
     })?;
     timeline.record_now(Mark::Spawned);
     let artifacts = artifacts::prepare(
@@ -94,7 +94,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
             .chain(attached.iter().map(|disk| disk.config.clone()))
             .collect(),
         run_dir: run_dir.path().to_owned(),
-        console_to_stderr: loud,
+        console_to_stderr: verbose,
     };
     let task = task(&request, &artifacts, &name, config, &attached);
     let mut outcome = vm::run(
@@ -109,9 +109,9 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
 
     let exited = matches!(outcome.status, Status::Exited(_));
     let halted = timed(&mut phases.teardown, || {
-        let lasting = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
-        let halted = lasting && exited && vm::shut_down(&supervisor);
-        // Not waited for: the caller has its exit code before the VM is gone.
+        let persistent = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
+        let halted = persistent && exited && vm::shut_down(&supervisor);
+        // No wait: the caller gets its exit code before the VM has been torn down.
         drop(supervisor);
         drop(run_dir);
         halted
@@ -142,7 +142,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     report_result(settings, &outcome, &document, termination)
 }
 
-/// Prints what is left to print and says the exit code.
+/// Prints the document and the failure, if any; returns the exit code.
 fn report_result(
     settings: &Settings,
     outcome: &Outcome,
@@ -154,19 +154,19 @@ fn report_result(
         Status::StdoutClosed => (EXIT_SIGPIPE, None),
         Status::Failed(failure) => (failure.exit_code(EXIT_RUN_FAILED), Some(failure)),
     };
-    // A failure of ours has no result to print.
+    // A failure of microagent has no result.
     if settings.output.json && code != EXIT_RUN_FAILED {
         settings.output.document(document)?;
     }
     if let Some(failure) = failure {
-        // A VM that was killed by a signal to this process is not worth a word of its own.
+        // If a signal is already terminating this process, its failure is the one to print.
         termination.disarm();
         settings.output.failure(failure);
     }
     Ok(code)
 }
 
-/// What the document of a run is made of.
+/// The parts of a run's document.
 struct DocumentParts<'a> {
     settings: &'a Settings,
     request: &'a RunRequest,
@@ -222,7 +222,7 @@ impl DocumentParts<'_> {
     }
 }
 
-/// The disk of a kept workspace is its own; others are a delta over the store's file.
+/// The root disk: the workspace's own file with `--keep`, otherwise a delta over the store's file.
 fn root_disk(
     artifacts: &Artifacts,
     workspace: Option<&Workspace>,
@@ -240,14 +240,14 @@ fn root_disk(
     }
 }
 
-/// Where deltas are made.
+/// The directory for deltas.
 fn scratch_dir(settings: &Settings) -> Result<PathBuf, Failure> {
     let directory = settings.host_dir();
     match make_private_dir(&directory) {
         Ok(()) => Ok(directory),
         Err(error) => Err(Failure::new(
             ErrorKind::Host,
-            format!("cannot make {}: {error}", directory.display()),
+            format!("cannot create {}: {error}", directory.display()),
         )),
     }
 }
@@ -284,14 +284,14 @@ fn task(
 
 fn exit_code(exited: Exited) -> u8 {
     match (exited.code, exited.signal) {
-        // The kernel keeps eight bits of it.
+        // An exit status has eight bits.
         (Some(code), _) => (code & 0xff) as u8,
         (None, Some(signal)) => EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
         (None, None) => EXIT_RUN_FAILED,
     }
 }
 
-/// A name that is unlikely to be taken.
+/// A random workspace name.
 fn generated_name() -> Result<String, Failure> {
     let mut random = [0; 4];
     getrandom(&mut random[..], GetRandomFlags::empty())

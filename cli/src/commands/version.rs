@@ -9,9 +9,9 @@ use crate::settings::Settings;
 #[serde(rename_all = "camelCase")]
 struct Version {
     version: &'static str,
-    /// The commit it was built from, when the build was told (`$MICROAGENT_COMMIT`).
+    /// The commit it was built from, if the build set `$MICROAGENT_COMMIT`.
     commit: Option<&'static str>,
-    /// Of the messages between its processes.
+    /// Version of the protocol between microagent's processes.
     protocol: u32,
 }
 

@@ -1,4 +1,4 @@
-//! One `microagent run`, measured from outside: from before its process to after its VM.
+//! One measured `microagent run`, from before its process starts until its VM is gone.
 
 use std::ffi::OsString;
 use std::process::{Command, Stdio};
@@ -11,20 +11,20 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::timeline::{TimelineEntry, monotonic_micros};
 
-/// One run and its points in time, in microseconds of `CLOCK_MONOTONIC`.
+/// The timestamps of one run, in microseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone)]
 pub struct Iteration {
-    /// Before the process was started.
+    /// Before the process was spawned.
     pub started: u64,
-    /// What the run tells of itself.
+    /// The run's own timeline.
     pub marks: Vec<TimelineEntry>,
-    /// The exit code was here.
+    /// The process exited.
     pub exited: u64,
-    /// The VM's process was gone, which nobody has to wait for.
+    /// The VM's process was gone; a normal caller does not wait for it.
     pub vm_gone: u64,
 }
 
-/// The parts of `run --json` that are looked at.
+/// The used part of the document of `run --json`.
 #[derive(Deserialize)]
 struct Document {
     timeline: Vec<TimelineEntry>,
@@ -41,26 +41,26 @@ struct ErrorBody {
     remediation: Option<String>,
 }
 
-/// Makes this process the parent of supervisors whose own parents have ended, so that their end
-/// can be waited for.
+/// Makes this process a child subreaper, so that it can wait for supervisors whose parents have
+/// exited.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When `prctl` fails.
 pub fn become_subreaper() -> Result<(), Failure> {
     set_child_subreaper(Some(Pid::INIT))
         .map_err(|error| Failure::caused(ErrorKind::Host, &std::io::Error::from(error)))
 }
 
-/// Runs this program with these words, which make it a `run --json`.
+/// Runs this program with `args`, which must select `run --json`.
 ///
 /// # Errors
-/// When the run fails, with its own words; when its command does not exit with 0.
-pub fn measure(words: &[OsString]) -> Result<Iteration, Failure> {
+/// When the run fails, with its error message; when its command does not exit with 0.
+pub fn measure(args: &[OsString]) -> Result<Iteration, Failure> {
     let host = |error: &std::io::Error| Failure::caused(ErrorKind::Host, error);
     let program = std::env::current_exe().map_err(|error| host(&error))?;
     let mut command = Command::new(program);
     command
-        .args(words)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -85,7 +85,7 @@ pub fn measure(words: &[OsString]) -> Result<Iteration, Failure> {
     })
 }
 
-/// Waits until no child is left.
+/// Waits until no child process is left.
 pub fn wait_for_children() {
     loop {
         match wait(WaitOptions::empty()) {
@@ -107,8 +107,8 @@ fn run_failure(output: &std::process::Output) -> Failure {
         }
         None => Failure::new(
             ErrorKind::Guest,
-            format!("the measured command ended with {}", output.status),
+            format!("the measured command failed: {}", output.status),
         )
-        .remediation("give a command that exits with 0: --exec COMMAND"),
+        .remediation("use a command that exits with 0: --exec COMMAND"),
     }
 }

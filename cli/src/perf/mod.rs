@@ -1,11 +1,11 @@
-//! What a boot costs, and where.
+//! Boot time measurement.
 //!
-//! | question | module |
+//! | topic | module |
 //! |---|---|
-//! | how one run is measured from outside | [`iteration`] |
-//! | which parts its time falls into | [`waterfall`] |
-//! | what other monitors need for the same guest | [`monitors`] |
-//! | what people and scripts see | [`report`] |
+//! | how one run is measured | [`iteration`] |
+//! | phases of a boot | [`waterfall`] |
+//! | comparison with other monitors | [`monitors`] |
+//! | the printed result | [`report`] |
 
 pub mod iteration;
 pub mod monitors;

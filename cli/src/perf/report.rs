@@ -9,34 +9,34 @@ use crate::document::{ImageDocument, KernelDocument};
 use crate::request::resources::Resources;
 use crate::table::table;
 
-/// How wide the longest bar is, in characters.
+/// Width of the longest bar in characters.
 const WIDTH: f64 = 40.0;
 
-/// The result.
+/// The result of `perf boot`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// `kvm` or `qemu`.
     pub engine: &'static str,
-    /// What ran.
+    /// The image.
     pub image: ImageDocument,
-    /// What booted.
+    /// The kernel.
     pub kernel: KernelDocument,
-    /// How large.
+    /// The VM's size.
     pub resources: Resources,
-    /// How often.
+    /// Number of measured boots.
     pub iterations: u32,
-    /// The parts of `microagent run`, in order.
+    /// The phases of `microagent run`, in order.
     pub parts: Vec<Part>,
-    /// Their sum, which is less than the parts': some overlap.
+    /// Totals. Phases overlap, so they are less than the sum of the phases.
     #[serde(rename = "whole")]
     pub totals: Totals,
-    /// The monitor alone, and others with the same kernel and initramfs.
+    /// The monitor alone, and other monitors with the same kernel and initramfs.
     pub monitors: Vec<Monitor>,
 }
 
 impl Report {
-    /// For people.
+    /// The report as text.
     pub fn text(&self) -> String {
         let mut text = format!(
             "{} boot{} of {} with engine {}, {} MiB, {} CPU(s)\n{}\n\n",
@@ -70,10 +70,10 @@ impl Report {
     fn waterfall(&self) -> String {
         let end = self.totals.to_exit_code_millis.median.max(0.001);
         let column = |millis: f64| (millis / end * WIDTH).round() as usize;
-        let mut rows = vec![words(["PHASE", "MS", "LEAST", "MOST", ""])];
+        let mut rows = vec![words(["PHASE", "MS", "MIN", "MAX", ""])];
         for part in &self.parts {
             let start = column(part.start_millis);
-            // What takes time is seen, however little.
+            // Even the shortest phase is visible.
             let length = column(part.start_millis + part.millis.median)
                 .saturating_sub(start)
                 .max(1);
@@ -89,7 +89,7 @@ impl Report {
     }
 
     fn sums(&self) -> String {
-        let mut rows = vec![words(["FROM THE COMMAND TO", "MS", "LEAST", "MOST"])];
+        let mut rows = vec![words(["FROM START TO", "MS", "MIN", "MAX"])];
         let mut row = |name: &str, summary: &Summary| {
             rows.push(vec![
                 name.to_owned(),
@@ -98,22 +98,22 @@ impl Report {
                 millis(summary.max),
             ]);
         };
-        row("the agent", &self.totals.to_agent_millis);
+        row("agent ready", &self.totals.to_agent_millis);
         if let Some(summary) = &self.totals.to_first_output_millis {
-            row("the first output", summary);
+            row("first output", summary);
         }
-        row("the exit code", &self.totals.to_exit_code_millis);
-        row("after it: the VM gone", &self.totals.teardown_millis);
+        row("exit code", &self.totals.to_exit_code_millis);
+        row("exit code to VM exit", &self.totals.teardown_millis);
         table(&rows)
     }
 
     fn comparison(&self) -> String {
         let mut rows = vec![words([
             "MONITOR ALONE",
-            "TO USERSPACE AND RESET",
-            "EXIT_RUN_FAILED ÷",
-            "FIRST INSTRUCTION RESETS",
-            "EXIT_RUN_FAILED ÷",
+            "BOOT TO USERSPACE AND RESET",
+            "OURS ÷",
+            "RESET AT FIRST INSTRUCTION",
+            "OURS ÷",
         ])];
         for monitor in &self.monitors {
             let mut row = vec![monitor.name.clone()];

@@ -1,23 +1,23 @@
-//! What several measurements of one thing come to.
+//! Summaries of repeated measurements.
 
 use serde::Serialize;
 
-/// Several measurements of one thing, in milliseconds.
+/// Summary of repeated measurements in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The middle one; of an even number the mean of the two in the middle.
+    /// The median; for an even count, the mean of the two middle values.
     pub median: f64,
-    /// The shortest.
+    /// The minimum.
     #[serde(rename = "least")]
     pub min: f64,
-    /// The longest.
+    /// The maximum.
     #[serde(rename = "most")]
     pub max: f64,
 }
 
 impl Summary {
-    /// `None` of nothing.
+    /// The summary of `values`; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! The parts of a boot: each from one point of a run to another. Parts may overlap.
+//! The phases of a boot, each from one point of a run to another. Phases may overlap.
 
 use serde::Serialize;
 
@@ -6,16 +6,16 @@ use super::iteration::Iteration;
 use super::statistics::Summary;
 use crate::timeline::Mark;
 
-/// A point of a run, as seen from outside.
+/// A point of a measured run.
 #[derive(Debug, Clone, Copy)]
 enum Point {
-    /// Before the process.
+    /// Before the process was spawned.
     Start,
-    /// StartReceived by the run.
+    /// A mark of the run's timeline.
     At(Mark),
-    /// The exit code was here.
+    /// The process exited.
     Exit,
-    /// The VM was gone.
+    /// The VM's process was gone.
     VmGone,
 }
 
@@ -25,15 +25,15 @@ use Mark::{
 };
 use Point::{At, Exit, Start, VmGone};
 
-/// What each part is called, where it begins and where it ends.
+/// Name, start and end of each phase.
 const PARTS: [(&str, Point, Point); 17] = [
     ("command line starts", Start, At(Cli)),
     ("supervisor spawned", At(Cli), At(Spawned)),
     ("supervisor starts", At(Spawned), At(Supervisor)),
     ("VM created", At(Supervisor), At(Prepared)),
     ("node look-ups", At(Spawned), At(LookedUp)),
-    ("supervisor is told", At(LookedUp), At(StartReceived)),
-    ("kernel into memory", At(StartReceived), At(Loaded)),
+    ("supervisor configured", At(LookedUp), At(StartReceived)),
+    ("kernel loaded", At(StartReceived), At(Loaded)),
     ("vCPUs, devices", At(Loaded), At(Created)),
     ("first instruction", At(Created), At(Running)),
     ("kernel entry", At(Running), At(Kernel)),
@@ -46,19 +46,19 @@ const PARTS: [(&str, Point, Point); 17] = [
     ("caller has the exit code", At(Exited), Exit),
 ];
 
-/// One part of a boot.
+/// One phase of a boot.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// When it began, in milliseconds since before the process; the median.
+    /// Its start in milliseconds after the spawn of the process; the median.
     pub start_millis: f64,
-    /// How long it took, in milliseconds.
+    /// Its duration in milliseconds.
     pub millis: Summary,
 }
 
-/// All parts that every iteration had, in order.
+/// The phases present in every iteration, in order.
 pub fn parts(iterations: &[Iteration]) -> Vec<Part> {
     PARTS
         .iter()
@@ -73,21 +73,21 @@ pub fn parts(iterations: &[Iteration]) -> Vec<Part> {
         .collect()
 }
 
-/// The totals of an iteration, and what follows it.
+/// Totals over all iterations, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Totals {
-    /// From before the process to the agent's report.
+    /// From the spawn of the process to the agent's report.
     pub to_agent_millis: Summary,
-    /// From before the process to the first byte of the command's output, where there was one.
+    /// From the spawn of the process to the first byte of the command's output, if any.
     pub to_first_output_millis: Option<Summary>,
-    /// From before the process to its exit code.
+    /// From the spawn of the process to its exit.
     pub to_exit_code_millis: Summary,
-    /// From the exit code to the end of the VM's process, which the caller does not wait for.
+    /// From the exit of the process to the end of the VM's process, which callers do not wait for.
     pub teardown_millis: Summary,
 }
 
-/// `None` when there were no iterations or some never reached the agent.
+/// The totals; `None` if there are no iterations or one lacks the agent mark.
 pub fn totals(iterations: &[Iteration]) -> Option<Totals> {
     Some(Totals {
         to_agent_millis: summary(iterations, Start, At(Agent))?,
@@ -102,8 +102,8 @@ fn summary(iterations: &[Iteration], from: Point, to: Point) -> Option<Summary> 
         .iter()
         .map(|iteration| {
             let (from, to) = (at(iteration, from)?, at(iteration, to)?);
-            // Clocks of host and guest are tied together up to microseconds: a part is never less
-            // than nothing.
+            // Host and guest clocks are aligned only up to microseconds, so a difference can be
+            // negative; it counts as zero.
             Some(to.saturating_sub(from) as f64 / 1000.0)
         })
         .collect();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_lies_between_its_points() {
+    fn a_phase_lies_between_its_points() {
         let runs = [
             iteration(&[(Cli, 1500), (Spawned, 1750), (Agent, 4000)]),
             iteration(&[(Cli, 2500), (Spawned, 2750), (Agent, 6000)]),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_was_measured() {
+    fn no_iterations_give_no_phases_and_no_totals() {
         assert!(parts(&[]).is_empty());
         assert!(totals(&[]).is_none());
     }

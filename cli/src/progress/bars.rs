@@ -1,5 +1,4 @@
-//! Bars on a terminal. A layer has one: while it comes, of the bytes that come; once it is here,
-//! of the bytes it unpacks to.
+//! Bars on a terminal. A layer has one bar: for its download, then for unpacking.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,23 +9,23 @@ use microagent_pipeline::{Event, Stage};
 
 use crate::output::Output;
 
-/// How often a spinner turns.
+/// Update interval of a spinner.
 const TICK: Duration = Duration::from_millis(120);
 
-/// Where the length is known.
+/// Template for a known length.
 const KNOWN: &str = "{prefix:>9} {msg:12} {bar:24} {bytes:>10} of {total_bytes:10} {bytes_per_sec}";
-/// Where it is not.
+/// Template for an unknown length.
 const UNKNOWN: &str = "{prefix:>9} {msg:12} {spinner} {bytes:>10} {bytes_per_sec:>12} {elapsed}";
 
 #[derive(Debug)]
 pub(super) struct Bars {
     output: Output,
     all: MultiProgress,
-    /// By what is worked on.
+    /// By the subject of the stages, such as a layer's short digest.
     bars: Mutex<HashMap<String, Bar>>,
 }
 
-/// The bar of one thing, and the stages it is in at this moment, the first of which it shows.
+/// The bar of one subject and its active stages; the bar shows the first of them.
 #[derive(Debug)]
 struct Bar {
     bar: ProgressBar,
@@ -95,7 +94,7 @@ impl Bars {
 
 impl Bar {
     fn begin(&mut self, showing: ActiveStage) {
-        // What has an end is shown before what has none.
+        // Stages with a known total are shown first.
         match showing.total.is_some() {
             true => self.stages.insert(0, showing),
             false => self.stages.push(showing),
@@ -114,7 +113,7 @@ impl Bar {
         }
     }
 
-    /// Whether that was all.
+    /// Ends a stage; returns whether it was the last one.
     fn end(&mut self, stage: Stage) -> bool {
         self.stages.retain(|showing| showing.stage != stage);
         if self.stages.is_empty() {

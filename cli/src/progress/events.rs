@@ -1,11 +1,11 @@
-//! Events as JSON, one a line:
+//! Events as JSON, one per line:
 //! ```json
 //! {"event":{"kind":"started","stage":"fetch","detail":"9dd834d85ae5","totalBytes":45851649}}
 //! {"event":{"kind":"advanced","stage":"fetch","detail":"9dd834d85ae5","bytes":20971520}}
 //! {"event":{"kind":"done","stage":"fetch","detail":"9dd834d85ae5","bytes":45851649,"millis":612}}
 //! {"event":{"kind":"notice","message":"…"}}
 //! ```
-//! `bytes` is how many it is so far; `advanced` comes once a second at most.
+//! `bytes` is cumulative; `advanced` is emitted at most once a second per stage and subject.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::output::{notice_event, print_event};
 
-/// How often one piece of work says how far it is.
+/// Minimum interval between two `advanced` events of one task.
 const PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_is_told_at_its_start_its_end_and_once_a_second() {
+    fn a_task_reports_its_start_its_end_and_progress_once_a_second() {
         let events = Events::default();
         let start = Instant::now();
         let at =

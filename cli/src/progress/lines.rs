@@ -1,5 +1,5 @@
-//! Plain lines, for logs: one when a piece of work ends; for a layer that comes over a network one
-//! more when it begins, so that a log says what is being waited for.
+//! Plain lines for logs: one when a task ends, and one when a download of known size begins, so
+//! that a log shows what the process is waiting for.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,7 +10,7 @@ use microagent_pipeline::{Event, Stage};
 
 use crate::output::Output;
 
-/// Asking a registry is worth a line when it takes longer: it is done at each run.
+/// Resolving a reference prints a line only if it takes longer than this: every run does it.
 const NOTEWORTHY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_how_much_and_how_fast() {
+    fn a_line_has_size_duration_and_rate() {
         let line = |bytes, millis| {
             done(
                 Stage::Fetch,

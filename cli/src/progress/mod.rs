@@ -1,10 +1,10 @@
-//! What a person or a script sees while the pipeline works, always on standard error:
+//! Progress of the pipeline, on standard error:
 //!
 //! | | |
 //! |---|---|
-//! | on a terminal | a bar for each layer and each other piece of work: stage, bytes, rate (`bars`) |
-//! | elsewhere | a line when a piece of work ends, and when a layer begins to come (`lines`) |
-//! | with `--json` | the same as JSON, a line each, and how far it is once a second (`events`) |
+//! | on a terminal | a bar for each layer and each other task: stage, bytes, rate (`bars`) |
+//! | otherwise | a line when a task ends, and when the download of a layer begins (`lines`) |
+//! | with `--json` | one JSON event per line, including progress once a second (`events`) |
 //! | with `--quiet` | nothing |
 
 mod bars;
@@ -20,7 +20,7 @@ use self::events::Events;
 use self::lines::Lines;
 use crate::output::Output;
 
-/// Listens to a pipeline.
+/// Prints the events of a pipeline.
 #[derive(Debug)]
 pub struct Reporter {
     form: Form,
@@ -35,7 +35,7 @@ enum Form {
 }
 
 impl Reporter {
-    /// Reports in the form that was asked for.
+    /// Chooses the form from the output options.
     pub fn new(output: Output) -> Reporter {
         let form = match output {
             Output { quiet: true, .. } => Form::Nothing,

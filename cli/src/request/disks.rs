@@ -5,35 +5,35 @@ use std::path::{Component, Path, PathBuf};
 use super::name;
 use crate::failure::Failure;
 
-/// Where the guest's kernel shows itself; a disk there would cover what every program needs.
+/// Kernel file systems of the guest, which a disk must not hide.
 const RESERVED_MOUNTS: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// A disk besides the root.
+/// An additional disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskRequest {
     /// Its name.
     pub name: String,
-    /// What is on it.
+    /// Its content.
     pub source: DiskSource,
-    /// Where it is mounted: an absolute path without `.`, `..` and double slashes.
+    /// Mount point in the guest: an absolute path without `.`, `..` and double slashes.
     pub mount: String,
-    /// The guest cannot write to it.
+    /// Attached read-only.
     pub read_only: bool,
 }
 
-/// What is on a disk.
+/// The content of a disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskSource {
-    /// The disk is this file.
+    /// An image file or block device.
     Image(PathBuf),
-    /// The disk is made from this tar.
+    /// A tar archive, from which the disk is built.
     Bundle(PathBuf),
 }
 
-/// Checks all of both kinds: images first, each kind in the order it was typed in.
+/// Validates the values of `--disk` and `--bundle`. Images come first, each kind in order.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first invalid value.
 pub(super) fn check(images: &[String], bundles: &[String]) -> Result<Vec<DiskRequest>, Failure> {
     let images = images
         .iter()
@@ -46,15 +46,15 @@ pub(super) fn check(images: &[String], bundles: &[String]) -> Result<Vec<DiskReq
         for other in &disks[..index] {
             if other.name == disk.name {
                 let name = &disk.name;
-                return Err(Failure::usage(format!("two disks are called {name:?}"))
-                    .remediation("give each of them a name of its own"));
+                return Err(Failure::usage(format!("two disks are named {name:?}"))
+                    .remediation("use a unique name for each disk"));
             }
             if other.mount == disk.mount {
                 return Err(Failure::usage(format!(
-                    "the disks {:?} and {:?} are both to be mounted at {}",
+                    "disks {:?} and {:?} have the same mount point {}",
                     other.name, disk.name, disk.mount
                 ))
-                .remediation("give each of them a directory of its own"));
+                .remediation("use a unique mount point for each disk"));
             }
         }
     }
@@ -67,25 +67,25 @@ fn parse(
     source: impl FnOnce(PathBuf) -> DiskSource,
 ) -> Result<DiskRequest, Failure> {
     let file = if flag == "--bundle" { "TAR" } else { "PATH" };
-    let form = format!("write {flag} NAME={file}:/MOUNT:ro, or :rw at its end");
-    let wrong =
+    let form = format!("use {flag} NAME={file}:/MOUNT:ro, or :rw at the end");
+    let invalid =
         |why: &str| Failure::usage(format!("{flag} {word:?} {why}")).remediation(form.clone());
-    let (name, rest) = word.split_once('=').ok_or_else(|| wrong("has no name"))?;
-    name::check(name, "a disk")?;
-    // From the end: a path on this host may hold colons.
+    let (name, rest) = word.split_once('=').ok_or_else(|| invalid("has no name"))?;
+    name::check(name, "disk")?;
+    // From the end: a host path may contain colons.
     let (rest, mode) = rest.rsplit_once(':').unwrap_or((rest, ""));
     let read_only = match mode {
         "ro" => true,
         "rw" => false,
-        _ => return Err(wrong("does not end in :ro or :rw")),
+        _ => return Err(invalid("does not end with :ro or :rw")),
     };
     let (path, mount) = rest
         .rsplit_once(':')
-        .ok_or_else(|| wrong("does not say where to mount it"))?;
+        .ok_or_else(|| invalid("has no mount point"))?;
     if path.is_empty() {
-        return Err(wrong("does not say which file"));
+        return Err(invalid("has no file"));
     }
-    let path = std::path::absolute(path).map_err(|_| wrong("does not say which file"))?;
+    let path = std::path::absolute(path).map_err(|_| invalid("has no file"))?;
     Ok(DiskRequest {
         name: name.to_owned(),
         source: source(path),
@@ -94,33 +94,33 @@ fn parse(
     })
 }
 
-/// An absolute path in the guest, in its plainest form.
-fn mount_point(flag: &str, typed: &str) -> Result<String, Failure> {
-    let wrong = |why: &str| {
-        Failure::usage(format!("{flag} cannot be mounted at {typed:?}: {why}"))
-            .remediation("name a directory of its own in the guest, such as /data")
+/// Validates and normalizes an absolute path in the guest.
+fn mount_point(flag: &str, path: &str) -> Result<String, Failure> {
+    let invalid = |why: &str| {
+        Failure::usage(format!("{flag}: invalid mount point {path:?}: {why}"))
+            .remediation("use a separate directory in the guest, such as /data")
     };
-    if !typed.starts_with('/') {
-        return Err(wrong("it is not absolute"));
+    if !path.starts_with('/') {
+        return Err(invalid("not an absolute path"));
     }
-    let mut plain = String::new();
-    for part in Path::new(typed).components() {
+    let mut normal = String::new();
+    for part in Path::new(path).components() {
         match part {
             Component::Normal(part) => {
-                plain.push('/');
-                plain.push_str(&part.to_string_lossy());
+                normal.push('/');
+                normal.push_str(&part.to_string_lossy());
             }
-            Component::ParentDir => return Err(wrong("it has ..")),
+            Component::ParentDir => return Err(invalid("contains ..")),
             Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    if plain.is_empty() {
-        return Err(wrong("the root is the image's"));
+    if normal.is_empty() {
+        return Err(invalid("the root belongs to the image"));
     }
-    let kernels = |own: &&&str| Path::new(&plain).starts_with(own);
-    match RESERVED_MOUNTS.iter().find(kernels) {
-        Some(own) => Err(wrong(&format!("{own} is the kernel's"))),
-        None => Ok(plain),
+    let below = |own: &&&str| Path::new(&normal).starts_with(own);
+    match RESERVED_MOUNTS.iter().find(below) {
+        Some(own) => Err(invalid(&format!("{own} belongs to the kernel"))),
+        None => Ok(normal),
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn both_kinds_are_understood_and_a_path_may_hold_colons_and_equals_signs() {
+    fn both_kinds_are_parsed_and_a_path_may_contain_colons_and_equals_signs() {
         let expected = |name: &str, source, mount: &str, read_only| DiskRequest {
             name: name.into(),
             source,
@@ -157,60 +157,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_the_way_out() {
-        let form = "write --disk NAME=PATH:/MOUNT:ro, or :rw at its end";
-        let mount = "name a directory of its own in the guest, such as /data";
-        let name =
-            "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen";
+    fn invalid_values_are_named_with_a_remediation() {
+        let form = "use --disk NAME=PATH:/MOUNT:ro, or :rw at the end";
+        let mount = "use a separate directory in the guest, such as /data";
+        let name = "use 1 to 63 lowercase letters, digits and hyphens, not starting with a hyphen";
         for (word, message, remediation) in [
             ("/x:/a:ro", "--disk \"/x:/a:ro\" has no name", form),
             ("", "--disk \"\" has no name", form),
-            ("A=/x:/a:ro", "\"A\" is no name for a disk", name),
-            ("=/x:/a:ro", "\"\" is no name for a disk", name),
+            ("A=/x:/a:ro", "invalid disk name \"A\"", name),
+            ("=/x:/a:ro", "invalid disk name \"\"", name),
             (
                 "a=/x:/a",
-                "--disk \"a=/x:/a\" does not end in :ro or :rw",
+                "--disk \"a=/x:/a\" does not end with :ro or :rw",
                 form,
             ),
             (
                 "a=/x:/a:RO",
-                "--disk \"a=/x:/a:RO\" does not end in :ro or :rw",
+                "--disk \"a=/x:/a:RO\" does not end with :ro or :rw",
                 form,
             ),
-            ("a=", "--disk \"a=\" does not end in :ro or :rw", form),
-            (
-                "a=/x:ro",
-                "--disk \"a=/x:ro\" does not say where to mount it",
-                form,
-            ),
-            (
-                "a=:/a:ro",
-                "--disk \"a=:/a:ro\" does not say which file",
-                form,
-            ),
+            ("a=", "--disk \"a=\" does not end with :ro or :rw", form),
+            ("a=/x:ro", "--disk \"a=/x:ro\" has no mount point", form),
+            ("a=:/a:ro", "--disk \"a=:/a:ro\" has no file", form),
             (
                 "a=/x:a:ro",
-                "--disk cannot be mounted at \"a\": it is not absolute",
+                "--disk: invalid mount point \"a\": not an absolute path",
                 mount,
             ),
             (
                 "a=/x::ro",
-                "--disk cannot be mounted at \"\": it is not absolute",
+                "--disk: invalid mount point \"\": not an absolute path",
                 mount,
             ),
             (
                 "a=/x:/a/../..:ro",
-                "--disk cannot be mounted at \"/a/../..\": it has ..",
+                "--disk: invalid mount point \"/a/../..\": contains ..",
                 mount,
             ),
             (
                 "a=/x://.:ro",
-                "--disk cannot be mounted at \"//.\": the root is the image's",
+                "--disk: invalid mount point \"//.\": the root belongs to the image",
                 mount,
             ),
             (
                 "a=/x:/proc/sys:ro",
-                "--disk cannot be mounted at \"/proc/sys\": /proc is the kernel's",
+                "--disk: invalid mount point \"/proc/sys\": /proc belongs to the kernel",
                 mount,
             ),
         ] {
@@ -221,21 +212,21 @@ mod tests {
                 "{word}"
             );
         }
-        // Only the directory itself and what is in it.
+        // Only the directory itself and paths below it are reserved.
         assert!(disks(&["a=/x:/process:ro"], &[]).is_ok());
     }
 
     #[test]
-    fn two_disks_with_one_name_or_one_place_are_refused() {
+    fn duplicate_names_and_mount_points_are_rejected() {
         assert_eq!(
             disks(&["a=/x:/a:ro"], &["a=/y:/b:ro"]).unwrap_err().message,
-            "two disks are called \"a\""
+            "two disks are named \"a\""
         );
         assert_eq!(
             disks(&["a=/x:/a:ro", "b=/y:/a/:ro"], &[])
                 .unwrap_err()
                 .message,
-            "the disks \"a\" and \"b\" are both to be mounted at /a"
+            "disks \"a\" and \"b\" have the same mount point /a"
         );
     }
 }

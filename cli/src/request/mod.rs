@@ -1,4 +1,4 @@
-//! What a `run` was asked for, checked. Nothing here looks at the world.
+//! A validated `run`. Validation has no side effects and accesses no files.
 
 pub mod command;
 mod disks;
@@ -20,39 +20,39 @@ use resources::{ResourceArgs, Resources};
 pub struct RunRequest {
     /// The image.
     pub reference: Reference,
-    /// Shell commands to run first.
+    /// Shell commands to run before the command, in order.
     pub setup: Vec<String>,
-    /// What to run.
+    /// The command.
     pub command: CommandSpec,
-    /// Pass standard input.
+    /// Forward standard input.
     pub stdin: bool,
-    /// Environment, in order.
+    /// Environment variables, in order.
     pub env: Vec<(String, String)>,
-    /// The workspace's name.
+    /// The workspace name.
     pub name: Option<String>,
     /// The guest's host name.
     pub hostname: Option<String>,
-    /// How large.
+    /// VM size.
     pub resources: Resources,
-    /// Disks besides the root.
+    /// Additional disks.
     pub disks: Vec<DiskRequest>,
-    /// Seconds from the boot of the VM to the end of the command.
+    /// Time limit in seconds, from VM boot to the end of the command.
     pub timeout: Option<u64>,
-    /// Kernel to boot.
+    /// The kernel to boot instead of the default one.
     pub kernel: Option<PathBuf>,
     /// Keep the workspace.
     pub keep: bool,
-    /// Writer of file systems.
+    /// The mke2fs to use instead of the built-in writer.
     pub mke2fs: Option<PathBuf>,
-    /// Supervisor to start.
+    /// The supervisor to start instead of the installed one.
     pub supervisor: Option<PathBuf>,
 }
 
 impl RunRequest {
-    /// Checks what was typed, on a host with `host_cpus` CPUs.
+    /// Validates `args` for a host with `host_cpus` CPUs.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first invalid argument.
     pub fn check(args: RunArgs, host_cpus: u32) -> Result<RunRequest, Failure> {
         if let Some(flag) = args.unavailable_flag() {
             return Err(unavailable_flag(flag));
@@ -105,7 +105,7 @@ impl RunRequest {
 /// Parses an image reference.
 ///
 /// # Errors
-/// When it is none.
+/// When it is invalid.
 pub fn reference(text: &str) -> Result<Reference, Failure> {
     text.parse()
         .map_err(|error| microagent_pipeline::Error::Reference(error).into())
@@ -116,7 +116,7 @@ fn unavailable_flag(flag: &str) -> Failure {
         ErrorKind::Unsupported,
         format!("{flag} is not available yet"),
     )
-    .remediation("leave it out")
+    .remediation("omit it")
     .exits(EXIT_USAGE)
 }
 
@@ -129,8 +129,8 @@ fn image_and_command(
     let image = match image {
         Some(image) => image,
         None if words.is_empty() => {
-            return Err(Failure::usage("run needs an image").remediation(
-                "write microagent run --image REF --exec 'COMMAND', or microagent run REF COMMAND",
+            return Err(Failure::usage("no image given").remediation(
+                "use microagent run --image REF --exec 'COMMAND', or microagent run REF COMMAND",
             ));
         }
         None => words.remove(0),
@@ -149,22 +149,21 @@ fn image_and_command(
         .contains(&word.as_str())
     }) {
         return Err(Failure::usage(format!(
-            "{flag} stands after the image, where it is the command's"
+            "{flag} after the image is an argument of the command"
         ))
         .remediation(format!(
-            "write it before the image: microagent run {flag} … {image}"
+            "place it before the image: microagent run {flag} … {image}"
         )));
     }
     if let (Some(_), Some(word)) = (&exec, words.first()) {
         return Err(Failure::usage(format!(
-            "--exec and {word:?} after the image both say what to run"
+            "--exec conflicts with the command {word:?} after the image"
         ))
         .remediation("use one of them"));
     }
     if exec.is_some() && entrypoint.is_some() {
         return Err(
-            Failure::usage("--exec and --entrypoint both say what to run")
-                .remediation("use one of them"),
+            Failure::usage("--exec conflicts with --entrypoint").remediation("use one of them")
         );
     }
     Ok((
@@ -181,12 +180,12 @@ fn env_variable(word: &str) -> Result<(String, String), Failure> {
     match word.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) => Err(
-            Failure::usage(format!("--env {word:?} has no name before the ="))
-                .remediation("write --env KEY=VALUE"),
+            Failure::usage(format!("--env {word:?} has no variable name"))
+                .remediation("use --env KEY=VALUE"),
         ),
         None => Err(
             Failure::usage(format!("--env {word:?} has no value")).remediation(format!(
-                "write --env {word}=VALUE; nothing is taken from your own environment"
+                "use --env {word}=VALUE; nothing is inherited from the host's environment"
             )),
         ),
     }
@@ -197,14 +196,14 @@ fn workspace_name(name: Option<String>, id: Option<String>) -> Result<Option<Str
         && name != id
     {
         return Err(
-            Failure::usage(format!("--name {name} and --id {id} are two names"))
-                .remediation("they mean the same: give one of them"),
+            Failure::usage(format!("--name {name} conflicts with --id {id}"))
+                .remediation("they are synonyms: use one of them"),
         );
     }
     let Some(name) = name.or(id) else {
         return Ok(None);
     };
-    name::check(&name, "a workspace")?;
+    name::check(&name, "workspace")?;
     Ok(Some(name))
 }
 
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn all_flags_are_understood() {
+    fn all_flags_are_parsed() {
         let request = check(&[
             "--image",
             "localhost:5000/app:1",
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn words_after_the_image_are_the_commands_own() {
+    fn words_after_the_image_belong_to_the_command() {
         for line in [
             &["busybox", "ls", "-l", "--color", "--", "x"][..],
             &["--image", "busybox", "--", "ls", "-l", "--color", "--", "x"],
@@ -311,96 +310,96 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_the_way_out() {
+    fn invalid_arguments_are_named_with_a_remediation() {
         let name_rule =
-            "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen";
-        let host_rule = "use at most 64 letters, digits and hyphens, in parts separated by dots";
+            "use 1 to 63 lowercase letters, digits and hyphens, not starting with a hyphen";
+        let host_rule = "use at most 64 letters, digits and hyphens, in labels separated by dots";
         for (line, message, remediation) in [
             (
                 &["--exec", "x"][..],
-                "run needs an image",
-                "write microagent run --image REF --exec 'COMMAND', or microagent run REF COMMAND",
+                "no image given",
+                "use microagent run --image REF --exec 'COMMAND', or microagent run REF COMMAND",
             ),
             (
                 &["busybox", "--exec", "x"],
-                "--exec stands after the image, where it is the command's",
-                "write it before the image: microagent run --exec … busybox",
+                "--exec after the image is an argument of the command",
+                "place it before the image: microagent run --exec … busybox",
             ),
             (
                 &["--exec", "x", "busybox", "ls"],
-                "--exec and \"ls\" after the image both say what to run",
+                "--exec conflicts with the command \"ls\" after the image",
                 "use one of them",
             ),
             (
                 &["--exec", "x", "--entrypoint", "y", "busybox"],
-                "--exec and --entrypoint both say what to run",
+                "--exec conflicts with --entrypoint",
                 "use one of them",
             ),
             (
                 &["--env", "NOVALUE", "busybox"],
                 "--env \"NOVALUE\" has no value",
-                "write --env NOVALUE=VALUE; nothing is taken from your own environment",
+                "use --env NOVALUE=VALUE; nothing is inherited from the host's environment",
             ),
             (
                 &["--env", "=x", "busybox"],
-                "--env \"=x\" has no name before the =",
-                "write --env KEY=VALUE",
+                "--env \"=x\" has no variable name",
+                "use --env KEY=VALUE",
             ),
             (
                 &["--name", "a", "--id", "b", "busybox"],
-                "--name a and --id b are two names",
-                "they mean the same: give one of them",
+                "--name a conflicts with --id b",
+                "they are synonyms: use one of them",
             ),
             (
                 &["--name", "A", "busybox"],
-                "\"A\" is no name for a workspace",
+                "invalid workspace name \"A\"",
                 name_rule,
             ),
             (
                 &["--name=-a", "busybox"],
-                "\"-a\" is no name for a workspace",
+                "invalid workspace name \"-a\"",
                 name_rule,
             ),
             (
                 &["--id", "", "busybox"],
-                "\"\" is no name for a workspace",
+                "invalid workspace name \"\"",
                 name_rule,
             ),
             (
                 &["--hostname", "a..b", "busybox"],
-                "--hostname \"a..b\" is no host name",
+                "invalid host name \"a..b\"",
                 host_rule,
             ),
             (
                 &["--hostname", "a b", "busybox"],
-                "--hostname \"a b\" is no host name",
+                "invalid host name \"a b\"",
                 host_rule,
             ),
             (
                 &["--privileged", "busybox"],
-                "there is no flag --privileged here",
-                "the command has a whole machine to itself and needs no extra rights: leave it out",
+                "unknown flag --privileged",
+                "omit it: the command runs in its own VM and needs no extra privileges",
             ),
             (
                 &["-v", "/a:/b", "busybox"],
-                "there is no flag -v here",
-                "a microVM shares no directories with the host: put the files into the image, or \
-                 pass them on standard input with -i",
+                "unknown flag -v",
+                "a microVM shares no directories with the host: put the files into the image, attach \
+                 them with --disk or --bundle, or pass them on standard input with -i",
             ),
             (
                 &["--json", "busybox"],
-                "there is no flag --json here",
-                "this flag stands before the command, as in: microagent --json run …",
+                "unknown flag --json",
+                "global flags precede the command, as in: microagent --json run …",
             ),
             (
                 &["--exce", "x", "busybox"],
-                "there is no flag --exce here",
+                "unknown flag --exce",
                 "did you mean --exec?",
             ),
             (
                 &["busybox", "--exec"],
-                "--exec stands after the image, where it is the command's",
-                "write it before the image: microagent run --exec … busybox",
+                "--exec after the image is an argument of the command",
+                "place it before the image: microagent run --exec … busybox",
             ),
             (
                 &["--exec"],
@@ -418,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_of_later_versions_are_refused() {
+    fn reserved_flags_are_rejected() {
         for line in [
             &["--shell", "/bin/bash"][..],
             &["--output", "a=/b"],
@@ -435,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_no_text_are_refused() {
+    fn words_that_are_not_utf8_are_rejected() {
         use std::os::unix::ffi::OsStringExt;
         let words = vec![
             "microagent".into(),

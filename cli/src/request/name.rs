@@ -1,14 +1,14 @@
-//! Names of workspaces, disks and hosts.
+//! Rules for the names of workspaces, disks and hosts.
 
 use crate::failure::Failure;
 
-/// The longest name of a workspace or a disk.
+/// Maximum length of a workspace or disk name.
 const MAX_NAME: usize = 63;
-/// The longest host name that Linux takes (`HOST_NAME_MAX`).
+/// Maximum length of a Linux host name (`HOST_NAME_MAX`).
 const MAX_HOSTNAME: usize = 64;
 
-/// What workspaces and disks may be called.
-pub fn check(name: &str, of: &str) -> Result<(), Failure> {
+/// Checks the name of a workspace or disk; `what` is `"workspace"` or `"disk"`.
+pub fn check(name: &str, what: &str) -> Result<(), Failure> {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let good = name.len() <= MAX_NAME
         && name.bytes().next().is_some_and(letter)
@@ -17,13 +17,13 @@ pub fn check(name: &str, of: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(
-        Failure::usage(format!("{name:?} is no name for {of}")).remediation(
-            "use 1 to 63 lower-case letters, digits and hyphens, not beginning with a hyphen",
+        Failure::usage(format!("invalid {what} name {name:?}")).remediation(
+            "use 1 to 63 lowercase letters, digits and hyphens, not starting with a hyphen",
         ),
     )
 }
 
-/// RFC 1123 labels, within what Linux takes.
+/// Checks a host name: RFC 1123 labels, at most `HOST_NAME_MAX` bytes.
 pub fn check_hostname(name: &str) -> Result<(), Failure> {
     let good_label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -36,8 +36,6 @@ pub fn check_hostname(name: &str) -> Result<(), Failure> {
     if name.len() <= MAX_HOSTNAME && name.split('.').all(good_label) {
         return Ok(());
     }
-    Err(
-        Failure::usage(format!("--hostname {name:?} is no host name"))
-            .remediation("use at most 64 letters, digits and hyphens, in parts separated by dots"),
-    )
+    Err(Failure::usage(format!("invalid host name {name:?}"))
+        .remediation("use at most 64 letters, digits and hyphens, in labels separated by dots"))
 }

@@ -1,18 +1,18 @@
-//! How large a VM is: profiles, single values over them, and their limits.
+//! VM sizes: profiles, single values that override them, and limits.
 
 use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Memory without a profile, in MiB.
+/// Default memory in MiB.
 const DEFAULT_MEMORY: u64 = 512;
-/// CPUs without a profile, where the host has as many.
+/// Default number of CPUs, if the host has as many.
 const DEFAULT_CPUS: u32 = 2;
-/// Least and most memory, in MiB.
+/// Minimum and maximum memory in MiB.
 const MEMORY: (u64, u64) = (32, 1 << 20);
-/// Least and most CPUs.
+/// Minimum and maximum number of CPUs.
 const CPUS: (u64, u64) = (1, 64);
-/// Least and most size of the root disk, in MiB: up to ext4's 16 TiB.
+/// Minimum and maximum size of the root disk in MiB; 16 TiB is ext4's limit.
 const SIZE: (u64, u64) = (1, 16 << 20);
 
 /// Name, memory in MiB, CPUs, disk in MiB.
@@ -23,7 +23,7 @@ const PROFILES: [(&str, u64, u32, u64); 4] = [
     ("large", 4096, 4, 16384),
 ];
 
-/// How large a VM is.
+/// The size of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
@@ -32,14 +32,14 @@ pub struct Resources {
     pub memory_mib: u64,
     /// Number of CPUs.
     pub cpu_count: u32,
-    /// Size of the root disk in MiB; the content and headroom when not given.
+    /// Size of the root disk in MiB; if absent, content plus headroom.
     #[serde(rename = "sizeMiB")]
     pub size_mib: Option<u64>,
-    /// The profile's name, kept when single values override it.
+    /// The profile, even if single values override it.
     pub profile: Option<String>,
 }
 
-/// What was typed.
+/// The size flags as given.
 #[derive(Debug, Default)]
 pub struct ResourceArgs<'a> {
     /// `--profile`
@@ -57,54 +57,54 @@ pub fn host_cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
 }
 
-/// Resolves what was typed; `host_cpus` is how many the host has.
+/// Resolves `args` for a host with `host_cpus` CPUs.
 ///
 /// # Errors
-/// An unknown profile, or a value outside of its limits.
-pub fn resolve(wanted: &ResourceArgs<'_>, host_cpus: u32) -> Result<Resources, Failure> {
+/// An unknown profile, or a value out of range.
+pub fn resolve(args: &ResourceArgs<'_>, host_cpus: u32) -> Result<Resources, Failure> {
     let mut resources = Resources {
         memory_mib: DEFAULT_MEMORY,
         cpu_count: DEFAULT_CPUS.min(host_cpus.max(1)),
         size_mib: None,
-        profile: wanted.profile.map(str::to_owned),
+        profile: args.profile.map(str::to_owned),
     };
-    if let Some(name) = wanted.profile {
+    if let Some(name) = args.profile {
         let Some((_, memory, cpus, size)) = PROFILES.iter().find(|profile| profile.0 == name)
         else {
-            return Err(Failure::usage(format!("there is no profile {name:?}"))
+            return Err(Failure::usage(format!("unknown profile {name:?}"))
                 .remediation("the profiles are tiny, small, medium and large"));
         };
         resources.memory_mib = *memory;
         resources.cpu_count = *cpus;
         resources.size_mib = Some(*size);
     }
-    if let Some(text) = wanted.memory {
-        resources.memory_mib = parse_in_range("--memory", text, MEMORY, " MiB")?;
+    if let Some(text) = args.memory {
+        resources.memory_mib = parse_in_range("--memory", text, MEMORY, "MiB")?;
     }
-    if let Some(text) = wanted.cpus {
-        // The limit fits.
+    if let Some(text) = args.cpus {
+        // The maximum fits.
         resources.cpu_count = parse_in_range("--cpus", text, CPUS, "")? as u32;
     }
-    if let Some(text) = wanted.size_mib {
+    if let Some(text) = args.size_mib {
         resources.size_mib = Some(size_mib(text)?);
     }
     Ok(resources)
 }
 
-/// `--size-mib` alone.
+/// Parses `--size-mib`.
 ///
 /// # Errors
-/// A value outside of its limits.
+/// A value out of range.
 pub fn size_mib(text: &str) -> Result<u64, Failure> {
-    parse_in_range("--size-mib", text, SIZE, " MiB")
+    parse_in_range("--size-mib", text, SIZE, "MiB")
 }
 
-/// `--timeout`, in seconds.
+/// Parses `--timeout`, in seconds.
 ///
 /// # Errors
-/// Anything but a whole number of seconds, at least one.
+/// A value out of range.
 pub fn timeout(text: &str) -> Result<u64, Failure> {
-    parse_in_range("--timeout", text, (1, u64::from(u32::MAX)), " seconds")
+    parse_in_range("--timeout", text, (1, u64::from(u32::MAX)), "second")
 }
 
 fn parse_in_range(
@@ -117,23 +117,26 @@ fn parse_in_range(
         "use a whole number from {min} to {max}, as in {flag} {}",
         example(flag)
     );
+    let invalid = |message: String| Failure::usage(message).remediation(&*remediation);
+    let limit = |value: u64| match (unit, value) {
+        ("", _) => value.to_string(),
+        ("second", 2..) => format!("{value} seconds"),
+        _ => format!("{value} {unit}"),
+    };
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {
-        return Err(
-            Failure::usage(format!("{flag} {text:?} is not a whole number"))
-                .remediation(remediation),
-        );
+        return Err(invalid(format!("{flag} {text:?} is not a whole number")));
     }
-    // Digits that do not fit are a number that is too large.
+    // Digits that do not fit in a u64 are above every maximum.
     match text.parse().unwrap_or(u64::MAX) {
-        value if value < min => Err(Failure::usage(format!(
-            "{flag} {text} is too little: the least is {min}{unit}"
-        ))
-        .remediation(remediation)),
-        value if value > max => Err(Failure::usage(format!(
-            "{flag} {text} is too much: the most is {max}{unit}"
-        ))
-        .remediation(remediation)),
+        value if value < min => Err(invalid(format!(
+            "{flag} {text} is below the minimum of {}",
+            limit(min)
+        ))),
+        value if value > max => Err(invalid(format!(
+            "{flag} {text} is above the maximum of {}",
+            limit(max)
+        ))),
         value => Ok(value),
     }
 }
@@ -151,7 +154,7 @@ fn example(flag: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn wanted<'a>(
+    fn args<'a>(
         profile: &'a str,
         memory: &'a str,
         cpus: &'a str,
@@ -167,38 +170,38 @@ mod tests {
     }
 
     #[test]
-    fn profiles_and_single_values_resolve_as_the_contract_says() {
-        for (typed, host, expected) in [
-            (wanted("", "", "", ""), 8, (512, 2, None, None)),
-            (wanted("", "", "", ""), 1, (512, 1, None, None)),
+    fn single_values_override_profiles_and_profiles_override_defaults() {
+        for (flags, host, expected) in [
+            (args("", "", "", ""), 8, (512, 2, None, None)),
+            (args("", "", "", ""), 1, (512, 1, None, None)),
             (
-                wanted("tiny", "", "", ""),
+                args("tiny", "", "", ""),
                 8,
                 (256, 1, Some(512), Some("tiny")),
             ),
             (
-                wanted("small", "", "", ""),
+                args("small", "", "", ""),
                 8,
                 (512, 2, Some(1024), Some("small")),
             ),
             (
-                wanted("medium", "", "", ""),
+                args("medium", "", "", ""),
                 8,
                 (2048, 2, Some(8192), Some("medium")),
             ),
             (
-                wanted("large", "", "", ""),
+                args("large", "", "", ""),
                 1,
                 (4096, 4, Some(16384), Some("large")),
             ),
             (
-                wanted("tiny", "300", "3", "900"),
+                args("tiny", "300", "3", "900"),
                 8,
                 (300, 3, Some(900), Some("tiny")),
             ),
-            (wanted("", "32", "64", "1"), 8, (32, 64, Some(1), None)),
+            (args("", "32", "64", "1"), 8, (32, 64, Some(1), None)),
         ] {
-            let found = resolve(&typed, host).unwrap();
+            let found = resolve(&flags, host).unwrap();
             let (memory_mib, cpu_count, size_mib, profile) = expected;
             let profile = profile.map(str::to_owned);
             assert_eq!(
@@ -214,45 +217,45 @@ mod tests {
     }
 
     #[test]
-    fn values_outside_of_their_limits_are_named_with_the_way_out() {
-        for (typed, message, remediation) in [
+    fn values_out_of_range_are_named_with_a_remediation() {
+        for (flags, message, remediation) in [
             (
-                wanted("", "0", "", ""),
-                "--memory 0 is too little: the least is 32 MiB",
+                args("", "0", "", ""),
+                "--memory 0 is below the minimum of 32 MiB",
                 "use a whole number from 32 to 1048576, as in --memory 512",
             ),
             (
-                wanted("", "", "65", ""),
-                "--cpus 65 is too much: the most is 64",
+                args("", "", "65", ""),
+                "--cpus 65 is above the maximum of 64",
                 "use a whole number from 1 to 64, as in --cpus 2",
             ),
             (
-                wanted("", "99999999999999999999999", "", ""),
-                "--memory 99999999999999999999999 is too much: the most is 1048576 MiB",
+                args("", "99999999999999999999999", "", ""),
+                "--memory 99999999999999999999999 is above the maximum of 1048576 MiB",
                 "use a whole number from 32 to 1048576, as in --memory 512",
             ),
             (
-                wanted("", "1.5", "", ""),
+                args("", "1.5", "", ""),
                 "--memory \"1.5\" is not a whole number",
                 "use a whole number from 32 to 1048576, as in --memory 512",
             ),
             (
-                wanted("", "", "-1", ""),
+                args("", "", "-1", ""),
                 "--cpus \"-1\" is not a whole number",
                 "use a whole number from 1 to 64, as in --cpus 2",
             ),
             (
-                wanted("", "", "", "0"),
-                "--size-mib 0 is too little: the least is 1 MiB",
+                args("", "", "", "0"),
+                "--size-mib 0 is below the minimum of 1 MiB",
                 "use a whole number from 1 to 16777216, as in --size-mib 1024",
             ),
             (
-                wanted("huge", "", "", ""),
-                "there is no profile \"huge\"",
+                args("huge", "", "", ""),
+                "unknown profile \"huge\"",
                 "the profiles are tiny, small, medium and large",
             ),
         ] {
-            let failure = resolve(&typed, 2).unwrap_err();
+            let failure = resolve(&flags, 2).unwrap_err();
             assert_eq!(failure, Failure::usage(message).remediation(remediation));
             assert_eq!(failure.exit_code(125), 2);
         }
@@ -263,7 +266,7 @@ mod tests {
         assert_eq!(timeout("1"), Ok(1));
         assert_eq!(
             timeout("0").unwrap_err().message,
-            "--timeout 0 is too little: the least is 1 seconds"
+            "--timeout 0 is below the minimum of 1 second"
         );
     }
 }

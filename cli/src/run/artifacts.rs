@@ -1,7 +1,7 @@
 //! What a VM boots: image, root file system, disks from bundles, kernel, initramfs.
 //!
-//! What fails fast is asked first: the kernel that was named, the bundles, the reference, what to
-//! run. A default kernel that is missing is installed by a thread of its own beside the image.
+//! Steps that fail fast come first: the given kernel, the bundles, the reference, the command. A
+//! missing default kernel is installed by a separate thread while the image is prepared.
 
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -18,24 +18,24 @@ use crate::request::command;
 use crate::request::{DiskRequest, DiskSource, RunRequest};
 use crate::termination::Termination;
 
-/// All that is needed to boot.
+/// Everything a VM boots.
 #[derive(Debug)]
 pub struct Artifacts {
     /// The image.
     pub image: Image,
-    /// What to run in it; never empty.
+    /// The command and its arguments; never empty.
     pub argv: Vec<String>,
     /// Its root file system.
     pub rootfs: Rootfs,
-    /// The disks made from bundles, in the order of the request.
+    /// The disks built from bundles, in the order of the request.
     pub bundles: Vec<Bundle>,
     /// The kernel.
     pub kernel: Kernel,
-    /// The agent and the kernel's modules.
+    /// The initramfs with the guest agent and the kernel's modules.
     pub initramfs: Initramfs,
 }
 
-/// Finds or makes all of them.
+/// Finds or builds all artifacts.
 pub fn prepare(
     pipeline: &Pipeline,
     request: &RunRequest,
@@ -50,7 +50,7 @@ pub fn prepare(
     let (bundles, (image, argv, rootfs)) = match (prepared, &kernel) {
         (Ok(prepared), _) => prepared,
         (Err(failure), KernelLookup::Found(_)) => return Err(failure),
-        // The installation is under way in its thread; it ends like an interrupted one.
+        // The kernel thread is still installing; terminate as for an interrupt.
         (Err(failure), KernelLookup::Installing(_)) => {
             termination.terminate(failure.exit_code(EXIT_RUN_FAILED), &failure)
         }
@@ -108,12 +108,12 @@ fn prepare_image(
     Ok((image, argv, rootfs))
 }
 
-/// The kernel that was named, or else the default one; `None` when there is none yet.
+/// The kernel `path`, or the default kernel; `None` if no default kernel is installed.
 pub fn installed_kernel(
     pipeline: &Pipeline,
-    named: Option<&Path>,
+    path: Option<&Path>,
 ) -> Result<Option<Kernel>, microagent_pipeline::Error> {
-    match named {
+    match path {
         Some(path) => pipeline
             .kernel(&KernelSource::Path(path.to_owned()))
             .map(Some),
@@ -121,23 +121,25 @@ pub fn installed_kernel(
     }
 }
 
+/// The kernel of a run.
 enum KernelLookup {
+    /// It is in the store.
     Found(Kernel),
-    /// The kernel, and how many milliseconds it took.
+    /// The thread returns the kernel and the duration in milliseconds.
     Installing(JoinHandle<Result<(Kernel, f64), Failure>>),
 }
 
 fn find_or_install_kernel(
     pipeline: &Pipeline,
-    named: Option<&Path>,
+    path: Option<&Path>,
     output: Output,
     phases: &mut Phases,
 ) -> Result<KernelLookup, Failure> {
-    let found = timed(&mut phases.kernel, || installed_kernel(pipeline, named))?;
+    let found = timed(&mut phases.kernel, || installed_kernel(pipeline, path))?;
     if let Some(kernel) = found {
         return Ok(KernelLookup::Found(kernel));
     }
-    output.notice("no kernel is installed; installing the distribution's");
+    output.notice("no kernel is installed; installing the distribution's kernel");
     let pipeline = pipeline.clone();
     let thread = thread::Builder::new()
         .name("kernel".into())
@@ -157,6 +159,6 @@ fn find_or_install_kernel(
 fn install_thread_panicked() -> Failure {
     Failure::new(
         ErrorKind::Internal,
-        "the installation of the kernel broke off",
+        "the kernel installation thread panicked",
     )
 }

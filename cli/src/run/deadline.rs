@@ -1,8 +1,8 @@
-//! `--timeout`: it always fires.
+//! `--timeout`, enforced in every state of the main thread.
 //!
-//! A thread waits for the deadline and kills the VM, which ends whatever the main thread waits
-//! for, except a standard output that nobody reads. So if the main thread has not ended the
-//! process within [`GRACE`], this thread does.
+//! A thread waits for the deadline and kills the VM, which unblocks the main thread unless it is
+//! blocked writing to standard output. If the main thread has not ended the process within
+//! [`GRACE`], this thread does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +16,10 @@ use crate::failure::{EXIT_TIMED_OUT, Failure};
 use crate::supervisor::Killer;
 use crate::termination::Termination;
 
-/// How long the main thread has after the deadline.
+/// How long the main thread may take to end the process after the deadline.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A running deadline. Dropping it calls it off.
+/// A running deadline. Dropping it cancels it.
 #[derive(Debug)]
 pub struct Deadline {
     fired: Arc<AtomicBool>,
@@ -28,7 +28,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the clock; without `seconds` it never fires.
+    /// Starts the timer; without `seconds` it never fires.
     pub fn start(seconds: Option<u64>, killer: Killer, termination: Termination) -> Deadline {
         let fired = Arc::new(AtomicBool::new(false));
         let Some(seconds) = seconds else {
@@ -72,6 +72,6 @@ fn timed_out(seconds: u64) -> Failure {
         ErrorKind::Timeout,
         format!("the command did not end within {seconds} s"),
     )
-    .remediation("allow more with --timeout SECONDS")
+    .remediation("use a longer --timeout SECONDS")
     .exits(EXIT_TIMED_OUT)
 }

@@ -1,4 +1,4 @@
-//! Disks besides the root: looked at before anything is begun, built, attached.
+//! Additional disks: checked before any work starts, built from bundles, attached.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,15 +16,15 @@ use super::document::DiskDocument;
 use crate::failure::Failure;
 use crate::request::{DiskRequest, DiskSource};
 
-/// Where an ext2, ext3 or ext4 file system has its superblock, in bytes, and in it (`struct
-/// ext4_super_block`) the magic number and the features without which it cannot be used.
+/// Offset of the superblock of an ext2, ext3 or ext4 file system in bytes, and offsets in it
+/// (`struct ext4_super_block`): the magic number, and the incompatible features.
 const SUPERBLOCK: u64 = 1024;
 const MAGIC: (usize, [u8; 2]) = (0x38, 0xef53_u16.to_le_bytes());
 const INCOMPATIBLE: usize = 0x60;
 /// The journal must be replayed first (`EXT4_FEATURE_INCOMPAT_RECOVER`).
 const RECOVER: u8 = 0x4;
 
-/// A disk, for all who have to do with it.
+/// An attached disk, as the supervisor and the guest agent need it.
 #[derive(Debug)]
 pub struct AttachedDisk {
     /// For the supervisor.
@@ -35,27 +35,27 @@ pub struct AttachedDisk {
 }
 
 impl AttachedDisk {
-    /// Whether what the guest writes to it outlives the guest.
+    /// Whether the guest's writes outlive the VM.
     pub fn keeps_writes(&self) -> bool {
         self.config.mode == DiskMode::ReadWrite
     }
 
-    /// The failure of a run whose guest could not be shut down.
+    /// The failure of a run whose guest did not shut down.
     pub fn unclean_shutdown(&self) -> Failure {
         Failure::new(
             ErrorKind::Guest,
             format!(
-                "the guest did not shut down: what it wrote last to the disk {} may be missing",
+                "the guest did not shut down: recent writes to disk {} may be lost",
                 self.mount.name
             ),
         )
         .remediation(format!(
-            "check it: e2fsck -f {}",
+            "check the file system: e2fsck -f {}",
             self.config.path.display()
         ))
     }
 
-    /// For the document of the run.
+    /// The JSON document of the disk.
     pub fn document(&self) -> DiskDocument {
         DiskDocument {
             name: self.mount.name.clone(),
@@ -67,20 +67,23 @@ impl AttachedDisk {
     }
 }
 
-/// Looks at what was asked for, so that nothing is begun that cannot work.
+/// Checks the requested disks, before any work starts.
+///
+/// # Errors
+/// When there are too many disks for `engine`, an image cannot be mounted, or two writers share one.
 pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> {
-    // One is the root.
-    let most = max_disks(engine) - 1;
-    if requests.len() > most {
+    // One of them is the root disk.
+    let limit = max_disks(engine) - 1;
+    if requests.len() > limit {
         return Err(Failure::new(
             ErrorKind::Unsupported,
             format!(
-                "engine {} has places for {most} disks besides the root, and {} are asked for",
+                "engine {} supports {limit} additional disks, but {} are given",
                 engine.name(),
                 requests.len()
             ),
         )
-        .remediation("put what belongs together on one disk"));
+        .remediation("combine several of them into one disk"));
     }
     let mut seen: Vec<(&DiskRequest, (u64, u64))> = Vec::new();
     for request in requests {
@@ -95,22 +98,22 @@ pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> 
             return Err(Failure::new(
                 ErrorKind::Conflict,
                 format!(
-                    "the disks {} and {} are the same file {}, and one of them is written",
+                    "disks {} and {} are the same file {}, and one of them is writable",
                     other.name,
                     request.name,
                     path.display()
                 ),
             )
-            .remediation("attach it once, or read-only"));
+            .remediation("attach it once, or read-only both times"));
         }
         seen.push((request, identity));
     }
     Ok(())
 }
 
-/// Whether this is a disk that the guest can mount; which file it is.
+/// Checks that the guest can mount the image; returns its device and inode number.
 fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failure> {
-    let name = format!("the disk {} ({})", request.name, path.display());
+    let name = format!("disk {} ({})", request.name, path.display());
     let failed = |error: io::Error| {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
@@ -119,21 +122,21 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             }
             _ => ErrorKind::Host,
         };
-        Failure::new(kind, format!("{name} cannot be used: {error}"))
+        Failure::new(kind, format!("cannot use {name}: {error}"))
     };
-    // Before it is opened, which waits for ever for some that are no files.
+    // Checked before the open, which can block forever on other file types.
     let metadata = std::fs::metadata(path).map_err(failed)?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
         return Err(Failure::new(
             ErrorKind::Unsupported,
-            format!("{name} is neither a file nor a block device"),
+            format!("{name} is not a regular file or block device"),
         )
         .remediation(match metadata.is_dir() {
             true => format!(
-                "pack a directory with tar, and attach it with --bundle {}=TAR:{}:ro",
+                "pack the directory with tar and attach it with --bundle {}=TAR:{}:ro",
                 request.name, request.mount
             ),
-            false => "make one with mkfs.ext4".into(),
+            false => "create one with mkfs.ext4".into(),
         }));
     }
     let file = OpenOptions::new()
@@ -141,8 +144,8 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
         .write(!request.read_only)
         .open(path)
         .map_err(failed)?;
-    // The supervisor takes its own; this tells before anything is begun, and what is read below is
-    // what nobody writes at this moment.
+    // The supervisor takes its own lock; this one reports a conflict before any work starts, and
+    // ensures that no VM writes what is read below.
     lock(&file, path, !request.read_only).map_err(|error| {
         let kind = match error {
             BlockError::InUse { .. } => ErrorKind::Conflict,
@@ -154,16 +157,16 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
     if superblock[MAGIC.0..MAGIC.0 + 2] != MAGIC.1 {
         return Err(Failure::new(
             ErrorKind::Unsupported,
-            format!("{name} holds no ext4 file system"),
+            format!("{name} has no ext4 file system"),
         )
         .remediation(
-            "make one with mkfs.ext4; partitions and other image formats are not looked into",
+            "create one with mkfs.ext4; partition tables and other image formats are not supported",
         ));
     }
     if request.read_only && superblock[INCOMPATIBLE] & RECOVER != 0 {
         return Err(Failure::new(
             ErrorKind::Conflict,
-            format!("{name} was not unmounted cleanly, and cannot be repaired read-only"),
+            format!("{name} was not unmounted cleanly and cannot be repaired read-only"),
         )
         .remediation(format!(
             "attach it once with :rw, or repair it: e2fsck -p {}",
@@ -173,7 +176,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// The superblock; zeros where the file is too short for one.
+/// The superblock; zeros if the file is too short.
 fn superblock(file: &File) -> io::Result<[u8; 1024]> {
     let mut bytes = [0; 1024];
     match file.read_exact_at(&mut bytes, SUPERBLOCK) {
@@ -182,7 +185,7 @@ fn superblock(file: &File) -> io::Result<[u8; 1024]> {
     }
 }
 
-/// Makes the disks that are made from bundles, in the order of the requests.
+/// Builds the disks of all bundles, in the order of the requests.
 pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle>, Failure> {
     let bundle = |request: &DiskRequest| match &request.source {
         DiskSource::Image(_) => None,
@@ -198,7 +201,7 @@ pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle
         .collect()
 }
 
-/// Puts requests and what [`build`] made of them together. Deltas go to `scratch_dir`.
+/// Combines the requests with the bundles' disks from [`build`]. Deltas are created in `scratch_dir`.
 pub fn attach(
     requests: &[DiskRequest],
     bundles: &[Bundle],
@@ -225,7 +228,7 @@ pub fn attach(
             config: DiskConfig { path, mode },
             mount: Disk {
                 name: request.name.clone(),
-                // The root is disk 0.
+                // The root disk is disk 0.
                 serial: disk_serial(attached.len() + 1),
                 mount: request.mount.clone(),
                 fs_type: "ext4".into(),

@@ -14,72 +14,72 @@ use crate::timeline::Timeline;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunDocument {
-    /// The workspace's name.
+    /// The workspace name.
     pub workspace: String,
-    /// Where everything is kept.
+    /// The state directory.
     pub state_dir: PathBuf,
     /// `kvm` or `qemu`.
     pub engine: &'static str,
-    /// What ran.
+    /// The image.
     pub image: ImageDocument,
-    /// How large it was.
+    /// The VM's size.
     pub resources: Resources,
-    /// What booted.
+    /// The kernel.
     pub kernel: KernelDocument,
-    /// Disks besides the root.
+    /// Additional disks.
     pub disks: Vec<DiskDocument>,
-    /// What was built or found.
+    /// Pipeline nodes that were built or found in the cache.
     pub nodes: Vec<NodeDocument>,
-    /// Where the time went.
+    /// Phase durations.
     pub phases: Phases,
-    /// When each point was passed.
+    /// Timestamps.
     pub timeline: Timeline,
-    /// What the command did.
+    /// The result of the command.
     pub result: ResultDocument,
-    /// Declared outputs; there are none yet.
+    /// Declared outputs; always empty in this version.
     pub outputs: [(); 0],
     /// `stopped`, `halted` (a kept workspace, shut down cleanly) or `failed`.
     pub final_state: &'static str,
 }
 
-/// A disk besides the root.
+/// An additional disk.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskDocument {
     /// Its name.
     pub name: String,
-    /// Where it is in the guest.
+    /// Mount point in the guest.
     pub mount: String,
-    /// The guest cannot write to it.
+    /// Attached read-only.
     pub read_only: bool,
-    /// Of a disk made from a bundle.
+    /// Digest of a disk built from a bundle.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
-    /// The file of any other.
+    /// File of any other disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
 }
 
-/// What the command did.
+/// The result of the command.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResultDocument {
     /// The command was started.
     pub started: bool,
-    /// When.
+    /// Start time.
     pub started_at: Option<String>,
-    /// When it ended or was given up.
+    /// Time of its end, or when it was killed.
     pub completed_at: Option<String>,
-    /// Its exit code, when it ended by itself.
+    /// Its exit code, if it exited.
     pub exit_code: Option<i32>,
     /// The signal that killed it.
     pub signal: Option<i32>,
-    /// `--timeout` fired.
+    /// `--timeout` expired.
     pub timed_out: bool,
-    /// Its standard output; bytes that are no UTF-8 are U+FFFD.
+    /// Its standard output; invalid UTF-8 is replaced by U+FFFD.
     pub stdout: String,
     /// Its standard error, likewise.
     pub stderr: String,
-    /// Some of its output was dropped.
+    /// Output was dropped.
     pub truncated: bool,
 }

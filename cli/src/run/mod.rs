@@ -1,16 +1,16 @@
-//! One `run`, from a checked request to an exit code.
+//! One `run`, from a validated request to an exit code.
 //!
 //! ```text
 //!  engine ─ supervisor spawned ─ resolve ─ rootfs ─┬─ boot ─ configure ─ setup… ─ exec ─ teardown
 //!                                kernel ─ initramfs┘
 //! ```
 //!
-//! The supervisor is started first and waits for its task, so that its start costs nothing. A
-//! kernel that has to be downloaded is downloaded beside the image.
+//! The supervisor is spawned first and waits for its configuration, so that its startup overlaps
+//! with the other steps. A kernel that must be downloaded is downloaded in parallel with the image.
 //!
-//! Nothing of a run outlives it, however it ends: the run directory, the disk's delta (which has
-//! no name), the supervisor. With `--keep` the workspace stays once the command has been started. What
-//! is written to a `--disk` stays in that disk.
+//! However a run ends, it leaves nothing behind: no run directory, no disk delta (an unlinked
+//! file), no supervisor. With `--keep` the workspace is kept once the command has started. Writes to
+//! a `--disk` remain in that disk.
 
 pub mod artifacts;
 pub mod deadline;

@@ -1,36 +1,36 @@
-//! Where the time of a run went.
+//! Phase durations of a run.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// How long each phase took, in milliseconds; absent phases were not reached. Phases may overlap,
-/// so `total` is not their sum.
+/// Phase durations in milliseconds; a phase that was not reached is absent. Phases overlap, so
+/// `total` is not their sum.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phases {
-    /// Asking what the reference means.
+    /// Resolving the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resolve: Option<f64>,
-    /// Fetching, unpacking and writing the root file system.
+    /// Fetching and unpacking layers, and writing the root file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<f64>,
-    /// Making disks from bundles.
+    /// Building disks from bundles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bundles: Option<f64>,
     /// Finding or installing the kernel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<f64>,
-    /// Packing the initramfs.
+    /// Building the initramfs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initramfs: Option<f64>,
-    /// Starting the supervisor's process.
+    /// Spawning the supervisor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spawn: Option<f64>,
-    /// From the task for the supervisor to the agent's report.
+    /// From sending the VM's configuration to the agent's report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot: Option<f64>,
-    /// Giving the VM its root and its name.
+    /// Configuring the guest: identity, root file system, disks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configure: Option<f64>,
     /// All setup commands.
@@ -39,14 +39,14 @@ pub struct Phases {
     /// The command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exec: Option<f64>,
-    /// Termination the VM.
+    /// Shutting down or killing the VM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teardown: Option<f64>,
-    /// From the start of this program.
+    /// From the start of the command to the end of teardown.
     pub total: f64,
 }
 
-/// Does something and notes how long it took, also when it fails.
+/// Runs `work` and stores its duration in `phase`, even if it fails.
 pub fn timed<T>(phase: &mut Option<f64>, work: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let result = work();
@@ -54,8 +54,8 @@ pub fn timed<T>(phase: &mut Option<f64>, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A duration as JSON has it.
+/// A duration in milliseconds, rounded to microseconds.
 pub fn millis(duration: Duration) -> f64 {
-    // Microseconds are as fine as these clocks are true.
+    // The clocks are not accurate below a microsecond.
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -1,4 +1,5 @@
-//! Where the output of commands goes: on, into a document, or aside.
+//! The output of guest commands: passed through, captured for a document, or for setup commands
+//! sent to standard error.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,13 +12,13 @@ use crate::output::Output;
 use crate::session::Sink;
 use crate::timeline::{Mark, Timeline, monotonic_micros};
 
-/// How much of each stream a document holds, in bytes; what comes after is dropped.
+/// The maximum captured size of each stream, in bytes; the rest is dropped.
 pub const CAPTURE_LIMIT: usize = 16 << 20;
 
-/// How much of a setup command's output is kept for the message when it fails, in bytes.
+/// How much of a setup command's output is kept for its error message, in bytes.
 const TAIL: usize = 4 << 10;
 
-/// The output of the command: handed on as it comes, or captured.
+/// The output of the command: passed through, or captured with `--json`.
 #[derive(Debug)]
 pub struct CommandSink {
     target: Target,
@@ -29,7 +30,7 @@ pub struct CommandSink {
 
 #[derive(Debug)]
 enum Target {
-    /// Written through, unbuffered: bytes appear as the guest writes them.
+    /// Unbuffered: bytes appear as the guest writes them.
     PassThrough {
         stdout: File,
         stderr: File,
@@ -44,12 +45,12 @@ pub struct Captured {
     pub stdout: Vec<u8>,
     /// The start of standard error.
     pub stderr: Vec<u8>,
-    /// Something was dropped.
+    /// Some output was dropped.
     pub truncated: bool,
 }
 
 impl CommandSink {
-    /// In the form that was asked for.
+    /// Captures with `--json`, otherwise passes through.
     pub fn new(output: Output) -> io::Result<CommandSink> {
         let target = if output.json {
             Target::Captured(Captured::default())
@@ -67,7 +68,7 @@ impl CommandSink {
         })
     }
 
-    /// Notes when the command was started and when its first output came.
+    /// Records when the command was started and when its first output arrived.
     pub fn record_into(&self, timeline: &mut Timeline) {
         for (mark, micros) in [
             (Mark::Exec, self.started_micros),
@@ -83,7 +84,7 @@ impl CommandSink {
         self.output_micros.get_or_insert_with(monotonic_micros);
     }
 
-    /// What was captured.
+    /// The captured output; empty if it was passed through.
     pub fn into_captured(self) -> Captured {
         match self.target {
             Target::Captured(captured) => captured,
@@ -108,7 +109,7 @@ impl Sink for CommandSink {
         self.note_output();
         match &mut self.target {
             Target::PassThrough { stderr, .. } => {
-                // A standard error that nobody reads does not stop a command.
+                // A closed standard error does not stop the command.
                 let _ = write_through(stderr, bytes);
                 Ok(())
             }
@@ -125,7 +126,7 @@ impl Sink for CommandSink {
     }
 }
 
-/// Writes all of it, also where whoever shares the file has made it non-blocking.
+/// Writes all of `bytes`, even if another process that shares the file made it non-blocking.
 fn write_through(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match file.write(bytes) {
@@ -141,15 +142,15 @@ fn write_through(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Appends what fits; whether something did not.
+/// Appends up to [`CAPTURE_LIMIT`] bytes in total; returns whether bytes were dropped.
 fn append(kept: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let fits = bytes.len().min(CAPTURE_LIMIT - kept.len());
     kept.extend_from_slice(&bytes[..fits]);
     fits < bytes.len()
 }
 
-/// The output of a setup command: both streams go to standard error, where it is not in the way of
-/// the result; its end is kept for the message when it fails.
+/// The output of a setup command: both streams go to standard error, so that standard output holds
+/// only the result; the end is kept for the error message.
 #[derive(Debug)]
 pub struct SetupSink {
     output: Output,
@@ -157,7 +158,7 @@ pub struct SetupSink {
 }
 
 impl SetupSink {
-    /// In the form that was asked for.
+    /// Shows the output if `output` allows it.
     pub fn new(output: Output) -> SetupSink {
         SetupSink {
             output,
@@ -165,9 +166,9 @@ impl SetupSink {
         }
     }
 
-    /// The last line, when it has not been seen.
+    /// The last line, if the output was not shown.
     pub fn last_hidden_line(&self) -> Option<String> {
-        if self.output.shows_diagnostics() {
+        if self.output.shows_setup_output() {
             return None;
         }
         let text = String::from_utf8_lossy(&self.tail);
@@ -176,7 +177,7 @@ impl SetupSink {
     }
 
     fn write(&mut self, bytes: &[u8]) {
-        if self.output.shows_diagnostics() {
+        if self.output.shows_setup_output() {
             let _ = io::stderr().write_all(bytes);
         }
         self.tail.extend_from_slice(bytes);
@@ -201,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pipe_that_does_not_block_gets_everything() {
+    fn a_non_blocking_pipe_receives_all_bytes() {
         let (reader, writer) = io::pipe().unwrap();
         rustix::io::ioctl_fionbio(&writer, true).unwrap();
         let reading = std::thread::spawn(move || {
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_keeps_the_start_and_says_that_it_is_cut() {
+    fn a_capture_keeps_the_start_and_reports_truncation() {
         let json = Output {
             json: true,
             ..Output::default()

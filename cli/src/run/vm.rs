@@ -1,4 +1,4 @@
-//! From a booted kernel to the end of the command.
+//! Boots a VM, configures it, and runs its commands.
 
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,59 +20,58 @@ use crate::supervisor::{Supervisor, SupervisorError};
 use crate::termination::Termination;
 use crate::timeline::{Mark, Timeline};
 
-/// How long a guest may take from its first instruction to the agent's report. A kernel that
-/// boots on an emulated CPU of a busy host takes a few seconds; one that has hung never comes.
+/// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a busy
+/// host a boot takes a few seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a guest may take to power off by itself: all that it has written must reach the host's
-/// disk first.
+/// Time limit for a clean shutdown: all dirty data must reach the host's disk first.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Bytes of fresh randomness for a guest.
+/// Entropy for the guest, in bytes.
 const ENTROPY: usize = 32;
 
-/// What a VM is for.
+/// A VM and the commands to run in it.
 #[derive(Debug)]
 pub struct Task {
-    /// The VM.
+    /// Configuration of the VM.
     pub config: VmConfig,
-    /// Its host name.
+    /// Host name of the guest.
     pub hostname: String,
-    /// Disks besides the root.
+    /// Additional disks.
     pub disks: Vec<Disk>,
-    /// Shell commands to run first: as typed, and as requests.
+    /// Shell commands to run first: the command line, and the request.
     pub setup: Vec<(String, Exec)>,
     /// The command.
     pub command: Exec,
-    /// Seconds from now to the end of the command.
+    /// Time limit in seconds, from now to the end of the command.
     pub timeout: Option<u64>,
 }
 
-/// How it went.
+/// The outcome of a [`Task`].
 #[derive(Debug)]
 pub struct Outcome {
-    /// The end.
+    /// How it ended.
     pub status: Status,
-    /// When the command was started.
+    /// When the command was started, if it was.
     pub started_at: Option<SystemTime>,
-    /// When all this ended.
+    /// When the task ended.
     pub completed_at: SystemTime,
-    /// What the command wrote, with `--json`.
+    /// The command's output, captured with `--json`.
     pub captured: Captured,
 }
 
-/// The end of a command.
+/// How a task ended.
 #[derive(Debug)]
 pub enum Status {
-    /// It ended by itself or by a signal.
+    /// The command exited or was killed by a signal.
     Exited(Exited),
-    /// Nobody reads its output any more.
+    /// The reader of standard output closed it.
     StdoutClosed,
-    /// Something failed.
+    /// A step failed, or the timeout expired.
     Failed(Failure),
 }
 
-/// Boots the VM and runs what it is for.
+/// Boots the VM and runs `task`.
 pub fn run(
     supervisor: &Supervisor,
     task: Task,
@@ -113,7 +112,7 @@ impl Outcome {
     }
 }
 
-/// Why the steps stopped.
+/// Why a step failed.
 enum Stop {
     Failed(Failure),
     StdoutClosed,
@@ -154,7 +153,7 @@ fn run_steps(
             }
             SessionError::Output(error) => Stop::Failed(stdout_error(&error)),
             SessionError::Refused(failure) => Stop::Failed(exec_failure(&failure)),
-            broken => Stop::Failed(session_failure(supervisor, broken)),
+            error => Stop::Failed(session_failure(supervisor, error)),
         })
     })
 }
@@ -180,7 +179,7 @@ fn configure(supervisor: &Supervisor, hostname: &str, disks: Vec<Disk>) -> Resul
     };
     session::configure(stream, request).map_err(|error| match error {
         SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),
-        broken => session_failure(supervisor, broken),
+        error => session_failure(supervisor, error),
     })
 }
 
@@ -190,10 +189,10 @@ fn set_up(
     output: Output,
 ) -> Result<(), Failure> {
     let count = commands.len();
-    for (number, (typed, request)) in commands.into_iter().enumerate() {
+    for (number, (command_line, request)) in commands.into_iter().enumerate() {
         let name = match count {
-            1 => format!("the setup command {typed:?}"),
-            _ => format!("setup command {} of {count} {typed:?}", number + 1),
+            1 => format!("setup command {command_line:?}"),
+            _ => format!("setup command {} of {count} {command_line:?}", number + 1),
         };
         let mut sink = SetupSink::new(output);
         let stream = supervisor.connect(AGENT_PORT)?;
@@ -203,7 +202,7 @@ fn set_up(
                 Failure::new(why.kind, format!("{name}: {}", why.message))
                     .maybe_remediation(why.remediation)
             }
-            broken => session_failure(supervisor, broken),
+            error => session_failure(supervisor, error),
         })?;
         let how = match (exited.code, exited.signal) {
             (Some(0), _) => continue,
@@ -212,26 +211,26 @@ fn set_up(
         };
         let failure = Failure::new(ErrorKind::Guest, how);
         return Err(match sink.last_hidden_line() {
-            Some(line) => failure.remediation(format!("it said: {line}")),
+            Some(line) => failure.remediation(format!("its last output: {line}")),
             None => failure,
         });
     }
     Ok(())
 }
 
-/// A command that the agent could not start.
+/// The failure for a command that the agent could not start.
 fn exec_failure(failure: &AgentFailure) -> Failure {
     match failure.kind {
         FailureKind::NotFound => {
-            let said =
+            let failed =
                 Failure::new(ErrorKind::NotFound, failure.message.clone()).exits(EXIT_NOT_FOUND);
             if failure.message.ends_with("/bin/sh") {
-                return said.remediation(
-                    "--exec and --setup need a shell; name a program of the image instead: \
+                return failed.remediation(
+                    "--exec and --setup need a shell in the image; run a program directly instead: \
                      microagent run REF PROGRAM ARG…",
                 );
             }
-            said
+            failed
         }
         FailureKind::NotExecutable => {
             Failure::new(ErrorKind::Guest, failure.message.clone()).exits(EXIT_NOT_EXECUTABLE)
@@ -240,7 +239,7 @@ fn exec_failure(failure: &AgentFailure) -> Failure {
     }
 }
 
-/// Why a session broke: the news of the VM's end, if there are any.
+/// The failure for a broken session: the reason of the VM's end, if the supervisor reports one.
 fn session_failure(supervisor: &Supervisor, error: SessionError) -> Failure {
     match supervisor.exit_reason() {
         Some(end) => end.into(),
@@ -248,7 +247,7 @@ fn session_failure(supervisor: &Supervisor, error: SessionError) -> Failure {
     }
 }
 
-/// Lets the guest power off by itself, so that its disk is clean; whether it did.
+/// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.
 pub fn shut_down(supervisor: &Supervisor) -> bool {
     supervisor
         .connect(AGENT_PORT)

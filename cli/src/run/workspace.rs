@@ -1,8 +1,8 @@
-//! A workspace that is kept: `<state-dir>/workspaces/NAME/`.
+//! Kept workspaces: `<state-dir>/workspaces/NAME/`.
 //!
-//! It holds `rootfs.ext4`, the VM's own copy of the root file system with all that was written to
-//! it, and `run.json`, the document of the run. A run that is not kept has no directory: its disk is
-//! a nameless delta over the store's file.
+//! A workspace contains `rootfs.ext4`, the VM's own copy of the root file system with everything
+//! written to it, and `run.json`, the document of the run. Without `--keep` there is no directory:
+//! the root disk is an unlinked delta over the store's file.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -16,7 +16,7 @@ use crate::disk_copy;
 use crate::failure::Failure;
 use crate::termination::Termination;
 
-/// A workspace's directory. Until it is kept, dropping it removes it.
+/// A workspace's directory. Dropping it removes the directory, unless [`Workspace::keep`] was called.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -25,13 +25,13 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Makes the directory and the copy of `rootfs`.
+    /// Creates the directory and the copy of `rootfs`.
     pub fn create(
         path: PathBuf,
         rootfs: &Path,
         termination: &Termination,
     ) -> Result<Workspace, Failure> {
-        make_directory(&path)?;
+        create_directory(&path)?;
         termination.remove_on_exit(&path);
         let workspace = Workspace {
             path,
@@ -42,12 +42,12 @@ impl Workspace {
         Ok(workspace)
     }
 
-    /// The disk.
+    /// Path of the root disk.
     pub fn disk(&self) -> PathBuf {
         self.path.join("rootfs.ext4")
     }
 
-    /// Keeps it, with the document of its run.
+    /// Keeps the workspace, and writes the document of its run.
     pub fn keep(mut self, document: &RunDocument) -> Result<(), Failure> {
         self.kept = true;
         self.termination.keep(&self.path);
@@ -66,19 +66,19 @@ impl Drop for Workspace {
     }
 }
 
-fn make_directory(path: &Path) -> Result<(), Failure> {
+fn create_directory(path: &Path) -> Result<(), Failure> {
     if let Some(parent) = path.parent() {
         crate::settings::make_private_dir(parent)
-            .map_err(|error| cannot("make", parent, &error))?;
+            .map_err(|error| cannot("create", parent, &error))?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Failure::new(
             ErrorKind::Conflict,
-            format!("the workspace {} exists already", path.display()),
+            format!("workspace {} already exists", path.display()),
         )
-        .remediation("choose another --name, or remove that directory")),
-        Err(error) => Err(cannot("make", path, &error)),
+        .remediation("use another --name, or remove the directory")),
+        Err(error) => Err(cannot("create", path, &error)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Why there is no VM any more.
+//! Errors of the supervisor: why there is no VM.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -11,60 +11,60 @@ use microagent_proto::control::StopReason;
 
 use crate::failure::Failure;
 
-/// Why there is no VM any more, or why there never was one.
+/// The VM ended, or could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
-    /// The program cannot be started.
+    /// The supervisor program cannot be started.
     #[error("cannot start the supervisor {}", .path.display())]
     Spawn {
         /// Its path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The control socket failed while the supervisor lived.
-    #[error("cannot talk to the supervisor")]
+    /// The control socket failed while the supervisor was running.
+    #[error("the control socket of the supervisor failed")]
     Control(#[source] io::Error),
-    /// It sent what cannot be understood.
-    #[error("the supervisor speaks another language; it is not of this version")]
+    /// It sent a malformed message.
+    #[error("microagent-supervisor is a different version (protocol mismatch)")]
     Protocol,
     /// It could not start the VM, or the monitor failed.
     #[error("{message}")]
     Failed {
-        /// Its own words.
+        /// Its error message.
         message: String,
-        /// The way out.
+        /// Its remediation.
         remediation: Option<String>,
         /// The end of the guest's console.
         console: String,
     },
-    /// The VM ended by itself.
+    /// The VM stopped.
     #[error("the guest {}", describe(*.reason))]
     Stopped {
-        /// How.
+        /// How it stopped.
         reason: StopReason,
         /// The end of the guest's console.
         console: String,
     },
-    /// The supervisor is gone without a word.
+    /// The supervisor exited without a last message.
     #[error("the supervisor of the VM died ({how}){stderr}")]
     Died {
         /// Its exit status.
         how: String,
-        /// The end of its standard error, led by a colon; or nothing.
+        /// The last line of its standard error after a colon, or empty.
         stderr: String,
     },
-    /// Nothing was heard in time.
+    /// The guest agent did not report in time.
     #[error("the guest agent did not report within {} s", .0.as_secs())]
     ReadyTimeout(Duration),
 }
 
 fn describe(reason: StopReason) -> &'static str {
     match reason {
-        StopReason::PowerOff => "powered off before its command had ended",
-        StopReason::Reset => "was reset before its command had ended",
-        StopReason::Crash => "crashed before its command had ended",
-        StopReason::Killed => "was killed before its command had ended",
+        StopReason::PowerOff => "powered off before its command ended",
+        StopReason::Reset => "was reset before its command ended",
+        StopReason::Crash => "crashed before its command ended",
+        StopReason::Killed => "was killed before its command ended",
     }
 }
 
@@ -82,13 +82,14 @@ impl From<SupervisorError> for Failure {
             return failure.maybe_remediation(remediation);
         }
         if let Some(line) = relevant_line(console) {
-            failure = failure.remediation(format!("the guest's last words: {line}"));
+            failure = failure.remediation(format!("guest console: {line}"));
         }
         failure
     }
 }
 
-/// The line of a console that says most about its end: the agent's, a panic's, or the last.
+/// The line of a console that best explains the end: the agent's last message, a kernel panic, or
+/// the last line.
 fn relevant_line(console: &str) -> Option<&str> {
     let lines = || console.lines().map(str::trim).rev();
     lines()
@@ -97,12 +98,12 @@ fn relevant_line(console: &str) -> Option<&str> {
         .or_else(|| lines().find(|line| !line.is_empty()))
 }
 
-/// The error of a supervisor that has exited.
+/// The error for a supervisor that exited with `status`.
 pub(super) fn died(status: Option<ExitStatus>, stderr: &str) -> SupervisorError {
     let how = match status.map(|status| (status.code(), status.signal())) {
         Some((Some(code), _)) => format!("exit code {code}"),
         Some((None, Some(signal))) => format!("signal {signal}"),
-        _ => "no trace".to_owned(),
+        _ => "exit status unknown".to_owned(),
     };
     let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     SupervisorError::Died {
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_that_says_most_is_shown() {
+    fn the_most_relevant_console_line_is_chosen() {
         let panic = "a\n[ 1.0] Kernel panic - not syncing\nCPU: 0\n---[ end ]\n\n";
         assert_eq!(
             relevant_line(panic),

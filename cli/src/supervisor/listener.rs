@@ -9,20 +9,25 @@ use std::thread;
 use microagent_proto::control::{FromSupervisor, MAX_MESSAGE};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
-/// How much of the supervisor's standard error is kept for messages, in bytes.
+/// How much of the supervisor's standard error is kept for error messages, in bytes.
 const STDERR_TAIL: usize = 4 << 10;
 
+/// What the control socket delivers.
 #[derive(Debug)]
 pub(super) enum SupervisorEvent {
+    /// A message.
     Message(FromSupervisor),
+    /// A packet that is not a message of this version.
     Malformed,
+    /// The supervisor has exited and was reaped. Always the last event.
     Exited {
         status: Option<ExitStatus>,
+        /// The end of its standard error, if that was captured.
         stderr: String,
     },
 }
 
-/// Reads messages until the socket ends, then collects the child.
+/// Reads messages until end of file, then reaps the child.
 pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<SupervisorEvent>) {
     let stderr = child.stderr.take().map(|mut pipe| {
         thread::spawn(move || {
@@ -41,10 +46,10 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<Superv
             Ok(message) => SupervisorEvent::Message(message),
             Err(_) => SupervisorEvent::Malformed,
         };
-        // Whoever listened may have stopped; the child must be collected all the same.
+        // Without a receiver the child must still be reaped.
         let _ = sender.send(event);
     }
-    // One that has closed its socket and does not end is of no use.
+    // A supervisor that closed its socket must not keep running.
     let _ = child.kill();
     let status = child.wait().ok();
     let stderr = stderr
@@ -53,14 +58,14 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<Superv
     let _ = sender.send(SupervisorEvent::Exited { status, stderr });
 }
 
-/// The length of the next message; `None` when the socket has ended.
+/// The length of the next message; `None` at end of file.
 fn receive(control: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
     loop {
-        let mut nothing = RecvAncillaryBuffer::default();
+        let mut no_ancillary = RecvAncillaryBuffer::default();
         match recvmsg(
             control,
             &mut [IoSliceMut::new(buffer)],
-            &mut nothing,
+            &mut no_ancillary,
             RecvFlags::CMSG_CLOEXEC,
         ) {
             Ok(message) if message.bytes > 0 => return Some(message.bytes),

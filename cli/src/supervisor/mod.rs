@@ -1,8 +1,8 @@
-//! The supervisor of one VM, as its caller sees it: a child process and a control socket.
+//! The supervisor of one VM: a child process and its control socket.
 //!
-//! The child lives exactly as long as the socket ([`microagent_proto::control`]): when this
-//! process dies, however it dies, the kernel closes the socket and the VM is killed. The other
-//! way round, a thread that reads the socket sees its end at once and collects the child.
+//! The child lives exactly as long as the socket ([`microagent_proto::control`]): however this
+//! process dies, the kernel closes the socket and the VM is killed. Conversely, a thread that
+//! reads the socket sees end of file when the child exits, and reaps it.
 
 mod error;
 mod listener;
@@ -31,10 +31,10 @@ use self::error::died;
 use self::listener::{SupervisorEvent, listen};
 use crate::timeline::GuestReady;
 
-/// How long the events of a VM's end may take after its streams have ended.
+/// How long to wait for the reason of a VM's end after its streams have closed.
 const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// A supervisor. Dropping it kills the VM and does not wait.
+/// A running supervisor. Dropping it kills the VM without waiting for it.
 #[derive(Debug)]
 pub struct Supervisor {
     control: OwnedFd,
@@ -42,21 +42,25 @@ pub struct Supervisor {
     killer: Killer,
 }
 
-/// Kills one supervisor, from any thread.
+/// Kills one supervisor from any thread.
 #[derive(Debug, Clone)]
 pub struct Killer(Arc<OwnedFd>);
 
 impl Killer {
-    /// Kills it now, and does not wait. A supervisor that is gone stays gone.
+    /// Kills the supervisor without waiting for it. No effect if it has already exited.
     pub fn kill(&self) {
         let _ = pidfd_send_signal(&*self.0, Signal::KILL);
     }
 }
 
 impl Supervisor {
-    /// Starts the program, which prepares for `engine`. `loud` passes its standard error on instead
-    /// of keeping its end.
-    pub fn spawn(path: &Path, engine: Engine, loud: bool) -> Result<Supervisor, SupervisorError> {
+    /// Starts the program `path`, which prepares `engine`. With `verbose` it inherits standard error;
+    /// otherwise the end of its standard error is kept for error messages.
+    pub fn spawn(
+        path: &Path,
+        engine: Engine,
+        verbose: bool,
+    ) -> Result<Supervisor, SupervisorError> {
         let failed = |source: io::Error| SupervisorError::Spawn {
             path: path.to_owned(),
             source,
@@ -72,12 +76,12 @@ impl Supervisor {
             .arg(engine.name())
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(if loud {
+            .stderr(if verbose {
                 Stdio::inherit()
             } else {
                 Stdio::piped()
             })
-            // Ctrl-C is for this process, which then knows that it was interrupted.
+            // Its own process group: Ctrl-C must reach only this process, which then ends the VM.
             .process_group(0)
             .spawn()
             .map_err(failed)?;
@@ -101,24 +105,24 @@ impl Supervisor {
         Ok(supervisor)
     }
 
-    /// What kills it.
+    /// A handle that kills it.
     pub fn killer(&self) -> Killer {
         self.killer.clone()
     }
 
-    /// Boots a VM.
+    /// Starts booting the VM.
     pub fn start(&self, config: VmConfig) -> Result<(), SupervisorError> {
         self.send(&ToSupervisor::Start(Box::new(config)), None)
     }
 
-    /// Opens a stream to a port of the guest.
+    /// Opens a vsock stream to a port of the guest.
     pub fn connect(&self, port: u32) -> Result<UnixStream, SupervisorError> {
         let (ours, theirs) = UnixStream::pair().map_err(SupervisorError::Control)?;
         self.send(&ToSupervisor::Connect { port }, Some(theirs))?;
         Ok(ours)
     }
 
-    /// The next message, before `deadline`.
+    /// The next message; `None` at `deadline`.
     pub fn next(&self, deadline: Instant) -> Result<Option<FromSupervisor>, SupervisorError> {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.events.recv_timeout(left) {
@@ -130,7 +134,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the agent is up.
+    /// Waits until the guest agent has reported.
     pub fn wait_until_ready(&self, timeout: Duration) -> Result<GuestReady, SupervisorError> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -154,7 +158,7 @@ impl Supervisor {
         }
     }
 
-    /// Why the VM's streams ended, where it says so at once.
+    /// Why the VM's streams closed, if the supervisor reports it within a short time.
     pub fn exit_reason(&self) -> Option<SupervisorError> {
         let deadline = Instant::now() + EXIT_REASON_TIMEOUT;
         loop {
@@ -170,7 +174,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until the VM has ended by itself; `None` when it has not before `timeout` was over.
+    /// Waits until the VM has stopped; `None` after `timeout` or if the supervisor failed.
     pub fn wait_until_stopped(&self, timeout: Duration) -> Option<StopReason> {
         let deadline = Instant::now() + timeout;
         loop {
@@ -192,7 +196,7 @@ impl Supervisor {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
         if let Some(fds) = &fds {
-            // There is room for exactly one.
+            // The buffer has room for exactly one.
             ancillary.push(SendAncillaryMessage::ScmRights(fds));
         }
         match sendmsg(
@@ -202,7 +206,7 @@ impl Supervisor {
             SendFlags::NOSIGNAL,
         ) {
             Ok(_) => Ok(()),
-            // Its last message says why it is gone.
+            // Its last message has the reason.
             Err(error) => Err(self
                 .exit_reason()
                 .unwrap_or_else(|| SupervisorError::Control(error.into()))),
@@ -216,7 +220,7 @@ impl Drop for Supervisor {
     }
 }
 
-/// A message that ends the VM as an error.
+/// Turns a message that reports the end of the VM into an error.
 fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
     match message {
         FromSupervisor::Stopped {

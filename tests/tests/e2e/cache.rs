@@ -192,7 +192,7 @@ fn a_build_says_which_layer_moved() {
         .expect_code(0)
         .text();
     assert!(
-        text.contains("made anew because layer 3 went from nothing to "),
+        text.contains("rebuilt because layer 3 changed from none to "),
         "{text}"
     );
 
@@ -215,7 +215,7 @@ fn a_build_says_which_layer_moved() {
         .expect_code(0)
         .text();
     assert!(
-        text.contains("made anew because sizeMiB went from null to 100"),
+        text.contains("rebuilt because sizeMiB changed from null to 100"),
         "{text}"
     );
     assert_ne!(first["image"]["digest"], explained["image"]["digest"]);

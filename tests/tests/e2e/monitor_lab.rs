@@ -296,10 +296,10 @@ fn the_ways_to_end_are_told_apart() {
     let text = or_skip!(printed("ends"));
     assert_eq!(
         text,
-        "125\nmicroagent: the guest was reset before its command had ended\n\
+        "125\nmicroagent: the guest was reset before its command ended\n\
          Kernel panic - not syncing: sysrq triggered crash\n\
-         125\nmicroagent: the guest was reset before its command had ended\n\
-         125\nmicroagent: the guest powered off before its command had ended\n\
+         125\nmicroagent: the guest was reset before its command ended\n\
+         125\nmicroagent: the guest powered off before its command ended\n\
          124\nmicroagent: the command did not end within 5 s\n"
     );
 }

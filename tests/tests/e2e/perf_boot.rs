@@ -90,16 +90,16 @@ fn what_cannot_be_measured_is_said_with_the_way_out() {
     let failed = perf_boot(&host, &layout, &[], &["--exec", "exit 3"]).expect_code(1);
     assert_eq!(
         failed.errors(),
-        "microagent: the measured command ended with exit status: 3\n  \
-         give a command that exits with 0: --exec COMMAND\n"
+        "microagent: the measured command failed: exit status: 3\n  \
+         use a command that exits with 0: --exec COMMAND\n"
     );
     for count in ["0", "10001", "many"] {
         let refused = perf_boot(&host, &layout, &[], &["-n", count]).expect_code(2);
         assert_eq!(
             refused.errors(),
             format!(
-                "microagent: --iterations {count:?} is no number of boots\n  \
-                 give a number from 1 to 10000\n"
+                "microagent: --iterations {count:?} is not a valid count\n  \
+                 use a whole number from 1 to 10000\n"
             )
         );
     }

@@ -250,7 +250,7 @@ fn as_many_disks_as_there_are_places_and_not_one_more() {
     assert_eq!(five.json()["result"]["stdout"], "b1b2b3b4b5");
     let six = place.run(&flags(6), "true").finish().expect_code(125);
     assert!(
-        six.errors().contains("places for 5 disks"),
+        six.errors().contains("supports 5 additional disks"),
         "{}",
         six.errors()
     );

@@ -21,7 +21,7 @@ struct Exported {
     size: u64,
 }
 
-/// Writes an image to an archive, which appears whole or not at all.
+/// Writes an image to an archive, atomically.
 pub fn export(
     args: &ExportArgs,
     settings: &Settings,
@@ -70,7 +70,7 @@ fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
         std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
         _ => ErrorKind::Host,
     };
-    // Its own text names the temporary file, which nobody knows.
+    // The error's own text names the temporary file, which means nothing to the user.
     let why = std::io::Error::from(error.kind());
     Failure::new(kind, format!("cannot write {}: {why}", path.display()))
 }
@@ -80,7 +80,7 @@ struct Imported {
     images: Vec<ImageDocument>,
 }
 
-/// Takes the images of an archive into the cache.
+/// Imports the images of an archive into the cache.
 pub fn import(
     args: &ImportArgs,
     settings: &Settings,

@@ -19,7 +19,7 @@ struct Explanation {
     node: Step,
 }
 
-/// Shows the nodes behind an image.
+/// Prints the nodes of an image as a tree.
 pub fn explain(
     args: &ReferenceArgs,
     settings: &Settings,
@@ -49,7 +49,7 @@ fn not_resolved(reference: &Reference) -> Failure {
     ))
 }
 
-/// A step and, below and to the right of it, what it is made from.
+/// Appends a step and, indented below it, its inputs.
 fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
     let key: String = step.key.digest().hex().chars().take(12).collect();
     let mut line = format!("{first}{} {} {key}", step.op, step.detail);
@@ -72,8 +72,8 @@ fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
     };
     for moved in &step.moved {
         let why = match step.hit {
-            true => "made anew because",
-            false => "to be made anew because",
+            true => "rebuilt because",
+            false => "needs a rebuild because",
         };
         text.push_str(&format!("{rest}{bar}{why} {}\n", describe_change(moved)));
     }
@@ -92,23 +92,23 @@ fn draw(step: &Step, first: &str, rest: &str, text: &mut String) {
     }
 }
 
-fn describe_change(moved: &MaterialChange) -> String {
+fn describe_change(change: &MaterialChange) -> String {
     let digest = |digest: &Option<microagent_cas::Digest>| match digest {
         Some(digest) => digest.hex().chars().take(12).collect(),
-        None => "nothing".to_owned(),
+        None => "none".to_owned(),
     };
-    match moved {
+    match change {
         MaterialChange::OpVersion { from, to } => {
-            format!("the operation went from version {from} to {to}")
+            format!("the operation changed from version {from} to {to}")
         }
-        MaterialChange::Param { name, from, to } => format!("{name} went from {from} to {to}"),
+        MaterialChange::Param { name, from, to } => format!("{name} changed from {from} to {to}"),
         MaterialChange::Input {
             name,
             place,
             from,
             to,
         } => format!(
-            "{name} {place} went from {} to {}",
+            "{name} {place} changed from {} to {}",
             digest(from),
             digest(to)
         ),

@@ -18,11 +18,11 @@ struct Collected {
     nodes: Vec<Node>,
     images: Vec<String>,
     objects: Vec<Object>,
-    /// Bytes on the disk, as the others.
+    /// Bytes on disk, like `kept` and `held`.
     freed: u64,
     kept: u64,
     held: u64,
-    /// Files that dead processes had left, and the like.
+    /// Number of leftovers of dead processes, and the like.
     leftovers: u64,
 }
 
@@ -38,7 +38,7 @@ struct Object {
     allocated: u64,
 }
 
-/// Collects garbage.
+/// Removes unreferenced, old or excess data.
 pub fn gc(args: &GcArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let options = GcOptions {
         max_size: args.max_size.as_deref().map(size).transpose()?,
@@ -70,17 +70,17 @@ pub fn gc(args: &GcArgs, settings: &Settings, termination: &Termination) -> Resu
         "freed"
     };
     let mut text = format!(
-        "{verb} {}: {} nodes, {} objects; {} are kept\n",
+        "{verb} {}: {} nodes, {} objects; {} kept\n",
         bytes(report.freed),
         report.nodes.len(),
         report.objects.len(),
         bytes(report.kept)
     );
-    if let Some(most) = options.max_size
-        && report.kept > most
+    if let Some(limit) = options.max_size
+        && report.kept > limit
     {
         text.push_str(&format!(
-            "{} are in use or were put there by other tools, and stay\n",
+            "{} in use or added by other tools: not removed\n",
             bytes(report.held)
         ));
     }
@@ -88,18 +88,19 @@ pub fn gc(args: &GcArgs, settings: &Settings, termination: &Termination) -> Resu
     Ok(0)
 }
 
-/// A size with a unit: `20GiB`, `500 MB`, or bytes.
+/// Parses a size: `20GiB`, `500 MB`, or bytes.
 fn size(text: &str) -> Result<u64, Failure> {
     parse_size::parse_size(text).map_err(|_| {
-        Failure::usage(format!("--max-size {text:?} is no size"))
-            .remediation("give a number with a unit, such as 20GiB, 500MB or 0")
+        Failure::usage(format!("invalid --max-size {text:?}"))
+            .remediation("use a number with a unit, such as 20GiB, 500MB or 0")
     })
 }
 
+/// Parses a duration: `30min`, `12h`, `7d`.
 fn duration(text: &str) -> Result<Duration, Failure> {
     humantime::parse_duration(text).map_err(|_| {
-        Failure::usage(format!("--older-than {text:?} is no duration"))
-            .remediation("give a number with a unit, such as 30min, 12h or 7d")
+        Failure::usage(format!("invalid --older-than {text:?}"))
+            .remediation("use a number with a unit, such as 30min, 12h or 7d")
     })
 }
 
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_durations_have_units() {
+    fn sizes_and_durations_need_units() {
         assert_eq!(size("20GiB"), Ok(20 << 30));
         assert_eq!(size("1.5 MB"), Ok(1_500_000));
         assert_eq!(size("0"), Ok(0));
@@ -116,11 +117,11 @@ mod tests {
         assert_eq!(duration("1h 30min"), Ok(Duration::from_secs(5400)));
         assert_eq!(
             size("much").unwrap_err().message,
-            "--max-size \"much\" is no size"
+            "invalid --max-size \"much\""
         );
         assert_eq!(
             duration("7").unwrap_err().message,
-            "--older-than \"7\" is no duration"
+            "invalid --older-than \"7\""
         );
     }
 }

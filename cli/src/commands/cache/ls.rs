@@ -26,9 +26,9 @@ struct Listing {
 struct ImageEntry {
     name: Option<String>,
     digest: Option<Digest>,
-    /// False for an image that another tool put into the layout; it is never collected.
+    /// False for an image that another tool added to the layout; it is never removed.
     cached: bool,
-    /// Bytes on the disk of the image as it is shipped.
+    /// Bytes on disk of the image's manifest, config and layer blobs.
     allocated: u64,
 }
 
@@ -39,18 +39,18 @@ struct NodeEntry {
     key: NodeKey,
     purpose: String,
     outputs: BTreeMap<String, Output>,
-    /// The length of the outputs in bytes.
+    /// Length of the outputs in bytes.
     size: u64,
-    /// Their bytes on the disk.
+    /// Bytes on disk of the outputs.
     allocated: u64,
     created_at: String,
     last_used: String,
     held_by: BTreeSet<String>,
-    /// Whether all outputs are there.
+    /// Whether all outputs exist.
     whole: bool,
 }
 
-/// Lists what is cached.
+/// Lists images and nodes.
 pub fn ls(settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let pipeline = pipeline::open(settings, termination)?;
     let inventory = pipeline.store().inventory()?;
@@ -133,13 +133,13 @@ fn short(digest: Digest) -> String {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Usage {
-    /// Bytes on the disk by operation; what several share counts for each.
+    /// Usage by operation; shared data counts for each operation.
     ops: BTreeMap<String, OpUsage>,
-    /// Of everything, each file once.
+    /// Bytes on disk of everything, each file counted once.
     total: u64,
-    /// How much of it a collection would remove at most.
+    /// Bytes that a collection can remove at most.
     reclaimable: u64,
-    /// How much of it nothing refers to.
+    /// Unreferenced bytes.
     garbage: u64,
 }
 
@@ -151,7 +151,7 @@ struct OpUsage {
     size: u64,
 }
 
-/// Says how much room the cache takes.
+/// Prints the disk usage of the cache.
 pub fn du(settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
@@ -193,7 +193,7 @@ pub fn du(settings: &Settings, termination: &Termination) -> Result<u8, Failure>
         rows.push(row([op.clone(), nodes, bytes(usage.allocated), size]));
     }
     let total = format!(
-        "total {}, of it reclaimable {}, garbage {}\n",
+        "total {}, reclaimable {}, garbage {}\n",
         bytes(usage.total),
         bytes(usage.reclaimable),
         bytes(usage.garbage)

@@ -1,4 +1,4 @@
-//! `microagent cache …`: what is kept, and what of it is still wanted.
+//! `microagent cache …`: inspects, verifies and cleans the cache.
 
 mod archive;
 mod explain;
@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
-/// Does what `cache` was asked for.
+/// Runs a subcommand of `cache`.
 pub fn cache(
     command: CacheCommand,
     settings: &Settings,

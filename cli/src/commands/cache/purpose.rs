@@ -1,21 +1,21 @@
-//! What a node was made for, and what holds it, in words.
+//! The purpose of a node, and what holds it, as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use microagent_cas::{Digest, Inventory, NodeKey, NodeRecord, Output, Store, StoreError};
 
-/// Looks up what nodes were made for.
+/// Purposes and holders of nodes.
 pub struct Purposes {
-    /// Node to subject.
+    /// Node to the subject it was built for.
     subjects: BTreeMap<NodeKey, String>,
-    /// A part of an image to the image's names.
+    /// Object of an image to the image's names.
     parts: BTreeMap<Digest, BTreeSet<String>>,
-    /// An object to what holds it.
+    /// Object to its holders.
     holders: BTreeMap<Output, BTreeSet<String>>,
 }
 
 impl Purposes {
-    /// Of everything in this inventory.
+    /// Collects purposes and holders of everything in `inventory`.
     pub fn of(store: &Store, inventory: &Inventory) -> Result<Purposes, StoreError> {
         let mut purposes = Purposes {
             subjects: BTreeMap::new(),
@@ -28,7 +28,7 @@ impl Purposes {
             }
         }
         for image in &inventory.images {
-            let name = image.name.clone().unwrap_or_else(|| "an image".to_owned());
+            let name = image.name.clone().unwrap_or_else(|| "unnamed".to_owned());
             for part in &image.closure {
                 let names = purposes.parts.entry(part.digest()).or_default();
                 names.insert(name.clone());
@@ -43,7 +43,7 @@ impl Purposes {
             }
         }
         for (holder, objects) in &inventory.leases {
-            // This process has only just looked at it.
+            // This process holds a lease on everything it lists.
             if holder.pid != std::process::id() {
                 for object in objects {
                     purposes.hold(*object, format!("process {}", holder.pid));
@@ -57,7 +57,7 @@ impl Purposes {
         self.holders.entry(object).or_default().insert(by);
     }
 
-    /// What a node was made for; empty when nothing says so.
+    /// The purpose of a node; empty if unknown.
     pub fn purpose(&self, key: &NodeKey, record: &NodeRecord) -> String {
         let param = |name: &str| {
             let value = record.params.get(name)?.as_str()?;
@@ -75,7 +75,7 @@ impl Purposes {
             .unwrap_or_default()
     }
 
-    /// What keeps a node's outputs from being collected.
+    /// What protects a node's outputs from collection.
     pub fn holders(&self, record: &NodeRecord) -> BTreeSet<String> {
         let outputs = record.outputs.values();
         let holders = outputs.filter_map(|output| self.holders.get(output));

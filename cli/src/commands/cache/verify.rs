@@ -21,7 +21,7 @@ struct Report<'a> {
     problems: &'a [Problem],
 }
 
-/// Reads everything again. Exits with 1 when something is wrong and was not repaired.
+/// Verifies the store. Exits with 1 if damage was found and not repaired.
 pub fn verify(
     args: &VerifyArgs,
     settings: &Settings,
@@ -64,7 +64,11 @@ pub fn verify(
     } else {
         let mut text = String::new();
         for problem in &found.problems {
-            let repaired = if problem.repaired { " (put aside)" } else { "" };
+            let repaired = if problem.repaired {
+                " (quarantined)"
+            } else {
+                ""
+            };
             let path = problem.path.display();
             text.push_str(&format!("{path}: {}{repaired}\n", problem.why));
         }
@@ -74,7 +78,7 @@ pub fn verify(
             bytes(found.bytes),
             found.nodes,
             match (found.problems.len(), args.repair) {
-                (0, _) => "all is well".to_owned(),
+                (0, _) => "no problems".to_owned(),
                 (1, _) => "1 problem".to_owned(),
                 (count, _) => format!("{count} problems"),
             }

@@ -1,8 +1,8 @@
-//! What the monitors boot.
+//! The guest that the monitors boot.
 
 use std::path::PathBuf;
 
-/// What is booted.
+/// A guest.
 #[derive(Debug, Clone)]
 pub struct Guest {
     /// An ELF kernel.

@@ -1,9 +1,9 @@
-//! Our monitor beside others: the same kernel and initramfs, in turns, from before the monitor's
-//! process to the moment in which its caller knows that the guest has ended.
+//! Comparison of our monitor with others: the same kernel and initramfs, in alternation. Each time
+//! runs from the spawn of the monitor until its caller sees the end of the guest.
 //!
-//! Two guests. One boots the kernel to userspace, where the agent, told so by a word on the
-//! kernel's command line, resets at once. The other is no kernel at all and has no initramfs
-//! ([`reset_stub`]): it ends with its first instruction.
+//! There are two guests. One boots the kernel to userspace, where an argument on the kernel command
+//! line makes the agent reset immediately. The other has no kernel and no initramfs
+//! ([`reset_stub`]): it resets at its first instruction.
 
 mod guest;
 mod ours;
@@ -20,39 +20,39 @@ pub use guest::Guest;
 pub use ours::Ours;
 use peers::Peer;
 
-/// A monitor's times.
+/// The times of one monitor.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Monitor {
-    /// Its name and version.
+    /// Name and version.
     pub name: String,
     /// A guest that boots to userspace and resets.
     pub userspace: Option<Times>,
-    /// A guest that ends with its first instruction.
+    /// A guest that resets at its first instruction.
     #[serde(rename = "nothing")]
     pub first_instruction: Option<Times>,
 }
 
-/// How long one guest took under one monitor.
+/// The time of one guest under one monitor.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Times {
-    /// In milliseconds.
+    /// Time in milliseconds.
     pub millis: Summary,
-    /// Ours divided by this one, the median of the turns; none for ours.
+    /// Our time divided by this one, as the median of the per-turn ratios; `None` for ours.
     pub ours_divided_by_this: Option<f64>,
 }
 
-/// Boots both guests with every monitor, `iterations` times in turns after one turn that does not
-/// count. Peers that are not installed, or cannot run the guest, are left out.
+/// Boots both guests with every monitor in alternation, `iterations` times after one warm-up turn.
+/// Peers that are not installed or cannot run the guest are skipped; `notice` gets the reason.
 ///
 /// # Errors
-/// When ours fails.
+/// When our monitor fails.
 pub fn compare(
     ours: &Ours<'_>,
     guest: &Guest,
     iterations: u32,
-    mut say: impl FnMut(&str),
+    mut notice: impl FnMut(&str),
 ) -> Result<Vec<Monitor>, Failure> {
     let stub = ours.run_dir.join("reset-stub.elf");
     std::fs::write(&stub, reset_stub::elf())
@@ -63,8 +63,8 @@ pub fn compare(
         ..guest.clone()
     };
     let peers = Peer::installed(ours.engine, ours.run_dir);
-    let userspace = turns(ours, guest, &peers, iterations, &mut say)?;
-    let first_instruction = turns(ours, &first_instruction, &peers, iterations, &mut say)?;
+    let userspace = turns(ours, guest, &peers, iterations, &mut notice)?;
+    let first_instruction = turns(ours, &first_instruction, &peers, iterations, &mut notice)?;
     let names =
         std::iter::once("microagent".to_owned()).chain(peers.iter().map(|peer| peer.name.clone()));
     Ok(names
@@ -78,18 +78,18 @@ pub fn compare(
         .collect())
 }
 
-/// The times of ours and each peer, in this order.
+/// The times of our monitor and of each peer, in this order.
 fn turns(
     ours: &Ours<'_>,
     guest: &Guest,
     peers: &[Peer],
     iterations: u32,
-    say: &mut impl FnMut(&str),
+    notice: &mut impl FnMut(&str),
 ) -> Result<Vec<Option<Times>>, Failure> {
     let mut own = Vec::new();
     let mut others: Vec<Option<Vec<f64>>> = vec![Some(Vec::new()); peers.len()];
     for turn in 0..=iterations {
-        // The first one of each pays for what is not in memory yet.
+        // The first turn warms the page cache.
         let counts = turn > 0;
         let millis = ours.boot(guest)?;
         wait_for_children();
@@ -102,7 +102,7 @@ fn turns(
                 Ok(millis) if counts => list.push(millis),
                 Ok(_) => {}
                 Err(why) => {
-                    say(&format!("{} is left out: {why}", peer.name));
+                    notice(&format!("skipping {}: {why}", peer.name));
                     *times = None;
                 }
             }
@@ -122,8 +122,8 @@ fn turns(
     Ok(std::iter::once(first).chain(rest).collect())
 }
 
-/// The median of each turn's own ratio: what slows the host for a while slows both of a turn, and
-/// the ratio of two medians would divide one turn by another.
+/// The median of the per-turn ratios. A temporary slowdown of the host affects both times of a turn
+/// alike; a ratio of medians would compare different turns.
 fn median_ratio(ours: &[f64], theirs: &[f64]) -> Option<f64> {
     let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs);
     Summary::of(ratios).map(|summary| summary.median)
@@ -134,9 +134,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_that_was_slow_for_both_does_not_change_the_ratio() {
+    fn a_turn_that_is_slow_for_both_does_not_change_the_ratio() {
         let (ours, theirs) = ([10.0, 30.0, 200.0], [20.0, 60.0, 40.0]);
-        // The two medians divided would be 0.75.
+        // The ratio of the medians would be 0.75.
         assert_eq!(median_ratio(&ours, &theirs), Some(0.5));
         assert_eq!(median_ratio(&[], &[]), None);
     }

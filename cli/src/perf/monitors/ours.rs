@@ -1,4 +1,4 @@
-//! Our own monitor, without anything around it.
+//! Our own monitor, measured alone.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::failure::Failure;
 use crate::run::phases::millis;
 use crate::supervisor::Supervisor;
 
-/// How long a guest may take to its end.
+/// Time limit of one boot.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How ours is run.
+/// How to run our monitor.
 #[derive(Debug)]
 pub struct Ours<'a> {
-    /// The supervisor's program.
+    /// Path of the supervisor.
     pub supervisor: &'a Path,
     /// The engine.
     pub engine: Engine,
@@ -27,7 +27,7 @@ pub struct Ours<'a> {
 }
 
 impl Ours<'_> {
-    /// Milliseconds from before the supervisor's process to the news that the guest has ended.
+    /// Milliseconds from the spawn of the supervisor to its report that the guest has stopped.
     pub(super) fn boot(&self, guest: &Guest) -> Result<f64, Failure> {
         let config = VmConfig {
             version: microagent_proto::VERSION,

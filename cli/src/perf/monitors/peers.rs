@@ -1,4 +1,4 @@
-//! Firecracker and QEMU, where they are installed, told to boot what ours boots.
+//! Firecracker and QEMU, if installed, with the same guest as our monitor.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,14 +12,14 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::guest::Guest;
 use crate::run::phases::millis;
 
-/// How long a peer may take.
+/// Time limit of one boot.
 const TIMEOUT: Timespec = Timespec {
     tv_sec: 120,
     tv_nsec: 0,
 };
 
-/// The words of our own command line that mean something to any monitor's guest, with the reset
-/// that every monitor understands (a triple fault) and no console.
+/// Our own kernel command line without the options specific to our devices, with a reset method
+/// that every monitor supports (triple fault) and without a console.
 const COMMAND_LINE: &str = "reboot=t panic=-1 rdinit=/init random.trust_cpu=on tsc=reliable \
                             8250.nr_uarts=0 pci=off cryptomgr.notests i8042.noaux i8042.nomux \
                             i8042.nopnp i8042.dumbkbd quiet";
@@ -36,12 +36,12 @@ pub(super) struct Peer {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Firecracker,
-    /// QEMU's `microvm` machine, with this accelerator.
+    /// QEMU's `microvm` machine with this accelerator.
     Qemu(&'static str),
 }
 
 impl Peer {
-    /// Those that are in `$PATH`. Firecracker needs KVM; QEMU is run as our engine runs vCPUs.
+    /// The peers in `$PATH`. Firecracker needs KVM; QEMU uses KVM or TCG like our engine.
     pub(super) fn installed(engine: Engine, run_dir: &Path) -> Vec<Peer> {
         let accelerator = match engine {
             Engine::Kvm => "kvm",
@@ -66,7 +66,10 @@ impl Peer {
         .collect()
     }
 
-    /// Milliseconds from before its process to its exit status; or why there is none.
+    /// Milliseconds from the spawn of its process to its exit.
+    ///
+    /// # Errors
+    /// Why it could not boot the guest.
     pub(super) fn boot(&self, guest: &Guest) -> Result<f64, String> {
         let mut command = match self.kind {
             Kind::Firecracker => self.firecracker(guest)?,
@@ -127,7 +130,7 @@ impl Peer {
     }
 }
 
-/// Waits for the end of the process; kills one that does not end.
+/// Waits for the process; kills it after [`TIMEOUT`].
 fn wait(child: &mut Child) -> Result<(), String> {
     let pidfd = pidfd_open(Pid::from_child(child), PidfdFlags::empty());
     let ended = pidfd
@@ -139,7 +142,7 @@ fn wait(child: &mut Child) -> Result<(), String> {
     let status = child.wait().map_err(|error| error.to_string())?;
     match (ended, status.success()) {
         (true, true) => Ok(()),
-        (true, false) => Err(format!("it ended with {status}")),
+        (true, false) => Err(format!("it failed: {status}")),
         (false, _) => Err(format!(
             "its guest did not end within {:?}",
             Duration::from_secs(TIMEOUT.tv_sec.unsigned_abs())
@@ -147,7 +150,7 @@ fn wait(child: &mut Child) -> Result<(), String> {
     }
 }
 
-/// The first line of what `--version` says.
+/// The first line of the output of `--version`.
 fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);

@@ -1,8 +1,8 @@
-//! A kernel that ends the VM with its first instruction: what is left of a boot is the monitor.
+//! A kernel that resets the VM at its first instruction: the remaining boot time is the monitor's.
 
-/// Where it is loaded.
+/// Load address.
 const ADDRESS: u64 = 0x10_0000;
-/// `ud2`, in 32-bit and in 64-bit mode: without an interrupt table it is a triple fault, which
+/// `ud2`, in 32-bit and in 64-bit mode: without an interrupt table it causes a triple fault, which
 /// resets the machine.
 const CODE: [u8; 2] = [0x0f, 0x0b];
 /// Xen's `XEN_ELFNOTE_PHYS32_ENTRY`: the PVH entry.
@@ -12,8 +12,8 @@ const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 const PAGE: usize = 4096;
 
-/// The kernel as an ELF file (System V ABI, "Object Files"): one segment with the code, one note
-/// that says where PVH loaders begin.
+/// The kernel as an ELF file (System V ABI, "Object Files"): one segment with the code, and one
+/// note with the PVH entry point.
 pub fn elf() -> Vec<u8> {
     let mut note = Vec::new();
     for word in [4u32, 8, PHYS32_ENTRY] {
