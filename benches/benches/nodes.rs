@@ -1,8 +1,8 @@
-//! The nodes of an image build, each by the time that the pipeline itself reports for it.
+//! The nodes of an image build, with the times that the pipeline reports.
 //!
-//! What is private to the pipeline is measured by an image of which it is most of the work: many
-//! empty files for the tar reader, the index, the merge and the directories of the file system; one
-//! file of noise for decompression, hashing and content.
+//! Private parts of the pipeline are measured with images that exercise mostly them: many small
+//! files for the tar reader, the index, the merge and directories; one large file for
+//! decompression, hashing and content.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use microagent_benches::content::{add_file, add_tree};
-use microagent_benches::layout::{LayoutWriter, Shipped};
+use microagent_benches::layout::{Compression, LayoutWriter};
 use microagent_cas::Store;
 use microagent_pipeline::{BundleOptions, Pipeline, Reference, RootfsOptions, Silent};
 
@@ -20,7 +20,7 @@ const FILES: u32 = 20_000;
 type Tar<'a> = tar::Builder<&'a mut dyn std::io::Write>;
 type Fill = dyn Fn(&mut Tar<'_>);
 
-/// In memory where that is possible: what is measured is our work, not the disk's.
+/// A directory in memory if possible, to exclude the disk from the measurement.
 fn directory() -> tempfile::TempDir {
     let memory = PathBuf::from("/dev/shm");
     let place = if memory.is_dir() {
@@ -31,13 +31,13 @@ fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(place).expect("a temporary directory can be made")
 }
 
-/// An image of these layers.
-fn layout(layers: &[(Shipped, &Fill)]) -> tempfile::TempDir {
+/// Writes an image of these layers.
+fn layout(layers: &[(Compression, &Fill)]) -> tempfile::TempDir {
     let directory = directory();
     let mut writer = LayoutWriter::new(directory.path()).expect("a layout can be made");
     let layers: Vec<_> = (layers.iter())
-        .map(|(shipped, fill)| {
-            let layer = writer.layer(*shipped, |tar| {
+        .map(|(compression, fill)| {
+            let layer = writer.layer(*compression, |tar| {
                 fill(tar);
                 Ok(())
             });
@@ -51,7 +51,7 @@ fn layout(layers: &[(Shipped, &Fill)]) -> tempfile::TempDir {
     directory
 }
 
-/// The time of the nodes of `op` in a build with an empty store, `times` times.
+/// The total time of the nodes of `op` in `times` builds with an empty store.
 fn nodes(layout: &Path, op: &str, times: u64) -> Duration {
     let reference: Reference = format!("oci:{}:latest", layout.display())
         .parse()
@@ -78,12 +78,12 @@ fn unpack(criterion: &mut Criterion) {
         add_file(tar, "mixed", 64 * MIB, 3).expect("it can be added");
     };
     group.throughput(Throughput::Bytes(64 * MIB));
-    for (name, shipped) in [
-        ("plain, one file of 64 MiB", Shipped::Plain),
-        ("gzip, one file of 64 MiB", Shipped::Gzip),
-        ("zstd, one file of 64 MiB", Shipped::Zstd),
+    for (name, compression) in [
+        ("plain, one file of 64 MiB", Compression::None),
+        ("gzip, one file of 64 MiB", Compression::Gzip),
+        ("zstd, one file of 64 MiB", Compression::Zstd),
     ] {
-        let layout = layout(&[(shipped, &fill)]);
+        let layout = layout(&[(compression, &fill)]);
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|times| nodes(layout.path(), "unpack", times));
         });
@@ -91,7 +91,7 @@ fn unpack(criterion: &mut Criterion) {
     let fill = |tar: &mut Tar<'_>| {
         add_tree(tar, "tree", FILES).expect("it can be added");
     };
-    let layout = layout(&[(Shipped::Plain, &fill)]);
+    let layout = layout(&[(Compression::None, &fill)]);
     group.throughput(Throughput::Elements(u64::from(FILES)));
     group.bench_function("tar and index of 20 000 files", |bencher| {
         bencher.iter_custom(|times| nodes(layout.path(), "unpack", times));
@@ -107,13 +107,13 @@ fn rootfs(criterion: &mut Criterion) {
             add_tree(tar, root, FILES / 4).expect("it can be added");
         }
     };
-    // Two layers over the names of two others, and two that stand beside them.
+    // The upper two layers replace all files of the lower two.
     let (a, b) = (tree("a"), tree("b"));
     let merged = layout(&[
-        (Shipped::Plain, &a),
-        (Shipped::Plain, &b),
-        (Shipped::Plain, &a),
-        (Shipped::Plain, &b),
+        (Compression::None, &a),
+        (Compression::None, &b),
+        (Compression::None, &a),
+        (Compression::None, &b),
     ]);
     group.throughput(Throughput::Elements(u64::from(FILES)));
     group.bench_function("merge of 4 layers, 20 000 members", |bencher| {
@@ -122,7 +122,7 @@ fn rootfs(criterion: &mut Criterion) {
     let noise = |tar: &mut Tar<'_>| {
         add_file(tar, "noise", 128 * MIB, 1).expect("it can be added");
     };
-    let content = layout(&[(Shipped::Plain, &noise)]);
+    let content = layout(&[(Compression::None, &noise)]);
     group.throughput(Throughput::Bytes(128 * MIB));
     group.bench_function("ext4 of one file of 128 MiB", |bencher| {
         bencher.iter_custom(|times| nodes(content.path(), "rootfs", times));

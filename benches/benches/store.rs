@@ -1,4 +1,4 @@
-//! The store: hashing, chunk maps, look-ups.
+//! The store: hashing, chunk maps, lookups.
 
 use std::fs::File;
 use std::hint::black_box;
@@ -11,7 +11,7 @@ use microagent_cas::{CHUNK_SIZE, ChunkMap, Digest, Hasher, Input, KeyMaterial, N
 
 const MIB: u64 = 1 << 20;
 
-/// In memory where that is possible: what is measured is our work, not the disk's.
+/// A directory in memory if possible, to exclude the disk from the measurement.
 fn directory() -> tempfile::TempDir {
     let memory = PathBuf::from("/dev/shm");
     let place = if memory.is_dir() {

@@ -1,5 +1,5 @@
-//! The results as a chart: above, where the time of a cold build goes, ours and the peers'; below,
-//! every figure against its target.
+//! The results as a chart: at the top the phases of a cold build, ours and the peers'; below, each
+//! measured value compared with its target.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::targets::{Target, Verdict};
 const WIDTH: u32 = 960;
 const ABOVE: u32 = 220;
 const ROW: u32 = 34;
-/// How far right of the bars' field a figure may begin, in targets.
+/// The maximum length of a bar, as a multiple of the target.
 const LIMIT: f64 = 1.5;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const AIM: RGBColor = RGBColor(46, 125, 90);
@@ -86,7 +86,7 @@ fn phases<'a>(report: &Report, area: &Area<'a>) -> Drawn<'a> {
 fn targets<'a>(targets: &[Target], area: &Area<'a>) -> Drawn<'a> {
     title(
         area,
-        "Each figure against its target (line); the mark is the aim; less is better",
+        "Results relative to their target (line); the tick is the aim; lower is better",
     )?;
     let plane = plane(area, targets.len());
     for (number, target) in targets.iter().enumerate() {
@@ -121,7 +121,7 @@ fn targets<'a>(targets: &[Target], area: &Area<'a>) -> Drawn<'a> {
     plane.draw(&PathElement::new(line, INK.stroke_width(1)))
 }
 
-/// The field of the bars: one unit to the right is the target, one unit down the next row.
+/// The area of the bars: x = 1 is the target, y is the row.
 fn plane<'a>(area: &Area<'a>, rows: usize) -> Plane<'a> {
     let (across, down) = (
         400..(WIDTH as i32 - 150),

@@ -1,9 +1,8 @@
-//! The comparison: rounds of the same builds, ours and the peers' in turns.
+//! The comparison: rounds of the same builds, ours and the peers' alternately.
 //!
-//! What a noisy machine does to one it does to the other shortly after, so only ratios within a
-//! round are compared, and the median of the rounds' ratios is reported. Each build of ours is
-//! checked to be what it is called: a "cold" build that found something, or a "cached" one that
-//! did not, is an error and no number.
+//! Noise affects both builds of a round alike, so only ratios within a round are used, and the
+//! median ratio is reported. Each of our builds is checked: a "cold" build with a cache hit, or a
+//! "cached" one with a miss, is an error.
 
 use std::fs;
 use std::path::Path;
@@ -16,72 +15,72 @@ use crate::ours::{Build, Microagent};
 use crate::peers::{self, Step};
 use crate::subject::Subject;
 
-/// How often a cached build is measured in each round.
+/// The number of measurements of a cached build per round.
 const REPEATS: usize = 10;
 
-/// One round.
+/// The measurements of one round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Round {
-    /// With an empty state directory, to a new file.
+    /// A build with an empty state directory, to a new file.
     pub cold: Build,
-    /// The same by others.
+    /// The same result by the peers.
     pub peers: Vec<Step>,
-    /// The same again with everything cached.
+    /// Builds with everything cached.
     pub cached: Cached,
-    /// From the cache to another new file.
+    /// A build with everything cached, to another new file.
     pub handed_out: Build,
-    /// With a small layer on top that is new, to a new file.
+    /// A build with a new small top layer, to a new file.
     pub changed: Build,
 }
 
-/// What a build with everything cached costs, each measured [`REPEATS`] times.
+/// The costs of builds with everything cached, each measured [`REPEATS`] times.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cached {
-    /// `microagent version`: what is paid for a process.
+    /// `microagent version`: the cost of a process.
     pub process: Vec<Cost>,
-    /// By tag, with `--out` onto the file that the cold build wrote.
+    /// By tag, with `--out` to the file that the cold build wrote.
     pub tag_out: Vec<Cost>,
     /// By tag, without `--out`.
     pub tag: Vec<Cost>,
-    /// By digest, with `--out` onto that file.
+    /// By digest, with `--out` to that file.
     pub digest_out: Vec<Cost>,
     /// By digest, without `--out`.
     pub digest: Vec<Cost>,
 }
 
 impl Round {
-    /// What the peers took together, in milliseconds.
+    /// The total time of the peers in milliseconds.
     pub fn peers_millis(&self) -> f64 {
         self.peers.iter().map(|step| step.cost.wall_millis).sum()
     }
 }
 
-/// Measures `count` rounds; everything is made below `work`.
+/// Measures `count` rounds, with files below `work`. `progress` receives status lines.
 ///
 /// # Errors
-/// When a build fails, or is not what it should be.
+/// When a build fails or its measurement is invalid.
 pub fn rounds(
     microagent: &Microagent,
     subject: &Subject,
     work: &Path,
     count: usize,
-    say: &dyn Fn(&str),
+    progress: &dyn Fn(&str),
 ) -> Result<Vec<Round>, Error> {
-    // The registry's files are in the page cache from now on, for everybody. It also tells the
-    // size that the peers' file system is to have.
-    say("warming up");
+    // Brings the registry's files into the page cache, and determines the size of the peers' file
+    // system.
+    progress("warming up");
     let warm = tempfile::tempdir_in(work).map_err(Error::file(work))?;
     let (first, _) = microagent.build(&warm.path().join("state"), &subject.base(), None)?;
     drop(warm);
     let mut rounds = Vec::new();
     for number in 0..count {
-        say(&format!("round {} of {count}", number + 1));
+        progress(&format!("round {} of {count}", number + 1));
         let directory = tempfile::tempdir_in(work).map_err(Error::file(work))?;
         let round = round(microagent, subject, directory.path(), first.size, number)?;
         expect(round.cold.digest == first.digest, "cold", || {
-            format!("{} is not {}", round.cold.digest, first.digest)
+            different(&first.digest, &round.cold.digest)
         })?;
         rounds.push(round);
     }
@@ -99,7 +98,7 @@ fn round(
     let out = directory.join("rootfs.ext4");
     let peers = || peers::build(&base, size, &directory.join("peers"));
     let cold = || microagent.build(&state, &base, Some(&out));
-    // Who is first has the quieter disk, or the busier one.
+    // Alternates the order, since the first build may find a quieter disk.
     let (peers, (cold, pinned)) = if number.is_multiple_of(2) {
         let cold = cold()?;
         (peers()?, cold)
@@ -142,14 +141,11 @@ fn round(
 fn check_cold(build: &Build) -> Result<(), Error> {
     let found = build.nodes.iter().find(|node| node.hit);
     expect(found.is_none(), "cold", || {
-        format!(
-            "its {} node was there already",
-            found.map_or("", |node| &node.op)
-        )
+        format!("cache hit of a {} node", found.map_or("", |node| &node.op))
     })?;
     for op in ["fetch", "unpack", "rootfs"] {
         expect(build.count(op, false) > 0, "cold", || {
-            format!("it has no {op} node")
+            format!("no {op} node")
         })?;
     }
     Ok(())
@@ -161,10 +157,10 @@ fn check_cached(build: &Build, cold: &Build) -> Result<(), Error> {
         .iter()
         .find(|node| !node.hit && node.op != "resolve");
     expect(done.is_none(), "cached", || {
-        format!("its {} node was computed", done.map_or("", |node| &node.op))
+        format!("cache miss of a {} node", done.map_or("", |node| &node.op))
     })?;
     expect(build.digest == cold.digest, "cached", || {
-        format!("{} is not {}", build.digest, cold.digest)
+        different(&cold.digest, &build.digest)
     })
 }
 
@@ -172,17 +168,21 @@ fn check_changed(build: &Build, cold: &Build) -> Result<(), Error> {
     for op in ["fetch", "unpack", "rootfs"] {
         let computed = build.count(op, false);
         expect(computed == 1, "changed", || {
-            format!("{computed} {op} nodes were computed")
+            format!("{computed} {op} nodes were computed, expected 1")
         })?;
     }
     expect(build.digest != cold.digest, "changed", || {
-        "nothing has changed".into()
+        "the digest has not changed".into()
     })
 }
 
-fn expect(truth: bool, build: &'static str, why: impl FnOnce() -> String) -> Result<(), Error> {
+fn different(expected: &str, actual: &str) -> String {
+    format!("digest mismatch: expected {expected}, got {actual}")
+}
+
+fn expect(truth: bool, what: &'static str, why: impl FnOnce() -> String) -> Result<(), Error> {
     match truth {
         true => Ok(()),
-        false => Err(Error::NotMeasured { build, why: why() }),
+        false => Err(Error::Invalid { what, why: why() }),
     }
 }

@@ -4,14 +4,14 @@ use std::io::{self, Read, Write};
 
 use crate::layout::header;
 
-/// A piece of noise.
+/// The block size of the content, in bytes.
 const BLOCK: usize = 4096;
 
-/// Adds a file of `size` bytes. One 4 KiB block of each run of `period` is noise, which no
-/// compressor makes smaller; the others are zeros.
+/// Adds a file of `size` bytes. The first of every `period` blocks of 4 KiB is incompressible
+/// noise; the others are zeros.
 ///
 /// # Errors
-/// What the archive says.
+/// When the archive cannot be written.
 pub fn add_file(
     tar: &mut tar::Builder<impl Write>,
     name: &str,
@@ -29,10 +29,10 @@ pub fn add_file(
     tar.append_data(&mut header(tar::EntryType::Regular, size), name, content)
 }
 
-/// Adds `files` small files of 64 bytes, a thousand to a directory below `root`.
+/// Adds `files` files of 64 bytes, in directories of 1000 below `root`.
 ///
 /// # Errors
-/// What the archive says.
+/// When the archive cannot be written.
 pub fn add_tree(tar: &mut tar::Builder<impl Write>, root: &str, files: u32) -> io::Result<()> {
     for number in 0..files {
         let directory = format!("{root}/directory-{:04}", number / 1000);
@@ -52,7 +52,7 @@ struct Content {
     left: u64,
     period: u64,
     block: u64,
-    /// How much of `buffer` has been read.
+    /// The read position in `buffer`.
     at: usize,
     noise: Noise,
     buffer: [u8; BLOCK],
@@ -68,17 +68,17 @@ impl Read for Content {
             self.block += 1;
             self.at = 0;
         }
-        let there = &self.buffer[self.at..];
+        let available = &self.buffer[self.at..];
         let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let read = there.len().min(output.len()).min(left);
-        output[..read].copy_from_slice(&there[..read]);
+        let read = available.len().min(output.len()).min(left);
+        output[..read].copy_from_slice(&available[..read]);
         self.at += read;
         self.left -= read as u64;
         Ok(read)
     }
 }
 
-/// Xorshift64*: the same noise every time.
+/// Xorshift64*: deterministic noise.
 struct Noise(u64);
 
 impl Noise {

@@ -1,10 +1,10 @@
-//! What can go wrong while measuring.
+//! Errors of the benchmarks.
 
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
-/// There is no measurement, or none that means what it should.
+/// Why a measurement failed or is invalid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,61 +14,61 @@ pub enum Error {
     /// A measured program did not start.
     #[error("cannot run {command}")]
     Start {
-        /// What was run.
+        /// The program.
         command: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// A measured program failed.
     #[error("{command}: {status}: {stderr}")]
     Ended {
-        /// What was run.
+        /// The command with its arguments.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// The end of what it said.
+        /// The end of its standard error.
         stderr: String,
     },
-    /// A measured program answered something that could not be understood.
-    #[error("the answer of {command} cannot be read")]
-    Answer {
-        /// What was run.
-        command: String,
-        /// Why.
+    /// The output of a program, or a stored measurement, is not the expected JSON.
+    #[error("cannot parse {what}")]
+    Parse {
+        /// What was parsed.
+        what: String,
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// What was measured is not what should have been measured.
-    #[error("the {build} build is none: {why}")]
-    NotMeasured {
-        /// Which one: cold, cached, changed.
-        build: &'static str,
-        /// What it did instead.
+    /// A measurement is invalid.
+    #[error("invalid {what} measurement: {why}")]
+    Invalid {
+        /// What was measured: a cold, cached or changed build, a boot, a disk.
+        what: &'static str,
+        /// The reason.
         why: String,
     },
     /// `--image` is not `LAYOUT:TAG`.
-    #[error("{0:?} is not LAYOUT:TAG")]
+    #[error("invalid image {0:?}: expected LAYOUT:TAG")]
     Image(String),
-    /// A file of the harness.
-    #[error("{path}")]
+    /// A file of the harness cannot be accessed.
+    #[error("cannot access {path}")]
     File {
-        /// Which one.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// A Markdown file has no place for the results.
-    #[error("{path} has no line {marker}")]
-    NoPlace {
-        /// Which one.
+    /// A Markdown file lacks a marker for the results.
+    #[error("missing marker {marker} in {path}")]
+    NoMarker {
+        /// The file.
         path: PathBuf,
-        /// The line that is missing.
+        /// The missing marker.
         marker: String,
     },
-    /// The chart could not be drawn.
-    #[error("the chart cannot be drawn: {0}")]
+    /// The chart cannot be drawn.
+    #[error("cannot draw the chart: {0}")]
     Chart(String),
 }
 

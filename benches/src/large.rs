@@ -1,7 +1,7 @@
-//! The peak memory of builds of images that are larger than any memory should need to know.
+//! Peak memory of builds of very large images.
 //!
-//! Each image is written, built from its layout and removed before the next. The largest takes
-//! about 20 GiB of disk while it is built.
+//! Each image is written, built from its layout and removed before the next one. The largest needs
+//! about 20 GiB of disk space.
 
 use std::io;
 use std::path::Path;
@@ -10,18 +10,18 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::content::{add_file, add_tree};
-use crate::layout::{LayoutWriter, Shipped};
+use crate::layout::{Compression, LayoutWriter};
 use crate::ours::{Build, Microagent};
 
 const GIB: u64 = 1 << 30;
 
-/// An image and the build of it.
+/// A large image and its build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Large {
-    /// What it is.
+    /// A description of the image.
     pub image: &'static str,
-    /// Its build.
+    /// The build.
     #[serde(flatten)]
     pub build: Build,
 }
@@ -40,29 +40,29 @@ const IMAGES: [(&str, Fill); 3] = [
     }),
 ];
 
-/// Builds each of them, in a directory below `work`.
+/// Creates and builds each image in a directory below `work`. `progress` receives status lines.
 ///
 /// # Errors
-/// When one cannot be made or built.
+/// When an image cannot be created or built.
 pub fn measure(
     microagent: &Microagent,
     work: &Path,
-    say: &dyn Fn(&str),
+    progress: &dyn Fn(&str),
 ) -> Result<Vec<Large>, Error> {
     let mut measured = Vec::new();
     for (image, fill) in IMAGES {
-        say(&format!("memory: making {image}"));
+        progress(&format!("memory: creating {image}"));
         let directory = tempfile::tempdir_in(work).map_err(Error::file(work))?;
         let layout = directory.path().join("layout");
         let mut writer = LayoutWriter::new(&layout)?;
-        let layer = writer.layer(Shipped::Gzip, fill)?;
+        let layer = writer.layer(Compression::Gzip, fill)?;
         writer.image("latest", &[layer])?;
         writer.finish()?;
         let reference = format!("oci:{}:latest", layout.display());
         let state = directory.path().join("state");
         let (build, _) = microagent.build(&state, &reference, None)?;
         let (millis, peak) = (build.cost.wall_millis, build.cost.peak_rss >> 20);
-        say(&format!("memory: {peak} MiB, {millis:.0} ms"));
+        progress(&format!("memory: {peak} MiB, {millis:.0} ms"));
         measured.push(Large { image, build });
     }
     Ok(measured)

@@ -1,4 +1,4 @@
-//! OCI layouts written in one stream: images too large, or too odd, for the tools to make quickly.
+//! Writes OCI layouts of synthetic images that common tools cannot produce quickly.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -9,18 +9,18 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Error;
 
-/// How a layer is shipped.
+/// The compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shipped {
-    /// As it is.
-    Plain,
-    /// With gzip, at its fastest.
+pub enum Compression {
+    /// Uncompressed.
+    None,
+    /// gzip at its fastest level.
     Gzip,
-    /// With Zstandard, at its fastest.
+    /// Zstandard at its fastest level.
     Zstd,
 }
 
-/// A layer that has been written.
+/// A written layer.
 #[derive(Debug, Clone)]
 pub struct Layer {
     media_type: &'static str,
@@ -29,7 +29,7 @@ pub struct Layer {
     size: u64,
 }
 
-/// A layout in the making.
+/// Writes an OCI layout.
 #[derive(Debug)]
 pub struct LayoutWriter {
     directory: PathBuf,
@@ -39,10 +39,10 @@ pub struct LayoutWriter {
 type TarWriter<'a> = tar::Builder<&'a mut dyn Write>;
 
 impl LayoutWriter {
-    /// Starts one in a directory that exists.
+    /// Starts a layout in `directory`, which is created if absent.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the layout cannot be written.
     pub fn new(directory: &Path) -> Result<LayoutWriter, Error> {
         let blobs = directory.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(Error::file(blobs))?;
@@ -54,31 +54,31 @@ impl LayoutWriter {
         })
     }
 
-    /// Writes a layer, which `fill` fills.
+    /// Writes a layer with the entries that `fill` adds.
     ///
     /// # Errors
-    /// What `fill` says, and when it cannot be written.
+    /// When `fill` fails or the layer cannot be written.
     pub fn layer(
         &self,
-        shipped: Shipped,
+        compression: Compression,
         fill: impl FnOnce(&mut TarWriter<'_>) -> io::Result<()>,
     ) -> Result<Layer, Error> {
         let path = self.directory.join("blobs/layer.new");
         let write = || -> io::Result<Layer> {
             let blob = Hashed::new(BufWriter::with_capacity(1 << 20, File::create(&path)?));
-            let (media_type, diff_id, blob) = match shipped {
-                Shipped::Plain => {
+            let (media_type, diff_id, blob) = match compression {
+                Compression::None => {
                     let (diff_id, blob) = tarred(blob, fill)?;
                     ("application/vnd.oci.image.layer.v1.tar", diff_id, blob)
                 }
-                Shipped::Gzip => {
+                Compression::Gzip => {
                     let level = flate2::Compression::fast();
                     let encoder = flate2::write::GzEncoder::new(blob, level);
                     let (diff_id, encoder) = tarred(encoder, fill)?;
                     let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
                     (media_type, diff_id, encoder.finish()?)
                 }
-                Shipped::Zstd => {
+                Compression::Zstd => {
                     let encoder = zstd::stream::write::Encoder::new(blob, 1)?;
                     let (diff_id, encoder) = tarred(encoder, fill)?;
                     let media_type = "application/vnd.oci.image.layer.v1.tar+zstd";
@@ -101,11 +101,11 @@ impl LayoutWriter {
         Ok(layer)
     }
 
-    /// Adds an image of these layers, from the bottom up; `oci:DIR:TAG` from
-    /// [`LayoutWriter::finish`] on.
+    /// Adds an image of these layers, bottom layer first. It is available as `oci:DIR:TAG` after
+    /// [`LayoutWriter::finish`].
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the image cannot be written.
     pub fn image(&mut self, tag: &str, layers: &[Layer]) -> Result<(), Error> {
         let diff_ids: Vec<&str> = layers.iter().map(|layer| &*layer.diff_id).collect();
         let config = self.document(&json!({
@@ -130,10 +130,10 @@ impl LayoutWriter {
         Ok(())
     }
 
-    /// Ends the layout.
+    /// Writes the index of the layout.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When the index cannot be written.
     pub fn finish(self) -> Result<(), Error> {
         let index = json!({"schemaVersion": 2, "manifests": self.manifests});
         let path = self.directory.join("index.json");
@@ -154,7 +154,7 @@ impl LayoutWriter {
     }
 }
 
-/// A header with the fields that every member of the synthetic layers has.
+/// A header for an entry of a synthetic layer.
 pub fn header(kind: tar::EntryType, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     let directory = kind == tar::EntryType::Directory;
@@ -167,7 +167,7 @@ pub fn header(kind: tar::EntryType, size: u64) -> tar::Header {
     header
 }
 
-/// The tar goes through a hash of its own, whose result it gives back with `output`.
+/// Writes a tar archive to `output`; returns its digest, and `output`.
 fn tarred<W: Write>(
     output: W,
     fill: impl FnOnce(&mut TarWriter<'_>) -> io::Result<()>,
@@ -188,7 +188,7 @@ fn text(digest: &[u8]) -> String {
     format!("sha256:{hex}")
 }
 
-/// Hashes and counts what it passes on.
+/// A writer that hashes and counts the bytes it passes on.
 struct Hashed<W> {
     inner: W,
     hasher: Sha256,

@@ -1,22 +1,23 @@
-//! What a build costs, and what a boot costs ([`boot`]).
+//! Benchmarks of builds, boots ([`boot`]) and disks ([`disk`]).
 //!
-//! Two kinds of measurement, and neither is a test of anything:
-//! - `cargo bench -p microagent-benches`: the parts, through the public interfaces of the store
+//! - `cargo bench -p microagent-benches`: single steps, through the public interfaces of the store
 //!   and the pipeline (`benches/benches/`);
-//! - `build-bench`: the whole, as a person starts it, beside the programs that people chain
-//!   together for the same result. This library is what it is made of.
+//! - `build-bench`: whole builds, compared with the tools commonly combined for the same result;
+//! - `boot-bench`, `disk-bench`: VMs, compared with other monitors.
 //!
-//! | module | what it is |
+//! This library implements the programs.
+//!
+//! | module | purpose |
 //! |---|---|
-//! | [`measured`] | one process: time, processor time, peak memory |
-//! | [`ours`], [`peers`] | the builds that are compared |
+//! | [`measured`] | one process: wall time, CPU time, peak memory |
+//! | [`ours`], [`peers`] | the builds to compare |
 //! | [`subject`] | the image, in a registry |
-//! | [`comparison`] | the rounds |
-//! | [`large`] | peak memory for images of extreme size |
+//! | [`comparison`] | the measurement rounds |
+//! | [`large`] | peak memory for very large images |
 //! | [`layout`], [`content`] | synthetic images |
-//! | [`disk`] | reading and writing a VM's disk, beside QEMU's (`disk-bench`) |
-//! | [`statistics`], [`targets`], [`phases`] | what the numbers come to |
-//! | [`machine`], [`report`], [`markdown`], [`chart`] | how they are shown |
+//! | [`disk`] | throughput of a VM's disk, compared with QEMU (`disk-bench`) |
+//! | [`statistics`], [`targets`], [`phases`] | evaluation |
+//! | [`machine`], [`report`], [`markdown`], [`chart`] | output |
 
 pub mod boot;
 pub mod chart;

@@ -1,31 +1,30 @@
-//! What kind of machine this is. Nothing that names it.
+//! A description of the machine that does not identify it.
 
 use std::fs;
 use std::num::NonZero;
 
 use serde::Serialize;
 
-/// A kind of machine.
+/// The machine a benchmark ran on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Machine {
-    /// The processor's model, as it says itself.
+    /// The model name of the processor.
     pub processor: String,
-    /// How many of its cores there are for us.
+    /// The number of cores available to this process.
     pub cores: usize,
     /// Memory in MiB.
     pub memory_mib: u64,
-    /// The release of the kernel.
+    /// The kernel release.
     pub kernel: String,
-    /// The file system's type where images are built.
+    /// The type of the file system on which images are built.
     pub file_system: String,
-    /// How many processes wanted to run when the measurement began, averaged over a minute: more
-    /// than the harness itself is noise.
+    /// The one-minute load average before the measurement; other load distorts the results.
     pub load_before: f64,
 }
 
 impl Machine {
-    /// This one.
+    /// Describes this machine.
     pub fn here() -> Machine {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
@@ -47,7 +46,7 @@ impl Machine {
     }
 }
 
-/// The magic numbers of statfs(2).
+/// The name of a file system type, by its magic number (statfs(2)).
 fn file_system(path: &std::path::Path) -> String {
     let known = match rustix::fs::statfs(path).map(|stat| stat.f_type as u64 & 0xffff_ffff) {
         Ok(0xef53) => "ext4",

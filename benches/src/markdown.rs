@@ -1,19 +1,18 @@
-//! A section of a Markdown file that a benchmark writes.
+//! Generated sections of Markdown files.
 
 use std::fs;
 use std::path::Path;
 
 use crate::Error;
 
-/// Puts a section between the two marks of this benchmark, `<!-- NAME: begin -->` and
-/// `<!-- NAME: end -->`; the rest of the file stays as it is.
+/// Replaces the section between the markers `<!-- NAME: begin -->` and `<!-- NAME: end -->`.
 ///
 /// # Errors
-/// When there is no such file, or it lacks a mark.
+/// When the file cannot be read or written, or lacks a marker.
 pub fn put(path: &Path, name: &str, section: &str) -> Result<(), Error> {
     let text = fs::read_to_string(path).map_err(Error::file(path))?;
     let [begin, end] = ["begin", "end"].map(|side| format!("<!-- {name}: {side} -->"));
-    let missing = |marker: &str| Error::NoPlace {
+    let missing = |marker: &str| Error::NoMarker {
         path: path.to_owned(),
         marker: marker.to_owned(),
     };
@@ -27,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_between_the_marks_is_replaced() {
+    fn replaces_only_the_section_between_the_markers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file.md");
         fs::write(&path, "a <!-- x: begin -->old<!-- x: end --> b\n").unwrap();

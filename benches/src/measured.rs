@@ -1,4 +1,4 @@
-//! One process, run to its end and measured.
+//! Runs one process to completion and measures it.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -10,24 +10,23 @@ use wait4::Wait4;
 
 use crate::Error;
 
-/// What a process cost.
+/// The cost of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
-    /// From before it was started until it was gone, in milliseconds.
+    /// Wall time from before its start until its exit, in milliseconds.
     pub wall_millis: f64,
-    /// Processor time in user and kernel mode, its children's that it waited for included, in
-    /// milliseconds.
+    /// User and system CPU time including waited-for children, in milliseconds.
     pub cpu_millis: f64,
-    /// The most memory that was resident in it or in one of these children, in bytes. What this
-    /// process has when it starts the other is counted too, so this process must stay small.
+    /// Maximum resident set size of the process or a waited-for child, in bytes. It is never less
+    /// than the size of this process at the fork, so this process must stay small.
     pub peak_rss: u64,
 }
 
-/// Runs a command without input; its cost, and what it wrote to its standard output.
+/// Runs a command without input; returns its cost and its standard output.
 ///
 /// # Errors
-/// When it cannot be started, or fails.
+/// When the command cannot be started or fails.
 pub fn run(command: &mut Command) -> Result<(Cost, Vec<u8>), Error> {
     let shown = format!("{command:?}");
     let program = format!("{:?}", command.get_program());
@@ -35,7 +34,7 @@ pub fn run(command: &mut Command) -> Result<(Cost, Vec<u8>), Error> {
         command: program.clone(),
         source,
     };
-    // Files: a reader at the other end of a pipe would be a part of what is measured.
+    // Files, not pipes: reading a pipe would affect the measurement.
     let (mut stdout, mut stderr) = (
         tempfile::tempfile().map_err(failed)?,
         tempfile::tempfile().map_err(failed)?,
@@ -48,7 +47,7 @@ pub fn run(command: &mut Command) -> Result<(Cost, Vec<u8>), Error> {
         .stdin(Stdio::null())
         .stdout(outputs.0)
         .stderr(outputs.1);
-    // What was written before is not this one's to wait for.
+    // So that the command does not wait for earlier writes.
     rustix::fs::sync();
     let started = Instant::now();
     let waited = command.spawn().and_then(|mut child| child.wait4());
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_is_touched_is_measured_and_memory_that_is_not_is_not() {
+    fn peak_memory_counts_touched_memory_only() {
         let peak = |script| run(&mut shell(script)).unwrap().0.peak_rss;
         // dd fills a buffer of this size.
         let large = peak("exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
@@ -105,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_is_wall_time_and_working_is_processor_time() {
+    fn sleeping_takes_wall_time_and_computing_takes_cpu_time() {
         let (waiting, _) = run(&mut shell("exec sleep 0.2")).unwrap();
         assert!(waiting.wall_millis >= 200.0, "{waiting:?}");
         assert!(waiting.cpu_millis < 100.0, "{waiting:?}");
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_is_no_measurement() {
+    fn a_failing_program_is_an_error() {
         let error = run(&mut shell("echo why >&2; exit 3")).unwrap_err();
         assert!(
             error.to_string().ends_with("exit status: 3: why"),

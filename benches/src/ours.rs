@@ -1,4 +1,4 @@
-//! `microagent rootfs build`, measured.
+//! Measures `microagent rootfs build`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,41 +9,41 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::measured::{self, Cost};
 
-/// A node that a build asked for.
+/// A node of a build.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Node {
-    /// Its operation.
+    /// The operation.
     pub op: String,
-    /// Whether it was there already.
+    /// Whether it was cached.
     pub hit: bool,
-    /// How long the answer took, in milliseconds.
+    /// The time to look it up or compute it, in milliseconds.
     pub millis: f64,
 }
 
-/// A build.
+/// A measured build.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Build {
-    /// What the process cost.
+    /// The cost of the process.
     #[serde(flatten)]
     pub cost: Cost,
-    /// What the file system is called.
+    /// The digest of the root file system.
     pub digest: String,
-    /// The length of the file system in bytes.
+    /// The size of the root file system in bytes.
     pub size: u64,
-    /// What was asked for, in the order in which it was answered.
+    /// The nodes, in order of completion.
     pub nodes: Vec<Node>,
 }
 
 impl Build {
-    /// The time of all nodes of an operation together, in milliseconds.
+    /// The total time of the nodes of an operation, in milliseconds.
     pub fn millis(&self, op: &str) -> f64 {
         let of_op = self.nodes.iter().filter(|node| node.op == op);
         of_op.map(|node| node.millis).sum()
     }
 
-    /// How many nodes of an operation were answered so.
+    /// The number of nodes of an operation that were cached (`hit`) or computed.
     pub fn count(&self, op: &str, hit: bool) -> usize {
         let of_op = self.nodes.iter().filter(|node| node.op == op);
         of_op.filter(|node| node.hit == hit).count()
@@ -68,7 +68,8 @@ struct RootfsDocument {
     size: u64,
 }
 
-/// The command line, with a home of its own, so that nobody's registries and credentials matter.
+/// The `microagent` program, run with a private home directory, so that the user's registries and
+/// credentials have no effect.
 #[derive(Debug, Clone)]
 pub struct Microagent {
     program: PathBuf,
@@ -76,7 +77,7 @@ pub struct Microagent {
 }
 
 impl Microagent {
-    /// The one that was built, with `home` as its home.
+    /// The program under test (see `microagent_tests::binaries`), with `home` as its home.
     pub fn new(home: &Path) -> Microagent {
         Microagent {
             program: binaries::microagent(),
@@ -84,18 +85,18 @@ impl Microagent {
         }
     }
 
-    /// The least that a process of it costs: `microagent version`.
+    /// Measures `microagent version`, the minimum cost of a process.
     ///
     /// # Errors
-    /// When it fails.
+    /// When the program fails.
     pub fn version(&self) -> Result<Cost, Error> {
         Ok(measured::run(self.command().arg("version"))?.0)
     }
 
-    /// Builds a root file system, and the image's reference pinned by digest.
+    /// Builds a root file system. Also returns the image's reference pinned by digest.
     ///
     /// # Errors
-    /// When it fails.
+    /// When the build fails.
     pub fn build(
         &self,
         state: &Path,
@@ -110,8 +111,8 @@ impl Microagent {
         }
         let (cost, output) = measured::run(&mut command)?;
         let document: Document =
-            serde_json::from_slice(&output).map_err(|source| Error::Answer {
-                command: "microagent rootfs build".into(),
+            serde_json::from_slice(&output).map_err(|source| Error::Parse {
+                what: "the output of microagent rootfs build".into(),
                 source,
             })?;
         let build = Build {

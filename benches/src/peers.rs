@@ -1,4 +1,4 @@
-//! What people chain together for the same result: `skopeo copy`, `umoci unpack`, `mke2fs -d`.
+//! The tools commonly combined for the same result: `skopeo copy`, `umoci unpack`, `mke2fs -d`.
 
 use std::fs;
 use std::path::Path;
@@ -10,22 +10,22 @@ use serde::Serialize;
 use crate::Error;
 use crate::measured::{self, Cost};
 
-/// One of the programs.
+/// One of the tools.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
-    /// Which one, as it is typed.
+    /// Program and subcommand.
     pub name: &'static str,
-    /// What it cost.
+    /// Its cost.
     #[serde(flatten)]
     pub cost: Cost,
 }
 
-/// From the registry to an ext4 file of `size` bytes, one program after the other. `directory` is
-/// emptied afterwards; that is not measured.
+/// Builds an ext4 file of `size` bytes from an image in a registry, with one tool after the other.
+/// Removes `directory` afterwards, which is not measured.
 ///
 /// # Errors
-/// When one of them is missing or fails.
+/// When a tool is missing or fails.
 pub fn build(image: &str, size: u64, directory: &Path) -> Result<Vec<Step>, Error> {
     fs::create_dir_all(directory).map_err(Error::file(directory))?;
     let layout = format!("{}:image", directory.join("layout").display());

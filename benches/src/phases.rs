@@ -1,4 +1,4 @@
-//! Where the time of a cold build goes.
+//! The phases of a cold build.
 
 use serde::Serialize;
 
@@ -6,22 +6,22 @@ use crate::comparison::Round;
 use crate::measured::Cost;
 use crate::statistics::Summary;
 
-/// A part of a build, one after the other, in milliseconds; medians of the rounds.
+/// A phase of a build. Phases do not overlap.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Phase {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
-    /// How long it takes.
+    /// The median of its duration over all rounds, in milliseconds.
     pub millis: f64,
 }
 
-/// A phase's name, and how a round says how long it took.
+/// A phase's name and its duration in a round.
 type Part = (&'static str, fn(&Round) -> f64);
 
-/// The phases of our cold build. `resolve` and `rootfs` are what the nodes say; the start of the
-/// process and the copy to `--out` are measured beside; the layers, which are fetched and
-/// unpacked several at a time, are what is left.
+/// The phases of our cold build. `resolve` and `rootfs` are the times of these nodes; process
+/// start and the copy to `--out` are measured in other builds; layers, which are fetched and
+/// unpacked concurrently, are the remainder.
 pub fn ours(rounds: &[Round]) -> Vec<Phase> {
     let parts: [Part; 5] = [
         ("process start", start),
@@ -33,7 +33,7 @@ pub fn ours(rounds: &[Round]) -> Vec<Phase> {
     phases(rounds, &parts)
 }
 
-/// The steps of the peers.
+/// The phases of the peers' build.
 pub fn peers(rounds: &[Round]) -> Vec<Phase> {
     let names = rounds
         .first()

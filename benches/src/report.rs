@@ -1,4 +1,4 @@
-//! The results as text, as JSON and as a section of a Markdown file.
+//! The results as text, JSON and a section of a Markdown file.
 
 use std::fmt::Write;
 use std::fs;
@@ -15,28 +15,28 @@ use crate::phases::{self, Phase};
 use crate::statistics::Summary;
 use crate::targets::{self, Target};
 
-/// All that was measured.
+/// All measurements of a run, and their evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// What was built.
+    /// A description of the image.
     pub image: String,
-    /// The table.
+    /// The results with their targets.
     pub targets: Vec<Target>,
-    /// Where our cold build's time goes.
+    /// The phases of our cold build.
     pub ours: Vec<Phase>,
-    /// Where the peers' time goes.
+    /// The phases of the peers' build.
     pub peers: Vec<Phase>,
-    /// The measurements themselves.
+    /// The measurements of all rounds.
     pub rounds: Vec<Round>,
-    /// Those of the large images.
+    /// The measurements of large images.
     pub large: Vec<Large>,
 }
 
 impl Report {
-    /// What the measurements come to.
+    /// Evaluates measurements.
     pub fn new(machine: Machine, image: &str, rounds: Vec<Round>, large: Vec<Large>) -> Report {
         Report {
             machine,
@@ -49,7 +49,7 @@ impl Report {
         }
     }
 
-    /// The table as people read it on a terminal.
+    /// The table as aligned text, for a terminal.
     pub fn text(&self) -> String {
         let rows: Vec<[String; 5]> = self.rows();
         let mut widths = [0; 5];
@@ -80,10 +80,10 @@ impl Report {
         fs::write(path, [json, b"\n".to_vec()].concat()).map_err(Error::file(path))
     }
 
-    /// Puts the results between the two marks in a Markdown file; the rest stays as it is.
+    /// Replaces the section between the markers in a Markdown file with the results.
     ///
     /// # Errors
-    /// When there is no such file, or it lacks a mark.
+    /// When the file cannot be read or written, or lacks a marker.
     pub fn write_markdown(&self, path: &Path, command: &str) -> Result<(), Error> {
         markdown::put(path, "build-bench", &self.markdown(command))
     }
@@ -94,7 +94,7 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "`{command}` on {} cores of {}, {} MiB of memory, Linux {}, {}; load before it {:.1}. \
+            "`{command}` on {} cores of {}, {} MiB of memory, Linux {}, {}; initial load {:.1}. \
              {} rounds of: {}.\n",
             machine.cores,
             machine.processor,
@@ -111,26 +111,24 @@ impl Report {
                 text.push_str("|---|---|---|---|---|\n");
             }
         }
-        text.push_str(
-            "\nWhere the time of a cold build goes:\n\n| who | what | ms |\n|---|---|---|\n",
-        );
-        for (who, phases) in [("microagent", &self.ours), ("the others", &self.peers)] {
+        text.push_str("\nPhases of a cold build:\n\n| build | phase | ms |\n|---|---|---|\n");
+        for (build, phases) in [("microagent", &self.ours), ("the others", &self.peers)] {
             for phase in phases {
-                let _ = writeln!(text, "| {who} | {} | {:.0} |", phase.name, phase.millis);
+                let _ = writeln!(text, "| {build} | {} | {:.0} |", phase.name, phase.millis);
             }
         }
         let process = self.rounds.iter().flat_map(|round| &round.cached.process);
         if let Some(process) = Summary::of(process.map(|cost| cost.wall_millis)) {
             let _ = writeln!(
                 text,
-                "\nOf a cached build, {:.1} ms are what `microagent version` takes: a process.",
+                "\n`microagent version`, the minimum for a process, takes {:.1} ms.",
                 process.median
             );
         }
         text
     }
 
-    /// The table's cells, its head first.
+    /// The cells of the table, header first.
     fn rows(&self) -> Vec<[String; 5]> {
         let head = ["what", "at least", "aim", "measured", "met"].map(str::to_owned);
         let rows = self.targets.iter().map(|target| {

@@ -1,23 +1,23 @@
-//! What many measurements of the same thing come to.
+//! Summaries of repeated measurements.
 
 use serde::Serialize;
 
-/// A few measurements of one thing.
+/// A summary of repeated measurements.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
-    /// The middle one; the mean of the two middle ones.
+    /// The median.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub least: f64,
-    /// The most.
+    /// The maximum.
     pub most: f64,
-    /// How many there were.
+    /// The number of measurements.
     pub count: usize,
 }
 
 impl Summary {
-    /// `None` of nothing.
+    /// Summarises `values`; `None` when there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_in_the_middle_whatever_the_order() {
+    fn the_median_does_not_depend_on_the_order() {
         let summary = |values: &[f64]| Summary::of(values.iter().copied());
         let three = summary(&[9.0, 1.0, 2.0]).unwrap();
         assert_eq!((three.median, three.least, three.most), (2.0, 1.0, 9.0));

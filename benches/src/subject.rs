@@ -1,4 +1,4 @@
-//! The image that is built, in a registry on the loopback interface.
+//! The image to build, in a registry on the loopback interface.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use microagent_tests::registry::Registry;
 
 use crate::Error;
 
-/// An image, and the same with one more layer that holds one small file.
+/// An image, and a variant with one more layer that contains one small file.
 #[derive(Debug)]
 pub struct Subject {
-    /// What it was taken from, for people.
+    /// A description of the image, for the report.
     pub name: String,
     registry: Registry,
 }
 
 impl Subject {
-    /// The image `LAYOUT:TAG`, or the Debian image of the tests.
+    /// Pushes the image `LAYOUT:TAG`, or the Debian image of the tests, and its variant.
     ///
     /// # Errors
-    /// When it cannot be made or pushed.
+    /// When an image cannot be created or pushed.
     pub fn new(image: Option<&str>) -> Result<Subject, Error> {
         let (layout, tag, name) = match image {
             Some(image) => {
-                let bad = || Error::Image(image.to_owned());
-                let (layout, tag) = image.rsplit_once(':').ok_or_else(bad)?;
+                let invalid = || Error::Image(image.to_owned());
+                let (layout, tag) = image.rsplit_once(':').ok_or_else(invalid)?;
                 if layout.is_empty() || tag.is_empty() || tag.contains('/') {
-                    return Err(bad());
+                    return Err(invalid());
                 }
                 (PathBuf::from(layout), tag.to_owned(), tag.to_owned())
             }
@@ -46,12 +46,12 @@ impl Subject {
         Ok(Subject { name, registry })
     }
 
-    /// The image in the registry.
+    /// The reference of the image.
     pub fn base(&self) -> String {
         format!("{}/bench/image:base", self.registry.address())
     }
 
-    /// The image with the small layer on top.
+    /// The reference of the variant with the small top layer.
     pub fn changed(&self) -> String {
         format!("{}/bench/image:changed", self.registry.address())
     }

@@ -1,4 +1,4 @@
-//! The targets, and whether they are met. Less is better in every one.
+//! The targets, and whether they are met. Lower values are better for all of them.
 
 use serde::Serialize;
 
@@ -9,11 +9,11 @@ use crate::statistics::Summary;
 
 const MIB: f64 = (1 << 20) as f64;
 
-/// What a figure is in.
+/// The unit of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Unit {
-    /// A quotient of two times of the same round.
+    /// The ratio of two times of the same round.
     Ratio,
     /// Milliseconds.
     Millis,
@@ -21,33 +21,33 @@ pub enum Unit {
     Mib,
 }
 
-/// How a figure stands to its target.
+/// A measured value compared with its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
-    /// As good as it is aimed to be.
+    /// Meets the aim.
     Aim,
-    /// Good enough.
+    /// Meets the requirement.
     Met,
-    /// Not good enough.
+    /// Misses the requirement.
     Missed,
 }
 
-/// A line of the table.
+/// A measured value with its target: a row of the table.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Target {
     /// What is measured.
     pub what: String,
-    /// What it is in.
+    /// The unit of the values.
     pub unit: Unit,
-    /// The most it may be.
+    /// The required maximum.
     pub at_least: f64,
-    /// The most it should be.
+    /// The desired maximum.
     pub aim: f64,
-    /// What it is.
+    /// The measured values.
     pub measured: Summary,
-    /// How these stand to each other, by the median.
+    /// The median compared with the target.
     pub verdict: Verdict,
 }
 
@@ -72,7 +72,7 @@ impl Target {
         }
     }
 
-    /// A figure of this target's unit, as people read it.
+    /// Formats a value with this target's unit.
     pub fn show(&self, figure: f64) -> String {
         match self.unit {
             Unit::Ratio => format!("{figure:.2}"),
@@ -83,7 +83,7 @@ impl Target {
 }
 
 impl Verdict {
-    /// In one word.
+    /// The verdict in one word.
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::Aim => "aim",
@@ -93,7 +93,7 @@ impl Verdict {
     }
 }
 
-/// The table. What was not measured is not in it.
+/// The table, without rows that were not measured.
 pub fn table(rounds: &[Round], large: &[Large]) -> Vec<Target> {
     let over = |figure: fn(&Round) -> f64| Summary::of(rounds.iter().map(figure));
     let cached = |costs: fn(&Round) -> &[Cost]| {
@@ -109,7 +109,7 @@ pub fn table(rounds: &[Round], large: &[Large]) -> Vec<Target> {
             over(|round| round.cold.cost.wall_millis / round.peers_millis()),
         ),
         (
-            "everything cached, by tag, --out onto the same file",
+            "everything cached, by tag, --out to the same file",
             cached_target,
             cached(|round| &round.cached.tag_out),
         ),
@@ -119,7 +119,7 @@ pub fn table(rounds: &[Round], large: &[Large]) -> Vec<Target> {
             cached(|round| &round.cached.tag),
         ),
         (
-            "everything cached, by digest, --out onto the same file",
+            "everything cached, by digest, --out to the same file",
             cached_target,
             cached(|round| &round.cached.digest_out),
         ),
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_met_up_to_its_limit_and_missed_above_it() {
+    fn limits_are_inclusive() {
         let verdict = |value| {
             let summary = Summary::of([value]).unwrap();
             Target::new("x", (Unit::Ratio, 0.3, 0.1), summary).verdict

@@ -1,4 +1,4 @@
-//! The harness that measures boots, and with it the check that a boot does not grow unseen.
+//! The boot benchmark, and the check that boots do not become slower.
 
 use std::fs;
 use std::path::Path;
@@ -7,11 +7,11 @@ use std::process::Command;
 use microagent_tests::{binaries, or_skip, tool};
 use serde_json::Value;
 
-/// What a boot may take: written by `boot-bench --store-baseline`.
+/// The stored boot time, written by `boot-bench --store-baseline`.
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/boot/baseline.json");
 
 #[test]
-fn a_boot_takes_no_more_instructions_than_the_baseline_says() {
+fn a_boot_takes_no_more_instructions_than_the_baseline() {
     for program in ["qemu-system-x86_64", "make", "gcc", "flex", "bison", "bc"] {
         or_skip!(tool::find(program));
     }

@@ -1,4 +1,4 @@
-//! The harness itself: it gives figures, and no figures when a build is not what it is called.
+//! The build benchmark: results, and errors for invalid measurements.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn programs() -> std::path::PathBuf {
 }
 
 #[test]
-fn one_round_of_a_small_image_gives_every_figure_a_chart_and_a_table() {
+fn one_round_of_a_small_image_gives_all_results_a_chart_and_a_table() {
     root_or_skip!();
     or_skip!(tool::find("skopeo"));
     or_skip!(tool::find("mke2fs"));
@@ -57,7 +57,6 @@ fn one_round_of_a_small_image_gives_every_figure_a_chart_and_a_table() {
         .map(|step| step["name"].as_str().unwrap())
         .collect();
     assert_eq!(peers, ["skopeo copy", "umoci unpack", "mke2fs -d"]);
-    // The cached process does the same work as the cold one, less all of it.
     assert_eq!(round["cached"]["digest"].as_array().unwrap().len(), 10);
 
     let text = String::from_utf8(output.stdout).unwrap();
@@ -73,9 +72,9 @@ fn one_round_of_a_small_image_gives_every_figure_a_chart_and_a_table() {
     assert!(!written.contains("stale"), "{written}");
 }
 
-/// The real program, which only is not given the state directory that it is asked to take.
+/// Wraps the real program so that all builds share one state directory.
 #[test]
-fn a_cold_build_that_is_not_cold_is_no_figure() {
+fn a_cold_build_with_a_cache_hit_is_an_error() {
     root_or_skip!();
     or_skip!(Registry::start());
     let layout = or_skip!(Layout::busybox());
@@ -95,14 +94,14 @@ fn a_cold_build_that_is_not_cold_is_no_figure() {
     program::write(&wrapper, 0o755, script).unwrap();
     let output = build_bench(&layout, directory.path(), &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    // The build that warms up has left it there.
-    let expected = "build-bench: the cold build is none: its rootfs node was there already\n";
-    assert!(said.ends_with(expected), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    // The node of the warm-up build.
+    let expected = "build-bench: invalid cold measurement: cache hit of a rootfs node\n";
+    assert!(stderr.ends_with(expected), "{stderr}");
 }
 
 #[test]
-fn an_image_that_is_not_there_is_an_error_that_names_it() {
+fn a_missing_image_is_an_error_that_names_it() {
     or_skip!(tool::find("skopeo"));
     let layout = or_skip!(Layout::empty());
     let output = Command::new(env!("CARGO_BIN_EXE_build-bench"))
@@ -112,6 +111,6 @@ fn an_image_that_is_not_there_is_an_error_that_names_it() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains(":missing"), "{said}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(":missing"), "{stderr}");
 }

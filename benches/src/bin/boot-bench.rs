@@ -1,4 +1,4 @@
-//! Measures boots in the lab, under the deterministic clock. See docs/benchmarks.md.
+//! Measures boots in the lab with the deterministic clock. See docs/benchmarks.md.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,44 +13,44 @@ use microagent_benches::machine::Machine;
 use microagent_tests::built_kernel;
 use microagent_tests::microagent::Host;
 
-/// Boots an image again and again in the lab and shows where the time goes, with the kernel that
-/// `kernel build` makes and with the distribution's, beside the other monitors that are installed.
-/// The programs are those of `make build`, or of $MICROAGENT_BIN_DIR.
+/// Measures the phases of a boot in the lab, with the kernel of `kernel build` and with the
+/// distribution's, compared with the other installed monitors. Uses the programs of `make build`,
+/// or those in $MICROAGENT_BIN_DIR.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each is booted
+    /// Number of boots of each kernel
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     iterations: u32,
     /// Memory of the VMs in MiB
     #[arg(long, default_value_t = 256)]
     memory: u32,
-    /// Only the kernel of `kernel build`
+    /// Measure only the kernel of `kernel build`
     #[arg(long)]
     only_built: bool,
-    /// No other monitors
+    /// Do not measure other monitors
     #[arg(long)]
     alone: bool,
-    /// With cgroups mounted `favordynmods`, so that creating a VM does not wait for the host kernel
+    /// Mount cgroups with `favordynmods`, so that creating a VM does not wait for a grace period
     #[arg(long)]
     favordynmods: bool,
-    /// End with 1 when a boot of the built kernel takes 3 % more than this file says
+    /// Exit with status 1 when a boot of the built kernel takes 3 % longer than in this file
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
-    /// Store what a boot of the built kernel takes in this file
+    /// Store the boot time of the built kernel in this file
     #[arg(long, value_name = "FILE")]
     store_baseline: Option<PathBuf>,
-    /// Write every measurement to this file
+    /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the waterfalls into this file
+    /// Write waterfall charts to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Put the results between the marks in this file
+    /// Replace the section between the markers in this file with the results
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 }
 
-/// How the project's own documents name the command.
+/// The command as the documentation names it.
 const COMMAND: &str = "make bench-boot";
 const COMMAND_FAVORDYNMODS: &str = "boot-bench --favordynmods";
 
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the baseline holds.
+/// Returns false for a regression from the baseline.
 fn run(arguments: &Arguments) -> Result<bool, Error> {
     let plan = Plan {
         iterations: arguments.iterations,
@@ -80,7 +80,7 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     } else {
         COMMAND
     };
-    eprintln!("boots of the kernel that kernel build makes");
+    eprintln!("booting the kernel of kernel build");
     let built = measure(&built_kernel::host()?, plan)?;
     let holds = check(arguments, &built)?;
     let mut boots = vec![Boots {
@@ -88,7 +88,7 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
         perf: built,
     }];
     if !arguments.only_built {
-        eprintln!("boots of the distribution's kernel");
+        eprintln!("booting the distribution's kernel");
         boots.push(Boots {
             kernel: "the distribution's cloud kernel".into(),
             perf: measure(&Host::with_kernel()?, plan)?,
@@ -112,8 +112,8 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
 }
 
 fn check(arguments: &Arguments, perf: &Perf) -> Result<bool, Error> {
-    let now = Baseline::of(perf).ok_or_else(|| Error::NotMeasured {
-        build: "boot",
+    let now = Baseline::of(perf).ok_or_else(|| Error::Invalid {
+        what: "boot",
         why: "the command printed nothing".into(),
     })?;
     if let Some(path) = &arguments.store_baseline {
@@ -126,12 +126,12 @@ fn check(arguments: &Arguments, perf: &Perf) -> Result<bool, Error> {
     let verdict = stored.compare(&now);
     let (before, after) = (stored.to_first_output_millis, now.to_first_output_millis);
     let what = match verdict {
-        Verdict::Fine => "as before",
-        Verdict::Better => "less than before: store it with --store-baseline",
-        Verdict::Worse => "more than before",
+        Verdict::Fine => "unchanged",
+        Verdict::Better => "improvement: store it with --store-baseline",
+        Verdict::Worse => "regression",
     };
     eprintln!(
-        "to the first output: {after:.1} ms, {what} ({before:.1} ms, {:.1} % allowed; kernel {} then, {} now)",
+        "to first output: {after:.1} ms, {what} (baseline {before:.1} ms ± {:.1} %, kernel {}; now kernel {})",
         TOLERANCE * 100.0,
         stored.kernel.as_deref().unwrap_or("unknown"),
         now.kernel.as_deref().unwrap_or("unknown"),

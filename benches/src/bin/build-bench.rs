@@ -1,4 +1,4 @@
-//! Measures whole builds, beside the tools that people chain together. See docs/benchmarks.md.
+//! Measures whole builds, compared with the tools commonly combined. See docs/benchmarks.md.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,29 +11,29 @@ use microagent_benches::subject::Subject;
 use microagent_benches::targets::Verdict;
 use microagent_benches::{Error, chart, comparison, large};
 
-/// Measures cold, cached and changed builds of an image beside skopeo, umoci and mke2fs. The
-/// programs are those of `make build`, or of $MICROAGENT_BIN_DIR.
+/// Measures cold, cached and changed builds of an image, compared with skopeo, umoci and mke2fs.
+/// Uses the programs of `make build`, or those in $MICROAGENT_BIN_DIR.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often everything is measured, in turns
+    /// Number of rounds; each measures all builds
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// The image, in an OCI layout [default: the Debian image of the tests]
+    /// Image in an OCI layout [default: the Debian image of the tests]
     #[arg(long, value_name = "LAYOUT:TAG")]
     image: Option<String>,
-    /// Also measure the memory that images of extreme size need; wants 25 GiB of disk
+    /// Also measure peak memory for very large images; needs 25 GiB of disk space
     #[arg(long)]
     large: bool,
-    /// End with 1 when a target is missed
+    /// Exit with status 1 when a target is missed
     #[arg(long)]
     check: bool,
-    /// Write every measurement to this file
+    /// Write all measurements to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw the results into this file
+    /// Write a chart of the results to this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Put the results between the marks in this file
+    /// Replace the section between the markers in this file with the results
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 }
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: &Arguments) -> Result<Report, Error> {
-    let say = |line: &str| eprintln!("{line}");
+    let progress = |line: &str| eprintln!("{line}");
     let machine = Machine::here();
     let work = std::env::temp_dir();
     let home = tempfile::tempdir().map_err(|source| Error::File {
@@ -65,9 +65,9 @@ fn measure(arguments: &Arguments) -> Result<Report, Error> {
     let microagent = Microagent::new(home.path());
     let subject = Subject::new(arguments.image.as_deref())?;
     let count = usize::from(arguments.rounds);
-    let rounds = comparison::rounds(&microagent, &subject, &work, count, &say)?;
+    let rounds = comparison::rounds(&microagent, &subject, &work, count, &progress)?;
     let large = match arguments.large {
-        true => large::measure(&microagent, &work, &say)?,
+        true => large::measure(&microagent, &work, &progress)?,
         false => Vec::new(),
     };
     let report = Report::new(machine, &subject.name, rounds, large);

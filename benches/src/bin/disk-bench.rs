@@ -1,5 +1,4 @@
-//! `disk-bench`: how fast a guest reads and writes its disk, ours beside QEMU's. See
-//! `docs/benchmarks.md`.
+//! Measures the disk throughput of guests, compared with QEMU. See docs/benchmarks.md.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,26 +10,26 @@ use microagent_benches::disk::monitor::{Monitor, disk, measure};
 use microagent_benches::disk::report::{Comparison, markdown};
 use microagent_benches::disk::{host, lab};
 
-/// Lets the same guest read and write the same raw file through our block device and through
-/// QEMU's: with KVM in the lab, and without on this host. The two take turns.
+/// Measures how fast a guest reads and writes a raw file through our block device and through
+/// QEMU's, alternately: with KVM in the lab, and without KVM on this host.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How often each boots
+    /// Number of boots of each monitor
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// How much each piece of work moves, in MiB
+    /// Data transferred in each measurement, in MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     mib: u32,
-    /// Not on this host without KVM
+    /// Measure only in the lab
     #[arg(long)]
     only_lab: bool,
-    /// Not in the lab
+    /// Measure only on this host
     #[arg(long, conflicts_with = "only_lab")]
     only_host: bool,
-    /// Also once in the lab with the deterministic clock, for exact figures
+    /// Also measure once in the lab with the deterministic clock, for reproducible results
     #[arg(long)]
     icount: bool,
-    /// Put the results between the marks in this file
+    /// Replace the section between the markers in this file with the results
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Boot once with this monitor, inside the lab
@@ -61,13 +60,13 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     let mut comparisons = Vec::new();
     if !arguments.only_host {
         comparisons.push(Comparison {
-            title: "In the lab, engine `kvm` beside QEMU's microvm with KVM".into(),
+            title: "In the lab, engine `kvm` compared with QEMU's microvm with KVM".into(),
             rounds: lab::measure(&guest, mib, rounds, false)?,
         });
     }
     if arguments.icount {
         comparisons.push(Comparison {
-            title: "The same under the deterministic clock (1000 instructions of host and guest \
+            title: "The same with the deterministic clock (1000 instructions of host and guest \
                     are a microsecond)"
                 .into(),
             rounds: lab::measure(&guest, mib, 1, true)?,
@@ -75,7 +74,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     if !arguments.only_lab {
         comparisons.push(Comparison {
-            title: "On this host, engine `qemu` beside QEMU's microvm without KVM".into(),
+            title: "On this host, engine `qemu` compared with QEMU's microvm without KVM".into(),
             rounds: host::measure(&guest, mib, rounds)?,
         });
     }

@@ -1,4 +1,4 @@
-//! What a boot cost when it was last looked at, and whether it costs more now.
+//! Stored boot times, to detect regressions.
 
 use std::fs;
 use std::path::Path;
@@ -8,33 +8,32 @@ use serde::{Deserialize, Serialize};
 use super::perf::Perf;
 use crate::Error;
 
-/// By how much a boot may grow unseen.
+/// The relative change that counts as unchanged.
 pub const TOLERANCE: f64 = 0.03;
 
-/// A stored measurement: the deterministic clock's time, so that a millisecond is a million
-/// instructions.
+/// A stored measurement with the deterministic clock: a millisecond is a million instructions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Baseline {
-    /// The kernel's release.
+    /// The kernel release.
     pub kernel: Option<String>,
-    /// From before the process to the first byte of the command's output, in milliseconds.
+    /// Time from before the process start to the command's first byte of output, in milliseconds.
     pub to_first_output_millis: f64,
 }
 
-/// What a comparison comes to.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
-    /// Within the tolerance, or less.
+    /// Within the tolerance.
     Fine,
-    /// Less by more than the tolerance: the baseline can be lowered.
+    /// Lower by more than the tolerance: the baseline can be lowered.
     Better,
-    /// More by more than the tolerance.
+    /// Higher by more than the tolerance.
     Worse,
 }
 
 impl Baseline {
-    /// What `perf` says; `None` when its command printed nothing.
+    /// The baseline of a measurement; `None` when the command printed nothing.
     pub fn of(perf: &Perf) -> Option<Baseline> {
         Some(Baseline {
             kernel: perf.kernel.version.clone(),
@@ -42,19 +41,19 @@ impl Baseline {
         })
     }
 
-    /// Reads a stored one.
+    /// Reads a baseline.
     ///
     /// # Errors
-    /// When the file cannot be read or is none.
+    /// When the file cannot be read or is not a baseline.
     pub fn read(path: &Path) -> Result<Baseline, Error> {
         let bytes = fs::read(path).map_err(Error::file(path))?;
-        serde_json::from_slice(&bytes).map_err(|source| Error::Answer {
-            command: path.display().to_string(),
+        serde_json::from_slice(&bytes).map_err(|source| Error::Parse {
+            what: path.display().to_string(),
             source,
         })
     }
 
-    /// Stores it.
+    /// Writes the baseline.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -64,7 +63,7 @@ impl Baseline {
         fs::write(path, json + "\n").map_err(Error::file(path))
     }
 
-    /// How `now` is beside this one.
+    /// Compares a new measurement with this baseline.
     pub fn compare(&self, now: &Baseline) -> Verdict {
         let ratio = now.to_first_output_millis / self.to_first_output_millis;
         if ratio > 1.0 + TOLERANCE {
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn three_per_cent_more_is_worse() {
+    fn more_than_three_per_cent_is_a_change() {
         let stored = baseline(100.0);
         assert_eq!(stored.compare(&baseline(102.9)), Verdict::Fine);
         assert_eq!(stored.compare(&baseline(103.1)), Verdict::Worse);

@@ -1,4 +1,4 @@
-//! Boots as waterfalls, one below the other, on one scale.
+//! Waterfall charts of boots, on a common scale.
 
 use std::path::Path;
 
@@ -12,12 +12,12 @@ use crate::Error;
 const WIDTH: u32 = 960;
 const ROW: i32 = 20;
 const HEAD: i32 = 56;
-/// Where the bars begin and end, in pixels.
+/// The horizontal range of the bars, in pixels.
 const BARS: (i32, i32) = (190, 860);
 const INK: RGBColor = RGBColor(40, 40, 40);
 const HOST: RGBColor = RGBColor(66, 133, 188);
 const GUEST: RGBColor = RGBColor(255, 167, 61);
-/// The parts that pass inside the guest.
+/// The parts of a boot inside the guest.
 const IN_GUEST: [&str; 7] = [
     "kernel entry",
     "kernel",

@@ -1,5 +1,5 @@
-//! A lab in which boots are measured: our programs, a store in which all is cached, and the other
-//! monitors that this host has.
+//! Measures boots in a lab with our programs, a store with everything cached, and the other
+//! monitors installed on this host.
 
 use std::time::Duration;
 
@@ -11,27 +11,26 @@ use microagent_tests::tool;
 use super::perf::Perf;
 use crate::Error;
 
-/// What is measured.
+/// The parameters of a measurement.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// How often, after once that does not count.
+    /// The number of boots, after one that is not counted.
     pub iterations: u32,
     /// Memory of the VM in MiB.
     pub memory_mib: u32,
-    /// vCPUs of the VM. The deterministic clock knows one processor.
+    /// vCPUs of the VM. The deterministic clock supports one CPU.
     pub cpus: u32,
-    /// Boot the same kernel with the other monitors.
+    /// Whether to boot the same kernel with the other monitors.
     pub others: bool,
-    /// Mount the lab's cgroups with `favordynmods` (Linux, admin-guide/cgroup-v2.rst): changing
-    /// them, which creating a VM does, then waits for no grace period.
+    /// Whether to mount the lab's cgroups with `favordynmods` (Linux, admin-guide/cgroup-v2.rst).
+    /// Creating a VM changes a cgroup, which then does not wait for a grace period.
     pub favordynmods: bool,
 }
 
-/// Measures boots of the kernel that is installed on `host`, in a lab with the deterministic
-/// clock.
+/// Measures boots of the kernel installed on `host`, in a lab with the deterministic clock.
 ///
 /// # Errors
-/// When the lab cannot be made, or a boot in it fails.
+/// When the lab cannot be created, or a boot in it fails.
 pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
     let layout = Layout::busybox()?;
     // Several times what an idle host needs. A lab that hangs (docs/testing.md) is booted again after
@@ -70,18 +69,18 @@ pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
     let report = lab.boot()?;
     let step = report.step("boot");
     if step.code != 0 {
-        return Err(Error::NotMeasured {
-            build: "boot",
+        return Err(Error::Invalid {
+            what: "boot",
             why: step.errors(),
         });
     }
-    serde_json::from_slice(&step.stdout).map_err(|source| Error::Answer {
-        command: "microagent perf boot".into(),
+    serde_json::from_slice(&step.stdout).map_err(|source| Error::Parse {
+        what: "the output of microagent perf boot".into(),
         source,
     })
 }
 
-/// QEMU, whose package the lab itself needs, and Firecracker where there is one.
+/// Adds QEMU, which the lab itself requires, and Firecracker if installed.
 fn add_others(lab: &mut Lab) -> Result<(), Error> {
     lab.qemu()?;
     if let Ok(firecracker) = tool::find("firecracker") {

@@ -1,15 +1,15 @@
-//! What a boot costs.
+//! Boot benchmarks.
 //!
-//! `microagent perf boot` measures; this runs it where its figures can be compared: in the lab,
-//! under the deterministic clock, where a millisecond is a million instructions of the whole
-//! machine (monitor, host kernel and guest), and the same on every run.
+//! `microagent perf boot` measures; this runs it where results are reproducible: in the lab with
+//! the deterministic clock, where a millisecond is a million instructions of the whole machine
+//! (monitor, host kernel and guest).
 //!
-//! | module | what it is |
+//! | module | purpose |
 //! |---|---|
-//! | [`perf`] | what `perf boot --json` says |
-//! | [`lab`] | a lab with all that is compared |
-//! | [`baseline`] | what a boot cost when it was last looked at |
-//! | [`report`], [`chart`] | how it is shown |
+//! | [`perf`] | the output of `perf boot --json` |
+//! | [`lab`] | runs it in a lab, with the monitors to compare |
+//! | [`baseline`] | stored results, to detect regressions |
+//! | [`report`], [`chart`] | output |
 
 pub mod baseline;
 pub mod chart;

@@ -1,24 +1,24 @@
-//! What `microagent perf boot --json` says.
+//! The output of `microagent perf boot --json`.
 
 use serde::{Deserialize, Serialize};
 
-/// The document. Fields that are not looked at are left out.
+/// The document, without unused fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Perf {
     /// The engine's name.
     pub engine: String,
-    /// What booted.
+    /// The kernel.
     pub kernel: Kernel,
-    /// How large.
+    /// The size of the VM.
     pub resources: Resources,
-    /// How often.
+    /// The number of boots.
     pub iterations: u32,
-    /// Where the time went.
+    /// The parts of a boot, in order.
     pub parts: Vec<Part>,
-    /// The whole.
+    /// The total times.
     pub whole: Whole,
-    /// The monitor alone, ours first, then others.
+    /// The monitors without the command line: ours first, then others.
     pub monitors: Vec<Monitor>,
 }
 
@@ -27,7 +27,7 @@ pub struct Perf {
 pub struct Kernel {
     /// Its digest.
     pub digest: String,
-    /// Its release, where it tells.
+    /// Its release, if known.
     pub version: Option<String>,
 }
 
@@ -42,14 +42,14 @@ pub struct Resources {
     pub cpu_count: u32,
 }
 
-/// Several measurements of one thing, in milliseconds.
+/// A summary of repeated measurements, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Millis {
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The shortest.
+    /// The minimum.
     pub least: f64,
-    /// The longest.
+    /// The maximum.
     pub most: f64,
 }
 
@@ -57,25 +57,25 @@ pub struct Millis {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// When it began, in milliseconds since before the process.
+    /// Its start in milliseconds after the start of the process.
     pub start_millis: f64,
-    /// How long it took.
+    /// Its duration.
     pub millis: Millis,
 }
 
-/// The whole of a run.
+/// The total times of a run, from before the start of the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Whole {
-    /// To the agent's report.
+    /// Until the agent reports ready.
     pub to_agent_millis: Millis,
-    /// To the first byte of output.
+    /// Until the first byte of output.
     pub to_first_output_millis: Option<Millis>,
-    /// To the exit code.
+    /// Until the exit code.
     pub to_exit_code_millis: Millis,
-    /// From the exit code to the end of the VM's process.
+    /// From the exit code until the VM's process has exited.
     pub teardown_millis: Millis,
 }
 
@@ -86,16 +86,16 @@ pub struct Monitor {
     pub name: String,
     /// A guest that boots to userspace and resets.
     pub userspace: Option<Times>,
-    /// A guest that ends with its first instruction.
+    /// A guest whose first instruction resets.
     pub nothing: Option<Times>,
 }
 
-/// How long one guest took under one monitor.
+/// The time of one guest with one monitor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Times {
-    /// In milliseconds.
+    /// The time in milliseconds.
     pub millis: Millis,
-    /// Ours divided by this one; none for ours.
+    /// Our time divided by this one; `None` for ours.
     pub ours_divided_by_this: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Boots as text, as JSON and as a section of a Markdown file.
+//! Boot results as text, JSON and a section of a Markdown file.
 
 use std::fmt::Write;
 use std::fs;
@@ -10,22 +10,22 @@ use super::perf::{Monitor, Perf, Times};
 use crate::machine::Machine;
 use crate::{Error, markdown};
 
-/// One kernel's boots.
+/// The boots of one kernel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Boots {
-    /// What kernel it is: `kernel build`, or the distribution's.
+    /// A description of the kernel.
     pub kernel: String,
     /// The measurements.
     pub perf: Perf,
 }
 
-/// All that was measured.
+/// All measurements of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Where the lab ran. Its clock does not depend on it.
+    /// The machine on which the lab ran. The deterministic clock does not depend on it.
     pub machine: Machine,
-    /// Kernel by kernel.
+    /// The boots of each kernel.
     pub boots: Vec<Boots>,
 }
 
@@ -40,21 +40,21 @@ impl Report {
         fs::write(path, json + "\n").map_err(Error::file(path))
     }
 
-    /// Puts the results between the two marks in a Markdown file; the rest stays as it is.
+    /// Replaces the section between the markers in a Markdown file with the results.
     ///
     /// # Errors
-    /// When there is no such file, or it lacks a mark.
+    /// When the file cannot be read or written, or lacks a marker.
     pub fn write_markdown(&self, path: &Path, command: &str) -> Result<(), Error> {
         markdown::put(path, "boot-bench", &self.markdown(command))
     }
 
-    /// The results as Markdown, which is what a terminal gets too.
+    /// The results as Markdown, which is also printed on a terminal.
     pub fn markdown(&self, command: &str) -> String {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
-            "`{command}` in the lab (an AMD-V host emulated by QEMU) under its deterministic clock: a \
+            "`{command}` in the lab (an AMD-V host emulated by QEMU) with its deterministic clock: a \
              millisecond is a million instructions of host and guest together.\n"
         );
         for boots in &self.boots {
@@ -69,7 +69,7 @@ fn section(text: &mut String, boots: &Boots) {
     let version = perf.kernel.version.as_deref().unwrap_or("unknown");
     let _ = writeln!(
         text,
-        "**{}** ({version}), {} MiB, {} CPU(s), {} boots:\n\n| phase | from ms | takes ms |\n|---|---|---|",
+        "**{}** ({version}), {} MiB, {} CPU(s), {} boots:\n\n| phase | start, ms | duration, ms |\n|---|---|---|",
         boots.kernel, perf.resources.memory_mib, perf.resources.cpu_count, perf.iterations
     );
     for part in &perf.parts {
@@ -86,7 +86,7 @@ fn section(text: &mut String, boots: &Boots) {
     }
     row("command to exit code", whole.to_exit_code_millis.median);
     row(
-        "then, not waited for: the VM gone",
+        "VM teardown, after the exit code",
         whole.teardown_millis.median,
     );
     text.push('\n');
@@ -94,7 +94,7 @@ fn section(text: &mut String, boots: &Boots) {
         return;
     }
     text.push_str(
-        "| monitor alone | same kernel and initramfs, to userspace and reset, ms | ours ÷ this | \
+        "| monitor only | same kernel and initramfs, to userspace and reset, ms | ours ÷ this | \
          no kernel, first instruction resets, ms | ours ÷ this |\n|---|---|---|---|---|\n",
     );
     for monitor in &perf.monitors {

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::Error;
 
-/// What is measured: a name, and the arguments of busybox's `dd`. Direct: the guest's page cache
-/// has no part in it. Small requests come one by one, so they measure how long one takes.
+/// The measurements: a name, and the arguments of busybox's `dd`. Direct I/O bypasses the guest's
+/// page cache. `dd` issues one request at a time, so the small ones measure latency.
 pub const WORK: [(&str, &str); 4] = [
     ("read, 1 MiB", "if=/dev/vda of=/dev/null bs=1M iflag=direct"),
     (
@@ -25,25 +25,25 @@ pub const WORK: [(&str, &str); 4] = [
     ),
 ];
 
-/// Where kernel and initramfs are in the lab.
+/// The paths of kernel and initramfs in the lab.
 pub(super) const IN_LAB: [&str; 2] = ["/guest/vmlinux", "/guest/initramfs.cpio"];
 
-/// What marks the guest's own lines on its console.
+/// The prefix of result lines on the console.
 const MARK: &str = "DISK ";
 
-/// What boots.
+/// The guest to boot.
 #[derive(Debug)]
 pub struct Guest {
     /// An ELF kernel.
     pub kernel: PathBuf,
-    /// Its whole userland.
+    /// The initramfs with the whole userspace.
     pub initramfs: PathBuf,
-    /// Where it was put together, and where the kernel is.
+    /// Owns the directories of both files.
     _kept: Option<(TempDir, Host)>,
 }
 
 impl Guest {
-    /// The guest as the lab has it.
+    /// The guest's files in the lab.
     pub fn in_lab() -> Guest {
         let [kernel, initramfs] = IN_LAB.map(PathBuf::from);
         Guest {
@@ -53,7 +53,7 @@ impl Guest {
         }
     }
 
-    /// Puts a guest together that moves `mib` MiB in each piece of work.
+    /// Builds a guest that transfers `mib` MiB in each measurement.
     ///
     /// # Errors
     /// When a tool or the kernel's package is missing.
@@ -84,7 +84,7 @@ impl Guest {
     }
 }
 
-/// The file of the kernel that `kernel build` makes, and what keeps it.
+/// The kernel that `kernel build` produces, and the host whose store contains it.
 fn built_kernel() -> Result<(Host, PathBuf), Error> {
     #[derive(serde::Deserialize)]
     struct Document {
@@ -97,8 +97,8 @@ fn built_kernel() -> Result<(Host, PathBuf), Error> {
     let host = microagent_tests::built_kernel::host()?;
     let built = host.microagent(["--json", "kernel", "build"]).finish();
     let document: Document =
-        serde_json::from_slice(&built.stdout).map_err(|source| Error::Answer {
-            command: "microagent kernel build".into(),
+        serde_json::from_slice(&built.stdout).map_err(|source| Error::Parse {
+            what: "the output of microagent kernel build".into(),
             source,
         })?;
     let hex = document.kernel.digest.replace("sha256:", "");
@@ -106,12 +106,12 @@ fn built_kernel() -> Result<(Host, PathBuf), Error> {
     Ok((host, blob))
 }
 
-/// PID 1. The disk is written once before anything counts, so that its file has all its pages.
+/// PID 1. Writes the disk once before measuring, so that the file is fully allocated.
 fn init_script(mib: u32) -> String {
     let mut script = String::from(
         "#!/bin/busybox sh\nb=/bin/busybox\n$b mount -t devtmpfs none /dev\n$b mount -t proc none /proc\n",
     );
-    // Nothing else in Linux and busybox tells time finer than in hundredths.
+    // The only clock available to busybox with a resolution better than 10 ms.
     script += "now() { $b sed -n 's/^now at \\([0-9]*\\) nsecs/\\1/p;3q' /proc/timer_list; }\n";
     script +=
         &format!("$b dd if=/dev/zero of=/dev/vda bs=1M count={mib} oflag=direct 2>/dev/null\n");
@@ -126,12 +126,12 @@ fn init_script(mib: u32) -> String {
             u64::from(mib) << 20
         );
     }
-    // Any monitor understands a reset, and QEMU's machine has no ACPI to power off with.
+    // All monitors support reset; QEMU's machine has no ACPI for power-off.
     script += "$b reboot -f\n";
     script
 }
 
-/// MB/s of each piece of [`WORK`], as the guest's console tells them; `None` when one is missing.
+/// Parses the MB/s of each measurement in [`WORK`] from the console; `None` when one is missing.
 pub fn rates(console: &str) -> Option<Vec<f64>> {
     let line = |number: usize| {
         let mark = format!("{MARK}{number} ");
@@ -142,7 +142,7 @@ pub fn rates(console: &str) -> Option<Vec<f64>> {
         .collect()
 }
 
-/// Of `BYTES START END`, in nanoseconds.
+/// The MB/s of a line `BYTES START END`, times in nanoseconds.
 fn rate(line: &str) -> Option<f64> {
     let mut numbers = line.split_whitespace().map(str::parse::<u64>);
     let mut next = || numbers.next()?.ok();
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_guest_says_becomes_rates() {
+    fn parses_rates_from_the_console() {
         let console: String = (0..WORK.len())
             .map(|number| format!("[    1.0] x {MARK}{number} 64000000 1000 250001000\r\n"))
             .collect();

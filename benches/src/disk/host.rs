@@ -1,4 +1,4 @@
-//! The monitors that need no KVM, on this host.
+//! The monitors without KVM, on this host.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use super::guest::Guest;
 use super::monitor::{self, Monitor};
 use crate::Error;
 
-/// Where a file is in memory.
+/// A memory-backed directory.
 const MEMORY: &str = "/dev/shm";
 
-/// Measures our block device and QEMU's in turns; the rates of each round.
+/// Measures our block device and QEMU's alternately; returns the rates of each round.
 ///
 /// # Errors
-/// When a VM does not do its work.
+/// When a VM does not complete its measurements.
 pub fn measure(guest: &Guest, mib: u32, rounds: u32) -> Result<Vec<[Vec<f64>; 2]>, Error> {
     let dir = tempfile::tempdir_in(MEMORY).map_err(Error::file(Path::new(MEMORY)))?;
     let disk = monitor::disk(dir.path(), mib)?;

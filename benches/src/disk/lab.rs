@@ -1,4 +1,4 @@
-//! The monitors that need KVM, in the lab: the benchmark puts its own program there.
+//! The monitors that need KVM, in the lab, which runs a copy of this program.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use super::guest::{Guest, IN_LAB};
 use super::monitor::Monitor;
 use crate::Error;
 
-/// How long one boot may take.
+/// The timeout of one boot in seconds.
 const STEP_SECONDS: u32 = 300;
 
-/// Measures our monitor and QEMU's in turns, in one lab; the rates of each round.
+/// Measures our monitor and QEMU alternately in one lab; returns the rates of each round.
 ///
 /// # Errors
-/// When the lab cannot be made, or a VM in it does not do its work.
+/// When the lab cannot be created, or a VM does not complete its measurements.
 pub fn measure(
     guest: &Guest,
     mib: u32,
@@ -22,7 +22,7 @@ pub fn measure(
     deterministic_clock: bool,
 ) -> Result<Vec<[Vec<f64>; 2]>, Error> {
     let mut lab = Lab::with_machine(Machine {
-        // The device's thread and the vCPU run at once, where the clock allows it.
+        // Two CPUs let the device's thread run beside the vCPU; the deterministic clock allows one.
         cpus: if deterministic_clock { 1 } else { 2 },
         deterministic_clock,
         deadline: Duration::from_secs(3000),
@@ -48,13 +48,13 @@ pub fn measure(
     let rates = |round: u32, monitor: &str| -> Result<Vec<f64>, Error> {
         let step = report.step(&name(round, monitor));
         if step.code != 0 {
-            return Err(Error::NotMeasured {
-                build: "disk",
+            return Err(Error::Invalid {
+                what: "disk",
                 why: step.errors(),
             });
         }
-        serde_json::from_slice(&step.stdout).map_err(|source| Error::Answer {
-            command: format!("disk-bench --inside {monitor}"),
+        serde_json::from_slice(&step.stdout).map_err(|source| Error::Parse {
+            what: format!("the output of disk-bench --inside {monitor}"),
             source,
         })
     };

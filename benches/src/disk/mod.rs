@@ -1,13 +1,13 @@
-//! What a disk gives a guest: the same kernel, initramfs and raw file behind our block device and
-//! behind QEMU's own.
+//! Disk throughput of a guest: the same kernel, initramfs and raw file on our block device and on
+//! QEMU's.
 //!
-//! | module | what it is |
+//! | module | purpose |
 //! |---|---|
-//! | [`guest`] | what boots, and what it measures by its own clock |
-//! | [`monitor`] | the four ways to run it |
-//! | [`lab`] | those that need KVM, in the lab |
-//! | [`host`] | those that need none |
-//! | [`report`] | how it is shown |
+//! | [`guest`] | the guest, which measures with its own clock |
+//! | [`monitor`] | the four monitors that run it |
+//! | [`lab`] | the monitors that need KVM, in the lab |
+//! | [`host`] | the monitors without KVM, on this host |
+//! | [`report`] | output |
 
 pub mod guest;
 pub mod host;

@@ -1,4 +1,4 @@
-//! One boot with one of the monitors that are compared.
+//! One boot with one of the compared monitors.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::Error;
 /// Memory of the guests in MiB.
 const MEMORY_MIB: u64 = 256;
 
-/// Who runs the guest and serves its disk.
+/// The monitor that runs the guest and serves its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Monitor {
     /// Engine `kvm`: our monitor.
@@ -30,10 +30,10 @@ pub enum Monitor {
     QemuTcg,
 }
 
-/// A raw file in `dir`, all holes.
+/// Creates a raw file in `dir` without allocated blocks.
 ///
 /// # Errors
-/// When it cannot be made.
+/// When the file cannot be created.
 pub fn disk(dir: &Path, mib: u32) -> Result<PathBuf, Error> {
     let path = dir.join("disk");
     let file = File::create(&path).map_err(Error::file(&path))?;
@@ -42,10 +42,10 @@ pub fn disk(dir: &Path, mib: u32) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Boots the guest with this raw file as its disk; MB/s of each piece of work.
+/// Boots the guest with the raw file `disk`; returns the MB/s of each measurement.
 ///
 /// # Errors
-/// When the VM does not start, or its guest does not do its work.
+/// When the VM does not start or does not complete its measurements.
 pub fn measure(monitor: Monitor, guest: &Guest, disk: &Path) -> Result<Vec<f64>, Error> {
     let console = match monitor {
         Monitor::OursKvm => ours(Engine::Kvm, guest, disk)?,
@@ -56,20 +56,20 @@ pub fn measure(monitor: Monitor, guest: &Guest, disk: &Path) -> Result<Vec<f64>,
     if std::env::var_os("DISK_BENCH_CONSOLE").is_some() {
         eprintln!("{console}");
     }
-    rates(&console).ok_or(Error::NotMeasured {
-        build: "disk",
+    rates(&console).ok_or(Error::Invalid {
+        what: "disk",
         why: console,
     })
 }
 
 fn not_measured(why: impl std::error::Error) -> Error {
-    Error::NotMeasured {
-        build: "disk",
+    Error::Invalid {
+        what: "disk",
         why: error_chain(&why),
     }
 }
 
-/// What the guest said with an engine of ours.
+/// The guest's console output with one of our engines.
 fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
     let config = VmConfig {
         version: microagent_proto::VERSION,
@@ -108,17 +108,17 @@ fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
     match vm.end() {
         Some(Ok(StopReason::Reset)) => Ok(console.tail(usize::MAX)),
         Some(Err(error)) => Err(not_measured(error)),
-        other => Err(Error::NotMeasured {
-            build: "disk",
+        other => Err(Error::Invalid {
+            what: "disk",
             why: format!("the VM ended with {other:?}: {}", console.tail(2000)),
         }),
     }
 }
 
-/// What the guest said with QEMU alone. Its disk is set up as ours is: a raw file through the
-/// host's page cache.
+/// The guest's console output with QEMU alone. Its disk is configured like ours: a raw file
+/// through the host's page cache.
 fn theirs(accelerator: &str, guest: &Guest, disk: &Path) -> Result<String, Error> {
-    // Under TCG the guest's TSC is the host's, and a guest on a busy host fails to measure it.
+    // Under TCG the guest's TSC is the host's; on a busy host the guest fails to calibrate it.
     let tsc = (accelerator == "tcg").then(qemu::tsc::command_line_word);
     let line = microagent_vmm::boot::CommandLine::new(false)
         .with_extra(Some("reboot=t"))

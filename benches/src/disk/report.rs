@@ -5,10 +5,10 @@ use std::fmt::Write;
 use super::guest::WORK;
 use crate::statistics::Summary;
 
-/// One comparison.
+/// A comparison of two monitors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Comparison {
-    /// Where, and who with whom.
+    /// The place and the monitors compared.
     pub title: String,
     /// The rates of each round: ours, then QEMU's.
     pub rounds: Vec<[Vec<f64>; 2]>,
@@ -45,7 +45,7 @@ impl Comparison {
     }
 }
 
-/// All comparisons as Markdown, after the command that makes them.
+/// All comparisons as Markdown, preceded by the command that produced them.
 pub fn markdown(command: &str, comparisons: &[Comparison]) -> String {
     let mut text = format!("`{command}`\n\n");
     for comparison in comparisons {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ratio_is_the_median_of_the_rounds_ratios() {
+    fn the_ratio_is_the_median_of_the_ratios_per_round() {
         let round = |ours: f64, theirs: f64| [vec![ours; WORK.len()], vec![theirs; WORK.len()]];
         let comparison = Comparison {
             title: "here".into(),
