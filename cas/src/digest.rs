@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for Digest {
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// A hasher of the empty string.
+    /// Starts a hash without input.
     pub fn new() -> Hasher {
         Hasher::default()
     }
