@@ -21,7 +21,7 @@ mod unit;
 use std::sync::mpsc;
 use std::thread;
 
-pub use process::{Finished, Outcome, Test};
+pub use process::{Count, Finished, Outcome, Test};
 pub use program::Program;
 pub use summary::Summary;
 pub use unit::{Unit, units};

@@ -40,13 +40,23 @@ pub struct Test {
     pub elapsed: Duration,
 }
 
+/// The count of libtest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Count {
+    /// Tests that passed.
+    pub passed: usize,
+    /// Tests that failed.
+    pub failed: usize,
+}
+
 /// A unit that has ended.
 #[derive(Debug)]
 pub struct Finished {
-    /// The tests of which libtest reported the end.
+    /// The tests whose ends libtest reported in lines of their own. A child process that writes to
+    /// the same output can break such a line.
     pub tests: Vec<Test>,
-    /// How many of the unit's tests libtest did not report: the process died before.
-    pub missing: usize,
+    /// libtest's own count, its last line; `None` if the process died before.
+    pub count: Option<Count>,
     /// Whether the process exited with 0.
     pub is_success: bool,
     /// Everything it wrote.
@@ -139,7 +149,7 @@ fn finished(
         }
     }
     Finished {
-        missing: unit.tests.len().saturating_sub(tests.len()),
+        count: output.lines().rev().find_map(count),
         tests,
         is_success: status.success(),
         output,
@@ -161,6 +171,21 @@ fn ended(line: &str) -> Option<(&str, Outcome)> {
         Outcome::Ignored(reason.trim_start_matches(", ").to_owned())
     };
     Some((name.trim_end_matches(" - should panic"), outcome))
+}
+
+/// A line of libtest's: `test result: ok. N passed; N failed; …`.
+fn count(line: &str) -> Option<Count> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |of: &str| {
+        let count = counts
+            .split("; ")
+            .find_map(|count| count.strip_suffix(of))?;
+        count.trim().parse().ok()
+    };
+    Some(Count {
+        passed: number(" passed")?,
+        failed: number(" failed")?,
+    })
 }
 
 #[cfg(test)]
@@ -235,7 +260,27 @@ mod tests {
             .map(|test| test.elapsed.as_secs())
             .collect();
         assert_eq!(times, [3, 7]);
-        assert_eq!((finished.missing, finished.is_success), (1, false));
+        assert_eq!((finished.count, finished.is_success), (None, false));
+    }
+
+    #[test]
+    fn the_last_count_is_the_programs_own() {
+        let (_directory, unit) = unit("", &["a", "b"]);
+        let start = Instant::now();
+        let lines = [
+            "test a ... FAILED\n",
+            "test result: FAILED. 0 passed; 7 failed; 0 ignored; 0 measured\n",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured\n",
+        ];
+        let lines = lines.map(|line| (start, line.to_owned())).to_vec();
+        let status = ExitStatus::from_raw(101 << 8);
+        let finished = finished(&unit, start, lines, status, Duration::ZERO, Duration::ZERO);
+        let expected = Count {
+            passed: 1,
+            failed: 1,
+        };
+        assert_eq!(finished.count, Some(expected));
+        assert_eq!(finished.tests.len(), 1);
     }
 
     #[test]
@@ -245,7 +290,10 @@ mod tests {
         let finished = run(&unit).unwrap();
         let pid = std::fs::read_to_string(directory.path().join("pid")).unwrap();
         crate::tool::run("kill", [pid.trim()]).unwrap();
-        assert!(finished.is_success && finished.missing == 0, "{finished:?}");
+        assert!(
+            finished.is_success && finished.tests.len() == 1,
+            "{finished:?}"
+        );
         assert!(finished.elapsed < Duration::from_secs(100));
     }
 
@@ -254,6 +302,6 @@ mod tests {
         let (_directory, unit) = unit("echo out; echo err >&2; exit 101", &["a"]);
         let finished = run(&unit).unwrap();
         assert_eq!(finished.output, "out\nerr\n");
-        assert_eq!((finished.missing, finished.is_success), (1, false));
+        assert_eq!((finished.count, finished.is_success), (None, false));
     }
 }

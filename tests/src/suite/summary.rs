@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Finished, Outcome, Unit};
+use super::{Finished, Outcome, Test, Unit};
 
 /// Tests marked so run in processes that other tests start.
 const PART: &str = "a part of other tests";
@@ -21,21 +21,26 @@ impl Summary {
     /// Adds a unit, and returns the line to print for it.
     pub fn add(&mut self, unit: &Unit, finished: &Finished) -> String {
         let name = unit.name();
-        let (mut passed, failures) = (0, self.failed.len());
+        let failures = self.failed.len();
         for test in &finished.tests {
             let full = format!("{} {}", unit.program.name, test.name);
             match &test.outcome {
-                Outcome::Passed => passed += 1,
+                Outcome::Passed => {}
                 Outcome::Failed => self.failed.push(full.clone()),
                 Outcome::Ignored(reason) if reason == PART => continue,
                 Outcome::Ignored(reason) => self.ignored.push(format!("{full}: {reason}")),
             }
             self.times.push((test.elapsed, full));
         }
+        let reported = |test: &&Test| test.outcome == Outcome::Passed;
+        let passed = match finished.count {
+            Some(count) => count.passed,
+            None => finished.tests.iter().filter(reported).count(),
+        };
         self.passed += passed;
-        if finished.missing > 0 {
-            let what = format!("{name}: ended before {} of its tests", finished.missing);
-            self.failed.push(what);
+        if finished.count.is_none() {
+            self.failed
+                .push(format!("{name}: its process died before its last test"));
         } else if !finished.is_success && self.failed.len() == failures {
             self.failed.push(format!("{name}: its process failed"));
         }
@@ -87,7 +92,7 @@ impl fmt::Display for Summary {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Program, Test};
+    use super::super::{Count, Program};
     use super::*;
 
     fn unit() -> Unit {
@@ -105,18 +110,22 @@ mod tests {
         }
     }
 
-    fn finished(outcomes: &[(&str, Outcome, u64)], missing: usize) -> Finished {
+    fn finished(outcomes: &[(&str, Outcome, u64)]) -> Finished {
         let test = |(name, outcome, seconds): &(&str, Outcome, u64)| Test {
             name: (*name).to_owned(),
             outcome: outcome.clone(),
             elapsed: Duration::from_secs(*seconds),
         };
         let tests: Vec<Test> = outcomes.iter().map(test).collect();
-        let failed = |test: &Test| test.outcome == Outcome::Failed;
+        let number = |outcome| tests.iter().filter(|test| test.outcome == outcome).count();
+        let count = Count {
+            passed: number(Outcome::Passed),
+            failed: number(Outcome::Failed),
+        };
         Finished {
-            is_success: missing == 0 && !tests.iter().any(failed),
+            is_success: count.failed == 0,
+            count: Some(count),
             tests,
-            missing,
             output: String::new(),
             elapsed: Duration::from_millis(12_340),
             processor_time: Duration::from_secs(3),
@@ -131,7 +140,7 @@ mod tests {
             ("b", Outcome::Passed, 5),
             ("c", Outcome::Ignored(PART.into()), 0),
         ];
-        let line = summary.add(&unit(), &finished(&outcomes, 0));
+        let line = summary.add(&unit(), &finished(&outcomes));
         assert_eq!(line, "   12.3 s, processor    3.0 s: cas store: 2 passed");
         assert_eq!(
             summary.slowest(20),
@@ -149,20 +158,34 @@ mod tests {
             ("a", Outcome::Failed, 1),
             ("b", Outcome::Ignored("slow".into()), 0),
         ];
-        let line = summary.add(&unit(), &finished(&outcomes, 3));
+        let mut finished = finished(&outcomes);
+        finished.count = None;
+        let line = summary.add(&unit(), &finished);
         assert!(line.ends_with("0 passed, 2 FAILED"), "{line}");
         assert!(!summary.is_success());
         assert_eq!(
             summary.to_string(),
-            "failed: cas store a\nfailed: cas store: ended before 3 of its tests\n\
+            "failed: cas store a\nfailed: cas store: its process died before its last test\n\
              test cas store b: slow ... ignored\ntest result: FAILED. 0 passed; 2 failed"
         );
     }
 
     #[test]
+    fn a_test_whose_line_was_broken_is_counted() {
+        let mut summary = Summary::default();
+        let mut finished = finished(&[("a", Outcome::Passed, 1)]);
+        finished.count = Some(Count {
+            passed: 2,
+            failed: 0,
+        });
+        summary.add(&unit(), &finished);
+        assert_eq!(summary.to_string(), "test result: ok. 2 passed; 0 failed");
+    }
+
+    #[test]
     fn a_process_that_fails_without_a_failed_test_is_a_failure() {
         let mut summary = Summary::default();
-        let mut finished = finished(&[("a", Outcome::Passed, 1)], 0);
+        let mut finished = finished(&[("a", Outcome::Passed, 1)]);
         finished.is_success = false;
         summary.add(&unit(), &finished);
         assert_eq!(
