@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::StoreError;
 
-use super::registry::RegistryError;
+use super::registry::error::RegistryError;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::manifest::{MAX_DOCUMENT, ManifestError};
 use crate::tar::reader::TarError;

@@ -1,34 +1,35 @@
 //! Reads a layer's tar as a stream: members in order, each with the offset of
-//! its content, in bounded memory whatever the stream says.
+//! its content, in bounded memory for any input.
 //!
 //! Formats: V7, ustar, PAX, GNU (long names and links, sparse files in the old
-//! form and in PAX 0.0, 0.1 and 1.0). The rules where the formats leave a
-//! choice are those of Go's `archive/tar`, because the tools that make and
-//! unpack images use it: global PAX headers are skipped, GNU long names win
-//! over PAX names, members without content have no content whatever their
-//! size field says.
+//! form and in PAX 0.0, 0.1 and 1.0). Where the formats leave a choice, the
+//! rules are those of Go's `archive/tar`, which the tools that build and unpack
+//! images use: global PAX headers are skipped, GNU long names have priority
+//! over PAX names, and the size field of members without content is ignored.
 //!
-//! The header layout is the `tar` crate's; the walk is ours because the crate
-//! keeps extension headers of any size in memory, gives no offsets for sparse
-//! members and does not know PAX sparse files.
+//! The header layout comes from the `tar` crate. The iteration does not,
+//! because the crate keeps extension headers of any size in memory, reports no
+//! offsets for sparse members and does not support PAX sparse files.
 
 mod fields;
+mod sparse;
 
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
 use self::fields::{device, owner, signed, sum_is_right, unsigned};
-use crate::tar::entry::{Attributes, Content, Entry, EntryKind, Segment, Timestamp, display_name};
+use self::sparse::sparse_content;
+use crate::tar::entry::{Attributes, Content, Entry, EntryKind, Timestamp, display_name};
 use crate::tar::pax::{self, PaxHeader};
 
-/// A tar's unit.
+/// The block size of a tar.
 const BLOCK: u64 = 512;
-/// The longest extension header that is read (Go's limit is 1 MiB as well).
+/// The maximum size of an extension header (the same limit as in Go).
 const MAX_EXTENSION: u64 = 1 << 20;
-/// The most data runs of one sparse file.
+/// The maximum number of data runs in a sparse file.
 const MAX_SEGMENTS: usize = 1 << 16;
-/// How much is skipped at once.
+/// The size of a read while skipping.
 const SKIP: usize = 256 << 10;
 
 /// Why a tar cannot be read.
@@ -66,7 +67,7 @@ pub struct TarReader<R> {
     /// Where the next header begins.
     next: u64,
     buffer: Vec<u8>,
-    /// How to skip bytes without reading them, where that is possible.
+    /// Skips bytes without reading them, if the input can seek.
     seek: Option<fn(&mut R, i64) -> io::Result<()>>,
     ended: bool,
 }
@@ -92,8 +93,8 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Like [`TarReader::new`], but content is skipped by seeking. Where that
-    /// leads beyond the end, `input` must fail with [`io::ErrorKind::UnexpectedEof`].
+    /// Like [`TarReader::new`], but content is skipped by seeking. `input` must
+    /// fail with [`io::ErrorKind::UnexpectedEof`] when it seeks past its end.
     pub fn seekable(input: R) -> TarReader<R>
     where
         R: io::Seek,
@@ -107,7 +108,7 @@ impl<R: Read> TarReader<R> {
     /// The next member, or `None` after the last. Content is skipped.
     ///
     /// # Errors
-    /// [`TarError`]; the reader is of no use after one.
+    /// [`TarError`]; the reader cannot be used after one.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
@@ -144,8 +145,8 @@ impl<R: Read> TarReader<R> {
         Ok(None)
     }
 
-    /// Reads what is left after the last member, so that whoever hashes the
-    /// stream has seen all of it, and gives the input back.
+    /// Reads the rest of the input, so that an input that hashes its stream has
+    /// seen all of it, and returns the input.
     ///
     /// # Errors
     /// [`TarError::Read`].
@@ -227,8 +228,8 @@ impl<R: Read> TarReader<R> {
         })
     }
 
-    /// The regular file whose header was just read: finds its content and
-    /// where the next header is.
+    /// A regular file whose header was just read: locates its content and the
+    /// next header.
     fn file(
         &mut self,
         header: &Header,
@@ -276,78 +277,6 @@ impl<R: Read> TarReader<R> {
         })
     }
 
-    /// The map of an old GNU sparse member (`oldgnu` format), which may go on
-    /// in blocks after the header, and the file's real length.
-    fn old_sparse_map(
-        &mut self,
-        header: &Header,
-        at: u64,
-        path: &[u8],
-    ) -> Result<(Vec<u64>, u64), TarError> {
-        let broken = || TarError::SparseMap {
-            path: display_name(path),
-        };
-        let gnu = header.as_gnu().ok_or_else(broken)?;
-        let real = unsigned(&gnu.realsize, at, "real size")?;
-        let mut map = Vec::new();
-        for run in gnu.sparse.iter().filter(|run| !run.is_empty()) {
-            map.push(unsigned(&run.offset, at, "sparse offset")?);
-            map.push(unsigned(&run.numbytes, at, "sparse length")?);
-        }
-        let mut more = gnu.is_extended();
-        while more {
-            if map.len() >= 2 * MAX_SEGMENTS {
-                return Err(broken());
-            }
-            let mut block = tar::GnuExtSparseHeader::new();
-            self.fill(block.as_mut_bytes())?;
-            for run in block.sparse().iter().filter(|run| !run.is_empty()) {
-                map.push(unsigned(&run.offset, at, "sparse offset")?);
-                map.push(unsigned(&run.numbytes, at, "sparse length")?);
-            }
-            more = block.is_extended();
-        }
-        Ok((map, real))
-    }
-
-    /// The map of a PAX 1.0 sparse member: decimal lines before the content,
-    /// filled up to a block. `Err(None)` is a broken map.
-    fn sparse_map_in_data(&mut self, stored: u64) -> Result<Vec<u64>, Option<TarError>> {
-        let mut numbers: Vec<u64> = Vec::new();
-        let mut current: Option<u64> = None;
-        let mut block = [0; BLOCK as usize];
-        let mut taken = 0;
-        loop {
-            taken += BLOCK;
-            if taken > stored.next_multiple_of(BLOCK) {
-                return Err(None);
-            }
-            self.fill(&mut block).map_err(Some)?;
-            for byte in block {
-                match byte {
-                    b'0'..=b'9' => {
-                        let digit = u64::from(byte - b'0');
-                        let value = current.unwrap_or(0).checked_mul(10);
-                        current = Some(value.and_then(|v| v.checked_add(digit)).ok_or(None)?);
-                    }
-                    b'\n' => numbers.push(current.take().ok_or(None)?),
-                    _ => return Err(None),
-                }
-                let Some((count, map)) = numbers.split_first() else {
-                    continue;
-                };
-                if *count > MAX_SEGMENTS as u64 {
-                    return Err(None);
-                }
-                // The first line counts the pairs that follow.
-                if map.len() as u64 == 2 * count {
-                    numbers.remove(0);
-                    return Ok(numbers);
-                }
-            }
-        }
-    }
-
     /// The content of an extension header of `size` bytes.
     fn extension(&mut self, size: u64, at: u64) -> Result<Vec<u8>, TarError> {
         if size > MAX_EXTENSION {
@@ -359,7 +288,7 @@ impl<R: Read> TarReader<R> {
         Ok(data)
     }
 
-    /// Sets where the next header is: after `size` bytes from here, rounded up.
+    /// Sets the offset of the next header: `size` bytes from here, rounded up.
     fn end_at(&mut self, size: u64, at: u64) -> Result<(), TarError> {
         self.next = size
             .checked_next_multiple_of(BLOCK)
@@ -371,7 +300,7 @@ impl<R: Read> TarReader<R> {
         Ok(())
     }
 
-    /// The header here; `None` at the end: two zero blocks, or no more bytes.
+    /// Reads a header; `None` at the end: two zero blocks, or no more bytes.
     fn header(&mut self) -> Result<Option<Header>, TarError> {
         let offset = self.offset;
         let mut header = Header::new_old();
@@ -380,7 +309,7 @@ impl<R: Read> TarReader<R> {
                 return Ok(None);
             }
             if header.as_bytes().iter().any(|byte| *byte != 0) {
-                // One zero block before a header is as broken as a bad sum.
+                // A single zero block before a header is as invalid as a bad checksum.
                 return match self.offset == offset + BLOCK && sum_is_right(&header) {
                     true => Ok(Some(header)),
                     false => Err(TarError::NoHeader { offset }),
@@ -419,7 +348,7 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Fills the buffer; false when there was not a single byte left.
+    /// Fills the buffer; false if no byte was left.
     fn fill_or_end(&mut self, buffer: &mut [u8]) -> Result<bool, TarError> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -445,33 +374,6 @@ impl<R: Read> TarReader<R> {
         }
         Ok(true)
     }
-}
-
-/// Turns a sparse map into segments of the tar, or `None` if the runs are not
-/// ascending, leave the file, or do not add up to what is stored.
-fn sparse_content(map: &[u64], size: u64, offset: u64, stored: u64) -> Option<Content> {
-    let mut segments = Vec::new();
-    let (mut end, mut taken) = (0u64, 0u64);
-    let (pairs, odd) = map.as_chunks::<2>();
-    if !odd.is_empty() {
-        return None;
-    }
-    for [logical, length] in pairs.iter().copied() {
-        let run_end = logical.checked_add(length)?;
-        if logical < end || run_end > size {
-            return None;
-        }
-        end = run_end;
-        if length > 0 {
-            segments.push(Segment {
-                logical,
-                offset: offset.checked_add(taken)?,
-                length,
-            });
-        }
-        taken = taken.checked_add(length)?;
-    }
-    (taken == stored).then_some(Content { size, segments })
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -15,7 +15,7 @@ mod challenge;
 mod client;
 mod credentials;
 mod endpoints;
-mod error;
+pub(crate) mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod http;
