@@ -12,17 +12,17 @@ use crate::diagnosis::{Diagnosis, ErrorKind};
 #[non_exhaustive]
 #[allow(missing_docs)] // the message of each says it
 pub enum DiskError {
-    #[error("{asked_mib} MiB are too small for the image: it needs {least_mib} MiB")]
+    #[error("{asked_mib} MiB is too small for the image: the minimum is {least_mib} MiB")]
     TooSmall { asked_mib: u64, least_mib: u64 },
-    #[error("the image is too large: a root file system has at most {most_mib} MiB")]
+    #[error("the image is too large: the maximum size of a root file system is {most_mib} MiB")]
     TooLarge { most_mib: u64 },
-    #[error("a name in {directory:?} is not UTF-8 and has no place in our ext4 writer's directory")]
+    #[error("a name in {directory:?} is not UTF-8, and the built-in ext4 writer cannot store it")]
     Name { directory: String },
-    #[error("the image has files in /lost+found, which is the file system's own")]
+    #[error("the image has files in /lost+found, which ext4 reserves")]
     LostFound,
-    #[error("the extended attributes of {path:?} do not fit an ext4 file system")]
+    #[error("the extended attributes of {path:?} cannot be stored in an ext4 file system")]
     Attributes { path: String },
-    #[error("the file {path:?} is larger than an ext4 file can be")]
+    #[error("the file {path:?} exceeds the maximum file size of ext4")]
     FileTooLarge { path: String },
     #[error("{path:?} cannot be stored in an ext4 file system")]
     Inode {
@@ -84,7 +84,7 @@ pub enum Mke2fsError {
     },
     #[error("{} failed: {said}", path.display())]
     Failed { path: PathBuf, said: String },
-    #[error("the name {path:?} cannot be given to debugfs")]
+    #[error("the name {path:?} cannot be passed to debugfs")]
     Name { path: String },
 }
 
@@ -107,7 +107,7 @@ impl Diagnosis for Mke2fsError {
                 "install e2fsprogs (mke2fs and debugfs in one directory), or leave --mke2fs out"
                     .into()
             }
-            _ => "leave --mke2fs out; our own writer does without it".into(),
+            _ => "leave --mke2fs out to use the built-in writer".into(),
         })
     }
 }

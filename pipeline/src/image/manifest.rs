@@ -111,7 +111,7 @@ pub enum ManifestError {
         what: &'static str,
         reason: String,
     },
-    #[error("image {image} has a manifest of Docker's schema 1, which is no longer in use")]
+    #[error("image {image} has a manifest in Docker schema 1, which is not supported")]
     Schema1 { image: String },
     #[error("{image} is not a container image but {media_type}")]
     NotAnImage { image: String, media_type: String },
@@ -120,20 +120,20 @@ pub enum ManifestError {
         image: String,
         available: Vec<String>,
     },
-    #[error("the {what} of {image} came with wrong content: {actual} instead of {expected}")]
+    #[error("the {what} of {image}: digest mismatch: expected {expected}, got {actual}")]
     WrongBytes {
         image: String,
         what: &'static str,
         expected: Digest,
         actual: Digest,
     },
-    #[error("layer {layer} of {image} is of type {media_type}")]
+    #[error("layer {layer} of {image} has the unsupported media type {media_type}")]
     LayerType {
         layer: Digest,
         image: String,
         media_type: String,
     },
-    #[error("the indexes of {image} are nested more than {MAX_NESTING} deep")]
+    #[error("the indexes of {image} are nested more than {MAX_NESTING} levels deep")]
     Nesting { image: String },
 }
 
@@ -150,17 +150,17 @@ impl Diagnosis for ManifestError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             ManifestError::Schema1 { .. } => {
-                "pull it with a Docker that still reads it and push it again".into()
+                "pull it with an old version of Docker and push it again in a current format".into()
             }
             ManifestError::Platform { .. } => format!(
-                "use an image that is built for {}/{} as well",
+                "use an image that is also built for {}/{}",
                 PLATFORM.0, PLATFORM.1
             ),
             ManifestError::LayerType { .. } => {
                 "use an image for Linux whose layers are in the registry and not encrypted".into()
             }
-            ManifestError::NotAnImage { .. } => "name an image that has layers to run".into(),
-            _ => "the image is damaged where it comes from: push or save it anew".into(),
+            ManifestError::NotAnImage { .. } => "use a container image".into(),
+            _ => "the image is damaged at its source: push or save it again".into(),
         })
     }
 }

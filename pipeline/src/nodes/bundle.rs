@@ -80,11 +80,11 @@ pub enum BundleError {
         #[source]
         source: io::Error,
     },
-    #[error("the bundle {} is no file", path.display())]
+    #[error("the bundle {} is not a regular file", path.display())]
     NoFile { path: PathBuf },
     #[error("the bundle {} is empty", path.display())]
     Empty { path: PathBuf },
-    #[error("the bundle {} is compressed with {compression}", path.display())]
+    #[error("the bundle {} has an unsupported compression: {compression}", path.display())]
     Compression {
         path: PathBuf,
         compression: &'static str,
@@ -95,7 +95,7 @@ pub enum BundleError {
         #[source]
         source: io::Error,
     },
-    #[error("the bundle {} is no tar that can be read", path.display())]
+    #[error("the bundle {} is not a readable tar", path.display())]
     Tar {
         path: PathBuf,
         #[source]
@@ -103,20 +103,20 @@ pub enum BundleError {
     },
     #[error("the bundle {} unpacks to more than {} GiB", path.display(), MAX_UNPACKED >> 30)]
     Bomb { path: PathBuf },
-    #[error("the bundle {} has a member that cannot be unpacked, {entry:?}", path.display())]
+    #[error("the bundle {} has a member that cannot be unpacked: {entry:?}", path.display())]
     Member {
         path: PathBuf,
         entry: String,
         #[source]
         problem: MergeProblem,
     },
-    #[error("the bundle {} cannot become a file system", path.display())]
+    #[error("the bundle {} cannot be converted to a file system", path.display())]
     FileSystem {
         path: PathBuf,
         #[source]
         source: DiskError,
     },
-    #[error("the bundle {} was changed while it was read", path.display())]
+    #[error("the bundle {} changed while it was read", path.display())]
     Changed { path: PathBuf },
 }
 
@@ -142,13 +142,12 @@ impl Diagnosis for BundleError {
                 "pack a directory with tar, as in: tar -C DIRECTORY -cf FILE .".into()
             }
             BundleError::Compression { .. } => {
-                "use a tar that is compressed with gzip or zstd, or not at all".into()
+                "use a tar that is compressed with gzip or zstd, or uncompressed".into()
             }
-            BundleError::FileSystem { .. } | BundleError::Bomb { .. } => {
-                "leave out of the tar what the message names".into()
-            }
+            BundleError::FileSystem { .. } => "remove the named files from the tar".into(),
+            BundleError::Bomb { .. } => "use a smaller tar".into(),
             BundleError::Changed { .. } => "try again when nothing writes to it".into(),
-            _ => "the tar is damaged or hostile: do not use it, or pack it anew".into(),
+            _ => "the tar is damaged or hostile: do not use it, or create it again".into(),
         })
     }
 

@@ -49,7 +49,7 @@ pub enum ImageArchiveError {
         #[source]
         source: io::Error,
     },
-    #[error("{} holds no image with a name", path.display())]
+    #[error("{} contains no named image", path.display())]
     Nameless { path: std::path::PathBuf },
 }
 
@@ -75,7 +75,7 @@ impl Diagnosis for ImageArchiveError {
                 "build it first: microagent rootfs build --allow-mutable --image {image}"
             )),
             ImageArchiveError::Nameless { .. } => {
-                Some("use it as it is: run oci-archive:FILE".to_owned())
+                Some("use it directly: run oci-archive:FILE".to_owned())
             }
             ImageArchiveError::Write { .. } => None,
         }

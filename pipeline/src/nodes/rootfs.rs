@@ -61,7 +61,7 @@ pub enum RootfsError {
         #[source]
         source: io::Error,
     },
-    #[error("the tar of layer {layer} in the store does not fit its index")]
+    #[error("the tar of layer {layer} in the store does not match its index")]
     Tar { layer: Digest },
 }
 

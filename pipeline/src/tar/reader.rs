@@ -42,19 +42,19 @@ pub enum TarError {
         #[source]
         source: io::Error,
     },
-    #[error("it is cut short at offset {offset}")]
+    #[error("it is truncated at offset {offset}")]
     CutShort { offset: u64 },
     #[error("the header at offset {offset} is not a tar header")]
     NoHeader { offset: u64 },
-    #[error("the header at offset {offset} has a bad {field} field")]
+    #[error("the header at offset {offset} has an invalid {field} field")]
     Field { offset: u64, field: &'static str },
-    #[error("the extended header at offset {offset} is broken: {reason}")]
+    #[error("the extended header at offset {offset} is malformed: {reason}")]
     Extended { offset: u64, reason: &'static str },
     #[error("the extended header at offset {offset} is longer than {MAX_EXTENSION} bytes")]
     ExtendedTooLong { offset: u64 },
-    #[error("the sparse file {path:?} has a broken map")]
+    #[error("the sparse file {path:?} has an invalid map")]
     SparseMap { path: String },
-    #[error("{path:?} has type {flag:?}, which no image may hold")]
+    #[error("{path:?} has the unsupported type {flag:?}")]
     Type { path: String, flag: char },
 }
 

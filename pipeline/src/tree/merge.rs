@@ -51,7 +51,7 @@ const MAX_INODES: usize = 1 << 22;
 
 /// Why a layer cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("layer {layer} has a member that cannot be unpacked, {entry:?}: {problem}")]
+#[error("layer {layer}: cannot unpack {entry:?}: {problem}")]
 pub struct MergeError {
     /// The layer's digest.
     pub layer: String,
@@ -70,26 +70,26 @@ pub enum MergeProblem {
     #[error("its link target {0:?} leaves the root directory")]
     LinkEscape(String),
     #[error(
-        "it goes through the symbolic link {link:?}, which leaves the root directory for {target:?}"
+        "it passes through the symbolic link {link:?}, which leaves the root directory for {target:?}"
     )]
     SymlinkEscape { link: String, target: String },
-    #[error("it goes through more than {MAX_LINKS} symbolic links")]
+    #[error("it passes through more than {MAX_LINKS} symbolic links")]
     SymlinkLoop,
     #[error("its link target {0:?} is not in the image")]
     MissingTarget(String),
     #[error("its link target {0:?} is a directory")]
     DirectoryTarget(String),
-    #[error("its link target is empty, longer than {MAX_PATH} bytes, or has a zero byte")]
+    #[error("its link target is empty, longer than {MAX_PATH} bytes, or contains a NUL byte")]
     BadTarget,
     #[error(
-        "its name has a zero byte, or is longer than {MAX_PATH} bytes or than {MAX_NAME} in one part"
+        "its name contains a NUL byte, or is longer than {MAX_PATH} bytes or {MAX_NAME} bytes per component"
     )]
     BadName,
     #[error("it would replace the root directory")]
     Root,
-    #[error("it is a whiteout of nothing")]
+    #[error("it is a whiteout without a file name, or below a whiteout")]
     BadWhiteout,
-    #[error("it is one of more than {MAX_INODES} files")]
+    #[error("the image has more than {MAX_INODES} files")]
     TooMany,
 }
 
@@ -101,7 +101,7 @@ impl Diagnosis for MergeError {
     fn remediation(&self) -> Option<String> {
         Some(match self.problem {
             MergeProblem::TooMany => "use an image with fewer files".into(),
-            _ => "the image is broken or hostile: do not use it, or build it anew".into(),
+            _ => "the image is malformed or hostile: do not use it, or rebuild it".into(),
         })
     }
 }

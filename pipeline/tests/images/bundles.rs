@@ -214,21 +214,21 @@ fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
         result,
         ErrorKind::Corrupt,
         &format!(
-            "the bundle {path} is no tar that can be read: the header at offset 0 is not a tar header"
+            "the bundle {path} is not a readable tar: the header at offset 0 is not a tar header"
         ),
     );
     let (result, path) = named("xz", b"\xfd7zXZ\0\0 and so on");
     refused(
         result,
         ErrorKind::Unsupported,
-        &format!("the bundle {path} is compressed with xz"),
+        &format!("the bundle {path} has an unsupported compression: xz"),
     );
     let tar = Tar::new().file("a", &[b'a'; 5000]).finish();
     let (result, path) = named("cut", &tar[..3000]);
     refused(
         result,
         ErrorKind::Corrupt,
-        &format!("the bundle {path} is no tar that can be read: it is cut short at offset 3000"),
+        &format!("the bundle {path} is not a readable tar: it is truncated at offset 3000"),
     );
     let shipped = zstd::encode_all(&tar[..], 1).unwrap();
     let (result, path) = named("cut.zst", &shipped[..shipped.len() / 2]);
@@ -242,7 +242,7 @@ fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
         result,
         ErrorKind::Corrupt,
         &format!(
-            "the bundle {path} has a member that cannot be unpacked, \"../evil\": its name leaves the root directory"
+            "the bundle {path} has a member that cannot be unpacked: \"../evil\": its name leaves the root directory"
         ),
     );
     let lost = Tar::new().file("lost+found/x", b"x").finish();
@@ -251,7 +251,7 @@ fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
         result,
         ErrorKind::Unsupported,
         &format!(
-            "the bundle {path} cannot become a file system: the image has files in /lost+found, which is the file system's own"
+            "the bundle {path} cannot be converted to a file system: the image has files in /lost+found, which ext4 reserves"
         ),
     );
     let directory = dir.path("directory");
@@ -259,14 +259,14 @@ fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
     refused(
         pipeline.bundle(&options(&directory)),
         ErrorKind::Unsupported,
-        &format!("the bundle {} is no file", directory.display()),
+        &format!("the bundle {} is not a regular file", directory.display()),
     );
     let fifo = dir.path("fifo");
     tool::run("mkfifo", [&fifo]).unwrap();
     refused(
         pipeline.bundle(&options(&fifo)),
         ErrorKind::Unsupported,
-        &format!("the bundle {} is no file", fifo.display()),
+        &format!("the bundle {} is not a regular file", fifo.display()),
     );
     let missing = dir.path("missing");
     refused(
@@ -292,10 +292,7 @@ fn a_bundle_that_does_not_match_its_digest_is_never_recorded() {
     refused(
         pipeline.bundle(&options(&path)),
         ErrorKind::Conflict,
-        &format!(
-            "the bundle {} was changed while it was read",
-            path.display()
-        ),
+        &format!("the bundle {} changed while it was read", path.display()),
     );
     assert_eq!(pipeline.reports(), []);
 }

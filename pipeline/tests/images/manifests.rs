@@ -251,7 +251,7 @@ fn a_foreign_layer_is_used_if_the_registry_has_it_and_refused_otherwise() {
         let error = build(&TestDir::new(), &pushed.reference("gone")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", chain(&error));
         let expected = format!(
-            "layer {gone} of {} is of type {media_type}",
+            "layer {gone} of {} has the unsupported media type {media_type}",
             pushed.reference("gone")
         );
         assert_eq!(error.to_string(), expected);
@@ -268,7 +268,7 @@ fn a_schema_1_manifest_is_refused_with_a_remediation() {
     let error = build(&TestDir::new(), &pushed.reference("old")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let expected = format!(
-        "image {} has a manifest of Docker's schema 1, which is no longer in use",
+        "image {} has a manifest in Docker schema 1, which is not supported",
         pushed.reference("old")
     );
     assert_eq!(error.to_string(), expected);

@@ -70,6 +70,6 @@ fn a_missing_mke2fs_and_an_unsupported_name_are_reported() {
     let error = with("/usr/sbin/mke2fs");
     assert_eq!(
         error.to_string(),
-        "the name \"/new\\\\nline\" cannot be given to debugfs"
+        "the name \"/new\\\\nline\" cannot be passed to debugfs"
     );
 }

@@ -105,7 +105,7 @@ fn a_transfer_that_makes_too_little_progress_fails() {
     let error = error.unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     let text = chain(&error);
-    assert!(text.contains("was cut short: 20000 of"), "{text}");
+    assert!(text.contains("is truncated: received 20000 of"), "{text}");
 }
 
 #[test]
@@ -113,15 +113,15 @@ fn corrupt_blobs_and_manifests_are_refused() {
     let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::FlipBitAt(100_000), None)]);
     let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);
-    assert!(
-        text.contains("came with wrong content: its digest is sha256:"),
-        "{text}"
-    );
+    assert!(text.contains(": digest mismatch: got sha256:"), "{text}");
 
     let (error, _) = build_with_faults(vec![rule("/manifests/", Fault::FlipBitAt(5), None)]);
     let text = error.as_ref().map(|error| chain(error)).unwrap();
     assert!(text.starts_with("the manifest of 127.0.0.1:"), "{text}");
-    assert!(text.contains("came with wrong content"), "{text}");
+    assert!(
+        text.contains(": digest mismatch: expected sha256:"),
+        "{text}"
+    );
 
     let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::FlipBitAt(50), None)]);
     assert_eq!(error.unwrap().kind(), ErrorKind::Corrupt);

@@ -216,7 +216,7 @@ fn an_invalid_image_source_is_reported_with_the_available_images() {
         let message = refusal(&format!("{form}:{index}"));
         let expected = [
             format!("cannot use {index}: it is not {expected}"),
-            format!("cannot use {index}: its tar is broken: it is cut short at offset"),
+            format!("cannot use {index}: its tar is broken: it is truncated at offset"),
         ];
         assert!(
             expected.iter().any(|text| message.starts_with(text)),

@@ -81,7 +81,7 @@ fn a_size_below_the_minimum_is_refused_with_the_minimum() {
     let least = text.rsplit(' ').nth(1).unwrap();
     assert_eq!(
         text,
-        format!("1 MiB are too small for the image: it needs {least} MiB")
+        format!("1 MiB is too small for the image: the minimum is {least} MiB")
     );
     with(least.parse().unwrap()).unwrap();
 }

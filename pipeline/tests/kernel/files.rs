@@ -53,7 +53,7 @@ fn a_file_that_is_not_a_kernel_is_refused_and_leaves_nothing_behind() {
             "it is a program for a running Linux",
         ),
         (dir.path().to_owned(), "it is a directory"),
-        (PathBuf::from("/dev/zero"), "it is no regular file"),
+        (PathBuf::from("/dev/zero"), "it is not a regular file"),
     ];
     for (path, why) in cases {
         let message = format!("{} is not a Linux kernel: {why}", path.display());

@@ -130,7 +130,7 @@ fn documents_are_told_apart() {
     );
     assert_eq!(
         kind(json!({ "schemaVersion": 1, "fsLayers": [] }), None),
-        "image x has a manifest of Docker's schema 1, which is no longer in use"
+        "image x has a manifest in Docker schema 1, which is not supported"
     );
     assert!(kind(json!([]), None).starts_with("the manifest of x is not valid"));
 }

@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path) -> Result<File, InitramfsError> {
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     match metadata.is_file() {
-        false => Err(unfit(path, "it is no regular file")),
+        false => Err(unfit(path, "it is not a regular file")),
         true if metadata.len() > MAX_AGENT => Err(unfit(path, "it is larger than 512 MiB")),
         true => Ok(file),
     }
@@ -55,13 +55,13 @@ pub(super) fn open(path: &Path) -> Result<File, InitramfsError> {
 
 /// Checks that a guest without any other file can run it: x86-64, executable, no interpreter.
 fn check(bytes: &[u8]) -> Result<(), String> {
-    let no_elf = |_| "it is no ELF executable".to_owned();
+    let no_elf = |_| "it is not an ELF executable".to_owned();
     let file = ElfBytes::<LittleEndian>::minimal_parse(bytes).map_err(no_elf)?;
     if file.ehdr.class != elf::file::Class::ELF64 || file.ehdr.e_machine != abi::EM_X86_64 {
         return Err("it is not for x86-64".to_owned());
     }
     if !matches!(file.ehdr.e_type, abi::ET_EXEC | abi::ET_DYN) || file.ehdr.e_entry == 0 {
-        return Err("it is no executable".to_owned());
+        return Err("it is not an executable".to_owned());
     }
     let mut segments = file.segments().into_iter().flatten();
     if segments.any(|segment| segment.p_type == abi::PT_INTERP) {

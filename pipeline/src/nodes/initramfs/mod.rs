@@ -174,7 +174,7 @@ fn read_modules(
         let entry = entry.map_err(|error| bad(error.to_string()))?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         if name.contains('/') || !name.ends_with(".ko") || entry.size() > MAX_MODULE {
-            return Err(bad(format!("{name:?} is no module of a kernel node")).into());
+            return Err(bad(format!("{name:?} is not a kernel module")).into());
         }
         let mut bytes = Vec::new();
         let size = entry.size();
@@ -182,7 +182,7 @@ fn read_modules(
             .read_to_end(&mut bytes)
             .map_err(|error| bad(error.to_string()))?;
         if read as u64 != size {
-            return Err(bad("they are cut short".to_owned()).into());
+            return Err(bad("they are truncated".to_owned()).into());
         }
         modules.push((name, bytes));
     }
@@ -323,12 +323,12 @@ mod tests {
                 script.display()
             )
         };
-        assert_eq!(why(&script), named("it is no ELF executable"));
+        assert_eq!(why(&script), named("it is not an ELF executable"));
         let dynamic = std::env::current_exe().unwrap();
         assert!(
             why(&dynamic).ends_with("it is dynamically linked, and the guest has no libraries")
         );
-        assert!(why(dir.path()).ends_with("it is no regular file"));
+        assert!(why(dir.path()).ends_with("it is not a regular file"));
         let absent = dir.path().join("absent");
         assert_eq!(
             why(&absent),

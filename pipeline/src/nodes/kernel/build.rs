@@ -123,7 +123,7 @@ fn local_source(store: &Store, path: &Path) -> Result<(Digest, String), KernelBu
     let name = path.display().to_string();
     let metadata = fs::metadata(path).map_err(file("read", path))?;
     let why = match metadata.len() {
-        _ if !metadata.is_file() => "it is no regular file",
+        _ if !metadata.is_file() => "it is not a regular file",
         0 => "it is empty",
         size if size > MAX_KERNEL => "it is larger than any kernel's source",
         _ => return Ok((store.digest_known(path)?.0, name)),

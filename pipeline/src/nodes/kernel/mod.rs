@@ -55,7 +55,7 @@ fn from_path(engine: &Engine, path: &Path) -> Result<Kernel, KernelFailure> {
     let metadata = file.metadata().map_err(unreadable)?;
     let why = match metadata.len() {
         _ if metadata.is_dir() => "it is a directory",
-        _ if !metadata.is_file() => "it is no regular file",
+        _ if !metadata.is_file() => "it is not a regular file",
         0 => "it is empty",
         size if size > MAX_KERNEL => {
             return Err(KernelError::TooLarge {

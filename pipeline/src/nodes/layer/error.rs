@@ -13,7 +13,7 @@ use crate::tar::stream::MAX_UNPACKED;
 #[non_exhaustive]
 #[allow(missing_docs)] // the message of each says it
 pub enum LayerError {
-    #[error("layer {layer} of {image} was cut short: {got} of {expected} bytes came")]
+    #[error("layer {layer} of {image} is truncated: received {got} of {expected} bytes")]
     CutShort {
         layer: Digest,
         image: String,
@@ -28,19 +28,21 @@ pub enum LayerError {
         image: String,
         expected: u64,
     },
-    #[error("layer {layer} of {image} came with wrong content: its digest is {actual}")]
+    #[error("layer {layer} of {image}: digest mismatch: got {actual}")]
     WrongBytes {
         layer: Digest,
         image: String,
         actual: Digest,
     },
-    #[error("layer {layer} of {image} unpacks to {actual}, not to what its configuration says")]
+    #[error(
+        "layer {layer} of {image} unpacks to {actual}, not to the diff id in the configuration"
+    )]
     WrongDiffId {
         layer: Digest,
         image: String,
         actual: Digest,
     },
-    #[error("layer {layer} of {image} is compressed with {compression}")]
+    #[error("layer {layer} of {image} has an unsupported compression: {compression}")]
     Compression {
         layer: Digest,
         image: String,
@@ -55,7 +57,7 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
-    #[error("the tar of layer {layer} of {image} is broken")]
+    #[error("the tar of layer {layer} of {image} is malformed")]
     Tar {
         layer: Digest,
         image: String,
@@ -75,12 +77,14 @@ impl Diagnosis for LayerError {
 
     fn remediation(&self) -> Option<String> {
         Some(match self {
-            LayerError::CutShort { .. } => "try again: it goes on where it was cut".into(),
+            LayerError::CutShort { .. } => {
+                "try again: the transfer resumes where it stopped".into()
+            }
             LayerError::Compression { .. } => {
                 "build the image with gzip, zstd or uncompressed layers".into()
             }
             LayerError::Bomb { .. } => "do not use this image, or build a smaller one".into(),
-            _ => "the image is damaged where it comes from: push or save it anew".into(),
+            _ => "the image is damaged at its source: push or save it again".into(),
         })
     }
 }

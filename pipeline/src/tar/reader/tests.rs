@@ -16,7 +16,7 @@ fn entries(tar: &[u8]) -> Result<Vec<Entry>, TarError> {
 /// The bytes of a file of `tar`, holes filled.
 fn content(tar: &[u8], entry: &Entry) -> Vec<u8> {
     let EntryKind::File(content) = &entry.kind else {
-        panic!("{entry:?} is no file");
+        panic!("{entry:?} is not a file");
     };
     let mut bytes = vec![0; content.size as usize];
     for segment in &content.segments {

@@ -355,7 +355,7 @@ fn the_message_names_the_layer_and_the_member() {
     let error = merger.add(member('f', "../evil", "")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "layer sha256:abc has a member that cannot be unpacked, \"../evil\": its name leaves the root directory"
+        "layer sha256:abc: cannot unpack \"../evil\": its name leaves the root directory"
     );
 }
 
