@@ -15,6 +15,8 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::image::reference::is_loopback_host;
 
 /// The proxies that this process was told of.
@@ -107,8 +109,9 @@ fn is_direct(entry: &str, host: &str, port: u16) -> bool {
         return true;
     }
     let address = host.parse::<IpAddr>().ok();
-    if let Some((network, bits)) = entry.split_once('/') {
-        return address.is_some_and(|address| is_in(address, network, bits));
+    if entry.contains('/') {
+        let network = entry.parse::<IpNet>();
+        return (network.ok().zip(address)).is_some_and(|(net, address)| net.contains(&address));
     }
     let (name, wanted) = split_port(entry);
     if wanted.is_some_and(|wanted| wanted.parse() != Ok(port)) {
@@ -139,33 +142,6 @@ fn split_port(entry: &str) -> (&str, Option<&str>) {
     match entry.split_once(':') {
         Some((host, port)) if !port.contains(':') => (host, Some(port)),
         _ => (entry, None),
-    }
-}
-
-fn is_in(address: IpAddr, network: &str, bits: &str) -> bool {
-    let Ok(bits) = bits.parse::<u32>() else {
-        return false;
-    };
-    match (address, network.parse()) {
-        (IpAddr::V4(address), Ok(IpAddr::V4(network))) => {
-            let shift = 32_u32.checked_sub(bits);
-            shift.is_some_and(|shift| {
-                (address.to_bits() ^ network.to_bits())
-                    .checked_shr(shift)
-                    .unwrap_or(0)
-                    == 0
-            })
-        }
-        (IpAddr::V6(address), Ok(IpAddr::V6(network))) => {
-            let shift = 128_u32.checked_sub(bits);
-            shift.is_some_and(|shift| {
-                (address.to_bits() ^ network.to_bits())
-                    .checked_shr(shift)
-                    .unwrap_or(0)
-                    == 0
-            })
-        }
-        _ => false,
     }
 }
 
