@@ -10,6 +10,7 @@
 //! A token is asked for once and serves all requests, until the registry
 //! refuses it: tokens live for minutes, and large layers take longer.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::http::Uri;
 
@@ -21,6 +22,17 @@ use super::http::{Answer, Request};
 
 /// Who we are to token servers that want to know the program.
 const CLIENT_ID: &str = "microagent";
+
+/// The characters to percent-encode in a query: all but the unreserved ones of RFC 3986 and those in
+/// scopes, which some servers compare without decoding.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b':')
+    .remove(b'/')
+    .remove(b',');
 
 impl Client {
     /// The `Authorization` that a 401 asks for.
@@ -140,25 +152,11 @@ fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
         text.push(separator);
         text.push_str(name);
         text.push('=');
-        text.push_str(&percent_encoded(value));
+        text.extend(utf8_percent_encode(value, ENCODED));
         separator = '&';
     }
     let url: Uri = text.parse().ok()?;
     url.authority().is_some().then_some(url)
-}
-
-/// Everything but RFC 3986's unreserved characters, and those that stand in
-/// scopes and that servers have been seen to compare undecoded.
-fn percent_encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
-            b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',' => out.push(char::from(byte)),
-            other => out.push_str(&format!("%{other:02X}")),
-        }
-    }
-    out
 }
 
 /// The token of an answer: `token`, or `access_token` as OAuth2 calls it.
