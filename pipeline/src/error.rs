@@ -1,5 +1,6 @@
-//! The errors of the whole crate in one enum, for its callers. No module below
-//! `pipeline` uses it.
+//! The errors of the whole crate in one enum, for callers. No module below
+//! `pipeline` uses it: a module returns its own `…Error`, or a crate-private
+//! `…Failure` that is its own error or the error of something it calls.
 
 use microagent_cas::StoreError;
 
@@ -18,11 +19,11 @@ use crate::nodes::rootfs::{RootfsError, RootfsFailure};
 use crate::source::{ArchiveError, RegistriesError, RegistryError, SourceFailure};
 use crate::tree::merge::MergeError;
 
-/// Builds [`Error`] from one list: a variant, the module's error it carries.
+/// Generates [`Error`] from a list of variants and the errors they hold.
 macro_rules! errors {
     ($($(#[$doc:meta])* $variant:ident($source:ty),)+) => {
-        /// Why a pipeline operation failed. Each variant is one module's error
-        /// and speaks for itself.
+        /// Why a pipeline operation failed. Each variant holds the error of one
+        /// module, which determines the message and the diagnosis.
         #[derive(Debug, thiserror::Error)]
         #[non_exhaustive]
         pub enum Error {
@@ -42,40 +43,39 @@ macro_rules! errors {
 errors! {
     /// A text is not an image reference.
     Reference(ReferenceError),
-    /// The store could not do its part.
+    /// The store failed.
     Store(StoreError),
-    /// A registry did not give what it was asked for.
+    /// A registry cannot be used.
     Registry(RegistryError),
-    /// The file about registries cannot be used.
+    /// The registries file cannot be used.
     Registries(RegistriesError),
     /// An archive or a layout on disk cannot be used.
     Archive(ArchiveError),
     /// An image's documents cannot be used.
     Manifest(ManifestError),
-    /// A layer could not be brought here or unpacked.
+    /// A layer could not be fetched or unpacked.
     Layer(LayerError),
     /// A layer cannot be added to the tree.
     Merge(MergeError),
     /// A stored layer is damaged.
     Rootfs(RootfsError),
-    /// A tree cannot become a file system.
+    /// A tree cannot be converted to a file system.
     Disk(DiskError),
-    /// A tar bundle cannot become a disk.
+    /// A tar cannot be converted to a disk.
     Bundle(BundleError),
-    /// The host's `mke2fs` or `debugfs` could not do its part.
+    /// The host's `mke2fs` or `debugfs` failed.
     Mke2fs(Mke2fsError),
-    /// A guest kernel could not be had.
+    /// A guest kernel could not be obtained.
     Kernel(KernelError),
     /// A guest kernel could not be built.
     KernelBuild(KernelBuildError),
-    /// An initramfs could not be made.
+    /// An initramfs could not be built.
     Initramfs(InitramfsError),
     /// An image could not be exported or imported.
     ImageArchive(ImageArchiveError),
 }
 
-/// Converts the failures of modules, which are composed of their own errors and
-/// those of what they call, into the variant of the cause.
+/// Converts the `…Failure` of each module to the variant of its cause.
 macro_rules! flatten {
     ($($failure:ident { $($variant:ident),+ $(,)? })+) => {$(
         impl From<$failure> for Error {
@@ -106,12 +106,12 @@ impl Error {
         self.diagnosis().kind()
     }
 
-    /// The way out, where there is one.
+    /// How to fix it, if there is a way.
     pub fn remediation(&self) -> Option<String> {
         self.diagnosis().remediation()
     }
 
-    /// Whether the same call may succeed later without anybody doing anything.
+    /// Whether the same call may succeed later without any change.
     pub fn retryable(&self) -> bool {
         self.diagnosis().retryable()
     }

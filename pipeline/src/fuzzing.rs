@@ -1,7 +1,7 @@
-//! What must hold of any input, for the fuzz targets in `fuzz/`. Each function
-//! takes the fuzzer's bytes and panics if it does not. Not part of the API.
+//! Properties of the parsers, for the fuzz targets in `fuzz/`. Each function
+//! panics if its property does not hold for the given bytes. Not part of the API.
 //!
-//! Where a target has several inputs, they are apart by [`SEPARATOR`].
+//! Several inputs of one target are separated by [`SEPARATOR`].
 
 use std::collections::HashSet;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -22,16 +22,17 @@ use crate::tar::reader::{TarError, TarReader};
 use crate::tree::merge::Merger;
 use crate::tree::{InodeKind, ROOT, Tree};
 
-/// Between the inputs of one run.
+/// Separates the inputs of a target.
 pub const SEPARATOR: &[u8] = b"\n-- next --\n";
-/// The most bytes that a layer of the fuzzer's may unpack to.
+/// The maximum unpacked size of a layer in a fuzz target, in bytes.
 const MAX_LAYER: u64 = 4 << 20;
 
-/// Layers as they are shipped, from the bottom up.
+/// Compressed layers from the bottom up.
 ///
-/// Each is read the same way as a stream and by seeking, its members lie in its
-/// tar, and its index gives them back. Together they are a proper tree, or are
-/// refused; the tree can be laid out, or it is said why not.
+/// Reading as a stream and by seeking gives the same members; their contents are
+/// within the tar, and the index returns the same members. Together they form a
+/// valid tree or are rejected; the tree can be laid out, or fails with an error
+/// other than [`DiskError::Layout`].
 pub fn layer_stack(data: &[u8]) {
     let mut merger = Merger::new();
     for (number, shipped) in inputs(data).iter().enumerate() {
@@ -42,7 +43,7 @@ pub fn layer_stack(data: &[u8]) {
             inner: Cursor::new(&tar),
             length,
         }));
-        // Where a tar is cut short is seen sooner or later.
+        // The two may detect a truncation at different offsets.
         let kind = |result: &Result<_, TarError>| result.as_ref().err().map(discriminant);
         assert_eq!(kind(&members), kind(&sought));
         assert_eq!(members.as_ref().ok(), sought.as_ref().ok());
@@ -67,15 +68,14 @@ pub fn layer_stack(data: &[u8]) {
     tree_is_proper(&tree);
     match ext4::plan(&tree, &Digest::of(b""), Size::Headroom(0)) {
         Ok(planned) => assert_eq!(planned.size() % disk::MIB, 0),
-        // Faults of the layout, not of the tree.
+        // A bug of the layout, not a property of the tree.
         Err(error @ DiskError::Layout { .. }) => panic!("{error:?}"),
         Err(_) => {}
     }
 }
 
-/// A layer's index, as it may lie damaged in a store.
-///
-/// What is read of it can be written, and is then the same.
+/// A layer's index, possibly damaged: members that are read from it can be
+/// written and read again unchanged.
 pub fn layer_index(data: &[u8]) {
     let Ok(members) = read_index(data) else {
         return;
@@ -91,10 +91,8 @@ pub fn layer_index(data: &[u8]) {
     }
 }
 
-/// An index or a manifest, a configuration.
-///
-/// The OCI form of a manifest names the same blobs, and an image has as many
-/// layers as its manifest.
+/// An index or a manifest, then a configuration: the OCI form of a manifest names
+/// the same blobs, and an image has as many layers as its manifest.
 pub fn image_documents(data: &[u8]) {
     let parts = inputs(data);
     let [document, rest @ ..] = parts.as_slice() else {
@@ -130,7 +128,7 @@ fn documents_of(manifest: &ImageManifest, config: Option<&[u8]>) {
     }
 }
 
-/// The name of an image: what is parsed prints as what parses to the same.
+/// A reference: its printed form parses to the same reference.
 pub fn reference(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
@@ -141,15 +139,14 @@ pub fn reference(data: &[u8]) {
             assert_eq!(printed.parse().as_ref(), Ok(&reference), "{printed:?}");
         }
         Err(error) => {
-            // One line, of a length that fits it.
+            // One line of limited length.
             let said = error.to_string();
             assert!(!said.contains('\n') && said.len() < 20_000, "{said:?}");
         }
     }
 }
 
-/// What a registry says about who we should be, and what a file says about who
-/// we are: `WWW-Authenticate`, then an authentication file.
+/// A `WWW-Authenticate` header, then a credentials file.
 pub fn registry_access(data: &[u8]) {
     let parts = inputs(data);
     let mut parts = parts.iter();
@@ -176,7 +173,7 @@ fn inputs(data: &[u8]) -> Vec<&[u8]> {
     inputs
 }
 
-/// The tar of a layer; `None` if there is none in it.
+/// The tar of a layer; `None` if it cannot be decompressed.
 fn unpacked(shipped: &[u8]) -> Option<Vec<u8>> {
     let (first, input) = decompress::peek(shipped).ok()?;
     let compression = decompress::detect(&first).ok()?;
@@ -194,7 +191,7 @@ fn read_tar<R: Read>(mut tar: TarReader<R>) -> Result<Vec<Entry>, TarError> {
     Ok(members)
 }
 
-/// A tar that ends where it ends, also for who seeks.
+/// A tar that cannot be read or sought past its end.
 struct Bounded<'a> {
     inner: Cursor<&'a Vec<u8>>,
     length: u64,
@@ -235,7 +232,7 @@ fn read_index(bytes: &[u8]) -> io::Result<Vec<Entry>> {
     Ok(members)
 }
 
-/// Runs of data that are ascending and apart, in the file and in its tar.
+/// Checks that the data ranges are ascending and disjoint, within the file and the tar.
 fn content_lies_in(content: &Content, tar: u64) {
     let mut end = 0;
     for segment in &content.segments {
@@ -247,7 +244,7 @@ fn content_lies_in(content: &Content, tar: u64) {
     assert!(end <= content.size, "{content:?}");
 }
 
-/// No name that leads out, no directory with two names, none that is in itself.
+/// Checks that no name escapes, and that no directory has two names or contains itself.
 fn tree_is_proper(tree: &Tree) {
     let mut directories = HashSet::from([ROOT]);
     let mut pending = vec![ROOT];

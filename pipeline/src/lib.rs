@@ -1,28 +1,30 @@
-//! The build pipeline: from an image reference to something that boots.
+//! The build pipeline: from an image reference to something bootable.
 //!
-//! Every step is a node: named by the digest of its inputs, computed at most
-//! once, its output a blob of the store ([`microagent_cas`]).
+//! Every step is a node: it is named by the digest of its inputs, computed at
+//! most once, and its output is a blob of the store ([`microagent_cas`]).
 //!
 //! ```text
 //! Reference ─resolve─▶ Image ─fetch─▶ layers ─unpack─▶ tar + index ─rootfs─▶ ext4
 //! tar ─bundle─▶ ext4
 //! ```
 //!
-//! Modules from the top floor down; each imports only lower ones (or its own children).
+//! The modules are on floors, from the top; each imports only from lower floors
+//! and from itself (docs/architecture.md, which a test reads).
 //!
-//! | floor | modules | questions |
+//! | floor | module | contents |
 //! |---|---|---|
-//! | 1 | `pipeline`, `error` | the public handle ([`Pipeline`]), every failure ([`Error`]) |
-//! | 2 | `report` | what changed since, outside and inside ([`DriftReport`], [`Step`]) |
-//! | 3 | `nodes` | what each node is made of, and how it is computed |
-//! | 4 | `source` | where images come from: registries ([`Registries`]), OCI layouts, archives |
-//! |   | `disk` | how a tree becomes a file system: `ext4`, `mke2fs` |
-//! | 5 | `image` | references ([`Reference`]), manifests and configurations |
-//! |   | `kernel` | where the guest's kernel comes from ([`KernelSource`]) |
-//! |   | `tree` | what layers add up to, and what is refused ([`MergeError`]) |
-//! | 6 | `engine` | how a node is found or computed; progress ([`Progress`]) |
-//! |   | `tar` | how a compressed tar becomes members and an index ([`TarError`]) |
-//! | 7 | `diagnosis` | kind, remediation and retryability of a failure ([`Diagnosis`]) |
+//! | 1 | `pipeline` | the public handle ([`Pipeline`]) |
+//! | 2 | `error` | every error in one enum ([`Error`]) |
+//! | 3 | `report` | changed inputs ([`DriftReport`]), the nodes of an image ([`Step`]) |
+//! | 4 | `nodes` | the nodes: their keys and how their outputs are computed |
+//! | 5 | `source` | where images come from: registries ([`Registries`]), OCI layouts, archives |
+//! |   | `disk` | file system images: the built-in ext4 writer and mke2fs |
+//! | 6 | `image` | references ([`Reference`]), manifests, configurations |
+//! |   | `kernel` | guest kernels: images, packages, downloads, builds ([`KernelSource`]) |
+//! |   | `tree` | the merged tree of layers ([`MergeError`]) |
+//! | 7 | `engine` | finding or computing a node ([`NodeSpec`]), progress ([`Progress`]) |
+//! |   | `tar` | from a compressed tar to members and an index ([`TarError`]) |
+//! | 8 | `diagnosis` | kind and remediation of an error ([`Diagnosis`]) |
 
 mod diagnosis;
 mod disk;

@@ -1,4 +1,4 @@
-//! Why a tree cannot become a file system image.
+//! Why a tree cannot be written as a file system image.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use microagent_cas::StoreError;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
-/// Why a tree cannot become a file system.
+/// Why a tree cannot be converted to a file system.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum DiskError {
     #[error("{asked_mib} MiB is too small for the image: the minimum is {least_mib} MiB")]
     TooSmall { asked_mib: u64, least_mib: u64 },
@@ -65,7 +65,7 @@ impl Diagnosis for DiskError {
 pub(crate) enum WriteError {
     /// The image file cannot be written.
     Image(io::Error),
-    /// The tar of this layer (counted from 0) is not what its index says.
+    /// The tar of this layer (counted from 0) does not match its index.
     Layer(usize),
     /// The file system cannot hold the tree.
     Disk(DiskError),
@@ -74,7 +74,7 @@ pub(crate) enum WriteError {
 /// Why the host's programs could not make a file system.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum Mke2fsError {
     #[error("{} cannot be used", path.display())]
     Program {
@@ -82,8 +82,8 @@ pub enum Mke2fsError {
         #[source]
         source: io::Error,
     },
-    #[error("{} failed: {said}", path.display())]
-    Failed { path: PathBuf, said: String },
+    #[error("{} failed: {output}", path.display())]
+    Failed { path: PathBuf, output: String },
     #[error("the name {path:?} cannot be passed to debugfs")]
     Name { path: String },
 }
@@ -118,7 +118,7 @@ pub(crate) enum Mke2fsFailure {
     Store(StoreError),
     Disk(DiskError),
     Mke2fs(Mke2fsError),
-    /// The tar of this layer (counted from 0) is not what its index says.
+    /// The tar of this layer (counted from 0) does not match its index.
     Layer(usize),
 }
 

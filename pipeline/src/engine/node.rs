@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_or_truncated_output_is_computed_again() {
+    fn a_missing_or_truncated_output_is_computed_again() {
         let (_dir, engine) = engine();
         let run = || engine.node(spec(), || outputs(&engine, b"42")).unwrap();
         run();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_want_one_node_at_once_compute_it_once() {
+    fn concurrent_requests_compute_a_node_once() {
         let (_dir, engine) = engine();
         let computed = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {

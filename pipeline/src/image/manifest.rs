@@ -1,8 +1,7 @@
-//! The documents of an image: index, manifest, configuration. Pure: bytes in,
-//! what the pipeline needs out.
+//! The documents of an image: index, manifest, configuration. Pure parsing.
 //!
-//! OCI and Docker schema 2 differ in media types only; schema 1 is recognised
-//! and refused. An index is resolved to this machine's platform.
+//! OCI and Docker schema 2 differ only in media types; schema 1 is detected and
+//! rejected. An index is resolved to this machine's platform.
 
 use microagent_cas::Digest;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
@@ -10,12 +9,12 @@ use serde::Deserialize;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
-/// The most bytes of an index, a manifest or a configuration.
+/// The maximum size of an index, a manifest or a configuration, in bytes.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
-/// How many indexes may be nested.
+/// The maximum depth of nested indexes.
 pub(crate) const MAX_NESTING: usize = 4;
 
-/// The platform images are for here, in OCI's words.
+/// The platform of images, in OCI terms: operating system and architecture.
 pub const PLATFORM: (&str, &str) = ("linux", "amd64");
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -28,51 +27,51 @@ pub(crate) const DOCKER_LIST: &str = "application/vnd.docker.distribution.manife
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 pub(crate) const DOCKER_SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 
-/// A layer as manifest and configuration describe it together.
+/// A layer, as described by the manifest and the configuration together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerDescriptor {
-    /// The blob as it is shipped.
+    /// The blob as distributed.
     pub digest: Digest,
-    /// Its length in bytes.
+    /// Its size in bytes.
     pub size: u64,
     /// The uncompressed tar.
     pub diff_id: Digest,
-    /// The type that the manifest gives it.
+    /// The media type in the manifest.
     pub media_type: String,
 }
 
 impl LayerDescriptor {
-    /// Whether the layer may lie somewhere else than the image does (Windows
-    /// base layers do).
+    /// Whether the layer may be hosted elsewhere than the image (as Windows base
+    /// layers are).
     pub fn is_foreign(&self) -> bool {
         self.media_type.contains("foreign") || self.media_type.contains("nondistributable")
     }
 }
 
-/// What an image says about how to run it: the `config` part of its configuration.
+/// How to run the image: the `config` part of its configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct ImageConfig {
-    /// `NAME=value`, each.
+    /// Environment variables, as `NAME=value`.
     #[serde(deserialize_with = "list")]
     pub env: Vec<String>,
-    /// The directory to start in; empty means the root.
+    /// The working directory; empty means the root.
     #[serde(deserialize_with = "text")]
     pub working_dir: String,
     /// `user`, `uid`, `user:group`, `uid:gid`, …; empty means root.
     #[serde(deserialize_with = "text")]
     pub user: String,
-    /// What is put before every command.
+    /// The prefix of every command.
     #[serde(deserialize_with = "list")]
     pub entrypoint: Vec<String>,
     /// The command when none is given.
     #[serde(deserialize_with = "list")]
     pub cmd: Vec<String>,
-    /// The signal that ends it gracefully, if the image says.
+    /// The signal for a graceful stop, if the image defines one.
     pub stop_signal: Option<String>,
 }
 
-/// Docker writes `null` for what is empty.
+/// Docker writes `null` for empty values.
 fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
@@ -81,9 +80,8 @@ fn text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<String, D::Error> 
     Ok(Option::deserialize(input)?.unwrap_or_default())
 }
 
-/// The parts of an image configuration that matter here. Not `oci-spec`'s
-/// type, which refuses configurations that Docker has written for years, for
-/// fields nobody looks at.
+/// The used parts of an image configuration. The type of `oci-spec` is not used
+/// because it rejects valid configurations of Docker over unused fields.
 #[derive(Debug, Deserialize)]
 struct ConfigDocument {
     #[serde(default, deserialize_with = "text")]
@@ -103,7 +101,7 @@ struct RootfsDocument {
 /// Why an image's documents cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum ManifestError {
     #[error("the {what} of {image} is not valid: {reason}")]
     Malformed {
@@ -172,7 +170,7 @@ pub(crate) enum Document {
     Manifest(Box<ImageManifest>),
 }
 
-/// Which kind of document the bytes are; `media_type` is what they came with.
+/// Parses an index or a manifest; `media_type` is the one it was received with.
 pub(crate) fn parse(
     bytes: &[u8],
     media_type: Option<&str>,
@@ -201,7 +199,7 @@ pub(crate) fn parse(
     }
     let is_index = matches!(media_type, OCI_INDEX | DOCKER_LIST);
     let is_manifest = matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST);
-    // A document without a type of its own is told by what it has.
+    // A document without a media type is identified by its fields.
     if is_index || (!is_manifest && probe.manifests.is_some()) {
         let index = serde_json::from_slice(bytes).map_err(malformed("index"))?;
         return Ok(Document::Index(Box::new(index)));
@@ -237,7 +235,7 @@ pub(crate) fn choose<'a>(
     {
         return Ok(found);
     }
-    // Without a platform only the configuration can tell; one such entry is it.
+    // An entry without a platform is chosen only if it is the only such entry.
     let mut silent = manifests.iter().filter(|m| m.platform().is_none());
     if let (Some(found), None) = (silent.next(), silent.next()) {
         return Ok(found);
@@ -256,7 +254,7 @@ pub(crate) fn choose<'a>(
     })
 }
 
-/// A descriptor's digest as ours.
+/// The digest of a descriptor.
 pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, ManifestError> {
     let text = descriptor.digest().to_string();
     text.parse().map_err(|_| ManifestError::Malformed {
@@ -266,8 +264,8 @@ pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, Man
     })
 }
 
-/// A manifest as OCI writes it. A Docker manifest differs in its media types
-/// only, but readers of OCI layouts do not look at it.
+/// The OCI form of a manifest. A Docker manifest differs only in its media
+/// types, but readers of OCI layouts reject them.
 pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
     let entry = |descriptor: &Descriptor, media_type: &str| {
         serde_json::json!({
@@ -296,8 +294,8 @@ pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
     })
 }
 
-/// Reads a configuration, checks that the image is for this machine, and puts
-/// the layers of the manifest beside their diff ids.
+/// Reads a configuration, checks the platform, and combines the layers of the
+/// manifest with their diff ids.
 pub(crate) fn read_config(
     bytes: &[u8],
     manifest: &ImageManifest,
@@ -310,7 +308,7 @@ pub(crate) fn read_config(
     };
     let document: ConfigDocument =
         serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-    // Images from before multi-platform ones say nothing.
+    // Old images do not name a platform.
     let differs = |said: &str, ours: &str| !said.is_empty() && said != ours;
     if differs(&document.os, PLATFORM.0) || differs(&document.architecture, PLATFORM.1) {
         return Err(ManifestError::Platform {

@@ -69,10 +69,10 @@ pub struct Bundle {
     pub size: u64,
 }
 
-/// Why a tar cannot become a disk.
+/// Why a tar cannot be converted to a disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum BundleError {
     #[error("the bundle {} cannot be read", path.display())]
     Open {
@@ -402,7 +402,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_label_is_as_much_of_the_name_as_fits() {
+    fn a_label_is_the_longest_prefix_of_the_name_that_fits() {
         assert_eq!(label("data"), "data");
         assert_eq!(label("sixteen-bytes-ab"), "sixteen-bytes-ab");
         assert_eq!(label("sixteen-bytes-abc"), "sixteen-bytes-ab");

@@ -2,8 +2,8 @@
 //!
 //! The file is an OCI image layout in a tar (image-layout.md), as read by `skopeo copy
 //! oci-archive:…` and `podman load`: `oci-layout`, `index.json` with one manifest, `blobs/sha256/…`.
-//! It holds all documents and layers of the image: the manifest, the configuration and the layers
-//! as distributed, and if they differ from the manifest, the index that the reference names and the
+//! It holds all documents and layers of the image: the manifest, the configuration, the layers as
+//! distributed and, if they differ from the manifest, the index that the reference names and the
 //! manifest in Docker's form. Annotations of the manifest's entry identify them:
 //!
 //! | annotation | |
@@ -39,7 +39,7 @@ const BUFFER: usize = 1 << 20;
 /// Why an image cannot be exported or imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum ImageArchiveError {
     #[error("{image} has not been resolved in this store")]
     Unknown { image: String },
@@ -239,7 +239,7 @@ fn index_of(image: &Image) -> String {
     let mut index = ImageIndex::default();
     index.set_schema_version(2);
     index.set_manifests(vec![entry]);
-    // Through `Value`: its members are sorted, so annotations have one order.
+    // Through `Value`, which sorts its members, so the order of annotations is fixed.
     serde_json::to_value(&index).map_or_else(|_| String::new(), |index| index.to_string())
 }
 

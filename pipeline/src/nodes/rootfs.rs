@@ -50,10 +50,10 @@ pub struct Rootfs {
     pub size: u64,
 }
 
-/// Why the layers of an image cannot be read back from the store.
+/// Why the unpacked layers of an image cannot be read from the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum RootfsError {
     #[error("the index of layer {layer} is damaged")]
     Index {

@@ -1,14 +1,14 @@
-//! From a layer as it is shipped to the tar in it.
+//! Detects the compression of a layer and decompresses it.
 //!
-//! The bytes decide, not the media type: registries hold layers whose type
-//! says one thing and whose content is another, and every unpacker looks at
-//! the magic number. The media type only rules out what no magic number tells.
+//! The magic number decides, not the media type: some registries hold layers
+//! whose media type is wrong, and other unpackers check the magic number too.
+//! The media type is used only for what has no magic number (encryption).
 
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-/// How a layer is compressed.
+/// A supported compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {
     None,
@@ -18,14 +18,14 @@ pub(crate) enum Compression {
     Zstd,
 }
 
-/// A compression that images do not use.
+/// An unsupported compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Foreign(pub(crate) &'static str);
 
-/// How many bytes [`detect`] wants to see.
+/// The number of bytes that [`detect`] needs.
 pub(crate) const MAGIC_LEN: usize = 6;
 
-/// Tells the compression from the first bytes.
+/// Detects the compression from the first bytes.
 pub(crate) fn detect(first: &[u8]) -> Result<Compression, Foreign> {
     match first {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
@@ -36,8 +36,8 @@ pub(crate) fn detect(first: &[u8]) -> Result<Compression, Foreign> {
     }
 }
 
-/// The uncompressed stream. Memory is bounded by the format's own window: 32
-/// KiB for gzip, 128 MiB at the very most for zstd (8 MiB in practice).
+/// The decompressed stream. Memory is bounded by the window of the format: 32 KiB
+/// for gzip, at most 128 MiB for zstd (8 MiB in practice).
 pub(crate) fn reader<'a, R>(input: R, compression: Compression) -> io::Result<Box<dyn Read + 'a>>
 where
     R: BufRead + 'a,
@@ -49,7 +49,7 @@ where
     })
 }
 
-/// Looks at the first bytes of a stream, however few of them come at once, and puts them back.
+/// Reads the first bytes of a stream, also from short reads, and returns a stream that still has them.
 pub(crate) fn peek<R: BufRead>(mut input: R) -> io::Result<(Vec<u8>, impl BufRead)> {
     let mut first = Vec::with_capacity(MAGIC_LEN);
     input
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_compressed_stays() {
+    fn uncompressed_data_is_unchanged() {
         assert_eq!(plain(b"usr/bin").unwrap(), b"usr/bin");
         assert_eq!(plain(b"").unwrap(), b"");
         assert_eq!(detect(b"BZh91AY"), Err(Foreign("bzip2")));

@@ -1,19 +1,19 @@
-//! One member of a layer, exactly as its tar says it: no name is resolved,
-//! nothing is dropped, and content stays where it is, named by its offset.
+//! A member of a layer, exactly as in the tar: no name is resolved, nothing is
+//! dropped, and content is referred to by its offset.
 
-/// One member of a layer's tar.
+/// A member of a layer's tar.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The name as it stands in the tar: any bytes, perhaps with `./`, a
-    /// leading or a trailing slash.
+    /// The name in the tar: arbitrary bytes, possibly with `./`, a leading or a
+    /// trailing slash.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Its type.
     pub kind: EntryKind,
     /// Owner, mode, time and extended attributes.
     pub attributes: Attributes,
 }
 
-/// What a member is.
+/// The type of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntryKind {
     /// A directory.
@@ -22,12 +22,12 @@ pub enum EntryKind {
     File(Content),
     /// A symbolic link.
     Symlink {
-        /// Where it points, as written.
+        /// The target, as written.
         target: Vec<u8>,
     },
     /// Another name for an earlier member.
     Hardlink {
-        /// That member's name, from the root of the image.
+        /// That member's name, relative to the root of the image.
         target: Vec<u8>,
     },
     /// A character device.
@@ -38,27 +38,27 @@ pub enum EntryKind {
     Fifo,
 }
 
-/// A device's number.
+/// A device number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
-    /// The driver.
+    /// The number of the driver.
     pub major: u32,
-    /// The device of that driver.
+    /// The number of the device within the driver.
     pub minor: u32,
 }
 
-/// What every member carries.
+/// The attributes of a member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
-    /// Permission bits with setuid, setgid and sticky: `0o7777` at most.
+    /// Permission bits with setuid, setgid and sticky: at most `0o7777`.
     pub mode: u16,
     /// The owner.
     pub uid: u32,
     /// The owning group.
     pub gid: u32,
-    /// When it was last changed.
+    /// The modification time.
     pub mtime: Timestamp,
-    /// Extended attributes in the tar's order, no name twice.
+    /// Extended attributes in the tar's order, without duplicate names.
     pub xattrs: Vec<Xattr>,
 }
 
@@ -67,7 +67,7 @@ pub struct Attributes {
 pub struct Xattr {
     /// The name with its namespace, as in `security.capability`.
     pub name: Vec<u8>,
-    /// The value, as `getxattr(2)` returns it.
+    /// The value, as returned by `getxattr(2)`.
     pub value: Vec<u8>,
 }
 
@@ -76,32 +76,32 @@ pub struct Xattr {
 pub struct Timestamp {
     /// Seconds since 1970-01-01 UTC.
     pub seconds: i64,
-    /// Nanoseconds after that: below 1 000 000 000.
+    /// Nanoseconds after that, below 1 000 000 000.
     pub nanos: u32,
 }
 
-/// The content of a regular file: where its bytes lie in the layer's tar.
+/// The content of a regular file, as ranges of the layer's tar.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Content {
-    /// The file's length in bytes, holes included.
+    /// The file's size in bytes, including holes.
     pub size: u64,
-    /// The parts that hold data, ascending and apart; between them are zeros.
+    /// The data ranges, ascending and disjoint; the holes between them read as zeros.
     pub segments: Vec<Segment>,
 }
 
-/// A run of bytes of a file.
+/// A range of bytes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it lies in the file.
+    /// Its offset in the file.
     pub logical: u64,
-    /// Where it lies in the uncompressed tar.
+    /// Its offset in the uncompressed tar.
     pub offset: u64,
-    /// How many bytes; never 0.
+    /// Its length in bytes; never 0.
     pub length: u64,
 }
 
 impl Content {
-    /// A file without holes whose `size` bytes lie at `offset`.
+    /// A file without holes: `size` bytes at `offset`.
     pub fn dense(size: u64, offset: u64) -> Content {
         let segments = match size {
             0 => Vec::new(),
@@ -115,7 +115,7 @@ impl Content {
     }
 }
 
-/// A name for messages: the bytes of a tar or of a tree, as text.
+/// A name for messages: bytes of a tar or a tree, escaped and truncated.
 pub(crate) fn display_name(bytes: &[u8]) -> String {
     const LONGEST: usize = 200;
     let text = String::from_utf8_lossy(bytes);

@@ -1,17 +1,16 @@
 //! PAX extended headers (POSIX.1-2001 `pax`, "pax Extended Header"): records
 //! of the form `LENGTH KEY=VALUE\n`.
 //!
-//! The `tar` crate's parser splits at newlines, so a binary extended attribute
-//! with a 0x0a in it (a file capability may have one) would not be read; this
-//! one goes by the lengths.
+//! The `tar` crate's parser splits at newlines, so it misreads a binary value
+//! that contains 0x0a (a file capability may). This one uses the lengths.
 
 use crate::tar::entry::{Timestamp, Xattr};
 
-/// Prefix of records that carry extended attributes, as GNU tar, Go and
-/// everything that builds images write them.
+/// The prefix of records with extended attributes, as written by GNU tar, Go and
+/// the tools that build images.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// What the extended header of one member overrides.
+/// The fields that the extended header of a member overrides.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PaxHeader {
     pub(crate) path: Option<Vec<u8>>,
@@ -29,11 +28,11 @@ pub(crate) struct PaxHeader {
 pub(crate) struct PaxSparse {
     pub(crate) major: Option<u64>,
     pub(crate) minor: Option<u64>,
-    /// The real name (the member's own is a stand-in for other readers).
+    /// The real name; the member's own name is a placeholder for other readers.
     pub(crate) name: Option<Vec<u8>>,
-    /// The file's length with its holes.
+    /// The file's size, including holes.
     pub(crate) size: Option<u64>,
-    /// The map as `offset, length, offset, length…`; format 1.0 keeps it in the data.
+    /// The map as `offset, length, offset, length…`; in format 1.0 it is in the data.
     pub(crate) map: Option<Vec<u64>>,
 }
 
@@ -43,7 +42,7 @@ impl PaxSparse {
     }
 }
 
-/// Parses the content of an extended header. The error says what is wrong.
+/// Parses the content of an extended header. The error is the reason.
 pub(crate) fn parse(data: &[u8], map_limit: usize) -> Result<PaxHeader, &'static str> {
     let mut header = PaxHeader::default();
     let mut rest = data;
@@ -68,7 +67,7 @@ fn record(data: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
 
 impl PaxHeader {
     fn set(&mut self, key: &[u8], value: &[u8], map_limit: usize) -> Result<(), &'static str> {
-        // An empty value takes back an override (POSIX).
+        // An empty value removes an override (POSIX).
         let bytes = || (!value.is_empty()).then(|| value.to_vec());
         let sparse = &mut self.sparse;
         match key {
@@ -129,7 +128,7 @@ fn number(value: &[u8]) -> Result<Option<u64>, &'static str> {
     Ok(Some(number))
 }
 
-/// `[-]SECONDS[.FRACTION]`; digits beyond nanoseconds are cut.
+/// `[-]SECONDS[.FRACTION]`; digits beyond nanoseconds are ignored.
 fn timestamp(value: &[u8]) -> Result<Option<Timestamp>, &'static str> {
     const BAD: &str = "a time is not a decimal number";
     if value.is_empty() {
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_may_hold_any_bytes() {
+    fn a_value_may_contain_any_bytes() {
         let value = b"\x01\n\0=\xff 12 a=b\n";
         let header = parse(&records(&[("SCHILY.xattr.security.capability", value)]), 8).unwrap();
         assert_eq!(header.xattrs[0].name, b"security.capability");
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_to_the_nanosecond_on_both_sides_of_1970() {
+    fn times_are_read_to_the_nanosecond_before_and_after_1970() {
         let time = |text: &str| timestamp(text.as_bytes()).unwrap().unwrap();
         let at = |seconds, nanos| Timestamp { seconds, nanos };
         assert_eq!(time("12"), at(12, 0));
@@ -207,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_takes_an_override_back_and_the_last_one_counts() {
+    fn an_empty_value_removes_an_override_and_the_last_record_has_priority() {
         let header = parse(
             &records(&[("path", b"a"), ("path", b""), ("uid", b"1"), ("uid", b"2")]),
             8,
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_records_are_refused() {
+    fn malformed_records_are_rejected() {
         for bad in [
             &b"5 a=b\n"[..],
             b"7 a=b\n",
@@ -233,12 +232,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_parse_or_are_refused_without_a_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_input_panics(data in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse(&data, 16);
         }
 
         #[test]
-        fn records_come_back_as_written(path in proptest::collection::vec(any::<u8>(), 1..200), uid in any::<u64>()) {
+        fn records_are_read_as_written(path in proptest::collection::vec(any::<u8>(), 1..200), uid in any::<u64>()) {
             let header = parse(&records(&[("path", &path), ("uid", uid.to_string().as_bytes())]), 8).unwrap();
             prop_assert_eq!(header.path, Some(path));
             prop_assert_eq!(header.uid, Some(uid));

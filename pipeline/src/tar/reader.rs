@@ -34,7 +34,7 @@ const SKIP: usize = 256 << 10;
 
 /// Why a tar cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // the message of each says it; offsets are into the uncompressed tar
+#[allow(missing_docs)] // each message documents its variant; offsets are into the uncompressed tar
 pub enum TarError {
     #[error("it could not be read at offset {offset}")]
     Read {

@@ -1,32 +1,31 @@
-//! Adds layers up to a tree, bottom layer first, one member after another.
+//! Merges layers into a tree, bottom layer first, one member after another.
 //!
-//! The rules are the OCI layer specification's ("Applying Changesets",
-//! "Whiteouts"), and where it is silent those of umoci and containerd:
-//! - A whiteout (`.wh.NAME`, whatever its type) and an opaque mark
-//!   (`.wh..wh..opq`) hide what *lower* layers have; what their own layer adds
-//!   stays, in whatever order the two come.
-//! - A directory over a directory keeps its names and takes the new
-//!   attributes; anything else over anything replaces it. A replaced name of a
-//!   hard link leaves the other names as they were.
-//! - A directory nobody has a member for is made (`root:root`, 0755, 1970); a
-//!   file where a directory is needed gives way.
-//! - A hard link's target is a name from the root, of this or a lower layer.
-//! - AUFS's own files (`.wh..wh.*`) are dropped.
+//! The rules are those of the OCI layer specification ("Applying Changesets",
+//! "Whiteouts") and, where it does not specify, of umoci and containerd:
+//! - A whiteout (`.wh.NAME`, of any type) and an opaque marker (`.wh..wh..opq`)
+//!   hide entries of *lower* layers; entries of the same layer stay, in either
+//!   order.
+//! - A directory over a directory keeps its entries and takes the new
+//!   attributes; in all other cases the new member replaces the old one. If the
+//!   replaced name is a hard link, the other names are unchanged.
+//! - A parent directory without a member is created (`root:root`, 0755, 1970); a
+//!   file in the place of a parent directory is replaced.
+//! - The target of a hard link is a name from the root, in this or a lower layer.
+//! - Files of AUFS (`.wh..wh.*`) are dropped.
 //!
-//! A tar that is no layer ([`Merger::without_whiteouts`]) has none of these
-//! names: there `.wh.x` is a file like any other.
+//! In a tar that is not a layer ([`Merger::without_whiteouts`]), `.wh.x` is an
+//! ordinary file.
 //!
-//! # Names that try to get out
-//! Names are resolved in the tree alone, so nothing can reach the host; what is
-//! refused here is an image whose result would not be what its maker can have
-//! meant.
-//! - `..` in a member's name or in a hard link's target is refused.
-//! - A leading `/` is the image's root, as for umoci, containerd and Docker:
-//!   images made by ko, kaniko, Bazel and buildpacks name their members so.
-//! - A symbolic link on the way to a member is followed inside the root
-//!   (`/lib`, `/var/run`), unless it climbs out of it with `..`. One that its
-//!   own layer has planted may not be absolute: no tool that walks a file tree
-//!   writes such a layer, and it is how a hostile one reaches for the host.
+//! # Names that escape from the root
+//! Names are resolved in the tree alone, so no name can reach the host. These
+//! rules reject images whose result its author cannot have intended:
+//! - `..` in a member's name or in a hard link's target is rejected.
+//! - A leading `/` means the image's root, as for umoci, containerd and Docker:
+//!   ko, kaniko, Bazel and buildpacks write such names.
+//! - A symbolic link in the path of a member is followed within the root
+//!   (`/lib`, `/var/run`), unless it leaves the root with `..`. A link of the same
+//!   layer must not be absolute: no tool that walks a file tree writes such a
+//!   layer, and it is the known way to escape to the host.
 
 use std::collections::VecDeque;
 
@@ -39,14 +38,14 @@ const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// The longest name of a member and the longest target of a link: `PATH_MAX`
-/// without the zero at its end.
+/// The maximum length of a member's name and of a link's target: `PATH_MAX`
+/// without the terminating NUL.
 const MAX_PATH: usize = 4095;
-/// The longest single name (`NAME_MAX`).
+/// The maximum length of a path component (`NAME_MAX`).
 const MAX_NAME: usize = 255;
-/// How many symbolic links one name may lead through, as for Linux.
+/// The maximum number of symbolic links in the resolution of a path, as in Linux.
 const MAX_LINKS: usize = 40;
-/// How many inodes an image's layers may make, all in all.
+/// The maximum number of inodes of all layers of an image.
 const MAX_INODES: usize = 1 << 22;
 
 /// Why a layer cannot be added.
@@ -55,15 +54,15 @@ const MAX_INODES: usize = 1 << 22;
 pub struct MergeError {
     /// The layer's digest.
     pub layer: String,
-    /// The member's name as it stands in the tar.
+    /// The member's name in the tar.
     pub entry: String,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: MergeProblem,
 }
 
-/// What is wrong with a member.
+/// The problem with a member.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum MergeProblem {
     #[error("its name leaves the root directory")]
     Escape,
@@ -106,18 +105,18 @@ impl Diagnosis for MergeError {
     }
 }
 
-/// A tree in the making.
+/// Builds a tree.
 #[derive(Debug, Default)]
 pub struct Merger {
     tree: Tree,
-    /// Names that begin with `.wh.` mean nothing.
+    /// Names that begin with `.wh.` are ordinary.
     plain: bool,
-    /// The current layer's number; the tree's edges are stamped with it.
+    /// The current layer's number, recorded in the edges that it creates or passes.
     layer: usize,
     name: String,
 }
 
-/// What is done about a missing directory on the way.
+/// What to do about a missing directory in a path.
 #[derive(Clone, Copy, PartialEq)]
 enum Missing {
     Make,
@@ -130,7 +129,7 @@ impl Merger {
         Merger::default()
     }
 
-    /// The same for a tar that is no layer: `.wh.` is a name's beginning like any other.
+    /// The same for a tar that is not a layer: names with `.wh.` are ordinary.
     pub fn without_whiteouts() -> Merger {
         Merger {
             plain: true,
@@ -147,7 +146,7 @@ impl Merger {
     /// Adds a member of the current layer.
     ///
     /// # Errors
-    /// [`MergeError`]; the tree is of no use after one.
+    /// [`MergeError`]; the tree cannot be used after one.
     pub fn add(&mut self, entry: Entry) -> Result<(), MergeError> {
         let path = entry.path.clone();
         self.try_add(entry).map_err(|problem| MergeError {
@@ -220,7 +219,7 @@ impl Merger {
         let attributes = xattr::kept(entry.attributes);
         let kind = match entry.kind {
             EntryKind::Hardlink { target } => {
-                // Before the way to the new name is made, which may replace things.
+                // Before the parents of the new name are created, which may replace entries.
                 let inode = self.link_target(&target)?;
                 if let Some(directory) = self.walk(parents, Missing::Make)? {
                     self.tree.link(directory, name, Edge { inode, layer });
@@ -254,7 +253,7 @@ impl Merger {
         Ok(())
     }
 
-    /// The inode a hard link's target names; its last part is not followed.
+    /// The inode of a hard link's target; a symbolic link as its last component is not followed.
     fn link_target(&mut self, target: &[u8]) -> Result<InodeId, MergeProblem> {
         let text = || display_name(target);
         if !is_target(target) {
@@ -274,23 +273,22 @@ impl Merger {
         }
     }
 
-    /// The directory that `parts` leads to from the root. With
-    /// [`Missing::Make`] it is always there in the end, and every name on the
-    /// way belongs to this layer from now on.
+    /// The directory at the path `parts`. With [`Missing::Make`] it is created if
+    /// necessary, and every name in the path belongs to this layer from then on.
     fn walk(&mut self, parts: &[&[u8]], missing: Missing) -> Result<Option<InodeId>, MergeProblem> {
         let mut way = vec![ROOT];
         let mut links = 0;
-        // The link that was followed last, for the message if `..` leads out.
+        // The last link that was followed, for the message if `..` leaves the root.
         let mut followed = (String::new(), String::new());
         let escape = |(link, target): &(String, String)| MergeProblem::SymlinkEscape {
             link: link.clone(),
             target: target.clone(),
         };
-        // Owned, since links' targets are put in front while the tree changes.
+        // Owned, because targets of links are inserted while the tree changes.
         let mut rest: VecDeque<Vec<u8>> = parts.iter().map(|part| part.to_vec()).collect();
         while let Some(part) = rest.pop_front() {
             if part == b".." {
-                // Only from a link's target: `parts` has none.
+                // From a link's target: `parts` contains none.
                 way.pop();
                 if way.is_empty() {
                     return Err(escape(&followed));
@@ -344,20 +342,20 @@ impl Merger {
             return Err(MergeProblem::TooMany);
         }
         if matches!(inode.kind, InodeKind::Symlink { .. }) {
-            // Linux has no other mode for them.
+            // The only mode that Linux has for symbolic links.
             inode.attributes.mode = 0o777;
         }
         self.tree.add(inode).ok_or(MergeProblem::TooMany)
     }
 }
 
-/// The parts of a path that mean something: no empty ones, no `.`.
+/// The components of a path, without empty ones and `.`.
 fn split(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|byte| *byte == b'/')
         .filter(|part| !matches!(*part, b"" | b"."))
 }
 
-/// The parts of a member's name; `None` if `..` is one of them.
+/// The components of a member's name; `None` if `..` is one of them.
 fn parts(path: &[u8]) -> Result<Option<Vec<&[u8]>>, MergeProblem> {
     let parts: Vec<&[u8]> = split(path).collect();
     if parts.contains(&&b".."[..]) {

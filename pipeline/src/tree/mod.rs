@@ -1,8 +1,8 @@
-//! The tree an image's layers add up to, in memory. It is the only place where
-//! an image's names are resolved: no path of the host is ever made from them.
+//! The merged file tree of an image's layers, in memory. Names of an image are
+//! resolved only here; they never become paths of the host.
 //!
-//! A name is an edge from a directory to an inode; two names of one inode are
-//! hard links. [`crate::tree::merge`] changes the tree, [`crate::disk::ext4`] writes it.
+//! A name is an edge from a directory to an inode; several names of one inode
+//! are hard links. [`merge`] builds the tree, `disk` writes it.
 
 pub(crate) mod merge;
 pub(crate) mod xattr;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use crate::tar::entry::{Attributes, Content, Device};
 
-/// An inode's number in its tree.
+/// The number of an inode in its tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InodeId(u32);
 
@@ -28,22 +28,22 @@ pub const ROOT: InodeId = InodeId(0);
 /// A name in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Edge {
-    /// What it names.
+    /// The inode.
     pub inode: InodeId,
-    /// The last layer that made this name or passed through it.
+    /// The last layer with a member of this name or below it.
     pub layer: usize,
 }
 
 /// A file of any type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inode {
-    /// What it is.
+    /// Its type.
     pub kind: InodeKind,
     /// Owner, mode, time and extended attributes.
     pub attributes: Attributes,
 }
 
-/// What an inode is.
+/// The type of an inode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InodeKind {
     /// A directory: its names in byte order.
@@ -52,12 +52,12 @@ pub enum InodeKind {
     File {
         /// The layer whose tar holds the content.
         layer: usize,
-        /// Where in it.
+        /// Its ranges in that tar.
         content: Content,
     },
     /// A symbolic link.
     Symlink {
-        /// Where it points.
+        /// The target.
         target: Vec<u8>,
     },
     /// A character device.
@@ -81,8 +81,8 @@ impl Default for Tree {
 }
 
 impl Tree {
-    /// An empty root directory: `root:root`, 0755, 1970, which is what umoci
-    /// leaves for an image that does not say.
+    /// An empty root directory: `root:root`, 0755, 1970, as umoci creates it for
+    /// an image without a member for it.
     pub fn new() -> Tree {
         Tree {
             inodes: vec![Inode::implicit_directory()],
@@ -110,7 +110,7 @@ impl Tree {
             .map(|(name, edge)| (&**name, *edge))
     }
 
-    /// What a directory's name stands for.
+    /// Looks up a name in a directory.
     pub fn lookup(&self, directory: InodeId, name: &[u8]) -> Option<Edge> {
         match &self.inode(directory).kind {
             InodeKind::Directory(names) => names.get(name).copied(),
@@ -118,8 +118,8 @@ impl Tree {
         }
     }
 
-    /// Every inode that has a name, once, and the root; directories before
-    /// what is in them.
+    /// The root and every inode that has a name, once each; directories before
+    /// their entries.
     pub fn named(&self) -> Vec<InodeId> {
         let mut seen = vec![false; self.capacity()];
         let mut found = vec![ROOT];
@@ -135,19 +135,19 @@ impl Tree {
         found
     }
 
-    /// How many inodes were ever made; dead ones included.
+    /// The number of inodes ever created, including unreachable ones.
     pub fn capacity(&self) -> usize {
         self.inodes.len()
     }
 
-    /// Adds an inode without a name. Fails when there are 2^32 of them.
+    /// Adds an inode without a name; `None` if there are already 2^32 inodes.
     pub(crate) fn add(&mut self, inode: Inode) -> Option<InodeId> {
         let id = u32::try_from(self.inodes.len()).ok()?;
         self.inodes.push(inode);
         Some(InodeId(id))
     }
 
-    /// Sets a name of a directory; what it named before stays, nameless or not.
+    /// Sets a name in a directory. An inode that it replaces stays in the tree.
     pub(crate) fn link(&mut self, directory: InodeId, name: &[u8], edge: Edge) {
         if let InodeKind::Directory(names) = &mut self.inode_mut(directory).kind {
             names.insert(name.into(), edge);
@@ -160,8 +160,8 @@ impl Tree {
         }
     }
 
-    /// Removes every name below `directory` that no layer from `layer` on has
-    /// touched. A loop, not a recursion: an image chooses how deep it is.
+    /// Removes every name below `directory` whose layer is below `layer`. A loop
+    /// rather than a recursion, because the image controls the depth.
     pub(crate) fn remove_below(&mut self, directory: InodeId, layer: usize) {
         let mut pending = vec![directory];
         while let Some(directory) = pending.pop() {
@@ -178,7 +178,7 @@ impl Tree {
 }
 
 impl Inode {
-    /// A directory that no layer has a member for.
+    /// A directory without a member in any layer.
     pub(crate) fn implicit_directory() -> Inode {
         Inode {
             kind: InodeKind::Directory(BTreeMap::new()),

@@ -1,15 +1,15 @@
-//! Which extended attributes of a layer a file system gets, and how ext4 stores
-//! them.
+//! Selects the extended attributes of a layer that a file system gets, and
+//! converts them to the form of ext4.
 //!
-//! - `security.selinux` is the label that the machine which built the layer
-//!   gave the file; it means nothing here and is dropped, as umoci does.
-//! - `security.capability` is kept. Its version 3 carries the user id that is
-//!   root in the namespace it was made in; here root is root, so it becomes
-//!   version 2, which is the same without that id (capabilities(7)).
-//! - An access control list is stored by ext4 in another form than the one
-//!   `getxattr(2)` and tars have (`fs/ext4/acl.h`, `linux/posix_acl_xattr.h`).
-//! - A name in a namespace that Linux does not have is dropped; setting it on
-//!   a running system would fail as well.
+//! - `security.selinux` is a label of the machine that built the layer. It has
+//!   no meaning here and is dropped, as in umoci.
+//! - `security.capability` is kept. Version 3 contains the user id of root in
+//!   the namespace where it was created; in the guest root has id 0, so it is
+//!   converted to version 2, which lacks that id (capabilities(7)).
+//! - ext4 stores access control lists in another form than `getxattr(2)` and
+//!   tars (`fs/ext4/acl.h`, `linux/posix_acl_xattr.h`).
+//! - A name in a namespace unknown to Linux is dropped; setting it on a running
+//!   system would fail too.
 
 use crate::tar::entry::{Attributes, Xattr};
 
@@ -25,7 +25,7 @@ const CAP_V3: u32 = 0x0300_0000;
 const CAP_V2_LEN: usize = 20;
 const CAP_V3_LEN: usize = 24;
 
-/// The attributes with only the extended attributes a file system gets.
+/// The attributes, reduced to the extended attributes that a file system gets.
 pub(crate) fn kept(mut attributes: Attributes) -> Attributes {
     attributes.xattrs.retain(|xattr| {
         let known = NAMESPACES.iter().any(|namespace| {
@@ -41,7 +41,7 @@ pub(crate) fn kept(mut attributes: Attributes) -> Attributes {
     attributes
 }
 
-/// Version 3 of a file capability to version 2.
+/// Converts a file capability from version 3 to version 2.
 fn without_root_id(xattr: &mut Xattr) {
     let Some((magic, rest)) = xattr.value.split_first_chunk::<4>() else {
         return;
@@ -55,7 +55,7 @@ fn without_root_id(xattr: &mut Xattr) {
     }
 }
 
-/// The value as ext4 stores it; `None` for a list that is not well-formed.
+/// The value in the form of ext4; `None` for a malformed list.
 pub(crate) fn stored_by_ext4(xattr: &Xattr) -> Option<Vec<u8>> {
     match ACLS.contains(&&*xattr.name) {
         true => acl(&xattr.value),
@@ -63,9 +63,9 @@ pub(crate) fn stored_by_ext4(xattr: &Xattr) -> Option<Vec<u8>> {
     }
 }
 
-/// `posix_acl_xattr_header` and entries of (tag, permissions, id) to
-/// `ext4_acl_header` and entries whose id is there only where it means
-/// something. Both are little-endian.
+/// Converts `posix_acl_xattr_header` and entries of (tag, permissions, id) to
+/// `ext4_acl_header` and entries that have an id only for named users and
+/// groups. Both are little-endian.
 fn acl(value: &[u8]) -> Option<Vec<u8>> {
     const XATTR_VERSION: u32 = 2;
     const EXT4_VERSION: u32 = 1;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_that_linux_and_an_image_can_share_are_kept() {
+    fn only_names_that_linux_accepts_are_kept() {
         let names = [
             ("user.a", true),
             ("user.", false),
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_stored_without_ids_that_mean_nothing() {
+    fn a_list_is_stored_without_unused_ids() {
         let mut value = 2u32.to_le_bytes().to_vec();
         value.extend([1, 0, 6, 0, 255, 255, 255, 255]);
         value.extend([2, 0, 4, 0, 0xe8, 3, 0, 0]);

@@ -1,5 +1,4 @@
-//! A file's content as an image wants it: whole blocks, read from the layer's
-//! tar where they hold data.
+//! The content of a file in whole blocks, read from the layer's tar.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use super::BLOCK;
 use crate::tar::entry::Content;
 
-/// The ranges of whole blocks that hold a file's data, apart and ascending;
-/// the last ends with the file if it ends in it.
+/// The ranges of whole blocks that contain data, disjoint and ascending; the last
+/// range ends at the end of the file if it contains the file's last block.
 pub(super) fn block_runs(content: &Content) -> Vec<(u64, u64)> {
     let mut runs: Vec<(u64, u64)> = Vec::new();
     for segment in &content.segments {
@@ -29,10 +28,10 @@ pub(super) struct ContentReader<'a> {
     tar: &'a File,
     content: &'a Content,
     runs: std::vec::IntoIter<(u64, u64)>,
-    /// Where in the file, and where the current run ends.
+    /// The position in the file, and the end of the current range.
     at: u64,
     end: u64,
-    /// The first segment that is not read yet.
+    /// The first segment that is not completely read.
     segment: usize,
 }
 

@@ -1,12 +1,12 @@
-//! Names and link targets that are not UTF-8. ext4 has no trouble with them,
-//! but our writer takes text only; so it is given a stand-in of the same
-//! length, and the real bytes are put in its place in the finished image.
+//! Names and link targets that are not UTF-8. ext4 supports them, but the writer
+//! accepts only text, so it gets a stand-in of the same length, which is
+//! replaced by the real bytes in the finished image.
 //!
-//! That is all: a name's bytes and the checksum of the block they are in. A
-//! large directory is sorted by a hash of its names, in leaves that each own a
-//! range of hashes, from the first one's name on; therefore the stand-in's hash
-//! is chosen just below the real one's, with no other name's between the two,
-//! and the image is verified afterwards.
+//! The replacement changes the bytes of the name and the checksum of their
+//! block, but not the structure of the directory. A large directory is an index
+//! of leaf blocks, each for a range of name hashes. Therefore the hash of the
+//! stand-in is chosen just below that of the real name, with no other name's
+//! hash between them, and the image is verified afterwards.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -19,19 +19,19 @@ use mkext4::reader::Fs;
 use mkext4::spec::{self, DirentIter};
 
 const BLOCK: u64 = spec::BLOCK_SIZE as u64;
-/// How many names are tried to find one with a close hash. About as many as
-/// the directory has names are needed.
+/// The maximum number of candidates for a stand-in with a close hash. The
+/// expected number is the number of names in the directory.
 const CANDIDATES: u64 = 1 << 18;
-/// What stand-ins are written with.
+/// The characters of stand-ins.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
-/// An inode's `i_block`, which holds a short link's target, and the two halves
-/// of its checksum.
+/// Offsets in an inode: `i_block`, which holds a short link's target, and the two
+/// halves of the checksum.
 const INODE_BLOCK: usize = 0x28;
 const INODE_CHECKSUM: [usize; 2] = [0x7c, 0x82];
-/// The longest target that is stored in the inode.
+/// The maximum length of a target that is stored in the inode.
 const FAST_SYMLINK: usize = 59;
 
-/// What stands for what in an image.
+/// The stand-ins in an image and what they stand for.
 #[derive(Debug, Default)]
 pub(crate) struct StandIns {
     names: Vec<Name>,
@@ -39,7 +39,7 @@ pub(crate) struct StandIns {
     used: HashSet<(String, String)>,
 }
 
-/// The hashes of a directory's real names, in order.
+/// The sorted hashes of a directory's real names.
 #[derive(Debug)]
 pub(crate) struct Hashes {
     sorted: Vec<u32>,
@@ -69,7 +69,7 @@ fn hash(seed: &HashSeed, name: &[u8]) -> u32 {
 
 #[derive(Debug)]
 struct Name {
-    /// The directory, by the names it is stored under at first.
+    /// The path of the directory in the names of the writer.
     directory: String,
     stand_in: String,
     real: Vec<u8>,
@@ -88,7 +88,7 @@ pub(crate) enum ReplaceError {
     Image(io::Error),
     /// The image could not be read back.
     Reader(mkext4::Error),
-    /// This directory has no place for one of its real names.
+    /// The index of this directory cannot hold one of its real names.
     Sorted(String),
 }
 
@@ -106,9 +106,9 @@ impl StandIns {
         self.names.is_empty() && self.targets.is_empty()
     }
 
-    /// A name to store instead of `real` in `directory`, whose names have these
-    /// `hashes` and whose other names `taken` knows. `None` if every name of
-    /// that length is taken.
+    /// A stand-in for the name `real` in `directory`. `hashes` are those of the
+    /// directory's names, and `taken` returns whether a name is used there. `None`
+    /// if every candidate of that length is taken.
     pub(crate) fn for_name(
         &mut self,
         directory: &str,
@@ -124,7 +124,7 @@ impl StandIns {
                 break;
             };
             let found = hash(&hashes.seed, name.as_bytes());
-            // Those above are farther than all below.
+            // A hash above the real one wraps, so it is farther than any below.
             let distance = wanted.wrapping_sub(found);
             let closer = best.as_ref().is_none_or(|(least, _)| distance < *least);
             if closer && !taken(&name) && !self.used.contains(&(directory.into(), name.clone())) {
@@ -144,7 +144,7 @@ impl StandIns {
         Some(stand_in)
     }
 
-    /// A target to store instead of `real` in the link at the path `link`.
+    /// A stand-in for the target `real` of the link at the path `link`.
     pub(crate) fn for_target(&mut self, link: &str, real: &[u8]) -> String {
         self.targets.push(Target {
             link: link.to_owned(),
@@ -153,7 +153,7 @@ impl StandIns {
         "x".repeat(real.len())
     }
 
-    /// Puts the real names and targets into the image.
+    /// Replaces the stand-ins in the image.
     pub(crate) fn replace(&self, image: &File) -> Result<(), ReplaceError> {
         if self.is_empty() {
             return Ok(());
@@ -162,7 +162,7 @@ impl StandIns {
         for Target { link, real } in &self.targets {
             replace_target(&fs, image, fs.resolve(link)?, real)?;
         }
-        // Every directory is looked up before any name on the way changes.
+        // Every directory is looked up before any name in its path changes.
         let mut directories: HashMap<&str, (u32, Vec<&Name>)> = HashMap::new();
         for name in &self.names {
             let directory = match directories.get_mut(name.directory.as_str()) {
@@ -190,7 +190,7 @@ impl StandIns {
     }
 }
 
-/// The candidate of that number: its digits, filled up on the left.
+/// The candidate with this number: its digits, padded on the left.
 fn spelled(mut number: u64, length: usize) -> Option<String> {
     let mut name = vec![b'_'; length];
     for place in name.iter_mut().rev() {
@@ -220,7 +220,7 @@ fn replace_names(
     for extent in fs.extents(ino, &inode)? {
         for number in extent.physical..extent.physical + u64::from(extent.len) {
             let mut block = fs.read_block(number)?;
-            // The index blocks of a sorted directory have no such end.
+            // The index blocks of a sorted directory have no checksum tail.
             if spec::dirent::tail_checksum(&block).is_none() {
                 continue;
             }
@@ -262,7 +262,7 @@ fn replace_target(fs: &Fs<&File>, image: &File, ino: u32, real: &[u8]) -> Result
     write(image, inode_offset(fs, ino)?, &raw)
 }
 
-/// Where in the image an inode is.
+/// The offset of an inode in the image.
 fn inode_offset(fs: &Fs<&File>, ino: u32) -> Result<u64, ReplaceError> {
     let per_group = u64::from(fs.superblock().inodes_per_group);
     let index = u64::from(ino).saturating_sub(1);

@@ -1,8 +1,8 @@
-//! The image file, written in as few pieces as its layout allows.
+//! Writes the image file in as few system calls as its layout allows.
 //!
-//! The writer hands over a block of an inode table, a block of a directory, a small file at a time;
-//! most of them lie behind one another. They are put together here: a system call for each would be
-//! a good part of what an image of small files costs.
+//! The writer passes one block of an inode table, one block of a directory or one small file at a
+//! time, and most of them are adjacent. They are combined here: one system call for each would be a
+//! considerable part of the cost of an image with small files.
 
 use std::fs::File;
 use std::io;
@@ -12,13 +12,13 @@ use mkext4::RegionSink;
 
 use super::BLOCK;
 
-/// How much is put together.
+/// The maximum size of a combined write.
 const PIECE: usize = 256 << 10;
 
-/// The image file. Zeros are left out: the file is sparse and empty before.
+/// The image file. Zeros are not written: the file is sparse and initially empty.
 pub(super) struct Sink<'a> {
     image: &'a File,
-    /// What is not written yet, and where it belongs.
+    /// Data that is not yet written, and its offset.
     pending: Vec<u8>,
     offset: u64,
     failed: Option<io::Error>,
@@ -34,7 +34,7 @@ impl<'a> Sink<'a> {
         }
     }
 
-    /// Writes what is left. Gives the first error that the file has given.
+    /// Writes the remaining data. Returns the first error of the file.
     pub(super) fn finish(mut self) -> io::Result<()> {
         let flushed = self.flush();
         match self.failed {
@@ -78,7 +78,7 @@ impl RegionSink for &mut Sink<'_> {
     }
 
     fn zeros(&mut self, offset: u64, length: u64) -> io::Result<()> {
-        // The end of a file's last block: its next neighbour may follow at once.
+        // The padding of a file's last block: adjacent data may follow.
         if length < BLOCK && !self.pending.is_empty() && self.follows(offset) {
             let end = self.pending.len() + length as usize;
             self.pending.resize(end, 0);
@@ -97,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_file_holds_what_was_handed_over_wherever_it_lies(
+        fn the_file_contains_all_data_in_any_order(
             pieces in prop::collection::vec(
                 (0u64..3 * BLOCK, 0usize..3 * PIECE / 2, 0u64..2 * BLOCK),
                 0..12,
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_of_the_file_is_the_one_that_is_told() {
+    fn the_first_error_of_the_file_is_returned() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let mut sink = Sink::new(&full);
         (&mut sink).data(0, b"waits").unwrap();

@@ -1,24 +1,24 @@
-//! What the superblock says of a file system and our writer does not set.
+//! Fields of the superblock that the writer does not set.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// How long a volume label is at most (`s_volume_name`).
+/// The maximum length of a volume label in bytes (`s_volume_name`).
 pub(crate) const LABEL_BYTES: usize = 16;
 
-/// Where the superblock is, and how long it is (`struct ext4_super_block`).
+/// Offset and length of the superblock (`struct ext4_super_block`).
 const OFFSET: u64 = 1024;
 const LENGTH: usize = 1024;
-/// `s_last_mounted`: a path that ends with a zero.
+/// `s_last_mounted`: a NUL-terminated path.
 const LAST_MOUNTED: usize = 0x88;
 const LAST_MOUNTED_BYTES: usize = 64;
-/// `s_checksum`, of all that is before it.
+/// `s_checksum`, of all bytes before it.
 const CHECKSUM: usize = 0x3fc;
 
-/// Records where the file system belongs, as the kernel does when it mounts one to be written.
-/// A path of more than 63 bytes is cut, as the kernel cuts it. Only the first superblock has it:
-/// copies of it hold what does not change while a file system is used.
+/// Records the mount point, as the kernel does when it mounts a file system for writing. A path of
+/// more than 63 bytes is truncated, as by the kernel. Only the primary superblock is updated: its
+/// copies hold only what does not change while a file system is in use.
 pub(crate) fn set_last_mounted(image: &File, path: &str) -> io::Result<()> {
     let mut superblock = [0; LENGTH];
     image.read_exact_at(&mut superblock, OFFSET)?;

@@ -37,7 +37,7 @@ fn tree(entries: Vec<Entry>) -> Tree {
     merger.finish()
 }
 
-/// Writes the tree and has `e2fsck` look at it.
+/// Writes the tree and checks the image with `e2fsck`.
 fn written(tree: &Tree, tar: &[u8], size: Size) -> tempfile::NamedTempFile {
     let source = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(source.path(), tar).unwrap();
@@ -63,7 +63,7 @@ fn file(path: &[u8], size: u64) -> Entry {
 const SMALL: Size = Size::Headroom(16 * MIB);
 
 #[test]
-fn names_and_targets_may_be_any_bytes_also_in_sorted_directories() {
+fn names_and_targets_may_be_any_bytes_even_in_sorted_directories() {
     let mut entries = vec![
         entry(b"d\xff", EntryKind::Directory),
         file(b"d\xff/\xfe", 3),
@@ -116,7 +116,7 @@ fn names_and_targets_may_be_any_bytes_also_in_sorted_directories() {
 }
 
 #[test]
-fn a_sorted_directory_of_names_that_are_not_text_is_sorted_by_its_real_names() {
+fn a_sorted_directory_is_sorted_by_the_real_names() {
     let name = |number: u32| [format!("{number}-").as_bytes(), &[0xe4; 200]].concat();
     for count in [30, 60, 400] {
         let tree = tree((0..count).map(|number| file(&name(number), 0)).collect());
@@ -185,7 +185,7 @@ fn attributes_and_holes_are_kept() {
 }
 
 #[test]
-fn a_size_that_is_too_small_is_refused_with_the_least_one_that_works() {
+fn a_size_that_is_too_small_is_rejected_with_the_minimum() {
     let mut entries: Vec<Entry> = (0..3000)
         .map(|n| file(format!("f{n}").as_bytes(), 5000))
         .collect();
@@ -218,7 +218,7 @@ fn a_size_that_is_too_small_is_refused_with_the_least_one_that_works() {
 #[test]
 fn every_size_has_room_for_its_metadata() {
     let tree = tree(vec![file(b"f", 1)]);
-    // Around the ends of block groups and of sixteen of them.
+    // Around the ends of block groups, and of sixteen block groups.
     for mib in [16, 17, 127, 128, 129, 2047, 2048, 2049, 2056, 4097] {
         match plan(&tree, &seed(), Size::Exact(mib * MIB)) {
             Ok(planned) => assert_eq!(planned.size(), mib * MIB),
@@ -238,7 +238,7 @@ fn every_size_has_room_for_its_metadata() {
 }
 
 #[test]
-fn many_small_files_get_inodes_and_leave_some() {
+fn many_small_files_have_inodes_and_some_are_left() {
     let entries = (0..60_000).map(|n| file(format!("d{}/{n}", n % 40).as_bytes(), 0));
     let image = written(&tree(entries.collect()), b"", SMALL);
     let fs = Fs::open(image.as_file()).unwrap();
@@ -246,7 +246,7 @@ fn many_small_files_get_inodes_and_leave_some() {
 }
 
 #[test]
-fn what_ext4_cannot_hold_is_refused_by_name() {
+fn a_member_that_ext4_cannot_store_is_named() {
     let refused = |entry: Entry| plan(&tree(vec![entry]), &seed(), SMALL).err().unwrap();
     let mut large = file(b"a/b", 0);
     large.attributes.xattrs[0].value = vec![0; 5000];

@@ -267,7 +267,7 @@ impl<'a> Fill<'a> {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let error = stderr.lines().find(|line| !line.starts_with("debugfs 1."));
         if !output.status.success() || error.is_some() {
-            let error = error.unwrap_or("it says nothing");
+            let error = error.unwrap_or("no error message");
             return Err(failed(self.debugfs, error.as_bytes()));
         }
         for number in 0..self.files {

@@ -37,7 +37,7 @@ pub(crate) struct Mke2fs {
 }
 
 impl Mke2fs {
-    /// The `mke2fs` at `path`, and `debugfs` beside it.
+    /// The `mke2fs` at `path`, and the `debugfs` in its directory.
     pub(crate) fn find(store: &Store, path: &Path) -> Result<Mke2fs, Mke2fsFailure> {
         let digest = |path: &Path| -> Result<Digest, Mke2fsFailure> {
             std::fs::metadata(path).map_err(|source| Mke2fsError::Program {
@@ -147,7 +147,7 @@ fn failed(path: &Path, stderr: &[u8]) -> Mke2fsFailure {
         .collect();
     Mke2fsError::Failed {
         path: path.to_owned(),
-        said: lines.join("; ").chars().take(300).collect(),
+        output: lines.join("; ").chars().take(300).collect(),
     }
     .into()
 }

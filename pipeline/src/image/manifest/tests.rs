@@ -64,7 +64,7 @@ fn config(
 }
 
 #[test]
-fn a_configuration_as_docker_writes_it_is_read() {
+fn a_configuration_written_by_docker_is_read() {
     let document = json!({
         "architecture": "amd64", "os": "linux", "created": null, "history": null,
         "config": {
@@ -83,7 +83,7 @@ fn a_configuration_as_docker_writes_it_is_read() {
 }
 
 #[test]
-fn a_configuration_that_does_not_fit_is_refused() {
+fn a_configuration_that_does_not_match_is_rejected() {
     let document = |architecture: &str, diff_ids: &[&str]| {
         json!({
             "architecture": architecture, "os": "linux",
@@ -106,7 +106,7 @@ fn a_configuration_that_does_not_fit_is_refused() {
 }
 
 #[test]
-fn documents_are_told_apart() {
+fn the_kind_of_a_document_is_detected() {
     let kind = |document: serde_json::Value, media_type| match parse(
         document.to_string().as_bytes(),
         media_type,
@@ -137,7 +137,7 @@ fn documents_are_told_apart() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = parse(&bytes, None, "x");
         let _ = read_config(&bytes, &manifest(1), "x");
     }

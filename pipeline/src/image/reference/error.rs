@@ -17,7 +17,7 @@ pub struct ReferenceError {
 
 /// The problem with a reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum ReferenceProblem {
     #[error("it is empty")]
     Empty,

@@ -60,7 +60,7 @@ pub enum InitramfsError {
     UnfitAgent {
         /// The agent's path.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// The modules are not in the form that the kernel node stores.
@@ -68,7 +68,7 @@ pub enum InitramfsError {
     BadModules {
         /// The modules' digest.
         digest: Digest,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
 }

@@ -30,31 +30,31 @@ const OP: &str = "kernelBuild";
 /// Must rise whenever the same inputs could give other bytes.
 const OP_VERSION: u32 = 2;
 
-/// What to build a kernel from, and how.
+/// How to build a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelBuild {
-    /// A `.deb` with a kernel's source, or a tar of it. The distribution's package otherwise.
+    /// A `.deb` or a tar with a kernel's source; if `None`, the distribution's package.
     pub source: Option<PathBuf>,
-    /// A fragment whose options come after our own, so that they count.
+    /// A configuration fragment that overrides options of the built-in one.
     pub config: Option<PathBuf>,
-    /// How many processes compile at once.
+    /// The number of parallel compiler processes.
     pub jobs: usize,
-    /// Where everything that the build says is written.
+    /// The file for the complete output of the build.
     pub log: PathBuf,
 }
 
-/// A kernel that was built, now or before.
+/// A kernel that was built or found in the store.
 #[derive(Debug)]
 pub struct BuiltKernel {
     /// The kernel.
     pub kernel: Kernel,
     /// The node.
     pub node: NodeOutcome,
-    /// How long the answer took, in milliseconds.
+    /// How long the request took, in milliseconds.
     pub millis: f64,
 }
 
-/// Where the source of this build comes from.
+/// The origin of the source.
 enum Origin<'a> {
     Path(&'a Path),
     Apt(Apt, Candidate),
@@ -132,7 +132,7 @@ fn local_source(store: &Store, path: &Path) -> Result<(Digest, String), KernelBu
     Err(KernelBuildError::BadSource { name, why }.into())
 }
 
-/// The distribution's package as the host's lists have it, else as fresh ones do.
+/// The distribution's source package, from the host's package lists or else from updated ones.
 fn source_package(engine: &Engine) -> Result<(Apt, Candidate), KernelBuildFailure> {
     let host = Apt::of_host();
     if let Some(package) = host.package(SOURCE_PACKAGE)? {

@@ -2,7 +2,7 @@
 //!
 //! The node `kernel` has the files it comes from as inputs (one image, or the packages in the order
 //! of their names). Its outputs are the image (`kernel`), the modules that a microVM needs as a tar
-//! in load order (`modules`, if there are any) and what is known of the image (`description`). So a
+//! in load order (`modules`, if there are any) and a description of the image (`description`). So a
 //! package gives the same node whether it came from apt, from a path or from a URL. The node
 //! `kernelPackages` records what the distribution offered; it is never a hit.
 
@@ -86,13 +86,13 @@ fn from_distribution(engine: &Engine) -> Result<Kernel, KernelFailure> {
         .map_err(KernelFailure::from)
         .and_then(|packages| from_apt(engine, &host, packages));
     match from_host {
-        // No lists, or lists that name what the mirrors no longer have.
+        // There are no lists, or they name packages that the mirrors no longer have.
         Err(KernelFailure::Kernel(
             error @ (KernelError::NoKernelPackage { .. }
             | KernelError::BadPackage { .. }
             | KernelError::Program { .. }),
         )) => {
-            tracing::debug!(%error, "the host's package lists do not serve");
+            tracing::debug!(%error, "the host's package lists are not usable");
             engine.emit(Event::Notice(
                 "fetching the distribution's package lists".to_owned(),
             ));

@@ -11,7 +11,7 @@ use crate::tar::stream::MAX_UNPACKED;
 /// Why a layer could not be fetched or unpacked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // each message documents its variant
 pub enum LayerError {
     #[error("layer {layer} of {image} is truncated: received {got} of {expected} bytes")]
     CutShort {

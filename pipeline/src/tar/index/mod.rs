@@ -20,7 +20,7 @@
 //!          5 character, 6 block device: major minor  numbers
 //! end    = 0 count                                   numbers: how many records there were
 //! ```
-//! A reader refuses any other version: the `unpack` node's version rises with it.
+//! A reader rejects any other version, which is part of the `unpack` node's version.
 
 mod number;
 mod reader;

@@ -28,7 +28,7 @@ impl<R: BufRead> IndexReader<R> {
         let mut magic = [0; MAGIC.len()];
         input.read_exact(&mut magic)?;
         if magic != MAGIC || get(&mut input)? != u64::from(INDEX_FORMAT) {
-            return Err(invalid("it is no layer index of this version"));
+            return Err(invalid("it is not a layer index of this version"));
         }
         Ok(IndexReader {
             input,
@@ -53,7 +53,7 @@ impl<R: BufRead> IndexReader<R> {
             self.ended = true;
             return match get(input)? == self.count {
                 true => Ok(None),
-                false => Err(invalid("it has another number of members than it says")),
+                false => Err(invalid("the number of members is wrong")),
             };
         }
         self.count += 1;
@@ -61,7 +61,7 @@ impl<R: BufRead> IndexReader<R> {
         let mut path = usize::try_from(shared)
             .ok()
             .and_then(|shared| self.previous.get(..shared))
-            .ok_or_else(|| invalid("a name shares more than there is"))?
+            .ok_or_else(|| invalid("a name shares more bytes than the previous name has"))?
             .to_vec();
         path.extend(get_text(input)?);
         self.previous.clone_from(&path);

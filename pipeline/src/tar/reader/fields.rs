@@ -1,4 +1,4 @@
-//! The fields of a tar header that the `tar` crate gives only in part: sums,
+//! Fields of a tar header that the `tar` crate does not fully decode: checksums,
 //! empty and negative numbers.
 
 use tar::Header;
@@ -6,8 +6,8 @@ use tar::Header;
 use super::TarError;
 use crate::tar::entry::Device;
 
-/// Checks the header's sum, which is taken with the sum's own field blank and
-/// over unsigned bytes (some old writers used signed ones).
+/// Verifies the header's checksum: the sum of its unsigned bytes (signed ones in
+/// some old writers), with the checksum field read as blanks.
 pub(super) fn sum_is_right(header: &Header) -> bool {
     let Ok(expected) = signed(&header.as_old().cksum, 0, "checksum") else {
         return false;
@@ -48,7 +48,7 @@ pub(super) fn device(header: &Header, at: u64) -> Result<Device, TarError> {
     })
 }
 
-/// An owner's number; Linux has 32 bits for it.
+/// A user or group id; Linux has 32 bits for it.
 pub(super) fn owner(
     pax: Option<u64>,
     field: &[u8],
@@ -72,8 +72,8 @@ pub(super) fn unsigned(field: &[u8], at: u64, name: &'static str) -> Result<u64,
     })
 }
 
-/// A number of a header: octal digits between blanks, or, with the first bit
-/// set, a big-endian two's complement number (GNU). An empty field is 0.
+/// A number: octal digits between blanks or, if the first bit is set, a big-endian
+/// two's complement number (GNU). An empty field is 0.
 pub(super) fn signed(field: &[u8], at: u64, name: &'static str) -> Result<i64, TarError> {
     let bad = || TarError::Field {
         offset: at,

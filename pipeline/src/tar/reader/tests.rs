@@ -13,7 +13,7 @@ fn entries(tar: &[u8]) -> Result<Vec<Entry>, TarError> {
     Ok(entries)
 }
 
-/// The bytes of a file of `tar`, holes filled.
+/// The content of a file in `tar`, with zeros for holes.
 fn content(tar: &[u8], entry: &Entry) -> Vec<u8> {
     let EntryKind::File(content) = &entry.kind else {
         panic!("{entry:?} is not a file");
@@ -27,7 +27,7 @@ fn content(tar: &[u8], entry: &Entry) -> Vec<u8> {
     bytes
 }
 
-/// What GNU tar makes of a directory.
+/// The archive of a directory, made by GNU tar.
 fn gnu_tar(directory: &std::path::Path, options: &[&str]) -> Vec<u8> {
     let output = Command::new("tar")
         .args(options)
@@ -61,7 +61,7 @@ fn header(name: &str, flag: u8, size: u64) -> Header {
 }
 
 #[test]
-fn sparse_files_of_every_gnu_format_read_as_their_bytes() {
+fn sparse_files_of_every_gnu_format_have_their_content() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sparse");
     let file = std::fs::File::create(&path).unwrap();
@@ -96,7 +96,7 @@ fn sparse_files_of_every_gnu_format_read_as_their_bytes() {
 }
 
 #[test]
-fn long_names_and_link_targets_are_whole_in_gnu_and_pax() {
+fn long_names_and_link_targets_are_complete_in_gnu_and_pax() {
     let directory = tempfile::tempdir().unwrap();
     let deep = directory.path().join("d".repeat(120)).join("e".repeat(120));
     std::fs::create_dir_all(&deep).unwrap();
@@ -168,10 +168,10 @@ fn names_are_bytes() {
 }
 
 #[test]
-fn a_stream_that_ends_inside_a_member_is_cut_short() {
+fn a_stream_that_ends_inside_a_member_is_truncated() {
     let mut tar = header("f", b'0', 1000).as_bytes().to_vec();
     tar.extend([0; 700]);
-    // The content is skipped when the next header is wanted.
+    // The content is skipped when the next header is read.
     assert!(matches!(
         entries(&tar),
         Err(TarError::CutShort { offset: 1212 })
@@ -180,7 +180,7 @@ fn a_stream_that_ends_inside_a_member_is_cut_short() {
         entries(&tar[..100]),
         Err(TarError::CutShort { offset: 100 })
     ));
-    // An extension header that nothing follows.
+    // An extension header without a following member.
     let lonely = header("x", b'x', 0);
     assert!(matches!(
         entries(lonely.as_bytes()),
@@ -189,7 +189,7 @@ fn a_stream_that_ends_inside_a_member_is_cut_short() {
 }
 
 #[test]
-fn what_is_no_tar_is_refused() {
+fn input_that_is_not_a_tar_is_rejected() {
     assert!(matches!(
         entries(&[b'a'; 1024]),
         Err(TarError::NoHeader { offset: 0 })
@@ -226,7 +226,7 @@ fn numbers_are_octal_or_binary_and_may_be_negative() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(
+    fn no_input_panics(
         blocks in proptest::collection::vec((any::<u8>(), 0u64..2000, any::<[u8; 24]>()), 0..6),
         tail in proptest::collection::vec(any::<u8>(), 0..600),
     ) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 /// A member: `d` directory, `f` file, `l` symlink, `h` hard link; a file's
-/// size tells it from others.
+/// size identifies it.
 fn member(kind: char, path: &str, detail: &str) -> Entry {
     let kind = match kind {
         'd' => EntryKind::Directory,
@@ -27,7 +27,7 @@ fn member(kind: char, path: &str, detail: &str) -> Entry {
     }
 }
 
-/// A layer as [`member`] takes its members.
+/// A layer: the arguments of [`member`] for each of its members.
 type Members<'a> = &'a [(char, &'a str, &'a str)];
 
 fn merge(layers: &[Members<'_>]) -> Result<Tree, MergeProblem> {
@@ -86,7 +86,7 @@ fn merged(layers: &[Members<'_>]) -> Vec<String> {
 }
 
 #[test]
-fn a_whiteout_hides_what_is_below_and_nothing_of_its_own_layer() {
+fn a_whiteout_hides_lower_layers_and_not_its_own() {
     let base: &[(char, &str, &str)] = &[('d', "a", ""), ('f', "a/old", "1"), ('f', "gone", "")];
     for upper in [
         &[
@@ -110,7 +110,7 @@ fn a_whiteout_hides_what_is_below_and_nothing_of_its_own_layer() {
     ] {
         assert_eq!(merged(&[base, upper]), ["a/ 700", "a/new = 2 of 1"]);
     }
-    // A whiteout is one whatever its type.
+    // The type of a whiteout does not matter.
     let shipped_as_link = [('h', ".wh.gone", "a/old"), ('f', ".wh.a", "")];
     assert!(merged(&[base, &shipped_as_link]).is_empty());
     // The directory and a name in it, and names that are not there.
@@ -129,7 +129,7 @@ fn a_whiteout_hides_what_is_below_and_nothing_of_its_own_layer() {
 }
 
 #[test]
-fn an_opaque_mark_clears_every_layer_below() {
+fn an_opaque_marker_clears_all_lower_layers() {
     assert_eq!(
         merged(&[
             &[('f', "d/s/1", "")],
@@ -141,7 +141,7 @@ fn an_opaque_mark_clears_every_layer_below() {
 }
 
 #[test]
-fn types_change_and_directories_stay_themselves() {
+fn types_change_and_directories_are_merged() {
     assert_eq!(
         merged(&[
             &[
@@ -169,7 +169,7 @@ fn types_change_and_directories_stay_themselves() {
             "z/in = 0 of 1"
         ]
     );
-    // A file where a directory is needed gives way, even within a layer.
+    // A file in the place of a parent directory is replaced, even within a layer.
     assert_eq!(
         merged(&[&[('f', "a/b", ""), ('f', "a/b/c", "1")]]),
         ["a/ 755", "a/b/ 755", "a/b/c = 1 of 0"]
@@ -177,7 +177,7 @@ fn types_change_and_directories_stay_themselves() {
 }
 
 #[test]
-fn names_are_rooted_however_they_are_written() {
+fn names_are_relative_to_the_root_in_every_form() {
     assert_eq!(
         merged(&[&[
             ('d', "./", ""),
@@ -198,7 +198,7 @@ fn names_are_rooted_however_they_are_written() {
 }
 
 #[test]
-fn hard_links_reach_across_layers_and_break_when_a_name_is_replaced() {
+fn hard_links_work_across_layers_and_break_when_a_name_is_replaced() {
     assert_eq!(
         merged(&[
             &[('f', "a", "1")],
@@ -222,7 +222,7 @@ fn hard_links_reach_across_layers_and_break_when_a_name_is_replaced() {
 }
 
 #[test]
-fn links_on_the_way_are_followed_inside_the_root() {
+fn symbolic_links_in_a_path_are_followed_inside_the_root() {
     assert_eq!(
         merged(&[
             &[
@@ -253,7 +253,7 @@ fn links_on_the_way_are_followed_inside_the_root() {
             "var/up -> ../run"
         ]
     );
-    // Of its own layer, a relative link that stays inside.
+    // A relative link of the same layer that stays inside.
     assert_eq!(
         merged(&[&[('l', "lib", "usr/lib"), ('f', "lib/x", "")]]).len(),
         4
@@ -261,7 +261,7 @@ fn links_on_the_way_are_followed_inside_the_root() {
 }
 
 #[test]
-fn a_member_that_tries_to_leave_the_root_is_refused() {
+fn a_member_that_leaves_the_root_is_rejected() {
     let escape = |link: &str, target: &str| MergeProblem::SymlinkEscape {
         link: link.into(),
         target: target.into(),
@@ -322,7 +322,7 @@ fn a_member_that_tries_to_leave_the_root_is_refused() {
 }
 
 #[test]
-fn what_cannot_be_unpacked_is_refused() {
+fn members_that_cannot_be_unpacked_are_rejected() {
     let long = "n".repeat(256);
     let cases: &[(Members<'_>, MergeProblem)] = &[
         (&[('f', ".wh.", "")], MergeProblem::BadWhiteout),
@@ -360,7 +360,7 @@ fn the_message_names_the_layer_and_the_member() {
 }
 
 #[test]
-fn in_a_tar_that_is_no_layer_whiteouts_are_ordinary_files() {
+fn in_a_tar_that_is_not_a_layer_whiteouts_are_ordinary_files() {
     let mut merger = Merger::without_whiteouts();
     merger.begin_layer(0, "tar");
     for path in ["a", ".wh.a", "d/.wh..wh..opq", ".wh..wh.plnk/1.2", ".wh."] {
@@ -381,7 +381,7 @@ fn in_a_tar_that_is_no_layer_whiteouts_are_ordinary_files() {
 }
 
 #[test]
-fn aufs_files_vanish() {
+fn aufs_files_are_dropped() {
     assert!(
         merged(&[&[
             ('f', ".wh..wh.aufs", ""),
@@ -393,11 +393,11 @@ fn aufs_files_vanish() {
     );
 }
 
-/// The same rules over a flat map from whole paths, for layers without
-/// symbolic links on the way: slow, but there is little to get wrong.
+/// A model of the same rules: a flat map of whole paths, for layers without
+/// symbolic links in paths. Slow but simple.
 #[derive(Default)]
 struct Model {
-    /// Path to (what, id, last layer). `id` tells hard links.
+    /// Path to (type, id, last layer). Hard links have the same `id`.
     paths: BTreeMap<Vec<String>, (Node, usize, usize)>,
     next: usize,
 }
@@ -468,7 +468,7 @@ impl Model {
         }
     }
 
-    /// False if the target is no file; then the layer is broken.
+    /// False if the target is not a file; then the layer is invalid.
     fn link(&mut self, path: &[String], target: &[String], layer: usize) -> bool {
         let Some((node @ Node::File(..), id, _)) = self.paths.get(target).cloned() else {
             return false;
@@ -502,7 +502,7 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn any_stack_of_layers_adds_up_as_the_model_says(
+    fn any_stack_of_layers_is_merged_as_in_the_model(
         layers in proptest::collection::vec(
             proptest::collection::vec(
                 (0u8..7, proptest::collection::vec("[ab]", 1..4), proptest::collection::vec("[ab]", 1..4), 0u64..5),
