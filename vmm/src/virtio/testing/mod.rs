@@ -11,7 +11,7 @@
 //! specification and drivers that do not.
 
 // The fuzz targets use only a part.
-#![cfg_attr(not(test), allow(dead_code))]
+#![cfg_attr(not(test), allow(dead_code, unused_imports))]
 
 pub mod block;
 #[cfg(test)]
