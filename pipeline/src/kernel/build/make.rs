@@ -52,7 +52,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Runs `make target`; `compiled` hears of the size of each source file that is compiled.
+    /// Runs `make target`; `compiled` receives the size of each source file as it is compiled.
     pub(crate) fn make(
         &mut self,
         target: &'static str,
@@ -68,7 +68,7 @@ impl<'a> Build<'a> {
             .only_env(environment(self.tree))
             .start()?;
         let mut reader = BufReader::new(stdout);
-        let mut telling = Telling::default();
+        let mut summary = FailureSummary::default();
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -85,11 +85,11 @@ impl<'a> Build<'a> {
                     let metadata = fs::metadata(self.tree.join(source));
                     compiled(metadata.map_or(0, |metadata| metadata.len()));
                 }
-                None => telling.hear(&text),
+                None => summary.add(&text),
             }
         }
         running.finish().map_err(|_| {
-            let detail = telling.text();
+            let detail = summary.text();
             let log = self.log_path.clone();
             KernelBuildFailure::from(KernelBuildError::Make {
                 target,
@@ -134,17 +134,17 @@ fn source_of(line: &str) -> Option<PathBuf> {
     (object.extension()? == "o").then(|| object.with_extension(end))
 }
 
-/// The line of a failed build that tells most: the first error of a compiler or linker, else what
-/// make gives up at, else the last thing that was said.
+/// The most informative line of a failed build: the first error of a compiler or linker, or else the
+/// target at which make stopped, or else the last line.
 #[derive(Debug, Default)]
-struct Telling {
+struct FailureSummary {
     error: Option<String>,
     given_up: Option<String>,
     last: Option<String>,
 }
 
-impl Telling {
-    fn hear(&mut self, line: &str) {
+impl FailureSummary {
+    fn add(&mut self, line: &str) {
         let line = line.trim();
         if line.is_empty() {
             return;
@@ -159,8 +159,8 @@ impl Telling {
     }
 
     fn text(self) -> String {
-        let told = self.error.or(self.given_up).or(self.last);
-        told.unwrap_or_else(|| "it said nothing".to_owned())
+        let line = self.error.or(self.given_up).or(self.last);
+        line.unwrap_or_else(|| "it said nothing".to_owned())
     }
 }
 
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_tells_more_than_what_follows_from_it() {
-        let told = |lines: &[&str]| {
-            let mut telling = Telling::default();
-            lines.iter().for_each(|line| telling.hear(line));
-            telling.text()
+    fn the_first_error_is_preferred_to_its_consequences() {
+        let summarized = |lines: &[&str]| {
+            let mut summary = FailureSummary::default();
+            lines.iter().for_each(|line| summary.add(line));
+            summary.text()
         };
         let lines = [
             "  LD x",
@@ -205,10 +205,10 @@ mod tests {
             "make[1]: *** [a.o] Error 1",
             "make: *** [x] Error 2",
         ];
-        assert_eq!(told(&lines), "a.c:1:2: error: no");
-        assert_eq!(told(&lines[3..]), "make[1]: *** [a.o] Error 1");
-        assert_eq!(told(&["Killed", ""]), "Killed");
-        assert_eq!(told(&[]), "it said nothing");
+        assert_eq!(summarized(&lines), "a.c:1:2: error: no");
+        assert_eq!(summarized(&lines[3..]), "make[1]: *** [a.o] Error 1");
+        assert_eq!(summarized(&["Killed", ""]), "Killed");
+        assert_eq!(summarized(&[]), "it said nothing");
     }
 
     #[test]

@@ -27,8 +27,8 @@ const LANDMARKS: &[&str] = &["Makefile", "Kconfig", "arch/x86/Kconfig", "scripts
 /// The head of a file, enough to know what it is.
 const HEAD: u64 = 512;
 
-/// Unpacks the source in `file` below `directory` and returns its top directory. `advance` hears of
-/// the bytes that were read of `file`.
+/// Unpacks the source in `file` below `directory` and returns its top directory. `advance` receives
+/// the number of bytes read from `file`.
 pub(crate) fn unpack(
     name: &str,
     mut file: File,
@@ -46,7 +46,7 @@ pub(crate) fn unpack(
     if package::is_package(&head) {
         return unpack_package(name, file, directory, advance);
     }
-    let reader = Told {
+    let reader = ProgressReader {
         inner: file,
         advance,
     };
@@ -64,7 +64,7 @@ fn unpack_package(
         .args(["/dev/stdin"])
         .stdin(file)
         .start()?;
-    let mut archive = tar::Archive::new(Told {
+    let mut archive = tar::Archive::new(ProgressReader {
         inner: stdout,
         advance,
     });
@@ -214,13 +214,13 @@ fn bad(name: &str, why: impl ToString) -> KernelBuildError {
     }
 }
 
-/// Tells how many bytes went through.
-struct Told<R, F> {
+/// Reports the number of bytes read.
+struct ProgressReader<R, F> {
     inner: R,
     advance: F,
 }
 
-impl<R: Read, F: FnMut(u64)> Read for Told<R, F> {
+impl<R: Read, F: FnMut(u64)> Read for ProgressReader<R, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         (self.advance)(count as u64);
