@@ -172,7 +172,7 @@ fn with_the_deterministic_clock_a_late_lab_is_booted_again_otherwise() {
     let mut lab = or_skip!(Lab::with_machine(Machine {
         deterministic_clock: true,
         memory_mib: 512,
-        deadline: Duration::from_secs(90),
+        deadline: Duration::from_secs(45),
         ..Machine::default()
     }));
     let script =
