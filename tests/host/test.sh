@@ -43,6 +43,8 @@ RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
 CARGO_INCREMENTAL=0
 export RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL
 suite=${CARGO_TARGET_DIR:-target}/debug/suite
+# Some minutes of compiling the first time.
+step cache "$suite" --prepare
 tests() {
     cargo test --quiet --workspace --locked --no-run --message-format json-render-diagnostics >"$work/programs" &&
         "$suite" <"$work/programs"

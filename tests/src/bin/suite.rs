@@ -2,12 +2,15 @@
 //!
 //! `cargo test --no-run --message-format json | suite [--processors N] [NAME]…`
 //!
+//! `suite --prepare` makes what the tests keep in the cache, so that no test has to.
+//!
 //! With names, only tests whose lines in the report contain one of them. See `docs/testing.md`.
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use microagent_tests::suite::{self, Program, Summary};
+use microagent_tests::{Error, built_kernel, image, lab};
 
 /// How many of the slowest tests are printed.
 const SLOWEST: usize = 20;
@@ -28,7 +31,9 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     let mut names = Vec::new();
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        if argument == "--processors" {
+        if argument == "--prepare" {
+            return prepare().map(|()| true).map_err(Into::into);
+        } else if argument == "--processors" {
             let value = arguments.next().ok_or("--processors needs a number")?;
             processors = value.parse::<usize>()?.max(1);
         } else {
@@ -55,4 +60,23 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     }
     println!("{summary}");
     Ok(summary.is_success())
+}
+
+/// Fills the cache. What this host cannot make is reported by the tests that need it.
+fn prepare() -> Result<(), Error> {
+    let made: [(&str, fn() -> Result<(), Error>); 3] = [
+        ("the lab's kernel", || lab::kernel().map(drop)),
+        ("the Debian image", || image::debian().map(drop)),
+        ("the kernel of kernel build", || {
+            built_kernel::host().map(drop)
+        }),
+    ];
+    for (name, make) in made {
+        match make() {
+            Ok(()) => println!("{name}: in the cache"),
+            Err(error @ Error::Missing { .. }) => println!("{name}: {error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
