@@ -64,19 +64,16 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
 
 /// Fills the cache. What this host cannot make is reported by the tests that need it.
 fn prepare() -> Result<(), Error> {
-    let made: [(&str, fn() -> Result<(), Error>); 3] = [
-        ("the lab's kernel", || lab::kernel().map(drop)),
-        ("the Debian image", || image::debian().map(drop)),
-        ("the kernel of kernel build", || {
-            built_kernel::host().map(drop)
-        }),
-    ];
-    for (name, make) in made {
-        match make() {
-            Ok(()) => println!("{name}: in the cache"),
-            Err(error @ Error::Missing { .. }) => println!("{name}: {error}"),
-            Err(error) => return Err(error),
-        }
+    report("the lab's kernel", lab::kernel().map(drop))?;
+    report("the Debian image", image::debian().map(drop))?;
+    report("the kernel of kernel build", built_kernel::host().map(drop))
+}
+
+fn report(name: &str, made: Result<(), Error>) -> Result<(), Error> {
+    match made {
+        Ok(()) => println!("{name}: in the cache"),
+        Err(error @ Error::Missing { .. }) => println!("{name}: {error}"),
+        Err(error) => return Err(error),
     }
     Ok(())
 }
