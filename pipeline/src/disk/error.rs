@@ -12,10 +12,13 @@ use crate::diagnosis::{Diagnosis, ErrorKind};
 #[non_exhaustive]
 #[allow(missing_docs)] // each message documents its variant
 pub enum DiskError {
-    #[error("{asked_mib} MiB is too small for the image: the minimum is {least_mib} MiB")]
-    TooSmall { asked_mib: u64, least_mib: u64 },
-    #[error("the image is too large: the maximum size of a root file system is {most_mib} MiB")]
-    TooLarge { most_mib: u64 },
+    #[error("{requested_mib} MiB is too small for the image: the minimum is {minimum_mib} MiB")]
+    TooSmall {
+        requested_mib: u64,
+        minimum_mib: u64,
+    },
+    #[error("the image is too large: the maximum size of a root file system is {maximum_mib} MiB")]
+    TooLarge { maximum_mib: u64 },
     #[error("a name in {directory:?} is not UTF-8, and the built-in ext4 writer cannot store it")]
     Name { directory: String },
     #[error("the image has files in /lost+found, which ext4 reserves")]
@@ -48,8 +51,8 @@ impl Diagnosis for DiskError {
 
     fn remediation(&self) -> Option<String> {
         Some(match self {
-            DiskError::TooSmall { least_mib, .. } => {
-                format!("use --size-mib {least_mib} or more, or leave it out")
+            DiskError::TooSmall { minimum_mib, .. } => {
+                format!("use --size-mib {minimum_mib} or more, or leave it out")
             }
             DiskError::Name { .. } => {
                 "use --mke2fs with the path of your system's mke2fs, such as /usr/sbin/mke2fs"

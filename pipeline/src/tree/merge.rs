@@ -239,13 +239,13 @@ impl Merger {
         let Some(directory) = self.walk(parents, Missing::Make)? else {
             return Ok(());
         };
-        let there = self.tree.lookup(directory, name).map(|edge| edge.inode);
-        let inode = match there {
-            Some(there)
-                if self.tree.is_directory(there) && matches!(kind, InodeKind::Directory(_)) =>
+        let existing = self.tree.lookup(directory, name).map(|edge| edge.inode);
+        let inode = match existing {
+            Some(existing)
+                if self.tree.is_directory(existing) && matches!(kind, InodeKind::Directory(_)) =>
             {
-                self.tree.inode_mut(there).attributes = attributes;
-                there
+                self.tree.inode_mut(existing).attributes = attributes;
+                existing
             }
             _ => self.make(Inode { kind, attributes })?,
         };
@@ -276,7 +276,7 @@ impl Merger {
     /// The directory at the path `parts`. With [`Missing::Make`] it is created if
     /// necessary, and every name in the path belongs to this layer from then on.
     fn walk(&mut self, parts: &[&[u8]], missing: Missing) -> Result<Option<InodeId>, MergeProblem> {
-        let mut way = vec![ROOT];
+        let mut path = vec![ROOT];
         let mut links = 0;
         // The last link that was followed, for the message if `..` leaves the root.
         let mut followed = (String::new(), String::new());
@@ -289,13 +289,13 @@ impl Merger {
         while let Some(part) = rest.pop_front() {
             if part == b".." {
                 // From a link's target: `parts` contains none.
-                way.pop();
-                if way.is_empty() {
+                path.pop();
+                if path.is_empty() {
                     return Err(escape(&followed));
                 }
                 continue;
             }
-            let here = way.last().copied().unwrap_or(ROOT);
+            let here = path.last().copied().unwrap_or(ROOT);
             let edge = self.tree.lookup(here, &part);
             let kind = edge.map(|edge| &self.tree.inode(edge.inode).kind);
             match (edge, kind) {
@@ -304,7 +304,7 @@ impl Merger {
                         edge.layer = self.layer;
                         self.tree.link(here, &part, edge);
                     }
-                    way.push(edge.inode);
+                    path.push(edge.inode);
                 }
                 (Some(edge), Some(InodeKind::Symlink { target })) => {
                     links += 1;
@@ -316,7 +316,7 @@ impl Merger {
                         if edge.layer == self.layer {
                             return Err(escape(&followed));
                         }
-                        way.truncate(1);
+                        path.truncate(1);
                     }
                     for part in split(target).rev() {
                         if part.len() > MAX_NAME {
@@ -330,11 +330,11 @@ impl Merger {
                     let inode = self.make(Inode::implicit_directory())?;
                     let layer = self.layer;
                     self.tree.link(here, &part, Edge { inode, layer });
-                    way.push(inode);
+                    path.push(inode);
                 }
             }
         }
-        Ok(way.last().copied())
+        Ok(path.last().copied())
     }
 
     fn make(&mut self, mut inode: Inode) -> Result<InodeId, MergeProblem> {

@@ -129,7 +129,7 @@ fn build(stack: &Stack) -> Built {
     };
     let outcome = match sized(stack.size_mib) {
         // The minimum size that the error reports must be enough.
-        Err(Error::Disk(DiskError::TooSmall { least_mib, .. })) => sized(Some(least_mib)),
+        Err(Error::Disk(DiskError::TooSmall { minimum_mib, .. })) => sized(Some(minimum_mib)),
         outcome => outcome,
     };
     Built { directory, outcome }

@@ -86,8 +86,8 @@ pub(crate) fn plan_as<'a>(
         Size::Exact(size) => match attempt(tree, identity, &need, size)? {
             Some(planned) => Ok(planned),
             None => Err(DiskError::TooSmall {
-                asked_mib: size / MIB,
-                least_mib: smallest(size, |size| {
+                requested_mib: size / MIB,
+                minimum_mib: smallest(size, |size| {
                     Ok(attempt(tree, identity, &need, size)?.is_some())
                 })? / MIB,
             }),
@@ -161,7 +161,7 @@ fn attempt<'a>(
 ) -> Result<Option<Planned<'a>>, DiskError> {
     if size > MAX_IMAGE {
         return Err(DiskError::TooLarge {
-            most_mib: MAX_IMAGE / MIB,
+            maximum_mib: MAX_IMAGE / MIB,
         });
     }
     // Below the minimum, mkext4 fails because the journal does not fit.

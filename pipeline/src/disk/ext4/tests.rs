@@ -196,20 +196,20 @@ fn a_size_that_is_too_small_is_rejected_with_the_minimum() {
             .err()
             .unwrap();
         let DiskError::TooSmall {
-            asked_mib,
-            least_mib,
+            requested_mib,
+            minimum_mib,
         } = error
         else {
             panic!("{error}");
         };
-        assert_eq!(asked_mib, asked);
-        assert!(plan(&tree, &seed(), Size::Exact(least_mib * MIB)).is_ok());
-        let below = plan(&tree, &seed(), Size::Exact((least_mib - 1) * MIB));
+        assert_eq!(requested_mib, asked);
+        assert!(plan(&tree, &seed(), Size::Exact(minimum_mib * MIB)).is_ok());
+        let below = plan(&tree, &seed(), Size::Exact((minimum_mib - 1) * MIB));
         assert!(matches!(below, Err(DiskError::TooSmall { .. })));
     }
     let tar = vec![b'x'; 40 << 20];
     let least = match plan(&tree, &seed(), Size::Exact(0)).err() {
-        Some(DiskError::TooSmall { least_mib, .. }) => least_mib,
+        Some(DiskError::TooSmall { minimum_mib, .. }) => minimum_mib,
         other => panic!("{other:?}"),
     };
     written(&tree, &tar, Size::Exact(least * MIB));
@@ -222,10 +222,10 @@ fn every_size_has_room_for_its_metadata() {
     for mib in [16, 17, 127, 128, 129, 2047, 2048, 2049, 2056, 4097] {
         match plan(&tree, &seed(), Size::Exact(mib * MIB)) {
             Ok(planned) => assert_eq!(planned.size(), mib * MIB),
-            Err(DiskError::TooSmall { least_mib, .. }) => {
+            Err(DiskError::TooSmall { minimum_mib, .. }) => {
                 assert!(
-                    least_mib > mib && least_mib < mib + 16,
-                    "{mib}: {least_mib}"
+                    minimum_mib > mib && minimum_mib < mib + 16,
+                    "{mib}: {minimum_mib}"
                 );
             }
             Err(error) => panic!("{mib}: {error}"),

@@ -13,11 +13,11 @@ use crate::tar::stream::MAX_UNPACKED;
 #[non_exhaustive]
 #[allow(missing_docs)] // each message documents its variant
 pub enum LayerError {
-    #[error("layer {layer} of {image} is truncated: received {got} of {expected} bytes")]
+    #[error("layer {layer} of {image} is truncated: received {received} of {expected} bytes")]
     CutShort {
         layer: Digest,
         image: String,
-        got: u64,
+        received: u64,
         expected: u64,
         #[source]
         source: Option<io::Error>,

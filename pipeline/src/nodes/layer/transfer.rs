@@ -19,30 +19,30 @@ pub(super) struct Transfer<'a> {
     image: &'a str,
     stream: Option<LayerStream<'a>>,
     /// The number of bytes returned so far, including those of an earlier transfer.
-    got: u64,
+    received: u64,
     /// The number of bytes to skip because the source restarted the stream from the beginning.
     skip: u64,
-    /// The value of `got` when the current stream began.
+    /// The value of `received` when the current stream began.
     begun: u64,
     failures: u32,
 }
 
 impl<'a> Transfer<'a> {
-    /// A transfer of the bytes after the first `got`.
+    /// A transfer of the bytes after the first `received`.
     pub(super) fn new(
         source: &'a dyn Source,
         layer: &'a LayerDescriptor,
         image: &'a str,
-        got: u64,
+        received: u64,
     ) -> Transfer<'a> {
         Transfer {
             source,
             layer,
             image,
             stream: None,
-            got,
+            received,
             skip: 0,
-            begun: got,
+            begun: received,
             failures: 0,
         }
     }
@@ -62,16 +62,16 @@ impl<'a> Transfer<'a> {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LayerFailure> {
         loop {
             if self.stream.is_none() {
-                let (from, stream) = self.source.layer(self.layer, self.got)?;
-                self.skip = self.got.saturating_sub(from);
-                self.begun = self.got;
+                let (from, stream) = self.source.layer(self.layer, self.received)?;
+                self.skip = self.received.saturating_sub(from);
+                self.begun = self.received;
                 self.stream = Some(stream);
             }
             let Some(stream) = &mut self.stream else {
                 continue;
             };
             let read = match stream.read(buffer) {
-                Ok(0) if self.got == self.layer.size && self.skip == 0 => return Ok(0),
+                Ok(0) if self.received == self.layer.size && self.skip == 0 => return Ok(0),
                 Ok(0) => {
                     self.interrupted(None)?;
                     continue;
@@ -89,7 +89,7 @@ impl<'a> Transfer<'a> {
             if fresh == 0 {
                 continue;
             }
-            if self.got + fresh as u64 > self.layer.size {
+            if self.received + fresh as u64 > self.layer.size {
                 return Err(LayerError::TooLong {
                     layer: self.layer.digest,
                     image: self.image.to_owned(),
@@ -98,7 +98,7 @@ impl<'a> Transfer<'a> {
                 .into());
             }
             buffer.copy_within(repeated..read, 0);
-            self.got += fresh as u64;
+            self.received += fresh as u64;
             return Ok(fresh);
         }
     }
@@ -106,7 +106,7 @@ impl<'a> Transfer<'a> {
     /// Handles a broken connection: waits for the next attempt, or fails.
     fn interrupted(&mut self, source: Option<io::Error>) -> Result<(), LayerFailure> {
         self.stream = None;
-        self.failures = match self.got - self.begun >= PROGRESS {
+        self.failures = match self.received - self.begun >= PROGRESS {
             true => 1,
             false => self.failures + 1,
         };
@@ -114,7 +114,7 @@ impl<'a> Transfer<'a> {
             return Err(LayerError::CutShort {
                 layer: self.layer.digest,
                 image: self.image.to_owned(),
-                got: self.got,
+                received: self.received,
                 expected: self.layer.size,
                 source,
             }
