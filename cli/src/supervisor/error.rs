@@ -55,8 +55,13 @@ pub enum SupervisorError {
         stderr: String,
     },
     /// The guest agent did not report in time.
-    #[error("the guest agent did not report within {} s", .0.as_secs())]
-    ReadyTimeout(Duration),
+    #[error("the guest agent did not report within {} s", .timeout.as_secs())]
+    ReadyTimeout {
+        /// The time limit.
+        timeout: Duration,
+        /// The end of the guest's console.
+        console: String,
+    },
 }
 
 fn describe(reason: StopReason) -> &'static str {
@@ -73,7 +78,7 @@ impl From<SupervisorError> for Failure {
         let (kind, console) = match &error {
             SupervisorError::Stopped { console, .. } => (ErrorKind::Guest, console.as_str()),
             SupervisorError::Failed { console, .. } => (ErrorKind::Host, console.as_str()),
-            SupervisorError::ReadyTimeout(_) => (ErrorKind::Timeout, ""),
+            SupervisorError::ReadyTimeout { console, .. } => (ErrorKind::Timeout, console.as_str()),
             SupervisorError::Protocol => (ErrorKind::Internal, ""),
             _ => (ErrorKind::Host, ""),
         };

@@ -34,6 +34,9 @@ use crate::timeline::GuestReady;
 /// How long to wait for the reason of a VM's end after its streams have closed.
 const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// How long the supervisor may take to report on a VM that hangs: its engine may take ten seconds.
+const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A running supervisor. Dropping it kills the VM without waiting for it.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -153,9 +156,37 @@ impl Supervisor {
                     });
                 }
                 Some(message) => end_as_error(message)?,
-                None => return Err(SupervisorError::ReadyTimeout(timeout)),
+                None => {
+                    return Err(SupervisorError::ReadyTimeout {
+                        timeout,
+                        console: self.diagnose(),
+                    });
+                }
             }
         }
+    }
+
+    /// Logs the supervisor's report on a VM that hangs, and returns the end of the guest's console;
+    /// empty when the supervisor does not answer.
+    fn diagnose(&self) -> String {
+        if self.send(&ToSupervisor::Diagnose, None).is_err() {
+            return String::new();
+        }
+        let deadline = Instant::now() + DIAGNOSIS_TIMEOUT;
+        while let Ok(Some(message)) = self.next(deadline) {
+            match message {
+                FromSupervisor::Diagnosis { console, report } => {
+                    tracing::warn!("the guest agent did not report\nconsole:\n{console}\n{report}");
+                    return console;
+                }
+                message => {
+                    if end_as_error(message).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        String::new()
     }
 
     /// Why the VM's streams closed, if the supervisor reports it within a short time.
@@ -235,6 +266,68 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        FromSupervisor::Ready { .. } => Ok(()),
+        FromSupervisor::Ready { .. } | FromSupervisor::Diagnosis { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::Failure;
+
+    /// A supervisor without a process: what feeds its messages, and its end of the socket.
+    fn supervisor() -> (Supervisor, mpsc::Sender<SupervisorEvent>, OwnedFd) {
+        let (control, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let (sender, events) = mpsc::channel();
+        let supervisor = Supervisor {
+            killer: Killer(Arc::new(control.try_clone().unwrap())),
+            control,
+            events,
+        };
+        (supervisor, sender, theirs)
+    }
+
+    fn ready_timeout(supervisor: &Supervisor) -> Failure {
+        supervisor
+            .wait_until_ready(Duration::ZERO)
+            .unwrap_err()
+            .into()
+    }
+
+    #[test]
+    fn a_guest_that_does_not_report_is_diagnosed() {
+        let (supervisor, sender, theirs) = supervisor();
+        let answering = thread::spawn(move || {
+            let mut bytes = [0; 100];
+            let flags = rustix::net::RecvFlags::empty();
+            let (length, _) = rustix::net::recv(&theirs, &mut bytes[..], flags).unwrap();
+            assert_eq!(&bytes[..length], br#""diagnose""#);
+            sender
+                .send(SupervisorEvent::Message(FromSupervisor::Diagnosis {
+                    console: "first\nlast\n".into(),
+                    report: "devices:".into(),
+                }))
+                .unwrap();
+        });
+        let failure = ready_timeout(&supervisor);
+        answering.join().unwrap();
+        assert_eq!(failure.message, "the guest agent did not report within 0 s");
+        let hint = failure.remediation.unwrap();
+        assert!(hint.ends_with(": last"), "{hint}");
+    }
+
+    #[test]
+    fn a_supervisor_that_does_not_answer_leaves_the_error_as_it_is() {
+        let (supervisor, _sender, theirs) = supervisor();
+        drop(theirs);
+        let failure = ready_timeout(&supervisor);
+        assert_eq!(failure.message, "the guest agent did not report within 0 s");
+        assert_eq!(failure.remediation, None);
     }
 }

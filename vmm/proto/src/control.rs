@@ -27,6 +27,8 @@ pub enum ToSupervisor {
     },
     /// Stop the VM now, without asking the guest.
     Kill,
+    /// Report the state of a VM that seems to hang. Answered with [`FromSupervisor::Diagnosis`].
+    Diagnose,
 }
 
 /// Messages from the supervisor.
@@ -43,6 +45,14 @@ pub enum FromSupervisor {
         started_micros: u64,
         /// The steps that led there.
         steps: Vec<Step>,
+    },
+    /// The answer to [`ToSupervisor::Diagnose`]. Both texts are printable ASCII.
+    Diagnosis {
+        /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
+        console: String,
+        /// Devices, queues and what the engine knows of the vCPUs, at most [`DIAGNOSIS_LIMIT`]
+        /// bytes.
+        report: String,
     },
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. Last message.
     Stopped {
@@ -94,8 +104,14 @@ pub enum StepName {
     Running,
 }
 
-/// How much of the guest's console a last message carries, in bytes.
+/// How much of the guest's console a message carries, in bytes.
 pub const CONSOLE_TAIL: usize = 8 << 10;
+
+/// The longest report of a [`FromSupervisor::Diagnosis`], in bytes. JSON escapes at most double
+/// it, so that the message stays below [`MAX_MESSAGE`].
+pub const DIAGNOSIS_LIMIT: usize = 22 << 10;
+
+const _: () = assert!(2 * (CONSOLE_TAIL + DIAGNOSIS_LIMIT) < MAX_MESSAGE - 1024);
 
 /// How a VM ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

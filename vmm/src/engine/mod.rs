@@ -78,6 +78,11 @@ pub trait RunningVm: Send + Debug {
 
     /// Ends the VM now; [`ended_fd`](Self::ended_fd) follows. Does not wait.
     fn kill(&mut self);
+
+    /// The state of a VM that seems to hang, as text for a person: devices and queues, and on
+    /// engine `qemu` the vCPUs' registers and the interrupt controllers. A few dozen KiB at most.
+    /// Takes up to ten seconds when the engine itself hangs. The VM is not affected.
+    fn diagnose(&mut self) -> String;
 }
 
 /// Why an engine could not start or keep running a VM.

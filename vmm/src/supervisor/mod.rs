@@ -6,12 +6,14 @@
 //! the VM, so a supervisor never outlives who started it.
 //!
 //! ```text
-//!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ─┐ ── VM ended ─────▶ Stopped / Failed, exit
-//!                                 │ Connect │ ── socket closed ▶ kill, exit
-//!                                 └─────────┘ ── Kill ─────────▶ kill, Stopped, exit
+//!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ──┐ ── VM ended ─────▶ Stopped / Failed, exit
+//!                                 │ Connect  │ ── socket closed ▶ kill, exit
+//!                                 │ Diagnose │ ── Kill ─────────▶ kill, Stopped, exit
+//!                                 └──────────┘
 //! ```
 
 mod control;
+mod diagnosis;
 mod instance;
 mod ready;
 mod steps;
@@ -148,6 +150,9 @@ fn watch(
                     instance.vsock.connect(port, socket);
                 }
                 Some((ToSupervisor::Kill, None)) => instance.vm.kill(),
+                Some((ToSupervisor::Diagnose, None)) => {
+                    control.send(&diagnosis::message(console, &mut *instance.vm))?;
+                }
                 Some(_) => return Err(ControlError::OutOfPlace.into()),
                 None => {
                     instance.vm.kill();

@@ -1,5 +1,7 @@
 //! Maps the callbacks of `vhost-user-backend` to a device.
 
+mod diagnosis;
+
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -39,6 +41,8 @@ pub struct Backend {
     queues: usize,
     features: u64,
     state: Mutex<State>,
+    /// The rings, once one of them was notified; for [`describe`](Self::describe).
+    rings: OnceLock<Vec<Vring>>,
     /// The event loop, which polls the device's `backend_fd` while the device is active. Weak,
     /// because the loop owns the back end.
     event_loop: OnceLock<Weak<EventLoop>>,
@@ -49,6 +53,8 @@ pub struct Backend {
 struct State {
     device: Box<dyn VirtioDevice>,
     memory: Option<Memory>,
+    /// The features that the front end acknowledged.
+    acknowledged: Option<u64>,
     phase: Phase,
     /// The queues that the device has rescheduled.
     rescheduled: Vec<usize>,
@@ -80,10 +86,12 @@ impl Backend {
             state: Mutex::new(State {
                 device,
                 memory: None,
+                acknowledged: None,
                 phase: Phase::Idle,
                 rescheduled: Vec::new(),
                 warned: false,
             }),
+            rings: OnceLock::new(),
             event_loop: OnceLock::new(),
             reschedule: EventFd::new(EFD_NONBLOCK)?,
         })
@@ -171,7 +179,9 @@ impl VhostUserBackend for Backend {
     }
 
     fn acked_features(&self, features: u64) {
-        self.state()
+        let mut state = self.state();
+        state.acknowledged = Some(features);
+        state
             .device
             .acknowledge(features & !(RING_FEATURES | PROTOCOL_FEATURES));
     }
@@ -228,6 +238,7 @@ impl VhostUserBackend for Backend {
         vrings: &[Vring],
         _thread: usize,
     ) -> io::Result<()> {
+        self.rings.get_or_init(|| vrings.to_vec());
         let mut state = self.state();
         let event = u64::from(event);
         // An event other than a kick may still arrive after the device was stopped.

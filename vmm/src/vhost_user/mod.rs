@@ -54,6 +54,7 @@ pub enum VhostUserError {
 /// A device that is served. Dropping it closes the connection and waits for its threads.
 pub struct Server {
     name: String,
+    backend: Arc<Backend>,
     daemon: VhostUserDaemon<Arc<Backend>>,
     /// Dropped first, which closes the daemon's connection.
     proxy: Option<Proxy>,
@@ -94,6 +95,7 @@ pub fn serve(
     Ok((
         Server {
             name: name.to_owned(),
+            backend,
             daemon,
             proxy: None,
         },
@@ -120,6 +122,13 @@ pub fn serve_at_path(
     })?;
     server.proxy = Some(proxy);
     Ok((server, directory))
+}
+
+impl Server {
+    /// The state of the device and its queues, one line each, for diagnostics.
+    pub fn describe(&self) -> Vec<String> {
+        self.backend.describe()
+    }
 }
 
 impl Drop for Server {

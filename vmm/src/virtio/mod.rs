@@ -17,6 +17,7 @@ mod device;
 pub mod interrupts;
 pub mod mmio;
 pub mod net;
+mod queue_state;
 pub mod rng;
 mod segments;
 mod serve;
@@ -25,4 +26,5 @@ mod testing;
 pub mod vsock;
 
 pub use device::{DeviceError, DeviceIo, VirtioDevice};
+pub(crate) use queue_state::describe as describe_queue;
 pub use segments::Segments;

@@ -12,14 +12,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::guest;
-use microagent_proto::control::{DiskConfig, DiskMode, Engine, StopReason, VmConfig};
+use microagent_proto::control::{
+    DiskConfig, DiskMode, Engine, FromSupervisor, MAX_MESSAGE, StopReason, ToSupervisor, VmConfig,
+};
 use microagent_tests::{skip, tool};
 use microagent_vmm::console::Console;
 use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, StepName, qemu};
+use microagent_vmm::supervisor::{self, Control};
 use microagent_vmm::virtio::block::{self, Block, Overlay};
 use microagent_vmm::virtio::rng::Rng;
 use microagent_vmm::virtio::vsock::{Services, Vsock, VsockHandle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
 const GUEST_CID: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -364,6 +368,98 @@ fn a_reset_and_a_panic_are_not_a_power_off() {
     let (end, console) = Vm::boot("exit", Vec::new(), Services::new()).wait();
     assert_eq!(end, StopReason::Reset, "{console}");
     assert!(console.contains("Kernel panic"), "{console}");
+}
+
+/// The whole path of the report on a guest whose agent never reports: supervisor, devices, QEMU.
+#[test]
+fn a_guest_that_hangs_is_diagnosed() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = ext4(dir.path(), "image", &[("name", b"x")]);
+    let script = "mount /dev/vda /mnt; cat /mnt/name; echo HANGS; exec sleep 1000000";
+    let guest = guest::guest(dir.path(), script);
+    let disks = vec![DiskConfig {
+        path: image,
+        mode: DiskMode::ReadOnly,
+    }];
+    let config = config(dir.path(), &guest.kernel, &guest.initramfs, disks);
+    let (control, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let supervisor = thread::spawn(move || supervisor::run(&Control::new(theirs), None).unwrap());
+    let send = |message: &ToSupervisor| {
+        let bytes = serde_json::to_vec(message).unwrap();
+        rustix::net::send(&control, &bytes, SendFlags::NOSIGNAL).unwrap();
+    };
+    let next = || -> FromSupervisor {
+        let timeout = Timespec {
+            tv_sec: DEADLINE.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        let n = poll(&mut [PollFd::new(&control, PollFlags::IN)], Some(&timeout)).unwrap();
+        assert_eq!(n, 1, "the supervisor did not answer within {DEADLINE:?}");
+        let mut bytes = vec![0; MAX_MESSAGE];
+        let (length, _) = rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty()).unwrap();
+        serde_json::from_slice(&bytes[..length]).unwrap()
+    };
+
+    send(&ToSupervisor::Start(Box::new(config)));
+    // Until the guest's script has printed its last line. Reports slow the guest down.
+    let deadline = Instant::now() + 2 * DEADLINE;
+    let report = loop {
+        send(&ToSupervisor::Diagnose);
+        let FromSupervisor::Diagnosis { console, report } = next() else {
+            panic!("not a diagnosis");
+        };
+        if console.contains("HANGS") {
+            break report;
+        }
+        assert!(Instant::now() < deadline, "{console}\n{report}");
+    };
+    println!("{report}");
+    for part in [
+        "device0: virtio device type 2, active, features 0x",
+        "device0: queue 0: enabled, event index on, size ",
+        "device1: virtio device type 19, active, features 0x",
+        "VM status: running",
+        "CPU#0\n",
+        "CPU#1\n",
+        "RIP=",
+        "dumping local APIC state",
+        "ioapic0:",
+        "[virtio-blk]",
+        "vhost_started:           true",
+        "VIRTIO_CONFIG_S_DRIVER_OK",
+        "CPU 0/TCG: state ",
+        "threads of the supervisor:",
+    ] {
+        assert!(report.contains(part), "no {part:?} in:\n{report}");
+    }
+    // The device has answered everything that the driver made available.
+    let queue = report
+        .lines()
+        .find(|line| line.starts_with("device0: queue 0: "))
+        .unwrap();
+    let index = |name: &str| {
+        let (_, rest) = queue.split_once(&format!(", {name} ")).unwrap();
+        rest.split(',').next().unwrap().parse::<u16>().unwrap()
+    };
+    assert!(index("avail.idx") > 0, "{queue}");
+    assert_eq!(index("avail.idx"), index("next_avail"), "{queue}");
+    assert_eq!(index("used.idx"), index("next_used"), "{queue}");
+
+    send(&ToSupervisor::Kill);
+    let FromSupervisor::Stopped { reason, .. } = next() else {
+        panic!("not the end");
+    };
+    assert_eq!(reason, StopReason::Killed);
+    assert!(supervisor.join().unwrap());
 }
 
 #[test]

@@ -112,6 +112,14 @@ impl Bus {
         }
     }
 
+    /// The state of the virtio devices and their queues, for diagnostics.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let devices = self.virtio.iter().enumerate();
+        devices
+            .flat_map(|(index, device)| device.describe(&format!("device{index}")))
+            .collect()
+    }
+
     fn virtio_at(&self, address: u64) -> Option<(&MmioTransport, u64)> {
         let distance = address.checked_sub(layout::VIRTIO_MMIO)?;
         let index = usize::try_from(distance / layout::VIRTIO_MMIO_SIZE).ok()?;

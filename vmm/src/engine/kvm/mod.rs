@@ -39,7 +39,7 @@ pub struct KvmVm {
     // Dropped in this order: vCPUs first, then the devices they reach, then the VM itself.
     vcpus: Vec<VcpuThread>,
     termination: Arc<Termination>,
-    _bus: Arc<Bus>,
+    bus: Arc<Bus>,
     _vm: Vm,
 }
 
@@ -89,7 +89,7 @@ pub fn start(
     Ok(Box::new(KvmVm {
         vcpus,
         termination,
-        _bus: bus,
+        bus,
         _vm: vm,
     }))
 }
@@ -105,6 +105,10 @@ impl RunningVm for KvmVm {
 
     fn kill(&mut self) {
         self.termination.set(Ok(StopReason::Killed));
+    }
+
+    fn diagnose(&mut self) -> String {
+        format!("devices:\n{}\n", self.bus.describe().join("\n"))
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `x-option-roms=off` | nothing boots from a disk |
 //! | `memory-backend-memfd,share=on` | our devices map the guest's memory |
 //! | `force-legacy=false` | virtio-mmio version 2 |
+//! | `debug-threads=on` | names QEMU's threads, for reports on a VM that hangs |
 //! | `-no-reboot` | a reset ends the VM |
 //! | `edd=off` (kernel) | its setup code need not ask the firmware for disks |
 //!
@@ -58,7 +59,8 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     arguments.flag("-no-user-config");
     arguments.flag("-no-reboot");
     arguments.option("-display", "none");
-    arguments.option("-name", &config.name.replace(',', ",,"));
+    let name = config.name.replace(',', ",,");
+    arguments.option("-name", &format!("{name},debug-threads=on"));
     arguments.option(
         "-machine",
         "microvm,accel=tcg,acpi=on,ioapic2=off,x-option-roms=off,rtc=on,memory-backend=ram",

@@ -10,6 +10,7 @@
 //! no network. It dies with the thread that started it ([`spawn::spawn`]).
 
 mod command;
+mod diagnosis;
 mod locate;
 mod process;
 mod qmp;
@@ -28,7 +29,7 @@ pub use self::command::MAX_DEVICES;
 use self::command::{Channels, FrontEnd};
 pub use self::locate::{QemuInfo, describe, locate};
 use self::process::QemuProcess;
-use self::qmp::{Message, Monitor};
+use self::qmp::{Message, Monitor, Response};
 use super::{DeviceKind, EngineError, Launch, RunningVm, StepName};
 use crate::console::Console;
 use crate::vhost_user::{self, Server};
@@ -43,7 +44,7 @@ pub struct QemuVm {
     // Dropped in this order: QEMU first, then the devices it uses.
     process: QemuProcess,
     console: Option<JoinHandle<()>>,
-    _servers: Vec<Server>,
+    servers: Vec<Server>,
 }
 
 /// Boots a VM in QEMU; returns when its CPUs run. The calling thread must live as long as the VM.
@@ -120,7 +121,7 @@ pub fn start(
     Ok(Box::new(QemuVm {
         process,
         console: Some(console),
-        _servers: servers,
+        servers,
     }))
 }
 
@@ -134,9 +135,9 @@ fn wait_until_running(
         let mut monitor = Monitor::new(stream)?;
         loop {
             match monitor.next()? {
-                Message::Running => break,
+                Message::Response(Response { result: Ok(_), .. }) => break,
                 Message::End => return Ok(None),
-                Message::Other | Message::Shutdown(_) => {}
+                Message::Response(_) | Message::Other | Message::Shutdown(_) => {}
             }
         }
         monitor.stream().set_read_timeout(None)?;
@@ -178,6 +179,11 @@ impl RunningVm for QemuVm {
 
     fn kill(&mut self) {
         self.process.kill();
+    }
+
+    fn diagnose(&mut self) -> String {
+        let devices: Vec<String> = self.servers.iter().flat_map(Server::describe).collect();
+        diagnosis::report(&devices, &mut self.process)
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -12,8 +13,8 @@ use microagent_proto::control::StopReason;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::qmp::{Message, Monitor};
-use super::start_thread;
+use super::qmp::{Commands, Message, Monitor, Response};
+use super::{failed, start_thread};
 use crate::engine::EngineError;
 
 /// How much of QEMU's standard error is kept, in bytes: its end, where the reason is.
@@ -23,6 +24,8 @@ const STDERR_LIMIT: usize = 16 << 10;
 #[derive(Debug)]
 pub struct QemuProcess {
     shared: Arc<Shared>,
+    pid: u32,
+    commands: Option<Commands>,
     /// Names the process without the danger of a reused number.
     pidfd: OwnedFd,
     stderr: Option<JoinHandle<()>>,
@@ -71,6 +74,8 @@ impl QemuProcess {
         let stderr = child.stderr.take();
         let mut process = QemuProcess {
             shared: shared.clone(),
+            pid: child.id(),
+            commands: None,
             pidfd,
             stderr: None,
             child: Some(child),
@@ -87,12 +92,18 @@ impl QemuProcess {
     /// Watches from now on, in a thread.
     ///
     /// # Errors
-    /// When the host has no threads left.
+    /// When the host has no threads or descriptors left.
     pub fn watch(&mut self, monitor: Monitor) -> Result<(), EngineError> {
+        let stream = monitor.stream().try_clone();
+        let (sender, responses) = mpsc::channel();
+        self.commands = Some(Commands::new(
+            stream.map_err(failed("watch QEMU"))?,
+            responses,
+        ));
         let shared = self.shared.clone();
         let (child, stderr) = (self.child.take(), self.stderr.take());
         self.thread = Some(start_thread("qemu-watch", move || {
-            let reason = shutdown_reason(monitor);
+            let reason = shutdown_reason(monitor, &sender);
             let status = child.map(|mut child| child.wait());
             if let Some(stderr) = stderr {
                 let _ = stderr.join();
@@ -126,6 +137,16 @@ impl QemuProcess {
             Err(error) => error,
             Ok(_) => EngineError::Qemu("ended before its machine ran".into()),
         }
+    }
+
+    /// The process id. Not of another process as long as the VM has not ended.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The commands of the running machine; `None` before [`watch`](Self::watch).
+    pub fn commands(&mut self) -> Option<&mut Commands> {
+        self.commands.as_mut()
     }
 
     /// Becomes readable when the VM has ended.
@@ -212,13 +233,18 @@ impl Shared {
     }
 }
 
-/// Reads QEMU's events until it closes the connection; the last reason it gave for stopping.
-fn shutdown_reason(mut monitor: Monitor) -> Option<String> {
+/// Reads QEMU's messages until it closes the connection, and passes on responses. Returns the last
+/// reason for which the VM stopped.
+fn shutdown_reason(mut monitor: Monitor, responses: &Sender<Response>) -> Option<String> {
     let mut reason = None;
     loop {
         match monitor.next() {
             Ok(Message::Shutdown(why)) => reason = Some(why),
-            Ok(Message::Running | Message::Other) => {}
+            Ok(Message::Response(response)) => {
+                // Sending fails only when the VM is being dropped.
+                let _ = responses.send(response);
+            }
+            Ok(Message::Other) => {}
             Ok(Message::End) | Err(_) => return reason,
         }
     }

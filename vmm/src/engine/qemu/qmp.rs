@@ -1,27 +1,32 @@
-//! What QEMU says about itself: the few words of QMP that are needed.
+//! The QEMU machine protocol, as far as it is needed: events, and human monitor commands for
+//! diagnostics.
 //!
-//! One JSON document a line. Events come only after the capabilities were negotiated, and the
-//! answer to that comes from the main loop, when the machine is built and its CPUs run.
+//! One JSON document a line. QEMU sends events only after capabilities negotiation. It responds to
+//! the negotiation from its main loop, when the machine is built and its CPUs run.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-/// The longest line that is read, in bytes. QEMU's are short; the limit bounds our memory.
-const MAX_LINE: u64 = 64 << 10;
+/// The longest line that is read, in bytes. Only the registers of many vCPUs come near it; the
+/// limit bounds our memory.
+const MAX_LINE: u64 = 1 << 20;
 
-/// A monitor connection.
+/// The reading side of a QMP connection.
 #[derive(Debug)]
 pub struct Monitor {
     lines: BufReader<UnixStream>,
 }
 
-/// What a line may be, as far as it matters here.
+/// A line from QEMU.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The answer to the one command we send.
-    Running,
+    /// The response to a command.
+    Response(Response),
     /// The VM stops, and why (`ShutdownCause` of QMP).
     Shutdown(String),
     /// Anything else.
@@ -30,12 +35,28 @@ pub enum Message {
     End,
 }
 
+/// The response to a command.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The command's id, if it had one.
+    id: Option<u64>,
+    /// What it returned, or QEMU's description of the error.
+    pub result: Result<Value, String>,
+}
+
 #[derive(Deserialize)]
 struct Line {
+    id: Option<u64>,
     #[serde(rename = "return")]
-    answer: Option<serde_json::Value>,
+    returned: Option<Value>,
+    error: Option<ErrorBody>,
     event: Option<String>,
     data: Option<Data>,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    desc: String,
 }
 
 #[derive(Deserialize)]
@@ -44,7 +65,7 @@ struct Data {
 }
 
 impl Monitor {
-    /// Asks for events on this connection.
+    /// Negotiates capabilities, after which QEMU sends events.
     ///
     /// # Errors
     /// When the connection is broken.
@@ -55,7 +76,7 @@ impl Monitor {
         })
     }
 
-    /// The connection, for timeouts.
+    /// The connection, for timeouts and for [`Commands`].
     pub fn stream(&self) -> &UnixStream {
         self.lines.get_ref()
     }
@@ -63,7 +84,7 @@ impl Monitor {
     /// Waits for the next line.
     ///
     /// # Errors
-    /// When the connection breaks or its read timeout is over.
+    /// When the connection breaks or the read timeout expires.
     pub fn next(&mut self) -> io::Result<Message> {
         let mut line = Vec::new();
         match self
@@ -79,28 +100,109 @@ impl Monitor {
 }
 
 fn parse(line: &[u8]) -> Message {
-    // A line that is not understood is a line that does not matter.
+    // Lines that cannot be parsed are irrelevant here.
     let Ok(line) = serde_json::from_slice::<Line>(line) else {
         return Message::Other;
     };
-    match (line.answer, line.event.as_deref()) {
-        (Some(_), _) => Message::Running,
-        (_, Some("SHUTDOWN")) => {
+    let response = |result| {
+        Message::Response(Response {
+            id: line.id,
+            result,
+        })
+    };
+    match (line.returned, line.error, line.event.as_deref()) {
+        (Some(value), ..) => response(Ok(value)),
+        (None, Some(error), _) => response(Err(error.desc)),
+        (None, None, Some("SHUTDOWN")) => {
             Message::Shutdown(line.data.and_then(|data| data.reason).unwrap_or_default())
         }
         _ => Message::Other,
     }
 }
 
+/// Why a command has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The command could not be sent.
+    #[error("cannot send the command")]
+    Send(#[from] io::Error),
+    /// QEMU did not respond before the deadline.
+    #[error("QEMU did not respond in time")]
+    Timeout,
+    /// QEMU has closed the connection.
+    #[error("QEMU closed the connection")]
+    Closed,
+    /// QEMU refused the command.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Sends commands on a connection whose lines another thread reads.
+#[derive(Debug)]
+pub struct Commands {
+    stream: UnixStream,
+    responses: Receiver<Response>,
+    last_id: u64,
+}
+
+impl Commands {
+    /// Sends on `stream`; `responses` are those that its reader receives.
+    pub fn new(stream: UnixStream, responses: Receiver<Response>) -> Commands {
+        Commands {
+            stream,
+            responses,
+            last_id: 0,
+        }
+    }
+
+    /// Runs a command of QEMU's human monitor and returns what it prints.
+    ///
+    /// # Errors
+    /// [`CommandError`]
+    pub fn human(&mut self, command: &str, deadline: Instant) -> Result<String, CommandError> {
+        self.last_id += 1;
+        let mut line = json!({
+            "execute": "human-monitor-command",
+            "arguments": {"command-line": command},
+            "id": self.last_id,
+        })
+        .to_string();
+        line.push('\n');
+        self.stream.write_all(line.as_bytes())?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.responses.recv_timeout(left) {
+                Ok(response) if response.id == Some(self.last_id) => {
+                    let value = response.result.map_err(CommandError::Refused)?;
+                    return Ok(value.as_str().unwrap_or_default().to_owned());
+                }
+                // A late response to an earlier command.
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Err(CommandError::Timeout),
+                Err(RecvTimeoutError::Disconnected) => return Err(CommandError::Closed),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
     use super::*;
+
+    fn response(id: Option<u64>, result: Result<Value, String>) -> Message {
+        Message::Response(Response { id, result })
+    }
 
     #[test]
     fn the_lines_of_qemu_7_2_are_understood() {
-        let lines: [(&[u8], Message); 5] = [
+        let lines: [(&[u8], Message); 7] = [
             (br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#, Message::Other),
-            (br#"{"return": {}}"#, Message::Running),
+            (br#"{"return": {}}"#, response(None, Ok(json!({})))),
+            (br#"{"return": "text\r\n", "id": 7}"#, response(Some(7), Ok("text\r\n".into()))),
+            (br#"{"id": 7, "error": {"class": "GenericError", "desc": "no"}}"#, response(Some(7), Err("no".into()))),
             (br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#, Message::Shutdown("guest-reset".into())),
             (br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#, Message::Other),
             (b"\xff\n", Message::Other),
@@ -108,5 +210,34 @@ mod tests {
         for (line, message) in lines {
             assert_eq!(parse(line), message);
         }
+    }
+
+    #[test]
+    fn a_command_returns_its_own_response_or_times_out() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (sender, responses) = mpsc::channel();
+        let mut commands = Commands::new(ours, responses);
+        let past = Instant::now();
+        let error = commands.human("info status", past).unwrap_err();
+        assert!(matches!(error, CommandError::Timeout), "{error:?}");
+        let mut line = String::new();
+        BufReader::new(&theirs).read_line(&mut line).unwrap();
+        let sent: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(sent["arguments"]["command-line"], "info status");
+
+        for (id, text) in [(1, "late"), (2, "right")] {
+            let result = Ok(text.into());
+            sender
+                .send(Response {
+                    id: Some(id),
+                    result,
+                })
+                .unwrap();
+        }
+        let soon = Instant::now() + Duration::from_secs(30);
+        assert_eq!(commands.human("info status", soon).unwrap(), "right");
+        drop(sender);
+        let error = commands.human("info status", soon).unwrap_err();
+        assert!(matches!(error, CommandError::Closed), "{error:?}");
     }
 }

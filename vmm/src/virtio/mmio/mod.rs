@@ -20,7 +20,7 @@ mod worker;
 use std::fmt::Debug;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
@@ -111,6 +111,16 @@ impl MmioTransport {
     /// index of the queue to `QueueNotify`.
     pub fn notify_eventfds(&self) -> &[EventFd] {
         &self.notify_eventfds
+    }
+
+    /// The state of the device and its queues, one line each, for diagnostics. `name` is what the
+    /// lines call it. Does not wait for a worker that hangs in an event.
+    pub fn describe(&self, name: &str) -> Vec<String> {
+        match self.shared.core.try_lock() {
+            Ok(core) => core.describe(name),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().describe(name),
+            Err(TryLockError::WouldBlock) => vec![format!("{name}: busy with one event")],
+        }
     }
 
     /// Handles a read by a vCPU of `data.len()` bytes at register offset `offset`.

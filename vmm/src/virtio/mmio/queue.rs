@@ -13,6 +13,8 @@ use std::io;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 
+use crate::virtio::describe_queue;
+
 /// The three parts of a queue, in the order of their registers.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Ring {
@@ -60,6 +62,11 @@ impl QueueRegisters {
 
     pub(super) fn ready(&self) -> bool {
         self.queue.ready()
+    }
+
+    /// The queue's state as one line, for diagnostics.
+    pub(super) fn describe(&self, memory: &GuestMemoryMmap) -> String {
+        describe_queue(&self.queue, Some(memory))
     }
 
     /// The queue, if it is ready.

@@ -1,6 +1,7 @@
 //! The device's registers, and its state from reset to `DRIVER_OK` (virtio 1.2 sections 2.1, 3.1
 //! and 4.2.2).
 
+mod diagnosis;
 mod serving;
 
 use std::io;
