@@ -1,16 +1,16 @@
-//! Where the guest's console output goes: a ring that keeps the last lines for diagnosis, and on
-//! request the monitor's standard error.
+//! The guest's console output: a ring buffer that keeps the last lines for diagnosis and, on
+//! request, a copy on the monitor's standard error.
 //!
-//! A guest can write for ever: nothing here grows beyond [`CAPACITY`].
+//! A guest can write without end, so the buffer never grows beyond [`CAPACITY`].
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many bytes of console output are kept.
+/// The size of the ring buffer, in bytes.
 const CAPACITY: usize = 64 << 10;
 
-/// The console's output so far. Clones share it.
+/// The console output so far. Clones share one buffer.
 #[derive(Debug, Clone, Default)]
 pub struct Console {
     ring: Arc<Mutex<VecDeque<u8>>>,
@@ -18,7 +18,7 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console; with `copy_to_stderr` its bytes also go to standard error as they come.
+    /// An empty console. With `copy_to_stderr`, output is also written to standard error at once.
     pub fn new(copy_to_stderr: bool) -> Console {
         Console {
             ring: Arc::default(),
@@ -26,7 +26,7 @@ impl Console {
         }
     }
 
-    /// The last whole lines, at most `limit` bytes, as text.
+    /// The last complete lines, at most `limit` bytes, as text.
     pub fn tail(&self, limit: usize) -> String {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let skip = ring.len().saturating_sub(limit);
@@ -52,7 +52,7 @@ impl Write for Console {
         ring.extend(kept);
         drop(ring);
         if self.copy_to_stderr {
-            // The console must not fail because nobody reads standard error any more.
+            // A closed standard error must not break the console.
             let _ = io::stderr().write_all(bytes);
         }
         Ok(bytes.len())
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn one_write_larger_than_the_ring_is_cut_at_its_front() {
+    fn one_write_larger_than_the_ring_keeps_its_end() {
         let mut console = Console::new(false);
         console.write_all(&vec![b'x'; CAPACITY + 1]).unwrap();
         console.write_all(b"end").unwrap();

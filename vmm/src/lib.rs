@@ -1,17 +1,17 @@
 //! The monitor: two engines that run vCPUs, one set of virtio devices, one supervisor process.
 //!
-//! | module | what it answers |
+//! | module | contents |
 //! |---|---|
-//! | [`engine`] | how vCPUs are run: on KVM, or by QEMU |
-//! | [`boot`] | where kernel, initramfs, command line and machine tables go in guest memory |
-//! | [`vhost_user`] | how another process reaches the devices |
-//! | [`virtio`] | what the devices do |
-//! | [`console`] | where console output goes |
+//! | [`engine`] | running vCPUs: on KVM, or in QEMU |
+//! | [`boot`] | kernel, initramfs, command line and firmware tables in guest memory |
+//! | [`vhost_user`] | serving devices to another process |
+//! | [`virtio`] | the devices |
+//! | [`console`] | the guest's console output |
 //! | [`probe`] | what this host can run |
-//! | [`supervisor`] | how one process runs one VM, and what it tells its caller |
+//! | [`supervisor`] | the process that runs one VM, and its control socket |
 //!
-//! The crate knows no images and no store: it boots what it is told to
-//! ([`microagent_proto::control::VmConfig`]).
+//! The crate does not depend on images or the store: a VM is described completely by
+//! [`microagent_proto::control::VmConfig`].
 
 pub mod boot;
 pub mod console;
@@ -21,7 +21,7 @@ pub mod supervisor;
 pub mod vhost_user;
 pub mod virtio;
 
-/// What the fuzz targets in `fuzz/` call. Not part of the API.
+/// Entry points of the fuzz targets in `fuzz/`. Not part of the API.
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing {
     pub use crate::virtio::mmio::hostile::{block, net, registers, rng, vsock};

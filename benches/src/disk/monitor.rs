@@ -119,7 +119,7 @@ fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
 /// through the host's page cache.
 fn theirs(accelerator: &str, guest: &Guest, disk: &Path) -> Result<String, Error> {
     // Under TCG the guest's TSC is the host's; on a busy host the guest fails to calibrate it.
-    let tsc = (accelerator == "tcg").then(qemu::tsc::command_line_word);
+    let tsc = (accelerator == "tcg").then(qemu::tsc::kernel_parameter);
     let line = microagent_vmm::boot::CommandLine::new(false)
         .with_extra(Some("reboot=t"))
         .with_extra(tsc.flatten().as_deref());

@@ -1,6 +1,6 @@
-//! Sessions: one thread each, one request each.
+//! Sessions: one thread and one request each.
 //!
-//! A VM is configured exactly once, and before its first command; until then it is anonymous.
+//! A VM is configured exactly once, before its first command.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::power::{self, log};
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 
-/// What all sessions share.
+/// The state that all sessions share.
 #[derive(Debug)]
 pub struct Agent {
     children: Arc<Children>,
@@ -29,24 +29,24 @@ pub struct Agent {
 
 #[derive(Debug)]
 enum State {
-    /// Waiting to be told what to be. The subscription is from before the first device.
-    Anonymous(Uevents),
-    /// Has its root and its name; and other disks, mounted here.
+    /// Not configured. The subscription was opened before the first device appeared.
+    Unconfigured(Uevents),
+    /// Configured; holds the mount points of the disks other than the root.
     Configured(Vec<PathBuf>),
-    /// Half of it was done; only a new VM helps.
+    /// Configuration failed halfway and cannot be repeated in this VM.
     Failed,
 }
 
 impl Agent {
-    /// An agent of an anonymous VM.
+    /// The agent of a VM that is not configured.
     pub fn new(uevents: Uevents) -> Agent {
         Agent {
             children: Arc::default(),
-            state: Mutex::new(State::Anonymous(uevents)),
+            state: Mutex::new(State::Unconfigured(uevents)),
         }
     }
 
-    /// Starts the thread that reaps.
+    /// Starts the thread that reaps processes.
     pub fn start_reaping(&self) -> io::Result<()> {
         let children = Arc::clone(&self.children);
         thread::Builder::new()
@@ -55,7 +55,7 @@ impl Agent {
             .map(drop)
     }
 
-    /// Serves one session on a thread of its own.
+    /// Serves one session on a new thread.
     pub fn start_session(self: &Arc<Agent>, stream: Stream) -> io::Result<()> {
         let agent = Arc::clone(self);
         thread::Builder::new()
@@ -64,8 +64,8 @@ impl Agent {
             .map(drop)
     }
 
-    /// Serves one session to its end. What goes wrong with the stream itself has nobody to be told
-    /// to but the console.
+    /// Serves one session to its end. Errors of the stream itself can only be logged to the
+    /// console.
     fn serve(&self, mut stream: Stream) {
         if let Err(error) = self.answer(&mut stream) {
             log(&format!("session: {}", error_chain(&error)));
@@ -98,8 +98,8 @@ impl Agent {
 
     fn configure(&self, request: &Configure) -> Result<u64, Failure> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State::Anonymous(uevents) = &*state else {
-            return Err(bad_request("this VM is configured already".into()));
+        let State::Unconfigured(uevents) = &*state else {
+            return Err(bad_request("this VM is already configured".into()));
         };
         match configure(request, uevents) {
             Ok(configured) => {
@@ -116,7 +116,7 @@ impl Agent {
     fn disks(&self) -> Vec<PathBuf> {
         match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
             State::Configured(disks) => disks.clone(),
-            State::Anonymous(_) | State::Failed => Vec::new(),
+            State::Unconfigured(_) | State::Failed => Vec::new(),
         }
     }
 
@@ -142,13 +142,13 @@ fn bad_request(message: String) -> Failure {
     }
 }
 
-/// The mode for tests: `root` as the root, standard input as the stream of one session.
+/// For tests: serves one session on standard input, with `root` as the root directory.
 pub fn serve_session_on_stdin(root: &Path) -> ExitCode {
     fn prepare(root: &Path) -> io::Result<(Arc<Agent>, Stream)> {
         let stream = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
         rustix::process::chroot(root)?;
         rustix::process::chdir("/")?;
-        // Orphans come to this process even where it is not PID 1.
+        // Orphans are reparented to this process even if it is not PID 1.
         set_child_subreaper(Some(Pid::INIT))?;
         let agent = Arc::new(Agent {
             children: Arc::default(),

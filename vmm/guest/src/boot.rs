@@ -1,4 +1,4 @@
-//! From the kernel's hand-over to accepting sessions.
+//! From the start of PID 1 to accepting sessions.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,41 +21,40 @@ use crate::stream::Stream;
 use crate::uevent::Uevents;
 use crate::vsock::{Listener, connect_to_host};
 
-/// How long the vsock device may take to appear.
+/// The time limit for the vsock device to appear.
 const VSOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The limits on open files that commands start with: what programs that use `select` can stand,
-/// and room for those that raise it. The kernel's own maximum for PID 1 (4096) is too low for
-/// servers.
+/// The limits on open files for commands. The soft limit is safe for programs that use `select`;
+/// others can raise it. The kernel's hard limit for PID 1 (4096) is too low for servers.
 const OPEN_FILES: Rlimit = Rlimit {
     current: Some(1024),
     maximum: Some(524_288),
 };
 
-/// Why the VM cannot be used.
+/// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// A file system of the kernel cannot be mounted.
+    /// A kernel file system cannot be mounted.
     #[error("cannot mount {path}")]
     Mount {
-        /// Where.
+        /// The mount point.
         path: &'static str,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
-    /// A kernel module.
+    /// A kernel module cannot be loaded.
     #[error(transparent)]
     Modules(#[from] ModuleError),
     /// Device events cannot be subscribed to.
-    #[error("cannot listen to device events")]
+    #[error("cannot subscribe to device events")]
     Uevents(#[source] io::Error),
-    /// The kernel has no vsock, or its port is taken.
+    /// The kernel has no vsock, or the port is in use.
     #[error("cannot listen on vsock port {AGENT_PORT}")]
     Listen(#[source] io::Error),
-    /// There is no vsock device, or nobody listens on the host.
+    /// There is no vsock device, or no listener on the host.
     #[error("cannot connect to vsock port {READY_PORT} of the host")]
     Connect(#[source] io::Error),
-    /// The report could not be written.
+    /// The report could not be sent.
     #[error("cannot report to the host")]
     Report(#[from] FrameError),
     /// A thread could not be started.
@@ -63,7 +62,7 @@ pub enum BootError {
     Thread(#[source] io::Error),
 }
 
-/// Boots, reports and serves for ever.
+/// Boots, reports to the host and serves sessions forever.
 pub fn run() -> Result<Infallible, BootError> {
     let started = uptime_micros();
     mount_early("/dev", "devtmpfs")?;
@@ -99,7 +98,7 @@ pub fn run() -> Result<Infallible, BootError> {
                 }
             }
             Ok(None) => {}
-            // A connection that was gone before it was taken.
+            // The connection was closed before it was accepted.
             Err(error) => log(&format!("cannot accept a session: {error}")),
         }
     }
@@ -109,7 +108,7 @@ fn mount_early(path: &'static str, fs_type: &str) -> Result<(), BootError> {
     let mounted = std::fs::create_dir_all(Path::new(path))
         .and_then(|()| Ok(mount(fs_type, path, fs_type, MountFlags::NOSUID, None)?));
     match mounted {
-        // EBUSY: the kernel mounts devtmpfs itself when it is told to.
+        // EBUSY: the kernel mounts devtmpfs itself if it is configured to.
         Err(error) if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) => {
             Err(BootError::Mount {
                 path,
@@ -120,7 +119,7 @@ fn mount_early(path: &'static str, fs_type: &str) -> Result<(), BootError> {
     }
 }
 
-/// Connects as soon as there is a vsock device.
+/// Connects as soon as a vsock device exists.
 fn connect_when_ready(uevents: &Uevents) -> io::Result<Stream> {
     let attempt = || match connect_to_host(READY_PORT) {
         Ok(stream) => Ok(Some(stream)),

@@ -1,15 +1,14 @@
-//! The only place that reaps.
+//! The only module that reaps processes.
 //!
-//! PID 1 inherits every orphan of the guest, so somebody must wait for *all* children; and a
-//! session must learn how *its* child ended. One thread reaps everything
-//! ([`Children::reap_forever`]) and leaves the status of children that a session started in a
-//! table.
+//! PID 1 inherits every orphan of the guest, so it must wait for *all* children, and a session
+//! needs the status of *its* child. One thread reaps all children ([`Children::reap_forever`]) and
+//! records the status of those that a session started in a table.
 //!
-//! Reaping and starting exclude each other by one lock:
-//! - `Command::spawn` itself waits for a child whose exec failed; it must find it;
-//! - the process id of a child of ours is recorded before it can be reaped;
-//! - a process group is only signalled while its leader is not reaped, so its id cannot have been
-//!   given to somebody else.
+//! One lock serializes reaping and starting:
+//! - `Command::spawn` waits for a child whose exec failed, so the reaper must not take it;
+//! - the process id of a session's child is recorded before the child can be reaped;
+//! - a process group is signalled only while its leader is not reaped, so its id cannot have been
+//!   reused.
 
 use std::collections::HashMap;
 use std::io;
@@ -33,14 +32,14 @@ pub struct Children {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Children of sessions; the status once reaped.
+    /// Children of sessions, with the status of those that were reaped.
     statuses: HashMap<Pid, Option<WaitStatus>>,
-    /// Nothing is left to wait for, as far as the reaper knows.
+    /// The reaper found no children.
     none_left: bool,
 }
 
 impl Children {
-    /// Starts `command`.
+    /// Starts `command` and tracks its process.
     pub fn spawn(self: &Arc<Children>, command: &mut Command) -> io::Result<ChildHandle> {
         let mut table = self.lock();
         let child = command.spawn()?;
@@ -54,7 +53,7 @@ impl Children {
             pid,
             pidfd: None,
         };
-        // It may be a zombie, or even reaped, in which case there is nothing to wait for.
+        // The process may already be a zombie, or be reaped; then there is nothing to wait for.
         handle.pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(fd) => Some(fd),
             Err(Errno::SRCH) => None,
@@ -63,11 +62,11 @@ impl Children {
         Ok(handle)
     }
 
-    /// Reaps every child as it ends. For one thread, for ever.
+    /// Reaps children as they end, forever. For one thread only.
     pub fn reap_forever(&self) -> ! {
         loop {
-            // Only to wait: what it says, "no children" above all, may be untrue by the time the
-            // lock is held.
+            // Only waits: its result, "no children" above all, may be outdated once the lock is
+            // held.
             let _ = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
             let mut table = self.lock();
             match wait(WaitOptions::NOHANG) {
@@ -77,10 +76,11 @@ impl Children {
                         self.changed.notify_all();
                     }
                 }
-                // Gone between the two calls: a child whose exec failed. Or come between them.
+                // Between the two calls, a child whose exec failed was reaped, or a child was
+                // started.
                 Ok(None) | Err(Errno::INTR) => {}
-                // No children at all. There are no orphans without a first child, so the next one
-                // comes from `spawn`.
+                // There are no children. Orphans need a first child, so the next child comes from
+                // `spawn`.
                 Err(_) => {
                     table.none_left = true;
                     self.changed.notify_all();
@@ -92,7 +92,7 @@ impl Children {
         }
     }
 
-    /// Waits until no child is left; false when `deadline` came first.
+    /// Waits until no child is left. Returns false if `deadline` passes first.
     pub fn wait_for_none(&self, deadline: Instant) -> bool {
         let mut table = self.lock();
         while !table.none_left {
@@ -119,7 +119,7 @@ impl Children {
     }
 }
 
-/// A child of a session. When it is dropped while the child runs, its process group is killed.
+/// A child of a session. Dropping the handle while the child runs kills its process group.
 #[derive(Debug)]
 pub struct ChildHandle {
     children: Arc<Children>,
@@ -128,17 +128,17 @@ pub struct ChildHandle {
 }
 
 impl ChildHandle {
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Readable when it has ended; `None` when it had ended before anybody could look.
+    /// Becomes readable when the child ends; `None` if it ended before the handle was created.
     pub fn ended(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Waits until it has ended and says how.
+    /// Waits until the child ends and returns its status.
     pub fn status(&self) -> WaitStatus {
         let mut table = self.children.lock();
         loop {
@@ -161,7 +161,7 @@ impl ChildHandle {
 impl Drop for ChildHandle {
     fn drop(&mut self) {
         self.signal_group(Signal::KILL);
-        // Reaped later, it is nobody's: the reaper drops its status.
+        // If it is reaped later, the reaper discards the status.
         self.children.lock().statuses.remove(&self.pid);
     }
 }

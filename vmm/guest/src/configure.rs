@@ -1,6 +1,6 @@
-//! Makes an anonymous VM into a certain one.
+//! Configures a VM: entropy, clock, host name, root, disks.
 //!
-//! Order matters: randomness and clock come before anything of the image can run.
+//! Entropy and clock are set before any program of the image can run.
 
 use std::fs::File;
 use std::io;
@@ -21,21 +21,21 @@ pub enum ConfigureError {
     /// The clock cannot be set.
     #[error("cannot set the guest's clock")]
     Clock(#[source] io::Error),
-    /// The entropy pool takes nothing.
+    /// The entropy pool cannot be changed.
     #[error("cannot add to the guest's entropy pool")]
     Entropy(#[source] io::Error),
-    /// The host name is refused.
+    /// The kernel refuses the host name.
     #[error("cannot set the host name to {name:?}")]
     Hostname {
         /// The name.
         name: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
-    /// The root file system.
+    /// The root file system cannot be mounted.
     #[error(transparent)]
     Root(#[from] root::RootError),
-    /// Another disk.
+    /// Another disk cannot be mounted.
     #[error(transparent)]
     Disk(#[from] disks::DiskError),
 }
@@ -52,16 +52,16 @@ impl From<ConfigureError> for Failure {
     }
 }
 
-/// What was made of a VM.
+/// The result of a configuration.
 #[derive(Debug)]
 pub struct Configured {
-    /// How long all mounting took, in microseconds.
+    /// The duration of all mounts, in microseconds.
     pub mount_micros: u64,
-    /// Where disks besides the root are mounted, in the order of mounting.
+    /// The mount points of disks other than the root, in mount order.
     pub disks: Vec<PathBuf>,
 }
 
-/// Does it.
+/// Applies `request`: entropy, clock, name, root, disks, in that order.
 pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, ConfigureError> {
     add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
     set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
@@ -73,7 +73,7 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, C
     })?;
     let start = Instant::now();
     root::switch_to(&request.root, uevents)?;
-    // Before a disk may cover where they are.
+    // Before mounting disks, which may cover these files.
     root::write_names(&request.hostname, request.root.read_only)?;
     let disks = disks::mount_all(&request.disks, uevents)?;
     let mount_micros = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
@@ -97,15 +97,15 @@ fn set_clock(unix_nanos: u64) -> io::Result<()> {
     )?)
 }
 
-/// Mixes `bytes` into the pool, credits them, and makes the kernel's generator start again from
-/// the pool: without the second step a restored VM goes on with the snapshot's random numbers.
+/// Mixes `bytes` into the pool, credits them, and reseeds the kernel's generator from the pool:
+/// without the reseed a restored VM would continue the random numbers of the snapshot.
 fn add_entropy(bytes: &[u8]) -> io::Result<()> {
     let pool = File::options().write(true).open("/dev/urandom")?;
     random::add(&pool, bytes)?;
     random::reseed(&pool)
 }
 
-/// The two ioctls of random(4), which no crate here wraps.
+/// The two ioctls of random(4), which none of the dependencies wraps.
 #[allow(unsafe_code)]
 mod random {
     use std::fs::File;
@@ -113,7 +113,7 @@ mod random {
 
     use rustix::ioctl::{NoArg, Opcode, Setter, ioctl, opcode};
 
-    /// The most that is added at once, in bytes.
+    /// The maximum number of bytes added at once.
     const MAX: usize = 64;
 
     /// `struct rand_pool_info` with its flexible array at a fixed size.
@@ -137,16 +137,16 @@ mod random {
             buf: [0; MAX],
         };
         info.buf[..length].copy_from_slice(&bytes[..length]);
-        // SAFETY: needed as there is no safe wrapper of RNDADDENTROPY. The driver reads the two
-        // counts and then `buf_size` bytes, which is at most the length of `buf`; it writes
-        // nothing. `info` has the kernel's layout (two ints, then the bytes, no padding).
+        // SAFETY: needed because there is no safe wrapper of RNDADDENTROPY. The driver reads the
+        // two counts and then `buf_size` bytes, at most the length of `buf`, and writes nothing.
+        // `info` has the kernel's layout (two ints, then the bytes, no padding).
         unsafe { ioctl(pool, Setter::<RNDADDENTROPY, PoolInfo>::new(info))? };
         Ok(())
     }
 
     pub fn reseed(pool: &File) -> io::Result<()> {
-        // SAFETY: needed as there is no safe wrapper of RNDRESEEDCRNG. It takes no argument and
-        // touches no memory of this process.
+        // SAFETY: needed because there is no safe wrapper of RNDRESEEDCRNG. It takes no argument
+        // and accesses no memory of this process.
         unsafe { ioctl(pool, NoArg::<RNDRESEEDCRNG>::new())? };
         Ok(())
     }
@@ -157,7 +157,7 @@ mod random {
 
         #[test]
         fn the_codes_are_those_of_the_kernels_header() {
-            // linux/random.h, computed by a C compiler.
+            // Values of linux/random.h, printed by a C program.
             assert_eq!(RNDADDENTROPY, 0x4008_5203);
             assert_eq!(RNDRESEEDCRNG, 0x5207);
         }

@@ -1,7 +1,7 @@
-//! Disks besides the root: found by their serial numbers, mounted where they belong.
+//! Disks other than the root: found by serial number and mounted.
 //!
 //! They are mounted as container engines mount volumes: with no options but read-only, so programs
-//! and devices on them work. What the image has at the mount point is covered, not copied.
+//! and devices on them work. The image's content at the mount point is hidden, not copied.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -17,36 +17,36 @@ use crate::uevent::Uevents;
 /// Where the kernel lists block devices.
 const BLOCK_DEVICES: &str = "/sys/block";
 
-/// Why a disk is not there.
+/// Why a disk could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
-    /// The mount point is no absolute path, or leads upwards.
-    #[error("the disk {name} cannot be mounted at {mount:?}")]
+    /// The mount point is not an absolute path, or contains `..`.
+    #[error("invalid mount point {mount:?} for the disk {name}")]
     BadMountPoint {
         /// The disk.
         name: String,
-        /// The path.
+        /// The mount point.
         mount: String,
     },
     /// The device did not appear.
     #[error("the disk {0} did not appear")]
     Missing(String),
-    /// Device events cannot be waited for.
+    /// Waiting for device events failed.
     #[error("cannot wait for the disk {name}")]
     Wait {
         /// The disk.
         name: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
-    /// The image has no such directory, and it cannot be made.
-    #[error("cannot make the directory {mount} for the disk {name}")]
+    /// The mount point does not exist and cannot be created.
+    #[error("cannot create the directory {mount} for the disk {name}")]
     Directory {
         /// The disk.
         name: String,
         /// The directory.
         mount: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
     /// The disk cannot be mounted.
@@ -54,16 +54,16 @@ pub enum DiskError {
     Mount {
         /// The disk.
         name: String,
-        /// Where.
+        /// The mount point.
         mount: String,
-        /// The file system type asked for.
+        /// The requested file system type.
         fs_type: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
 }
 
-/// Mounts all of them, parents before what is below them. The answer is where, in that order.
+/// Mounts all disks, parent directories first. Returns the mount points in that order.
 pub fn mount_all(disks: &[Disk], uevents: &Uevents) -> Result<Vec<PathBuf>, DiskError> {
     let mut mounted = Vec::new();
     for disk in parents_first(disks) {
@@ -73,7 +73,7 @@ pub fn mount_all(disks: &[Disk], uevents: &Uevents) -> Result<Vec<PathBuf>, Disk
     Ok(mounted)
 }
 
-/// A path has more parts than the paths above it.
+/// Sorts by the number of path components: a path has more than its parents.
 fn parents_first(disks: &[Disk]) -> Vec<&Disk> {
     let mut disks: Vec<&Disk> = disks.iter().collect();
     disks.sort_by_key(|disk| Path::new(&disk.mount).components().count());
@@ -119,11 +119,11 @@ fn mount_one(disk: &Disk, uevents: &Uevents) -> Result<(), DiskError> {
     })
 }
 
-/// The device node of the disk with this serial number.
+/// The device node of the disk with this serial number, if it exists.
 fn find(serial: &str) -> io::Result<Option<PathBuf>> {
     for entry in std::fs::read_dir(BLOCK_DEVICES)? {
         let entry = entry?;
-        // Devices without one do not have the file, or have it empty.
+        // Devices without a serial number have no such file, or an empty one.
         let Ok(found) = std::fs::read_to_string(entry.path().join("serial")) else {
             continue;
         };
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parents_are_mounted_before_what_is_below_them() {
+    fn parent_directories_are_mounted_first() {
         let disk = |mount: &str| Disk {
             name: mount.into(),
             serial: String::new(),

@@ -6,20 +6,20 @@
 //!                                                           └▶ shutdown    ─▶ power off
 //! ```
 //!
-//! - [`boot`]: from the kernel's hand-over to accepting sessions; [`modules`], [`uevent`] and
-//!   [`vsock`] are its parts.
-//! - [`agent`]: one thread a session, one request a session.
-//! - [`configure`]: makes an anonymous VM into a certain one; [`root`] mounts and switches to the
-//!   image's file system, [`disks`] mounts others in it, [`network`] brings up the loopback.
-//! - [`exec`]: runs one command as an image's [`user`] and carries its streams.
-//! - [`children`]: the only place that reaps.
-//! - [`power`]: every way to the end. PID 1 must not return or panic: both end in a power-off.
+//! - [`boot`]: from the start of PID 1 to accepting sessions, with [`modules`], [`uevent`] and
+//!   [`vsock`].
+//! - [`agent`]: sessions, with one thread and one request each.
+//! - [`configure`]: configures the VM; [`root`] mounts the image's file system and switches to it,
+//!   [`disks`] mounts further disks, [`network`] brings up the loopback interface.
+//! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
+//! - [`children`]: the only module that reaps processes.
+//! - [`power`]: power-off and reset. PID 1 must not return or panic; both lead to a power-off.
 //!
-//! The initramfs it is started from holds `/init` (this program), empty `/dev`, `/proc`, `/sys`
-//! and `/newroot`, and the kernel modules that `/modules.load` lists.
+//! The initramfs contains `/init` (this program), empty directories `/dev`, `/proc`, `/sys` and
+//! `/newroot`, and the kernel modules listed in `/modules.load`.
 //!
-//! `microagent-guest serve-session ROOT` is for tests: it takes its standard input for one session
-//! of a VM that is configured with the directory `ROOT` as its root.
+//! `microagent-guest serve-session ROOT` is for tests: it serves one session on its standard input,
+//! as in a configured VM whose root is the directory `ROOT`.
 
 mod agent;
 mod boot;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         return agent::serve_session_on_stdin(root.as_ref());
     }
     if std::process::id() != 1 {
-        power::log("microagent-guest is the first process of a microVM; it cannot be run by hand");
+        power::log("microagent-guest runs only as the first process (PID 1) of a microVM");
         return ExitCode::from(2);
     }
     if arguments.get(1).is_some_and(|mode| mode == RESET_AT_ONCE) {

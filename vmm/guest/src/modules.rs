@@ -1,7 +1,7 @@
 //! The kernel modules of the initramfs.
 //!
-//! `/modules.load` names them in the order of their dependencies, one path a line. It is absent or
-//! empty for kernels that have everything built in.
+//! `/modules.load` lists them in dependency order, one path per line. It is missing or empty for
+//! kernels that have all drivers built in.
 
 use std::fs::File;
 use std::io;
@@ -15,20 +15,20 @@ const DIRECTORY: &str = "/modules";
 /// Why modules could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
-    /// The list exists and cannot be read.
+    /// The list exists but cannot be read.
     #[error("cannot read {LIST}")]
     List(#[source] io::Error),
-    /// A module is missing or the kernel refuses it.
+    /// A module is missing, or the kernel refuses it.
     #[error("cannot load the kernel module {path}")]
     Load {
         /// Its path in the initramfs.
         path: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
 }
 
-/// Loads all of them, then frees the memory their files take.
+/// Loads all modules, then deletes their files to free the memory.
 pub fn load_all() -> Result<(), ModuleError> {
     let list = match std::fs::read_to_string(LIST) {
         Ok(list) => list,
@@ -48,7 +48,7 @@ pub fn load_all() -> Result<(), ModuleError> {
 
 fn load(path: &Path) -> io::Result<()> {
     match rustix::system::finit_module(File::open(path)?, c"", 0) {
-        // EEXIST: built in or loaded before, as well as a module can be.
+        // EEXIST: the module is built in or already loaded.
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -1,4 +1,4 @@
-//! The loopback interface. There is no other yet.
+//! The loopback interface, the only interface that the agent configures.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,7 +20,7 @@ const IFF_UP: u32 = 1;
 /// `struct nlmsghdr` and `struct ifinfomsg` of rtnetlink(7), 16 bytes each.
 const REQUEST: usize = 32;
 
-/// Brings the loopback up; the kernel then gives it 127.0.0.1 and ::1.
+/// Brings the loopback interface up; the kernel then assigns 127.0.0.1 and ::1.
 pub fn bring_loopback_up() -> io::Result<()> {
     let fd = socket(
         AddressFamily::Netlink,
@@ -44,15 +44,15 @@ fn link_up(index: i32) -> [u8; REQUEST] {
     message[0..4].copy_from_slice(&(REQUEST as u32).to_ne_bytes());
     message[4..6].copy_from_slice(&RTM_NEWLINK.to_ne_bytes());
     message[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_ACK).to_ne_bytes());
-    // Sequence, sender, family and device type stay 0.
+    // Sequence number, sender, family and device type are 0.
     message[20..24].copy_from_slice(&index.to_ne_bytes());
     message[24..28].copy_from_slice(&IFF_UP.to_ne_bytes());
     message[28..32].copy_from_slice(&IFF_UP.to_ne_bytes());
     message
 }
 
-/// The error number of an acknowledgement (0 is success, others are negative); `None` when the
-/// message is something else.
+/// The error number of an acknowledgement (0 for success, negative otherwise); `None` for other
+/// messages.
 fn ack_error(message: &[u8]) -> Option<i32> {
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
     let code = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
@@ -64,8 +64,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_loopback_is_up_afterwards() {
-        // The loopback of a machine that runs tests is up already; the request must be accepted.
+    fn the_loopback_is_up_after_the_request() {
+        // On a machine that runs tests the loopback is already up; the kernel must accept the
+        // request.
         match bring_loopback_up() {
             Ok(()) => {}
             Err(error) => assert_eq!(error.raw_os_error(), Some(1), "{error}"),
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_or_foreign_answer_is_no_acknowledgement() {
+    fn a_short_or_unrelated_message_is_not_an_acknowledgement() {
         assert_eq!(ack_error(&[]), None);
         assert_eq!(ack_error(&[0; 19]), None);
         assert_eq!(ack_error(&[0; 20]), None);

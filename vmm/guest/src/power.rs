@@ -1,6 +1,6 @@
-//! Every way to the end of a VM.
+//! Power-off and reset of the VM.
 //!
-//! A kernel whose PID 1 is gone panics, so nothing here returns to a caller that could exit.
+//! The kernel panics when PID 1 exits, so these functions do not return.
 
 use std::error::Error;
 use std::io::Write;
@@ -14,20 +14,20 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::children::Children;
 
-/// How long processes have between SIGTERM and SIGKILL when the VM is shut down.
+/// The time between SIGTERM and SIGKILL when the VM is shut down.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long killed processes have to be gone. One that is stuck in the kernel must not keep the
-/// VM alive.
+/// The time limit for killed processes to exit. A process that is stuck in the kernel must not keep
+/// the VM running.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 
-/// Writes one line to the console. Failures are ignored: there is nowhere else to say it.
+/// Writes one line to the console. Errors are ignored: there is nowhere else to report them.
 pub fn log(line: &str) {
     let _ = writeln!(std::io::stderr(), "microagent-guest: {line}");
 }
 
-/// Makes a panic of any thread end in a power-off, with its message on the console, instead of a
-/// kernel panic.
+/// Makes a panic of any thread log its message and power off the VM, instead of panicking the
+/// kernel.
 pub fn power_off_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         log(&format!("internal error: {info}"));
@@ -35,14 +35,14 @@ pub fn power_off_on_panic() {
     }));
 }
 
-/// Says why on the console and powers off.
+/// Logs the error and powers off.
 pub fn power_off_after(error: &dyn Error) -> ! {
     log(&error_chain(error));
     power_off()
 }
 
-/// Ends every process, writes everything to disk and powers off. `disks` are mounted besides the
-/// root, in this order.
+/// Ends all processes, syncs, unmounts and powers off. `disks` are the mount points of disks other
+/// than the root, in mount order.
 pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
     signal_all(Signal::TERM);
     if !children.wait_for_none(Instant::now() + GRACE) {
@@ -51,7 +51,7 @@ pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
     }
     rustix::fs::sync();
     for disk in disks.iter().rev() {
-        // What is mounted on it may keep it from going.
+        // Fails if it is busy, for example because of a mount below it.
         if unmount(disk, UnmountFlags::empty()).is_err() {
             make_read_only(disk);
         }
@@ -60,8 +60,9 @@ pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
     power_off()
 }
 
-/// A read-only file system has nothing left to replay: the next mount finds it clean. It fails
-/// where something still writes; the sync has made that safe, only not clean.
+/// Remounts a file system read-only, so that its next mount needs no journal replay. Fails if a
+/// process still has a file open for writing; the data is safe after the sync, but the journal is
+/// not clean.
 fn make_read_only(mounted: &Path) {
     if let Err(error) = mount_remount(mounted, MountFlags::RDONLY, "") {
         let mounted = mounted.display();
@@ -69,30 +70,31 @@ fn make_read_only(mounted: &Path) {
     }
 }
 
-/// Powers off now. Without ACPI the kernel has no way to power off and would halt for ever, so the
-/// machine is reset instead, which ends a VM as well.
+/// Powers off now. Without ACPI the kernel cannot power off and would halt forever, so the machine
+/// is reset instead, which also ends the VM.
 pub fn power_off() -> ! {
     rustix::fs::sync();
     if Path::new("/sys/firmware/acpi").exists() {
         let _ = reboot(RebootCommand::PowerOff);
     }
     let _ = reboot(RebootCommand::Restart);
-    // Only a process without the right to reboot gets here; PID 1 always has it.
+    // Reached only without the permission to reboot, which PID 1 always has.
     loop {
         std::thread::park();
     }
 }
 
-/// Resets now, as any monitor understands it.
+/// Resets now, which any monitor supports.
 pub fn reset() -> ! {
     let _ = reboot(RebootCommand::Restart);
     power_off()
 }
 
-/// Signals every process but this one. Only PID 1 may: for others it would be the whole session.
+/// Signals all processes except this one. Does nothing unless this process is PID 1: in tests it
+/// would signal unrelated processes.
 fn signal_all(signal: Signal) {
     if rustix::process::getpid() == Pid::INIT {
-        // kill(-1): rustix names it the group of PID 1.
+        // In rustix, kill(-1) is signalling the group of PID 1.
         let _ = rustix::process::kill_process_group(Pid::INIT, signal);
     }
 }

@@ -1,4 +1,4 @@
-//! The image's root file system: mounted, entered, and given what every container engine gives.
+//! Mounts the image's root file system, switches to it, and sets it up as container engines do.
 
 use std::ffi::CStr;
 use std::io;
@@ -12,17 +12,17 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
 
 use crate::uevent::Uevents;
 
-/// How long a disk may take to appear.
+/// The time limit for a disk to appear.
 pub const DISK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where the root is mounted before it becomes the root.
+/// The mount point of the new root before the switch.
 const NEW_ROOT: &str = "/newroot";
 
-/// Why the root is not there.
+/// Why the root could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum RootError {
-    /// The device name is no plain name.
-    #[error("{0:?} is no name of a block device")]
+    /// The device name contains other characters than letters and digits.
+    #[error("invalid block device name {0:?}")]
     DeviceName(String),
     /// The disk did not appear.
     #[error("the disk /dev/{0} did not appear")]
@@ -32,42 +32,42 @@ pub enum RootError {
     Mount {
         /// Its name below `/dev`.
         device: String,
-        /// The file system type asked for.
+        /// The requested file system type.
         fs_type: String,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
-    /// The root is mounted but cannot be entered.
+    /// The root is mounted, but switching to it failed.
     #[error("cannot switch to the root file system")]
     Switch(#[source] io::Error),
-    /// A directory that is needed is missing and cannot be created.
+    /// A required directory is missing and cannot be created.
     #[error("the image has no usable directory {path}")]
     MountPoint {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// Why it could not be made.
+        /// The error from the kernel.
         source: io::Error,
     },
     /// A kernel file system cannot be mounted.
     #[error("cannot mount {path}")]
     KernelMount {
-        /// Where.
+        /// The mount point.
         path: PathBuf,
-        /// What the kernel says.
+        /// The error from the kernel.
         source: io::Error,
     },
-    /// A file that names the machine cannot be written.
+    /// `/etc/hosts` or `/etc/hostname` cannot be written.
     #[error("cannot write {path}")]
     Names {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error from the kernel.
         source: io::Error,
     },
 }
 
-/// Mounts `root`, makes it the root of this process and all it starts, and mounts the kernel's
-/// file systems in it.
+/// Mounts `root`, makes it the root directory of this process and its children, and mounts the
+/// kernel's file systems in it.
 pub fn switch_to(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
     mount_disk(root, uevents)?;
     enter().map_err(RootError::Switch)?;
@@ -100,7 +100,7 @@ fn mount_disk(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
         fs_type: root.fs_type.clone(),
         source,
     };
-    // devtmpfs makes the node before the kernel sends the event.
+    // devtmpfs creates the node before the kernel sends the event.
     uevents
         .wait_for(DISK_TIMEOUT, || Ok(node.exists().then_some(())))
         .map_err(failed)?
@@ -113,7 +113,7 @@ fn mount_disk(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
     mount(&node, NEW_ROOT, root.fs_type.as_str(), flags, None).map_err(|e| failed(e.into()))
 }
 
-/// What switch_root(8) does: the initramfs cannot be unmounted, so the new root is moved over it.
+/// Like switch_root(8): the initramfs cannot be unmounted, so the new root is moved over it.
 fn enter() -> io::Result<()> {
     for old in ["/proc", "/sys", "/dev"] {
         unmount(old, UnmountFlags::DETACH)?;
@@ -125,13 +125,13 @@ fn enter() -> io::Result<()> {
     Ok(())
 }
 
-/// One of the kernel's file systems.
+/// A mount of a kernel file system.
 struct KernelMount {
     path: &'static str,
     fs_type: &'static str,
     flags: MountFlags,
     data: Option<&'static CStr>,
-    /// A kernel without this file system is good enough.
+    /// The mount is skipped if the kernel lacks this file system.
     optional: bool,
 }
 
@@ -140,8 +140,8 @@ const STRICT: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-/// In order. The options are those of container engines, except that `/sys` is writable: the
-/// guest's kernel is its own.
+/// In mount order. The options are those of container engines, except that `/sys` is writable: the
+/// guest has its own kernel.
 const MOUNTS: [KernelMount; 7] = [
     KernelMount {
         path: "/proc",
@@ -210,7 +210,7 @@ impl KernelMount {
             .create(self.path);
         match (made, self.optional) {
             (Ok(()), _) => {}
-            // sysfs without the directory of a file system the kernel does not have.
+            // The mount point in sysfs is missing because the kernel lacks the file system.
             (Err(_), true) => return Ok(()),
             (Err(source), false) => {
                 return Err(RootError::MountPoint {
@@ -230,8 +230,8 @@ impl KernelMount {
     }
 }
 
-/// Writes the machine's name where programs look for it. Whatever the image has there is the name
-/// of the machine it was built on; container engines replace it too.
+/// Writes `/etc/hosts` and `/etc/hostname`. The image's files name the machine on which it was
+/// built; container engines replace them, too.
 pub fn write_names(hostname: &str, read_only: bool) -> Result<(), RootError> {
     if read_only {
         return Ok(());
@@ -245,7 +245,7 @@ pub fn write_names(hostname: &str, read_only: bool) -> Result<(), RootError> {
     replace(Path::new("/etc/hostname"), &format!("{hostname}\n"))
 }
 
-/// Replaces the name, not what it may link to.
+/// Replaces the file. If it is a symbolic link, the link is replaced, not its target.
 fn replace(path: &Path, text: &str) -> Result<(), RootError> {
     fn try_replace(path: &Path, text: &str) -> io::Result<()> {
         if let Some(parent) = path.parent() {

@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-/// A connected stream socket. Writing to one whose peer is gone is an error, never a signal.
+/// A connected stream socket. Writing after the peer has closed it is an error and raises no
+/// signal.
 #[derive(Debug)]
 pub struct Stream(OwnedFd);
 
 impl Stream {
-    /// Reads what is there without waiting: [`io::ErrorKind::WouldBlock`] when there is nothing,
-    /// 0 when the peer has closed.
+    /// Reads available bytes without waiting: [`io::ErrorKind::WouldBlock`] when there are none, 0
+    /// when the peer has closed the stream.
     pub fn read_nonblocking(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }

@@ -1,4 +1,4 @@
-//! Waiting for a device by the kernel's own events.
+//! Waits for devices with the kernel's uevents.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -10,10 +10,10 @@ use nix::sys::socket::{
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{RecvFlags, recv};
 
-/// The multicast group of events as the kernel sends them.
+/// The multicast group of events from the kernel.
 const KERNEL_EVENTS: u32 = 1;
 
-/// A subscription to the kernel's device events. What happens after [`Uevents::open`] is not missed.
+/// A subscription to the kernel's device events. No event after [`Uevents::open`] is missed.
 #[derive(Debug)]
 pub struct Uevents(OwnedFd);
 
@@ -30,7 +30,7 @@ impl Uevents {
         Ok(Uevents(fd))
     }
 
-    /// Asks `attempt` at once and after each event, until it answers or `timeout` is over
+    /// Calls `attempt` at once and after each event, until it returns a value or `timeout` expires
     /// (`None`).
     pub fn wait_for<T>(
         &self,
@@ -54,12 +54,12 @@ impl Uevents {
         }
     }
 
-    /// Reads all waiting events away: only that something happened matters.
+    /// Discards all pending events; their content is not used.
     fn discard(&self) -> io::Result<()> {
         let mut event = [0u8; 4096];
         loop {
             match recv(&self.0, &mut event[..], RecvFlags::DONTWAIT) {
-                // ENOBUFS: events were lost, which is no different from having read them.
+                // ENOBUFS: events were lost, which has the same effect as discarding them.
                 Ok(_) | Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(error.into()),

@@ -1,21 +1,21 @@
-//! Who a command runs as: `user[:group]` against the image's own `/etc/passwd` and `/etc/group`.
+//! The user of a command: `user[:group]`, resolved with the image's `/etc/passwd` and `/etc/group`.
 //!
 //! The rules are those of container engines:
-//! - a part is first a name, then a number; a number needs no entry;
-//! - without a group, the user's own group counts (0 for a number without entry), and every group
-//!   that lists the user's name is supplementary;
+//! - each part is looked up as a name, then as a number; a number needs no entry;
+//! - without a group, the user's primary group is used (0 for a number without an entry), and all
+//!   groups that list the user's name are supplementary;
 //! - with a group, there are no supplementary groups;
-//! - `HOME` is the entry's, `/` without one.
+//! - `HOME` is the home directory of the entry, or `/`.
 //!
-//! Lines that are no entries are skipped, as the C library does.
+//! Invalid lines are skipped, as in the C library.
 
 use std::io;
 use std::path::Path;
 
-/// The largest id accepted as a number, as in container engines.
+/// The maximum numeric id, as in container engines.
 const MAX_ID: u32 = i32::MAX as u32;
 
-/// The largest database read, in bytes; the rest is ignored.
+/// The maximum size of a database, in bytes; the rest is ignored.
 const MAX_DATABASE: u64 = 4 << 20;
 
 /// A resolved user.
@@ -42,7 +42,7 @@ pub enum UserError {
     UnknownGroup(String),
 }
 
-/// Resolves `spec` with the databases below `/etc`.
+/// Resolves `spec` with the databases in `/etc`.
 pub fn look_up(spec: &str) -> Result<Identity, UserError> {
     resolve(
         spec,
@@ -51,10 +51,10 @@ pub fn look_up(spec: &str) -> Result<Identity, UserError> {
     )
 }
 
-/// A database that is missing, unreadable or no regular file is an empty one.
+/// Reads a database. One that is missing, unreadable or not a regular file counts as empty.
 fn read_database(path: &Path) -> Vec<u8> {
     fn read(path: &Path) -> io::Result<Vec<u8>> {
-        // Looked at before opening: opening a FIFO would wait for its writer.
+        // Checked before opening, because opening a FIFO would block.
         if !std::fs::metadata(path)?.is_file() {
             return Ok(Vec::new());
         }
@@ -131,7 +131,7 @@ fn resolve(spec: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, UserErro
 }
 
 fn id(text: &str) -> Option<u32> {
-    // `parse` takes a plus sign, which no database has.
+    // `parse` accepts a plus sign, which is not allowed here.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let id = digits.then(|| text.parse().ok())??;
     (id <= MAX_ID).then_some(id)
@@ -239,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_database_and_no_specification_can_make_it_panic(
+        fn arbitrary_databases_and_specifications_do_not_panic(
             spec in "[a-z0-9:+-]{0,12}",
             passwd in proptest::collection::vec(any::<u8>(), 0..256),
             group in proptest::collection::vec(any::<u8>(), 0..256),
@@ -248,7 +248,7 @@ mod tests {
         }
 
         #[test]
-        fn an_entry_is_found_wherever_it_stands(
+        fn an_entry_is_found_at_any_position(
             before in "[a-z0-9:,\n]{0,64}",
             after in "[a-z0-9:,\n]{0,64}",
             uid in 0..=MAX_ID,

@@ -1,4 +1,4 @@
-//! vsock: where sessions come from and where the agent reports.
+//! vsock: accepts sessions from the host and connects to it.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,10 +14,10 @@ use crate::stream::Stream;
 /// The host's context id (virtio 1.2, 5.10.4).
 const HOST_CID: u32 = 2;
 
-/// Any of our own context ids (`VMADDR_CID_ANY`).
+/// Any local context id (`VMADDR_CID_ANY`).
 const ANY_CID: u32 = u32::MAX;
 
-/// Sessions that may wait to be accepted.
+/// The maximum number of sessions that wait to be accepted.
 const BACKLOG: i32 = 64;
 
 /// Accepts sessions from the host.
@@ -25,7 +25,7 @@ const BACKLOG: i32 = 64;
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens on `port`. Works before the transport's driver is there.
+    /// Listens on `port`. Works before the transport's driver is loaded.
     pub fn bind(port: u32) -> io::Result<Listener> {
         let fd = stream_socket()?;
         bind(fd.as_raw_fd(), &VsockAddr::new(ANY_CID, port))?;
@@ -33,8 +33,8 @@ impl Listener {
         Ok(Listener(fd))
     }
 
-    /// Waits for the next connection. `None` is one that does not come from the host: with the
-    /// loopback transport loaded, any process of the guest could connect and ask for root.
+    /// Waits for the next connection. Returns `None` for one that is not from the host: with the
+    /// loopback transport loaded, any guest process could connect and run commands as root.
     pub fn accept(&self) -> io::Result<Option<Stream>> {
         let fd = accept_with(self.0.as_fd(), SocketFlags::CLOEXEC)?;
         let peer: VsockAddr = getpeername(fd.as_raw_fd())?;

@@ -1,13 +1,13 @@
-//! What is said inside one agent session.
+//! The messages of an agent session.
 //!
-//! When the agent is up it opens a stream to host port [`READY_PORT`], sends one [`Ready`] message
-//! and closes it. From then on the host opens sessions to guest port [`AGENT_PORT`]. A session
-//! begins with one [`Request`]; what follows depends on it:
+//! When the agent is up, it opens a stream to host port [`READY_PORT`], sends one [`Ready`] message
+//! and closes the stream. From then on the host opens sessions to guest port [`AGENT_PORT`]. A
+//! session begins with one [`Request`], which determines the replies:
 //!
-//! | request | answers, in order |
+//! | request | replies, in order |
 //! |---|---|
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
-//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames, [`Reply::Exited`]; or [`Reply::Failed`] alone. Meanwhile the host may send stdin frames and [`Input`] messages |
+//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames, [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
 //! | [`Request::Shutdown`] | [`Reply::ShuttingDown`], then the guest syncs, unmounts and powers off |
 //!
 //! Exactly one [`Request::Configure`] must precede the first [`Request::Exec`].
@@ -17,14 +17,15 @@ use serde::{Deserialize, Serialize};
 /// The vsock port on which the agent accepts sessions, in the guest.
 pub const AGENT_PORT: u32 = 1024;
 
-/// The vsock port on the host (CID 2) to which the agent reports that it is up.
+/// The vsock port on the host (CID 2) to which the agent reports when it is up.
 pub const READY_PORT: u32 = 1025;
 
-/// The guest's vsock context id. One VM per process and no kernel module: it need not be unique.
+/// The guest's vsock context id. Each VM has its own vsock device in user space, so the id need not
+/// be unique on the host.
 pub const GUEST_CID: u32 = 3;
 
-/// The argument with which the agent resets the VM instead of doing anything else. Words after
-/// `--` on a kernel's command line are arguments of its first process. For measurements.
+/// The argument that makes the agent reset the VM immediately, for benchmarks. The kernel passes
+/// the words after `--` on its command line to the first process.
 pub const RESET_AT_ONCE: &str = "reset-at-once";
 
 /// The agent is up and accepts sessions.
@@ -33,22 +34,22 @@ pub const RESET_AT_ONCE: &str = "reset-at-once";
 pub struct Ready {
     /// [`crate::VERSION`] of the agent.
     pub version: u32,
-    /// When the agent's program began, in microseconds since the guest kernel started (its
-    /// `CLOCK_BOOTTIME`).
+    /// When the agent was started, in microseconds of the guest's `CLOCK_BOOTTIME`.
     pub started_micros: u64,
-    /// When this message was sent, by the same clock.
+    /// When this message was sent, on the same clock.
     pub uptime_micros: u64,
 }
 
-/// What the host asks for; the first message of a session.
+/// The first message of a session, from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Request {
-    /// Makes an anonymous VM into this one: clock, entropy, root file system, name.
+    /// Configures the VM: entropy, clock, host name, root file system, disks.
     Configure(Configure),
     /// Runs one command in the root file system.
     Exec(Exec),
-    /// Ends the VM: SIGTERM to all, short grace, sync, unmount, power off.
+    /// Shuts down the VM: SIGTERM to all processes, SIGKILL after a grace period, sync, unmount,
+    /// power off.
     Shutdown,
 }
 
@@ -56,17 +57,16 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Configure {
-    /// The wall clock to set, nanoseconds since the Unix epoch, read just before sending.
+    /// The wall-clock time to set, in nanoseconds since the Unix epoch, read just before sending.
     pub unix_nanos: u64,
-    /// Fresh randomness from the host, mixed into and credited to the guest's pool. 32 bytes.
+    /// Random bytes from the host, mixed into the guest's entropy pool and credited. 32 bytes.
     #[serde(with = "crate::bytes")]
     pub entropy: Vec<u8>,
     /// The guest's host name.
     pub hostname: String,
     /// The root file system to mount and switch to.
     pub root: Root,
-    /// Further disks to mount in it, parents before what is below them, whatever order they come
-    /// in here.
+    /// Further disks to mount in it, in any order: the agent mounts parent directories first.
     pub disks: Vec<Disk>,
 }
 
@@ -86,12 +86,12 @@ pub struct Root {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Disk {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: String,
     /// The serial number of its block device ([`crate::control::disk_serial`]).
     pub serial: String,
-    /// Where to mount it: an absolute path in the root file system, without `..`. The directory
-    /// is made when it is missing.
+    /// The mount point: an absolute path in the root file system, without `..`. The directory is
+    /// created if it is missing.
     pub mount: String,
     /// Its file system type, such as `ext4`.
     pub fs_type: String,
@@ -103,22 +103,22 @@ pub struct Disk {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exec {
-    /// The command and its arguments; the first is looked up in the `PATH` of [`Exec::env`] when
-    /// it holds no slash. Not empty.
+    /// The command and its arguments; not empty. A command without a slash is looked up in the
+    /// `PATH` of [`Exec::env`].
     pub argv: Vec<String>,
-    /// The whole environment, in order; of a name given twice the last one counts. The agent adds
-    /// `HOME` from the user's entry in `/etc/passwd` when it is missing, and nothing else.
+    /// The complete environment, in order. If a name occurs twice, the last value is used. The
+    /// agent adds only `HOME`, from the user's entry in `/etc/passwd`, if it is missing.
     pub env: Vec<(String, String)>,
-    /// The working directory; created when missing, as container engines do. Empty means `/`.
+    /// The working directory; created if it is missing, as container engines do. Empty means `/`.
     pub cwd: String,
-    /// `user[:group]` by name or number as in an image's configuration, resolved against the
-    /// image's own `/etc/passwd` and `/etc/group`. Empty means root.
+    /// `user[:group]` by name or number, as in an image's configuration, resolved with the image's
+    /// `/etc/passwd` and `/etc/group`. Empty means root.
     pub user: String,
-    /// Whether stdin frames will follow. Otherwise the command's stdin is empty.
+    /// Whether stdin frames will follow. If not, the command's standard input is empty.
     pub stdin: bool,
 }
 
-/// What the host may send while a command runs, besides stdin frames.
+/// Messages that the host may send while a command runs, in addition to stdin frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Input {
@@ -126,45 +126,45 @@ pub enum Input {
     Signal(i32),
 }
 
-/// What the agent answers.
+/// The agent's replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Reply {
-    /// The VM has its identity and its root.
+    /// The VM is configured.
     Configured {
-        /// How long mounting took, in microseconds.
+        /// The duration of all mounts, in microseconds.
         mount_micros: u64,
     },
-    /// The command was executed.
+    /// The command was started.
     Started {
         /// Its process id in the guest.
         pid: u32,
     },
     /// The command ended; no frame follows.
     Exited(Exited),
-    /// The power-off has begun.
+    /// The shutdown has begun.
     ShuttingDown,
-    /// The request could not be met; no frame follows.
+    /// The request failed; no frame follows.
     Failed(Failure),
 }
 
-/// How a command ended. Exactly one of the two is set.
+/// How a command ended. Exactly one field is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exited {
-    /// The exit code, 0 to 255, of a command that ended by itself.
+    /// The exit code of a command that exited, 0 to 255.
     pub code: Option<i32>,
-    /// The signal that killed it.
+    /// The signal that killed the command.
     pub signal: Option<i32>,
 }
 
-/// Why a request could not be met.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Failure {
-    /// Which kind of failure.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// One line that names the thing.
+    /// One line that describes it.
     pub message: String,
 }
 
@@ -180,8 +180,8 @@ pub enum FailureKind {
     UnknownUser,
     /// The root file system or another disk cannot be mounted.
     Mount,
-    /// The request itself is wrong: out of order, or it cannot be understood.
+    /// The request is invalid or out of order.
     BadRequest,
-    /// The guest's kernel refused something else.
+    /// Another operation of the guest's kernel failed.
     System,
 }

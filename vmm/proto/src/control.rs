@@ -1,31 +1,31 @@
-//! What the command line and the supervisor of a VM say to each other.
+//! The control protocol between the command line and the supervisor of a VM.
 //!
-//! The socket is a `SOCK_SEQPACKET` pair; the supervisor has its end as standard input. One packet
-//! is one JSON message of at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`].
-//! The supervisor's argument, if there is one, is the name of the engine that the start will ask for
-//! ([`Engine::name`]), so that it can prepare for it while the caller finds out what to boot.
-//! When the socket closes, the VM is killed: a supervisor never outlives who started it.
+//! The socket is a `SOCK_SEQPACKET` pair; the supervisor has its end as standard input. Each packet
+//! is one JSON message of at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`]. The
+//! supervisor's optional argument is the name of the engine that will be requested
+//! ([`Engine::name`]), so that it can prepare the engine while the caller determines what to boot.
+//! When the socket is closed, the VM is killed: a supervisor never outlives its caller.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest message, in bytes (well below the default socket buffer of Linux).
+/// The maximum size of a message, in bytes (well below Linux's default socket buffer).
 pub const MAX_MESSAGE: usize = 64 << 10;
 
 /// Messages to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ToSupervisor {
-    /// Boot this VM. First message, once.
+    /// Boot this VM. The first message, sent once.
     Start(Box<VmConfig>),
-    /// Connect the stream socket that rides on this packet (`SCM_RIGHTS`, exactly one) to a vsock
-    /// port of the guest. When the guest refuses, the socket is closed.
+    /// Connect the attached stream socket (`SCM_RIGHTS`, exactly one) to a vsock port of the guest.
+    /// If the guest refuses the connection, the socket is closed.
     Connect {
         /// The guest's port.
         port: u32,
     },
-    /// Stop the VM now, without asking the guest.
+    /// Kill the VM without notifying the guest.
     Kill,
     /// Report the state of a VM that seems to hang. Answered with [`FromSupervisor::Diagnosis`].
     Diagnose,
@@ -37,13 +37,13 @@ pub enum ToSupervisor {
 pub enum FromSupervisor {
     /// The guest agent is up.
     Ready {
-        /// When, in microseconds of `CLOCK_MONOTONIC`.
+        /// When the report arrived, in microseconds of the host's `CLOCK_MONOTONIC`.
         monotonic_micros: u64,
-        /// The guest's own time since its kernel started when the agent reported, in microseconds.
+        /// When the agent reported, in microseconds of the guest's `CLOCK_BOOTTIME`.
         uptime_micros: u64,
-        /// The same when the agent's program began.
+        /// When the agent was started, on the same clock.
         started_micros: u64,
-        /// The steps that led there.
+        /// The completed steps of the boot.
         steps: Vec<Step>,
     },
     /// The answer to [`ToSupervisor::Diagnose`]. Both texts are printable ASCII.
@@ -54,34 +54,35 @@ pub enum FromSupervisor {
         /// bytes.
         report: String,
     },
-    /// The VM ended by itself or by [`ToSupervisor::Kill`]. Last message.
+    /// The VM ended by itself or by [`ToSupervisor::Kill`]. The last message.
     Stopped {
-        /// How.
+        /// How it ended.
         reason: StopReason,
-        /// The steps of its boot.
+        /// The completed steps of its boot.
         steps: Vec<Step>,
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
         console: String,
     },
-    /// The VM could not be started or the monitor failed. Last message.
+    /// The VM could not be started, or the monitor failed. The last message.
     Failed {
         /// One line: what failed and why.
         message: String,
-        /// One line: the way out, where there is one.
+        /// One line: the remediation, if there is one.
         remediation: Option<String>,
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
         console: String,
     },
 }
 
-/// When the supervisor was done with a step of a boot. Steps are noted as they are passed and told
-/// together, so that being told does not cost what it measures.
+/// A completed step of a boot. Steps are recorded when they are completed and sent together, so
+/// that sending does not distort the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Step {
-    /// Which.
+    /// The step.
     pub name: StepName,
-    /// When, in microseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+    /// When it was completed, in microseconds of `CLOCK_MONOTONIC`, which all processes of a host
+    /// share.
     pub monotonic_micros: u64,
 }
 
@@ -89,16 +90,16 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StepName {
-    /// The supervisor's program began.
+    /// The supervisor was started.
     Supervisor,
-    /// An empty VM was created, while it was not known yet what to boot. Engine `kvm` only.
+    /// An empty VM was created, in parallel with the other steps. Engine `kvm` only.
     Prepared,
     /// The supervisor received [`ToSupervisor::Start`].
     #[serde(rename = "told")]
     StartReceived,
-    /// Kernel and initramfs are in guest memory.
+    /// Kernel and initramfs are loaded into guest memory.
     Loaded,
-    /// The VM, its vCPUs and its devices exist.
+    /// The VM, its vCPUs and its devices are created.
     Created,
     /// The first vCPU is about to enter the guest.
     Running,
@@ -119,15 +120,15 @@ const _: () = assert!(2 * (CONSOLE_TAIL + DIAGNOSIS_LIMIT) < MAX_MESSAGE - 1024)
 pub enum StopReason {
     /// The guest powered off.
     PowerOff,
-    /// The guest asked for a reset.
+    /// The guest reset itself.
     Reset,
-    /// A vCPU shut down (triple fault), or QEMU ended without saying why.
+    /// A vCPU shut down (triple fault), or QEMU exited without a reason.
     Crash,
     /// [`ToSupervisor::Kill`], or the control socket closed.
     Killed,
 }
 
-/// One VM: everything the supervisor needs to boot it, and nothing about what it is for.
+/// The configuration of a VM, independent of its purpose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmConfig {
@@ -135,35 +136,35 @@ pub struct VmConfig {
     pub version: u32,
     /// The VM's name, for process titles and messages.
     pub name: String,
-    /// How vCPUs are run. The caller has already decided what `auto` means.
+    /// The engine that runs the vCPUs; `auto` is resolved by the caller.
     pub engine: Engine,
-    /// Number of vCPUs, 1 to 64.
+    /// The number of vCPUs, 1 to 64.
     pub cpus: u32,
     /// Guest memory in MiB, at least 32.
     pub memory_mib: u64,
     /// The kernel: ELF `vmlinux` or bzImage.
     pub kernel: PathBuf,
-    /// The initramfs, if the guest has one: a newc cpio archive, plain or compressed as the kernel
-    /// supports.
+    /// The initramfs, if any: a newc cpio archive, optionally in a compression format that the
+    /// kernel supports.
     pub initramfs: Option<PathBuf>,
-    /// More words for the kernel's command line, after our own.
+    /// Additional kernel parameters, appended to the monitor's own.
     pub extra_cmdline: Option<String>,
-    /// Virtio disks in order: the first is `vda`; each has the serial number that [`disk_serial`]
-    /// gives its index.
+    /// Virtio disks in order: the first is `vda`. [`disk_serial`] defines their serial numbers.
     pub disks: Vec<DiskConfig>,
-    /// A directory for sockets and scratch files of this VM; short, private, removed by the caller.
+    /// A directory for sockets and scratch files of this VM: a short path, private to the user. The
+    /// caller removes it.
     pub run_dir: PathBuf,
-    /// Copy the guest's console to the supervisor's standard error as it comes.
+    /// Copy the guest's console output to the supervisor's standard error.
     pub console_to_stderr: bool,
 }
 
-/// How vCPUs are run.
+/// An engine, which runs the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Engine {
-    /// Our monitor, on `/dev/kvm`.
+    /// The monitor itself, on `/dev/kvm`.
     Kvm,
-    /// QEMU's `microvm` machine under TCG, with our devices over vhost-user.
+    /// QEMU's `microvm` machine under TCG, with the monitor's devices over vhost-user.
     Qemu,
 }
 
@@ -184,8 +185,8 @@ impl Engine {
     }
 }
 
-/// The serial number by which the guest tells the disk at this index of [`VmConfig::disks`] from
-/// others (at most 20 bytes, virtio 1.2 section 5.2.6.1).
+/// The serial number by which the guest identifies the disk at this index of [`VmConfig::disks`]
+/// (at most 20 bytes, virtio 1.2 section 5.2.6.1).
 pub fn disk_serial(index: usize) -> String {
     format!("disk{index}")
 }
@@ -196,22 +197,21 @@ pub fn disk_serial(index: usize) -> String {
 pub struct DiskConfig {
     /// The raw image; a whole number of 512-byte sectors.
     pub path: PathBuf,
-    /// What happens to writes.
+    /// How writes are handled.
     pub mode: DiskMode,
 }
 
-/// What happens to a disk's writes.
+/// How writes to a disk are handled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum DiskMode {
-    /// There are none: the guest sees a read-only disk. The image may be shared with other VMs that
-    /// only read it.
+    /// The guest sees a read-only disk. Several VMs may share the image in this mode.
     ReadOnly,
-    /// They go to the image, which no other VM may have at the same time.
+    /// Writes go to the image, which no other VM may use at the same time.
     ReadWrite,
-    /// They go to a sparse delta over the image, which is only read.
+    /// Writes go to a sparse delta; the image is only read.
     Overlay {
-        /// Where to create the delta, without a name: it is gone with the VM.
+        /// Where to create the delta, an unnamed file that is deleted when the VM ends.
         scratch_dir: PathBuf,
     },
 }
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_start_message_survives_json() {
+    fn a_start_message_is_read_as_it_was_written() {
         let message = ToSupervisor::Start(Box::new(VmConfig {
             version: crate::VERSION,
             name: "a".into(),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_an_error_that_names_it() {
+    fn the_error_of_an_unknown_field_names_it() {
         let error = serde_json::from_str::<DiskConfig>(r#"{"path":"/d","mode":"readOnly","x":1}"#)
             .unwrap_err();
         assert!(error.to_string().contains("unknown field `x`"), "{error}");

@@ -1,31 +1,31 @@
 //! Frames of an agent session.
 //!
-//! Layout: one byte kind, four bytes little-endian payload length, payload. A payload is at most
-//! [`MAX_PAYLOAD`] bytes; a longer one ends the session. Frames of kind [`Kind::Message`] hold one
-//! JSON document of [`crate::agent`]; all others are raw bytes.
+//! Layout: one byte for the kind, four bytes for the payload length (little-endian), the payload. A
+//! payload longer than [`MAX_PAYLOAD`] bytes ends the session. Frames of kind [`Kind::Message`]
+//! hold one JSON message of [`crate::agent`]; all others hold raw bytes.
 
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest payload of a frame, in bytes. Senders of output keep to [`DATA_CHUNK`].
+/// The maximum payload of a frame, in bytes. Data frames are limited to [`DATA_CHUNK`] by senders.
 pub const MAX_PAYLOAD: usize = 1 << 20;
 
-/// How much output or input one data frame carries at the most, in bytes. Large enough that the
-/// five header bytes and the wake-up cost nothing, small enough to interleave two streams.
+/// The maximum payload of a data frame that senders use, in bytes. Large enough that header and
+/// wake-up cost little, small enough to interleave two streams.
 pub const DATA_CHUNK: usize = 64 << 10;
 
 /// The length of a frame's header, in bytes.
 pub const HEADER: usize = 5;
 
-/// What a frame carries.
+/// The kind of a frame's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A JSON document: a request, an answer or an event.
+    /// A JSON message: a request, a reply or an input.
     Message = 1,
-    /// Bytes for the command's standard input. An empty one closes it.
+    /// Bytes for the command's standard input. An empty frame closes it.
     Stdin = 2,
     /// Bytes of the command's standard output.
     Stdout = 3,
@@ -45,12 +45,12 @@ impl Kind {
     }
 }
 
-/// One frame, received.
+/// A received frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What it carries.
+    /// The kind of its payload.
     pub kind: Kind,
-    /// Its bytes, at most [`MAX_PAYLOAD`].
+    /// The payload, at most [`MAX_PAYLOAD`] bytes.
     pub payload: Vec<u8>,
 }
 
@@ -58,32 +58,31 @@ pub struct Frame {
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The stream failed, or ended inside a frame.
-    #[error("the stream to the peer failed")]
+    #[error("session stream error")]
     Io(#[from] io::Error),
-    /// The peer sent a kind this version does not know.
+    /// The peer sent a frame of unknown kind.
     #[error("the peer sent a frame of unknown kind {0}")]
     UnknownKind(u8),
     /// The frame is longer than [`MAX_PAYLOAD`].
-    #[error("a frame of {0} bytes is longer than the limit of {MAX_PAYLOAD}")]
+    #[error("a frame of {0} bytes exceeds the limit of {MAX_PAYLOAD}")]
     TooLong(usize),
-    /// A message is not the JSON that was expected.
-    #[error("the peer sent a message that cannot be understood")]
+    /// The JSON of a message is invalid or unknown.
+    #[error("invalid message from the peer")]
     BadMessage(#[from] serde_json::Error),
-    /// A data frame came where a message was expected, or the reverse.
-    #[error("the peer sent {got:?} where {expected} was expected")]
+    /// The peer sent a frame of the wrong kind.
+    #[error("the peer sent {got:?} instead of {expected}")]
     Unexpected {
-        /// The kind that came.
+        /// The kind that was received.
         got: Kind,
-        /// What should have come.
+        /// What was expected.
         expected: &'static str,
     },
-    /// The stream ended where a frame was expected.
-    #[error("the peer closed the stream where {0} was expected")]
+    /// The stream ended before the expected frame.
+    #[error("the peer closed the stream before sending {0}")]
     Closed(&'static str),
 }
 
-/// Writes one frame with a single `write_all`, so that concurrent writers that share a lock never
-/// interleave header and payload.
+/// Writes one frame with a single `write_all`.
 ///
 /// # Errors
 /// [`FrameError::TooLong`] above [`MAX_PAYLOAD`]; [`FrameError::Io`] from the stream.
@@ -107,11 +106,11 @@ pub fn write_message<T: Serialize>(stream: &mut impl Write, message: &T) -> Resu
     write_frame(stream, Kind::Message, &serde_json::to_vec(message)?)
 }
 
-/// Reads one frame; `None` where the stream ends between frames.
+/// Reads one frame; `None` at the end of the stream.
 ///
 /// # Errors
-/// [`FrameError::Io`] from the stream, also when it ends inside a frame; [`FrameError::TooLong`]
-/// and [`FrameError::UnknownKind`] for a peer that breaks the rules.
+/// [`FrameError::Io`] from the stream, or when it ends inside a frame; [`FrameError::TooLong`] and
+/// [`FrameError::UnknownKind`] for an invalid header.
 pub fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     let mut header = [0u8; HEADER];
     let mut filled = 0;
@@ -134,11 +133,11 @@ pub fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     Ok(Some(Frame { kind, payload }))
 }
 
-/// Reads one frame and parses it as a message; `what` names it in errors.
+/// Reads one frame and parses it as a message, which errors call `what`.
 ///
 /// # Errors
-/// As [`read_frame`], and [`FrameError::Closed`], [`FrameError::Unexpected`] or
-/// [`FrameError::BadMessage`] when anything but such a message comes.
+/// As [`read_frame`]; [`FrameError::Closed`] at the end of the stream, [`FrameError::Unexpected`]
+/// for another kind of frame, [`FrameError::BadMessage`] for invalid JSON.
 pub fn read_message<T: DeserializeOwned>(
     stream: &mut impl Read,
     what: &'static str,
@@ -158,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_survives_the_wire() {
+    fn a_frame_is_read_as_it_was_written() {
         let mut wire = Vec::new();
         write_frame(&mut wire, Kind::Stdout, b"hello").unwrap();
         assert_eq!(wire, b"\x03\x05\0\0\0hello");
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_between_frames_is_none_and_inside_one_an_error() {
+    fn an_end_between_frames_is_none_and_inside_a_frame_an_error() {
         assert!(read_frame(&mut [].as_slice()).unwrap().is_none());
         for cut in 1..8 {
             let wire = b"\x03\x05\0\0\0hello";
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_kind_is_named() {
+    fn an_unknown_kind_is_reported() {
         let wire = [9, 0, 0, 0, 0];
         assert!(matches!(
             read_frame(&mut wire.as_slice()),

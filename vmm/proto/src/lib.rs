@@ -6,14 +6,14 @@
 //! ```
 //!
 //! - [`control`]: JSON messages, one per packet of a `SOCK_SEQPACKET` socket that the supervisor
-//!   finds on its standard input. The supervisor lives exactly as long as this socket.
-//! - [`agent`]: what is said inside one agent session. A session is one vsock stream from the host
-//!   to [`agent::AGENT_PORT`] in the guest; it carries one request and its answer.
-//! - [`frame`]: how a session's stream is cut into frames.
-//! - [`error_chain`]: an error and its sources as one line, for all three.
+//!   has as its standard input. The supervisor exits when this socket is closed.
+//! - [`agent`]: the messages of an agent session. A session is one vsock stream from the host to
+//!   [`agent::AGENT_PORT`] in the guest; it carries one request and its replies.
+//! - [`frame`]: the framing of a session's stream.
+//! - [`error_chain`]: an error and its sources as one line, for all three processes.
 //!
-//! Both sides are always built from one tree; [`VERSION`] is checked all the same, because an old
-//! guest agent can live on in a cached initramfs.
+//! All three are built from the same source. [`VERSION`] is checked nevertheless, because a cached
+//! initramfs may contain an older guest agent.
 
 pub mod agent;
 mod bytes;
@@ -23,5 +23,6 @@ pub mod frame;
 
 pub use error_chain::error_chain;
 
-/// The version of all messages in this crate. It rises with every incompatible change.
+/// The protocol version of all messages in this crate. It is incremented with every incompatible
+/// change.
 pub const VERSION: u32 = 3;

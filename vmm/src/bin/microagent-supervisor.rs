@@ -6,8 +6,8 @@ use microagent_proto::control::Engine;
 use microagent_vmm::supervisor::{self, Control};
 
 fn main() -> ExitCode {
-    // A session of its own: a terminal's Ctrl-C goes to the command line, which decides.
-    // It fails only for a process that leads a group already.
+    // A new session, so that Ctrl-C in a terminal reaches only the command line, which decides.
+    // Fails only if this process already leads a process group.
     let _ = rustix::process::setsid();
     let expected = std::env::args()
         .nth(1)
@@ -21,7 +21,6 @@ fn main() -> ExitCode {
             2
         }
     };
-    // No destructor is owed anything: the kernel takes the VM down, and the caller need not wait
-    // for it.
+    // Without running destructors: the kernel tears down the VM, and the caller need not wait.
     std::process::exit(code)
 }

@@ -1,8 +1,8 @@
-//! The ACPI tables: just enough that a distribution's kernel finds its CPUs, interrupt
+//! The ACPI tables: the minimum with which a distribution kernel finds its CPUs, interrupt
 //! controllers and virtio-mmio devices, and can power off and reset.
 //!
-//! Hardware-reduced ACPI (ACPI 6.5 section 4.1): no PM timer, no SCI, no legacy devices. What is
-//! not there is not probed.
+//! Hardware-reduced ACPI (ACPI 6.5 section 4.1): no PM timer, no SCI, no legacy devices. The kernel
+//! does not probe devices that are not described.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
@@ -24,8 +24,8 @@ use super::layout;
 const OEM: [u8; 6] = *b"MAGENT";
 const TABLE: [u8; 8] = *b"MICROVM ";
 
-/// `IAPC_BOOT_ARCH` (ACPI 6.5 table 5.10): no VGA, no CMOS clock; legacy devices and the i8042
-/// are absent by not being claimed.
+/// `IAPC_BOOT_ARCH` (ACPI 6.5 table 5.10): no VGA, no CMOS clock. The bits for legacy devices and
+/// the i8042 are clear, which means that they are absent.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS: u16 = 1 << 5;
 
@@ -33,7 +33,7 @@ const BOOT_ARCH_NO_CMOS: u16 = 1 << 5;
 /// RSDP.
 ///
 /// # Errors
-/// When the tables do not fit their place in guest memory.
+/// When the tables do not fit into their range of guest memory.
 pub fn write(memory: &GuestMemoryMmap, cpus: u32, virtio_devices: usize) -> Result<u64, BootError> {
     let mut writer = TableWriter {
         memory,
@@ -76,8 +76,8 @@ impl TableWriter<'_> {
     }
 }
 
-/// The machine's devices: COM1 and the virtio-mmio transports (`LNRO0005`, the id that Linux's
-/// `virtio_mmio` driver binds to).
+/// The DSDT with the devices: COM1 and the virtio-mmio transports (`LNRO0005`, the id to which
+/// Linux's `virtio_mmio` driver binds).
 fn dsdt(virtio_devices: usize) -> Sdt {
     let mut aml = Vec::new();
     Device::new(
@@ -97,7 +97,7 @@ fn dsdt(virtio_devices: usize) -> Sdt {
     .to_aml_bytes(&mut aml);
     for index in 0..virtio_devices {
         let name = format!("V{index:03}");
-        // The address is below 4 GiB by construction of the layout.
+        // The layout places the registers below 4 GiB.
         let registers = Memory32Fixed::new(
             true,
             layout::virtio_mmio(index) as u32,
@@ -152,7 +152,7 @@ fn fadt(dsdt: u64) -> acpi_tables::fadt::FADT {
         .dsdt_64(dsdt)
         .flag(Flags::HwReducedAcpi)
         .flag(Flags::ResetRegSup)
-        // Says that the buttons are not fixed hardware; there are none.
+        // The buttons are not fixed hardware; there are none.
         .flag(Flags::PwrButton)
         .flag(Flags::SlpButton);
     fadt.iapc_boot_arch = (BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_CMOS).into();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_table_is_found_from_the_rsdp_and_sums_to_zero() {
+    fn every_table_is_reachable_from_the_rsdp_and_sums_to_zero() {
         let (memory, rsdp) = tables();
         assert_eq!(rsdp, 0xe_0000);
         let mut header = [0; 36];
@@ -233,15 +233,15 @@ mod tests {
         assert_eq!((&dsdt[..4], sum(&dsdt)), (&b"DSDT"[..], 0));
     }
 
-    /// ACPICA's own disassembler must understand the DSDT.
+    /// ACPICA's disassembler must accept the DSDT.
     #[test]
-    fn the_reference_disassembler_reads_the_devices() {
+    fn the_reference_disassembler_finds_the_devices() {
         let Ok(true) = Command::new("iasl")
             .arg("-v")
             .output()
             .map(|o| o.status.success())
         else {
-            panic!("iasl (package acpica-tools) is needed by this test");
+            panic!("this test needs iasl (package acpica-tools)");
         };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("dsdt.aml");

@@ -1,31 +1,31 @@
-//! The guest kernel's command line, the same for every engine.
+//! The guest kernel's command line, common to all engines.
 
 use super::BootError;
 use super::layout::COMMAND_LINE_MAX;
 
-/// The guest kernel's command line. What every VM gets, with the reason for each word:
+/// The guest kernel's command line. The parameters of every VM:
 ///
-/// | word | why |
+/// | parameter | reason |
 /// |---|---|
-/// | `console=ttyS0` | where a panic can be read |
-/// | `quiet` | each console character is an exit from the guest; left out when it is watched |
+/// | `console=ttyS0` | makes panics visible |
+/// | `quiet` | each console character is a VM exit; omitted when the console is shown |
 /// | `panic=-1` | a panic resets at once, which ends the VM |
-/// | `reboot=acpi` | a reset goes through the ACPI reset register and nothing else is probed |
-/// | `rdinit=/init` | the agent, in the initramfs |
-/// | `random.trust_cpu=on` | the pool is ready without waiting for interrupts |
-/// | `tsc=reliable` | the host vouches for it: no watchdog, no warm-up comparison |
-/// | `8250.nr_uarts=1` | one port is there, three more need not be looked for |
-/// | `pci=off` | there is no PCI bus to look for |
-/// | `cryptomgr.notests` | the kernel's build was tested before; more than half of a boot otherwise |
-/// | `i8042.noaux …` | there is no keyboard controller: do not wait for one |
+/// | `reboot=acpi` | resets through the ACPI reset register, without probing other methods |
+/// | `rdinit=/init` | starts the agent from the initramfs |
+/// | `random.trust_cpu=on` | initializes the entropy pool without waiting for interrupts |
+/// | `tsc=reliable` | the host guarantees it: no watchdog, no comparison with other clocks |
+/// | `8250.nr_uarts=1` | there is one serial port; do not probe three more |
+/// | `pci=off` | there is no PCI bus; do not probe it |
+/// | `cryptomgr.notests` | skips the crypto self-tests, which take more than half of a boot |
+/// | `i8042.noaux …` | there is no keyboard controller; do not wait for one |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     words: Vec<String>,
 }
 
 impl CommandLine {
-    /// The words above; `watched` leaves out `quiet`.
-    pub fn new(watched: bool) -> CommandLine {
+    /// The parameters above. `console_shown` omits `quiet`.
+    pub fn new(console_shown: bool) -> CommandLine {
         let mut words: Vec<String> = [
             "console=ttyS0",
             "panic=-1",
@@ -43,13 +43,14 @@ impl CommandLine {
         ]
         .map(String::from)
         .into();
-        if !watched {
+        if !console_shown {
             words.push("quiet".into());
         }
         CommandLine { words }
     }
 
-    /// Adds the words of `extra` after our own, so that the last of two wins.
+    /// Appends the parameters in `extra`. They override earlier ones: the kernel uses the last
+    /// value.
     #[must_use]
     pub fn with_extra(mut self, extra: Option<&str>) -> CommandLine {
         self.words.extend(
@@ -61,12 +62,12 @@ impl CommandLine {
         self
     }
 
-    /// As text, without the final NUL.
+    /// The text, without the final NUL.
     pub fn text(&self) -> String {
         self.words.join(" ")
     }
 
-    /// As the kernel reads it, with the final NUL.
+    /// The bytes to be placed in guest memory, with the final NUL.
     ///
     /// # Errors
     /// [`BootError::CommandLineTooLong`].
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn extra_words_come_last() {
+    fn extra_parameters_are_appended() {
         let line = CommandLine::new(false).with_extra(Some(" a=1  b "));
         assert!(line.text().ends_with(" quiet a=1 b"), "{}", line.text());
     }

@@ -1,9 +1,9 @@
-//! Why a boot could not be prepared.
+//! Errors of preparing a boot.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a kernel could not be made ready to run.
+/// Why a kernel could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootError {
@@ -12,11 +12,11 @@ pub enum BootError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system call.
         #[source]
         source: io::Error,
     },
-    /// The file is no kernel that can be booted.
+    /// The file is not a bootable kernel.
     #[error("{} is not a bootable x86-64 Linux kernel: {why}", path.display())]
     NotAKernel {
         /// The file.
@@ -24,7 +24,7 @@ pub enum BootError {
         /// What is wrong with it.
         why: String,
     },
-    /// Kernel and initramfs do not fit.
+    /// Kernel and initramfs do not fit into guest memory.
     #[error("{} does not fit into {memory_mib} MiB of guest memory", path.display())]
     TooLittleMemory {
         /// The file that does not fit.
@@ -32,16 +32,16 @@ pub enum BootError {
         /// The guest's memory in MiB.
         memory_mib: u64,
     },
-    /// The kernel's command line is longer than kernels take.
-    #[error("the kernel command line is {length} bytes long, {limit} are possible")]
+    /// The kernel command line is longer than Linux accepts.
+    #[error("the kernel command line is too long: {length} bytes, the limit is {limit}")]
     CommandLineTooLong {
-        /// Its length.
+        /// Its length in bytes.
         length: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Guest memory could not be written where it should exist.
-    #[error("guest memory cannot be written at {address:#x}")]
+    /// A write to guest memory failed.
+    #[error("cannot write guest memory at {address:#x}")]
     Memory {
         /// The guest-physical address.
         address: u64,
@@ -49,14 +49,14 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// The way out, where there is one.
+    /// The remediation, if there is one.
     pub fn remediation(&self) -> Option<String> {
         match self {
             BootError::NotAKernel { .. } => Some(
                 "use a vmlinux (ELF) or bzImage, or install one with `microagent kernel install`"
                     .into(),
             ),
-            BootError::TooLittleMemory { .. } => Some("give it more with `--memory MiB`".into()),
+            BootError::TooLittleMemory { .. } => Some("increase it with `--memory MiB`".into()),
             _ => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Loads a kernel file into guest memory and finds its entry.
+//! Loads a kernel file into guest memory and determines its entry point.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
@@ -14,18 +14,18 @@ use super::{BootError, Entry, layout, open, sparse_pages};
 const XLF_KERNEL_64: u16 = 1 << 0;
 /// The distance from a bzImage's load address to its 64-bit entry (boot.rst).
 const ENTRY_64_OFFSET: u64 = 0x200;
-/// `initrd_addr_max` of kernels that do not say (boot.rst).
+/// `initrd_addr_max` of kernels that do not set it (boot.rst).
 const INITRD_ADDR_MAX: u64 = 0x37ff_ffff;
 
 /// A kernel in guest memory.
 pub(super) struct Loaded {
-    /// Where to begin.
+    /// The entry point.
     pub entry: Entry,
-    /// The end of what the kernel uses while it unpacks itself.
+    /// The end of the memory that the kernel uses while it unpacks itself.
     pub end: u64,
     /// The initramfs must end at or below this address.
     pub initramfs_limit: u64,
-    /// The setup header of a bzImage, to be handed back in the zero page.
+    /// The setup header of a bzImage, to be copied into the zero page.
     pub setup_header: Option<setup_header>,
 }
 
@@ -98,7 +98,7 @@ pub(super) fn load(
     }
 }
 
-/// The huge pages that an ELF kernel uses hardly anything of; none of any other.
+/// The huge pages of which an ELF kernel uses only a small part; empty for other formats.
 pub(super) fn sparse_pages(path: &Path) -> Result<Vec<u64>, BootError> {
     let (mut file, _) = open(path)?;
     if !is_elf(&mut file, path)? {
@@ -121,8 +121,8 @@ fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
     move |source| BootError::Read { path, source }
 }
 
-/// `e_machine` must be x86-64 and the file an executable: any other ELF would be loaded somewhere
-/// and die there without a word.
+/// Requires an executable file for x86-64: any other ELF file would be loaded and then crash
+/// without a message.
 fn require_x86_64(file: &mut (impl Read + Seek), path: &Path) -> Result<(), BootError> {
     const ET_EXEC: u16 = 2;
     const EM_X86_64: u16 = 62;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kernel_is_refused_with_the_reason() {
+    fn an_invalid_kernel_is_refused_with_the_reason() {
         assert_eq!(why(b""), "it is neither ELF nor bzImage");
         assert_eq!(why(b"#!/bin/sh\n"), "it is neither ELF nor bzImage");
         assert_eq!(why(b"\x7fELF"), "it ends inside its ELF header");

@@ -1,7 +1,7 @@
 //! The guest-physical address map, in order of address.
 //!
 //! ```text
-//! 0x0000_0500  GDT                     read by the vCPU only until the kernel loads its own
+//! 0x0000_0500  GDT                     used until the kernel loads its own
 //! 0x0000_6000  PVH start info, its module list and its memory map
 //! 0x0000_7000  zero page (boot_params) of the Linux boot protocol
 //! 0x0000_8000  boot stack, grows down from 0x0000_8ff0
@@ -9,9 +9,9 @@
 //! 0x0002_0000  kernel command line
 //! 0x0009_fc00  end of conventional memory
 //! 0x000e_0000  ACPI tables, the RSDP first
-//! 0x0010_0000  kernel, and the rest of low RAM; the initramfs at its end
-//! 0xc000_0000  MMIO hole: virtio-mmio devices, I/O APIC, local APIC, KVM's own pages
-//! 1_0000_0000  RAM beyond 3 GiB
+//! 0x0010_0000  kernel and the rest of low RAM, with the initramfs at the end
+//! 0xc000_0000  MMIO hole: virtio-mmio devices, I/O APIC, local APIC, KVM's pages
+//! 1_0000_0000  the RAM above 3 GiB
 //! ```
 
 /// Where the boot GDT is written.
@@ -19,7 +19,7 @@ pub const GDT: u64 = 0x500;
 
 /// PVH `hvm_start_info` (Xen `start_info.h`).
 pub const PVH_START_INFO: u64 = 0x6000;
-/// PVH module list: one entry, the initramfs.
+/// PVH module list: one entry, for the initramfs.
 pub const PVH_MODULES: u64 = 0x6040;
 /// PVH memory map.
 pub const PVH_MEMORY_MAP: u64 = 0x6080;
@@ -27,71 +27,71 @@ pub const PVH_MEMORY_MAP: u64 = 0x6080;
 /// The zero page (`boot_params`, Documentation/arch/x86/zero-page.rst).
 pub const ZERO_PAGE: u64 = 0x7000;
 
-/// The first stack pointer.
+/// The initial stack pointer.
 pub const BOOT_STACK: u64 = 0x8ff0;
 
 /// Page map level 4 of the boot page tables.
 pub const PML4: u64 = 0x9000;
 /// Page directory pointer table.
 pub const PDPT: u64 = 0xa000;
-/// Page directory: 512 entries of 2 MiB, the first GiB.
+/// Page directory: 512 entries of 2 MiB, which map the first GiB.
 pub const PAGE_DIRECTORY: u64 = 0xb000;
 
 /// The kernel command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
-/// Its longest length with the final NUL, in bytes (`COMMAND_LINE_SIZE` of x86 Linux).
+/// Its maximum length with the final NUL, in bytes (`COMMAND_LINE_SIZE` of x86 Linux).
 pub const COMMAND_LINE_MAX: usize = 2048;
 
-/// The end of conventional memory: what lies above is not described as RAM.
+/// The end of conventional memory. The range up to [`HIGH_RAM`] is not described as RAM.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 
-/// ACPI tables, inside the range that a kernel searches for the RSDP without being told.
+/// ACPI tables, inside the range in which a kernel searches for the RSDP.
 pub const ACPI: u64 = 0xe_0000;
-/// The room for them, in bytes.
+/// The size of that range, in bytes.
 pub const ACPI_SIZE: u64 = 0x2_0000;
 
-/// Where RAM begins again, and the lowest address of a kernel.
+/// The start of high RAM, and the lowest address of a kernel.
 pub const HIGH_RAM: u64 = 0x10_0000;
 
-/// The hole for devices below 4 GiB.
+/// The start of the MMIO hole below 4 GiB.
 pub const MMIO_HOLE: u64 = 0xc000_0000;
 /// The first virtio-mmio device.
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
-/// The size of one virtio-mmio device's registers, and the distance to the next.
+/// The size of one virtio-mmio device's registers, and the distance between devices.
 pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
 /// The I/O APIC of KVM's interrupt controllers.
 pub const IO_APIC: u64 = 0xfec0_0000;
 /// The local APICs.
 pub const LOCAL_APIC: u64 = 0xfee0_0000;
-/// One page that KVM needs for itself on Intel hosts (`KVM_SET_IDENTITY_MAP_ADDR`).
+/// One page that KVM uses on Intel hosts (`KVM_SET_IDENTITY_MAP_ADDR`).
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
-/// Three pages that KVM needs for itself on Intel hosts (`KVM_SET_TSS_ADDR`).
+/// Three pages that KVM uses on Intel hosts (`KVM_SET_TSS_ADDR`).
 pub const KVM_TSS: u64 = 0xfffb_d000;
-/// The end of the hole; RAM that did not fit below it goes on here.
+/// The end of the MMIO hole, where the remaining RAM starts.
 pub const FOUR_GIB: u64 = 1 << 32;
 
-/// The first interrupt line (GSI) for virtio devices: the I/O APIC's pins above the ISA ones.
+/// The first GSI for virtio devices: the I/O APIC's pins above the ISA interrupts.
 pub const FIRST_VIRTIO_GSI: u32 = 16;
-/// One beyond the last: the I/O APIC has 24 pins.
+/// One past the last GSI: the I/O APIC has 24 pins.
 pub const GSI_END: u32 = 24;
 
-/// The serial port's interrupt line, that of COM1.
+/// The GSI of the serial port (COM1).
 pub const SERIAL_GSI: u32 = 4;
-/// The serial port's first I/O port, that of COM1.
+/// The first I/O port of the serial port (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;
 
-/// ACPI sleep control register (ACPI 6.5 section 4.8.3.7): the guest powers off here.
+/// ACPI sleep control register (ACPI 6.5 section 4.8.3.7), used by the guest to power off.
 pub const SLEEP_CONTROL_PORT: u16 = 0x600;
 /// ACPI sleep status register.
 pub const SLEEP_STATUS_PORT: u16 = 0x601;
-/// ACPI reset register (ACPI 6.5 section 4.8.3.6): the guest resets here.
+/// ACPI reset register (ACPI 6.5 section 4.8.3.6).
 pub const RESET_PORT: u16 = 0x602;
-/// The value that resets.
+/// The value that resets the machine.
 pub const RESET_VALUE: u8 = 1;
-/// The sleep type of S5, soft off, as the DSDT's `_S5` says it.
+/// The sleep type of S5 (soft off), as in the DSDT's `_S5`.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
-/// The largest number of virtio devices: one interrupt line each.
+/// The maximum number of virtio devices: each has its own GSI.
 pub const MAX_VIRTIO_DEVICES: usize = (GSI_END - FIRST_VIRTIO_GSI) as usize;
 
 const _: () = {
@@ -116,7 +116,7 @@ pub fn ram(bytes: u64) -> Vec<(u64, u64)> {
     }
 }
 
-/// The memory map to tell the kernel: RAM only, the reserved ranges are simply left out.
+/// The memory map for the kernel: RAM only. Reserved ranges are omitted.
 pub fn memory_map(bytes: u64) -> Vec<(u64, u64)> {
     let mut map = vec![(0, LOW_RAM_END)];
     for (start, length) in ram(bytes) {
@@ -136,14 +136,14 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     #[test]
-    fn memory_goes_around_the_hole() {
+    fn ram_is_split_around_the_hole() {
         assert_eq!(ram(GIB), [(0, GIB)]);
         assert_eq!(ram(3 * GIB), [(0, 3 * GIB)]);
         assert_eq!(ram(8 * GIB), [(0, 3 * GIB), (4 * GIB, 5 * GIB)]);
     }
 
     #[test]
-    fn the_kernel_is_told_of_ram_without_the_tables() {
+    fn the_memory_map_leaves_out_the_tables() {
         assert_eq!(
             memory_map(4 * GIB),
             [

@@ -1,13 +1,13 @@
-//! Puts a kernel, its initramfs, its command line and the tables that describe the machine into
-//! guest memory, and says where and how the first vCPU begins.
+//! Loads a kernel, its initramfs, its command line and the firmware tables into guest memory, and
+//! returns the entry point and CPU mode of the first vCPU.
 //!
-//! Two boot protocols, chosen by what the kernel offers:
+//! Two boot protocols are supported; the kernel file decides which one is used:
 //!
 //! - **PVH** (ELF with the Xen `PHYS32_ENTRY` note): 32-bit protected mode, `hvm_start_info`.
 //! - **64-bit Linux boot protocol** (bzImage; ELF without the note): long mode, the zero page.
 //!   Documentation/arch/x86/boot.rst, "64-bit Boot Protocol".
 //!
-//! The addresses are those of [`layout`].
+//! The addresses are defined in [`layout`].
 
 use std::fs::File;
 use std::path::Path;
@@ -26,15 +26,15 @@ pub use command_line::CommandLine;
 pub use error::BootError;
 pub use sparse_pages::HUGE_PAGE;
 
-/// Where and how the first vCPU begins.
+/// The entry point and CPU mode of the first vCPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// 32-bit protected mode without paging; the start info's address in `ebx`.
+    /// 32-bit protected mode without paging; `ebx` holds the address of the start info.
     Pvh {
         /// The instruction pointer.
         address: u64,
     },
-    /// Long mode with the first GiB mapped one to one; the zero page's address in `rsi`.
+    /// Long mode with the first GiB identity-mapped; `rsi` holds the address of the zero page.
     Long {
         /// The instruction pointer.
         address: u64,
@@ -46,15 +46,15 @@ pub enum Entry {
 pub struct Boot<'a> {
     /// ELF `vmlinux` or bzImage.
     pub kernel: &'a Path,
-    /// A newc cpio archive, if the kernel is to have one.
+    /// The initramfs, a newc cpio archive, if any.
     pub initramfs: Option<&'a Path>,
-    /// The kernel's command line.
+    /// The kernel command line.
     pub command_line: CommandLine,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
-    /// vCPUs, for the ACPI tables.
+    /// The number of vCPUs, for the ACPI tables.
     pub cpus: u32,
-    /// Virtio-mmio devices, for the ACPI tables.
+    /// The number of virtio-mmio devices, for the ACPI tables.
     pub virtio_devices: usize,
 }
 
@@ -62,7 +62,7 @@ impl Boot<'_> {
     /// Loads everything into `memory`.
     ///
     /// # Errors
-    /// [`BootError`]: files that cannot be read, a kernel that is none, too little memory.
+    /// [`BootError`]: an unreadable file, an invalid kernel, not enough memory.
     pub fn load(&self, memory: &GuestMemoryMmap) -> Result<Entry, BootError> {
         let kernel = kernel::load(memory, self.kernel, self.memory_mib())?;
         let initramfs = self
@@ -85,11 +85,11 @@ impl Boot<'_> {
         Ok(kernel.entry)
     }
 
-    /// The huge pages ([`HUGE_PAGE`] bytes), by their guest-physical addresses, that lie within the
-    /// kernel and of which it uses hardly anything: worth to be backed by small pages.
+    /// The guest-physical addresses of the huge pages ([`HUGE_PAGE`] bytes) inside the kernel image
+    /// of which the kernel uses only a small part. Small pages back them more cheaply.
     ///
     /// # Errors
-    /// [`BootError`]: a kernel that cannot be read or is none.
+    /// [`BootError`]: an unreadable file, an invalid kernel.
     pub fn sparse_pages(&self) -> Result<Vec<u64>, BootError> {
         kernel::sparse_pages(self.kernel)
     }
@@ -98,7 +98,8 @@ impl Boot<'_> {
         self.memory_bytes >> 20
     }
 
-    /// At the end of low RAM, as far from the kernel as can be; (address, length).
+    /// Loads the initramfs at the end of low RAM, as far from the kernel as possible. Returns its
+    /// address and length.
     fn load_initramfs(
         &self,
         path: &Path,

@@ -1,4 +1,4 @@
-//! What the kernel is told about its machine: the zero page, or PVH's start info.
+//! Boot parameters for the kernel: the zero page, or the PVH start info.
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::pvh::PvhBootConfigurator;
@@ -17,17 +17,18 @@ const PVH_MAGIC: u32 = 0x336e_c578;
 const RAM: u32 = 1;
 /// `type_of_loader`: undefined (boot.rst).
 const LOADER_UNDEFINED: u8 = 0xff;
-/// `boot_flag` and `header` of a setup header, for ELF kernels that bring none.
+/// `boot_flag` and `header` of the setup header, for ELF kernels, which have none.
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 
+/// The values that both boot protocols pass to the kernel.
 pub(super) struct BootInfo {
-    /// Address and length, if there is one.
+    /// Address and length, if there is an initramfs.
     pub initramfs: Option<(u64, u64)>,
     pub rsdp: u64,
     /// Address and length of each range of RAM.
     pub memory_map: Vec<(u64, u64)>,
-    /// With its NUL.
+    /// In bytes, with the final NUL.
     pub command_line_length: usize,
 }
 
@@ -86,7 +87,8 @@ pub(super) fn write_linux(
     params.hdr.type_of_loader = LOADER_UNDEFINED;
     params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
     params.hdr.cmdline_size = info.command_line_length as u32 - 1;
-    // Below the MMIO hole by construction, so both fit 32 bits. Without one both are 0 (boot.rst).
+    // The initramfs lies below the MMIO hole, so both values fit into 32 bits. Without an initramfs
+    // both are 0 (boot.rst).
     let (address, length) = info.initramfs.unwrap_or_default();
     params.hdr.ramdisk_image = address as u32;
     params.hdr.ramdisk_size = length as u32;

@@ -1,4 +1,4 @@
-//! Which huge pages a kernel uses hardly anything of.
+//! Finds the huge pages of which a kernel uses only a small part.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -6,19 +6,20 @@ use std::io::{self, Read, Seek, SeekFrom};
 use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD};
 use vm_memory::ByteValued;
 
-/// What the host can back with one page, in bytes.
+/// The size of a huge page of the host, in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
-/// A page of which less than this is used is better made of small ones: it is cleared as a whole.
+/// Pages of which fewer bytes are used are sparse. The host clears a huge page as a whole, so small
+/// pages are cheaper for them.
 const SPARSE_LIMIT: u64 = HUGE_PAGE / 8;
 
-/// More segments than any kernel has.
+/// A kernel has far fewer program headers than this.
 const MAX_SEGMENTS: u16 = 64;
 
-/// The huge pages, by their guest-physical addresses, that lie within the ELF kernel in `file` and
-/// of which its segments use less than an eighth. Linux reserves its image as a whole
-/// (`early_reserve_memory` in arch/x86/kernel/setup.c): what is between its parts is not used
-/// before it is given back, if ever.
+/// The guest-physical addresses of the huge pages inside the ELF kernel in `file` of which its
+/// segments use less than an eighth. Linux reserves its whole image (`early_reserve_memory` in
+/// arch/x86/kernel/setup.c), so the gaps between segments stay unused until they are freed, if
+/// ever.
 ///
 /// # Errors
 /// When the file cannot be read, or ends inside its headers.
@@ -43,7 +44,7 @@ pub(super) fn find(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>> {
             continue;
         }
         (first, last) = (first.min(start), last.max(end));
-        // Those between are used as a whole.
+        // The pages between the first and the last page of a segment are fully used.
         let (head, tail) = (page_of(start), page_of(end - 1));
         *used.entry(head).or_insert(0) += (head + (HUGE_PAGE - 1)).min(end - 1) - start + 1;
         if tail != head {
@@ -90,17 +91,17 @@ mod tests {
     }
 
     #[test]
-    fn a_page_within_the_kernel_with_hardly_any_content_is_found() {
+    fn a_sparse_page_inside_the_kernel_is_found() {
         let text = (16 * MIB, 7 * MIB);
         let entry = (24 * MIB, 8 << 10);
         let more = (24 * MIB + 4096, 4 << 10);
         let data = (28 * MIB, 3 * MIB);
         assert_eq!(pages(&[text, entry, data]), [24 * MIB]);
         assert_eq!(pages(&[text, entry, more, data]), [24 * MIB]);
-        // What follows the kernel is used by others.
+        // Memory after the kernel is used for other things.
         assert!(pages(&[text, entry]).is_empty());
         assert!(pages(&[text, (24 * MIB, 256 << 10), data]).is_empty());
-        // The end of one and the beginning of another.
+        // The page holds the end of one segment and the beginning of the next.
         assert_eq!(pages(&[(16 * MIB, 8 * MIB + 100), data]), [24 * MIB]);
         assert!(pages(&[]).is_empty());
     }
@@ -114,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_segment_makes_it_panic(
+        fn arbitrary_segments_do_not_panic(
             segments in prop::collection::vec((any::<u64>(), any::<u64>()), 0..5),
             small in prop::collection::vec((0..64 * MIB, 0..8 * MIB), 0..5),
         ) {

@@ -1,11 +1,11 @@
 //! Engines: ways to run a VM's vCPUs.
 //!
-//! An engine gets a [`Launch`]: what to boot, the devices, where console bytes go. It gives back a
-//! [`RunningVm`]. Everything else (agent sessions, disks, host services) is the same for all.
+//! An engine takes a [`Launch`] (configuration, devices, console) and returns a [`RunningVm`].
+//! Everything else (agent sessions, disks, host services) is the same for all engines.
 //!
-//! - [`kvm`]: the monitor itself, in this process.
-//! - [`qemu`]: QEMU's `microvm` machine runs the CPUs; the devices stay in this process and are
-//!   reached over vhost-user.
+//! - [`kvm`]: this process runs the vCPUs on KVM.
+//! - [`qemu`]: QEMU's `microvm` machine runs the vCPUs; the devices stay in this process and are
+//!   served over vhost-user.
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -20,21 +20,21 @@ use crate::virtio::VirtioDevice;
 pub mod kvm;
 pub mod qemu;
 
-/// What an engine needs to start a VM.
+/// The input of an engine.
 #[derive(Debug)]
 pub struct Launch<'a> {
-    /// Shape, kernel and initramfs. The devices were already made from `disks`.
+    /// vCPUs, memory, kernel and initramfs. The devices were already created from `disks`.
     pub config: &'a VmConfig,
-    /// The devices, in the order in which the guest shall find them: disks first, so that the
-    /// first of them is `vda`.
+    /// The devices, in the order in which the guest must find them: disks first, so that the first
+    /// disk is `vda`.
     pub devices: Vec<Device>,
-    /// Where the guest's console output goes.
+    /// Receives the guest's console output.
     pub console: Console,
 }
 
-/// How many disks a VM can have with this engine, the root among them.
+/// The maximum number of disks of a VM with this engine, including the root disk.
 pub fn max_disks(engine: Engine) -> usize {
-    // The socket device and the entropy source.
+    // The vsock device and the entropy source.
     const OTHERS: usize = 2;
     let devices = match engine {
         Engine::Kvm => crate::boot::layout::MAX_VIRTIO_DEVICES,
@@ -43,10 +43,10 @@ pub fn max_disks(engine: Engine) -> usize {
     devices - OTHERS
 }
 
-/// A device and what it is, for engines that must name it to somebody else.
+/// A device and its kind.
 #[derive(Debug)]
 pub struct Device {
-    /// Which front-end QEMU needs for it.
+    /// Decides which front end QEMU needs.
     pub kind: DeviceKind,
     /// The device itself.
     pub device: Box<dyn VirtioDevice>,
@@ -57,7 +57,7 @@ pub struct Device {
 pub enum DeviceKind {
     /// A disk.
     Block,
-    /// The socket device.
+    /// The vsock device.
     Vsock,
     /// The entropy source.
     Rng,
@@ -65,7 +65,7 @@ pub enum DeviceKind {
     Net,
 }
 
-/// A VM that an engine started. Dropping it ends the VM and waits for its threads and processes.
+/// A VM that an engine started. Dropping it kills the VM and waits for its threads and processes.
 pub trait RunningVm: Send + Debug {
     /// Becomes readable when the VM has ended.
     fn ended_fd(&self) -> BorrowedFd<'_>;
@@ -73,10 +73,10 @@ pub trait RunningVm: Send + Debug {
     /// How the VM ended; `None` while it runs.
     ///
     /// # Errors
-    /// When it did not end, but the engine failed under it.
+    /// When the VM ended because the engine failed.
     fn end(&mut self) -> Option<Result<StopReason, EngineError>>;
 
-    /// Ends the VM now; [`ended_fd`](Self::ended_fd) follows. Does not wait.
+    /// Kills the VM without waiting; [`ended_fd`](Self::ended_fd) becomes readable.
     fn kill(&mut self);
 
     /// The state of a VM that seems to hang, as text for a person: devices and queues, and on
@@ -89,54 +89,54 @@ pub trait RunningVm: Send + Debug {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// The kernel, the initramfs or the tables around them could not be put in place.
+    /// The kernel, the initramfs or the boot tables could not be loaded.
     #[error(transparent)]
     Boot(#[from] crate::boot::BootError),
     /// An operation on KVM failed.
     #[error("KVM: {operation} failed")]
     Kvm {
-        /// What was asked of KVM.
+        /// The operation.
         operation: &'static str,
-        /// Its answer.
+        /// The error from KVM.
         #[source]
         source: std::io::Error,
     },
-    /// KVM gave up on a guest instruction or state.
-    #[error("KVM cannot go on with this guest: {0}")]
+    /// KVM cannot execute a guest instruction or state.
+    #[error("KVM cannot run this guest: {0}")]
     Guest(String),
-    /// A device could not be put within QEMU's reach.
+    /// A device could not be served to QEMU.
     #[error(transparent)]
     VhostUser(#[from] crate::vhost_user::VhostUserError),
-    /// QEMU failed; the text is its own.
+    /// QEMU failed; the text is its error message.
     #[error("qemu-system-x86_64: {0}")]
     Qemu(String),
-    /// The host lacks something the engine needs.
+    /// The host lacks a requirement of the engine.
     #[error("{what}")]
     Missing {
         /// What is missing.
         what: String,
-        /// How to get it.
+        /// How to provide it.
         remediation: String,
     },
     /// A system call failed.
     #[error("cannot {operation}")]
     Io {
-        /// What was attempted.
+        /// The operation.
         operation: &'static str,
-        /// Why it failed.
+        /// The error of the system call.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl EngineError {
-    /// The way out, where there is one.
+    /// The remediation, if there is one.
     pub fn remediation(&self) -> Option<String> {
         match self {
             EngineError::Missing { remediation, .. } => Some(remediation.clone()),
-            EngineError::Kvm { .. } | EngineError::Guest(_) => Some(
-                "see what this host can do with `microagent doctor`, or use `--engine qemu`".into(),
-            ),
+            EngineError::Kvm { .. } | EngineError::Guest(_) => {
+                Some("check this host with `microagent doctor`, or use `--engine qemu`".into())
+            }
             EngineError::Boot(error) => error.remediation(),
             EngineError::Qemu(_) | EngineError::VhostUser(_) | EngineError::Io { .. } => None,
         }

@@ -1,4 +1,4 @@
-//! Whether KVM here runs what a Linux kernel is made of.
+//! Tests whether KVM on this host can execute the instructions that a Linux kernel needs.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::boot::layout;
 use crate::engine::EngineError;
 use crate::engine::kvm::{create_vm, kvm_error, long_mode, map_ram, open, register_ram};
 
-/// What was found.
+/// The result of the probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KvmProbe {
     /// A guest ran all instructions.
@@ -20,17 +20,18 @@ pub enum KvmProbe {
     },
     /// There is no `/dev/kvm`.
     Absent,
-    /// `/dev/kvm` may not be opened.
+    /// This user may not open `/dev/kvm`.
     Forbidden,
-    /// KVM is there, but cannot run a Linux guest.
+    /// KVM exists, but cannot run a Linux guest.
     Incapable {
-        /// The instruction or operation that failed, and how.
+        /// The instruction or operation that failed, and the reason.
         why: String,
     },
 }
 
-/// The instructions, in order: each runs in long mode and is followed by a write of its number to
-/// [`PROGRESS_PORT`]. An unmodified x86-64 kernel executes all of them before its first process.
+/// The tested instructions, in order. Each runs in long mode and is followed by a write of its
+/// index to [`PROGRESS_PORT`]. An unmodified x86-64 kernel executes all of them before its first
+/// process.
 const INSTRUCTIONS: [(&str, &[u8]); 5] = [
     // xorps xmm0, xmm0
     ("xorps", &[0x0f, 0x57, 0xc0]),
@@ -61,14 +62,14 @@ const CODE: u64 = layout::HIGH_RAM;
 const STACK: u64 = layout::HIGH_RAM + 0x8000;
 const MEMORY: u64 = 2 << 20;
 
-/// CR0: monitor coprocessor. CR4: FXSAVE and SSE exceptions are handled.
+/// CR0: monitor coprocessor. CR4: the OS supports FXSAVE and SSE exceptions.
 const CR0_MP: u64 = 1 << 1;
 const CR4_OSFXSR: u64 = 1 << 9;
 const CR4_OSXMMEXCPT: u64 = 1 << 10;
 
 /// Probes KVM by running instructions in a VM. Takes about a millisecond where `KVM_CREATE_VM` does
-/// not wait for the host kernel (engine/kvm/vm.rs) and ten or more where it does, and the host some
-/// more to take the VM down; callers keep the answer.
+/// not wait for a grace period of the host kernel (see [`kvm::Prepared`](crate::engine::kvm)), ten
+/// or more where it does, and some more for tearing down the VM. Callers should cache the result.
 pub fn kvm() -> KvmProbe {
     match std::fs::OpenOptions::new()
         .read(true)
@@ -79,7 +80,7 @@ pub fn kvm() -> KvmProbe {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return KvmProbe::Forbidden;
         }
-        // ENODEV and the like: the node is there and nothing behind it.
+        // For example ENODEV: the device node exists, but no driver is behind it.
         Err(error) => {
             return KvmProbe::Incapable {
                 why: error.to_string(),
@@ -102,7 +103,7 @@ pub fn kvm() -> KvmProbe {
     }
 }
 
-/// `None` when everything ran, otherwise what did not.
+/// `None` when all instructions ran, otherwise the one that failed, and the reason.
 fn run() -> Result<Option<String>, EngineError> {
     let kvm = open()?;
     let vm = create_vm(&kvm)?;
@@ -152,7 +153,9 @@ fn step_through(vcpu: &mut VcpuFd) -> Option<String> {
                     break None;
                 }
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
-                Ok(VcpuExit::InternalError) => break Some("it is emulated, and unknown".into()),
+                Ok(VcpuExit::InternalError) => {
+                    break Some("KVM emulates it and does not support it".into());
+                }
                 Ok(other) => break Some(format!("exit {other:?}")),
                 Err(error) => break Some(error.to_string()),
             }
@@ -170,8 +173,8 @@ fn step_through(vcpu: &mut VcpuFd) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// On a host where `/dev/kvm` is a real one, a Linux guest runs exactly if the probe says so;
-    /// the lab shows that side. Here the probe must come to a definite answer, and quickly.
+    /// The lab tests that the probe succeeds on real KVM, where a Linux guest runs. This test only
+    /// requires a stable answer in a short time.
     #[test]
     fn the_probe_answers_within_a_second() {
         let start = Instant::now();
@@ -185,11 +188,11 @@ mod tests {
     }
 
     #[test]
-    fn an_emulating_kvm_is_told_apart_by_its_first_sse_instruction() {
+    fn an_emulating_kvm_fails_at_its_first_sse_instruction() {
         if let KvmProbe::Incapable { why } = kvm() {
             assert_eq!(
                 why,
-                "the instruction xorps does not run in a guest: it is emulated, and unknown"
+                "the instruction xorps does not run in a guest: KVM emulates it and does not support it"
             );
         }
     }

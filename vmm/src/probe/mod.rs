@@ -1,8 +1,8 @@
-//! What this host can run: the facts behind `--engine auto` and `microagent doctor`.
+//! Detects what this host can run, for `--engine auto` and `microagent doctor`.
 //!
-//! Nothing is judged by a name. [`kvm`] runs real instructions in a real VM: hosts exist whose
-//! `/dev/kvm` answers every ioctl but emulates its guests and stops at the first SSE instruction.
-//! [`qemu`] asks the program itself what it has.
+//! Detection is by test, not by name or version. [`kvm`] runs instructions in a VM: some hosts have
+//! a `/dev/kvm` that answers every ioctl but emulates its guests and fails at the first SSE
+//! instruction. [`qemu`] queries the program for its machines and devices.
 
 mod kvm;
 

@@ -1,4 +1,4 @@
-//! The control socket: one JSON message a packet, and descriptors that ride on them.
+//! The control socket: one JSON message per packet, with a file descriptor attached to some.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,21 +14,21 @@ use rustix::net::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// Standard input is no `SOCK_SEQPACKET` socket: this program was started by hand.
-    #[error("microagent-supervisor is started by microagent, not by hand")]
+    /// Standard input is not a `SOCK_SEQPACKET` socket: the program was not started by microagent.
+    #[error("microagent-supervisor must be started by microagent")]
     NotASocket,
-    /// The socket failed.
-    #[error("the control socket failed")]
+    /// An operation on the socket failed.
+    #[error("control socket error")]
     Io(#[from] io::Error),
-    /// A message is not the JSON that was expected.
-    #[error("a control message cannot be understood")]
+    /// A message is not valid JSON of a known message.
+    #[error("invalid control message")]
     Message(#[from] serde_json::Error),
-    /// The first message was not a start.
-    #[error("the first control message does not start a VM")]
+    /// The first message was not `Start`.
+    #[error("the first control message is not Start")]
     NotStart,
-    /// A message that makes no sense now, or lacks its descriptor.
-    #[error("a control message came out of place")]
-    OutOfPlace,
+    /// A message that is not allowed in this state, or lacks its descriptor.
+    #[error("unexpected control message")]
+    Unexpected,
 }
 
 impl From<rustix::io::Errno> for ControlError {
@@ -47,7 +47,7 @@ impl Control {
     /// Takes the socket from standard input and leaves `/dev/null` there.
     ///
     /// # Errors
-    /// [`ControlError::NotASocket`] when there is none.
+    /// [`ControlError::NotASocket`] when standard input is something else.
     pub fn from_stdin() -> Result<Control, ControlError> {
         let stdin = io::stdin();
         match rustix::net::sockopt::socket_type(&stdin) {
@@ -64,7 +64,7 @@ impl Control {
         Control { socket }
     }
 
-    /// To wait for messages with.
+    /// The descriptor to poll for messages.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -72,7 +72,7 @@ impl Control {
     /// A second handle on the same socket.
     ///
     /// # Errors
-    /// When the host has no more descriptors.
+    /// When the process is out of file descriptors.
     pub fn try_clone(&self) -> Result<Control, ControlError> {
         Ok(Control {
             socket: self.socket.try_clone()?,
@@ -82,7 +82,7 @@ impl Control {
     /// Sends one message.
     ///
     /// # Errors
-    /// When the other end is gone.
+    /// When the peer has closed its end.
     pub fn send(&self, message: &FromSupervisor) -> Result<(), ControlError> {
         let bytes = serde_json::to_vec(message)?;
         loop {
@@ -93,11 +93,11 @@ impl Control {
         }
     }
 
-    /// Waits for one message and the stream socket that rides on it, if one does. `None` when the
-    /// other end is closed.
+    /// Waits for one message and the stream socket attached to it, if any. `None` when the peer has
+    /// closed its end.
     ///
     /// # Errors
-    /// When the socket fails or the message is none.
+    /// When the socket fails or the message is invalid.
     pub fn receive(&self) -> Result<Option<(ToSupervisor, Option<UnixStream>)>, ControlError> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -110,7 +110,7 @@ impl Control {
                 RecvFlags::CMSG_CLOEXEC,
             ) {
                 Err(rustix::io::Errno::INTR) => {}
-                // A peer that died with unread messages in its queue resets the socket.
+                // A peer that exits with unread messages in its queue resets the socket.
                 Err(rustix::io::Errno::CONNRESET) => return Ok(None),
                 result => break result?,
             }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_rides_on_its_message() {
+    fn a_descriptor_arrives_with_its_message() {
         let (near, control) = pair();
         let (mut mine, theirs) = UnixStream::pair().unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_socket_is_the_end_and_rubbish_an_error() {
+    fn a_closed_socket_is_the_end_and_an_unknown_message_an_error() {
         let (near, control) = pair();
         send(&near, b"{}", SendFlags::empty()).unwrap();
         assert!(matches!(control.receive(), Err(ControlError::Message(_))));

@@ -14,8 +14,8 @@ pub(super) fn message(console: &Console, vm: &mut dyn RunningVm) -> FromSupervis
     }
 }
 
-/// Replaces everything but printable ASCII and line ends: the guest decides what its console and
-/// its registers hold, and a person's terminal shows it.
+/// Replaces everything except printable ASCII and line ends: the guest controls the text, and it is
+/// shown on a terminal.
 fn printable(text: &str) -> String {
     let replace = |c: char| match c {
         '\n' | ' '..='~' => c,
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_reach_a_terminal() {
+    fn control_characters_are_replaced() {
         assert_eq!(printable("a\r\n\u{1b}[2Jb\té"), "a\n?[2Jb ?");
     }
 

@@ -1,4 +1,4 @@
-//! A VM put together: devices from the configuration, host services, an engine.
+//! A running VM: devices made from the configuration, host services, and the engine.
 
 use microagent_proto::agent::{GUEST_CID, READY_PORT};
 use microagent_proto::control::{Engine, VmConfig, disk_serial};
@@ -11,12 +11,12 @@ use crate::virtio::block::{self, BlockError};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Services, Vsock, VsockHandle};
 
-/// Why the devices could not be made.
+/// Why the devices could not be created.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InstanceError {
     #[error(transparent)]
     Disk(#[from] BlockError),
-    #[error("cannot create the socket device")]
+    #[error("cannot create the vsock device")]
     Vsock(#[source] std::io::Error),
 }
 
@@ -29,7 +29,7 @@ impl InstanceError {
     }
 }
 
-/// A VM that runs.
+/// A running VM.
 #[derive(Debug)]
 pub(super) struct Instance {
     pub vm: Box<dyn RunningVm>,
@@ -37,7 +37,7 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Starts the VM that `config` describes, noting each step.
+    /// Starts the VM that `config` describes and records each step.
     pub(super) fn start(
         control: &Control,
         config: &VmConfig,

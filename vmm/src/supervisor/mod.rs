@@ -1,9 +1,9 @@
 //! The process that runs one VM: `microagent-supervisor`.
 //!
-//! It reads its whole task from the control socket on standard input
-//! ([`microagent_proto::control`]), makes the devices, starts the engine, and then waits for
-//! whichever comes first: a message, the end of the VM, or the end of the socket. The last kills
-//! the VM, so a supervisor never outlives who started it.
+//! It reads the VM's configuration from the control socket on standard input
+//! ([`microagent_proto::control`]), creates the devices, starts the engine, and then waits for a
+//! message, the end of the VM, or the end of the socket. When the socket is closed, the VM is
+//! killed, so a supervisor never outlives the process that started it.
 //!
 //! ```text
 //!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ──┐ ── VM ended ─────▶ Stopped / Failed, exit
@@ -31,12 +31,12 @@ pub use self::steps::monotonic_micros;
 use crate::console::Console;
 use crate::engine::{EngineError, kvm};
 
-/// Runs the VM that the first message on `control` describes, until it ends; the last message
-/// says how. `false` when it was not the VM that ended it but a failure. With `expected`, prepares
-/// for that engine before it waits for the message.
+/// Runs the VM that the first message on `control` describes until it ends, and reports the end
+/// with the last message. Returns false when that message is [`FromSupervisor::Failed`]. With
+/// `expected`, prepares that engine before it waits for the first message.
 ///
 /// # Errors
-/// Only when the control socket itself cannot be used, so that nobody can be told anything.
+/// Only when the control socket itself fails, so that the failure cannot be reported on it.
 pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlError> {
     let steps = Steps::default();
     steps.note(StepName::Supervisor);
@@ -57,14 +57,14 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
         Err(failure) => failure.into_message(&console),
     };
     let ended_well = matches!(last, FromSupervisor::Stopped { .. });
-    // Whoever started us may be gone by now; then nobody needs to be told.
+    // Fails only when the caller has closed its end; then nobody needs the report.
     let _ = control.send(&last);
-    // Only now: taking a VM down costs milliseconds, which nobody needs to wait for.
+    // Dropped after the report: tearing down a VM takes milliseconds, and the caller need not wait.
     drop(instance);
     Ok(ended_well)
 }
 
-/// Begins to create a VM.
+/// Starts to create an empty VM.
 fn prepare(steps: &Steps) -> Result<kvm::Prepared, EngineError> {
     let steps = steps.clone();
     kvm::Prepared::begin(move || steps.note(StepName::Prepared))
@@ -73,7 +73,9 @@ fn prepare(steps: &Steps) -> Result<kvm::Prepared, EngineError> {
 /// Why a VM could not be run.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("the caller speaks protocol version {0}, this supervisor {VERSION}")]
+    #[error(
+        "protocol mismatch: microagent uses version {0}, microagent-supervisor version {VERSION}"
+    )]
     Version(u32),
     #[error(transparent)]
     Instance(#[from] InstanceError),
@@ -88,9 +90,9 @@ enum Failure {
 impl Failure {
     fn into_message(self, console: &Console) -> FromSupervisor {
         let remediation = match &self {
-            Failure::Version(_) => {
-                Some("use the supervisor that was installed with this microagent".to_owned())
-            }
+            Failure::Version(_) => Some(
+                "use the microagent-supervisor of the same installation as microagent".to_owned(),
+            ),
             Failure::Engine(error) => error.remediation(),
             Failure::Instance(error) => error.remediation(),
             Failure::Control(_) | Failure::Wait(_) => None,
@@ -116,7 +118,8 @@ fn start(
     Instance::start(control, config, console, prepared, steps)
 }
 
-/// The last message to send, or none when there is nobody left to send it to.
+/// Handles messages until the VM ends. Returns the last message to send, or `None` when the caller
+/// has closed the socket.
 fn watch(
     control: &Control,
     console: &Console,
@@ -153,7 +156,7 @@ fn watch(
                 Some((ToSupervisor::Diagnose, None)) => {
                     control.send(&diagnosis::message(console, &mut *instance.vm))?;
                 }
-                Some(_) => return Err(ControlError::OutOfPlace.into()),
+                Some(_) => return Err(ControlError::Unexpected.into()),
                 None => {
                     instance.vm.kill();
                     return Ok(None);

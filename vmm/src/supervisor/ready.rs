@@ -1,4 +1,4 @@
-//! The host service that hears from the guest agent that it is up.
+//! The host service to which the guest agent reports that it is up.
 
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +12,9 @@ use microagent_proto::frame::read_message;
 use super::Control;
 use super::steps::{Steps, monotonic_micros};
 
-/// What is done with a guest's stream to [`microagent_proto::agent::READY_PORT`]: the first one is
-/// read, on a thread of its own because a guest may send half a message and wait; its message goes
-/// on to whoever started the VM. Further ones are closed: a guest is ready once.
+/// Handles the guest's streams to [`microagent_proto::agent::READY_PORT`]. The first one is read,
+/// and its message is forwarded to the caller. It is read on its own thread, because a guest may
+/// send half a message and wait. Further streams are closed: a guest becomes ready once.
 pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + Send + 'static {
     let reported = AtomicBool::new(false);
     move |stream| {
@@ -30,7 +30,7 @@ pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + S
             .stack_size(128 << 10)
             .spawn(move || forward(stream, &control, &steps));
         if let Err(error) = spawned {
-            tracing::error!(%error, "the agent's report cannot be read");
+            tracing::error!(%error, "cannot read the agent's report");
         }
     }
 }
@@ -48,14 +48,14 @@ fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
             steps: steps.all(),
         },
         Ok(Ready { version, .. }) => {
-            tracing::error!(version, "the guest agent speaks another protocol version");
+            tracing::error!(version, "protocol mismatch with the guest agent");
             return;
         }
         Err(error) => {
-            tracing::error!(%error, "the guest agent's report cannot be understood");
+            tracing::error!(%error, "invalid report from the guest agent");
             return;
         }
     };
-    // Whoever started us may be gone: then the VM ends anyway.
+    // Fails only when the caller has closed its end; then the VM is killed anyway.
     let _ = control.send(&message);
 }

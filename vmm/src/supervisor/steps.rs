@@ -1,16 +1,16 @@
-//! When each step of the boot was passed.
+//! The time at which each step of the boot was completed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use microagent_proto::control::{Step, StepName};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Steps, noted in the order in which they are passed. Clones are the same list.
+/// Completed steps in order. Clones share one list.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Steps(Arc<Mutex<Vec<Step>>>);
 
 impl Steps {
-    /// Notes that `name` was passed now.
+    /// Records that `name` is completed now.
     pub(super) fn note(&self, name: StepName) {
         let step = Step {
             name,
@@ -22,7 +22,7 @@ impl Steps {
             .push(step);
     }
 
-    /// What was noted so far.
+    /// The steps recorded so far.
     pub(super) fn all(&self) -> Vec<Step> {
         self.0
             .lock()
@@ -31,9 +31,9 @@ impl Steps {
     }
 }
 
-/// Now, in microseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+/// The current time in microseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
 pub fn monotonic_micros() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
-    // The clock counts up from the host's boot and never is negative.
+    // The clock counts up from the host's boot and is never negative.
     now.tv_sec.unsigned_abs() * 1_000_000 + now.tv_nsec.unsigned_abs() / 1000
 }

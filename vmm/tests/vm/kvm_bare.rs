@@ -1,5 +1,5 @@
 //! Bare guests on this host's `/dev/kvm`: a few hand-assembled instructions each, booted as PVH
-//! kernels through the real loader. They need no SSE, so they run where KVM emulates its guests.
+//! kernels by the real loader. They use no SSE, so they also run where KVM emulates its guests.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm,
 use microagent_vmm::virtio::rng::Rng;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// A PVH kernel: one segment at 1 MiB that holds `code`, entered in 32-bit protected mode.
+/// A PVH kernel with one segment at 1 MiB that holds `code`, entered in 32-bit protected mode.
 fn pvh_kernel(code: &[u8]) -> Vec<u8> {
     const ADDRESS: u64 = 0x10_0000;
     const NOTE_AT: u64 = 0x100;
@@ -105,7 +105,7 @@ impl Guest {
         let fd = self.vm.ended_fd();
         let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&deadline)).unwrap();
         assert_eq!(ready, 1, "the guest did not end within 10 s");
-        self.vm.end().expect("its end follows the event")
+        self.vm.end().expect("the descriptor is readable")
     }
 }
 
@@ -137,13 +137,13 @@ fn a_reset_is_a_reset() {
 
 #[test]
 fn a_triple_fault_is_a_crash() {
-    // ud2, with no interrupt table to handle it.
+    // ud2, without an interrupt table.
     assert_eq!(boot(&[0x0f, 0x0b]).wait().unwrap(), StopReason::Crash);
 }
 
 #[test]
 fn an_endless_loop_is_killed() {
-    // jmp to itself
+    // jmp to itself.
     let mut guest = boot(&[0xeb, 0xfe]);
     assert!(guest.vm.end().is_none());
     guest.vm.kill();
@@ -159,7 +159,7 @@ fn an_endless_loop_is_killed() {
 
 #[test]
 fn the_start_info_names_the_initramfs() {
-    // mov esi, [ebx+16] (module list); mov esi, [esi] (address); five bytes of it to the port.
+    // mov esi, [ebx+16] (module list); mov esi, [esi] (address); then nine bytes to the port.
     let mut code = vec![0x8b, 0x73, 0x10, 0x8b, 0x36, 0x66, 0xba, 0xf8, 0x03];
     for _ in 0..9 {
         code.extend([0x8a, 0x06, 0xee, 0x46]); // mov al, [esi]; out dx, al; inc esi
@@ -172,7 +172,7 @@ fn the_start_info_names_the_initramfs() {
 
 #[test]
 fn without_an_initramfs_the_start_info_names_none() {
-    // mov eax, [ebx+12] (number of modules); add al, '0'; to the port.
+    // mov eax, [ebx+12] (number of modules); add al, '0'; then to the port.
     let mut code = vec![0x8b, 0x43, 0x0c, 0x04, b'0', 0x66, 0xba, 0xf8, 0x03, 0xee];
     code.extend(out(0x600, POWER_OFF));
     for (initramfs, modules) in [(Some(&b"initramfs"[..]), "1"), (None, "0")] {
@@ -184,7 +184,7 @@ fn without_an_initramfs_the_start_info_names_none() {
 
 #[test]
 fn a_virtio_device_answers_at_its_address() {
-    // Byte n of the register at 0xd0000000 + offset, to the port.
+    // One byte of the register at 0xd0000000 + offset, to the port.
     let mut code = Vec::new();
     for (offset, shift) in [(0u32, 0u8), (0, 8), (0, 16), (0, 24), (4, 0), (8, 0)] {
         code.push(0xa1); // mov eax, [moffs32]

@@ -1,5 +1,5 @@
-//! Disks of a stock kernel over virtio-mmio, in the lab: several at once, checked against their
-//! checksums, trimmed, and looked at from the host's side afterwards.
+//! Disks of a stock kernel over virtio-mmio, in the lab: several at once, with verified checksums,
+//! trimmed, and inspected on the host afterwards.
 //!
 //! As in `kvm_linux.rs`, the test runs its own program inside the lab, where [`INSIDE`] is set.
 
@@ -14,11 +14,11 @@ use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::virtio::block::{Backend, Block, Overlay, Raw};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-/// Set inside the lab; the name of the program that frees what files gave up.
+/// Set inside the lab: the program that trims free blocks, or `true`.
 const INSIDE: &str = "MICROAGENT_TEST_TRIM";
 
-/// Files of 1 MiB on two disks at once, each read back from the disk; then they are deleted and
-/// `TRIM` is run. The third disk is only read.
+/// Writes files of 1 MiB to two disks at once, reads them back from the disks, deletes them and
+/// runs the trim program. The third disk is read-only.
 const SCRIPT: &str = r#"
 mount -t sysfs none /sys
 read -r line < /proc/cmdline
@@ -48,13 +48,13 @@ umount /a /b /c
 "#;
 
 fn run(trim: &str) {
-    // The test's name is before it on the line.
+    // libtest prints the test's name first, without a newline.
     println!();
     let mut config = guest::config(2, 256);
     config.extra_cmdline = Some(format!("trim={trim}"));
     let base = || File::open("/disk").unwrap();
     let len = base().metadata().unwrap().len();
-    // On tmpfs, whatever the lab's root is.
+    // In memory, whatever the lab's root file system is.
     let file = || File::from(memfd_create("disk", MemfdFlags::CLOEXEC).unwrap());
     let (delta, mut image) = (file(), file());
     std::io::copy(&mut base(), &mut image).unwrap();
@@ -76,7 +76,7 @@ fn run(trim: &str) {
 }
 
 #[test]
-fn disks_keep_what_is_written_and_give_back_what_is_freed() {
+fn disks_keep_written_data_and_free_discarded_blocks() {
     if let Ok(trim) = std::env::var(INSIDE) {
         return run(&trim);
     }
@@ -98,7 +98,7 @@ fn disks_keep_what_is_written_and_give_back_what_is_freed() {
         ..Machine::default()
     }));
     lab.file(&disk, "/disk").unwrap();
-    let test = "kvm_disks::disks_keep_what_is_written_and_give_back_what_is_freed";
+    let test = "kvm_disks::disks_keep_written_data_and_free_discarded_blocks";
     for trim in ["true", "fstrim"] {
         let script = format!("{INSIDE}={trim} {PROGRAM} --exact {test} --nocapture");
         lab.step(trim, &script, 120);
@@ -107,9 +107,9 @@ fn disks_keep_what_is_written_and_give_back_what_is_freed() {
     let mut deltas = Vec::new();
     for trim in ["true", "fstrim"] {
         let text = guest::text_of(report.step(trim));
-        let said = |word: &str| guest::said(&text, word);
+        let lines = |word: &str| guest::lines_after(&text, word);
         assert_eq!(
-            said("GUEST "),
+            lines("GUEST "),
             [
                 "/a 8",
                 "/b 8",
@@ -119,9 +119,9 @@ fn disks_keep_what_is_written_and_give_back_what_is_freed() {
                 "4096 4096 disk0"
             ]
         );
-        assert_eq!(said("END "), ["Ok(PowerOff)"]);
-        // In KiB. The file system on the image discards by itself what is deleted.
-        let kib = |word: &str| said(word)[0].parse::<u64>().unwrap();
+        assert_eq!(lines("END "), ["Ok(PowerOff)"]);
+        // In KiB. The file system on the image is mounted with `discard`.
+        let kib = |word: &str| lines(word)[0].parse::<u64>().unwrap();
         deltas.push(kib("DELTA "));
         assert_eq!(kib("COPIED "), 24 << 10);
         assert!(kib("IMAGE ") <= (24 << 10) - (7 << 10), "{text}");

@@ -1,8 +1,8 @@
-//! Engine `kvm` with a stock kernel on real KVM, in the lab: each boot protocol, each way to end,
-//! one CPU and several.
+//! Engine `kvm` with a stock kernel on real KVM, in the lab: every boot protocol, every way to end,
+//! one vCPU and several.
 //!
-//! The test puts its own program into the lab and runs it there once for each VM: inside, the
-//! variable [`INSIDE`] is set, and the same test boots what it names.
+//! The test copies its own program into the lab and runs it there once per VM. Inside the lab the
+//! variable [`INSIDE`] is set, and the same test boots the VM that it describes.
 
 use std::path::Path;
 use std::process::Command;
@@ -14,10 +14,10 @@ use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::probe::{self, KvmProbe};
 use microagent_vmm::virtio::rng::Rng;
 
-/// `KERNEL CPUS MEMORY-MIB WORDS…`: what to boot, and words for its command line.
+/// `KERNEL CPUS MEMORY-MIB WORDS…`: the VM to boot, with words for the kernel command line.
 const INSIDE: &str = "MICROAGENT_TEST_BOOT";
 
-/// What the guest's script prints, which is what the test looks at.
+/// The guest's script; the test checks its output.
 const SCRIPT: &str = r#"
 read -r line < /proc/cmdline
 echo "GUEST $(nproc) CPUs, $(cat /sys/bus/virtio/devices/virtio0/device 2>/dev/null)"
@@ -43,7 +43,7 @@ fn boot(words: &str) {
     Vm::start(&config, vec![rng]).finish(50, &["GUEST ", "Kernel panic"]);
 }
 
-/// The ELF kernel inside a bzImage, as the kernel's own `extract-vmlinux` gets it.
+/// Extracts the ELF kernel from a bzImage, like the kernel's `extract-vmlinux`.
 fn extract_vmlinux(bz_image: &Path, to: &Path) -> Vec<u8> {
     let image = std::fs::read(bz_image).unwrap();
     let legacy_frame = [0x02, 0x21, 0x4c, 0x18];
@@ -63,13 +63,13 @@ fn extract_vmlinux(bz_image: &Path, to: &Path) -> Vec<u8> {
     output.stdout
 }
 
-/// Renames every Xen note, so that the kernel has no PVH entry to be found.
+/// Renames the Xen note, so that the kernel has no PVH entry.
 fn without_pvh(mut vmlinux: Vec<u8>, to: &Path) {
     let note = b"\x12\0\0\0Xen\0";
     let at: Vec<usize> = (0..vmlinux.len() - note.len())
         .filter(|&at| vmlinux[at..].starts_with(note))
         .collect();
-    assert_eq!(at.len(), 1, "there is one PVH note");
+    assert_eq!(at.len(), 1, "the kernel has one PVH note");
     vmlinux[at[0] + 4] = b'Y';
     std::fs::write(to, vmlinux).unwrap();
 }
@@ -78,7 +78,7 @@ fn without_pvh(mut vmlinux: Vec<u8>, to: &Path) {
 fn debians_kernel_boots_and_ends_on_real_kvm() {
     if let Ok(words) = std::env::var(INSIDE) {
         if words == "probe" {
-            // With one processor, libtest's line of this test has not ended yet.
+            // With one processor, libtest prints the test's name first, without a newline.
             println!();
             println!("END {}", matches!(probe::kvm(), KvmProbe::Usable { .. }));
         } else {
@@ -120,16 +120,16 @@ fn debians_kernel_boots_and_ends_on_real_kvm() {
     step("probe");
     vms.iter().for_each(|(words, ..)| step(words));
     let report = lab.boot().unwrap();
-    let said = |name: &str| -> Vec<String> {
-        let told = |line: &&str| {
+    let lines = |name: &str| -> Vec<String> {
+        let relevant = |line: &&str| {
             ["GUEST ", "Kernel panic", "END "]
                 .iter()
                 .any(|p| line.starts_with(p))
         };
         let text = guest::text_of(report.step(name));
-        text.lines().filter(told).map(str::to_owned).collect()
+        text.lines().filter(relevant).map(str::to_owned).collect()
     };
-    assert_eq!(said("probe"), ["END true"]);
+    assert_eq!(lines("probe"), ["END true"]);
     for (words, cpus, end) in vms {
         let mut expected = vec![
             format!("GUEST {cpus} CPUs, 0x0004"),
@@ -140,6 +140,6 @@ fn debians_kernel_boots_and_ends_on_real_kvm() {
             expected.push("Kernel panic - not syncing: sysrq triggered crash".to_owned());
         }
         expected.push(format!("END Ok({end})"));
-        assert_eq!(said(words), expected, "{words}");
+        assert_eq!(lines(words), expected, "{words}");
     }
 }

@@ -1,9 +1,9 @@
-//! Two hundred streams at once over the socket device, in the lab: half of them begun by the host,
-//! half by a stock kernel's guest, or all by the guest; each echoing while it is sent, every byte
-//! checked.
+//! Two hundred concurrent streams over the vsock device, in the lab: half of them opened by the
+//! host and half by the guest (a stock kernel), or all by the guest. Each stream is echoed while it
+//! is sent, and every byte is checked.
 //!
 //! As in `kvm_linux.rs`, the test runs its own program inside the lab, where [`INSIDE`] is set.
-//! In a soak they carry a GiB each way in about ten minutes.
+//! In a soak they carry one GiB in each direction, which takes about ten minutes.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -19,43 +19,44 @@ use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::virtio::vsock::{Services, Vsock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Set inside the lab: how many streams the host begins, how many the guest, how many bytes each
-/// carries, the guest's CPUs, and its memory in MiB.
+/// Set inside the lab: the number of streams that the host opens, the number that the guest opens,
+/// the bytes of each, the number of vCPUs, and the guest's memory in MiB.
 const INSIDE: &str = "MICROAGENT_TEST_STREAMS";
 
-/// How much in each direction, in MiB, all streams together: in the suite, and how many seconds
-/// each MiB takes in the lab.
+/// The amount of data of all streams together in each direction, in MiB, in the suite; and the
+/// seconds that each MiB takes in the lab.
 const AMOUNT: u32 = 32;
 const SECONDS_PER_MIB: f64 = 0.5;
-/// The same where the guest begins all.
+/// The amount in MiB if the guest opens all streams.
 const AMOUNT_OF_THE_GUESTS: usize = 16;
 
 const STREAMS: usize = 200;
 
-/// Where the guest listens, and tells so; the host listens on the next.
+/// The port on which the guest listens, after which it connects to the host's port of the same
+/// number. The host also listens on the next port.
 const PORT: u32 = 5000;
 
-/// The numbers of streams of the host and of the guest are on the kernel's command line.
+/// The kernel command line holds the numbers of streams of the host and of the guest.
 const SCRIPT: &str = r#"
 read -r line < /proc/cmdline
 streams=${line##*streams=}
 vsock serve 5000 ${streams%%,*} ${streams##*,}
 "#;
 
-/// How much more memory the process may have while it carries 200 streams, in KiB: as much as
-/// connections may hold at most (256 KiB each) would be 50 MiB.
+/// The limit on additional memory of the process with 200 streams, in KiB. The maximum of the
+/// connections (256 KiB each) is 50 MiB.
 const MORE_KIB: u64 = 64 << 10;
 
-/// Nothing at all may not happen for so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The time limit without progress.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What streams carry: each its own part of these bytes, which never repeat.
+/// The data of all streams: each sends its own part of these bytes, which do not repeat.
 struct Source {
     bytes: Vec<u8>,
     each: usize,
 }
 
-/// How far the parts of two neighbours are apart: no multiple of anything.
+/// The distance between the parts of two streams: a prime, so that parts are not aligned.
 const SHIFT: usize = 4099;
 
 impl Source {
@@ -80,7 +81,7 @@ impl Source {
     }
 }
 
-/// One stream: sends all of its part while it reads it back.
+/// One stream, which sends its part and reads the echo.
 struct Stream<'a> {
     socket: UnixStream,
     part: &'a [u8],
@@ -120,7 +121,7 @@ impl Stream<'_> {
             }
             Ok(n) => {
                 let expected = &self.part[self.checked..self.sent];
-                assert!(expected.len() >= n, "more came back than was sent");
+                assert!(expected.len() >= n, "the echo is longer than the data");
                 assert!(expected[..n] == bytes[..n], "after {} bytes", self.checked);
                 self.checked += n;
             }
@@ -129,11 +130,12 @@ impl Stream<'_> {
     }
 }
 
-/// Exchanges everything on all streams at once; the most memory that was seen meanwhile, in KiB.
+/// Exchanges all data on all streams concurrently. Returns the peak of the process's memory, in
+/// KiB.
 fn exchange(streams: &mut Vec<Stream<'_>>) -> u64 {
     let mut bytes = vec![0; 256 << 10];
-    let patience = Timespec {
-        tv_sec: PATIENCE.as_secs() as i64,
+    let timeout = Timespec {
+        tv_sec: TIMEOUT.as_secs() as i64,
         tv_nsec: 0,
     };
     let mut memory = 0;
@@ -148,8 +150,8 @@ fn exchange(streams: &mut Vec<Stream<'_>>) -> u64 {
             .iter()
             .map(|stream| PollFd::new(&stream.socket, stream.interest()))
             .collect();
-        let any = poll(&mut ready, Some(&patience)).unwrap();
-        assert!(any > 0, "{} streams stand still", streams.len());
+        let any = poll(&mut ready, Some(&timeout)).unwrap();
+        assert!(any > 0, "{} streams stalled", streams.len());
         let ready: Vec<bool> = ready.iter().map(|fd| !fd.revents().is_empty()).collect();
         for (stream, _) in streams.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             stream.progress(&mut bytes);
@@ -159,7 +161,8 @@ fn exchange(streams: &mut Vec<Stream<'_>>) -> u64 {
     memory
 }
 
-/// The memory that this process has now besides the guest's, in KiB. The guest's is in no core dump.
+/// The resident memory of this process without the guest's, in KiB. Guest memory is excluded from
+/// core dumps (flag `dd`).
 fn own_memory() -> u64 {
     let maps = fs::read_to_string("/proc/self/smaps").unwrap();
     let kib = |line: &str| {
@@ -198,8 +201,8 @@ fn run(words: &str) {
     };
     let vm = Vm::start(&config, vec![device]);
 
-    // As long as this is open, the guest does not power off.
-    let waiting = ready.recv_timeout(PATIENCE).unwrap();
+    // The guest powers off when this stream is closed.
+    let waiting = ready.recv_timeout(TIMEOUT).unwrap();
     let started = Instant::now();
     let from_host = (0..hosts).map(|_| {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -207,7 +210,7 @@ fn run(words: &str) {
         ours
     });
     let sockets: Vec<UnixStream> = from_host.collect();
-    let from_guest = (0..guests).map(|_| from_guest.recv_timeout(PATIENCE).unwrap());
+    let from_guest = (0..guests).map(|_| from_guest.recv_timeout(TIMEOUT).unwrap());
     let mut streams: Vec<Stream<'_>> = sockets
         .into_iter()
         .chain(from_guest)
@@ -250,7 +253,7 @@ fn two_hundred_streams_carry_every_byte_both_ways() {
     let amount = soak::size(AMOUNT, SECONDS_PER_MIB);
     let dir = tempfile::tempdir().unwrap();
     let guest = guest::guest(dir.path(), SCRIPT);
-    // For each MiB a few seconds, on a host with other work too.
+    // A few seconds per MiB, on a host that is also busy with other work.
     let seconds = 300 + 3 * amount;
     let amount = amount as usize;
     let mut lab = or_skip!(guest.lab(Machine {
@@ -259,8 +262,8 @@ fn two_hundred_streams_carry_every_byte_both_ways() {
     }));
     let half = STREAMS / 2;
     let test = "kvm_streams::two_hundred_streams_carry_every_byte_both_ways";
-    // Much memory: 200 sockets of the guest may hold 256 KiB each way, in pieces that its kernel
-    // allocates generously.
+    // Enough memory for 200 sockets of the guest with 256 KiB in each direction, in oversized
+    // kernel allocations.
     let runs = [
         ("of both", half, half, amount, "2 1024"),
         (
@@ -279,12 +282,12 @@ fn two_hundred_streams_carry_every_byte_both_ways() {
     let report = lab.boot().unwrap();
     for (name, _, _, mib, _) in runs {
         let text = guest::text_of(report.step(name));
-        let said = |word: &str| guest::said(&text, word);
-        assert_eq!(said("GUEST "), ["served 200"]);
-        assert_eq!(said("END "), ["Ok(PowerOff)"]);
+        let lines = |word: &str| guest::lines_after(&text, word);
+        assert_eq!(lines("GUEST "), ["served 200"]);
+        assert_eq!(lines("END "), ["Ok(PowerOff)"]);
         let total = (mib << 20) / STREAMS * STREAMS;
-        assert!(said("EXCHANGED ")[0].starts_with(&format!("{total} bytes each way")));
-        let kib = |word: &str| said(word)[0].parse::<u64>().unwrap();
+        assert!(lines("EXCHANGED ")[0].starts_with(&format!("{total} bytes each way")));
+        let kib = |word: &str| lines(word)[0].parse::<u64>().unwrap();
         let more = kib("MEMORY ").saturating_sub(kib("BEFORE "));
         assert!(more <= MORE_KIB, "{more} KiB");
     }

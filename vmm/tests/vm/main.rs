@@ -1,5 +1,5 @@
-//! Virtual machines, below the command line: bare guests on this host's own `/dev/kvm`, a stock
-//! kernel on real KVM in the lab, and a stock kernel under QEMU.
+//! Virtual machines without the command line: bare guests on this host's `/dev/kvm`, a stock kernel
+//! on real KVM in the lab, and a stock kernel in QEMU.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,6 @@
-//! Network interfaces of a stock kernel: one on a tap, with the host's own kernel on the other side,
-//! and two guests on the ends of one stream. Pings, IPv6, and files both ways, byte for byte. On
-//! engine `kvm` in the lab, and on engine `qemu`, where the device is behind vhost-user, in a network
-//! namespace.
+//! Network interfaces of a stock kernel: one on a tap with the host's kernel as the peer, and two
+//! guests connected by one stream. Tests pings, IPv6, and files in both directions. On engine `kvm`
+//! in the lab, and on engine `qemu` (device over vhost-user) in a network namespace.
 //!
 //! As in `kvm_linux.rs`, a test runs its own program again, where [`INSIDE`] is set.
 
@@ -23,13 +22,13 @@ use microagent_vmm::virtio::net::{Backend, Counters, Mac, Net, Stream, Tap};
 /// directory for the VM.
 const INSIDE: &str = "MICROAGENT_TEST_NET";
 
-/// How much goes each way, in bytes.
+/// The amount of data in each direction, in bytes.
 const TAP_BYTES: usize = 8 << 20;
 const STREAM_MIB: usize = 1;
 
 const MTU: u16 = 1400;
 
-/// `net=tap`: against the host. `net=serve` and `net=ask`: one against the other.
+/// `net=tap`: the peer is the host. `net=serve` and `net=ask`: the two guests.
 const SCRIPT: &str = r#"
 mount -t sysfs none /sys
 read -r line < /proc/cmdline
@@ -55,7 +54,7 @@ tap)
 serve)
     address 10.77.0.1 fd77::1
     nc -l -p 9000 -e cat
-    # What was sent is not yet received: a power-off now would lose it. 9000 is 0x2328.
+    # Wait until the sent data is received: a power-off would lose it. 9000 is 0x2328.
     while grep -q ':2328 ' /proc/net/tcp* && ping -c 1 -W 10 10.77.0.2 >/dev/null; do :; done
     ;;
 ask)
@@ -70,7 +69,7 @@ ask)
 esac
 "#;
 
-/// A byte of a file that repeats nowhere near.
+/// The byte at an offset of the test file, in a pattern with a long period.
 fn byte(at: usize) -> u8 {
     (at ^ at >> 8 ^ at >> 16).wrapping_mul(151) as u8
 }
@@ -89,7 +88,7 @@ fn start(vm: &VmConfig, role: &str, last: u8, backend: Box<dyn Backend>) -> (Vm,
 }
 
 fn on_a_tap(vm: &VmConfig) {
-    // Nobody else has these addresses, and looking for somebody takes seconds.
+    // The addresses are unique; duplicate address detection takes seconds.
     for of in ["all", "default"] {
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/accept_dad"), "0").unwrap();
     }
@@ -134,8 +133,8 @@ fn on_a_stream(vm: &VmConfig) {
     println!("DROPPED {}\n{counters:?}", counters.send_dropped());
 }
 
-/// Runs what the test is about, where it is to be run; whether this was there.
-fn inside() -> bool {
+/// Runs the VMs if this is the inner process. Returns whether it was.
+fn run_inside() -> bool {
     let Ok(words) = std::env::var(INSIDE) else {
         return false;
     };
@@ -155,34 +154,34 @@ fn inside() -> bool {
     true
 }
 
-fn look_at_tap(text: &str) {
-    let said = |word: &str| guest::said(text, word);
-    assert_eq!(said("END "), ["Ok(PowerOff)"], "{text}");
+fn check_tap(text: &str) {
+    let lines = |word: &str| guest::lines_after(text, word);
+    assert_eq!(lines("END "), ["Ok(PowerOff)"], "{text}");
     assert_eq!(
-        said("GUEST "),
+        lines("GUEST "),
         ["3 2", "mtu 1400 02:00:00:00:00:02"],
         "{text}"
     );
-    assert_eq!(said("SAME "), ["true"]);
-    // Both sides leave it to the other to cut what they send.
-    let number = |word: &str| said(word)[0].parse::<usize>().unwrap();
-    let least = TAP_BYTES / usize::from(MTU);
-    assert!(number("SENT ") < least, "{text}");
-    assert!(number("RECEIVED ") < least, "{text}");
+    assert_eq!(lines("SAME "), ["true"]);
+    // With segmentation offload in both directions, there are fewer frames than segments.
+    let number = |word: &str| lines(word)[0].parse::<usize>().unwrap();
+    let segments = TAP_BYTES / usize::from(MTU);
+    assert!(number("SENT ") < segments, "{text}");
+    assert!(number("RECEIVED ") < segments, "{text}");
     assert_eq!(number("DROPPED "), 0);
 }
 
-fn look_at_stream(text: &str) {
-    let said = |word: &str| guest::said(text, word);
+fn check_stream(text: &str) {
+    let lines = |word: &str| guest::lines_after(text, word);
     let same = format!("same {}", STREAM_MIB << 20);
-    assert_eq!(said("END "), ["Ok(PowerOff)", "Ok(PowerOff)"], "{text}");
-    assert_eq!(said("GUEST "), ["3 2", &same], "{text}");
-    assert_eq!(said("DROPPED "), ["0"], "{text}");
+    assert_eq!(lines("END "), ["Ok(PowerOff)", "Ok(PowerOff)"], "{text}");
+    assert_eq!(lines("GUEST "), ["3 2", &same], "{text}");
+    assert_eq!(lines("DROPPED "), ["0"], "{text}");
 }
 
 #[test]
 fn a_stock_kernel_sends_and_receives_frames_on_engine_kvm() {
-    if inside() {
+    if run_inside() {
         return;
     }
     for program in ["cpio", "rustc"] {
@@ -198,13 +197,13 @@ fn a_stock_kernel_sends_and_receives_frames_on_engine_kvm() {
         lab.step(kind, &script, 180);
     }
     let report = lab.boot().unwrap();
-    look_at_tap(&guest::text_of(report.step("tap")));
-    look_at_stream(&guest::text_of(report.step("stream")));
+    check_tap(&guest::text_of(report.step("tap")));
+    check_stream(&guest::text_of(report.step("stream")));
 }
 
 #[test]
 fn a_stock_kernel_sends_and_receives_frames_on_engine_qemu() {
-    if inside() {
+    if run_inside() {
         return;
     }
     root_or_skip!();
@@ -225,6 +224,6 @@ fn a_stock_kernel_sends_and_receives_frames_on_engine_qemu() {
         let output = tool::output(&mut alone).unwrap();
         String::from_utf8(output).unwrap()
     };
-    look_at_tap(&run("tap"));
-    look_at_stream(&run("stream"));
+    check_tap(&run("tap"));
+    check_stream(&run("stream"));
 }

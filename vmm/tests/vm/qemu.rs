@@ -28,7 +28,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 const GUEST_CID: u32 = 3;
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A VM, and what it said.
+/// A VM and its console.
 struct Vm {
     running: Box<dyn RunningVm>,
     vsock: VsockHandle,
@@ -36,7 +36,7 @@ struct Vm {
     _dir: tempfile::TempDir,
 }
 
-/// Whether this host cannot run these tests.
+/// Whether this host lacks a program that these tests need.
 fn skipped() -> bool {
     for program in [
         "qemu-system-x86_64",
@@ -83,7 +83,7 @@ impl Vm {
         }
     }
 
-    /// Waits for the end; how it ended and the console's output.
+    /// Waits for the end. Returns how the VM ended, and the console output.
     fn wait(mut self) -> (StopReason, String) {
         let end = wait(&mut *self.running).unwrap();
         (end, self.console.tail(usize::MAX))
@@ -141,10 +141,10 @@ fn wait(running: &mut dyn RunningVm) -> Result<StopReason, EngineError> {
     let ended = running.ended_fd();
     let n = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).unwrap();
     assert_eq!(n, 1, "the VM did not end within {DEADLINE:?}");
-    running.end().expect("the descriptor said so")
+    running.end().expect("the descriptor is readable")
 }
 
-/// An ext4 image with these files.
+/// Creates an ext4 image with these files.
 fn ext4(dir: &Path, name: &str, files: &[(&str, &[u8])]) -> std::path::PathBuf {
     let tree = dir.join(format!("{name}.tree"));
     fs::create_dir(&tree).unwrap();
@@ -177,9 +177,9 @@ fn sha256(bytes: &[u8]) -> String {
     line.split_whitespace().next().unwrap().to_owned()
 }
 
-/// What the kernel discards is given back to the host, by images and by overlays.
+/// Blocks that the kernel discards are freed on the host, in images and in overlays.
 #[test]
-fn what_a_file_system_frees_the_host_gets_back() {
+fn discarded_blocks_are_freed_on_the_host() {
     if skipped() {
         return;
     }
@@ -236,7 +236,7 @@ fn what_a_file_system_frees_the_host_gets_back() {
 }
 
 #[test]
-fn a_stock_kernel_mounts_disks_in_order_and_only_the_overlay_forgets() {
+fn a_stock_kernel_finds_disks_in_order_and_overlay_writes_are_discarded() {
     if skipped() {
         return;
     }
@@ -306,10 +306,10 @@ fn streams_carry_bytes_both_ways_from_either_side() {
     let begun = Instant::now();
     let vm = Vm::boot(script, Vec::new(), services);
 
-    // The guest begins: it gets 20 MB and sends nothing.
+    // The guest connects: it receives 20 MB and sends nothing.
     let sent = pattern(20_000_000, 2);
     let mut from_guest = connections.recv_timeout(DEADLINE).unwrap();
-    eprintln!("first stream of the guest after {:?}", begun.elapsed());
+    eprintln!("first stream from the guest after {:?}", begun.elapsed());
     let begun = Instant::now();
     from_guest.write_all(&sent).unwrap();
     from_guest.shutdown(Shutdown::Write).unwrap();
@@ -318,7 +318,7 @@ fn streams_carry_bytes_both_ways_from_either_side() {
     assert_eq!(rest, b"");
     eprintln!("20 MB to the guest in {:?}", begun.elapsed());
 
-    // The host begins: it gets back what it sends, while it sends.
+    // The host connects: its bytes are echoed while it sends.
     ready.recv_timeout(DEADLINE).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     vm.vsock.connect(5000, theirs);
@@ -333,8 +333,8 @@ fn streams_carry_bytes_both_ways_from_either_side() {
     let mut got = Vec::new();
     ours.read_to_end(&mut got).unwrap();
     sender.join().unwrap();
-    eprintln!("20 MB there and back in {:?}", begun.elapsed());
-    assert!(got == expected, "{} bytes came back", got.len());
+    eprintln!("20 MB echoed in {:?}", begun.elapsed());
+    assert!(got == expected, "{} bytes were echoed", got.len());
 
     let (end, console) = vm.wait();
     assert_eq!(end, StopReason::PowerOff, "{console}");
@@ -343,12 +343,12 @@ fn streams_carry_bytes_both_ways_from_either_side() {
 }
 
 #[test]
-fn a_port_nobody_listens_on_closes_the_stream() {
+fn a_stream_to_a_port_without_listener_is_closed() {
     if skipped() {
         return;
     }
     let vm = Vm::boot("sleep 1000", Vec::new(), Services::new());
-    // Asked before the guest's driver is there: it waits for it.
+    // Requested before the guest's driver is loaded; the request waits for the driver.
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     vm.vsock.connect(5000, theirs);
     ours.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -456,14 +456,14 @@ fn a_guest_that_hangs_is_diagnosed() {
 
     send(&ToSupervisor::Kill);
     let FromSupervisor::Stopped { reason, .. } = next() else {
-        panic!("not the end");
+        panic!("not Stopped");
     };
     assert_eq!(reason, StopReason::Killed);
     assert!(supervisor.join().unwrap());
 }
 
 #[test]
-fn what_qemu_refuses_is_the_error() {
+fn the_error_of_a_refused_configuration_is_that_of_qemu() {
     if skipped() {
         return;
     }

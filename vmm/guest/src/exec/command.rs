@@ -1,4 +1,4 @@
-//! From a request to a process.
+//! Starts a process for an exec request.
 
 use std::collections::HashMap;
 use std::ffi::{CString, NulError, c_char};
@@ -20,21 +20,21 @@ use rustix::io::Errno;
 use crate::children::{ChildHandle, Children};
 use crate::user::{self, Identity, UserError};
 
-/// Where a command is looked for when its environment has no `PATH`.
+/// The search path for commands without `PATH` in their environment.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why a command was not started.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
-    #[error("there is no command to run")]
+    #[error("the command is empty")]
     Empty,
-    #[error("a word of the command or its environment holds a zero byte")]
+    #[error("the command or its environment contains a NUL byte")]
     NulByte,
     #[error(transparent)]
     User(#[from] UserError),
     #[error("cannot use the working directory {path}")]
     WorkingDirectory { path: PathBuf, source: io::Error },
-    #[error("{name} is in no directory of PATH ({path})")]
+    #[error("{name} was not found in PATH ({path})")]
     NotInPath { name: String, path: String },
     #[error("the image has no {path}")]
     Missing { path: PathBuf },
@@ -65,12 +65,12 @@ impl From<StartError> for Failure {
     }
 }
 
-/// A command that was started, and our ends of its pipes.
+/// A started command, and the agent's ends of its pipes.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
     pub child: ChildHandle,
-    /// Its standard input, unless that is empty.
+    /// Its standard input, unless it is `/dev/null`.
     pub stdin: Option<OwnedFd>,
     /// Its standard output.
     pub stdout: OwnedFd,
@@ -118,7 +118,8 @@ fn try_start(request: &Exec, children: &Arc<Children>) -> Result<Running, StartE
     })
 }
 
-/// The environment as `NAME=value`: of a name given twice the last value, at its first place.
+/// The environment as `NAME=value`. If a name occurs twice, the last value is used, at the position
+/// of the first.
 fn environment(request: &Exec, identity: &Identity) -> Vec<String> {
     let mut places = HashMap::new();
     let mut words: Vec<String> = Vec::with_capacity(request.env.len() + 1);
@@ -147,7 +148,7 @@ struct WorkingDirectory {
     fd: OwnedFd,
 }
 
-/// Opens the working directory, creating it when it is missing.
+/// Opens the working directory, and creates it if it is missing.
 fn working_directory(cwd: &str) -> Result<WorkingDirectory, StartError> {
     let path = Path::new("/").join(cwd);
     let open = || -> io::Result<OwnedFd> {
@@ -164,8 +165,8 @@ fn working_directory(cwd: &str) -> Result<WorkingDirectory, StartError> {
     }
 }
 
-/// A pipe whose reader and writer may open it by name (`/dev/stdout`) as the command's user: a
-/// pipe belongs to who made it.
+/// Creates a pipe that the command's user owns, so that the command can open it by name
+/// (`/dev/stdout`).
 fn pipe_for(identity: &Identity) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -173,8 +174,8 @@ fn pipe_for(identity: &Identity) -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     Ok((reader, writer))
 }
 
-/// Where the command is: what a shell would execute. A path that is not absolute is relative to
-/// the working directory.
+/// The path of the program that a shell would execute. Relative paths are relative to the working
+/// directory.
 fn find(name: &str, path: Option<&str>, cwd: &Path) -> Result<PathBuf, StartError> {
     if name.contains('/') {
         let whole = cwd.join(name);
@@ -210,24 +211,24 @@ fn executable(metadata: &Metadata) -> bool {
     metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }
 
-/// What execve(2) takes, made before the fork.
+/// The arguments of execve(2), allocated before the fork.
 ///
-/// `Command` executes through `execvp`, which hands whatever the kernel does not understand, such as
-/// a program for another machine, to `/bin/sh`. What cannot be executed must say so instead.
+/// `Command` uses `execvp`, which runs files that the kernel cannot execute, such as programs for
+/// other architectures, with `/bin/sh`. Here they must fail instead.
 struct Image {
     path: CString,
     argv: CStringArray,
     envp: CStringArray,
 }
 
-/// An array of strings as C has it: pointers into `owned`, the last one null.
+/// A null-terminated array of C strings: pointers into `_owned`.
 struct CStringArray {
     _owned: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
-// SAFETY: needed because a closure that runs in a child must be `Send` and `Sync`, which raw
-// pointers are not. These point into heap memory that `_owned` keeps and nobody changes.
+// SAFETY: needed because the closure of `pre_exec` must be `Send` and `Sync`, which raw pointers
+// are not. These point into heap memory that `_owned` keeps alive and that is never changed.
 #[allow(unsafe_code)]
 unsafe impl Send for CStringArray {}
 // SAFETY: as for `Send`.
@@ -257,10 +258,11 @@ impl Image {
         })
     }
 
-    /// Replaces this process; comes back only with the reason why not.
+    /// Replaces this process. Returns only on failure.
     fn execute(&self) -> io::Error {
-        // SAFETY: needed because no crate here wraps execve without allocating. All three
-        // arguments are valid C strings and null-terminated arrays of them, kept by `self`.
+        // SAFETY: needed because none of the dependencies wraps execve without allocating. The
+        // arguments are a C string and null-terminated arrays of C strings, which `self` keeps
+        // alive.
         #[allow(unsafe_code)]
         unsafe {
             libc::execve(
@@ -273,8 +275,8 @@ impl Image {
     }
 }
 
-/// Makes the process a session leader in the working directory with the user's ids, and `image` in
-/// place of what `command` would execute.
+/// Makes the child a session leader in the working directory with the user's ids, and executes
+/// `image` instead of the program of `command`.
 fn execute_as(command: &mut Command, identity: &Identity, cwd: OwnedFd, image: Image) {
     let uid = Uid::from_raw(identity.uid);
     let gid = Gid::from_raw(identity.gid);
@@ -287,17 +289,17 @@ fn execute_as(command: &mut Command, identity: &Identity, cwd: OwnedFd, image: I
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
         Err(image.execute())
     };
-    // SAFETY: needed because supplementary groups and a new session cannot be asked of `Command`.
-    // The closure runs between fork and exec of a process with threads, so it must be
-    // async-signal-safe: it makes raw system calls on values that exist already, allocates
-    // nothing and takes no lock. The child has one thread, so per-thread ids are its ids.
+    // SAFETY: needed because `Command` supports neither supplementary groups nor a new session. The
+    // closure runs between fork and exec of a multi-threaded process, so it must be
+    // async-signal-safe: it makes system calls with existing values, allocates nothing and takes no
+    // lock. The child has one thread, so per-thread ids are its ids.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(in_child);
     }
 }
 
-/// What the kernel's refusal to execute `path`, which exists, means.
+/// Maps the error of executing `path`, which exists.
 fn explain(error: io::Error, path: &Path) -> StartError {
     let path = path.to_owned();
     match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -316,9 +318,9 @@ fn explain(error: io::Error, path: &Path) -> StartError {
     }
 }
 
-/// The program that the first line of a script names.
+/// The interpreter that the first line of a script names.
 fn script_interpreter(path: &Path) -> Option<String> {
-    /// What the kernel reads of a script (`BINPRM_BUF_SIZE`).
+    /// The number of bytes that the kernel reads of a script (`BINPRM_BUF_SIZE`).
     const FIRST_LINE: u64 = 256;
     let mut start = Vec::new();
     let file = File::open(path).ok()?;

@@ -1,5 +1,5 @@
-//! Frames from a stream that is read as bytes come, so that a slow sender never holds up the
-//! command's output.
+//! Assembles frames from a stream that is read without blocking, so that a slow sender does not
+//! delay the command's output.
 
 use std::io;
 
@@ -7,23 +7,23 @@ use microagent_proto::frame::{DATA_CHUNK, Frame, FrameError, HEADER, MAX_PAYLOAD
 
 use crate::stream::Stream;
 
-/// What has been received and not yet taken: less than one whole frame plus one chunk.
+/// Bytes that were received but not consumed: less than one complete frame plus one chunk.
 #[derive(Debug, Default)]
 pub struct Inbox {
     bytes: Vec<u8>,
 }
 
-/// What a look at the stream found.
+/// The state of the stream after reading.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Received {
-    /// Perhaps more bytes.
+    /// It is open.
     Open,
-    /// The peer has closed.
+    /// The peer has closed it.
     Closed,
 }
 
 impl Inbox {
-    /// Takes up to [`DATA_CHUNK`] bytes from the stream without waiting.
+    /// Reads up to [`DATA_CHUNK`] bytes from the stream without waiting.
     pub fn fill(&mut self, stream: &Stream) -> Result<Received, FrameError> {
         let start = self.bytes.len();
         self.bytes.resize(start + DATA_CHUNK, 0);
@@ -39,10 +39,10 @@ impl Inbox {
         }
     }
 
-    /// The next whole frame.
+    /// Removes the next complete frame.
     ///
     /// # Errors
-    /// The sender breaks the rules of [`microagent_proto::frame`].
+    /// The frame is invalid (see [`microagent_proto::frame`]).
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some(&[_, a, b, c, d]) = self.bytes.first_chunk::<HEADER>() else {
             return Ok(None);
@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_arrive_whole_however_the_bytes_are_cut(
+        fn frames_are_assembled_from_pieces_of_any_size(
             payloads in proptest::collection::vec(
                 proptest::collection::vec(any::<u8>(), 0..300), 0..6),
             cut in 1usize..64,
@@ -89,7 +89,7 @@ mod tests {
         }
 
         #[test]
-        fn foreign_bytes_are_an_error_or_a_wait_and_never_a_panic(
+        fn arbitrary_bytes_do_not_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
             let mut inbox = Inbox { bytes };

@@ -1,8 +1,8 @@
-//! One command: looked up, started as the image's user, its streams carried, its end reported.
+//! Runs one command: looks it up, starts it as the image's user, forwards its standard streams and
+//! reports how it ended.
 //!
-//! - [`command`] turns a request into a process, and failures into the kinds a shell knows (126,
-//!   127).
-//! - [`stdio`] carries the streams until the command has ended.
+//! - [`command`] starts a process for a request, and maps failures to those of a shell (126, 127).
+//! - [`stdio`] forwards the standard streams until the command has ended.
 
 mod command;
 mod inbox;
@@ -16,11 +16,11 @@ use microagent_proto::frame::{FrameError, write_message};
 use crate::children::Children;
 use crate::stream::Stream;
 
-/// Runs the command of one session to its end. A failure is one of the request, before anything
-/// was started or answered.
+/// Runs the command of one session to its end. Returns a [`Failure`] if the command could not be
+/// started; no reply has been sent then.
 ///
 /// # Errors
-/// The stream broke; the command's process group has been killed.
+/// The session's stream failed; the command's process group has been killed.
 pub fn run(
     stream: &mut Stream,
     request: &Exec,

@@ -1,13 +1,13 @@
-//! Carries a command's streams until it has ended.
+//! Forwards a command's standard streams until it has ended.
 //!
-//! One loop over poll(2). The stream to the host is written with blocking calls: a host that does
-//! not read stops the command's output, through the pipes, and nothing else. It is read without
-//! blocking, and only while the command takes its input.
+//! One loop over poll(2). Writes to the host block: if the host does not read, the pipes fill up
+//! and the command's output stalls, and nothing else. Reads from the host do not block, and happen
+//! only while the command reads its input.
 //!
-//! The end: the command has exited *and* everything it wrote has been sent. A descendant that
-//! keeps a pipe open does not hold the session: what was in the pipes when the command exited is
-//! always sent; beyond that the session goes on at most until there was nothing for
-//! [`DRAIN_SILENCE`], and never longer than [`DRAIN_LIMIT`].
+//! The session ends when the command has exited *and* all its output has been sent. A descendant
+//! that keeps a pipe open does not hold the session open: the bytes that were in the pipes when the
+//! command exited are always sent, then the session ends after [`DRAIN_SILENCE`] without output,
+//! and after [`DRAIN_LIMIT`] at the latest.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -24,16 +24,16 @@ use crate::exec::command::Running;
 use crate::exec::inbox::{Inbox, Received};
 use crate::stream::Stream;
 
-/// How long nothing may come from a pipe that a descendant keeps open.
+/// How long to wait for output from a pipe that a descendant keeps open.
 const DRAIN_SILENCE: Duration = Duration::from_millis(250);
 
-/// How long a descendant that keeps writing holds the session.
+/// How long a descendant that keeps writing can hold the session open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Carries the streams of `running` and says how it ended.
+/// Forwards the streams of `running` and returns how it ended.
 ///
 /// # Errors
-/// The stream broke or ended early; the command's process group has been killed.
+/// The session's stream failed or ended early; the command's process group has been killed.
 pub fn forward(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> {
     let mut forwarder = Forwarder {
         child: running.child,
@@ -74,9 +74,9 @@ impl Forwarder {
             let Some(ended) = self.child.ended() else {
                 return Ok(self.child.status());
             };
-            // While input waits for the command, no more is taken from the stream, but its end
-            // is still seen.
-            let from_host = match self.input.waiting() {
+            // While input is pending, nothing more is read from the stream, but its end is still
+            // detected.
+            let from_host = match self.input.blocked() {
                 None => PollFlags::IN | PollFlags::RDHUP,
                 Some(_) => PollFlags::RDHUP,
             };
@@ -85,7 +85,7 @@ impl Forwarder {
                     Some((ended, PollFlags::IN)),
                     self.outputs[0].interest(),
                     self.outputs[1].interest(),
-                    self.input.waiting().map(|pipe| (pipe, PollFlags::OUT)),
+                    self.input.blocked().map(|pipe| (pipe, PollFlags::OUT)),
                     Some((stream.as_fd(), from_host)),
                 ],
                 None,
@@ -106,7 +106,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends what the ready pipes hold, one chunk each.
+    /// Sends one chunk from each ready pipe.
     fn forward(&mut self, ready: [bool; 2], stream: &mut Stream) -> Result<(), FrameError> {
         for (output, ready) in self.outputs.iter_mut().zip(ready) {
             if ready {
@@ -116,9 +116,9 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Does what the host has sent, as far as the command takes its input.
+    /// Handles received frames until input is pending that the command has not read.
     fn handle_input(&mut self) -> Result<(), FrameError> {
-        while self.input.waiting().is_none() {
+        while self.input.blocked().is_none() {
             let Some(frame) = self.inbox.next()? else {
                 break;
             };
@@ -141,7 +141,7 @@ impl Forwarder {
         Ok(())
     }
 
-    /// Sends what is left after the command has exited.
+    /// Sends the remaining output after the command has exited.
     fn drain(&mut self, stream: &mut Stream) -> Result<(), FrameError> {
         for output in &mut self.outputs {
             output.record_unsent()?;
@@ -169,10 +169,10 @@ impl Forwarder {
 
 /// One of the command's output pipes.
 struct Output {
-    /// `None` after its end.
+    /// `None` after the end of the stream.
     pipe: Option<OwnedFd>,
     kind: Kind,
-    /// Bytes that were in the pipe when the command exited and have not been sent.
+    /// Bytes that were in the pipe when the command exited and are not sent yet.
     unsent: u64,
 }
 
@@ -223,20 +223,20 @@ impl Output {
 
 /// The command's standard input.
 struct StandardInput {
-    /// `None` when it was not asked for, was closed by the host, or is read by nobody any more.
+    /// `None` if it was not requested, was closed by the host, or has no readers left.
     pipe: Option<OwnedFd>,
-    /// What the command has not taken yet.
+    /// Bytes that the command has not read yet.
     pending: Vec<u8>,
 }
 
 impl StandardInput {
-    /// The pipe, while it has to take something first.
-    fn waiting(&self) -> Option<BorrowedFd<'_>> {
+    /// The pipe, if input is pending.
+    fn blocked(&self) -> Option<BorrowedFd<'_>> {
         let pipe = self.pipe.as_ref()?;
         (!self.pending.is_empty()).then(|| pipe.as_fd())
     }
 
-    /// Takes the payload of one frame; an empty one is the end.
+    /// Accepts the payload of one frame; an empty payload closes the input.
     fn take(&mut self, payload: Vec<u8>) -> io::Result<()> {
         if payload.is_empty() {
             self.pipe = None;
@@ -246,8 +246,8 @@ impl StandardInput {
         self.push()
     }
 
-    /// Gives the command what it takes now. When nobody reads any more, input is thrown away, as a
-    /// pipeline's is.
+    /// Writes pending input without blocking. If the pipe has no readers left, input is discarded,
+    /// as in a shell pipeline.
     fn push(&mut self) -> io::Result<()> {
         let Some(pipe) = &self.pipe else {
             self.pending.clear();
@@ -269,7 +269,7 @@ impl StandardInput {
     }
 }
 
-/// Polls those that are there, and says of each whether something happened.
+/// Polls the descriptors that are present and returns which of them have events.
 fn poll_all<const N: usize>(
     interests: [Option<(BorrowedFd<'_>, PollFlags)>; N],
     timeout: Option<Duration>,

@@ -1,5 +1,5 @@
-//! One session against the real agent, in a root made of Debian's static busybox. Needs root (for
-//! chroot and other users' ids) and busybox-static; `make test` provides both.
+//! Sessions with the real agent, in a root directory with Debian's static busybox. Needs root (for
+//! chroot and other user ids) and busybox-static; `make test` provides both.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,10 +22,10 @@ use microagent_proto::frame::{Kind, read_frame, write_frame, write_message};
 use microagent_tests::program;
 use tempfile::TempDir;
 
-/// Long enough for a loaded machine; a test that waits for it has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time limit for one step, sufficient on a loaded machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A root with busybox, two users, and the devices a command expects.
+/// A root directory with busybox, two users and `/dev/null`.
 fn scratch_root() -> TempDir {
     let root = TempDir::new().unwrap();
     let path = root.path();
@@ -59,7 +59,7 @@ struct Session {
     agent: Child,
 }
 
-/// What a command did.
+/// The output and end of a command.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     stdout: Vec<u8>,
@@ -74,8 +74,8 @@ impl Session {
 
     fn open_with(mut agent: Command, root: &Path) -> Session {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        // As little as the kernel allows, so that backpressure is met early.
+        ours.set_read_timeout(Some(TIMEOUT)).unwrap();
+        // The minimum that the kernel allows, so that backpressure occurs early.
         rustix::net::sockopt::set_socket_send_buffer_size(&theirs, 1).unwrap();
         let agent = agent
             .arg("serve-session")
@@ -125,7 +125,7 @@ impl Session {
         failure
     }
 
-    /// Everything from `Started` on.
+    /// Reads everything after `Started`.
     fn rest(&mut self) -> Outcome {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
@@ -135,7 +135,7 @@ impl Session {
                 Kind::Stderr => stderr.extend(frame.payload),
                 Kind::Message => {
                     let Reply::Exited(end) = serde_json::from_slice(&frame.payload).unwrap() else {
-                        panic!("not the end");
+                        panic!("not Exited");
                     };
                     assert!(read_frame(&mut self.stream).unwrap().is_none());
                     return Outcome {
@@ -191,7 +191,7 @@ fn stdout_of(root: &Path, exec: Exec) -> String {
 }
 
 fn wait_until_gone(pid: u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while Path::new(&format!("/proc/{pid}")).exists() {
         assert!(Instant::now() < deadline, "process {pid} is still there");
         std::thread::yield_now();

@@ -1,9 +1,9 @@
-//! What a command is run as, how it ends, and what is refused.
+//! User, environment and end of a command, and refused requests.
 
 use super::*;
 
 #[test]
-fn a_signal_that_ends_the_command_is_reported_as_one() {
+fn a_signal_that_kills_the_command_is_reported() {
     let root = scratch_root();
     for signal in [9, 15, 34] {
         let end = Session::exec(root.path(), shell(&format!("kill -{signal} $$")))
@@ -18,7 +18,7 @@ fn a_signal_that_ends_the_command_is_reported_as_one() {
 }
 
 #[test]
-fn the_session_is_led_by_the_command_in_a_session_of_its_own() {
+fn the_command_is_the_leader_of_its_own_session() {
     let root = scratch_root();
     let script =
         "read -r pid comm state ppid pgrp session rest < /proc/self/stat; echo $pgrp $session";
@@ -43,7 +43,7 @@ fn the_session_is_led_by_the_command_in_a_session_of_its_own() {
 #[test]
 fn a_signal_reaches_the_whole_process_group() {
     let root = scratch_root();
-    // The parent's trap stands before the child that says "up" exists.
+    // The parent sets its trap before it starts the child that prints "up".
     let mut session = Session::exec(
         root.path(),
         shell(
@@ -78,7 +78,7 @@ fn closing_the_stream_kills_the_command_and_its_children() {
 }
 
 #[test]
-fn the_environment_is_exactly_what_was_asked_for_and_a_home() {
+fn the_environment_is_that_of_the_request_plus_home() {
     let root = scratch_root();
     let mut exec = command(&["env"]);
     exec.env = vec![
@@ -111,7 +111,7 @@ fn the_user_has_its_ids_groups_and_home() {
 }
 
 #[test]
-fn a_user_that_is_not_in_the_image_is_named() {
+fn an_unknown_user_is_named() {
     let root = scratch_root();
     let mut exec = command(&["true"]);
     exec.user = "nobody".into();
@@ -126,7 +126,7 @@ fn a_user_that_is_not_in_the_image_is_named() {
 }
 
 #[test]
-fn the_working_directory_is_created_for_whoever_runs_there() {
+fn a_missing_working_directory_is_created() {
     let root = scratch_root();
     let mut exec = shell("pwd; ls -ld .");
     exec.cwd = "/srv/new/place".into();
@@ -167,7 +167,7 @@ fn standard_output_can_be_opened_by_name_as_another_user() {
 }
 
 #[test]
-fn commands_that_cannot_run_are_told_apart_as_a_shell_does() {
+fn commands_that_cannot_run_fail_as_in_a_shell() {
     let root = scratch_root();
     let bin = root.path().join("bin");
     let write =
@@ -186,7 +186,7 @@ fn commands_that_cannot_run_are_told_apart_as_a_shell_does() {
     let expected = |kind, message: &str| (kind, message.to_owned());
     assert_eq!(
         run("nothing", ""),
-        expected(NotFound, "nothing is in no directory of PATH (/bin)")
+        expected(NotFound, "nothing was not found in PATH (/bin)")
     );
     assert_eq!(
         run("/bin/nothing", ""),
@@ -229,7 +229,7 @@ fn a_relative_command_is_found_from_the_working_directory() {
 }
 
 #[test]
-fn requests_out_of_order_or_malformed_are_answered() {
+fn invalid_and_unexpected_requests_are_refused() {
     let root = scratch_root();
     let mut session = Session::open(root.path());
     session.send(&Request::Configure(Configure {
@@ -245,7 +245,7 @@ fn requests_out_of_order_or_malformed_are_answered() {
     }));
     let failure = session.failure();
     assert_eq!(failure.kind, FailureKind::BadRequest);
-    assert_eq!(failure.message, "this VM is configured already");
+    assert_eq!(failure.message, "this VM is already configured");
 
     let mut session = Session::open(root.path());
     write_frame(
@@ -257,7 +257,7 @@ fn requests_out_of_order_or_malformed_are_answered() {
     assert_eq!(session.failure().kind, FailureKind::BadRequest);
 
     let mut session = Session::exec(root.path(), command(&[]));
-    assert_eq!(session.failure().message, "there is no command to run");
+    assert_eq!(session.failure().message, "the command is empty");
 
     let mut session = Session::open(root.path());
     session.stream.write_all(&[9, 0, 0, 0, 0]).unwrap();
@@ -265,7 +265,7 @@ fn requests_out_of_order_or_malformed_are_answered() {
 }
 
 #[test]
-fn orphans_are_reaped_while_commands_keep_their_status() {
+fn reaping_orphans_does_not_lose_the_status_of_a_command() {
     let root = scratch_root();
     let mut agent = Command::new("unshare");
     agent.args(["--pid", "--fork", "--kill-child"]);
@@ -279,14 +279,13 @@ fn orphans_are_reaped_while_commands_keep_their_status() {
 }
 
 #[test]
-fn the_agent_does_nothing_when_it_is_started_by_hand() {
+fn the_agent_refuses_to_run_as_another_process() {
     let output = Command::new(env!("CARGO_BIN_EXE_microagent-guest"))
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(
         String::from_utf8(output.stderr).unwrap(),
-        "microagent-guest: microagent-guest is the first process of a microVM; \
-         it cannot be run by hand\n"
+        "microagent-guest: microagent-guest runs only as the first process (PID 1) of a microVM\n"
     );
 }

@@ -1,9 +1,9 @@
-//! What goes in and comes out of a command, whole and in order.
+//! Input and output of a command: complete and in order.
 
 use super::*;
 
 #[test]
-fn both_streams_and_the_exit_code_arrive() {
+fn both_streams_and_the_exit_code_are_received() {
     let root = scratch_root();
     let outcome = Session::exec(root.path(), shell("echo out; echo err >&2; exit 3")).outcome();
     assert_eq!(
@@ -17,7 +17,7 @@ fn both_streams_and_the_exit_code_arrive() {
 }
 
 #[test]
-fn a_hundred_megabytes_arrive_whole() {
+fn a_hundred_megabytes_are_received_completely() {
     const LENGTH: usize = 100 << 20;
     let root = scratch_root();
     let outcome = Session::exec(
@@ -31,11 +31,11 @@ fn a_hundred_megabytes_arrive_whole() {
 }
 
 #[test]
-fn what_was_written_before_the_exit_arrives_however_slow_the_host_is() {
+fn output_written_before_the_exit_is_received_even_by_a_slow_host() {
     let root = scratch_root();
-    // A little more than one pipe or one frame holds, so that the agent is blocked on its small
-    // socket when the shell exits and something is still in the pipe, which the background process
-    // keeps open.
+    // Slightly more than fits into one pipe or one frame: when the shell exits, the agent is
+    // blocked on its small socket and the pipe, which the background process keeps open, still
+    // holds bytes.
     let mut session = Session::exec(
         root.path(),
         shell("sleep 60 & head -c 66000 /bin/busybox; echo end >&2"),
@@ -48,7 +48,7 @@ fn what_was_written_before_the_exit_arrives_however_slow_the_host_is() {
 }
 
 #[test]
-fn every_byte_value_goes_through_unchanged_both_ways() {
+fn every_byte_value_is_unchanged_in_both_directions() {
     let root = scratch_root();
     let mut exec = command(&["cat"]);
     exec.stdin = true;
@@ -69,12 +69,12 @@ fn every_byte_value_goes_through_unchanged_both_ways() {
 }
 
 #[test]
-fn several_frames_at_once_reach_a_command_that_reads_slowly() {
+fn a_slow_command_receives_several_frames_sent_at_once() {
     let root = scratch_root();
     let mut exec = shell("sleep 1; cat");
     exec.stdin = true;
     let mut session = Session::exec(root.path(), exec);
-    // Two more than a pipe holds, then the end, all before the command reads.
+    // Two frames more than a pipe holds, then the end, all before the command reads.
     for byte in [b'a', b'b', b'c'] {
         session.stdin(&vec![byte; 65_536]);
     }
@@ -85,13 +85,13 @@ fn several_frames_at_once_reach_a_command_that_reads_slowly() {
 }
 
 #[test]
-fn stdin_is_empty_unless_asked_for() {
+fn stdin_is_empty_unless_requested() {
     let root = scratch_root();
     assert_eq!(stdout_of(root.path(), shell("cat; echo done")), "done\n");
 }
 
 #[test]
-fn input_that_nobody_reads_does_not_hurt() {
+fn unread_input_is_discarded() {
     let root = scratch_root();
     let mut exec = shell("exec <&-; echo closed; sleep 1; echo end");
     exec.stdin = true;
@@ -104,7 +104,7 @@ fn input_that_nobody_reads_does_not_hurt() {
 }
 
 #[test]
-fn a_background_process_does_not_hold_the_session() {
+fn a_background_process_does_not_hold_the_session_open() {
     let root = scratch_root();
     let start = Instant::now();
     let outcome = Session::exec(root.path(), shell("sleep 60 & echo started")).outcome();
@@ -118,7 +118,7 @@ fn a_background_process_does_not_hold_the_session() {
 }
 
 #[test]
-fn a_background_process_that_keeps_writing_does_not_hold_the_session() {
+fn a_background_process_that_keeps_writing_does_not_hold_the_session_open() {
     let root = scratch_root();
     let start = Instant::now();
     let outcome = Session::exec(root.path(), shell("yes & echo started >&2")).outcome();

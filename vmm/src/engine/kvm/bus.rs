@@ -1,4 +1,4 @@
-//! What vCPUs reach by port and memory-mapped I/O: COM1, the power ports, virtio-mmio.
+//! Port and memory-mapped I/O of the vCPUs: COM1, the power ports, virtio-mmio.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +15,7 @@ use crate::boot::layout;
 use crate::console::Console;
 use crate::virtio::mmio::{InterruptLine, MmioTransport};
 
-/// The offset of `QueueNotify` (virtio 1.2 table 4.1), where KVM listens in our stead.
+/// The offset of `QueueNotify` (virtio 1.2 table 4.1), handled in the kernel by ioeventfd.
 const QUEUE_NOTIFY: u64 = 0x50;
 
 /// The last port of COM1.
@@ -33,7 +33,7 @@ impl Trigger for SerialLine {
     }
 }
 
-/// Everything that a vCPU's exits are served by.
+/// Handles the I/O exits of all vCPUs.
 #[derive(Debug)]
 pub(super) struct Bus {
     serial: Mutex<Serial<SerialLine, NoEvents, Console>>,
@@ -41,11 +41,11 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Puts the devices in their places.
+    /// Assigns addresses and interrupts to the devices and starts them.
     pub(super) fn new(vm: &Vm, devices: Vec<Device>, console: Console) -> Result<Bus, EngineError> {
         if devices.len() > layout::MAX_VIRTIO_DEVICES {
             return Err(EngineError::Missing {
-                what: format!("a VM cannot have {} virtio devices", devices.len()),
+                what: format!("{} virtio devices are too many for one VM", devices.len()),
                 remediation: format!("use at most {}", layout::MAX_VIRTIO_DEVICES),
             });
         }
@@ -63,7 +63,7 @@ impl Bus {
                 for (queue, eventfd) in transport.notify_eventfds().iter().enumerate() {
                     vm.fd()
                         .register_ioevent(eventfd, &notify, queue as u32)
-                        .map_err(kvm_error("registering a queue's doorbell"))?;
+                        .map_err(kvm_error("registering a queue notification"))?;
                 }
                 Ok(transport)
             })
@@ -75,7 +75,7 @@ impl Bus {
         })
     }
 
-    /// A vCPU reads a port. Ports that nothing answers read as all ones, as on a real bus.
+    /// A vCPU reads a port. Unassigned ports read as all ones, as on a real bus.
     pub(super) fn read_port(&self, port: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let ([byte], layout::SERIAL_PORT..=SERIAL_END) = (&mut *data, port) {
@@ -90,14 +90,14 @@ impl Bus {
     pub(super) fn write_port(&self, port: u16, data: &[u8]) -> Option<StopReason> {
         if let (&[byte], layout::SERIAL_PORT..=SERIAL_END) = (data, port) {
             let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-            // Only the console's sink can fail, and it does not.
+            // Fails only if the console fails, which it never does.
             let _ = serial.write((port - layout::SERIAL_PORT) as u8, byte);
             return None;
         }
         power::write(port, data)
     }
 
-    /// A vCPU reads guest-physical memory that is no RAM.
+    /// A vCPU reads a guest-physical address outside RAM.
     pub(super) fn read_mmio(&self, address: u64, data: &mut [u8]) {
         match self.virtio_at(address) {
             Some((device, offset)) => device.read(offset, data),
@@ -105,7 +105,7 @@ impl Bus {
         }
     }
 
-    /// A vCPU writes guest-physical memory that is no RAM.
+    /// A vCPU writes a guest-physical address outside RAM.
     pub(super) fn write_mmio(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.virtio_at(address) {
             device.write(offset, data);

@@ -1,11 +1,11 @@
-//! What a vCPU says it is: the host's features as far as KVM supports them, with our topology.
+//! The CPUID of a vCPU: the host's features that KVM supports, with a topology of one package and
+//! one thread per core.
 //!
-//! One package, one thread per core. What belongs to the host alone is hidden: performance
-//! counters, power management, cache allocation, processor trace, enclaves, and virtualisation
-//! itself (a guest that starts guests is not what this monitor is for, and nested virtualisation is
-//! a large part of what a guest could attack the host's KVM with). The frequency of the TSC is not in
-//! here: guests read it from kvmclock, which KVM's own leaves announce. Sources: Intel SDM volume 2A (CPUID), AMD APM volume 3
-//! appendix E, Documentation/virt/kvm/x86/cpuid.rst.
+//! Host-only features are hidden: performance counters, power management, cache allocation,
+//! processor trace, enclaves, and virtualization (nested guests are not supported, and nested
+//! virtualization would add much to the attack surface of the host's KVM). The TSC frequency is not
+//! reported here: guests read it from kvmclock, which KVM's own leaves announce. Sources: Intel SDM
+//! volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation/virt/kvm/x86/cpuid.rst.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
@@ -15,7 +15,7 @@ const HOST_1_ECX: u32 = 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1
 const HOST_1_EDX: u32 = 1 << 21 | 1 << 22 | 1 << 29 | 1 << 31;
 /// Leaf 7 EBX: SGX, PQM, PQE, processor trace.
 const HOST_7_EBX: u32 = 1 << 2 | 1 << 12 | 1 << 15 | 1 << 25;
-/// Leaf 6 EAX: the APIC timer runs in deep sleep. Nothing else of that leaf is a guest's.
+/// Leaf 6 EAX: the APIC timer runs in deep sleep states. All else in this leaf is hidden.
 const ARAT: u32 = 1 << 2;
 /// Leaf 0x8000_0001 ECX: SVM.
 const SVM: u32 = 1 << 2;
@@ -25,14 +25,14 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
-/// Leaf 0x8000_0001 ECX on AMD: the core count of leaf 0x8000_0008 is to be used.
+/// Leaf 0x8000_0001 ECX on AMD: the core count is that of leaf 0x8000_0008.
 const CMP_LEGACY: u32 = 1 << 1;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
 
-/// The CPUID of vCPU `index` of `count`, from what the host supports.
+/// The CPUID of vCPU `index` of `count`, derived from what KVM supports on this host.
 pub(super) fn for_vcpu(supported: &CpuId, index: u32, count: u32) -> CpuId {
     let mut cpuid = supported.clone();
-    // The number of bits of an APIC id that number the cores.
+    // The number of APIC id bits that number the cores.
     let core_bits = count.next_power_of_two().trailing_zeros();
     for entry in cpuid.as_mut_slice() {
         match entry.function {
@@ -53,7 +53,7 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u32, count: u32) -> CpuId {
             0x8000_0001 if count > 1 => entry.ecx |= CMP_LEGACY,
             0x8000_0001 => entry.ecx &= !CMP_LEGACY,
             0x8000_0008 => entry.ecx = core_bits << 12 | (count - 1).min(0xff),
-            // Compute unit and node ids: one thread a core, one node.
+            // Compute unit and node ids: one thread per core, one node.
             0x8000_001e => {
                 (entry.eax, entry.ebx, entry.ecx) = (index, index & 0xff, 0);
             }
@@ -66,7 +66,7 @@ pub(super) fn for_vcpu(supported: &CpuId, index: u32, count: u32) -> CpuId {
     cpuid
 }
 
-/// Leaf 4: how many logical processors share each cache, and how many cores a package may have.
+/// Leaf 4: the number of logical processors that share each cache, and of cores in the package.
 fn caches(entry: &mut kvm_cpuid_entry2, core_bits: u32) {
     let (kind, level) = (entry.eax & 0x1f, entry.eax >> 5 & 0x7);
     if kind == 0 {
@@ -77,7 +77,7 @@ fn caches(entry: &mut kvm_cpuid_entry2, core_bits: u32) {
     entry.eax = entry.eax & 0x3fff | sharing << 14 | cores.min(63) << 26;
 }
 
-/// Leaves 0xb and 0x1f: the level of threads (one), then that of cores.
+/// Leaves 0xb and 0x1f: the thread level (one thread), then the core level.
 fn topology(entry: &mut kvm_cpuid_entry2, index: u32, count: u32, core_bits: u32) {
     const THREADS: u32 = 1 << 8;
     const CORES: u32 = 2 << 8;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn every_vcpu_has_its_own_apic_id_in_every_place() {
+    fn every_vcpu_has_its_own_apic_id_in_every_leaf() {
         let supported = CpuId::from_entries(&[
             entry(1, 0),
             entry(0xb, 0),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_hosts_alone_is_hidden() {
+    fn host_only_features_are_hidden() {
         let all = |function| kvm_cpuid_entry2 {
             ebx: u32::MAX,
             ecx: u32::MAX,

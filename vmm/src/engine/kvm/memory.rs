@@ -1,4 +1,4 @@
-//! Guest RAM: mapped without being touched, registered with KVM.
+//! Guest RAM: mapped without being touched, and registered with KVM.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -15,14 +15,14 @@ use super::super::EngineError;
 use super::kvm_error;
 use crate::boot::{self, layout};
 
-/// What the host can back with one page at most, in bytes.
+/// The size of a huge page of the host, in bytes.
 const HUGE_PAGE: usize = boot::HUGE_PAGE as usize;
 
 /// Guest RAM: see [`map_ram`].
 pub(super) type GuestRam = GuestMemoryMmap;
 
-/// Maps `bytes` of anonymous RAM around the MMIO hole. Nothing is touched: the host backs a page
-/// when guest or monitor first use it. It stays mapped until this process ends, as does the VM.
+/// Maps `bytes` of anonymous RAM around the MMIO hole. The host allocates a page when guest or
+/// monitor first access it. The mapping is never removed: the process runs one VM.
 ///
 /// # Errors
 /// [`EngineError`] when the host cannot map it.
@@ -39,10 +39,10 @@ pub(crate) fn map_ram(bytes: u64) -> Result<GuestMemoryMmap, EngineError> {
     GuestMemoryMmap::from_regions(regions).map_err(|error| too_large(io::Error::other(error)))
 }
 
-/// Gives `vm` this memory, which [`map_ram`] made.
+/// Registers `memory`, which [`map_ram`] mapped, with `vm`.
 ///
 /// # Errors
-/// [`EngineError`] when KVM refuses it.
+/// [`EngineError`] when KVM refuses a region.
 pub(crate) fn register_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), EngineError> {
     for (slot, region) in memory.iter().enumerate() {
         let host = memory
@@ -55,31 +55,31 @@ pub(crate) fn register_ram(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), En
             userspace_addr: host as u64,
             flags: 0,
         };
-        // SAFETY: needed because KVM writes to whatever mapping it is told of. Sound because the
-        // range is guest memory that `map_ram` mapped and that is never unmapped, and slots do not
-        // overlap (layout::ram).
-        unsafe { vm.set_user_memory_region(slot) }.map_err(kvm_error("giving it guest memory"))?;
+        // SAFETY: needed because KVM writes to the address range that it is given. Sound because
+        // the range is guest memory that `map_ram` mapped and that is never unmapped, and slots do
+        // not overlap (layout::ram).
+        unsafe { vm.set_user_memory_region(slot) }
+            .map_err(kvm_error("registering guest memory"))?;
     }
     Ok(())
 }
 
-/// Says that the huge page at this guest-physical address is better backed by small ones. It costs
-/// 2 MiB of memory, and the clearing of them, when the first byte is touched (4.3 ms by the lab's
-/// clock).
+/// Advises the host to back the 2 MiB at this guest-physical address with small pages. A huge page
+/// would be allocated and cleared as a whole at the first access (4.3 ms by the lab's clock).
 pub(super) fn back_with_small_pages(memory: &GuestRam, start: u64) {
     let Ok(page) = memory.get_slice(GuestAddress(start), HUGE_PAGE) else {
         return;
     };
     let host = page.ptr_guard_mut().as_ptr();
-    // SAFETY: needed because only the kernel knows how memory is backed. Sound because the range is
-    // guest memory, and nothing but how it is backed changes. Where the kernel knows no huge pages,
-    // there is nothing to be said.
+    // SAFETY: needed because only madvise(2) selects the page size. Sound because the range is
+    // guest memory and the advice does not change its content. The error is ignored: a kernel
+    // without huge pages refuses the advice and does not need it.
     let _ = unsafe { rustix::mm::madvise(host.cast(), HUGE_PAGE, Advice::LinuxNoHugepage) };
 }
 
-/// Anonymous memory that begins where a huge page can: guest and host addresses are then the same
-/// modulo 2 MiB, without which KVM maps single pages only, however the host backs them. A core dump
-/// of the monitor leaves it out: it is large, and the guest's secrets are in it.
+/// Maps anonymous memory aligned to huge pages: KVM maps huge pages only if guest and host
+/// addresses are equal modulo 2 MiB. The mapping is excluded from core dumps of the monitor,
+/// because it is large and holds the guest's secrets.
 fn anonymous(length: usize) -> io::Result<MmapRegion> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -90,13 +90,13 @@ fn anonymous(length: usize) -> io::Result<MmapRegion> {
     let reserved =
         unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, protection, flags)? };
     let aligned = reserved.map_addr(|address| address.next_multiple_of(HUGE_PAGE));
-    // SAFETY: the range lies in the mapping above; only what a core dump holds changes.
+    // SAFETY: the range lies in the mapping above; the advice affects core dumps only.
     unsafe { rustix::mm::madvise(aligned, length, Advice::LinuxDontDump)? };
-    // The tables that a kernel is given are a few pages at the bottom of memory: not worth the
-    // clearing of 2 MiB (4.3 ms by the lab's clock). Where the kernel knows no huge pages, there is
-    // nothing to be said.
+    // The boot tables take a few pages at the bottom of memory, for which clearing a huge page
+    // would cost too much (4.3 ms by the lab's clock). The error is ignored: a kernel without huge
+    // pages refuses the advice and does not need it.
     let bottom = length.min(HUGE_PAGE);
-    // SAFETY: the range lies in the mapping above; only how it is backed changes.
+    // SAFETY: the range lies in the mapping above; the advice does not change its content.
     let _ = unsafe { rustix::mm::madvise(aligned, bottom, Advice::LinuxNoHugepage) };
     // SAFETY: the range lies in the mapping above, which is never unmapped.
     let region = unsafe {
@@ -129,13 +129,13 @@ mod tests {
     }
 
     #[test]
-    fn ram_begins_where_a_huge_page_can() {
+    fn ram_is_aligned_to_huge_pages() {
         let host = ram().get_host_address(GuestAddress(0)).unwrap();
         assert_eq!(host as usize % HUGE_PAGE, 0);
     }
 
     #[test]
-    fn ram_is_in_no_core_dump() {
+    fn ram_is_excluded_from_core_dumps() {
         let start = ram().get_host_address(GuestAddress(0)).unwrap() as usize;
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
         let mut mapping = (0, 0);

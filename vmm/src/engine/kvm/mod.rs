@@ -1,13 +1,13 @@
-//! The monitor itself: KVM runs the vCPUs, this process does everything else.
+//! Engine `kvm`: KVM runs the vCPUs, this process does everything else.
 //!
 //! ```text
 //!  supervisor thread        vcpu-0 … vcpu-N            virtio-… (one per device)
 //!  start, wait, kill        KVM_RUN, port and MMIO     requests
 //!        │                  exits → Bus                     ▲ ioeventfd
-//!        └── ended_fd ◀──────── first to end                └─ guest's queue kicks
+//!        └── ended_fd ◀──────── first to exit               └─ queue notifications
 //! ```
 //!
-//! The first vCPU that ends, for whatever reason, ends the VM.
+//! The VM ends when its first vCPU thread exits, for whatever reason.
 
 mod bus;
 mod cpuid;
@@ -36,18 +36,17 @@ pub(crate) use self::vm::{create_vm, open};
 /// A VM on KVM.
 #[derive(Debug)]
 pub struct KvmVm {
-    // Dropped in this order: vCPUs first, then the devices they reach, then the VM itself.
+    // Drop order: the vCPUs, then the devices they access, then the VM.
     vcpus: Vec<VcpuThread>,
     termination: Arc<Termination>,
     bus: Arc<Bus>,
     _vm: Vm,
 }
 
-/// Boots a prepared VM; returns when its vCPUs run.
+/// Boots a prepared VM. Returns when its vCPUs run.
 ///
 /// # Errors
-/// [`EngineError`]: KVM that cannot be used, a kernel that cannot be booted, a host without
-/// resources.
+/// [`EngineError`]: KVM is unusable, the kernel cannot be booted, or the host lacks resources.
 pub fn start(
     prepared: Prepared,
     launch: Launch<'_>,
@@ -121,7 +120,7 @@ impl Drop for KvmVm {
     }
 }
 
-/// Turns a KVM error into ours, with what was asked.
+/// Converts a KVM error to an [`EngineError`] that names the operation.
 pub(crate) fn kvm_error(operation: &'static str) -> impl Fn(kvm_ioctls::Error) -> EngineError {
     move |error| EngineError::Kvm {
         operation,

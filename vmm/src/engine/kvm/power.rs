@@ -1,4 +1,4 @@
-//! The ports at which a guest powers off or resets, as the FADT describes them.
+//! The I/O ports by which a guest powers off or resets, as described in the FADT.
 
 use microagent_proto::control::StopReason;
 
@@ -6,16 +6,16 @@ use crate::boot::layout::{
     RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_S5,
 };
 
-/// Sleep control register (ACPI 6.5 table 4.24): the enable bit, and where the type is.
+/// Sleep control register (ACPI 6.5 table 4.24): the enable bit, and the position of the type.
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 
-/// The keyboard controller's command port and its reset command: not described, but what Linux
-/// falls back to and what bare guests use.
+/// The keyboard controller's command port and its reset command. The FADT does not describe it, but
+/// Linux falls back to it and bare guests use it.
 const I8042_COMMAND_PORT: u16 = 0x64;
 const I8042_RESET: u8 = 0xfe;
 
-/// What the guest's write to `port` means for the VM; `None` when it is not about power.
+/// How a write to `port` ends the VM; `None` when it does not.
 pub(super) fn write(port: u16, data: &[u8]) -> Option<StopReason> {
     match (port, data) {
         (SLEEP_CONTROL_PORT, &[value])
@@ -30,7 +30,8 @@ pub(super) fn write(port: u16, data: &[u8]) -> Option<StopReason> {
     }
 }
 
-/// Whether `port` is the sleep status register, which reads as zero: never waking from sleep.
+/// Whether `port` reads as zero: the sleep status register (never waking up) and the control
+/// register.
 pub(super) fn is_status(port: u16) -> bool {
     port == SLEEP_STATUS_PORT || port == SLEEP_CONTROL_PORT
 }
@@ -40,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn soft_off_and_reset_are_told_apart_from_everything_else() {
+    fn only_soft_off_and_reset_end_the_vm() {
         assert_eq!(write(0x600, &[5 << 2 | 1 << 5]), Some(StopReason::PowerOff));
         assert_eq!(write(0x600, &[5 << 2]), None);
         assert_eq!(write(0x600, &[3 << 2 | 1 << 5]), None);

@@ -1,5 +1,5 @@
-//! The state in which the first vCPU begins. The others wait for the guest to start them (INIT and
-//! SIPI, which KVM's interrupt controllers handle).
+//! The initial register state of the first vCPU. The others wait until the guest starts them (INIT
+//! and SIPI, handled by KVM's interrupt controllers).
 
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use kvm_ioctls::VcpuFd;
@@ -10,7 +10,7 @@ use super::kvm_error;
 use crate::boot::{BootError, Entry, layout};
 
 /// Segment selectors of the boot GDT: `__BOOT_CS` and `__BOOT_DS` of the 64-bit boot protocol, and
-/// a task segment that VMX wants to see.
+/// a task segment, which VMX requires.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
 const TASK: u16 = 0x20;
@@ -31,7 +31,7 @@ const LARGE: u64 = 1 << 7;
 /// Bit 1 of RFLAGS is always set.
 const RFLAGS: u64 = 1 << 1;
 
-/// Makes `vcpu` begin at `entry` when it is run.
+/// Sets the registers of `vcpu` so that it starts at `entry`.
 pub(super) fn enter(
     vcpu: &VcpuFd,
     memory: &GuestMemoryMmap,
@@ -65,14 +65,14 @@ pub(super) fn enter(
         .map_err(kvm_error("setting a vCPU's registers"))
 }
 
-/// Long mode whose tables have been written to guest memory.
+/// Control and segment registers for long mode, whose tables are in guest memory.
 #[derive(Debug)]
 pub(crate) struct LongMode {
     sregs: kvm_sregs,
 }
 
 impl LongMode {
-    /// Sets segments, page table and modes in `sregs`, and leaves the rest as it is.
+    /// Sets segments, page table and modes in `sregs`, and keeps the APIC base.
     pub(crate) fn apply(&self, sregs: &mut kvm_sregs) {
         let apic_base = sregs.apic_base;
         *sregs = kvm_sregs {
@@ -82,10 +82,10 @@ impl LongMode {
     }
 }
 
-/// Writes a GDT and page tables that map the first GiB one to one.
+/// Writes a GDT and page tables that identity-map the first GiB.
 ///
 /// # Errors
-/// When guest memory ends below them.
+/// When guest memory is too small for them.
 pub(crate) fn long_mode(memory: &GuestMemoryMmap) -> Result<LongMode, EngineError> {
     let mut sregs = kvm_sregs::default();
     flat_segments(&mut sregs, memory, true)?;
@@ -168,7 +168,7 @@ fn flat_segments(
     Ok(())
 }
 
-/// The descriptor of `segment` as the GDT holds it (Intel SDM volume 3A figure 3-8).
+/// The GDT descriptor of `segment` (Intel SDM volume 3A figure 3-8).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let limit = u64::from(if segment.g == 1 {
         segment.limit >> 12
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_gib_is_mapped_one_to_one() {
+    fn the_first_gib_is_identity_mapped() {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         long_mode(&memory).unwrap();
         let last = layout::PAGE_DIRECTORY + 511 * 8;

@@ -1,4 +1,4 @@
-//! vCPU threads, and the end of a VM.
+//! vCPU threads, and the termination of a VM.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,7 +21,7 @@ const SIGNAL_INTERVAL: Duration = Duration::from_millis(1);
 
 type Outcome = Result<StopReason, EngineError>;
 
-/// How a VM ended; the first who says so is believed.
+/// The outcome of a VM, set once: the first report wins.
 #[derive(Debug)]
 pub(super) struct Termination {
     outcome: Mutex<State>,
@@ -48,12 +48,12 @@ impl Termination {
         })
     }
 
-    /// Ends the VM, unless it has ended.
+    /// Ends the VM with this outcome, unless it has already ended.
     pub(super) fn set(&self, outcome: Outcome) {
         let mut state = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*state, State::Running) {
             *state = State::Ended(outcome);
-            // It fails only when the counter is at its maximum.
+            // Fails only if the counter is at its maximum; the event is then readable.
             let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
         }
     }
@@ -83,12 +83,12 @@ impl AsFd for Termination {
     }
 }
 
-/// A thread that runs one vCPU.
+/// The thread that runs one vCPU.
 #[derive(Debug)]
 pub(super) struct VcpuThread {
     thread: Option<JoinHandle<()>>,
-    /// Disconnects when the thread ends.
-    gone: Receiver<()>,
+    /// Disconnected when the thread ends.
+    alive: Receiver<()>,
 }
 
 impl VcpuThread {
@@ -103,30 +103,31 @@ impl VcpuThread {
             source,
         };
         install_exit_signal().map_err(error)?;
-        let (alive, gone) = mpsc::channel();
+        let (guard, alive) = mpsc::channel();
         let thread = thread::Builder::new()
             .name(format!("vcpu-{index}"))
             .stack_size(256 << 10)
             .spawn(move || {
-                let _alive = alive;
+                let _guard = guard;
                 let outcome = run(vcpu, &bus, &termination);
                 termination.set(outcome);
             })
             .map_err(error)?;
         Ok(VcpuThread {
             thread: Some(thread),
-            gone,
+            alive,
         })
     }
 
-    /// Waits for the thread's end, which [`Termination::set`] must have caused.
+    /// Makes the thread leave the guest and waits until it ends. [`Termination::set`] must have
+    /// been called before.
     pub(super) fn join(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
         };
         loop {
             let _ = thread.kill(exit_signal());
-            match self.gone.recv_timeout(SIGNAL_INTERVAL) {
+            match self.alive.recv_timeout(SIGNAL_INTERVAL) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => break,
             }
@@ -135,7 +136,7 @@ impl VcpuThread {
     }
 }
 
-/// Runs `vcpu` until the VM ends, and says how this vCPU saw it end.
+/// Runs `vcpu` until the VM ends. Returns the outcome from the view of this vCPU.
 fn run(mut vcpu: VcpuFd, bus: &Bus, termination: &Termination) -> Outcome {
     while !termination.has_ended() {
         match vcpu.run() {
@@ -170,19 +171,17 @@ fn run(mut vcpu: VcpuFd, bus: &Bus, termination: &Termination) -> Outcome {
     Ok(StopReason::Killed)
 }
 
-/// What KVM could not emulate, with where it was.
+/// The error of an instruction that KVM could not emulate, with its address.
 fn internal_error(vcpu: &mut VcpuFd) -> EngineError {
     let address = vcpu.get_regs().map_or(0, |regs| regs.rip);
-    EngineError::Guest(format!(
-        "it could not emulate an instruction at {address:#x}"
-    ))
+    EngineError::Guest(format!("cannot emulate the instruction at {address:#x}"))
 }
 
 fn exit_signal() -> i32 {
     SIGRTMIN()
 }
 
-/// A handler that does nothing: its only purpose is to interrupt `KVM_RUN`.
+/// Installs an empty handler: the signal only has to interrupt `KVM_RUN`.
 fn install_exit_signal() -> io::Result<()> {
     extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
     static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();

@@ -1,4 +1,4 @@
-//! The VM itself: KVM's side of memory, interrupt controllers and vCPUs.
+//! The KVM VM: memory slots, interrupt controllers and vCPUs.
 
 use std::io;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::{cpuid, kvm_error};
 use crate::boot::layout;
 use crate::virtio::mmio::InterruptLine;
 
-/// A VM of which nothing is decided yet, being created by a thread of its own: it has no memory
-/// and no vCPUs.
+/// A VM without memory and vCPUs that a separate thread creates.
 ///
-/// `KVM_CREATE_VM` is the one call of a set-up that takes long, and it takes waiting, not work:
-/// attaching its worker to the caller's cgroup waits for a grace period of the host kernel, unless
-/// the cgroups were changed just before or are mounted with `favordynmods` (10 of 13 ms to the news
-/// of an end with the first instruction in the lab; tens in some cgroups). So it goes on while it is
-/// being found out what to boot, and while that is put into memory.
+/// `KVM_CREATE_VM` is the only slow call of the setup, and it waits rather than computes: attaching
+/// its worker to the caller's cgroup waits for a grace period of the host kernel, unless the
+/// cgroups were changed just before or are mounted with `favordynmods`. It takes 10 of the 13 ms
+/// that a VM takes in the lab if it ends with its first instruction, and tens of milliseconds in
+/// some cgroups. Therefore it runs while the caller determines what to boot and while the kernel is
+/// loaded.
 #[derive(Debug)]
 pub struct Prepared(JoinHandle<Result<EmptyVm, EngineError>>);
 
@@ -30,11 +30,11 @@ struct EmptyVm {
 }
 
 impl Prepared {
-    /// Begins to create a VM and its interrupt controllers; `done` is called when they are there.
+    /// Starts to create a VM and its interrupt controllers, and calls `done` when they exist.
     ///
     /// # Errors
-    /// [`EngineError`] when the host has no more threads. What is wrong with KVM is said when the
-    /// VM is started.
+    /// [`EngineError`] when the thread cannot be started. Errors of KVM are returned when the VM is
+    /// started.
     pub fn begin(done: impl FnOnce() + Send + 'static) -> Result<Prepared, EngineError> {
         let create = move || {
             let empty = EmptyVm::create();
@@ -71,18 +71,18 @@ impl EmptyVm {
     }
 }
 
-/// A VM without vCPUs: memory and interrupt controllers (no PIT: hardware-reduced ACPI guests do
-/// not look for one, and taking it down costs the host milliseconds).
+/// A VM with memory and interrupt controllers. There is no PIT: hardware-reduced ACPI guests do not
+/// use one, and tearing it down takes the host milliseconds.
 #[derive(Debug)]
 pub(super) struct Vm {
-    // Order of drop: the VM before the memory it was given.
+    // Drop order: the VM before its memory.
     fd: Arc<VmFd>,
     kvm: Kvm,
     memory: GuestRam,
 }
 
 impl Vm {
-    /// Gives a prepared VM this RAM, which `map_ram` made.
+    /// Waits for a prepared VM and registers `memory`, which `map_ram` mapped.
     pub(super) fn new(prepared: Prepared, memory: GuestRam) -> Result<Vm, EngineError> {
         let EmptyVm { kvm, fd } = prepared.wait()?;
         register_ram(&fd, &memory)?;
@@ -101,7 +101,8 @@ impl Vm {
         &self.fd
     }
 
-    /// vCPUs with CPUID and MSRs as at power-on; `registers::enter` makes one of them begin.
+    /// Creates vCPUs with CPUID set and MSRs as at power-on. `registers::enter` prepares the first
+    /// one to run.
     pub(super) fn create_vcpus(&self, count: u32) -> Result<Vec<VcpuFd>, EngineError> {
         let supported = self
             .kvm
@@ -121,7 +122,7 @@ impl Vm {
             .collect()
     }
 
-    /// The line with number `gsi` of the I/O APIC.
+    /// The I/O APIC's interrupt line with number `gsi`.
     pub(super) fn interrupt_line(&self, gsi: u32) -> Box<dyn InterruptLine> {
         Box::new(Line {
             vm: Arc::clone(&self.fd),
@@ -130,7 +131,7 @@ impl Vm {
     }
 }
 
-/// Opens `/dev/kvm`, with the way out when it cannot be.
+/// Opens `/dev/kvm`. Errors carry a remediation.
 pub(crate) fn open() -> Result<Kvm, EngineError> {
     let kvm = Kvm::new().map_err(|error| {
         let source = io::Error::from_raw_os_error(error.errno());
@@ -140,7 +141,7 @@ pub(crate) fn open() -> Result<Kvm, EngineError> {
                 "load the kvm-intel or kvm-amd module, or use `--engine qemu`",
             ),
             io::ErrorKind::PermissionDenied => (
-                "/dev/kvm may not be opened by this user",
+                "this user may not open /dev/kvm",
                 "add the user to its group: `sudo usermod -aG kvm $USER`, then log in again",
             ),
             _ => {
@@ -157,15 +158,14 @@ pub(crate) fn open() -> Result<Kvm, EngineError> {
     })?;
     if kvm.get_api_version() != kvm_bindings::KVM_API_VERSION as i32 {
         return Err(EngineError::Missing {
-            what: format!("/dev/kvm speaks API version {}", kvm.get_api_version()),
-            remediation: "use a Linux kernel of this century, or `--engine qemu`".into(),
+            what: format!("unsupported KVM API version {}", kvm.get_api_version()),
+            remediation: "use a newer Linux kernel, or `--engine qemu`".into(),
         });
     }
     Ok(kvm)
 }
 
-/// `KVM_CREATE_VM`, and where KVM may put its own pages; a signal that interrupts it is no reason to
-/// give up.
+/// Creates a VM and places KVM's own pages. Retries `KVM_CREATE_VM` when a signal interrupts it.
 pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
     let vm = loop {
         match kvm.create_vm() {
@@ -180,8 +180,8 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
     Ok(vm)
 }
 
-/// Two ioctls instead of an irqfd: no descriptor to set up, and none whose removal makes the end
-/// of the process wait for the host kernel's grace periods.
+/// An interrupt line driven by ioctls. An irqfd would have to be set up, and its removal makes the
+/// exit of the process wait for grace periods of the host kernel.
 struct Line {
     vm: Arc<VmFd>,
     gsi: u32,
@@ -197,7 +197,7 @@ impl InterruptLine for Line {
     fn pulse(&self) {
         for active in [true, false] {
             if let Err(error) = self.vm.set_irq_line(self.gsi, active) {
-                tracing::error!(gsi = self.gsi, %error, "an interrupt could not be delivered");
+                tracing::error!(gsi = self.gsi, %error, "cannot deliver an interrupt");
             }
         }
     }

@@ -1,18 +1,18 @@
-//! QEMU's command line: a `microvm` with nothing but what we ask for.
+//! QEMU's command line: a `microvm` machine with explicitly listed devices only.
 //!
-//! | choice | why |
+//! | option | reason |
 //! |---|---|
-//! | `-nodefaults -no-user-config` | no device and no setting that is not in this file |
-//! | `acpi=on` | Debian's kernels find virtio-mmio devices by ACPI alone |
-//! | `ioapic2=off` | under TCG nothing hears what is wired to the second I/O APIC; the first has eight pins free |
-//! | `x-option-roms=off` | nothing boots from a disk |
-//! | `memory-backend-memfd,share=on` | our devices map the guest's memory |
+//! | `-nodefaults -no-user-config` | no devices or settings other than those in this file |
+//! | `acpi=on` | Debian's kernels find virtio-mmio devices only through ACPI |
+//! | `ioapic2=off` | interrupts of the second I/O APIC are not delivered under TCG; the first one has eight free pins |
+//! | `x-option-roms=off` | the VM does not boot from a disk |
+//! | `memory-backend-memfd,share=on` | the vhost-user devices map guest memory |
 //! | `force-legacy=false` | virtio-mmio version 2 |
 //! | `debug-threads=on` | names QEMU's threads, for reports on a VM that hangs |
 //! | `-no-reboot` | a reset ends the VM |
-//! | `edd=off` (kernel) | its setup code need not ask the firmware for disks |
+//! | `edd=off` (kernel) | the setup code does not query the firmware for disks |
 //!
-//! Kernel, initramfs and command line are options of their own, so a comma in a path means nothing.
+//! Kernel, initramfs and command line are separate options, so commas in paths are not special.
 
 use std::ffi::OsString;
 
@@ -23,36 +23,36 @@ use crate::boot::CommandLine;
 use crate::vhost_user;
 use crate::virtio::net::StaticConfig;
 
-/// A device's front end. Where the device is ours: the descriptor of the connection to it.
+/// The QEMU front end of a device. For vhost-user devices: the descriptor of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrontEnd {
     Block(i32),
     Vsock(i32),
     Rng,
     Net {
-        /// The directory with its socket; [`socket_name`] says which.
+        /// The descriptor of the directory that holds the socket [`socket_name`].
         dir: i32,
-        /// QEMU answers for the configuration space.
+        /// The values of the configuration space, which QEMU serves.
         config: StaticConfig,
     },
 }
 
-/// The name of a device's socket, where it has one.
+/// The name of the socket of the device with this index.
 pub fn socket_name(index: usize) -> String {
     format!("device{index}")
 }
 
-/// How many devices a machine has buses for.
+/// The number of virtio-mmio buses of the machine.
 pub const MAX_DEVICES: usize = 8;
 
-/// Descriptors that QEMU inherits, besides those of the front ends.
+/// Descriptors that QEMU inherits, in addition to those of the front ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Channels {
     pub monitor: i32,
     pub console: i32,
 }
 
-/// The arguments for this VM.
+/// The arguments for `config`.
 pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels) -> Vec<OsString> {
     let mut arguments = Arguments::default();
     arguments.flag("-nodefaults");
@@ -82,7 +82,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
     }
     let line = CommandLine::new(config.console_to_stderr)
         .with_extra(Some("edd=off"))
-        .with_extra(tsc::command_line_word().as_deref())
+        .with_extra(tsc::kernel_parameter().as_deref())
         .with_extra(config.extra_cmdline.as_deref());
     arguments.option("-append", &line.text());
     arguments.socket("monitor", channels.monitor);
@@ -101,8 +101,8 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
                 arguments.option("-netdev", &netdev);
             }
         }
-        // QEMU describes its buses to the guest from the last to the first, and the guest names
-        // disks in the order in which it finds them.
+        // QEMU lists its buses to the guest from last to first, and the guest names disks in the
+        // order in which it finds them.
         let bus = format!("bus=virtio-mmio-bus.{}", front_ends.len() - 1 - index);
         let device = match front_end {
             FrontEnd::Block(_) => {
@@ -112,7 +112,7 @@ pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels)
             FrontEnd::Rng => format!("virtio-rng-device,{bus}"),
             FrontEnd::Net { config, .. } => {
                 let StaticConfig { mac, mtu } = config;
-                // None is the same as zero (VIRTIO_NET_F_MTU is then not offered).
+                // With zero, QEMU does not offer VIRTIO_NET_F_MTU.
                 let mtu = mtu.unwrap_or(0);
                 format!("virtio-net-device,netdev=net{index},mac={mac},host_mtu={mtu},{bus}")
             }

@@ -1,8 +1,7 @@
-//! What QEMU and the host know about a VM that seems to hang, as text for a person.
+//! The report on a VM that seems to hang: QEMU's view of it, and the threads of both processes.
 //!
-//! Every part is bounded, and so is the time: QEMU may hang itself, on a host that is overloaded.
-//! The commands only read. (`info virtio-queue-status` is not among them: for a vhost-user device
-//! it stops the queue.)
+//! Size and time are bounded, because QEMU may hang as well. The commands do not change the VM.
+//! `info virtio-queue-status` is not used: for a vhost-user device it stops the queue.
 
 use std::fmt::Write;
 use std::fs;
@@ -11,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::process::QemuProcess;
 use super::qmp::{CommandError, Commands};
 
-/// How long QEMU may take to respond to all commands together.
+/// The time limit for all commands together.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The longest output of one command that is kept, in bytes.
+/// The maximum size of the output of one command, in bytes.
 const OUTPUT_LIMIT: usize = 8 << 10;
 
-/// The most devices and threads that are listed.
+/// The maximum numbers of listed devices and threads.
 const MAX_DEVICES: usize = 16;
 const MAX_THREADS: usize = 64;
 
@@ -69,7 +68,7 @@ fn machine(
             run(&format!("info virtio-status {path}"), is_driver_state)?;
         }
     }
-    // A second look shows whether the vCPUs move.
+    // The second sample shows whether the vCPUs make progress.
     run("info registers -a", is_instruction_pointer)?;
     Ok(())
 }
@@ -95,7 +94,7 @@ fn is_unmasked(line: &str) -> bool {
     not_empty(line) && !line.contains(" masked ")
 }
 
-/// Leaves out what does not change, the descriptions of features among them.
+/// Keeps the state of the device and of its driver, and leaves out the lists of features.
 fn is_driver_state(line: &str) -> bool {
     let line = line.trim_start();
     [
@@ -124,7 +123,8 @@ fn section(text: &mut String, title: &str, body: &str) {
     text.push('\n');
 }
 
-/// The threads of a process (proc(5)): name, state, CPU time, and where in the kernel each waits.
+/// The threads of a process (proc(5)): name, state, CPU time, and the kernel function in which each
+/// waits.
 fn threads(process: &str) -> String {
     let root = format!("/proc/{process}/task");
     let read = |thread: &str, file: &str| {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_say_nothing_are_left_out() {
+    fn irrelevant_lines_are_left_out() {
         assert!(is_integer_state(
             "RIP=ffffffff81000000 RFL=00000246 [---Z-P-]"
         ));

@@ -1,4 +1,4 @@
-//! Is there a QEMU, and can it do what is needed?
+//! Finds QEMU and checks that it supports what a VM needs.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,28 +8,28 @@ use crate::engine::EngineError;
 /// The program's name.
 const PROGRAM: &str = "qemu-system-x86_64";
 
-/// Front ends that a VM needs, as QEMU lists them.
+/// The device types that a VM needs, by their QEMU names.
 const FRONT_ENDS: [&str; 3] = [
     "vhost-user-blk",
     "vhost-user-vsock-device",
     "virtio-rng-device",
 ];
 
-/// What a QEMU is.
+/// A QEMU installation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuInfo {
     /// The program.
     pub path: PathBuf,
-    /// Its version, as it says.
+    /// The version that it reports.
     pub version: String,
-    /// What it lacks of what a VM needs: the `microvm` machine, front ends. Empty when it is fit.
+    /// The missing requirements (the `microvm` machine, device types). Empty if it can be used.
     pub missing: Vec<&'static str>,
 }
 
 /// Finds QEMU on the search path.
 ///
 /// # Errors
-/// [`EngineError::Missing`] with the package that has it.
+/// [`EngineError::Missing`], with the package to install.
 pub fn locate() -> Result<PathBuf, EngineError> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths)
@@ -42,13 +42,13 @@ pub fn locate() -> Result<PathBuf, EngineError> {
         })
 }
 
-/// Finds QEMU and asks it what it can do; starts it once.
+/// Finds QEMU and queries its version, machines and devices. Starts it once.
 ///
 /// # Errors
-/// [`EngineError::Missing`] when there is none, [`EngineError::Qemu`] when it does not run.
+/// [`EngineError::Missing`] when it is not installed, [`EngineError::Qemu`] when it does not run.
 pub fn describe() -> Result<QemuInfo, EngineError> {
     let path = locate()?;
-    // One process for all questions: the monitor knows the version, the machines and the devices.
+    // One process for all queries: QMP reports the version, the machines and the device types.
     let output = Command::new(&path)
         .args([
             "-nodefaults",
@@ -60,14 +60,14 @@ pub fn describe() -> Result<QemuInfo, EngineError> {
             "-qmp",
             "stdio",
         ])
-        .stdin(questions().map_err(super::failed("ask QEMU"))?)
+        .stdin(queries().map_err(super::failed("query QEMU"))?)
         .stderr(Stdio::piped())
         .output()
         .map_err(super::failed("start QEMU"))?;
     let answers = String::from_utf8_lossy(&output.stdout);
     let version = answers.lines().find_map(greeting).ok_or_else(|| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        EngineError::Qemu(said.lines().last().unwrap_or("did not answer").to_owned())
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        EngineError::Qemu(stderr.lines().last().unwrap_or("did not answer").to_owned())
     })?;
     let has = |name: &str| answers.contains(&format!("\"{name}\""));
     let mut missing = Vec::new();
@@ -82,19 +82,19 @@ pub fn describe() -> Result<QemuInfo, EngineError> {
     })
 }
 
-/// What is asked, as a standard input.
-fn questions() -> std::io::Result<Stdio> {
-    const QUESTIONS: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n\
+/// A standard input that holds the queries.
+fn queries() -> std::io::Result<Stdio> {
+    const QUERIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n\
         {\"execute\":\"query-machines\"}\n\
         {\"execute\":\"qom-list-types\",\"arguments\":{\"implements\":\"virtio-device\"}}\n\
         {\"execute\":\"quit\"}\n";
     let (reader, writer) = std::io::pipe()?;
-    // Far less than a pipe holds, so this does not wait.
-    std::io::Write::write_all(&mut &writer, QUESTIONS)?;
+    // The text is far smaller than the pipe's buffer, so this does not block.
+    std::io::Write::write_all(&mut &writer, QUERIES)?;
     Ok(reader.into())
 }
 
-/// The version in the monitor's first line.
+/// The version in the QMP greeting.
 fn greeting(line: &str) -> Option<String> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let version = line.get("QMP")?.get("version")?.get("qemu")?;
@@ -112,17 +112,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_qemu_that_is_installed_is_fit() {
-        // Without QEMU there is nothing to test; the harness says so where it matters.
+    fn the_installed_qemu_has_everything_that_a_vm_needs() {
+        // Without QEMU there is nothing to test; other tests report that it is missing.
         if locate().is_err() {
             return;
         }
         let info = describe().unwrap();
-        let asked = Command::new(&info.path).arg("--version").output().unwrap();
-        let asked = String::from_utf8(asked.stdout).unwrap();
+        let output = Command::new(&info.path).arg("--version").output().unwrap();
+        let version = String::from_utf8(output.stdout).unwrap();
         assert!(
-            asked.contains(&format!("version {}", info.version)),
-            "{asked}: {}",
+            version.contains(&format!("version {}", info.version)),
+            "{version}: {}",
             info.version
         );
         assert_eq!(info.missing, Vec::<&str>::new());

@@ -3,11 +3,11 @@
 //! ```text
 //!  this process                                   QEMU
 //!  ┌ vhost_user::Server ┐ ── socket, memfd ──  vhost-user-blk, vhost-user-vsock
-//!  ├ process thread ────┤ ── QMP, stderr ────  why it ended
+//!  ├ process thread ────┤ ── QMP, stderr ────  reason of the exit
 //!  └ console thread ────┘ ── socket ─────────  serial port
 //! ```
-//! QEMU supplies CPUs, interrupt controllers and its own entropy device; it opens no disk and has
-//! no network. It dies with the thread that started it ([`spawn::spawn`]).
+//! QEMU supplies CPUs, interrupt controllers and its own entropy device. It opens no disks and has
+//! no network access. It is killed when the thread that started it ends ([`spawn::spawn`]).
 
 mod command;
 mod diagnosis;
@@ -41,16 +41,16 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A VM that QEMU runs.
 #[derive(Debug)]
 pub struct QemuVm {
-    // Dropped in this order: QEMU first, then the devices it uses.
+    // Drop order: QEMU, then the devices that it uses.
     process: QemuProcess,
     console: Option<JoinHandle<()>>,
     servers: Vec<Server>,
 }
 
-/// Boots a VM in QEMU; returns when its CPUs run. The calling thread must live as long as the VM.
+/// Boots a VM in QEMU. Returns when its CPUs run. The calling thread must live as long as the VM.
 ///
 /// # Errors
-/// [`EngineError`]: no QEMU, or what it said when it refused.
+/// [`EngineError`]: QEMU is missing, or refuses the configuration.
 pub fn start(
     launch: Launch<'_>,
     mut step: impl FnMut(StepName),
@@ -62,7 +62,7 @@ pub fn start(
     } = launch;
     if devices.len() > MAX_DEVICES {
         return Err(EngineError::Qemu(format!(
-            "its microvm machine has {MAX_DEVICES} places for devices, and this VM has {}",
+            "the microvm machine supports {MAX_DEVICES} devices, this VM has {}",
             devices.len()
         )));
     }
@@ -73,7 +73,7 @@ pub fn start(
         inherited.push(end);
         number
     };
-    let pair = || UnixStream::pair().map_err(failed("make a socket pair"));
+    let pair = || UnixStream::pair().map_err(failed("create a socket pair"));
     let (monitor, theirs) = pair()?;
     let monitor_fd = pass(theirs.into());
     let (serial, theirs) = pair()?;
@@ -94,7 +94,7 @@ pub fn start(
         front_ends.push(match device.kind {
             DeviceKind::Block => FrontEnd::Block(serve(device.device)?),
             DeviceKind::Vsock => FrontEnd::Vsock(serve(device.device)?),
-            // QEMU's own does the same from the same source, without a process in between.
+            // QEMU's device uses the same entropy source and needs no connection to this process.
             DeviceKind::Rng => FrontEnd::Rng,
             DeviceKind::Net => {
                 let net_config = net::StaticConfig::read(&*device.device);
@@ -125,7 +125,7 @@ pub fn start(
     }))
 }
 
-/// Waits until the machine is built; an error of QEMU's own becomes ours.
+/// Waits until the machine runs. Returns QEMU's error if it exits before.
 fn wait_until_running(
     stream: UnixStream,
     process: &mut QemuProcess,
@@ -146,19 +146,19 @@ fn wait_until_running(
     match wait() {
         Ok(Some(monitor)) => Ok(monitor),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(EngineError::Qemu(format!(
-            "was not ready after {} s",
+            "did not start its machine within {} s",
             START_TIMEOUT.as_secs()
         ))),
-        // It has ended, or closed the connection because it is about to.
+        // It has exited, or closed the connection because it is about to exit.
         Ok(None) | Err(_) => Err(process.failure()),
     }
 }
 
-/// Copies the serial port's output until QEMU has closed it.
+/// Copies the serial port's output until QEMU closes it.
 fn copy(mut serial: UnixStream, mut console: Console) {
     let mut bytes = [0; 4096];
     while let Ok(n @ 1..) = serial.read(&mut bytes) {
-        // The console takes everything.
+        // Writing to the console does not fail.
         let _ = console.write_all(&bytes[..n]);
     }
 }
@@ -170,7 +170,7 @@ impl RunningVm for QemuVm {
 
     fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
         let end = self.process.end()?;
-        // QEMU is gone, so the last of its output is on its way.
+        // QEMU has exited, so the thread reads the remaining output and ends.
         if let Some(console) = self.console.take() {
             let _ = console.join();
         }

@@ -17,16 +17,16 @@ use super::qmp::{Commands, Message, Monitor, Response};
 use super::{failed, start_thread};
 use crate::engine::EngineError;
 
-/// How much of QEMU's standard error is kept, in bytes: its end, where the reason is.
+/// How much of QEMU's standard error is kept, in bytes: the end, which holds the error message.
 const STDERR_LIMIT: usize = 16 << 10;
 
-/// A QEMU process and what becomes of it. Dropping it kills and reaps the process.
+/// A QEMU process and its outcome. Dropping it kills and reaps the process.
 #[derive(Debug)]
 pub struct QemuProcess {
     shared: Arc<Shared>,
     pid: u32,
     commands: Option<Commands>,
-    /// Names the process without the danger of a reused number.
+    /// Identifies the process even if its process id is reused.
     pidfd: OwnedFd,
     stderr: Option<JoinHandle<()>>,
     child: Option<Child>,
@@ -42,10 +42,10 @@ struct Shared {
 }
 
 impl QemuProcess {
-    /// Takes charge of a process that was just started.
+    /// Takes ownership of a process that was just started.
     ///
     /// # Errors
-    /// When the host has no descriptors or threads left; the process is killed.
+    /// When the process is out of descriptors or threads; QEMU is killed.
     pub fn new(mut child: Child) -> Result<QemuProcess, EngineError> {
         let prepare = || {
             let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -89,10 +89,10 @@ impl QemuProcess {
         Ok(process)
     }
 
-    /// Watches from now on, in a thread.
+    /// Starts the thread that reads from `monitor` and waits for the process to exit.
     ///
     /// # Errors
-    /// When the host has no threads or descriptors left.
+    /// When the process is out of descriptors or threads.
     pub fn watch(&mut self, monitor: Monitor) -> Result<(), EngineError> {
         let stream = monitor.stream().try_clone();
         let (sender, responses) = mpsc::channel();
@@ -113,10 +113,11 @@ impl QemuProcess {
         Ok(())
     }
 
-    /// Why a process that never got to run its machine has ended; it is ended if it has not.
+    /// The error of a process that exited before its machine ran. Kills a process that does not
+    /// exit.
     pub fn failure(&mut self) -> EngineError {
         let status = self.child.as_mut().map(|child| {
-            // It has closed its monitor, so it is on its way out; if it hangs there, not for long.
+            // It has closed its monitor, so it is about to exit. If it hangs, it is killed.
             let _ = rustix::event::poll(
                 &mut [rustix::event::PollFd::new(
                     &self.pidfd,
@@ -135,16 +136,16 @@ impl QemuProcess {
         }
         match self.shared.outcome(None, status) {
             Err(error) => error,
-            Ok(_) => EngineError::Qemu("ended before its machine ran".into()),
+            Ok(_) => EngineError::Qemu("exited before its machine ran".into()),
         }
     }
 
-    /// The process id. Not of another process as long as the VM has not ended.
+    /// The process id. It is not reused while the VM runs.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The commands of the running machine; `None` before [`watch`](Self::watch).
+    /// Sends commands to QEMU; `None` before [`watch`](Self::watch).
     pub fn commands(&mut self) -> Option<&mut Commands> {
         self.commands.as_mut()
     }
@@ -154,7 +155,7 @@ impl QemuProcess {
         self.shared.ended.as_fd()
     }
 
-    /// How it ended, once.
+    /// The outcome, returned once; `None` while the VM runs.
     pub fn end(&mut self) -> Option<Result<StopReason, EngineError>> {
         lock(&self.shared.result).take()
     }
@@ -162,7 +163,7 @@ impl QemuProcess {
     /// Kills QEMU. Does not wait.
     pub fn kill(&self) {
         *lock(&self.shared.killed) = true;
-        // It fails only when the process is gone already.
+        // Fails only if the process has already exited.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 }
@@ -205,7 +206,7 @@ impl Shared {
             Some("guest-shutdown") => return Ok(StopReason::PowerOff),
             Some("guest-reset") => return Ok(StopReason::Reset),
             Some("guest-panic") => return Ok(StopReason::Crash),
-            // Somebody else asked QEMU to go: it is not the guest's doing.
+            // Another process stopped QEMU; the guest did not.
             Some("host-signal" | "host-qmp-quit" | "host-ui") => return Ok(StopReason::Killed),
             _ => {}
         }
@@ -215,8 +216,8 @@ impl Shared {
         match status {
             Some(Ok(status)) if status.success() => Ok(StopReason::Crash),
             Some(Ok(status)) => Err(EngineError::Qemu(match status.signal() {
-                Some(signal) => format!("ended by signal {signal}"),
-                None => format!("ended with {status}"),
+                Some(signal) => format!("killed by signal {signal}"),
+                None => format!("exited with {status}"),
             })),
             Some(Err(source)) => Err(EngineError::Io {
                 operation: "wait for QEMU",
@@ -228,12 +229,12 @@ impl Shared {
 
     fn finish(&self, result: Result<StopReason, EngineError>) {
         *lock(&self.result) = Some(result);
-        // It fails only when the counter is full.
+        // Fails only if the counter is at its maximum; the event is then readable.
         let _ = rustix::io::write(&self.ended, &1u64.to_ne_bytes());
     }
 }
 
-/// Reads QEMU's messages until it closes the connection, and passes on responses. Returns the last
+/// Reads QEMU's messages until it closes the connection, and forwards responses. Returns the last
 /// reason for which the VM stopped.
 fn shutdown_reason(mut monitor: Monitor, responses: &Sender<Response>) -> Option<String> {
     let mut reason = None;
@@ -250,7 +251,7 @@ fn shutdown_reason(mut monitor: Monitor, responses: &Sender<Response>) -> Option
     }
 }
 
-/// The line on standard error that says what went wrong: the last that is no warning.
+/// The error message on standard error: the last line that is not a warning.
 fn error_line(stderr: &str) -> Option<String> {
     let line = stderr
         .lines()
@@ -272,7 +273,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_complaint_is_the_last_line_that_is_no_warning() {
+    fn the_error_is_the_last_line_that_is_not_a_warning() {
         let stderr_tail = "qemu-system-x86_64: warning: slow\nqemu-system-x86_64: cannot x\nqemu-system-x86_64: warning: y\n\n";
         assert_eq!(error_line(stderr_tail).as_deref(), Some("cannot x"));
         assert_eq!(error_line("qemu-system-x86_64: warning: y\n"), None);

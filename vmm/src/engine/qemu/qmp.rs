@@ -1,8 +1,8 @@
-//! The QEMU machine protocol, as far as it is needed: events, and human monitor commands for
-//! diagnostics.
+//! The subset of the QEMU machine protocol that the engine uses: events, and human monitor commands
+//! for diagnostics.
 //!
-//! One JSON document a line. QEMU sends events only after capabilities negotiation. It responds to
-//! the negotiation from its main loop, when the machine is built and its CPUs run.
+//! One JSON document per line. QEMU sends events only after capabilities negotiation. It responds
+//! to the negotiation from its main loop, when the machine is built and its CPUs run.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,8 +12,8 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The longest line that is read, in bytes. Only the registers of many vCPUs come near it; the
-/// limit bounds our memory.
+/// The maximum length of a line, in bytes. Bounds the memory use; only the registers of many vCPUs
+/// approach it.
 const MAX_LINE: u64 = 1 << 20;
 
 /// The reading side of a QMP connection.
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lines_of_qemu_7_2_are_understood() {
+    fn the_lines_of_qemu_7_2_are_parsed() {
         let lines: [(&[u8], Message); 7] = [
             (br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#, Message::Other),
             (br#"{"return": {}}"#, response(None, Ok(json!({})))),

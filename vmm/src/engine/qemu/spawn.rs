@@ -1,4 +1,4 @@
-//! The QEMU process: what it inherits, how it dies with us, what it said.
+//! Starts the QEMU process with inherited descriptors, and ties its lifetime to the caller's.
 #![allow(unsafe_code)]
 
 use std::ffi::OsString;
@@ -8,12 +8,12 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Starts `program` in a process group of its own, with nothing on standard input and output, a
-/// pipe on standard error, and `inherited` under the numbers they have here. All other descriptors
-/// of ours are close-on-exec and stay ours.
+/// Starts `program` in a new process group, with `/dev/null` as standard input and output and a
+/// pipe as standard error. The descriptors `inherited` keep their numbers. All other descriptors of
+/// this process are close-on-exec.
 ///
-/// The kernel kills it when **the calling thread** ends, so that no way of dying leaves it behind.
-/// The caller therefore is a thread that lives as long as the VM.
+/// The kernel kills the program when **the calling thread** ends, however it ends, so the program
+/// never outlives it. The calling thread must therefore live as long as the VM.
 ///
 /// # Errors
 /// Those of `fork` and `exec`.
@@ -32,23 +32,23 @@ pub fn spawn(
         .process_group(0);
     let prepare = move || {
         for fd in &inherited {
-            // SAFETY: needed because a safe wrapper would act on the parent's table too early,
-            // where another thread's child could inherit it. It takes numbers; the descriptor is
-            // open, for `inherited` lives until the child has been started.
+            // SAFETY: needed because clearing the flag in the parent would let children of other
+            // threads inherit the descriptor. The call takes integers. The descriptor is open,
+            // because `inherited` lives until the child has been started.
             check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) })?;
         }
-        // SAFETY: needed because PR_SET_PDEATHSIG acts on the calling thread only, here the
-        // child's. It takes numbers.
+        // SAFETY: needed because PR_SET_PDEATHSIG applies to the calling process, which must be the
+        // child. The call takes integers.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-        // SAFETY: needed to see a parent that died before the line above. It takes nothing.
+        // SAFETY: needed to detect a parent that exited before the call above. Takes no arguments.
         if unsafe { libc::getppid() } as u32 != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }
         Ok(())
     };
-    // SAFETY: needed because only the child can do what `prepare` does. It runs between fork and
-    // exec, where only async-signal-safe functions may be called: fcntl, prctl and getppid are,
-    // and nothing allocates (errors carry a number only).
+    // SAFETY: needed because `prepare` must run in the child. It runs between fork and exec, where
+    // only async-signal-safe functions are allowed: fcntl, prctl and getppid are, and nothing
+    // allocates (the errors hold a number only).
     unsafe { command.pre_exec(prepare) };
     command.spawn()
 }

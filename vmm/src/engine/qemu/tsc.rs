@@ -1,20 +1,19 @@
-//! The frequency of the guest's time stamp counter, told rather than measured.
+//! The frequency of the guest's time stamp counter, passed to the guest rather than measured by it.
 //!
-//! Under TCG a guest's TSC is the host's. A guest that finds out its frequency by itself counts it
-//! against an emulated timer; on a busy host that fails, and a kernel on hardware-reduced ACPI then
-//! has no clock at all and waits for ever. So it gets the host's own figure on its command line.
+//! Under TCG the guest's TSC is the host's. A guest that measures its frequency compares it with an
+//! emulated timer. On a busy host that fails; a kernel with hardware-reduced ACPI then has no clock
+//! and hangs. Therefore the host's frequency is passed on the kernel command line.
 
 use std::fs;
 
-/// The word for the guest's command line (`tsc_early_khz`, kernel-parameters.txt); `None` when
-/// this host does not know the frequency.
-pub fn command_line_word() -> Option<String> {
+/// The kernel parameter (`tsc_early_khz`, kernel-parameters.txt); `None` when this host does not
+/// report the frequency.
+pub fn kernel_parameter() -> Option<String> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").ok()?;
     Some(format!("tsc_early_khz={}", khz(&cpuinfo)?))
 }
 
-/// The TSC's frequency in kHz. Linux derives its loops per jiffy from it, and prints them as
-/// `bogomips` with the factor two.
+/// The TSC's frequency in kHz. Linux derives `bogomips` from it: twice the frequency in MHz.
 fn khz(cpuinfo: &str) -> Option<u64> {
     let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
     let (_, value) = line.split_once(':')?;
@@ -37,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frequency_is_none() {
+    fn an_invalid_frequency_is_none() {
         for text in [
             "",
             "bogomips",

@@ -1,5 +1,5 @@
-//! A guest for tests: the distribution's cloud kernel, and an initramfs of busybox and a script. And
-//! a VM for it inside the lab, where each test runs its own program again ([`Guest::lab`]).
+//! A guest for tests: the distribution's cloud kernel and an initramfs with busybox and a script;
+//! and a VM for it inside the lab, where each test runs its own program again ([`Guest::lab`]).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,13 +27,13 @@ const MODULES: [&str; 11] = [
     "virtio_net",
 ];
 
-/// What boots.
+/// A guest to boot.
 pub struct Guest {
     pub kernel: PathBuf,
     pub initramfs: PathBuf,
 }
 
-/// A guest that runs `script` (for busybox's shell) and powers off; its initramfs is in `dir`.
+/// A guest that runs `script` in busybox's shell and powers off. Its initramfs is created in `dir`.
 pub fn guest(dir: &Path, script: &str) -> Guest {
     let kernel = lab::kernel().unwrap();
     let root = dir.join("initramfs");
@@ -84,15 +84,15 @@ pub fn guest(dir: &Path, script: &str) -> Guest {
     }
 }
 
-/// Where the kernel and the initramfs are inside the lab.
+/// The paths of kernel and initramfs inside the lab.
 pub const KERNEL: &str = "/vmlinuz";
 pub const INITRAMFS: &str = "/initramfs.cpio";
 
-/// Where the test's own program is inside the lab.
+/// The name of the test's own program inside the lab.
 pub const PROGRAM: &str = "test-itself";
 
 impl Guest {
-    /// A lab with this guest and the test's own program.
+    /// A lab that contains this guest and the test's own program.
     pub fn lab(&self, machine: Machine) -> Result<Lab, Error> {
         let mut lab = Lab::with_machine(machine)?;
         let program = std::env::current_exe().unwrap();
@@ -103,7 +103,7 @@ impl Guest {
     }
 }
 
-/// A VM for [`Guest`] inside the lab.
+/// The configuration of a VM for [`Guest`] inside the lab.
 pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
     VmConfig {
         version: microagent_proto::VERSION,
@@ -120,7 +120,7 @@ pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
     }
 }
 
-/// A VM that runs.
+/// A running VM.
 pub struct Vm {
     vm: Box<dyn RunningVm>,
     console: Console,
@@ -147,18 +147,19 @@ impl Vm {
         }
     }
 
-    /// Waits for its end and prints it, after the lines of its console from one of these words on;
-    /// of one that does not end within so many seconds, all of its console.
+    /// Waits for the end of the VM and prints it, after those console lines that contain one of
+    /// `words`, from that word on. If the VM does not end within `seconds`, prints the whole
+    /// console.
     pub fn finish(mut self, seconds: i64, words: &[&str]) {
-        let patience = Timespec {
+        let timeout = Timespec {
             tv_sec: seconds,
             tv_nsec: 0,
         };
         let ended = self.vm.ended_fd();
-        let any = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&patience)).unwrap();
+        let any = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).unwrap();
         let end = (any > 0).then(|| self.vm.end().unwrap());
         drop(self.vm);
-        // The test's name is before it on the line.
+        // libtest prints the test's name first, without a newline.
         println!();
         let Some(end) = end else {
             println!("END none\n{}", self.console.tail(usize::MAX));
@@ -173,13 +174,13 @@ impl Vm {
     }
 }
 
-/// What a step said in lines that begin with this word, without it.
-pub fn said<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
+/// The lines of a step's output that start with `word`, without it.
+pub fn lines_after<'a>(text: &'a str, word: &str) -> Vec<&'a str> {
     let lines = text.lines();
     lines.filter_map(|line| line.strip_prefix(word)).collect()
 }
 
-/// What a step said, which went well.
+/// The output of a step, which must have succeeded.
 pub fn text_of(step: &StepReport) -> String {
     let text = step.text();
     println!("{}:\n{text}{}", step.name, step.errors());

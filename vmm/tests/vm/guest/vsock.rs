@@ -1,10 +1,13 @@
-//! `vsock connect PORT`: standard input goes to the host's port, what comes back to standard output,
-//! each until its end; `vsock tcp ADDRESS` does the same over the network. `vsock echo PORT`:
-//! listens, tells the host so by connecting to its port of the same number, and sends one
-//! connection back what it sends. `vsock serve PORT ACCEPT CONNECT`: as `echo`, for so many
-//! connections at once, and for so many more that it makes to the host's next port; then it says
-//! how many came to their end, and waits until the host ends the first of all.
-//! Compiled by the test, static, for the guest: busybox has no AF_VSOCK.
+//! A vsock tool for the guest. The test compiles it statically; busybox has no AF_VSOCK.
+//!
+//! - `vsock connect PORT`: sends standard input to the host's port, and what it receives to
+//!   standard output, until both end.
+//! - `vsock tcp ADDRESS`: the same over TCP.
+//! - `vsock echo PORT`: listens, connects to the host's port of the same number to report that, and
+//!   echoes one connection.
+//! - `vsock serve PORT ACCEPT CONNECT`: as `echo`, for ACCEPT connections at once, and for CONNECT
+//!   connections that it opens to the host's next port. Prints how many ended, and waits until the
+//!   host closes the connection that reported the listener.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -62,11 +65,11 @@ fn connect_to_host(port: u32) -> io::Result<UnixStream> {
 }
 
 fn connect_over_network(address: &str) -> io::Result<UnixStream> {
-    // Only read, written and shut down, which is the same for all streams.
+    // It is only read, written and shut down, which all stream sockets support.
     Ok(OwnedFd::from(TcpStream::connect(address)?).into())
 }
 
-/// A socket that listens on this port, and the connection by which the host was told.
+/// A socket that listens on this port, and the connection that reported it to the host.
 fn listener(port: u32, backlog: i32) -> io::Result<(OwnedFd, UnixStream)> {
     let socket = socket_in_guest()?;
     check(unsafe { bind(socket.as_raw_fd(), &address(ANY, port), 16) })?;
@@ -91,7 +94,7 @@ fn echo(mut stream: UnixStream) -> io::Result<()> {
 }
 
 fn serve(port: u32, accepts: i32, connects: i32) -> io::Result<()> {
-    let (listener, mut told) = listener(port, accepts)?;
+    let (listener, mut report) = listener(port, accepts)?;
     let mut threads = Vec::new();
     for _ in 0..connects {
         let stream = connect_to_host(port + 1)?;
@@ -107,8 +110,8 @@ fn serve(port: u32, accepts: i32, connects: i32) -> io::Result<()> {
         ended += 1;
     }
     println!("GUEST served {ended}");
-    // What was sent is not yet received: a power-off now would lose it.
-    pass(&mut told, &mut io::sink())
+    // Wait until the sent data is received: a power-off would lose it.
+    pass(&mut report, &mut io::sink())
 }
 
 fn main() -> io::Result<()> {
