@@ -70,7 +70,8 @@ impl AttachedDisk {
 /// Checks the requested disks, before any work starts.
 ///
 /// # Errors
-/// When there are too many disks for `engine`, an image cannot be mounted, or two writers share one.
+/// When there are too many disks for `engine`, an image cannot be mounted, or a writable image is
+/// attached twice.
 pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> {
     // One of them is the root disk.
     let limit = max_disks(engine) - 1;
