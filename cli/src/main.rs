@@ -5,7 +5,8 @@
 //! and chooses exit codes.
 //!
 //! Modules are arranged in floors. A module imports only from floors below its own; the rows inside
-//! a folder are floors too. Top to bottom:
+//! a folder are floors too. docs/architecture.md lists the numbered ones, and a test checks the
+//! imports against that list. Top to bottom:
 //!
 //! | floor | modules | purpose |
 //! |---|---|---|
