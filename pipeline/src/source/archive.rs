@@ -1,5 +1,4 @@
-//! A tar file on disk, read in place: its members by name, each with where its
-//! bytes lie. Nothing is extracted.
+//! Random access to the members of a tar file on disk, without extracting it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,12 +14,12 @@ use crate::tar::decompress::{self, Compression};
 use crate::tar::entry::{EntryKind, display_name};
 use crate::tar::reader::{TarError, TarReader};
 
-/// The most members of an archive.
+/// Maximum number of members of an archive.
 const MAX_MEMBERS: usize = 1 << 16;
-/// How many links lead to a member at most.
+/// Maximum number of links from a name to a member.
 const MAX_LINKS: usize = 8;
 
-/// The file at `path`, opened.
+/// Opens the file at `path`.
 pub(crate) fn open_file(path: &Path) -> Result<File, ArchiveError> {
     File::open(path).map_err(|error| {
         let problem = match error.kind() {
@@ -31,7 +30,7 @@ pub(crate) fn open_file(path: &Path) -> Result<File, ArchiveError> {
     })
 }
 
-/// A small file, read whole.
+/// Reads a file of at most [`MAX_DOCUMENT`] bytes.
 pub(crate) fn read_small(
     file: impl Read,
     path: &Path,
@@ -46,7 +45,7 @@ pub(crate) fn read_small(
     }
 }
 
-/// A tar file and what is in it.
+/// A tar file and an index of its members.
 #[derive(Debug)]
 pub(crate) struct Archive {
     path: PathBuf,
@@ -57,11 +56,11 @@ pub(crate) struct Archive {
 #[derive(Debug, Clone)]
 enum Member {
     File(Extent),
-    /// `docker save` has used links between layers that are the same.
+    /// Some versions of `docker save` write identical layers as links.
     Link(String),
 }
 
-/// Where a member's bytes lie.
+/// The location of a member's content in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) offset: u64,
@@ -77,7 +76,7 @@ impl Archive {
             .metadata()
             .map_err(|e| problem(ArchiveProblem::Open(e)))?;
         if !metadata.is_file() {
-            return Err(problem(ArchiveProblem::NotThat("a file")));
+            return Err(problem(ArchiveProblem::UnexpectedFormat("a regular file")));
         }
         let mut magic = [0; 6];
         let read = file
@@ -105,7 +104,7 @@ impl Archive {
         &self.path
     }
 
-    /// Where the file `name` lies, links followed.
+    /// Finds the file `name`, following links.
     pub(crate) fn find(&self, name: &str) -> Option<Extent> {
         let mut name = name.to_owned();
         for _ in 0..MAX_LINKS {
@@ -117,15 +116,15 @@ impl Archive {
         None
     }
 
-    /// Where the file `name` lies, or the error that it is missing.
-    pub(crate) fn want(&self, name: &str) -> Result<Extent, ArchiveError> {
+    /// Finds the file `name`, following links, or returns an error.
+    pub(crate) fn require(&self, name: &str) -> Result<Extent, ArchiveError> {
         self.find(name)
             .ok_or_else(|| ArchiveProblem::Missing(name.to_owned()).at(&self.path))
     }
 
-    /// A small member, whole.
+    /// Reads a member of at most [`MAX_DOCUMENT`] bytes.
     pub(crate) fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError> {
-        let extent = self.want(name)?;
+        let extent = self.require(name)?;
         let bytes = read_small(self.stream(extent, 0), &self.path, name)?;
         match bytes.len() as u64 == extent.size {
             true => Ok(bytes),
@@ -136,7 +135,7 @@ impl Archive {
         }
     }
 
-    /// A member's bytes from `from` on.
+    /// Returns a reader of a member from offset `from` on.
     pub(crate) fn stream(&self, extent: Extent, from: u64) -> ExtentReader<'_> {
         let from = from.min(extent.size);
         ExtentReader {
@@ -147,7 +146,7 @@ impl Archive {
     }
 }
 
-/// Reads a range of a file without moving its position.
+/// Reads a range of a file without changing the file position.
 #[derive(Debug)]
 pub(crate) struct ExtentReader<'a> {
     file: &'a File,
@@ -174,7 +173,7 @@ fn members(file: &File, length: u64) -> Result<HashMap<String, Member>, ArchiveP
         length,
     });
     while let Some(entry) = tar.next_entry().map_err(|error| match error {
-        TarError::NoHeader { offset: 0 } => ArchiveProblem::NotThat("a tar file"),
+        TarError::NoHeader { offset: 0 } => ArchiveProblem::UnexpectedFormat("a tar file"),
         error => ArchiveProblem::Tar(error),
     })? {
         let name = member_name(&entry.path);
@@ -195,8 +194,8 @@ fn members(file: &File, length: u64) -> Result<HashMap<String, Member>, ArchiveP
             _ => continue,
         };
         if members.len() >= MAX_MEMBERS {
-            return Err(ArchiveProblem::NotThat(
-                "an image archive: it has too many members",
+            return Err(ArchiveProblem::UnexpectedFormat(
+                "an image archive: too many members",
             ));
         }
         members.insert(name, member);
@@ -208,7 +207,7 @@ fn member_name(path: &[u8]) -> String {
     relative("", &String::from_utf8_lossy(path))
 }
 
-/// `name` as seen from `directory`, without `.` and `..`.
+/// Resolves `name` relative to `directory` and normalises `.` and `..`.
 fn relative(directory: &str, name: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in directory.split('/').chain(name.split('/')) {
@@ -223,13 +222,13 @@ fn relative(directory: &str, name: &str) -> String {
     parts.join("/")
 }
 
-/// The name of a blob in a layout.
+/// The path of a blob in a layout.
 pub(crate) fn blob_name(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 
-/// A file whose skipped parts are not read. Seeking beyond its end is an
-/// error: what should have been there is missing.
+/// A file that can skip data without reading it. Seeking beyond its end is an
+/// error, because the archive is truncated then.
 struct Seekable<'a> {
     file: BufReader<&'a File>,
     length: u64,

@@ -1,9 +1,9 @@
-//! `docker-archive:FILE`: what `docker save` writes.
+//! `docker-archive:FILE`: the format of `docker save`.
 //!
-//! `manifest.json` lists images as a configuration and layer files; there is no
-//! OCI manifest, so one is made from them, the same for the same archive. A
-//! layer file is a plain tar and its digest is the configuration's diff id; a
-//! compressed one (some tools write them) is hashed to learn its digest.
+//! `manifest.json` lists each image as a configuration and layer files. The archive
+//! has no OCI manifest, so a deterministic one is generated. The digest of an
+//! uncompressed layer file is its diff id in the configuration; a compressed one,
+//! which some tools write, is hashed.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -31,7 +31,7 @@ pub(super) struct DockerArchive {
 /// An entry of `manifest.json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Saved {
+struct ManifestEntry {
     config: String,
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
@@ -51,10 +51,10 @@ impl DockerArchive {
     pub(super) fn open(path: &Path, name: Option<&str>) -> Result<DockerArchive, ArchiveError> {
         let archive = Archive::open(path)?;
         if archive.find("manifest.json").is_none() {
-            return Err(ArchiveProblem::NotThat("a docker-save archive").at(path));
+            return Err(ArchiveProblem::UnexpectedFormat("a docker-save archive").at(path));
         }
         let bytes = archive.read("manifest.json")?;
-        let saved: Vec<Saved> = parse("manifest.json", &bytes).map_err(|p| p.at(path))?;
+        let saved: Vec<ManifestEntry> = parse("manifest.json", &bytes).map_err(|p| p.at(path))?;
         let saved = choose(saved, name).map_err(|problem| problem.at(path))?;
         let config = archive.read(&saved.config)?;
         let document: Config = parse(&saved.config, &config).map_err(|p| p.at(path))?;
@@ -70,7 +70,7 @@ impl DockerArchive {
         let mut layers = HashMap::new();
         let mut descriptors = Vec::new();
         for (file, diff_id) in files.iter().zip(&diff_ids) {
-            let extent = archive.want(file)?;
+            let extent = archive.require(file)?;
             let (digest, media_type) = identify(&archive, extent, diff_id, &saved.config)?;
             descriptors.push(serde_json::json!({
                 "mediaType": media_type, "digest": digest, "size": extent.size,
@@ -129,13 +129,13 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Archi
     })
 }
 
-/// The image that is meant: the one with that tag, or the only one.
-fn choose(saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, ArchiveProblem> {
+/// Selects the image with the tag `name`, or the only image.
+fn choose(saved: Vec<ManifestEntry>, name: Option<&str>) -> Result<ManifestEntry, ArchiveProblem> {
     let available: Vec<String> = saved
         .iter()
         .flat_map(|image| image.repo_tags.clone().unwrap_or_default())
         .collect();
-    let wanted = |image: &Saved| {
+    let wanted = |image: &ManifestEntry| {
         let mut tags = image.repo_tags.iter().flatten();
         name.is_none_or(|name| tags.any(|tag| is_same(tag, name)))
     };
@@ -151,13 +151,13 @@ fn choose(saved: Vec<Saved>, name: Option<&str>) -> Result<Saved, ArchiveProblem
     }
 }
 
-/// `docker save` writes short names, skopeo full ones.
+/// Compares image names. `docker save` writes short names, skopeo full ones.
 fn is_same(tag: &str, name: &str) -> bool {
     let full = |text: &str| text.parse::<crate::Reference>().ok();
     tag == name || full(tag).is_some_and(|tag| Some(tag) == full(name))
 }
 
-/// The digest and media type of a layer file.
+/// Returns the digest and media type of a layer file.
 fn identify(
     archive: &Archive,
     extent: Extent,

@@ -1,4 +1,4 @@
-//! The errors of sources: of those on disk, and of all together.
+//! The errors of sources on disk, and the common error of all sources.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::manifest::{MAX_DOCUMENT, ManifestError};
 use crate::tar::reader::TarError;
 
-/// Why a source could not be read.
+/// The error of any source.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) enum SourceFailure {
@@ -31,21 +31,21 @@ impl Diagnosis for SourceFailure {
     }
 }
 
-/// Why an archive or a layout on disk cannot be used.
+/// An archive or layout on disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot use {}", .path.display())]
 pub struct ArchiveError {
     /// The file or directory.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason.
     #[source]
     pub problem: ArchiveProblem,
 }
 
-/// What is wrong with an archive or a layout.
+/// Why an archive or layout cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // the messages document the variants
 pub enum ArchiveProblem {
     #[error("it does not exist")]
     Absent,
@@ -54,39 +54,40 @@ pub enum ArchiveProblem {
     #[error("it cannot be read")]
     Read(#[source] io::Error),
     #[error("it is not {0}")]
-    NotThat(&'static str),
+    UnexpectedFormat(&'static str),
     #[error("it is compressed with {0}")]
     Compressed(&'static str),
-    #[error("its tar is broken")]
+    #[error("it is not a valid tar file")]
     Tar(#[source] TarError),
-    #[error("{0} is missing in it")]
+    #[error("it does not contain {0}")]
     Missing(String),
-    #[error("{name} in it is not valid: {reason}")]
+    #[error("it contains an invalid {name}: {reason}")]
     Malformed { name: String, reason: String },
-    #[error("{name} in it is longer than {MAX_DOCUMENT} bytes")]
+    #[error("its {name} is longer than {MAX_DOCUMENT} bytes")]
     TooLong { name: String },
-    #[error("it has no image named {name:?}; it has {}", list(available))]
+    #[error("it contains no image named {name:?}; available: {}", list(available))]
     NoSuchImage {
         name: String,
         available: Vec<String>,
     },
-    #[error("it has no image")]
+    #[error("it contains no image")]
     Empty,
-    #[error("it has more than one image: {}", list(available))]
+    #[error("it contains more than one image: {}", list(available))]
     Ambiguous { available: Vec<String> },
 }
 
+/// Lists names for a message, at most 8.
 fn list(names: &[String]) -> String {
-    const MOST: usize = 8;
+    const MAX: usize = 8;
     let mut text = names
         .iter()
-        .take(MOST)
+        .take(MAX)
         .cloned()
         .collect::<Vec<_>>()
         .join(", ");
     if names.is_empty() {
-        text.push_str("none with a name");
-    } else if names.len() > MOST {
+        text.push_str("unnamed images only");
+    } else if names.len() > MAX {
         text.push_str(", …");
     }
     text
@@ -103,7 +104,9 @@ impl Diagnosis for ArchiveError {
                 io::ErrorKind::PermissionDenied => ErrorKind::Permission,
                 _ => ErrorKind::Host,
             },
-            ArchiveProblem::NotThat(_) | ArchiveProblem::Compressed(_) => ErrorKind::Unsupported,
+            ArchiveProblem::UnexpectedFormat(_) | ArchiveProblem::Compressed(_) => {
+                ErrorKind::Unsupported
+            }
             _ => ErrorKind::Corrupt,
         }
     }
@@ -112,21 +115,21 @@ impl Diagnosis for ArchiveError {
         Some(match &self.problem {
             ArchiveProblem::Absent => "check the path".into(),
             ArchiveProblem::Ambiguous { .. } | ArchiveProblem::NoSuchImage { .. } => {
-                "name one of them after the path and a colon".into()
+                "append a colon and one of the names to the path".into()
             }
-            ArchiveProblem::Compressed(with) => format!("decompress it first, with {with} -d"),
-            ArchiveProblem::NotThat(_) => {
-                "skopeo copy makes each of the forms: oci:DIR:TAG, oci-archive:FILE, docker-archive:FILE"
+            ArchiveProblem::Compressed(with) => format!("decompress it first with `{with} -d`"),
+            ArchiveProblem::UnexpectedFormat(_) => {
+                "convert it with `skopeo copy` to oci:DIR:TAG, oci-archive:FILE or docker-archive:FILE"
                     .into()
             }
             ArchiveProblem::Open(_) | ArchiveProblem::Read(_) => return None,
-            _ => "the archive is damaged: save it anew".into(),
+            _ => "the archive is damaged; save it again".into(),
         })
     }
 }
 
 impl ArchiveProblem {
-    /// The problem with the file it is about.
+    /// Adds the path.
     pub(crate) fn at(self, path: &Path) -> ArchiveError {
         let path = path.to_owned();
         ArchiveError {

@@ -1,8 +1,7 @@
-//! `oci:DIR` and `oci-archive:FILE`: an OCI image layout, as a directory or in
-//! a tar file that is read in place. The two differ in how a file of the
-//! layout is opened ([`Files`]) and in nothing else.
+//! `oci:DIR` and `oci-archive:FILE`: an OCI image layout in a directory or in a
+//! tar file. The two differ only in how a file of the layout is opened ([`Files`]).
 //!
-//! Names of files are made from digests only, never from what the layout says.
+//! File names are derived from digests, never taken from documents of the layout.
 
 mod files;
 
@@ -19,26 +18,26 @@ use super::{LayerStream, RawDocument, Source};
 use crate::image::manifest::{self, LayerDescriptor};
 use crate::image::reference::Selector;
 
-/// The files of a layout, by their names in it.
+/// Access to the files of a layout by name.
 trait Files: Send + Sync + fmt::Debug {
-    /// What the files are part of, for errors.
+    /// The path of the directory or tar file, for errors.
     fn path(&self) -> &Path;
 
-    /// A small file, whole: at most [`manifest::MAX_DOCUMENT`] bytes.
+    /// Reads a file of at most [`manifest::MAX_DOCUMENT`] bytes.
     fn read(&self, name: &str) -> Result<Vec<u8>, ArchiveError>;
 
-    /// A file's bytes from `from` on.
+    /// Opens a file at offset `from`.
     fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, ArchiveError>;
 }
 
-/// An image of a layout.
+/// One image of a layout.
 #[derive(Debug)]
 pub(super) struct Layout {
     files: Box<dyn Files>,
     root: Root,
 }
 
-/// The index's entry that a reference names.
+/// The entry of the index that the reference selects.
 #[derive(Debug)]
 struct Root {
     digest: Digest,
@@ -46,12 +45,12 @@ struct Root {
 }
 
 impl Layout {
-    /// The layout that is the directory `path`.
+    /// Opens the layout in the directory `path`.
     pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
         Layout::of(Box::new(Directory::open(path)?), select)
     }
 
-    /// The layout in the tar file `path`.
+    /// Opens the layout in the tar file `path`.
     pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
         Layout::of(Box::new(open_archive(path)?), select)
     }
@@ -65,11 +64,12 @@ impl Layout {
     fn document(&self, digest: &Digest) -> Result<Vec<u8>, ArchiveError> {
         let name = blob_name(digest);
         let bytes = self.files.read(&name)?;
-        match Digest::of(&bytes) == *digest {
+        let actual = Digest::of(&bytes);
+        match actual == *digest {
             true => Ok(bytes),
             false => Err(ArchiveProblem::Malformed {
                 name,
-                reason: "its content does not have that digest".into(),
+                reason: format!("digest mismatch: got {actual}"),
             }
             .at(self.files.path())),
         }
@@ -80,11 +80,11 @@ fn open_archive(path: &Path) -> Result<Archive, ArchiveError> {
     let archive = Archive::open(path)?;
     match archive.find("index.json") {
         Some(_) => Ok(archive),
-        None => Err(ArchiveProblem::NotThat("an OCI archive").at(path)),
+        None => Err(ArchiveProblem::UnexpectedFormat("an OCI archive").at(path)),
     }
 }
 
-/// The index of the layout in the tar file `path`.
+/// Reads the index of the layout in the tar file `path`.
 pub(super) fn index_of_archive(path: &Path) -> Result<ImageIndex, ArchiveError> {
     let bytes = open_archive(path)?.read("index.json")?;
     parse_index(&bytes).map_err(|problem| problem.at(path))
@@ -123,7 +123,7 @@ impl Source for Layout {
     }
 }
 
-/// Picks the entry of a layout's `index.json` that is meant.
+/// Selects an entry of a layout's `index.json`.
 fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> {
     let malformed = |reason: String| ArchiveProblem::Malformed {
         name: "index.json".into(),
@@ -156,8 +156,8 @@ fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> 
                 })
                 .and_then(root)
         }
-        // Any manifest of the layout may be meant, also one that only a nested
-        // index names; whether it is there shows when it is read.
+        // The manifest may be listed only in a nested index. A missing one is
+        // reported when it is read.
         Selector::Digest(digest) => {
             let entry =
                 (index.manifests().iter()).find(|m| m.digest().to_string() == digest.to_string());

@@ -1,5 +1,5 @@
-//! Where images come from. A source answers for one reference; what it hands
-//! out by digest is checked by whoever asked.
+//! Image sources. A source serves one reference. The caller verifies the digest
+//! of layers.
 
 mod archive;
 mod docker_archive;
@@ -26,52 +26,53 @@ pub use registry::{
     Registries, RegistriesError, RegistriesProblem, RegistryError, RegistryProblem,
 };
 
-/// An index or manifest as it came.
+/// An index or manifest, unparsed.
 #[derive(Debug)]
 pub(crate) struct RawDocument {
     pub(crate) bytes: Vec<u8>,
-    /// The type it came with, where it came with one.
+    /// Its media type, if the source knows it.
     pub(crate) media_type: Option<String>,
 }
 
-/// A stream of a layer's bytes from some offset on.
+/// The content of a layer from some offset on.
 pub(crate) type LayerStream<'a> = Box<dyn Read + Send + 'a>;
 
-/// Where the image of one reference lies.
+/// The source of the image of one reference.
 pub(crate) trait Source: Send + Sync + fmt::Debug {
-    /// The index or manifest that the reference names. `store` may answer for
-    /// a reference that is pinned.
+    /// Returns the index or manifest that the reference names. It may be read from
+    /// `store` if the reference has a digest.
     fn root(&self, store: &Store) -> Result<RawDocument, SourceFailure>;
 
-    /// A manifest or index by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
+    /// Returns a manifest or index by digest, at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure>;
 
-    /// A configuration by digest; at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
+    /// Returns a configuration by digest, at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
     fn config(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure>;
 
-    /// A layer's bytes from `from` on, or from 0 if the source cannot begin in
-    /// the middle, and which of the two.
+    /// Opens a layer at offset `from`, or at 0 if the source does not support
+    /// offsets. Returns the actual offset and the stream.
     fn layer(
         &self,
         layer: &LayerDescriptor,
         from: u64,
     ) -> Result<(u64, LayerStream<'_>), SourceFailure>;
 
-    /// Whether a stream that broke off may go on when asked for again.
+    /// Whether an interrupted stream may be resumed with another call of
+    /// [`Source::layer`].
     fn may_recover(&self) -> bool {
         false
     }
 
-    /// Waits before the attempt after `failures` failed ones.
+    /// Waits before the next attempt after `failures` failed ones.
     fn pause(&self, _failures: u32) {}
 }
 
-/// The `index.json` of an OCI archive: which images it holds.
+/// Reads the `index.json` of an OCI archive, which lists its images.
 pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, ArchiveError> {
     layout::index_of_archive(path)
 }
 
-/// The source of a reference, where `registries` says how registries are reached.
+/// Opens the source of a reference. `registries` configures access to registries.
 pub(crate) fn open(
     reference: &Reference,
     registries: &Registries,

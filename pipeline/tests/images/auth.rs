@@ -84,7 +84,10 @@ fn the_password_is_read_from_the_file_that_skopeo_login_writes() {
     let reference = format!("{}/app:1", registry.address());
     let error = build(&TestDir::new(), &reference).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    assert!(error.to_string().ends_with("wants credentials"), "{error}");
+    assert!(
+        error.to_string().ends_with("requires credentials"),
+        "{error}"
+    );
     assert!(error.remediation().unwrap().contains("REGISTRY_AUTH_FILE"));
 
     let dir = tempfile::tempdir().unwrap();
@@ -99,7 +102,7 @@ fn the_password_is_read_from_the_file_that_skopeo_login_writes() {
     assert_eq!(run(&file), "built");
     let wrong = auth_file(dir.path(), registry.address(), ("tester", "wrong"));
     let output = run(&wrong);
-    let expected = format!("refused the credentials of {}", wrong.display());
+    let expected = format!("rejected the credentials from {}", wrong.display());
     assert!(
         output.starts_with("unauthorized") && output.ends_with(&expected),
         "{output}"
@@ -174,7 +177,7 @@ fn a_credential_helper_is_named_and_never_run() {
         let file = write(dir.path().join("config.json"), &document);
         let output = build_with(&[("DOCKER_CONFIG", dir.path()), ("PATH", &bin)], &reference);
         let expected = format!(
-            "unauthorized image {reference}: registry {} wants credentials, and {} leaves them to the helper touchy, which is never run",
+            "unauthorized image {reference}: registry {} requires credentials; {} delegates them to the helper touchy, which is never run",
             registry.address(),
             file.display()
         );
@@ -308,7 +311,10 @@ fn an_identity_token_is_posted_to_the_token_server_and_never_sent_to_the_registr
         assert!(tokens[0].body.contains(field), "{tokens:?}");
     }
     let output = with("another");
-    assert!(output.contains("refused the credentials of "), "{output}");
+    assert!(
+        output.contains("rejected the credentials from "),
+        "{output}"
+    );
     let to_registry = server.requests_to("/v2/");
     let only_tokens = |given: &Option<String>| {
         given
@@ -351,20 +357,20 @@ fn an_expired_token_is_replaced() {
 fn a_refusal_or_an_invalid_response_of_the_token_server_is_reported() {
     let registry = or_skip!(registry(false));
     for (status, body, expected) in [
-        (403, "{}", " wants credentials"),
-        (200, "<html>", " does not speak the registry protocol"),
+        (403, "{}", " requires credentials"),
+        (200, "<html>", " does not implement the registry protocol"),
         (
             200,
             "{\"token\":\"a\\u0000\"}",
-            " does not speak the registry protocol",
+            " does not implement the registry protocol",
         ),
-        (404, "", " answered 404"),
+        (404, "", " returned status 404"),
         (
             200,
             "{\"token\":\"not good\"}",
-            " does not speak the registry protocol",
+            " does not implement the registry protocol",
         ),
-        (200, "{\"token\":\"not-good\"}", " wants credentials"),
+        (200, "{\"token\":\"not-good\"}", " requires credentials"),
     ] {
         let server = token_protected(
             &registry,
@@ -392,7 +398,7 @@ fn credentials_are_not_sent_to_a_remote_token_server_over_plain_http() {
     let reference = format!("{}/app:1", server.address);
     let output = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
     let expected = format!(
-        "unreachable image {reference}: registry {} (at token.example) would have to be asked over plain HTTP",
+        "unreachable image {reference}: registry {} (at token.example) requires plain HTTP, which is not allowed",
         server.address
     );
     assert_eq!(output, expected);

@@ -138,7 +138,7 @@ fn if_all_fail_the_error_names_each_mirror_and_its_reason() {
     assert_eq!(
         error.to_string(),
         format!(
-            "image {registry}/app:1: registry {registry} refused the connection (mirrors: registry {gone} refused the connection; registry {} wants credentials)",
+            "image {registry}/app:1: registry {registry} refused the connection (mirrors: registry {gone} refused the connection; registry {} requires credentials)",
             closed.address()
         )
     );

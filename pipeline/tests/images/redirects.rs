@@ -70,7 +70,7 @@ fn redirecting(to: impl Fn(&str, usize) -> String + Send + 'static) -> ScriptedS
 fn redirect_loops_are_an_error() {
     let looping = redirecting(|_, _| "/v2/app/manifests/1".into());
     let error = build(&TestDir::new(), &format!("{}/app:1", looping.address)).unwrap_err();
-    let expected = format!("registry {} redirects in a circle", looping.address);
+    let expected = format!("registry {} redirects in a loop", looping.address);
     assert!(error.to_string().ends_with(&expected), "{error}");
     assert!(!error.retryable());
 
@@ -93,7 +93,7 @@ fn a_redirect_to_plain_http_on_another_host_is_refused_before_anything_is_sent()
         let server = redirecting(move |_, _| target.into());
         let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
         let host = target.split('/').nth(2).unwrap();
-        let expected = format!("(at {host}) would have to be asked over plain HTTP");
+        let expected = format!("(at {host}) requires plain HTTP, which is not allowed");
         assert!(error.to_string().ends_with(&expected), "{error}");
     }
     let server = redirecting(|_, _| "ftp://storage.example/x".into());
@@ -101,7 +101,7 @@ fn a_redirect_to_plain_http_on_another_host_is_refused_before_anything_is_sent()
     assert!(
         error
             .to_string()
-            .ends_with("does not speak the registry protocol"),
+            .ends_with("does not implement the registry protocol"),
         "{error}"
     );
 }
@@ -121,7 +121,7 @@ fn a_redirect_target_cannot_request_credentials() {
     std::fs::write(&file, document.to_string()).unwrap();
     let reference = format!("{}/app:1", server.address);
     let output = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
-    let expected = format!("(at {}) answered 401", storage.address);
+    let expected = format!("(at {}) returned status 401", storage.address);
     assert!(output.ends_with(&expected), "{output}");
     assert_eq!(storage.requests()[0].authorization, None);
     assert!(attacker.requests().is_empty());

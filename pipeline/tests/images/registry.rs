@@ -82,7 +82,7 @@ fn an_unreachable_registry_is_reported_with_the_reason() {
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert_eq!(
         error.to_string(),
-        "image registry.invalid/app:1: registry registry.invalid is unknown: its name does not resolve"
+        "image registry.invalid/app:1: registry registry.invalid cannot be resolved"
     );
 }
 
@@ -137,7 +137,10 @@ fn a_busy_registry_is_retried_a_limited_number_of_times() {
     assert!(error.is_none(), "{}", chain(&error.unwrap()));
     let (error, requests) = build_with_faults(vec![busy(500, None)]);
     let error = error.unwrap();
-    assert!(error.to_string().ends_with("answered 500"), "{error}");
+    assert!(
+        error.to_string().ends_with("returned status 500"),
+        "{error}"
+    );
     assert!(error.retryable());
     assert_eq!(requests.len(), 4, "{requests:?}");
 }
@@ -157,7 +160,7 @@ fn retry_after_may_be_a_date_and_too_long_a_delay_fails_at_once() {
 
     let (error, requests) = build_with_faults(vec![busy("3600".into(), None)]);
     let error = error.unwrap();
-    let expected = "answered 429 and wants to be left alone for 3600 s";
+    let expected = "returned status 429; retry after 3600 s";
     assert!(error.to_string().ends_with(expected), "{error}");
     assert_eq!(requests.len(), 1, "{requests:?}");
 }
@@ -168,7 +171,10 @@ fn a_permanent_error_is_not_retried() {
         let refused = Fault::Status(status, vec!["Retry-After: 0".to_owned()]);
         let (error, requests) = build_with_faults(vec![rule("/manifests/", refused, None)]);
         let text = error.unwrap().to_string();
-        assert!(text.ends_with(&format!("answered {status}")), "{text}");
+        assert!(
+            text.ends_with(&format!("returned status {status}")),
+            "{text}"
+        );
         assert_eq!(requests.len(), 1, "{requests:?}");
     }
 }

@@ -201,11 +201,13 @@ fn an_invalid_image_source_is_reported_with_the_available_images() {
     let refusal = |reference: &str| chain(&build(&dir, reference).unwrap_err());
     assert_eq!(
         refusal(&format!("oci:{directory}")),
-        format!("cannot use {directory}: it has more than one image: latest, other")
+        format!("cannot use {directory}: it contains more than one image: latest, other")
     );
     assert_eq!(
         refusal(&format!("oci:{directory}:none")),
-        format!("cannot use {directory}: it has no image named \"none\"; it has latest, other")
+        format!(
+            "cannot use {directory}: it contains no image named \"none\"; available: latest, other"
+        )
     );
     let index = format!("{directory}/index.json");
     for (form, expected) in [
@@ -216,7 +218,7 @@ fn an_invalid_image_source_is_reported_with_the_available_images() {
         let message = refusal(&format!("{form}:{index}"));
         let expected = [
             format!("cannot use {index}: it is not {expected}"),
-            format!("cannot use {index}: its tar is broken: it is truncated at offset"),
+            format!("cannot use {index}: it is not a valid tar file: it is truncated at offset"),
         ];
         assert!(
             expected.iter().any(|text| message.starts_with(text)),

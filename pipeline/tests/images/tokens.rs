@@ -110,10 +110,13 @@ fn a_registry_that_verifies_tokens_serves_only_what_they_grant() {
 
     let error = build(&TestDir::new(), &reference("private")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unauthorized);
-    assert!(error.to_string().ends_with("wants credentials"), "{error}");
+    assert!(
+        error.to_string().ends_with("requires credentials"),
+        "{error}"
+    );
 
     let (user, password) = CREDENTIALS;
-    for (password, expected) in [(password, "built"), ("wrong", "refused the credentials")] {
+    for (password, expected) in [(password, "built"), ("wrong", "rejected the credentials")] {
         let file = directory.path().join("auth.json");
         let entry = serde_json::json!({ "username": user, "password": password });
         let document = serde_json::json!({ "auths": { registry.address(): entry } });

@@ -28,10 +28,10 @@ const PERCENT: u64 = 35;
 /// What a build may say when the network was too bad for it, by kind.
 const RIGHT: [(&str, &str); 8] = [
     ("unreachable", " is truncated: received "),
-    ("unreachable", " broke off the connection"),
-    ("unreachable", " answered 429"),
-    ("unreachable", " answered 500"),
-    ("unreachable", " answered 503"),
+    ("unreachable", " closed the connection early"),
+    ("unreachable", " returned status 429"),
+    ("unreachable", " returned status 500"),
+    ("unreachable", " returned status 503"),
     ("corrupt", ": digest mismatch: "),
     // A flipped bit in what is read while it comes shows before the digest does.
     ("corrupt", " cannot be decompressed"),

@@ -157,7 +157,7 @@ fn blobs_do_not_come_over_plain_http_from_a_registry_that_is_secure() {
 
     let refused = build(&host, port, &trusted).expect_code(1);
     let said = refused.errors();
-    let expected = format!("(at {storage_name}) would have to be asked over plain HTTP");
+    let expected = format!("(at {storage_name}) requires plain HTTP, which is not allowed");
     assert!(said.contains(&expected), "{said}");
     assert!(storage.requests().is_empty());
 

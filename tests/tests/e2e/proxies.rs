@@ -53,14 +53,14 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
     // Nothing else knows the name: without the proxy there is no way.
     let said = build(&host, &registry, &[trust]).expect_code(1);
     assert!(
-        said.errors().contains("does not resolve"),
+        said.errors().contains("cannot be resolved"),
         "{}",
         said.errors()
     );
     let other_scheme = [trust, ("HTTP_PROXY", &*url)];
     let said = build(&host, &registry, &other_scheme).expect_code(1);
     assert!(
-        said.errors().contains("does not resolve"),
+        said.errors().contains("cannot be resolved"),
         "{}",
         said.errors()
     );
@@ -68,7 +68,7 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
         let direct = [trust, ("HTTPS_PROXY", &*url), ("NO_PROXY", list)];
         let said = build(&host, &registry, &direct).expect_code(1);
         assert!(
-            said.errors().contains("does not resolve"),
+            said.errors().contains("cannot be resolved"),
             "{}",
             said.errors()
         );
@@ -107,7 +107,7 @@ fn a_proxy_that_does_not_help_is_named_without_its_password() {
     for (value, expected) in [
         (
             wrong,
-            format!("the proxy {}: it answered 401", proxy.address()),
+            format!("the proxy {}: it returned status 401", proxy.address()),
         ),
         (
             format!("http://u:secret@{gone}"),
@@ -115,15 +115,15 @@ fn a_proxy_that_does_not_help_is_named_without_its_password() {
         ),
         (
             format!("http://u:secret@{mute}"),
-            format!("the proxy {mute}: it did not answer in time"),
+            format!("the proxy {mute}: it timed out"),
         ),
         (
             "http://u:secret@proxy.invalid:3128".to_owned(),
-            "the proxy proxy.invalid:3128: its name does not resolve".to_owned(),
+            "the proxy proxy.invalid:3128: its name cannot be resolved".to_owned(),
         ),
         (
             "ftp://u:secret@proxy".to_owned(),
-            "$HTTPS_PROXY does not name a proxy".to_owned(),
+            "$HTTPS_PROXY is not a valid proxy URL".to_owned(),
         ),
     ] {
         let finished = build(&host, &registry, &[("HTTPS_PROXY", &value)]).expect_code(1);

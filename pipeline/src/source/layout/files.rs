@@ -1,4 +1,4 @@
-//! How the files of a layout are opened: in a directory, in a tar file.
+//! The files of a layout in a directory or in a tar file.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -16,13 +16,13 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The layout at `path`, if it is one.
+    /// Opens the layout at `path`.
     pub(super) fn open(path: &Path) -> Result<Directory, ArchiveError> {
         if !path.exists() {
             return Err(ArchiveProblem::Absent.at(path));
         }
         if !path.is_dir() || !path.join("index.json").exists() {
-            return Err(ArchiveProblem::NotThat("an OCI image layout directory").at(path));
+            return Err(ArchiveProblem::UnexpectedFormat("an OCI image layout directory").at(path));
         }
         Ok(Directory {
             path: path.to_owned(),
@@ -65,6 +65,6 @@ impl Files for Archive {
     }
 
     fn stream(&self, name: &str, from: u64) -> Result<LayerStream<'_>, ArchiveError> {
-        Ok(Box::new(Archive::stream(self, self.want(name)?, from)))
+        Ok(Box::new(Archive::stream(self, self.require(name)?, from)))
     }
 }

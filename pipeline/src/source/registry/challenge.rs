@@ -1,22 +1,22 @@
-//! `WWW-Authenticate`: what a registry wants to see (RFC 9110, section 11.6.1,
-//! and `distribution`'s token authentication).
+//! Parses `WWW-Authenticate` (RFC 9110, section 11.6.1, and `distribution`'s token
+//! authentication).
 
-/// What a registry asks for.
+/// The authentication that a registry requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
-    /// A token of this server.
+    /// A token of the server at `realm`.
     Bearer {
         realm: String,
         service: Option<String>,
-        /// Each for a repository; empty if the registry leaves it open.
+        /// Empty if the registry does not specify any.
         scopes: Vec<String>,
     },
     /// User and password.
     Basic,
 }
 
-/// The strongest challenge that is understood, of all values of the header: a
-/// registry may offer several, in one or in several lines.
+/// Returns the strongest supported challenge. A registry may offer several, in one
+/// or in several header lines.
 pub(super) fn parse<'a>(values: impl Iterator<Item = &'a str>) -> Option<Challenge> {
     let mut basic = None;
     for (scheme, parameters) in values.flat_map(challenges) {
@@ -65,13 +65,13 @@ fn challenges(header: &str) -> Vec<(String, Parameters)> {
             }
         };
         rest = rest.trim_start_matches([' ', ',']);
-        // A stray `=` would never be taken.
+        // A stray `=` would not be consumed otherwise.
         rest = rest.trim_start_matches('=');
     }
     out
 }
 
-/// A token or a quoted string, and what follows it.
+/// Splits off a token or a quoted string.
 fn value_of(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([',', ' ']).unwrap_or(text.len());
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_challenge_is_preferred_and_read_whole() {
+    fn a_bearer_challenge_is_preferred_and_parsed_completely() {
         let bearer = r#"Bearer realm="https://auth.example/token",service="reg",scope="repository:a/b:pull,push repository:c:pull""#;
         let expected = Some(Challenge::Bearer {
             realm: "https://auth.example/token".into(),
@@ -122,7 +122,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_header_is_read_without_a_panic(header in "[ -~]{0,60}") {
+        fn no_header_causes_a_panic(header in "[ -~]{0,60}") {
             let _ = one(&header);
         }
     }

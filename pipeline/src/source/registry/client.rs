@@ -1,5 +1,5 @@
-//! Requests to one repository on one server: its scheme, its authentication,
-//! attempts. Everything read-only.
+//! Read-only requests to one repository on one server: scheme, authentication,
+//! retries.
 
 use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,32 +9,32 @@ use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{Response, Uri};
 
-use super::credentials::{Credentials, Known};
+use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Failure, Http, Request};
 use super::retry;
 use crate::image::reference::RegistryReference;
 
-/// The longest answer of a token server, and of an error that is looked at, in bytes.
+/// Maximum length in bytes of a token response or an error document.
 pub(super) const MAX_ANSWER: u64 = 64 << 10;
-/// The longest text of a server that an error repeats, in characters.
+/// Maximum length in characters of a server's message in an error.
 const MAX_DETAIL: usize = 200;
 
 /// A client for one image at its registry, or at a mirror of it.
 #[derive(Debug)]
 pub(super) struct Client {
     http: Arc<Http>,
-    /// The image under the name it has at this server.
+    /// The image under its name at this server.
     image: RegistryReference,
-    /// The image as it was asked for.
-    asked: String,
-    known: Known,
-    /// Whether plain HTTP may be spoken if HTTPS is not.
+    /// The reference that the user gave.
+    reference: String,
+    known: Lookup,
+    /// Whether plain HTTP is tried if HTTPS fails.
     is_insecure: bool,
-    /// What an insecure server has been found to speak.
+    /// The scheme that an insecure server supports, once known.
     scheme: OnceLock<&'static str>,
     attempts: u32,
-    /// The `Authorization` that has worked.
+    /// The current `Authorization`.
     authorization: Mutex<Option<String>>,
 }
 
@@ -42,15 +42,15 @@ impl Client {
     pub(super) fn new(
         http: &Arc<Http>,
         image: &RegistryReference,
-        asked: &RegistryReference,
-        known: Known,
+        reference: &RegistryReference,
+        known: Lookup,
         is_insecure: bool,
     ) -> Client {
-        let is_mirror = image.registry != asked.registry;
+        let is_mirror = image.registry != reference.registry;
         Client {
             http: Arc::clone(http),
             image: image.clone(),
-            asked: asked.to_string(),
+            reference: reference.to_string(),
             known,
             is_insecure,
             scheme: OnceLock::new(),
@@ -62,7 +62,7 @@ impl Client {
         }
     }
 
-    /// The image under the name it has at this server.
+    /// The image under its name at this server.
     pub(super) fn image(&self) -> &RegistryReference {
         &self.image
     }
@@ -73,17 +73,17 @@ impl Client {
 
     pub(super) fn credentials(&self) -> Option<&Credentials> {
         match &self.known {
-            Known::Credentials(credentials) => Some(credentials),
-            Known::Nothing | Known::Helper { .. } => None,
+            Lookup::Credentials(credentials) => Some(credentials),
+            Lookup::None | Lookup::Helper { .. } => None,
         }
     }
 
     /// An error about this image at this server.
     pub(super) fn error(&self, problem: RegistryProblem) -> RegistryError {
         RegistryError {
-            image: self.asked.clone(),
+            image: self.reference.clone(),
             registry: self.image.registry.clone(),
-            elsewhere: None,
+            other_host: None,
             problem: Box::new(problem),
             mirrors: Vec::new(),
             source: None,
@@ -91,19 +91,21 @@ impl Client {
     }
 
     fn failed(&self, failure: Failure) -> RegistryError {
-        let says_more = matches!(
+        let adds_detail = matches!(
             *failure.problem,
-            RegistryProblem::Tls | RegistryProblem::Broken | RegistryProblem::Protocol
+            RegistryProblem::Tls | RegistryProblem::Disconnected | RegistryProblem::Protocol
         );
         RegistryError {
-            elsewhere: failure.elsewhere,
-            source: failure.source.filter(|_| says_more).map(|error| error as _),
+            other_host: failure.other_host,
+            source: (failure.source)
+                .filter(|_| adds_detail)
+                .map(|error| error as _),
             ..self.error(*failure.problem)
         }
     }
 
-    /// GETs `/v2/<repository>/<path>` until there is an answer that is not
-    /// worth another attempt: a success or a definite refusal.
+    /// GETs `/v2/<repository>/<path>`, with retries, and authenticates if the
+    /// registry requires it. Returns a success or a permanent error.
     pub(super) fn get(
         &self,
         path: &str,
@@ -112,29 +114,30 @@ impl Client {
         let mut renewed = false;
         loop {
             let authorization = self.authorization().clone();
-            let answer = self.persist(|| self.try_get(path, headers, authorization.as_deref()))?;
-            // Only the registry itself may ask who we are: what it redirects
-            // to could name a token server of its own choice.
-            if answer.response.status() != 401 || answer.elsewhere.is_some() || renewed {
+            let answer =
+                self.with_retries(|| self.try_get(path, headers, authorization.as_deref()))?;
+            // Only the registry itself may request authentication: the target of a
+            // redirect could name any token server.
+            if answer.response.status() != 401 || answer.other_host.is_some() || renewed {
                 return Ok(answer);
             }
             renewed = true;
             let mut current = self.authorization();
-            // Another thread may have a new token already.
+            // Another thread may have renewed it.
             if *current == authorization {
                 *current = Some(self.authorization_for(&answer)?);
             }
         }
     }
 
-    /// Makes a request again as long as that is worth it (`retry`).
-    pub(super) fn persist(
+    /// Sends a request and retries it on transient errors (see `retry`).
+    pub(super) fn with_retries(
         &self,
-        ask: impl Fn() -> Result<Answer, Failure>,
+        send: impl Fn() -> Result<Answer, Failure>,
     ) -> Result<Answer, RegistryError> {
         let mut attempt = 1;
         loop {
-            let wait = match ask() {
+            let wait = match send() {
                 Ok(answer) if retry::is_transient(&answer.response) && attempt < self.attempts => {
                     match retry::pause_after(&answer.response, attempt) {
                         Some(wait) => wait,
@@ -180,8 +183,10 @@ impl Client {
             return get(scheme);
         }
         let (answer, scheme) = match get("https") {
-            // What is no TLS server answers in many ways.
-            Err(failure) if failure.elsewhere.is_none() && failure.problem.is_no_connection() => {
+            // A server without TLS fails in various ways.
+            Err(failure)
+                if failure.other_host.is_none() && failure.problem.suggests_plain_http() =>
+            {
                 (get("http")?, "http")
             }
             result => (result?, "https"),
@@ -190,8 +195,7 @@ impl Client {
         Ok(answer)
     }
 
-    /// The whole body of an answer of at most `limit` bytes; `None` when it
-    /// broke off.
+    /// Reads a response body of at most `limit` bytes; `None` if it is truncated.
     pub(super) fn body(
         &self,
         response: Response<Body>,
@@ -209,21 +213,22 @@ impl Client {
         }
     }
 
-    /// The error of an answer that is none of the expected ones.
+    /// The error for an unexpected response.
     pub(super) fn refusal(&self, answer: Answer) -> RegistryError {
-        let is_ours = answer.elsewhere.is_none();
+        let is_ours = answer.other_host.is_none();
         self.refused(answer, is_ours)
     }
 
-    /// The same of the token server, which knows us as the registry does.
+    /// The error for an unexpected response of the token server, which receives
+    /// the same credentials as the registry.
     pub(super) fn refusal_of_token_server(&self, answer: Answer) -> RegistryError {
         self.refused(answer, true)
     }
 
-    fn refused(&self, answer: Answer, knows_us: bool) -> RegistryError {
+    fn refused(&self, answer: Answer, has_credentials: bool) -> RegistryError {
         let Answer {
             response,
-            elsewhere,
+            other_host,
         } = answer;
         let status = response.status().as_u16();
         let wait = retry::retry_after(&response);
@@ -231,9 +236,9 @@ impl Client {
         let detail = body.and_then(|body| detail_of(&body));
         let code = detail.as_ref().and_then(|detail| detail.code.as_deref());
         let problem = match (status, code) {
-            (401 | 403, _) if knows_us => self.unauthorized(),
-            (404, Some("NAME_UNKNOWN")) if elsewhere.is_none() => RegistryProblem::UnknownImage,
-            (404, _) if elsewhere.is_none() => RegistryProblem::UnknownTag,
+            (401 | 403, _) if has_credentials => self.unauthorized(),
+            (404, Some("NAME_UNKNOWN")) if other_host.is_none() => RegistryProblem::UnknownImage,
+            (404, _) if other_host.is_none() => RegistryProblem::UnknownTag,
             _ => RegistryProblem::Status {
                 status,
                 detail: detail
@@ -243,22 +248,22 @@ impl Client {
             },
         };
         RegistryError {
-            elsewhere,
+            other_host,
             ..self.error(problem)
         }
     }
 
-    /// What it means that we are not let in.
+    /// The error for a 401 or 403, depending on the known credentials.
     pub(super) fn unauthorized(&self) -> RegistryProblem {
         match &self.known {
-            Known::Credentials(credentials) => RegistryProblem::Denied {
+            Lookup::Credentials(credentials) => RegistryProblem::CredentialsRejected {
                 file: credentials.file.clone(),
             },
-            Known::Helper { helper, file } => RegistryProblem::Helper {
+            Lookup::Helper { helper, file } => RegistryProblem::Helper {
                 helper: helper.clone(),
                 file: file.clone(),
             },
-            Known::Nothing => RegistryProblem::Unauthorized,
+            Lookup::None => RegistryProblem::CredentialsRequired,
         }
     }
 
@@ -273,7 +278,7 @@ struct Detail {
     message: Option<String>,
 }
 
-/// The first error of a document of errors (OCI distribution, "Error codes").
+/// The first error of an error document (OCI distribution, "Error codes").
 fn detail_of(body: &[u8]) -> Option<Detail> {
     #[derive(Deserialize)]
     struct Document {

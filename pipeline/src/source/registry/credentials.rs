@@ -1,13 +1,13 @@
-//! Who we are to a registry: the files that `docker login`, `podman login` and
+//! Registry credentials from the files that `docker login`, `podman login` and
 //! `skopeo login` write (containers-auth.json(5)).
 //!
-//! `$REGISTRY_AUTH_FILE` alone, if it is set; otherwise
-//! `$XDG_RUNTIME_DIR/containers/auth.json`, then `config.json` of
-//! `$DOCKER_CONFIG` or `~/.docker`: the first with an entry for the image
-//! counts. A file that is absent there is none; one that was named must exist.
+//! If `$REGISTRY_AUTH_FILE` is set, only that file is read, and it must exist.
+//! Otherwise the files are `$XDG_RUNTIME_DIR/containers/auth.json` and `config.json`
+//! in `$DOCKER_CONFIG` or `~/.docker`; the first one with an entry for the image is
+//! used, and missing files are ignored.
 //!
-//! Credential helpers are programs that such a file names. They are never run;
-//! it is only remembered that one was named, to be able to say so.
+//! A file may refer to a credential helper, which is a program. Helpers are never
+//! run; the name is kept for the error message.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,12 +21,12 @@ use serde::Deserialize;
 use super::error::RegistryProblem;
 use crate::image::reference::{DOCKER_HUB, RegistryReference};
 
-/// The variable that names the file.
+/// The variable with the path of the file.
 const VARIABLE: &str = "REGISTRY_AUTH_FILE";
-/// The longest file that is read, in bytes.
+/// Maximum length of a file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What a registry is told, and the file it stands in.
+/// The credentials for a registry, and the file they are from.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Credentials {
     pub(super) user: String,
@@ -34,11 +34,10 @@ pub(super) struct Credentials {
     pub(super) file: PathBuf,
 }
 
-/// What proves it.
+/// A password or token.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Secret {
-    /// User and password, joined by a colon, in base64 as HTTP's Basic scheme
-    /// has them.
+    /// `user:password` in base64, as in HTTP's Basic scheme.
     Password(String),
     /// A refresh token of the registry's token server.
     IdentityToken(String),
@@ -60,19 +59,19 @@ impl Credentials {
     }
 }
 
-/// What the files say about a registry.
+/// The result of a lookup in the files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Known {
-    Nothing,
+pub(super) enum Lookup {
+    None,
     Credentials(Credentials),
-    /// Only that this helper would know.
+    /// No credentials, but a reference to this helper.
     Helper {
         helper: String,
         file: PathBuf,
     },
 }
 
-/// The files, read.
+/// The parsed files.
 #[derive(Debug)]
 pub(super) struct Keyring {
     files: Vec<(PathBuf, AuthFile)>,
@@ -100,39 +99,39 @@ impl std::fmt::Debug for Auth {
     }
 }
 
-/// Where the files are.
+/// The paths of the files.
 #[derive(Debug, PartialEq, Eq)]
-enum Places {
-    Named(PathBuf),
-    Usual(Vec<PathBuf>),
+enum SearchPath {
+    Explicit(PathBuf),
+    Default(Vec<PathBuf>),
 }
 
-fn places(variable: impl Fn(&str) -> Option<OsString>) -> Places {
+fn search_path(variable: impl Fn(&str) -> Option<OsString>) -> SearchPath {
     let get = |name| variable(name).filter(|value| !value.is_empty());
     if let Some(path) = get(VARIABLE) {
-        return Places::Named(path.into());
+        return SearchPath::Explicit(path.into());
     }
     let runtime = get("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
     let docker = get("DOCKER_CONFIG").map(PathBuf::from);
     let home = || get("HOME").map(|home| Path::new(&home).join(".docker"));
     let docker = docker.or_else(home).map(|dir| dir.join("config.json"));
-    Places::Usual(runtime.into_iter().chain(docker).collect())
+    SearchPath::Default(runtime.into_iter().chain(docker).collect())
 }
 
 impl Keyring {
-    /// Reads the files of this process's environment.
+    /// Reads the files selected by this process's environment.
     ///
     /// # Errors
-    /// [`RegistryProblem::AuthFile`] when one cannot be read or is not valid,
-    /// or when one that was named is absent.
+    /// [`RegistryProblem::AuthFile`] if a file cannot be read or is invalid, or if the
+    /// explicitly configured file does not exist.
     pub(super) fn from_environment() -> Result<Keyring, RegistryProblem> {
-        Keyring::read(places(|name| std::env::var_os(name)))
+        Keyring::read(search_path(|name| std::env::var_os(name)))
     }
 
-    fn read(places: Places) -> Result<Keyring, RegistryProblem> {
+    fn read(places: SearchPath) -> Result<Keyring, RegistryProblem> {
         let (paths, must_exist) = match places {
-            Places::Named(path) => (vec![path], true),
-            Places::Usual(paths) => (paths, false),
+            SearchPath::Explicit(path) => (vec![path], true),
+            SearchPath::Default(paths) => (paths, false),
         };
         let mut files = Vec::new();
         for path in paths {
@@ -152,7 +151,7 @@ impl Keyring {
         Ok(Keyring { files })
     }
 
-    /// A keyring of one file; `None` if these bytes are none.
+    /// A keyring of one file; `None` if it is invalid.
     #[cfg(feature = "fuzzing")]
     pub(super) fn of_bytes(bytes: &[u8]) -> Option<Keyring> {
         let file = serde_json::from_slice(bytes).ok()?;
@@ -161,12 +160,12 @@ impl Keyring {
         })
     }
 
-    /// What is known for `image` at its registry.
+    /// Looks up the credentials for `image` at its registry.
     ///
     /// # Errors
-    /// [`RegistryProblem::AuthFile`] when its entry makes no sense.
-    pub(super) fn find(&self, image: &RegistryReference) -> Result<Known, RegistryProblem> {
-        let mut helper = Known::Nothing;
+    /// [`RegistryProblem::AuthFile`] if the entry is invalid.
+    pub(super) fn find(&self, image: &RegistryReference) -> Result<Lookup, RegistryProblem> {
+        let mut helper = Lookup::None;
         for (path, file) in &self.files {
             let found = file.credentials(path, image);
             let found = found.map_err(|reason| RegistryProblem::AuthFile {
@@ -174,10 +173,10 @@ impl Keyring {
                 reason,
             })?;
             if let Some(credentials) = found {
-                return Ok(Known::Credentials(credentials));
+                return Ok(Lookup::Credentials(credentials));
             }
-            if let (Known::Nothing, Some(name)) = (&helper, file.helper(image)) {
-                helper = Known::Helper {
+            if let (Lookup::None, Some(name)) = (&helper, file.helper(image)) {
+                helper = Lookup::Helper {
                     helper: name.escape_debug().take(64).collect(),
                     file: path.clone(),
                 };
@@ -192,7 +191,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = std::fs::File::open(path)?;
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > MAX_FILE {
-        true => Err(io::Error::other("it is too long")),
+        true => Err(io::Error::other("file too long")),
         false => Ok(bytes),
     }
 }
@@ -205,9 +204,9 @@ fn is_absent(error: &io::Error) -> bool {
 }
 
 impl AuthFile {
-    /// The entry whose key is the longest prefix of the image's name. Keys are
-    /// `registry[/namespace…]`; Docker's form with `https://` and a path is
-    /// for the registry alone.
+    /// Returns the entry whose key is the longest prefix of the image's name. Keys
+    /// are `registry[/namespace…]`; Docker's form with `https://` and a path applies
+    /// to the whole registry.
     fn credentials(
         &self,
         path: &Path,
@@ -217,10 +216,10 @@ impl AuthFile {
         for (key, auth) in self.auths.iter().flatten() {
             let name = normal(key);
             let longer = best.is_none_or(|(length, known, _)| {
-                // The same name in two forms: the choice must not be chance.
+                // Two spellings of the same name: the choice must be deterministic.
                 name.len() > length || (name.len() == length && key < known)
             });
-            if longer && auth.says_something() && is_prefix(&name, &image.name()) {
+            if longer && auth.is_present() && is_prefix(&name, &image.name()) {
                 best = Some((name.len(), key, auth));
             }
         }
@@ -237,7 +236,8 @@ impl AuthFile {
     }
 }
 
-/// A key as `registry[/namespace…]`, with Docker Hub's name as references have it.
+/// Normalises a key to `registry[/namespace…]`, with Docker Hub's name as in
+/// references.
 fn normal(key: &str) -> String {
     let without = (key.strip_prefix("https://")).or_else(|| key.strip_prefix("http://"));
     let name = match without {
@@ -253,7 +253,7 @@ fn normal(key: &str) -> String {
         other => other,
     };
     match namespace {
-        // `index.docker.io/v1/` is how Docker has written the whole of it.
+        // Docker writes `index.docker.io/v1/` for Docker Hub.
         Some("v1" | "v2") if registry == DOCKER_HUB => registry.to_owned(),
         Some(namespace) => format!("{registry}/{namespace}"),
         None => registry.to_owned(),
@@ -266,8 +266,9 @@ fn is_prefix(prefix: &str, name: &str) -> bool {
 }
 
 impl Auth {
-    /// Docker leaves an empty entry for what a helper keeps.
-    fn says_something(&self) -> bool {
+    /// Whether the entry is not empty. Docker writes an empty one if a helper holds
+    /// the credentials.
+    fn is_present(&self) -> bool {
         let mut texts = [&self.auth, &self.identitytoken, &self.username].into_iter();
         texts.any(|text| text.as_ref().is_some_and(|text| !text.is_empty()))
     }
@@ -277,7 +278,7 @@ impl Auth {
         let (user, joined) = match joined {
             Some(joined) => {
                 let decoded = STANDARD.decode(joined.trim()).unwrap_or_default();
-                // A password may be in any encoding.
+                // The password may be in any encoding, so only the user is decoded.
                 let colon = decoded.iter().position(|byte| *byte == b':');
                 let user = colon.and_then(|colon| decoded.get(..colon));
                 let user = user

@@ -1,6 +1,6 @@
-//! The servers that may have an image: the mirrors of its registry in their
-//! order, then the registry itself. The first that has what is asked for
-//! answers; one that cannot be used is not asked again.
+//! The servers of an image: the mirrors of its registry in their order, then the
+//! registry itself. The first server that succeeds is used; an unusable one is not
+//! tried again.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,17 +15,17 @@ use crate::source::error::SourceFailure;
 
 #[derive(Debug)]
 pub(super) struct Endpoints {
-    /// Never empty; the registry itself is the last.
+    /// Not empty; the last one is the registry itself.
     clients: Vec<Endpoint>,
 }
 
 #[derive(Debug)]
 struct Endpoint {
     client: Client,
-    /// Why it is no longer asked.
-    out: OnceLock<String>,
-    /// The last reason why it did not answer.
-    said: Mutex<Option<String>>,
+    /// Why it is not used again, if so.
+    disabled: OnceLock<String>,
+    /// Its last error.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Endpoints {
@@ -36,15 +36,15 @@ impl Endpoints {
         let failed = |problem| RegistryError::new(image, problem);
         let keyring = Keyring::from_environment().map_err(failed)?;
         let http = Arc::new(Http::new(registries));
-        let mut places = registries.mirrored(image);
-        places.push(image.clone());
-        let clients = places.iter().map(|place| {
-            let known = keyring.find(place).map_err(failed)?;
-            let is_insecure = registries.is_insecure(&place.registry);
+        let mut names = registries.mirrored(image);
+        names.push(image.clone());
+        let clients = names.iter().map(|name| {
+            let known = keyring.find(name).map_err(failed)?;
+            let is_insecure = registries.is_insecure(&name.registry);
             Ok(Endpoint {
-                client: Client::new(&http, place, image, known, is_insecure),
-                out: OnceLock::new(),
-                said: Mutex::default(),
+                client: Client::new(&http, name, image, known, is_insecure),
+                disabled: OnceLock::new(),
+                last_error: Mutex::default(),
             })
         });
         Ok(Endpoints {
@@ -52,30 +52,30 @@ impl Endpoints {
         })
     }
 
-    /// Asks one after the other, leaving out the first `skip` (but never the
+    /// Tries one server after the other, without the first `skip` (but always the
     /// last).
     ///
     /// # Errors
-    /// Those of the last, with what the mirrors said; and at once those that
-    /// are no server's.
+    /// The error of the last server, with those of the mirrors; errors that no other
+    /// server can avoid are returned at once.
     pub(super) fn first<T>(
         &self,
         skip: usize,
-        ask: impl Fn(&Client) -> Result<T, SourceFailure>,
+        request: impl Fn(&Client) -> Result<T, SourceFailure>,
     ) -> Result<T, SourceFailure> {
         let (last, mirrors) = self.split();
         for mirror in mirrors.iter().skip(skip) {
-            if mirror.out.get().is_some() {
+            if mirror.disabled.get().is_some() {
                 continue;
             }
-            match ask(&mirror.client) {
-                Err(error) if is_of_server(&error) => mirror.passed_over(&error),
+            match request(&mirror.client) {
+                Err(error) if is_of_server(&error) => mirror.record_failure(&error),
                 result => return result,
             }
         }
-        ask(&last.client).map_err(|error| match error {
+        request(&last.client).map_err(|error| match error {
             SourceFailure::Registry(error) => SourceFailure::Registry(RegistryError {
-                mirrors: mirrors.iter().filter_map(Endpoint::said).collect(),
+                mirrors: mirrors.iter().filter_map(Endpoint::last_error).collect(),
                 ..error
             }),
             error => error,
@@ -89,32 +89,33 @@ impl Endpoints {
 }
 
 impl Endpoint {
-    /// Keeps in mind what a mirror said.
-    fn passed_over(&self, error: &SourceFailure) {
+    /// Records the error of a mirror.
+    fn record_failure(&self, error: &SourceFailure) {
         let reason = match error {
             SourceFailure::Registry(error) => error.without_image(),
             SourceFailure::Manifest(ManifestError::WrongBytes { what, .. }) => {
                 let mirror = &self.client.image().registry;
-                format!("{mirror} has a {what} with wrong content")
+                format!("{mirror}: digest mismatch in the {what}")
             }
             error => error.to_string(),
         };
-        tracing::info!(%reason, "a mirror is passed over");
+        tracing::info!(%reason, "mirror failed; trying the next server");
         if let SourceFailure::Registry(error) = error
-            && error.problem.is_lasting()
+            && error.problem.disables_mirror()
         {
-            let _ = self.out.set(reason.clone());
+            let _ = self.disabled.set(reason.clone());
         }
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        let mut last_error = (self.last_error.lock()).unwrap_or_else(PoisonError::into_inner);
+        *last_error = Some(reason);
     }
 
-    fn said(&self) -> Option<String> {
-        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        said.clone()
+    fn last_error(&self) -> Option<String> {
+        let last_error = (self.last_error.lock()).unwrap_or_else(PoisonError::into_inner);
+        last_error.clone()
     }
 }
 
-/// Whether another server may do better.
+/// Whether another server may succeed.
 fn is_of_server(error: &SourceFailure) -> bool {
     match error {
         SourceFailure::Registry(error) => !matches!(

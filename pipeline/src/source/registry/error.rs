@@ -1,4 +1,4 @@
-//! What can go wrong between us and a registry.
+//! Errors of registries.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,22 +8,22 @@ use microagent_cas::Digest;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::reference::RegistryReference;
 
-/// Why a registry did not give what it was asked for.
+/// A registry request failed.
 #[derive(Debug, thiserror::Error)]
 #[error("image {image}: {}{}", self.without_image(), listed(mirrors))]
 pub struct RegistryError {
     /// The reference.
     pub image: String,
-    /// The registry that was asked, or the mirror.
+    /// The registry, or the mirror.
     pub registry: String,
-    /// Who it was that failed, if not the registry itself: what it redirected
-    /// to, or its token server.
-    pub elsewhere: Option<String>,
-    /// What went wrong.
+    /// The host that failed, if it is not the registry itself: the target of a
+    /// redirect, or the token server.
+    pub other_host: Option<String>,
+    /// The reason.
     pub problem: Box<RegistryProblem>,
-    /// What the mirrors said that were asked before, each a phrase.
+    /// The errors of the mirrors tried before.
     pub mirrors: Vec<String>,
-    /// What it was caused by, where something lies below.
+    /// The cause, if there is one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -33,20 +33,20 @@ impl RegistryError {
         RegistryError {
             image: image.to_string(),
             registry: image.registry.clone(),
-            elsewhere: None,
+            other_host: None,
             problem: Box::new(problem),
             mirrors: Vec::new(),
             source: None,
         }
     }
 
-    /// The message without the image that was asked for.
+    /// The message without the image.
     pub(super) fn without_image(&self) -> String {
-        let elsewhere = match &self.elsewhere {
+        let other_host = match &self.other_host {
             Some(host) => format!(" (at {host})"),
             None => String::new(),
         };
-        format!("registry {}{elsewhere} {}", self.registry, self.problem)
+        format!("registry {}{other_host} {}", self.registry, self.problem)
     }
 
     pub(super) fn is_unknown_blob(&self) -> bool {
@@ -54,7 +54,7 @@ impl RegistryError {
     }
 }
 
-/// What mirrors said, in parentheses.
+/// The errors of mirrors, in parentheses.
 fn listed(mirrors: &[String]) -> String {
     match mirrors {
         [] => String::new(),
@@ -62,29 +62,29 @@ fn listed(mirrors: &[String]) -> String {
     }
 }
 
-/// What went wrong; reads on from "registry NAME".
+/// Why a request failed. The messages continue "registry NAME".
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // the messages document the variants
 pub enum RegistryProblem {
     #[error("refused the connection")]
     Refused,
-    #[error("is unknown: its name does not resolve")]
+    #[error("cannot be resolved")]
     UnknownHost,
-    #[error("cannot be trusted: its TLS certificate or handshake is bad")]
+    #[error("cannot be trusted: invalid TLS certificate or handshake")]
     Tls,
-    #[error("would have to be asked over plain HTTP")]
-    Plain,
-    #[error("did not answer in time")]
+    #[error("requires plain HTTP, which is not allowed")]
+    PlainHttp,
+    #[error("timed out")]
     Timeout,
-    #[error("broke off the connection")]
-    Broken,
+    #[error("closed the connection early")]
+    Disconnected,
     #[error("cannot be reached through the proxy {proxy}: {reason}")]
     Proxy { proxy: String, reason: String },
-    #[error("cannot be asked: ${name} does not name a proxy")]
+    #[error("cannot be reached: ${name} is not a valid proxy URL")]
     ProxyVariable { name: &'static str },
-    #[error("redirects in a circle")]
-    Circle,
+    #[error("redirects in a loop")]
+    RedirectLoop,
     #[error("redirects more than {0} times")]
     TooManyRedirects(usize),
     #[error("does not have this image")]
@@ -93,25 +93,25 @@ pub enum RegistryProblem {
     UnknownTag,
     #[error("does not have blob {0}")]
     UnknownBlob(Digest),
-    #[error("wants credentials")]
-    Unauthorized,
-    #[error("refused the credentials of {}", file.display())]
-    Denied { file: PathBuf },
-    #[error("wants credentials, and {} leaves them to the helper {helper}, which is never run", file.display())]
+    #[error("requires credentials")]
+    CredentialsRequired,
+    #[error("rejected the credentials from {}", file.display())]
+    CredentialsRejected { file: PathBuf },
+    #[error("requires credentials; {} delegates them to the helper {helper}, which is never run", file.display())]
     Helper { helper: String, file: PathBuf },
-    #[error("answered {status}{}{}", in_parentheses(detail), patience(*wait))]
+    #[error("returned status {status}{}{}", in_parentheses(detail), retry_delay(*wait))]
     Status {
         status: u16,
-        /// In the server's words.
+        /// The message of the server.
         detail: Option<String>,
-        /// How many seconds it wants to be left alone.
+        /// `Retry-After` in seconds.
         wait: Option<u64>,
     },
     #[error("sent more than {0} bytes for {1}")]
     TooLong(u64, String),
-    #[error("does not speak the registry protocol")]
+    #[error("does not implement the registry protocol")]
     Protocol,
-    #[error("cannot be asked with the credentials file {}: {reason}", path.display())]
+    #[error("cannot be used with the credentials file {}: {reason}", path.display())]
     AuthFile { path: PathBuf, reason: String },
 }
 
@@ -120,8 +120,8 @@ fn in_parentheses(detail: &Option<String>) -> String {
     detail.unwrap_or_default()
 }
 
-fn patience(wait: Option<u64>) -> String {
-    let text = wait.map(|seconds| format!(" and wants to be left alone for {seconds} s"));
+fn retry_delay(wait: Option<u64>) -> String {
+    let text = wait.map(|seconds| format!("; retry after {seconds} s"));
     text.unwrap_or_default()
 }
 
@@ -131,8 +131,8 @@ impl Diagnosis for RegistryError {
             RegistryProblem::UnknownImage
             | RegistryProblem::UnknownTag
             | RegistryProblem::UnknownBlob(_) => ErrorKind::NotFound,
-            RegistryProblem::Unauthorized
-            | RegistryProblem::Denied { .. }
+            RegistryProblem::CredentialsRequired
+            | RegistryProblem::CredentialsRejected { .. }
             | RegistryProblem::Helper { .. } => ErrorKind::Unauthorized,
             RegistryProblem::TooLong(..) => ErrorKind::Corrupt,
             RegistryProblem::AuthFile { .. } | RegistryProblem::ProxyVariable { .. } => {
@@ -150,14 +150,14 @@ impl Diagnosis for RegistryError {
                 format!("check that a registry listens on {registry}")
             }
             RegistryProblem::UnknownHost => {
-                "check the registry's name and this machine's DNS".into()
+                "check the registry's name and the DNS configuration of this host".into()
             }
-            RegistryProblem::Tls | RegistryProblem::Plain => {
-                "install the server's CA certificate on this machine, or call it insecure in registries.json (docs/registries.md)"
+            RegistryProblem::Tls | RegistryProblem::PlainHttp => {
+                "install the server's CA certificate on this host, or mark it as insecure in registries.json (docs/registries.md)"
                     .into()
             }
             RegistryProblem::Proxy { .. } => {
-                format!("check the proxy, or leave {registry} out with NO_PROXY")
+                format!("check the proxy, or exclude {registry} with NO_PROXY")
             }
             RegistryProblem::ProxyVariable { name } => {
                 format!("set it to http://HOST:PORT, or unset {name}")
@@ -166,22 +166,22 @@ impl Diagnosis for RegistryError {
                 "check the spelling; a private image may need credentials in $REGISTRY_AUTH_FILE"
                     .into()
             }
-            RegistryProblem::Unauthorized
-            | RegistryProblem::Denied { .. }
+            RegistryProblem::CredentialsRequired
+            | RegistryProblem::CredentialsRejected { .. }
             | RegistryProblem::Helper { .. } => format!(
                 "check the image's name; if it is private, log in with `skopeo login --authfile FILE {registry}` and set REGISTRY_AUTH_FILE=FILE"
             ),
             RegistryProblem::AuthFile { .. } => {
-                "make it anew with `skopeo login --authfile FILE`, and set REGISTRY_AUTH_FILE=FILE".into()
+                "create it again with `skopeo login --authfile FILE`, and set REGISTRY_AUTH_FILE=FILE".into()
             }
-            RegistryProblem::Timeout | RegistryProblem::Broken | RegistryProblem::Status { .. } => {
+            RegistryProblem::Timeout | RegistryProblem::Disconnected | RegistryProblem::Status { .. } => {
                 "try again later, or use another registry".into()
             }
             RegistryProblem::TooLong(..) | RegistryProblem::UnknownBlob(_) => {
-                "the image is damaged in the registry: push it anew".into()
+                "the image is damaged in the registry; push it again".into()
             }
-            RegistryProblem::Circle | RegistryProblem::TooManyRedirects(_) => {
-                format!("check what {registry} is set up to redirect to")
+            RegistryProblem::RedirectLoop | RegistryProblem::TooManyRedirects(_) => {
+                format!("check the redirects configured for {registry}")
             }
             RegistryProblem::Protocol => format!("check that {registry} is a registry"),
         })
@@ -191,7 +191,7 @@ impl Diagnosis for RegistryError {
         match &*self.problem {
             RegistryProblem::Refused
             | RegistryProblem::Timeout
-            | RegistryProblem::Broken
+            | RegistryProblem::Disconnected
             | RegistryProblem::Proxy { .. }
             | RegistryProblem::UnknownHost => true,
             RegistryProblem::Status { status, .. } => *status == 429 || *status >= 500,
@@ -201,7 +201,7 @@ impl Diagnosis for RegistryError {
 }
 
 impl RegistryProblem {
-    /// Sorts what the HTTP client says, which spoke through `proxy`.
+    /// Classifies an error of the HTTP client, which used `proxy`.
     pub(super) fn of(error: &ureq::Error, proxy: Option<&ureq::Proxy>) -> RegistryProblem {
         let direct = match error {
             ureq::Error::ConnectProxyFailed(reason) => {
@@ -209,13 +209,13 @@ impl RegistryProblem {
                 let status = reason.rsplit(' ').next().unwrap_or(reason);
                 let status = status.split('/').next().unwrap_or(status);
                 let reason = match status.parse::<u16>() {
-                    Ok(status) => format!("it answered {status}"),
-                    Err(_) => "it did not answer".into(),
+                    Ok(status) => format!("it returned status {status}"),
+                    Err(_) => "it did not respond".into(),
                 };
                 return RegistryProblem::through(proxy, reason);
             }
             ureq::Error::Timeout(ureq::Timeout::Connect) if proxy.is_some() => {
-                return RegistryProblem::through(proxy, "it did not answer in time".into());
+                return RegistryProblem::through(proxy, "it timed out".into());
             }
             ureq::Error::HostNotFound => RegistryProblem::UnknownHost,
             ureq::Error::Timeout(_) => RegistryProblem::Timeout,
@@ -225,21 +225,21 @@ impl RegistryProblem {
             ureq::Error::Io(error) => RegistryProblem::of_io(error),
             _ => RegistryProblem::Protocol,
         };
-        // Through a proxy, it alone is looked up and connected to.
+        // With a proxy, only the proxy's name is resolved and connected to.
         match (direct, proxy) {
             (RegistryProblem::Refused, Some(_)) => {
                 RegistryProblem::through(proxy, "it refused the connection".into())
             }
-            // Unless the proxy wants addresses, as SOCKS 5 without an `h` does.
-            (RegistryProblem::UnknownHost, Some(asked)) if !asked.resolve_target() => {
-                RegistryProblem::through(proxy, "its name does not resolve".into())
+            // Except for SOCKS without `h`, where the client resolves the target.
+            (RegistryProblem::UnknownHost, Some(used)) if !used.resolve_target() => {
+                RegistryProblem::through(proxy, "its name cannot be resolved".into())
             }
             (direct, _) => direct,
         }
     }
 
     fn through(proxy: Option<&ureq::Proxy>, reason: String) -> RegistryProblem {
-        // Host and port alone: a proxy's address may hold a password.
+        // Only host and port: the URL of a proxy may contain a password.
         let proxy = proxy.map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
         RegistryProblem::Proxy {
             proxy: proxy.unwrap_or_default(),
@@ -251,36 +251,40 @@ impl RegistryProblem {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => RegistryProblem::Refused,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => RegistryProblem::Timeout,
-            // What getaddrinfo(3) reports has no kind of its own.
+            // Errors of getaddrinfo(3) do not have a kind.
             _ if error.to_string().starts_with("failed to lookup address") => {
                 RegistryProblem::UnknownHost
             }
-            // What rustls reports comes through as invalid data.
+            // Errors of rustls are reported as invalid data.
             io::ErrorKind::InvalidData => RegistryProblem::Tls,
-            _ => RegistryProblem::Broken,
+            _ => RegistryProblem::Disconnected,
         }
     }
 
-    /// Whether the same request is worth another try at once.
+    /// Whether the request should be retried.
     pub(super) fn is_transient(&self) -> bool {
-        matches!(self, RegistryProblem::Broken | RegistryProblem::Timeout)
+        matches!(
+            self,
+            RegistryProblem::Disconnected | RegistryProblem::Timeout
+        )
     }
 
-    /// Whether HTTPS may have failed because plain HTTP is spoken there.
-    pub(super) fn is_no_connection(&self) -> bool {
+    /// Whether an HTTPS request may have failed because the server only supports
+    /// plain HTTP.
+    pub(super) fn suggests_plain_http(&self) -> bool {
         matches!(
             self,
             RegistryProblem::Refused
                 | RegistryProblem::Tls
-                | RegistryProblem::Broken
+                | RegistryProblem::Disconnected
                 | RegistryProblem::Timeout
                 | RegistryProblem::Proxy { .. }
         )
     }
 
-    /// Whether a server that said this is not worth asking for anything else:
-    /// all but what is about one document or layer.
-    pub(super) fn is_lasting(&self) -> bool {
+    /// Whether a mirror with this error is not used again: every error that does not
+    /// concern a single document or layer.
+    pub(super) fn disables_mirror(&self) -> bool {
         !matches!(
             self,
             RegistryProblem::UnknownImage

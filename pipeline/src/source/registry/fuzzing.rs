@@ -1,11 +1,10 @@
-//! What [`crate::fuzzing`] wants to know of this module's parsers.
+//! Properties of this module's parsers for [`crate::fuzzing`].
 
 use super::challenge::{self, Challenge};
-use super::credentials::{Keyring, Known, Secret};
+use super::credentials::{Keyring, Lookup, Secret};
 use crate::image::reference::RegistryReference;
 
-/// A challenge that was understood can be written as RFC 9110 says, and is then
-/// understood in the same way.
+/// A parsed challenge, formatted according to RFC 9110, parses to the same value.
 pub(crate) fn challenge(header: &str) {
     let Some(found) = challenge::parse(header.lines()) else {
         return;
@@ -32,12 +31,12 @@ pub(crate) fn challenge(header: &str) {
     assert_eq!(again.as_ref(), Some(&found), "{written}");
 }
 
-/// What an authentication file says is fit for a header, whatever is in it.
+/// Credentials from any file are valid in a header and do not appear in debug output.
 pub(crate) fn auth_file(bytes: &[u8], image: &RegistryReference) {
     let Some(keyring) = Keyring::of_bytes(bytes) else {
         return;
     };
-    if let Ok(Known::Credentials(credentials)) = keyring.find(image) {
+    if let Ok(Lookup::Credentials(credentials)) = keyring.find(image) {
         let shown = format!("{credentials:?}");
         match &credentials.secret {
             Secret::Password(joined) => {

@@ -1,15 +1,14 @@
-//! One exchange with a server, redirects followed: which hosts may be asked
-//! how, and what each of them gets to see.
+//! HTTP requests with redirects, and the rules for each host:
 //!
-//! - HTTPS with a certificate that is checked, for all but those whom
-//!   `registries` calls insecure. Plain HTTP is for those, and for this machine
-//!   as long as it is this machine's registry that is spoken to; that holds for
-//!   redirects and token servers as well.
-//! - `Authorization` goes to the server that was meant: it survives a redirect
-//!   to the same scheme, host and port and no other.
+//! - HTTPS with certificate verification, except for hosts that `registries` marks as
+//!   insecure. Plain HTTP is allowed for insecure hosts, and for the loopback
+//!   interface if the registry itself is on it. The same holds for redirects and
+//!   token servers.
+//! - `Authorization` is sent to the original server only: a redirect keeps it if
+//!   scheme, host and port stay the same.
 //! - A request with a body is never redirected.
-//! - A connection that brings nothing for a while is given up; how long a
-//!   whole transfer takes does not matter.
+//! - A connection without progress times out; the duration of a whole transfer is
+//!   not limited.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -20,46 +19,46 @@ use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy};
 
 use super::error::RegistryProblem;
-use super::proxy::{NotAProxy, Proxies};
+use super::proxy::{InvalidProxy, Proxies};
 use super::registries::Registries;
 use crate::image::reference::is_loopback_host;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may bring nothing.
+/// Maximum time without received data.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
-/// Debian's and Fedora's bundles of trusted certificates.
+/// The bundles of trusted certificates of Debian and Fedora.
 const CA_BUNDLES: [&str; 2] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
 ];
 
-/// A request to be made.
+/// A request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request<'a> {
     pub(super) url: &'a Uri,
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) authorization: Option<&'a str>,
-    /// Fields to be posted; without them it is a GET.
+    /// Form fields of a POST; `None` for a GET.
     pub(super) form: Option<&'a [(&'a str, &'a str)]>,
-    /// The registry that this is done for is this machine's own.
+    /// Whether the registry is on the loopback interface.
     pub(super) for_loopback: bool,
 }
 
-/// The last answer of an exchange.
+/// The final response after redirects.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) response: Response<Body>,
-    /// Who gave it, if not the server that was asked.
-    pub(super) elsewhere: Option<String>,
+    /// The host that sent it, if it is not that of the request.
+    pub(super) other_host: Option<String>,
 }
 
-/// Why there is no answer.
+/// A request without a response.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) problem: Box<RegistryProblem>,
-    /// Who failed, if not the server that was asked.
-    pub(super) elsewhere: Option<String>,
+    /// The host that failed, if it is not that of the request.
+    pub(super) other_host: Option<String>,
     pub(super) source: Option<Box<ureq::Error>>,
 }
 
@@ -67,13 +66,13 @@ impl From<RegistryProblem> for Failure {
     fn from(problem: RegistryProblem) -> Failure {
         Failure {
             problem: Box::new(problem),
-            elsewhere: None,
+            other_host: None,
             source: None,
         }
     }
 }
 
-/// What makes requests. Connections are kept and used again.
+/// The HTTP client. Connections are reused.
 #[derive(Debug)]
 pub(super) struct Http {
     registries: Registries,
@@ -82,14 +81,14 @@ pub(super) struct Http {
     roots: OnceLock<Option<RootCerts>>,
 }
 
-/// How a server is reached.
+/// The connection settings for a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Route {
     is_verified: bool,
     proxy: Option<Proxy>,
 }
 
-/// Scheme, host and port: what an `Authorization` is for.
+/// Scheme, host and port: the scope of an `Authorization`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     is_https: bool,
@@ -125,10 +124,10 @@ impl Http {
         }
     }
 
-    /// Makes a request and follows where it leads.
+    /// Sends a request and follows redirects.
     ///
     /// # Errors
-    /// When a server cannot be spoken to, or must not be.
+    /// If a server cannot be reached or is not allowed by the rules of this module.
     pub(super) fn send(&self, request: &Request<'_>) -> Result<Answer, Failure> {
         let home = Origin::of(request.url).ok_or(RegistryProblem::Protocol)?;
         let mut visited: Vec<Uri> = Vec::new();
@@ -136,19 +135,19 @@ impl Http {
         loop {
             let origin = Origin::of(&url).ok_or(RegistryProblem::Protocol)?;
             let is_home = origin == home;
-            let elsewhere = || {
+            let other_host = || {
                 let authority = url.authority().map(ToString::to_string);
                 authority.filter(|_| origin.host != home.host || origin.port != home.port)
             };
             let failed = |problem: RegistryProblem| Failure {
-                elsewhere: elsewhere(),
+                other_host: other_host(),
                 ..problem.into()
             };
             if !origin.is_https && !self.may_be_plain(&origin.host, request.for_loopback) {
-                return Err(failed(RegistryProblem::Plain));
+                return Err(failed(RegistryProblem::PlainHttp));
             }
             let route = (self.route(&origin))
-                .map_err(|NotAProxy(name)| failed(RegistryProblem::ProxyVariable { name }))?;
+                .map_err(|InvalidProxy(name)| failed(RegistryProblem::ProxyVariable { name }))?;
             let authorization = request.authorization.filter(|_| is_home);
             let response = match self.exchange(&route, &url, request, authorization) {
                 Ok(response) => response,
@@ -167,14 +166,14 @@ impl Http {
             };
             let Some(location) = next else {
                 return Ok(Answer {
-                    elsewhere: elsewhere(),
+                    other_host: other_host(),
                     response,
                 });
             };
             let next = join(&url, location).ok_or_else(|| failed(RegistryProblem::Protocol))?;
             visited.push(url.clone());
             if visited.contains(&next) {
-                return Err(RegistryProblem::Circle.into());
+                return Err(RegistryProblem::RedirectLoop.into());
             }
             if visited.len() > MAX_REDIRECTS {
                 return Err(RegistryProblem::TooManyRedirects(MAX_REDIRECTS).into());
@@ -183,12 +182,12 @@ impl Http {
         }
     }
 
-    /// Whether plain HTTP may be spoken with a host.
+    /// Whether plain HTTP is allowed for a host.
     fn may_be_plain(&self, host: &str, for_loopback: bool) -> bool {
         (for_loopback && is_loopback_host(host)) || self.registries.is_insecure_host(host)
     }
 
-    fn route(&self, origin: &Origin) -> Result<Route, NotAProxy> {
+    fn route(&self, origin: &Origin) -> Result<Route, InvalidProxy> {
         let Origin {
             is_https,
             host,
@@ -250,7 +249,7 @@ impl Http {
     }
 }
 
-/// Where an answer sends us on to.
+/// The target of a redirect.
 fn redirection(response: &Response<Body>) -> Option<&str> {
     match response.status().as_u16() {
         301 | 302 | 303 | 307 | 308 => response.headers().get("Location")?.to_str().ok(),
@@ -258,8 +257,7 @@ fn redirection(response: &Response<Body>) -> Option<&str> {
     }
 }
 
-/// A `Location` as seen from `base` (RFC 9110, section 10.2.2): an address, or
-/// a part of one.
+/// Resolves a `Location` relative to `base` (RFC 9110, section 10.2.2).
 fn join(base: &Uri, location: &str) -> Option<Uri> {
     let location = location.split('#').next().unwrap_or(location).trim();
     let (scheme, authority) = (base.scheme_str()?, base.authority()?);
@@ -281,8 +279,8 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
     whole.parse().ok()
 }
 
-/// The certificates this machine trusts, so that a company's own registry
-/// works here as it does for every other tool; `None` leaves the built-in ones.
+/// The certificates that this host trusts, so that a registry with a private CA works
+/// as for other tools; `None` if there are none, for the built-in ones.
 fn system_roots() -> Option<RootCerts> {
     let configured = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
     let pem = (configured.into_iter())
@@ -303,7 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_location_is_read_as_seen_from_where_it_was_given() {
+    fn a_location_is_resolved_relative_to_its_base() {
         let base: Uri = "https://reg.example:5000/v2/a/blobs/x?y=1".parse().unwrap();
         let joined = |location| join(&base, location).map(|url| url.to_string());
         for (location, expected) in [
@@ -319,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_server_is_scheme_host_and_port() {
+    fn an_origin_is_scheme_host_and_port() {
         let origin = |url: &str| Origin::of(&url.parse().unwrap());
         assert_eq!(
             origin("https://A.example/x"),
@@ -339,10 +337,10 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machines_registry_alone() {
+    fn plain_http_is_allowed_only_for_a_registry_on_loopback() {
         let http = Http::new(&Registries::default());
         assert!(http.may_be_plain("127.0.0.1", true));
-        // No registry elsewhere may make us ask what listens here.
+        // A remote registry must not redirect requests to local services.
         assert!(!http.may_be_plain("127.0.0.1", false));
         assert!(!http.may_be_plain("10.0.0.1", true));
         assert!(!http.may_be_plain("reg.example", false));
@@ -350,7 +348,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_location_is_read_without_a_panic(location in "[ -~]{0,40}") {
+        fn no_location_causes_a_panic(location in "[ -~]{0,40}") {
             let base: Uri = "https://reg.example/v2/".parse().unwrap();
             let _ = join(&base, &location).as_ref().map(Origin::of);
         }

@@ -1,15 +1,15 @@
-//! An image of a registry that speaks the OCI distribution protocol.
+//! Images in registries, over the OCI distribution protocol.
 //!
-//! | question | module |
+//! | subject | module |
 //! |---|---|
-//! | which servers are asked, in which order | `registries` ([`Registries`]), `endpoints` |
-//! | who we are to them | `credentials`, `challenge`, `token` |
-//! | what is asked again, and when | `client`, `retry` |
-//! | who is spoken to how, and sees what | `http`, `proxy` |
-//! | what went wrong | `error` ([`RegistryError`]) |
+//! | servers and their order | `registries` ([`Registries`]), `endpoints` |
+//! | authentication | `credentials`, `challenge`, `token` |
+//! | requests and retries | `client`, `retry` |
+//! | transport, redirects, proxies | `http`, `proxy` |
+//! | errors | `error` ([`RegistryError`]) |
 //!
-//! Whoever answers, nothing is believed that has a digest: documents are
-//! checked here, layers by whoever asked for them.
+//! No server is trusted with content: documents are verified against their digest
+//! here, layers by the caller.
 
 mod challenge;
 mod client;
@@ -45,20 +45,20 @@ use crate::image::manifest::{
 };
 use crate::image::reference::RegistryReference;
 
-/// The kinds of manifest that are understood.
+/// The supported manifest types.
 const ACCEPT: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
 #[derive(Debug)]
 pub(super) struct Registry {
     image: RegistryReference,
     endpoints: Endpoints,
-    /// How often a layer's stream was handed out. A layer that is asked for
-    /// again broke off: the next server is to give the rest.
+    /// How many times each layer was opened. A layer that is opened again was
+    /// interrupted; the next server continues it.
     streams: Mutex<HashMap<Digest, usize>>,
 }
 
 impl Registry {
-    /// Prepares for `image`; nothing is asked yet.
+    /// Prepares access to `image` without sending a request.
     pub(super) fn new(
         image: &RegistryReference,
         registries: &Registries,
@@ -70,7 +70,7 @@ impl Registry {
         })
     }
 
-    /// A document by its digest, from the first server that has it right.
+    /// Returns a document from the first server whose content matches the digest.
     fn verified(
         &self,
         path: &str,
@@ -130,7 +130,7 @@ impl Source for Registry {
         self.endpoints.first(0, |client| {
             let (document, announced) = document(client, &path, &ACCEPT.join(", "))
                 .map_err(|error| without_tag(client, error))?;
-            // The digest of one that is signed leaves its signatures out.
+            // The digest of a signed schema 1 manifest excludes its signatures.
             let is_schema_1 = |media_type: &String| media_type.starts_with(DOCKER_SCHEMA_1);
             if document.media_type.as_ref().is_some_and(is_schema_1) {
                 let image = self.image.to_string();
@@ -187,7 +187,7 @@ impl Source for Registry {
     }
 }
 
-/// A small document, with its media type and the digest it was announced with.
+/// Downloads a document with its media type and the digest in the response header.
 fn document(
     client: &Client,
     path: &str,
@@ -208,13 +208,14 @@ fn document(
         }
     }
     Err(RegistryError {
-        source: Some(format!("{path} never came whole").into()),
-        ..client.error(RegistryProblem::Broken)
+        source: Some(format!("{path} was cut off in every attempt").into()),
+        ..client.error(RegistryProblem::Disconnected)
     }
     .into())
 }
 
-/// Tells an unknown tag from an unknown image: registries answer both alike.
+/// Distinguishes an unknown tag from an unknown image, for which many registries
+/// return the same error.
 fn without_tag(client: &Client, error: SourceFailure) -> SourceFailure {
     let is_tag = |error: &RegistryError| matches!(*error.problem, RegistryProblem::UnknownTag);
     match error {
@@ -229,7 +230,7 @@ fn without_tag(client: &Client, error: SourceFailure) -> SourceFailure {
     }
 }
 
-/// A layer's bytes from `from` on, or from 0 if the server cannot begin there.
+/// Opens a layer at offset `from`, or at 0 if the server does not support ranges.
 fn open_layer<'a>(
     client: &Client,
     layer: &LayerDescriptor,
@@ -245,7 +246,7 @@ fn open_layer<'a>(
     let begin = match answer.response.status().as_u16() {
         200 => 0,
         206 if range_begin(&answer.response) == Some(from) => from,
-        // A server that cannot give the rest can give the whole.
+        // The server does not support this range: request the whole layer.
         206 | 416 if from > 0 => return open_layer(client, layer, 0),
         404 => {
             let problem = RegistryProblem::UnknownBlob(layer.digest);
@@ -258,11 +259,11 @@ fn open_layer<'a>(
 
 fn header(response: &Response<Body>, name: &str) -> Option<String> {
     let value = response.headers().get(name)?.to_str().ok()?;
-    // Without parameters such as `; charset=utf-8`.
+    // Parameters such as `; charset=utf-8` are removed.
     Some(value.split(';').next().unwrap_or(value).trim().to_owned())
 }
 
-/// Where the part begins that a 206 holds: `bytes FROM-TO/ALL`.
+/// The offset of a partial response (206): `bytes FROM-TO/ALL`.
 fn range_begin(response: &Response<Body>) -> Option<u64> {
     let value = header(response, "Content-Range")?;
     let begin = value.strip_prefix("bytes ")?.split('-').next()?;

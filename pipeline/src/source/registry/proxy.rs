@@ -1,16 +1,15 @@
-//! Which proxy a request goes through: `HTTPS_PROXY`, `HTTP_PROXY`,
-//! `ALL_PROXY`, `NO_PROXY`, and the same in lower case.
+//! Selects the proxy of a request from `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and
+//! `NO_PROXY`, in upper or lower case.
 //!
-//! The HTTP client has its own reading of these, which takes one of them for
-//! all schemes and matches `NO_PROXY` by whole names only. This one is that of
-//! Docker, skopeo and podman (Go's `httpproxy`), and `ALL_PROXY` as curl has it:
-//! - `https:` goes through `HTTPS_PROXY`, `http:` through `HTTP_PROXY`; without
-//!   the one that is meant, through `ALL_PROXY`.
-//! - Nothing for this machine itself goes through a proxy: on the proxy,
-//!   `localhost` is another one.
-//! - `NO_PROXY` lists names (`example.com` and all below it), `.example.com` or
-//!   `*.example.com` (only what is below it), addresses, networks
-//!   (`10.0.0.0/8`), each with an optional `:port`, or `*`.
+//! The HTTP client's own implementation uses one of them for all schemes and matches
+//! `NO_PROXY` by complete names only. This one follows Docker, skopeo and podman (Go's
+//! `httpproxy`), with curl's `ALL_PROXY`:
+//! - `HTTPS_PROXY` applies to `https:`, `HTTP_PROXY` to `http:`; `ALL_PROXY` applies if
+//!   the specific one is not set.
+//! - Requests to this host never use a proxy: on the proxy, `localhost` is another host.
+//! - `NO_PROXY` lists names (`example.com` and its subdomains), `.example.com` or
+//!   `*.example.com` (only subdomains), addresses, networks (`10.0.0.0/8`), each with
+//!   an optional `:port`, or `*`.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -19,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::image::reference::is_loopback_host;
 
-/// The proxies that this process was told of.
+/// The configured proxies.
 #[derive(Clone, Default)]
 pub(super) struct Proxies {
     https: Option<Setting>,
@@ -28,20 +27,20 @@ pub(super) struct Proxies {
     direct: Vec<String>,
 }
 
-/// A variable that names a proxy.
+/// A proxy variable and its value.
 #[derive(Clone, PartialEq, Eq)]
 struct Setting {
     variable: &'static str,
     value: OsString,
 }
 
-/// A variable that does not name a proxy. The value, which may hold a password,
-/// is not repeated.
+/// A variable without a valid proxy URL. The value is omitted, because it may contain
+/// a password.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotAProxy(pub(super) &'static str);
+pub(super) struct InvalidProxy(pub(super) &'static str);
 
 impl Proxies {
-    /// Those of the environment.
+    /// Reads the environment.
     pub(super) fn from_environment() -> Proxies {
         Proxies::from(std::env::var_os)
     }
@@ -70,16 +69,16 @@ impl Proxies {
         }
     }
 
-    /// The proxy for a host (an IPv6 address without brackets) and port.
+    /// Returns the proxy for a host (an IPv6 address without brackets) and port.
     ///
     /// # Errors
-    /// When the variable that is meant does not name a proxy.
+    /// If the applicable variable is not a valid proxy URL.
     pub(super) fn choose(
         &self,
         is_https: bool,
         host: &str,
         port: u16,
-    ) -> Result<Option<ureq::Proxy>, NotAProxy> {
+    ) -> Result<Option<ureq::Proxy>, InvalidProxy> {
         let specific = if is_https { &self.https } else { &self.http };
         let Some(setting) = specific.as_ref().or(self.all.as_ref()) else {
             return Ok(None);
@@ -89,10 +88,13 @@ impl Proxies {
         if is_loopback_host(&host) || self.direct.iter().any(is_direct) {
             return Ok(None);
         }
-        let url = setting.value.to_str().ok_or(NotAProxy(setting.variable))?;
+        let url = setting
+            .value
+            .to_str()
+            .ok_or(InvalidProxy(setting.variable))?;
         match ureq::Proxy::new(url) {
             Ok(proxy) => Ok(Some(proxy)),
-            Err(_) => Err(NotAProxy(setting.variable)),
+            Err(_) => Err(InvalidProxy(setting.variable)),
         }
     }
 }
@@ -103,7 +105,7 @@ impl std::fmt::Debug for Proxies {
     }
 }
 
-/// Whether an entry of `NO_PROXY` is about this host and port.
+/// Whether an entry of `NO_PROXY` matches this host and port.
 fn is_direct(entry: &str, host: &str, port: u16) -> bool {
     if entry == "*" {
         return true;
@@ -132,8 +134,8 @@ fn is_below(host: &str, parent: &str) -> bool {
     !parent.is_empty() && child.is_some_and(|child| child.ends_with('.'))
 }
 
-/// `host:port`, `[v6]:port`, or either without a port; an IPv6 address without
-/// brackets has none.
+/// Splits `host:port` or `[v6]:port`, where the port is optional. An IPv6 address
+/// without brackets has no port.
 fn split_port(entry: &str) -> (&str, Option<&str>) {
     if let Some(rest) = entry.strip_prefix('[') {
         let (address, after) = rest.split_once(']').unwrap_or((rest, ""));
@@ -163,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scheme_has_its_proxy_and_all_is_for_the_rest() {
+    fn all_proxy_applies_if_the_proxy_of_the_scheme_is_not_set() {
         let both = [("HTTPS_PROXY", "http://s:1"), ("http_proxy", "p:2")];
         assert_eq!(chosen(&both, true, "a.example").as_deref(), Some("s"));
         assert_eq!(chosen(&both, false, "a.example").as_deref(), Some("p"));
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_never_asked_through_a_proxy() {
+    fn loopback_hosts_never_use_a_proxy() {
         let all = [("ALL_PROXY", "http://p:1")];
         for host in ["localhost", "LOCALHOST", "127.0.0.1", "127.3.4.5", "::1"] {
             assert_eq!(chosen(&all, true, host), None, "{host}");
@@ -228,17 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_that_names_no_proxy_is_named_without_its_value() {
+    fn the_error_for_an_invalid_proxy_names_the_variable_but_not_its_value() {
         let broken = proxies(&[("HTTPS_PROXY", "ftp://user:secret@p")]);
         let error = broken.choose(true, "a.example", 443).unwrap_err();
-        assert_eq!(error, NotAProxy("HTTPS_PROXY"));
-        // Where it is not needed, it does no harm.
+        assert_eq!(error, InvalidProxy("HTTPS_PROXY"));
+        // An invalid variable that does not apply is ignored.
         assert!(broken.choose(false, "a.example", 80).unwrap().is_none());
     }
 
     proptest! {
         #[test]
-        fn any_list_is_read_without_a_panic(list in "[ -~]{0,40}", host in "[0-9a-f.:]{1,20}") {
+        fn no_list_causes_a_panic(list in "[ -~]{0,40}", host in "[0-9a-f.:]{1,20}") {
             let _ = proxies(&[("ALL_PROXY", "p"), ("NO_PROXY", &list)]).choose(true, &host, 1);
         }
     }

@@ -1,5 +1,4 @@
-//! The file that says where registries have mirrors and which are insecure
-//! (docs/registries.md):
+//! The configuration file for mirrors and insecure registries (docs/registries.md):
 //!
 //! ```json
 //! {"registries": {
@@ -8,10 +7,10 @@
 //! }}
 //! ```
 //!
-//! A key is a registry as it stands in references. Mirrors are asked in their
-//! order before the registry itself; what stands after a mirror's slash is put
-//! before the repository's name. A mirror is insecure if it has an entry of its
-//! own that says so; its entry's mirrors are not looked at.
+//! A key is a registry as in references. Mirrors are tried in order before the
+//! registry itself; the path of a mirror is prepended to the repository. A mirror is
+//! insecure if it has its own entry with `insecure`; mirrors in that entry are
+//! ignored.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -23,10 +22,10 @@ use serde::Deserialize;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::reference::{Reference, RegistryReference, host_of};
 
-/// The longest file that is read, in bytes.
+/// Maximum length of the file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What is known of registries beyond their names. The default is nothing.
+/// The configuration of registries. The default has no entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registries {
     entries: Arc<BTreeMap<String, Entry>>,
@@ -38,30 +37,30 @@ struct Entry {
     insecure: bool,
 }
 
-/// Where another server keeps a registry's images.
+/// The location of a registry's images on another server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mirror {
     /// `host[:port]`
     registry: String,
-    /// What comes before repositories there; empty or without a slash at its ends.
+    /// The prefix of repositories there; empty, or without leading and trailing slash.
     prefix: String,
 }
 
-/// The file cannot be used.
+/// The registries file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the registries file {} cannot be used", path.display())]
 pub struct RegistriesError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason.
     #[source]
     pub problem: RegistriesProblem,
 }
 
-/// What is wrong with a registries file.
+/// Why a registries file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[allow(missing_docs)] // the message of each says it
+#[allow(missing_docs)] // the messages document the variants
 pub enum RegistriesProblem {
     #[error("it cannot be read")]
     Read(#[source] io::Error),
@@ -69,9 +68,9 @@ pub enum RegistriesProblem {
     TooLong,
     #[error("it is not valid")]
     Malformed(#[source] serde_json::Error),
-    #[error("{0:?} is not a registry, as in \"reg.example:5000\"")]
+    #[error("invalid registry {0:?}, expected for example \"reg.example:5000\"")]
     Key(String),
-    #[error("{0:?} is not a mirror, as in \"mirror.example:5000/path\"")]
+    #[error("invalid mirror {0:?}, expected for example \"mirror.example:5000/path\"")]
     Mirror(String),
 }
 
@@ -92,7 +91,7 @@ impl Diagnosis for RegistriesError {
             RegistriesProblem::Read(_) => {
                 "check the path and its permissions, or unset MICROAGENT_REGISTRIES".into()
             }
-            _ => r#"its form is {"registries":{"NAME":{"mirrors":["HOST[:PORT][/PATH]"],"insecure":false}}}"#.into(),
+            _ => r#"the format is {"registries":{"NAME":{"mirrors":["HOST[:PORT][/PATH]"],"insecure":false}}}"#.into(),
         })
     }
 }
@@ -117,8 +116,7 @@ impl Registries {
     /// Reads the file `path`.
     ///
     /// # Errors
-    /// When it is absent or cannot be read, has an unknown field, or names
-    /// something that cannot be a registry.
+    /// If it cannot be read, has an unknown field, or an invalid registry or mirror.
     pub fn read(path: &Path) -> Result<Registries, RegistriesError> {
         read(path).map_err(|problem| RegistriesError {
             path: path.to_owned(),
@@ -126,10 +124,10 @@ impl Registries {
         })
     }
 
-    /// As [`Registries::read`]; a file that is absent says nothing.
+    /// Like [`Registries::read`]; a missing file is like an empty one.
     ///
     /// # Errors
-    /// The others of [`Registries::read`].
+    /// See [`Registries::read`].
     pub fn read_if_present(path: &Path) -> Result<Registries, RegistriesError> {
         match Registries::read(path) {
             Err(RegistriesError {
@@ -159,13 +157,13 @@ impl Registries {
         entry.mirrors.iter().map(at).collect()
     }
 
-    /// Whether a registry may be asked without a certificate that is checked.
+    /// Whether a registry is used without certificate verification.
     pub(super) fn is_insecure(&self, registry: &str) -> bool {
         (self.entries.get(registry)).is_some_and(|entry| entry.insecure)
     }
 
-    /// The same of a host, on whatever port: a registry's token server and its
-    /// storage are often other ports of it.
+    /// Whether a host is used without certificate verification, on any port: the
+    /// token server and the storage of a registry often use other ports.
     pub(super) fn is_insecure_host(&self, host: &str) -> bool {
         let mut entries = self.entries.iter();
         entries.any(|(name, entry)| entry.insecure && host_of(name).eq_ignore_ascii_case(host))
@@ -199,9 +197,9 @@ fn parse(bytes: &[u8]) -> Result<Registries, RegistriesProblem> {
     })
 }
 
-/// A registry's name as references have it, if it is one.
+/// Normalises a registry name as in references; `None` if it is invalid.
 fn as_registry(text: &str) -> Option<String> {
-    // What a reference takes for a registry is one.
+    // The parser of references decides.
     match format!("{text}/a/b").parse() {
         Ok(Reference::Registry(reference)) if reference.repository == "a/b" => {
             Some(reference.registry)
@@ -212,10 +210,10 @@ fn as_registry(text: &str) -> Option<String> {
 
 fn mirror(text: &str) -> Result<Mirror, RegistriesProblem> {
     let (host, prefix) = text.split_once('/').unwrap_or((text, ""));
-    let wrong = || RegistriesProblem::Mirror(shown(text));
-    let registry = as_registry(host).ok_or_else(wrong)?;
+    let invalid = || RegistriesProblem::Mirror(shown(text));
+    let registry = as_registry(host).ok_or_else(invalid)?;
     let whole = match prefix {
-        "" if text.ends_with('/') => return Err(wrong()),
+        "" if text.ends_with('/') => return Err(invalid()),
         "" => "a/b".to_owned(),
         prefix => format!("{prefix}/a/b"),
     };
@@ -224,7 +222,7 @@ fn mirror(text: &str) -> Result<Mirror, RegistriesProblem> {
             registry,
             prefix: prefix.to_owned(),
         }),
-        _ => Err(wrong()),
+        _ => Err(invalid()),
     }
 }
 
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_looked_for_at_each_mirror_under_its_prefix() {
+    fn each_mirror_is_used_with_its_prefix() {
         let file = r#"{"registries":{"docker.io":{"mirrors":["m.example:5000/hub","localhost:1"]},
             "[::1]:5000":{"insecure":true}}}"#;
         assert_eq!(
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn insecure_is_a_registry_and_its_host() {
+    fn insecure_applies_to_the_registry_and_its_host() {
         let file = r#"{"registries":{"reg.lan:5000":{"insecure":true},"b.lan":{}}}"#;
         let registries = parse(file.as_bytes()).unwrap();
         assert!(registries.is_insecure("reg.lan:5000"));
@@ -278,8 +276,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
-        let wrong = |file: &str| match parse(file.as_bytes()).unwrap_err() {
+    fn errors_name_the_invalid_value() {
+        let refusal = |file: &str| match parse(file.as_bytes()).unwrap_err() {
             RegistriesProblem::Malformed(error) => error.to_string(),
             other => other.to_string(),
         };
@@ -294,39 +292,39 @@ mod tests {
             ),
             (
                 r#"{"registries":{"busybox":{}}}"#,
-                "\"busybox\" is not a registry",
+                "invalid registry \"busybox\"",
             ),
             (
                 r#"{"registries":{"a.b/c":{}}}"#,
-                "\"a.b/c\" is not a registry",
+                "invalid registry \"a.b/c\"",
             ),
-            (r#"{"registries":{"":{}}}"#, "\"\" is not a registry"),
+            (r#"{"registries":{"":{}}}"#, "invalid registry \"\""),
             (
                 r#"{"registries":{"a.b":{"mirrors":["https://m.b"]}}}"#,
-                "\"https://m.b\" is not a mirror",
+                "invalid mirror \"https://m.b\"",
             ),
             (
                 r#"{"registries":{"a.b":{"mirrors":["m.b/"]}}}"#,
-                "\"m.b/\" is not a mirror",
+                "invalid mirror \"m.b/\"",
             ),
             (
                 r#"{"registries":{"a.b":{"mirrors":["m.b/Up"]}}}"#,
-                "\"m.b/Up\" is not a mirror",
+                "invalid mirror \"m.b/Up\"",
             ),
             (
                 r#"{"registries":{"a.b":{"mirrors":["m.b/x@y"]}}}"#,
-                "\"m.b/x@y\" is not a mirror",
+                "invalid mirror \"m.b/x@y\"",
             ),
         ] {
-            let said = wrong(file);
-            assert!(said.starts_with(expected), "{file}: {said}");
+            let message = refusal(file);
+            assert!(message.starts_with(expected), "{file}: {message}");
         }
         assert!(parse(b"{}").unwrap() == Registries::default());
     }
 
     proptest! {
         #[test]
-        fn any_names_are_taken_or_refused_without_a_panic(key in "\\PC{0,20}", mirror in "\\PC{0,20}") {
+        fn no_name_causes_a_panic(key in "\\PC{0,20}", mirror in "\\PC{0,20}") {
             let file = serde_json::json!({ "registries": { key: { "mirrors": [mirror] } } });
             let _ = parse(file.to_string().as_bytes());
         }

@@ -1,10 +1,9 @@
-//! When a request is made again, and how long after.
+//! Retries and their delays.
 //!
-//! Answers 429 and 5xx and broken connections are worth another attempt, no
-//! other answer is. Pauses double, with jitter, so that many clients of one
-//! registry do not come back in step; a `Retry-After` (RFC 9110, section
-//! 10.2.3) takes their place. One that asks for more than [`LONGEST_PAUSE`]
-//! ends the attempts: coming earlier would only be refused again.
+//! Responses 429 and 5xx and interrupted connections are retried; other responses are
+//! not. Delays double with each attempt and have jitter, so that many clients of one
+//! registry do not retry in step. `Retry-After` (RFC 9110, section 10.2.3) overrides
+//! the delay; if it exceeds [`LONGEST_PAUSE`], the request is not retried.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime};
@@ -12,23 +11,22 @@ use std::time::{Duration, SystemTime};
 use ureq::Body;
 use ureq::http::Response;
 
-/// How often a request is made at most.
+/// Maximum number of attempts.
 pub(super) const ATTEMPTS: u32 = 4;
-/// The same where another server has the image as well.
+/// Maximum number of attempts at a mirror, after which another server is tried.
 pub(super) const ATTEMPTS_AT_A_MIRROR: u32 = 2;
-/// The first pause between two attempts; each further one is twice as long.
+/// The delay before the second attempt; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause.
+/// The maximum delay.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Whether the same request may be answered otherwise in a moment.
+/// Whether the request may succeed if it is retried.
 pub(super) fn is_transient(response: &Response<Body>) -> bool {
     response.status() == 429 || response.status().is_server_error()
 }
 
-/// The pause before a request that was answered like this is made again after
-/// `attempt` attempts; `None` if the server asks for a longer one than anybody
-/// would wait.
+/// The delay after this response to attempt number `attempt`; `None` if the server
+/// asks for more than [`LONGEST_PAUSE`].
 pub(super) fn pause_after(response: &Response<Body>, attempt: u32) -> Option<Duration> {
     match retry_after(response) {
         Some(wait) if wait > LONGEST_PAUSE => None,
@@ -37,13 +35,13 @@ pub(super) fn pause_after(response: &Response<Body>, attempt: u32) -> Option<Dur
     }
 }
 
-/// What the server asks for with `Retry-After`.
+/// The delay in the response's `Retry-After`.
 pub(super) fn retry_after(response: &Response<Body>) -> Option<Duration> {
     let value = response.headers().get("Retry-After")?.to_str().ok()?;
     parse_retry_after(value, SystemTime::now())
 }
 
-/// Seconds, or a date; one that is over means at once.
+/// Parses seconds or a date; a date in the past means no delay.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
@@ -53,17 +51,17 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or_default())
 }
 
-/// The pause after `failures` failed attempts, counted from 1: between a half
-/// of the whole and the whole of it.
+/// The delay after `failures` failed attempts, from 1: random between half of the
+/// nominal delay and all of it.
 pub(super) fn pause(failures: u32) -> Duration {
     let whole = FIRST_PAUSE
         .saturating_mul(1 << failures.saturating_sub(1).min(16))
         .min(LONGEST_PAUSE);
     let half = whole / 2;
-    // Each RandomState is seeded anew, which is as much chance as jitter needs.
-    let chance = RandomState::new().build_hasher().finish();
+    // Each RandomState has a new seed, which is random enough for jitter.
+    let random = RandomState::new().build_hasher().finish();
     let range = u64::try_from(half.as_millis()).unwrap_or(u64::MAX).max(1);
-    half + Duration::from_millis(chance % range)
+    half + Duration::from_millis(random % range)
 }
 
 #[cfg(test)]
@@ -71,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn retry_after_is_read_in_seconds_and_as_each_form_of_date() {
+    fn retry_after_is_seconds_or_any_http_date() {
         let date = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
         let now = date - Duration::from_secs(7);
         let read = |value| parse_retry_after(value, now).map(|wait| wait.as_secs());
@@ -88,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_differ() {
+    fn delays_double_up_to_the_maximum_and_vary() {
         for (failures, whole) in [
             (1, 250),
             (2, 500),

@@ -1,14 +1,14 @@
-//! How a registry's 401 is answered: with user and password, or with a token
-//! of the server that it names.
+//! Authentication after a 401: Basic, or a token from the server that the registry
+//! names.
 //!
-//! | what is known | what is asked |
+//! | credentials | token request |
 //! |---|---|
-//! | nothing | `GET realm?service=…&scope=…` (`distribution`'s token protocol) |
-//! | user and password | the same with `account=USER`, and both as Basic |
+//! | none | `GET realm?service=…&scope=…` (`distribution`'s token protocol) |
+//! | user and password | the same with `account=USER` and Basic authentication |
 //! | an identity token | `POST realm` with `grant_type=refresh_token` (its OAuth2 form) |
 //!
-//! A token is asked for once and serves all requests, until the registry
-//! refuses it: tokens live for minutes, and large layers take longer.
+//! A token is used for all requests until the registry rejects it: tokens expire
+//! within minutes, and large layers take longer.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use super::credentials::Secret;
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Request};
 
-/// Who we are to token servers that want to know the program.
+/// The OAuth2 client id.
 const CLIENT_ID: &str = "microagent";
 
 /// The characters to percent-encode in a query: all but the unreserved ones of RFC 3986 and those in
@@ -35,7 +35,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b',');
 
 impl Client {
-    /// The `Authorization` that a 401 asks for.
+    /// Returns the `Authorization` for the challenge in a 401.
     pub(super) fn authorization_for(&self, refusal: &Answer) -> Result<String, RegistryError> {
         let values = refusal.response.headers().get_all("WWW-Authenticate");
         let values = values.iter().filter_map(|value| value.to_str().ok());
@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// A token from the server that the registry names.
+    /// Requests a token from the server that the registry names.
     fn token(
         &self,
         realm: &str,
@@ -95,11 +95,11 @@ impl Client {
         if !answer.response.status().is_success() {
             return Err(self.refusal_of_token_server(answer));
         }
-        let elsewhere = answer.elsewhere.take();
+        let other_host = answer.other_host.take();
         let body = self.body(answer.response, MAX_ANSWER, "a token")?;
-        let body = body.ok_or_else(|| self.error(RegistryProblem::Broken))?;
+        let body = body.ok_or_else(|| self.error(RegistryProblem::Disconnected))?;
         token_in(&body).ok_or_else(|| RegistryError {
-            elsewhere,
+            other_host,
             ..self.error(RegistryProblem::Protocol)
         })
     }
@@ -126,7 +126,7 @@ impl Client {
     ) -> Result<Answer, RegistryError> {
         let host = url.authority().map(ToString::to_string);
         let mut answer = self
-            .persist(|| {
+            .with_retries(|| {
                 self.http().send(&Request {
                     url,
                     headers: &[],
@@ -136,15 +136,15 @@ impl Client {
                 })
             })
             .map_err(|error| RegistryError {
-                elsewhere: error.elsewhere.or_else(|| host.clone()),
+                other_host: error.other_host.or_else(|| host.clone()),
                 ..error
             })?;
-        answer.elsewhere = answer.elsewhere.or(host);
+        answer.other_host = answer.other_host.or(host);
         Ok(answer)
     }
 }
 
-/// `realm` with a query added to the one it may have.
+/// Appends query fields to `realm`, which may already have a query.
 fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
     let mut text = realm.to_owned();
     let mut separator = if realm.contains('?') { '&' } else { '?' };
@@ -159,7 +159,7 @@ fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
     url.authority().is_some().then_some(url)
 }
 
-/// The token of an answer: `token`, or `access_token` as OAuth2 calls it.
+/// The token in a response: `token`, or `access_token` as in OAuth2.
 fn token_in(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Document {
@@ -170,7 +170,7 @@ fn token_in(body: &[u8]) -> Option<String> {
     let tokens = [document.token, document.access_token]
         .into_iter()
         .flatten();
-    // It goes into a header.
+    // It must be valid in a header.
     tokens
         .filter(|token| !token.is_empty())
         .find(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
@@ -182,7 +182,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_query_is_added_to_the_realms_own() {
+    fn query_fields_are_appended_to_those_of_the_realm() {
         let query = [("service", "a b&c"), ("scope", "repository:x/y:pull,push")];
         let text = |realm| url(realm, &query).map(|url| url.to_string());
         assert_eq!(
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_has_one_of_two_names_and_fits_a_header() {
+    fn a_token_has_one_of_two_names_and_is_valid_in_a_header() {
         let read = |text: &str| token_in(text.as_bytes());
         assert_eq!(read(r#"{"token":"t"}"#).as_deref(), Some("t"));
         assert_eq!(read(r#"{"access_token":"a"}"#).as_deref(), Some("a"));
@@ -213,7 +213,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_realm_is_taken_or_refused_without_a_panic(realm in "\\PC{0,30}", scope in "\\PC{0,30}") {
+        fn no_realm_causes_a_panic(realm in "\\PC{0,30}", scope in "\\PC{0,30}") {
             let _ = url(&realm, &[("scope", &scope)]);
         }
     }

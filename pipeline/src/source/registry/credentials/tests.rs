@@ -21,9 +21,9 @@ fn keyring(files: &[&str]) -> Keyring {
 /// `user:password`, `user#identity token`, `!helper` or `-`.
 fn known(files: &[&str], of: &str) -> String {
     match keyring(files).find(&image(of)) {
-        Ok(Known::Nothing) => "-".into(),
-        Ok(Known::Helper { helper, .. }) => format!("!{helper}"),
-        Ok(Known::Credentials(found)) => match found.secret {
+        Ok(Lookup::None) => "-".into(),
+        Ok(Lookup::Helper { helper, .. }) => format!("!{helper}"),
+        Ok(Lookup::Credentials(found)) => match found.secret {
             Secret::Password(joined) => {
                 let pair = String::from_utf8(STANDARD.decode(joined).unwrap()).unwrap();
                 assert!(pair.starts_with(&format!("{}:", found.user)));
@@ -47,7 +47,7 @@ fn the_longest_prefix_wins() {
 }
 
 #[test]
-fn docker_hub_is_known_by_each_of_its_names() {
+fn each_name_of_docker_hub_is_recognised() {
     for key in [
         "https://index.docker.io/v1/",
         "index.docker.io/v1/",
@@ -66,7 +66,7 @@ fn docker_hub_is_known_by_each_of_its_names() {
 }
 
 #[test]
-fn each_form_of_an_entry_is_read() {
+fn each_form_of_an_entry_is_parsed() {
     let file = r#"{"auths":{
         "a.io":{"username":"u","password":"p:q"},
         "b.io":{"auth":"dTpwOnE=","username":"other","password":"other"},
@@ -81,7 +81,7 @@ fn each_form_of_an_entry_is_read() {
 }
 
 #[test]
-fn a_helper_is_named_only_where_no_file_has_an_entry() {
+fn a_helper_is_reported_only_if_no_file_has_an_entry() {
     let helpers = r#"{"credHelpers":{"a.io":"ecr-login","b.io":"gcr"},"auths":{"a.io":{},"c.io":{"auth":"YTox"}}}"#;
     let store = r#"{"credsStore":"desktop","auths":{"https://index.docker.io/v1/":{}}}"#;
     assert_eq!(known(&[helpers], "a.io/x"), "!ecr-login");
@@ -93,20 +93,20 @@ fn a_helper_is_named_only_where_no_file_has_an_entry() {
 }
 
 #[test]
-fn a_broken_entry_is_an_error_that_names_file_and_key_and_no_secret() {
+fn the_error_for_an_invalid_entry_names_file_and_key_but_not_the_secret() {
     for auth in ["%", "YQ=="] {
         let file = format!(r#"{{"auths":{{"a.b":{{"auth":"{auth}"}}}}}}"#);
         assert_eq!(
             known(&[&file], "a.b/c"),
-            "cannot be asked with the credentials file /file-0: the entry of a.b is not user:password in base64"
+            "cannot be used with the credentials file /file-0: the entry of a.b is not user:password in base64"
         );
-        // Another registry's is nobody's business.
+        // An invalid entry of another registry is ignored.
         assert_eq!(known(&[&file], "b.b/c"), "-");
     }
 }
 
 #[test]
-fn the_named_file_counts_alone_and_must_exist() {
+fn an_explicit_file_is_used_alone_and_must_exist() {
     let variables = |pairs: &'static [(&'static str, &'static str)]| {
         move |name: &str| {
             let found = pairs.iter().find(|(known, _)| *known == name);
@@ -114,44 +114,44 @@ fn the_named_file_counts_alone_and_must_exist() {
         }
     };
     assert_eq!(
-        places(variables(&[
+        search_path(variables(&[
             ("REGISTRY_AUTH_FILE", "/a"),
             ("XDG_RUNTIME_DIR", "/run"),
             ("HOME", "/home")
         ])),
-        Places::Named("/a".into())
+        SearchPath::Explicit("/a".into())
     );
     assert_eq!(
-        places(variables(&[
+        search_path(variables(&[
             ("REGISTRY_AUTH_FILE", ""),
             ("XDG_RUNTIME_DIR", "/run"),
             ("HOME", "/home")
         ])),
-        Places::Usual(vec![
+        SearchPath::Default(vec![
             "/run/containers/auth.json".into(),
             "/home/.docker/config.json".into()
         ])
     );
     assert_eq!(
-        places(variables(&[("DOCKER_CONFIG", "/d"), ("HOME", "/home")])),
-        Places::Usual(vec!["/d/config.json".into()])
+        search_path(variables(&[("DOCKER_CONFIG", "/d"), ("HOME", "/home")])),
+        SearchPath::Default(vec!["/d/config.json".into()])
     );
     let directory = tempfile::tempdir().unwrap();
     let absent = directory.path().join("none/auth.json");
-    assert!(Keyring::read(Places::Usual(vec![absent.clone()])).is_ok());
-    let problem = Keyring::read(Places::Named(absent)).unwrap_err();
+    assert!(Keyring::read(SearchPath::Default(vec![absent.clone()])).is_ok());
+    let problem = Keyring::read(SearchPath::Explicit(absent)).unwrap_err();
     assert!(
         matches!(problem, RegistryProblem::AuthFile { .. }),
         "{problem}"
     );
     let broken = directory.path().join("auth.json");
     std::fs::write(&broken, "{").unwrap();
-    assert!(Keyring::read(Places::Usual(vec![broken])).is_err());
+    assert!(Keyring::read(SearchPath::Default(vec![broken])).is_err());
 }
 
 proptest! {
     #[test]
-    fn any_file_is_read_or_refused_without_a_panic(key in "[ -~]{0,20}", auth in "[A-Za-z0-9+/=]{0,12}") {
+    fn no_file_causes_a_panic(key in "[ -~]{0,20}", auth in "[A-Za-z0-9+/=]{0,12}") {
         let file = serde_json::json!({ "auths": { key: { "auth": auth } } }).to_string();
         let _ = keyring(&[&file]).find(&image("a.b/c"));
         let _ = serde_json::from_str::<AuthFile>(&auth);
