@@ -1,8 +1,8 @@
-//! The distribution's kernel for virtual machines, through apt and without root.
+//! Downloads the distribution's kernel for virtual machines through apt, without root.
 //!
-//! apt checks signatures and hashes and knows mirrors and proxies; nothing of that is done here.
-//! The host's own package lists are asked first. When they are missing, unreadable or too old to
-//! fetch from, private ones are made in a scratch directory, which needs no rights at all.
+//! apt verifies signatures and hashes and handles mirrors and proxies. The host's package lists are
+//! used first. If they are missing, unreadable or outdated, private lists are downloaded into a
+//! scratch directory, which needs no privileges.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -14,13 +14,14 @@ use super::error::{KernelError, KernelFailure};
 use super::package::Package;
 use super::tool::Tool;
 
-/// Packages that stand for the newest kernel for virtual machines: Debian's, then Ubuntu's.
+/// Metapackages of the newest kernel for virtual machines: Debian's, then Ubuntu's.
 const META_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual"];
 
-/// The packages a kernel consists of; all else a kernel package depends on is for installing it.
+/// Name prefixes of the packages of a kernel. A kernel package's other dependencies are needed only
+/// to install it.
 const PARTS: &[&str] = &["linux-image-", "linux-binary-", "linux-modules-"];
 
-/// How many packages are looked at for one kernel, at the most. Three is what there is.
+/// Maximum number of packages of one kernel. Existing kernels have up to three.
 const MAX_PACKAGES: usize = 16;
 
 /// A package as apt describes it.
@@ -32,7 +33,7 @@ pub(crate) struct Candidate {
     pub(crate) version: String,
     /// The digest of its file, from the signed package list.
     pub(crate) digest: Digest,
-    /// Its file's size in bytes.
+    /// The size of its file in bytes.
     pub(crate) size: u64,
     depends: String,
 }
@@ -44,17 +45,17 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// apt as the host has it set up.
-    pub(crate) fn of_host() -> Apt {
+    /// apt with the host's package lists.
+    pub(crate) fn host() -> Apt {
         Apt { private: None }
     }
 
-    /// apt with the host's sources and keys, but with package lists of its own, fetched now; and
-    /// the kernel packages in them.
+    /// apt with the host's sources and keys and newly downloaded private package lists, and the
+    /// kernel packages in them.
     pub(crate) fn private(store: &Store) -> Result<(Apt, Vec<Candidate>), KernelFailure> {
-        let apt = Apt::unfilled(store)?;
-        // One broken source, or a hook of the host's that needs root, fails the whole update after
-        // the lists have come. What counts is whether the kernel is in them.
+        let apt = Apt::without_lists(store)?;
+        // A single broken source, or a hook on the host that needs root, fails the update although
+        // the lists were downloaded. The error only matters if they do not contain the kernel.
         let updated = apt.tool("apt-get", &["update"]).output();
         match (updated, apt.kernel_packages()) {
             (_, Ok(packages)) => Ok((apt, packages)),
@@ -62,17 +63,18 @@ impl Apt {
         }
     }
 
-    /// apt with the host's sources and keys, and lists of its own that are as new as could be had.
+    /// apt with the host's sources and keys and newly downloaded private package lists. Lists that
+    /// cannot be downloaded are missing.
     pub(crate) fn updated(store: &Store) -> Result<Apt, KernelFailure> {
-        let apt = Apt::unfilled(store)?;
+        let apt = Apt::without_lists(store)?;
         if let Err(error) = apt.tool("apt-get", &["update"]).output() {
-            tracing::debug!(%error, "not all package lists could be fetched");
+            tracing::debug!(%error, "some package lists could not be downloaded");
         }
         Ok(apt)
     }
 
-    /// apt with the host's sources and keys, and no lists yet.
-    fn unfilled(store: &Store) -> Result<Apt, KernelFailure> {
+    /// apt with the host's sources and keys and a private, empty directory for lists.
+    fn without_lists(store: &Store) -> Result<Apt, KernelFailure> {
         let dir = store.scratch_dir()?;
         for name in ["state/lists/partial", "cache/archives/partial"] {
             let path = dir.path().join(name);
@@ -82,7 +84,7 @@ impl Apt {
         Ok(Apt { private: Some(dir) })
     }
 
-    /// What apt would install for one name; `None` when it does not know it.
+    /// The candidate version of a package; `None` if apt does not know the package.
     pub(crate) fn package(&self, name: &str) -> Result<Option<Candidate>, KernelError> {
         let shown = self.show(&[name])?;
         Ok(shown.into_iter().find(|package| package.name == name))
@@ -128,7 +130,7 @@ impl Apt {
                 .find(|name| shown.iter().all(|p| p.name != **name))
             {
                 return Err(bad(format!(
-                    "it depends on {missing}, which is not offered"
+                    "it depends on {missing}, which is not available"
                 )));
             }
             found.extend(shown);
@@ -141,14 +143,14 @@ impl Apt {
             wanted.retain(|name| found.iter().all(|package| package.name != *name));
         }
         if found.is_empty() {
-            return Err(bad("it depends on no kernel".to_owned()));
+            return Err(bad("it does not depend on a kernel".to_owned()));
         }
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
     }
 
-    /// What apt would install for each of some names; nothing for those it does not know. One call
-    /// for all: apt takes its time to read its lists.
+    /// The candidate versions of packages, without those that apt does not know. One call for all,
+    /// because apt is slow to load its lists.
     fn show<S: AsRef<str>>(&self, names: &[S]) -> Result<Vec<Candidate>, KernelError> {
         let names = names.iter().map(AsRef::as_ref);
         let tool = self
@@ -167,7 +169,7 @@ impl Apt {
         }
     }
 
-    /// Downloads a package into `dir`; apt checks it against the signed list.
+    /// Downloads a package into `dir`; apt verifies it against the signed list.
     pub(crate) fn download(
         &self,
         package: &Candidate,
@@ -183,7 +185,7 @@ impl Apt {
             .find(|path| !before.contains(path));
         let path = path.ok_or_else(|| KernelError::Program {
             program: format!("apt-get download {name}"),
-            detail: "it brought no file".to_owned(),
+            detail: "it created no file".to_owned(),
         })?;
         let unreadable = |source| KernelError::Unreadable {
             path: path.clone(),
@@ -213,8 +215,8 @@ fn entries(dir: &Path) -> Result<BTreeSet<std::path::PathBuf>, KernelFailure> {
     Ok(listed.map_err(|error| microagent_cas::StoreError::io("list", dir, error))?)
 }
 
-/// The kernel parts in a `Depends:` field (deb822, Debian policy 7.1): names by comma, versions in
-/// parentheses, of alternatives the first.
+/// The kernel packages in a `Depends:` field (deb822, Debian policy 7.1): names are separated by
+/// commas, versions are in parentheses, and of alternatives the first is used.
 fn parts(depends: &str) -> Vec<String> {
     let names = depends.split(',').filter_map(|dependency| {
         let first = dependency.split('|').next().unwrap_or_default();
@@ -223,7 +225,7 @@ fn parts(depends: &str) -> Vec<String> {
             .next()
             .map(|name| name.split(':').next().unwrap_or(name))
     });
-    // `linux-image-6.1.0-…` and `linux-image-generic`, but not `linux-image-extra…` tools.
+    // The name of a kernel package contains its version: `linux-image-6.1.0-…`.
     names
         .filter(|name| PARTS.iter().any(|part| name.starts_with(part)))
         .filter(|name| name.bytes().any(|byte| byte.is_ascii_digit()))
@@ -231,10 +233,10 @@ fn parts(depends: &str) -> Vec<String> {
         .collect()
 }
 
-/// One paragraph of what `apt-cache show` prints.
-fn parse(paragraph: &str) -> Option<Candidate> {
+/// Parses one stanza of the output of `apt-cache show`.
+fn parse(stanza: &str) -> Option<Candidate> {
     let field = |name: &str| {
-        let mut fields = paragraph.lines().filter_map(|line| line.split_once(": "));
+        let mut fields = stanza.lines().filter_map(|line| line.split_once(": "));
         fields.find_map(|(key, value)| (key == name).then(|| value.trim().to_owned()))
     };
     let depends: Vec<_> = [field("Pre-Depends"), field("Depends")]
@@ -255,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernel_parts_are_picked_from_depends() {
+    fn kernel_packages_are_found_in_depends() {
         let debian = "linux-image-6.1.0-56-cloud-amd64 (= 6.1.192-2)";
         assert_eq!(parts(debian), ["linux-image-6.1.0-56-cloud-amd64"]);
         let ubuntu = "kmod, linux-base (>= 4.5ubuntu1~16.04.1), linux-modules-6.8.0-31-generic";
@@ -270,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_needs_name_version_size_and_digest() {
+    fn a_stanza_needs_name_version_size_and_digest() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let shown = format!(
             "Package: a\nVersion: 1:2-3\nDepends: b (= 1), c\nSize: 7\nDescription: x\n y: z\n\

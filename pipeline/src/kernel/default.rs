@@ -1,4 +1,4 @@
-//! The default kernel: what `run` boots without `--kernel`. A root of the store, so garbage
+//! The default kernel, which `run` boots without `--kernel`. It is a root of the store, so garbage
 //! collection keeps it.
 
 use microagent_cas::{Output, Store, StoreError};
@@ -14,15 +14,15 @@ const ROOT: &str = "default-kernel";
 #[serde(rename_all = "camelCase")]
 struct Value {
     kernel: Kernel,
-    /// Sizes in bytes, to notice a damaged blob without hashing it at every start.
+    /// Size in bytes, to detect a damaged blob without hashing it at every start.
     kernel_size: u64,
     modules_size: Option<u64>,
 }
 
-/// Makes a kernel of this store the default.
+/// Makes a kernel in this store the default.
 ///
 /// # Errors
-/// When one of its blobs is missing or the root cannot be written.
+/// If one of its blobs is missing or the root cannot be written.
 pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
     let size = |digest| {
         let missing = || StoreError::Corrupt {
@@ -44,27 +44,27 @@ pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
     store.set_root(ROOT, blobs, serde_json::json!(value))
 }
 
-/// The default kernel, if one is set and whole. Otherwise `None`: install one.
+/// Returns the default kernel; `None` if none is set or its blobs are missing or damaged.
 ///
 /// # Errors
-/// When the file system does not answer.
+/// If the store cannot be read.
 pub(crate) fn get(store: &Store) -> Result<Option<Kernel>, StoreError> {
     let root = match store.get_root(ROOT) {
         Ok(Some(root)) => root,
         Ok(None) => return Ok(None),
         Err(error @ StoreError::Corrupt { .. }) => {
-            tracing::warn!(%error, "the default kernel is forgotten");
+            tracing::warn!(%error, "ignoring the record of the default kernel");
             return Ok(None);
         }
         Err(error) => return Err(error),
     };
     let Ok(mut value) = serde_json::from_value::<Value>(root.value) else {
-        tracing::warn!("the default kernel's record cannot be understood");
+        tracing::warn!("ignoring the record of the default kernel: invalid JSON");
         return Ok(None);
     };
     value.kernel.path = store.blob_path(&value.kernel.digest);
     let size = |digest| store.blob_size(digest);
-    let whole = size(&value.kernel.digest)? == Some(value.kernel_size)
+    let is_complete = size(&value.kernel.digest)? == Some(value.kernel_size)
         && value
             .kernel
             .modules
@@ -73,5 +73,5 @@ pub(crate) fn get(store: &Store) -> Result<Option<Kernel>, StoreError> {
             .transpose()?
             .flatten()
             == value.modules_size;
-    Ok(whole.then_some(value.kernel))
+    Ok(is_complete.then_some(value.kernel))
 }

@@ -1,4 +1,4 @@
-//! A kernel from an address, held against the digest that was asked for while it comes in.
+//! Downloads a kernel from a URL and verifies its digest.
 
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -11,13 +11,13 @@ use super::error::{KernelError, KernelFailure};
 use crate::engine::Engine;
 use crate::engine::progress::{Event, Stage};
 
-/// How long connecting may take, and how long no byte may come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time limit for the connection and for the response header.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the whole transfer may take.
+/// Time limit for the whole transfer.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
 
-/// Downloads `url` into a scratch file and checks its digest.
+/// Downloads `url` into a scratch file and verifies its digest.
 pub(crate) fn download(
     engine: &Engine,
     url: &str,
@@ -29,7 +29,7 @@ pub(crate) fn download(
         detail,
     };
     let mut response = agent().get(url).call().map_err(|error| match error {
-        ureq::Error::StatusCode(status) => KernelError::Refused {
+        ureq::Error::StatusCode(status) => KernelError::Status {
             url: url.to_owned(),
             status,
         },
@@ -81,7 +81,7 @@ pub(crate) fn download(
     if let Some(total) = total
         && total != size
     {
-        return Err(transfer(format!("it ended after {size} of {total} bytes")).into());
+        return Err(transfer(format!("the transfer ended after {size} of {total} bytes")).into());
     }
     let actual = hasher.finish();
     if actual != *expected {
@@ -100,7 +100,7 @@ pub(crate) fn download(
     Ok(scratch)
 }
 
-/// Whether an address is one that is fetched from at all.
+/// Checks that a URL is http or https and has a host.
 pub(crate) fn check_url(url: &str) -> Result<(), KernelError> {
     let lower = url.to_ascii_lowercase();
     let rest = lower
@@ -116,8 +116,8 @@ pub(crate) fn check_url(url: &str) -> Result<(), KernelError> {
 
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
+        .timeout_connect(Some(RESPONSE_TIMEOUT))
+        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
         .timeout_global(Some(DEADLINE))
         .build()
         .into()
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_http_addresses_are_fetched() {
+    fn only_http_urls_are_accepted() {
         for good in ["http://127.0.0.1:8/x", "HTTPS://example.org/vmlinux"] {
             assert!(check_url(good).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! Why a guest kernel could not be had.
+//! Errors of guest kernels.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,11 +7,11 @@ use microagent_cas::StoreError;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
-/// Where a kernel without a package client comes from.
+/// How to install a kernel without apt.
 const OTHER_SOURCES: &str =
-    "bring one: microagent kernel install --from PATH, or --url URL --sha256 SUM";
+    "install one with microagent kernel install --from PATH, or --url URL --sha256 SUM";
 
-/// Why a guest kernel could not be had.
+/// A guest kernel could not be obtained.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelError {
@@ -20,52 +20,52 @@ pub enum KernelError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system answered.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// The file is something else.
+    /// The file is not a kernel.
     #[error("{name} is not a Linux kernel: {why}")]
     NotAKernel {
-        /// The file, package or address.
+        /// The file, package or URL.
         name: String,
-        /// What gives it away.
+        /// The reason.
         why: String,
     },
-    /// A package that should hold a kernel cannot be used.
+    /// A kernel package cannot be used.
     #[error("the kernel package {name} cannot be used: {why}")]
     BadPackage {
         /// The package.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The kernel has a driver neither built in nor as a module.
-    #[error("the kernel {kernel} has no {module}, which a microVM needs")]
+    /// A required driver is neither built in nor available as a module.
+    #[error("the kernel {kernel} lacks {module}, which a microVM requires")]
     MissingModule {
         /// The kernel's package or release.
         kernel: String,
         /// The module's name.
         module: String,
     },
-    /// The distribution's package client is not there.
-    #[error("this host has no {program}, so its distribution's kernel cannot be fetched")]
-    NoPackageClient {
+    /// A program of the package manager is not installed.
+    #[error("{program} is not installed; it is required to install the distribution's kernel")]
+    ProgramNotFound {
         /// The program.
         program: &'static str,
     },
-    /// The distribution offers none of the kernels that are known to fit.
-    #[error("the package sources of this host offer no kernel package ({tried})")]
+    /// The distribution has none of the supported kernel packages.
+    #[error("the package sources of this host contain no kernel package (tried {tried})")]
     NoKernelPackage {
-        /// The packages asked for.
+        /// The packages tried.
         tried: String,
     },
     /// A program failed.
     #[error("{program} failed: {detail}")]
     Program {
-        /// The program and what it was asked to do.
+        /// The program and its first arguments.
         program: String,
-        /// The last error it printed, or how it ended.
+        /// Its error message, or its exit status.
         detail: String,
     },
     /// A program cannot be started or its output cannot be read.
@@ -73,48 +73,48 @@ pub enum KernelError {
     Start {
         /// The program.
         program: String,
-        /// What the operating system answered.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// The address is none that a kernel can be fetched from.
-    #[error("{url:?} is not an http or https address")]
+    /// The URL is invalid.
+    #[error("{url:?} is not an http or https URL")]
     BadUrl {
-        /// The address.
+        /// The URL.
         url: String,
     },
-    /// The server did not hand the file out.
-    #[error("{url} answered {status}")]
-    Refused {
-        /// The address.
+    /// The server returned an error.
+    #[error("{url} returned status {status}")]
+    Status {
+        /// The URL.
         url: String,
         /// The HTTP status.
         status: u16,
     },
     /// The transfer failed.
-    #[error("cannot fetch {url}: {detail}")]
+    #[error("cannot download {url}: {detail}")]
     Transfer {
-        /// The address.
+        /// The URL.
         url: String,
-        /// What the client says.
+        /// The error of the HTTP client.
         detail: String,
     },
-    /// More bytes than any kernel has.
-    #[error("{name} is larger than {limit} bytes, which no kernel is")]
+    /// The file exceeds the size limit of a kernel.
+    #[error("{name} exceeds the maximum kernel size of {limit} bytes")]
     TooLarge {
-        /// The file or address.
+        /// The file or URL.
         name: String,
         /// The limit in bytes.
         limit: u64,
     },
-    /// The bytes have another digest than the one asked for.
-    #[error("{name} has digest {actual}, not {expected}")]
+    /// The content does not match the expected digest.
+    #[error("{name}: digest mismatch: expected {expected}, got {actual}")]
     WrongDigest {
-        /// The file, package or address.
+        /// The file, package or URL.
         name: String,
-        /// What was asked for.
+        /// The expected digest.
         expected: microagent_cas::Digest,
-        /// What came.
+        /// The digest of the content.
         actual: microagent_cas::Digest,
     },
 }
@@ -131,17 +131,17 @@ impl Diagnosis for KernelError {
             | KernelError::BadPackage { .. }
             | KernelError::MissingModule { .. }
             | KernelError::TooLarge { .. } => ErrorKind::Unsupported,
-            KernelError::NoPackageClient { .. } | KernelError::Start { .. } => ErrorKind::Host,
+            KernelError::ProgramNotFound { .. } | KernelError::Start { .. } => ErrorKind::Host,
             KernelError::NoKernelPackage { .. } => ErrorKind::NotFound,
             KernelError::Program { .. } => ErrorKind::Unreachable,
             KernelError::BadUrl { .. } => ErrorKind::Usage,
-            KernelError::Refused {
+            KernelError::Status {
                 status: 404 | 410, ..
             } => ErrorKind::NotFound,
-            KernelError::Refused {
+            KernelError::Status {
                 status: 401 | 403, ..
             } => ErrorKind::Unauthorized,
-            KernelError::Refused { .. } | KernelError::Transfer { .. } => ErrorKind::Unreachable,
+            KernelError::Status { .. } | KernelError::Transfer { .. } => ErrorKind::Unreachable,
             KernelError::WrongDigest { .. } => ErrorKind::Corrupt,
         }
     }
@@ -149,9 +149,9 @@ impl Diagnosis for KernelError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             KernelError::NotAKernel { .. } => {
-                "give a bzImage or an ELF vmlinux for x86-64, or a .deb that holds one".to_owned()
+                "use a bzImage or an ELF vmlinux for x86-64, or a .deb that contains one".to_owned()
             }
-            KernelError::NoPackageClient { .. } | KernelError::NoKernelPackage { .. } => {
+            KernelError::ProgramNotFound { .. } | KernelError::NoKernelPackage { .. } => {
                 OTHER_SOURCES.to_owned()
             }
             KernelError::Program { program, .. } if program.starts_with("apt") => {
@@ -169,7 +169,7 @@ impl Diagnosis for KernelError {
     }
 }
 
-/// Why a kernel could not be put into the store.
+/// The error of storing a kernel.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) enum KernelFailure {

@@ -1,8 +1,8 @@
-//! Telling a kernel from other files, by its first bytes.
+//! Identifies a kernel by the first bytes of a file.
 //!
-//! Two forms boot: a bzImage (Documentation/arch/x86/boot.rst of the kernel, "The Real-Mode Kernel
-//! Header") and an ELF vmlinux for x86-64. Everything here is pure over byte slices; the bytes are
-//! foreign.
+//! Two formats are bootable: a bzImage (Documentation/arch/x86/boot.rst of the kernel, "The
+//! Real-Mode Kernel Header") and an ELF vmlinux for x86-64. The functions here are pure; their
+//! input is untrusted.
 
 use elf::abi;
 use elf::endian::LittleEndian;
@@ -10,17 +10,17 @@ use elf::file::{Class, FileHeader, parse_ident};
 use elf::note::Note;
 use elf::segment::SegmentTable;
 
-/// How many bytes from the start of a file [`identify`] wants to see. A bzImage has its header and
-/// version string in its setup sectors (at most 64 × 512 bytes); an ELF file's program headers
-/// follow its header.
+/// Number of bytes from the start of a file that [`identify`] needs. A bzImage has its header and
+/// version string in its setup sectors (at most 64 × 512 bytes); the program headers of an ELF
+/// file follow its header.
 pub(crate) const HEAD: u64 = 64 << 10;
 
 /// `HdrS` at 0x202.
 const MAGIC: u32 = 0x5372_6448;
 
-/// The boot protocol that has `xloadflags`, the only place which says that a kernel has a 64-bit
-/// entry (Linux 3.8).
-const LEAST_PROTOCOL: u16 = 0x020c;
+/// The first boot protocol version with `xloadflags` (Linux 3.8), the only field that indicates a
+/// 64-bit entry point.
+const MIN_PROTOCOL: u16 = 0x020c;
 
 /// `XLF_KERNEL_64` of `xloadflags`.
 const KERNEL_64: u16 = 1;
@@ -28,7 +28,7 @@ const KERNEL_64: u16 = 1;
 /// `LOADED_HIGH` of `loadflags`: a bzImage and not a zImage.
 const LOADED_HIGH: u8 = 1;
 
-/// The longest version string that is taken, in bytes.
+/// Maximum length of a version string in bytes.
 const MAX_VERSION: usize = 256;
 
 /// The lowest address of the kernel's half of a 48-bit address space.
@@ -37,24 +37,24 @@ const KERNEL_HALF: u64 = 0xffff_8000_0000_0000;
 /// `XEN_ELFNOTE_PHYS32_ENTRY` (include/xen/interface/elfnote.h): the PVH entry point.
 const PVH_ENTRY: u64 = 18;
 
-/// What kind of kernel a file is.
+/// The format of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KernelImage {
     /// A compressed kernel with its own boot code.
     BzImage {
-        /// The first word of the version string in its header, where there is one.
+        /// The first word of the version string in its header, if it has one.
         version: Option<String>,
-        /// How many bytes of the file the boot protocol needs; a shorter file is cut short.
+        /// Minimum size of the file in bytes according to its header.
         length: u64,
     },
     /// An uncompressed ELF kernel.
     Vmlinux,
 }
 
-/// Says what a file is, from its first [`HEAD`] bytes (or all, if it is shorter).
+/// Identifies a file by its first [`HEAD`] bytes (or all of them, if it is shorter).
 ///
 /// # Errors
-/// One line on why it is no kernel that can be booted.
+/// One line with the reason why the file is not a bootable kernel.
 pub(crate) fn identify(head: &[u8]) -> Result<KernelImage, String> {
     if head.is_empty() {
         return Err("it is empty".to_owned());
@@ -71,22 +71,22 @@ pub(crate) fn identify(head: &[u8]) -> Result<KernelImage, String> {
         [0xfd, b'7', b'z', b'X', b'Z', ..] => "it is an xz file; decompress it first",
         _ if head.get(56..60) == Some(b"ARM\x64") => "it is an image for arm64",
         _ if head.starts_with(b"#!") => "it is a script",
-        _ => "it has neither the header of a bzImage nor that of an ELF file",
+        _ => "it has neither a bzImage header nor an ELF header",
     }
     .to_owned())
 }
 
 fn bz_image(head: &[u8]) -> Result<KernelImage, String> {
-    let short = || "its boot header is cut short".to_owned();
+    let short = || "its boot header is truncated".to_owned();
     let protocol = u16_at(head, 0x206).ok_or_else(short)?;
     let shown = format!("{}.{:02}", protocol >> 8, protocol & 0xff);
-    if protocol < LEAST_PROTOCOL {
+    if protocol < MIN_PROTOCOL {
         return Err(format!(
             "its boot protocol {shown} is older than 2.12 (Linux 3.8)"
         ));
     }
     if byte_at(head, 0x211).ok_or_else(short)? & LOADED_HIGH == 0 {
-        return Err("it is a zImage, which no 64-bit kernel is".to_owned());
+        return Err("it is a zImage, which cannot contain a 64-bit kernel".to_owned());
     }
     if u16_at(head, 0x236).ok_or_else(short)? & KERNEL_64 == 0 {
         return Err("it is a 32-bit kernel".to_owned());
@@ -100,7 +100,7 @@ fn bz_image(head: &[u8]) -> Result<KernelImage, String> {
     Ok(KernelImage::BzImage { version, length })
 }
 
-/// The length in bytes of a bzImage's boot sector and setup code, behind which the kernel begins.
+/// The length in bytes of a bzImage's boot sector and setup code, after which the kernel begins.
 pub(crate) fn setup_length(head: &[u8]) -> Option<u64> {
     let setup_sectors = match byte_at(head, 0x1f1)? {
         0 => 4, // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
@@ -109,7 +109,7 @@ pub(crate) fn setup_length(head: &[u8]) -> Option<u64> {
     Some((setup_sectors + 1) * 512)
 }
 
-/// The version string: zero-terminated, its first word is the release.
+/// Reads the release, the first word of the NUL-terminated version string.
 fn version_at(head: &[u8], offset: usize) -> Option<String> {
     let bytes = head.get(offset..)?;
     let word = bytes
@@ -119,7 +119,7 @@ fn version_at(head: &[u8], offset: usize) -> Option<String> {
     release(&bytes[..word])
 }
 
-/// A kernel release such as `6.1.0-28-cloud-amd64`: printable and starting with a digit.
+/// Validates a kernel release such as `6.1.0-28-cloud-amd64`: printable, with a leading digit.
 fn release(word: &[u8]) -> Option<String> {
     let plausible = word.first()?.is_ascii_digit() && word.iter().all(u8::is_ascii_graphic);
     if plausible {
@@ -131,12 +131,12 @@ fn release(word: &[u8]) -> Option<String> {
 
 fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
     let damaged = |error: elf::ParseError| format!("its ELF header is damaged: {error}");
-    // The parser indexes into what it takes for a whole header.
+    // The parser panics on an incomplete header.
     let header = head
         .get(..64)
         .and_then(|header| header.split_at_checked(abi::EI_NIDENT));
     let Some((ident, rest)) = header else {
-        return Err("its ELF header is cut short".to_owned());
+        return Err("its ELF header is truncated".to_owned());
     };
     let ident = parse_ident::<LittleEndian>(ident).map_err(damaged)?;
     if ident.1 != Class::ELF64 {
@@ -153,17 +153,17 @@ fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
         return Err("it is an object file or a kernel module".to_owned());
     }
     let Some(table) = segments(head, &header) else {
-        return Err("its program headers are not where a kernel has them".to_owned());
+        return Err("its program headers are invalid or not at the start of the file".to_owned());
     };
     let mut kernel_half = false;
     for segment in table {
         match segment.p_type {
-            abi::PT_INTERP => return Err("it is a program for a running Linux".to_owned()),
+            abi::PT_INTERP => return Err("it is a user-space program".to_owned()),
             abi::PT_LOAD => kernel_half |= segment.p_vaddr >= KERNEL_HALF,
             _ => {}
         }
     }
-    // Only seen when the notes are in the file's head, as in small kernels that are not Linux;
+    // Found only if the notes are in the head of the file, as in small kernels other than Linux;
     // Linux is recognised by its addresses.
     let pvh = || {
         note_segments(head).into_iter().any(|(offset, size)| {
@@ -176,11 +176,11 @@ fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
     if kernel_half || pvh() {
         Ok(KernelImage::Vmlinux)
     } else {
-        Err("it is a program for a running Linux".to_owned())
+        Err("it is a user-space program".to_owned())
     }
 }
 
-/// The program headers, if they are all in the file's head.
+/// The program headers, if the head contains all of them.
 fn segments<'h>(
     head: &'h [u8],
     header: &FileHeader<LittleEndian>,
@@ -191,8 +191,8 @@ fn segments<'h>(
     (header.e_phentsize == 56).then(|| SegmentTable::new(LittleEndian, Class::ELF64, table))
 }
 
-/// The note segments of the ELF file that begins with `head`, as (offset, size) in bytes; none
-/// when it is no such file.
+/// The note segments of the ELF file that begins with `head`, as (offset, size) in bytes; empty if
+/// it is not a valid ELF file.
 pub(crate) fn note_segments(head: &[u8]) -> Vec<(u64, u64)> {
     let header = head
         .get(..64)
@@ -210,7 +210,7 @@ pub(crate) fn note_segments(head: &[u8]) -> Vec<(u64, u64)> {
         .collect()
 }
 
-/// Whether there is a PVH entry among these notes.
+/// Whether the notes contain a PVH entry point.
 pub(crate) fn has_pvh_note(notes: &[u8]) -> bool {
     elf::note::NoteIterator::new(LittleEndian, Class::ELF64, 4, notes).any(|note| {
         matches!(note, Note::Unknown(any)
@@ -218,7 +218,8 @@ pub(crate) fn has_pvh_note(notes: &[u8]) -> bool {
     })
 }
 
-/// Finds the release in the banner of an ELF kernel (`Linux version 6.1.0 (…`), chunk by chunk.
+/// Finds the release in the banner of an ELF kernel (`Linux version 6.1.0 (…`), which is fed in
+/// chunks.
 #[derive(Debug, Default)]
 pub(crate) struct BannerSearch {
     tail: Vec<u8>,
@@ -228,7 +229,7 @@ pub(crate) struct BannerSearch {
 impl BannerSearch {
     const BANNER: &'static [u8] = b"Linux version ";
 
-    /// Looks at the next bytes of the file.
+    /// Searches the next bytes of the file.
     pub(crate) fn feed(&mut self, chunk: &[u8]) {
         if self.found.is_some() {
             return;
@@ -249,7 +250,7 @@ impl BannerSearch {
                         return;
                     }
                 }
-                // The word goes on in the next chunk: keep the banner and come back.
+                // The word continues in the next chunk: keep the banner.
                 None if rest.len() < MAX_VERSION => {
                     self.tail.drain(..start - Self::BANNER.len());
                     return;
@@ -262,7 +263,7 @@ impl BannerSearch {
         self.tail.drain(..self.tail.len() - keep);
     }
 
-    /// The release, if the banner has come by.
+    /// The release, if the banner was found.
     pub(crate) fn finish(self) -> Option<String> {
         self.found
     }
@@ -297,7 +298,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The fields of boot.rst that matter, for a kernel of 3 setup sectors and 0x100 paragraphs.
+    /// A minimal valid header: 3 setup sectors, 0x100 paragraphs.
     fn header() -> Vec<u8> {
         let mut head = vec![0; 4096];
         head[0x1f1] = 3;
@@ -322,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_boot_is_refused_with_the_reason() {
+    fn an_unbootable_file_is_refused_with_the_reason() {
         let with = |offset: usize, bytes: &[u8]| {
             let mut head = header();
             head[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -331,7 +332,7 @@ mod tests {
         assert_eq!(with(0x236, &[0, 0]), "it is a 32-bit kernel");
         assert_eq!(
             with(0x211, &[0]),
-            "it is a zImage, which no 64-bit kernel is"
+            "it is a zImage, which cannot contain a 64-bit kernel"
         );
         assert_eq!(
             with(0x206, &[6, 2]),
@@ -339,18 +340,18 @@ mod tests {
         );
         assert_eq!(
             identify(&header()[..0x210]).unwrap_err(),
-            "its boot header is cut short"
+            "its boot header is truncated"
         );
         assert_eq!(identify(b"").unwrap_err(), "it is empty");
         assert_eq!(
             identify(b"\x7fELF\x02\x01").unwrap_err(),
-            "its ELF header is cut short"
+            "its ELF header is truncated"
         );
         assert_eq!(identify(b"#!/bin/sh\n").unwrap_err(), "it is a script");
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         assert_eq!(
             identify(&program[..HEAD as usize]).unwrap_err(),
-            "it is a program for a running Linux"
+            "it is a user-space program"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Puts a kernel into the store: the outputs of the kernel nodes.
+//! Stores a kernel: the outputs of the kernel nodes.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -95,7 +95,7 @@ pub(crate) fn store_image(
         path: path.to_owned(),
         source,
     };
-    let not = |why| KernelError::NotAKernel {
+    let not_a_kernel = |why| KernelError::NotAKernel {
         name: name.to_owned(),
         why,
     };
@@ -105,11 +105,11 @@ pub(crate) fn store_image(
         .take(image::HEAD)
         .read_to_end(&mut buffer)
         .map_err(unreadable)?;
-    let image = image::identify(&buffer).map_err(not)?;
+    let image = image::identify(&buffer).map_err(not_a_kernel)?;
     if let KernelImage::BzImage { length, .. } = image
         && size < length
     {
-        return Err(not(format!("it is cut short at {size} of {length} bytes")).into());
+        return Err(not_a_kernel(format!("it is truncated: {size} of {length} bytes")).into());
     }
     let spool = store.scratch()?;
     let mut banner = BannerSearch::default();
@@ -130,8 +130,8 @@ pub(crate) fn store_image(
         filled = reader.read(&mut buffer).map_err(unreadable)?;
     }
     if written != size {
-        return Err(not(format!(
-            "it changed while it was read ({size} bytes before)"
+        return Err(not_a_kernel(format!(
+            "its size changed while it was read (from {size} to {written} bytes)"
         ))
         .into());
     }
@@ -155,7 +155,7 @@ pub(crate) fn store_image(
 /// Reads the description of a kernel in the store.
 ///
 /// # Errors
-/// When it is missing or damaged.
+/// If it is missing or damaged.
 pub(crate) fn describe(store: &Store, digest: &Digest) -> Result<Description, StoreError> {
     let corrupt = |why: &str| StoreError::Corrupt {
         path: store.blob_path(digest),
@@ -163,5 +163,5 @@ pub(crate) fn describe(store: &Store, digest: &Digest) -> Result<Description, St
     };
     let bytes = store.read_blob(digest, MAX_DESCRIPTION)?;
     let bytes = bytes.ok_or_else(|| corrupt("it is missing"))?;
-    serde_json::from_slice(&bytes).map_err(|_| corrupt("it describes no kernel"))
+    serde_json::from_slice(&bytes).map_err(|_| corrupt("it is not a kernel description"))
 }

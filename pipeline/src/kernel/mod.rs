@@ -1,16 +1,16 @@
-//! Guest kernels: from the distribution, a file or a URL to two blobs in the store.
+//! Guest kernels from the distribution, a file or a URL, stored as an image and its modules.
 //!
-//! | question | module |
+//! | subject | module |
 //! |---|---|
-//! | is this file a bootable kernel | [`image`] |
-//! | which vmlinux a compressed kernel contains | [`payload`] |
-//! | what a kernel package contains | [`package`], [`module`] |
-//! | which package the distribution offers | [`apt`] |
-//! | how a kernel is downloaded from a URL | [`download`] |
-//! | how a kernel is put into the store | [`ingest`] |
-//! | which kernel `run` boots without `--kernel` | [`default`] |
-//! | how a kernel is built from source | [`build`] |
-//! | how the host's programs are run | [`tool`] |
+//! | identification of bootable kernels | [`image`] |
+//! | the vmlinux in a compressed kernel | [`payload`] |
+//! | kernel packages and their modules | [`package`], [`module`] |
+//! | the distribution's package | [`apt`] |
+//! | download from a URL | [`download`] |
+//! | storage | [`ingest`] |
+//! | the default kernel of `run` | [`default`] |
+//! | building from source | [`build`] |
+//! | running programs of the host | [`tool`] |
 //!
 //! The nodes are in `nodes::kernel`.
 
@@ -35,19 +35,19 @@ use serde::{Deserialize, Serialize};
 /// information is smaller.
 pub(crate) const MAX_KERNEL: u64 = 2 << 30;
 
-/// Where a kernel comes from.
+/// The source of a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
-    /// The kernel for virtual machines that the host's distribution offers, through its package
-    /// client, without root.
+    /// The kernel for virtual machines of the host's distribution, downloaded with its package
+    /// manager, without root.
     Distribution,
-    /// A file: a bzImage, an ELF vmlinux, or a `.deb` that holds a kernel.
+    /// A file: a bzImage, an ELF vmlinux, or a `.deb` that contains a kernel.
     Path(PathBuf),
-    /// The same from an http or https address.
+    /// Such a file at an http or https URL.
     Url {
-        /// The address.
+        /// The URL.
         url: String,
-        /// What its bytes must have.
+        /// The required digest.
         sha256: Digest,
     },
 }
@@ -56,16 +56,16 @@ pub enum KernelSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kernel {
-    /// The image: an ELF vmlinux, or a bzImage from which none could be taken.
+    /// The image: an ELF vmlinux, or a bzImage from which none could be extracted.
     pub digest: Digest,
-    /// Where the image is.
+    /// The path of the image.
     #[serde(skip)]
     pub path: PathBuf,
-    /// The modules a microVM needs, as a tar of uncompressed `<name>.ko` in load order. `None` when
-    /// there are none: all built in, or only an image was given.
+    /// The modules a microVM requires, as a tar of uncompressed `<name>.ko` in load order. `None`
+    /// if all are built in, or if the source was an image without modules.
     pub modules: Option<Digest>,
-    /// The kernel's release, such as `6.1.0-28-cloud-amd64`, where the image tells it.
+    /// The kernel's release, such as `6.1.0-28-cloud-amd64`, if the image contains it.
     pub version: Option<String>,
-    /// Where it came from: a package with its version, a path or an address.
+    /// Its source: packages with versions, a path or a URL.
     pub source: String,
 }

@@ -1,16 +1,16 @@
-//! Kernel modules: what a file says of itself, and which modules a microVM needs.
+//! Kernel modules: their names and dependencies, and the selection of those a microVM requires.
 //!
-//! Dependencies come from each module's own `.modinfo` section (`depends=…`, written by modpost),
-//! not from `modules.dep`: that file is made on the installing machine and is in no package.
-//! Everything here is pure; the bytes are foreign.
+//! Dependencies are read from each module's `.modinfo` section (`depends=…`, written by modpost).
+//! `modules.dep` is not part of a package; it is generated at installation. The functions here are
+//! pure; their input is untrusted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use elf::ElfBytes;
 use elf::endian::LittleEndian;
 
-/// What a microVM cannot do without, as a module or built in: the transport, the root disk, the
-/// agent's line, the root's file system.
+/// Drivers that a microVM requires, as modules or built in: the virtio transport, the root disk,
+/// the connection to the agent, the root file system.
 pub(crate) const REQUIRED: &[&str] = &[
     "virtio_mmio",
     "virtio_blk",
@@ -18,12 +18,12 @@ pub(crate) const REQUIRED: &[&str] = &[
     "ext4",
 ];
 
-/// Taken along where the kernel has it as a module. `virtio_rng` feeds the entropy pool early;
-/// `crc32c_generic` is what ext4 asks the crypto API for by alias, which needs no modprobe then.
+/// Modules that are included if the kernel has them. `virtio_rng` fills the entropy pool early;
+/// ext4 requests `crc32c_generic` from the crypto API by an alias, which would need modprobe.
 pub(crate) const OPTIONAL: &[&str] = &["virtio_rng", "crc32c_generic"];
 
-/// The name the kernel gives to a module file: without directory and suffixes, `-` as `_`. `None`
-/// when it is no module file.
+/// The kernel's name for a module file: without directory and suffixes, with `-` replaced by `_`.
+/// `None` if it is not a module file.
 pub(crate) fn module_name(path: &str) -> Option<String> {
     let file = path.rsplit('/').next()?;
     let stem = [".ko", ".ko.zst", ".ko.xz", ".ko.gz"]
@@ -33,10 +33,10 @@ pub(crate) fn module_name(path: &str) -> Option<String> {
         .map(|stem| stem.replace('-', "_"))
 }
 
-/// The names a module depends on, from its `.modinfo`.
+/// The names of the modules a module depends on, from its `.modinfo`.
 ///
 /// # Errors
-/// One line on why it is no module.
+/// One line with the reason why the file is not a module.
 pub(crate) fn dependencies(module: &[u8]) -> Result<Vec<String>, String> {
     let damaged = |error: elf::ParseError| format!("damaged ELF file: {error}");
     let file = ElfBytes::<LittleEndian>::minimal_parse(module).map_err(damaged)?;
@@ -49,7 +49,7 @@ pub(crate) fn dependencies(module: &[u8]) -> Result<Vec<String>, String> {
         .split(|&byte| byte == 0)
         .find_map(|entry| entry.strip_prefix(b"depends="));
     let names = std::str::from_utf8(depends.unwrap_or_default())
-        .map_err(|_| "its dependencies are not text".to_owned())?;
+        .map_err(|_| "its dependencies are not UTF-8".to_owned())?;
     Ok(names
         .split(',')
         .filter(|name| !name.is_empty())
@@ -60,15 +60,15 @@ pub(crate) fn dependencies(module: &[u8]) -> Result<Vec<String>, String> {
 /// Why a selection of modules failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SelectError<E> {
-    /// This one is neither a module nor built in.
+    /// A required driver is neither a module nor built in.
     Missing(String),
     /// `load` failed.
     Load(E),
 }
 
-/// Chooses the modules a microVM needs, every one after all it depends on.
+/// Selects the modules a microVM requires, each after its dependencies.
 ///
-/// `available` are the kernel's modules by name; `builtin` the names in `modules.builtin`; `load`
+/// `available` holds the kernel's modules by name, `builtin` the names in `modules.builtin`; `load`
 /// reads a module's dependencies.
 pub(crate) fn select<T, E>(
     available: &BTreeMap<String, T>,
@@ -86,7 +86,7 @@ pub(crate) fn select<T, E>(
     Ok(order)
 }
 
-/// Depth first with an explicit stack: the depth is the package's to choose.
+/// Depth-first search with an explicit stack, because the package determines the depth.
 fn visit<T, E>(
     name: &str,
     available: &BTreeMap<String, T>,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_come_after_what_they_depend_on_and_builtin_ones_not_at_all() {
+    fn modules_follow_their_dependencies_and_builtin_ones_are_omitted() {
         let modules = graph(&[
             ("virtio_mmio", &["virtio", "virtio_ring"]),
             ("virtio_blk", &["virtio", "virtio_ring"]),
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_required_module_that_is_nowhere_is_named_and_an_optional_one_is_not_missed() {
+    fn a_missing_required_module_is_an_error_and_a_missing_optional_one_is_not() {
         let modules = graph(&[("virtio_rng", &[])]);
         let builtin = [
             "virtio_mmio",
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_ends() {
+    fn a_dependency_cycle_terminates() {
         let modules = graph(&[("ext4", &["a"]), ("a", &["b"]), ("b", &["a", "ext4"])]);
         let builtin = ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport"];
         assert_eq!(choose(&modules, &builtin).unwrap(), ["b", "a", "ext4"]);
@@ -206,7 +206,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_are_no_module_and_no_panic(
+        fn arbitrary_bytes_do_not_cause_a_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..2000),
         ) {
             let _ = dependencies(&bytes);

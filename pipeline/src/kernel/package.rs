@@ -1,9 +1,9 @@
-//! Kernel packages (`.deb`): the kernel and the modules a microVM needs, taken out without
-//! installing anything and without creating a file by a name that a package chose.
+//! Kernel packages (`.deb`): extracts the kernel and the modules a microVM requires, without
+//! installing the package and without creating files under names from the package.
 //!
-//! `dpkg-deb` decompresses; what matters of its tar stream is spooled into one nameless file and
-//! found there again by offset. The modules leave as one small tar: uncompressed, in load order,
-//! the same bytes for the same packages.
+//! `dpkg-deb` decompresses the package; the relevant parts of its tar stream are spooled into one
+//! unnamed file and addressed by offset. The modules are stored as a deterministic tar:
+//! uncompressed, in load order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,30 +16,30 @@ use super::error::{KernelError, KernelFailure};
 use super::module::{self, SelectError};
 use super::tool::Tool;
 
-/// The largest part of a package that is taken out, in bytes: a kernel, or one module.
+/// Maximum size in bytes of a kernel or module in a package.
 const MAX_PART: u64 = 256 << 20;
 
-/// The most that is spooled of all packages together, in bytes. A distribution's whole generic
-/// kernel with all modules is below 1 GiB.
+/// Maximum size of the spool in bytes. A distribution's generic kernel with all modules is below
+/// 1 GiB.
 const MAX_SPOOL: u64 = 4 << 30;
 
-/// The most entries one package may have; the generic kernels have some 8000.
+/// Maximum number of entries of a package; generic kernels have about 8000.
 const MAX_ENTRIES: usize = 200_000;
 
-/// The most memory that decompressing an xz module may take, in KiB. The kernel's own build uses
-/// dictionaries of 2 MiB.
+/// Memory limit for decompressing an xz module, in KiB. The kernel's build uses dictionaries of
+/// 2 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 
-/// A package that was fetched or given.
+/// A package file.
 #[derive(Debug)]
 pub(crate) struct Package {
-    /// How to call it in messages.
+    /// Its name in messages.
     pub(crate) name: String,
     /// The package, open for reading.
     pub(crate) file: File,
 }
 
-/// Where a part lies in the spool.
+/// A file in the spool.
 #[derive(Debug, Clone)]
 struct Part {
     path: String,
@@ -47,7 +47,8 @@ struct Part {
     size: u64,
 }
 
-/// What was found in some packages. For one reader at a time: the spool has one position.
+/// The unpacked content of packages. Only one reader at a time, because the spool has a single file
+/// position.
 #[derive(Debug)]
 pub(crate) struct Unpacked {
     name: String,
@@ -58,13 +59,13 @@ pub(crate) struct Unpacked {
     builtin: BTreeSet<String>,
 }
 
-/// Whether a file starts like a `.deb` (deb(5): an ar archive).
+/// Whether a file begins like a `.deb` (deb(5): an ar archive).
 pub(crate) fn is_package(head: &[u8]) -> bool {
     head.starts_with(b"!<arch>\ndebian-binary")
 }
 
 impl Unpacked {
-    /// Takes the packages apart.
+    /// Unpacks the packages.
     pub(crate) fn read(store: &Store, packages: Vec<Package>) -> Result<Unpacked, KernelFailure> {
         let names: Vec<_> = packages
             .iter()
@@ -96,8 +97,8 @@ impl Unpacked {
             .start()?;
         let read = self.spool_entries(&mut stdout, &package.name);
         if matches!(read, Ok(()) | Err(SpoolError::Tar(_))) {
-            // To its end, so that dpkg-deb can say what it thinks of the package: that is better
-            // than where the tar broke off.
+            // Drain the stream: the error of dpkg-deb is more useful than the offset at which the
+            // tar ends.
             let _ = io::copy(&mut stdout, &mut io::sink());
             drop(stdout);
             running.finish()?;
@@ -122,7 +123,7 @@ impl Unpacked {
             if entry.header().entry_type() != tar::EntryType::Regular {
                 continue;
             }
-            // A name that is no text is none of those looked for.
+            // None of the relevant files has a non-UTF-8 name.
             let Ok(path) = String::from_utf8(entry.path_bytes().into_owned()) else {
                 continue;
             };
@@ -165,7 +166,7 @@ impl Unpacked {
         let size = self.end - offset;
         if size > MAX_PART || self.end > MAX_SPOOL {
             return Err(SpoolError::Limit(format!(
-                "{path} is too large for a kernel or a module"
+                "{path} is too large for a kernel or module"
             )));
         }
         Ok(Part { path, offset, size })
@@ -182,12 +183,12 @@ impl Unpacked {
         Ok(bytes)
     }
 
-    /// The kernel image: its path in the package, its size in bytes, and the bytes.
+    /// The kernel image: its path in the package, its size in bytes, and a reader.
     pub(crate) fn kernel(&self) -> Result<(String, u64, impl Read + '_), KernelFailure> {
         let [part] = self.kernels.as_slice() else {
             let why = match self.kernels.len() {
-                0 => "it holds no boot/vmlinuz-*".to_owned(),
-                count => format!("it holds {count} kernels"),
+                0 => "it contains no boot/vmlinuz-*".to_owned(),
+                count => format!("it contains {count} kernels"),
             };
             return Err(bad(&self.name, why).into());
         };
@@ -197,8 +198,8 @@ impl Unpacked {
         Ok((part.path.clone(), part.size, file.take(part.size)))
     }
 
-    /// Puts the modules that a microVM needs into the store: a tar of `<name>.ko` files in load
-    /// order. `None` when everything is built in.
+    /// Stores the modules that a microVM requires: a tar of `<name>.ko` files in load order. `None`
+    /// if all are built in.
     pub(crate) fn store_modules(&self, store: &Store) -> Result<Option<Digest>, KernelFailure> {
         let mut files = BTreeMap::new();
         let order = module::select(&self.modules, &self.builtin, |name, part| {
@@ -230,7 +231,7 @@ impl Unpacked {
         Ok(Some(writer.commit(None)?.0))
     }
 
-    /// A module's uncompressed bytes.
+    /// Reads and decompresses a module.
     fn module(&self, part: &Part) -> Result<Vec<u8>, KernelFailure> {
         let raw = self
             .read_part(part)
@@ -240,18 +241,18 @@ impl Unpacked {
     }
 }
 
-/// Why the spool could not be filled.
+/// An error while filling the spool.
 #[derive(Debug)]
 enum SpoolError {
-    /// The package's tar is damaged or broke off.
+    /// The package's tar is damaged or truncated.
     Tar(io::Error),
-    /// It is larger than what it should be.
+    /// A limit is exceeded.
     Limit(String),
     /// The spool cannot be written.
     Store(StoreError),
 }
 
-/// What a file in a package is to us.
+/// The role of a file in a package.
 enum Role {
     Kernel,
     Module(String),
@@ -297,7 +298,7 @@ fn decompress(path: &str, raw: Vec<u8>) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > MAX_PART {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "it is too large for a module",
+            "too large for a module",
         ));
     }
     Ok(bytes)
@@ -326,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_told_apart_by_where_they_are() {
+    fn the_role_of_a_file_is_determined_by_its_path() {
         assert!(matches!(role("./boot/vmlinuz-6.1.0"), Role::Kernel));
         assert!(matches!(role("usr/lib/modules/6.12/vmlinuz"), Role::Kernel));
         assert!(matches!(
@@ -347,14 +348,14 @@ mod tests {
     }
 
     #[test]
-    fn compressed_modules_come_out_as_they_went_in() {
+    fn compressed_modules_are_decompressed() {
         let bytes: Vec<u8> = (0..100_000_u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
         let dir = tempfile::tempdir().unwrap();
         let plain = dir.path().join("m.ko");
         std::fs::write(&plain, &bytes).unwrap();
-        // The kernel's own options (scripts/Makefile.modinst), by the real programs.
+        // The real programs with the options of the kernel (scripts/Makefile.modinst).
         for (program, args, end) in [
             (
                 "xz",

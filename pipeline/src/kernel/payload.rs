@@ -1,11 +1,11 @@
-//! The ELF kernel inside a bzImage, taken out once so that no boot has to.
+//! Extracts the ELF kernel from a bzImage, so that guests need not decompress it.
 //!
 //! A bzImage is a small program with a compressed vmlinux (boot.rst, `payload_offset` and
-//! `payload_length`). Booted as it is, every guest decompresses it again, at the guest's speed: on
-//! an emulated CPU that takes longer than the rest of the kernel's start. The vmlinux boots through
-//! its PVH entry instead. What cannot be taken out stays a bzImage and boots as one.
+//! `payload_length`). If it is booted directly, each guest decompresses the vmlinux; on an emulated
+//! CPU that takes longer than the rest of the kernel's startup. The extracted vmlinux boots through
+//! its PVH entry point instead. If it cannot be extracted, the bzImage is used.
 //!
-//! A kernel that is entered this way does not move itself (no KASLR), like every direct boot of a
+//! A kernel that is booted this way is not relocated (no KASLR), like every direct boot of a
 //! vmlinux.
 
 use std::fs::File;
@@ -16,20 +16,20 @@ use microagent_cas::{Scratch, Store, StoreError};
 
 use super::image::{self, KernelImage};
 
-/// The largest vmlinux that is taken out, in bytes.
+/// Maximum size of an extracted vmlinux in bytes.
 const MAX_VMLINUX: u64 = 512 << 20;
 
-/// What `xz` may use of memory, in KiB. The kernel's build uses dictionaries of at most 32 MiB.
+/// Memory limit for decompressing xz, in KiB. The kernel's build uses dictionaries of up to 32 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 
-/// The longest note segment that is looked through, in bytes.
+/// Maximum number of bytes of a note segment that are searched.
 const MAX_NOTES: u64 = 64 << 10;
 
-/// The vmlinux in `bz_image`, whose first [`image::HEAD`] bytes are `head`; `None` when it is
-/// packed in an unknown way, damaged, or has no PVH entry.
+/// Extracts the vmlinux in `bz_image`, whose first [`image::HEAD`] bytes are `head`; `None` if its
+/// compression is unknown, it is damaged, or it has no PVH entry point.
 ///
 /// # Errors
-/// Only what the store says when it cannot take the vmlinux.
+/// Only those of writing to the store.
 pub(super) fn vmlinux(
     store: &Store,
     bz_image: &File,
@@ -45,14 +45,14 @@ pub(super) fn vmlinux(
             return Err(StoreError::io("write to", scratch.path(), error));
         }
         Err(UnpackError::Payload(error)) => {
-            tracing::debug!(%error, "the kernel stays compressed");
+            tracing::debug!(%error, "cannot extract the vmlinux; using the bzImage");
             return Ok(None);
         }
     };
     Ok((unpacked && boots_as_pvh(scratch.file())).then_some(scratch))
 }
 
-/// Where the payload is in the file: offset and length in bytes.
+/// The location of the payload in the file: offset and length in bytes.
 fn range(head: &[u8]) -> Option<(u64, u64)> {
     let offset = image::setup_length(head)? + u64::from(image::u32_at(head, 0x248)?);
     Some((offset, u64::from(image::u32_at(head, 0x24c)?)))
@@ -63,7 +63,8 @@ enum UnpackError {
     Write(io::Error),
 }
 
-/// Whether the payload's form is known and it has the length that its end says.
+/// Decompresses the payload. Returns whether its compression is supported and its size matches the
+/// one stored at its end.
 fn unpack(
     mut bz_image: &File,
     offset: u64,
@@ -84,7 +85,7 @@ fn unpack(
     bz_image
         .seek(SeekFrom::Start(offset))
         .map_err(UnpackError::Payload)?;
-    // All but gzip, which ends with it anyway, have the unpacked size behind them.
+    // The uncompressed size follows the payload. In gzip it is part of the format itself.
     let packed = bz_image.take(length - 4);
     let mut reader: Box<dyn Read> = match magic {
         [0x02, 0x21, 0x4c, 0x18, ..] => Box::new(lz4_flex::frame::FrameDecoder::new(packed)),
@@ -117,7 +118,7 @@ fn unpack(
     Ok(written == u64::from(u32::from_le_bytes(size)))
 }
 
-/// Whether the file is an ELF kernel with a PVH entry, which is the one that every engine enters.
+/// Whether the file is an ELF kernel with a PVH entry point, which every engine uses.
 fn boots_as_pvh(mut file: &File) -> bool {
     let mut head = Vec::new();
     if file.rewind().is_err() || file.take(image::HEAD).read_to_end(&mut head).is_err() {
@@ -138,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// A bzImage's header with this payload behind two setup sectors.
+    /// A bzImage with this payload after its two setup sectors.
     fn bz_image(payload: &[u8]) -> Vec<u8> {
         let mut file = vec![0; 1024];
         file[0x1f1] = 1;
@@ -166,7 +167,7 @@ mod tests {
         packed
     }
 
-    /// The tools that the kernel's own build calls, with its flags (scripts/Makefile.lib).
+    /// Compresses with a tool and flags of the kernel's build (scripts/Makefile.lib).
     fn pack(tool: &str, flags: &[&str], content: &[u8]) -> Vec<u8> {
         let mut input = tempfile::NamedTempFile::new().unwrap();
         input.write_all(content).unwrap();
@@ -174,13 +175,13 @@ mod tests {
             .args(flags)
             .stdin(File::open(input.path()).unwrap())
             .output()
-            .unwrap_or_else(|error| panic!("{tool} is needed by this test: {error}"));
+            .unwrap_or_else(|error| panic!("this test requires {tool}: {error}"));
         assert!(output.status.success());
         output.stdout
     }
 
     #[test]
-    fn what_the_kernels_build_packs_is_unpacked() {
+    fn each_compression_of_the_kernels_build_is_unpacked() {
         let content: Vec<u8> = (0..3_000_000u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
@@ -202,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn what_has_another_size_than_it_says_is_left_alone() {
+    fn a_payload_of_the_wrong_size_or_format_is_not_unpacked() {
         let lz4 = pack("lz4", &["-l", "-9", "-c"], b"some bytes that are a kernel");
         assert_eq!(unpacked(&with_size(lz4.clone(), 27)), None);
         assert_eq!(
             unpacked(&with_size(lz4[..lz4.len() - 3].to_vec(), 28)),
             None
         );
-        assert_eq!(unpacked(b"neither of the forms"), None);
+        assert_eq!(unpacked(b"an unknown format"), None);
         assert_eq!(unpacked(b""), None);
     }
 }

@@ -1,11 +1,11 @@
-//! Running the distribution's own programs: quietly, in the C locale, with nothing on their
-//! standard input but what is given.
+//! Runs programs of the distribution in the C locale, with captured output and an empty standard
+//! input by default.
 //!
-//! Nothing of them outlives this process. A program whose output is a stream meets the closed pipe;
-//! apt, which downloads in silence, is guarded: a shell between us and it waits for its end or for
-//! ours, whichever comes first, and kills it in the latter case. (The parent-death signal does not
-//! serve: apt changes its effective user on the way, and that clears it.) What the shell guards is a
-//! process group of its own, and is killed as a whole: make has compilers below it.
+//! The programs do not outlive this process. One that streams its output fails on the closed pipe.
+//! apt, which downloads without output, runs under a guard: a shell that waits for the exit of apt
+//! or of this process and in the latter case kills apt. (The parent-death signal is not suitable:
+//! apt changes its effective user, which clears it.) A guarded program runs in its own process
+//! group, which is killed as a whole, because make starts compilers.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,14 +16,14 @@ use std::thread::JoinHandle;
 
 use super::error::KernelError;
 
-/// How much of a program's standard error is kept, from its end, in bytes.
+/// Number of bytes that are kept from the end of a program's standard error.
 const STDERR_TAIL: usize = 8 << 10;
 
-/// The most a program may print where its whole output is wanted, in bytes.
+/// Maximum size of a program's captured output in bytes.
 const MAX_OUTPUT: u64 = 4 << 20;
 
-/// Runs its arguments, and kills its process group, itself included, when standard input ends: the
-/// other end of that pipe is held by this process and nobody else.
+/// Runs its arguments, and kills its own process group at EOF on standard input. Only this process
+/// holds the other end of that pipe.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -54,12 +54,13 @@ pub(crate) struct Running {
 }
 
 impl Tool {
-    /// `name`, found in `PATH`, to be told `what`: its first arguments.
+    /// Prepares `name`, found in `PATH`, with `what` as its first arguments, which appear in
+    /// messages.
     pub(crate) fn new(name: &'static str, what: &[&str]) -> Tool {
         Tool::with(name, what, Command::new(name))
     }
 
-    /// The same, for a program that must be killed when this process dies.
+    /// Like [`Tool::new`], for a program that must be killed when this process dies.
     pub(crate) fn guarded(name: &'static str, what: &[&str]) -> Tool {
         let mut shell = Command::new("sh");
         shell.args(["-c", GUARD, "sh", name]).process_group(0);
@@ -77,13 +78,13 @@ impl Tool {
         }
     }
 
-    /// Adds arguments that are not worth naming in messages.
+    /// Adds arguments that do not appear in messages.
     pub(crate) fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Tool {
         self.command.args(args);
         self
     }
 
-    /// The only variables that it finds in its environment.
+    /// Replaces its environment.
     pub(crate) fn only_env<S: AsRef<OsStr>>(
         mut self,
         variables: impl IntoIterator<Item = (S, S)>,
@@ -92,22 +93,22 @@ impl Tool {
         self
     }
 
-    /// The directory to run in.
+    /// Sets its working directory.
     pub(crate) fn current_dir(mut self, dir: &std::path::Path) -> Tool {
         self.command.current_dir(dir);
         self
     }
 
-    /// What it reads from its standard input.
+    /// Sets its standard input.
     pub(crate) fn stdin(mut self, file: File) -> Tool {
         self.command.stdin(file);
         self
     }
 
-    /// Starts it; its output is to be read to the end, then [`Running::finish`] called.
+    /// Starts it. The caller must read the output to its end and then call [`Running::finish`].
     pub(crate) fn start(mut self) -> Result<(Running, ChildStdout), KernelError> {
         if !in_path(self.name) {
-            return Err(KernelError::NoPackageClient { program: self.name });
+            return Err(KernelError::ProgramNotFound { program: self.name });
         }
         let what = self.what;
         let failed = |source| KernelError::Start {
@@ -136,7 +137,7 @@ impl Tool {
         }
     }
 
-    /// Runs it to its end and returns what it printed.
+    /// Runs it to completion and returns its output.
     pub(crate) fn output(self) -> Result<Vec<u8>, KernelError> {
         let (running, stdout) = self.start()?;
         let mut output = Vec::new();
@@ -151,9 +152,9 @@ impl Tool {
 }
 
 impl Running {
-    /// Waits for its end.
+    /// Waits for its exit.
     pub(crate) fn finish(mut self) -> Result<(), KernelError> {
-        // `Child::wait` would close the guard's pipe first, which means: kill it.
+        // `Child::wait` closes the guard's pipe first, which would kill the program.
         let guard = self.child.stdin.take();
         let status = self.child.wait();
         drop(guard);
@@ -180,7 +181,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Not finished: nobody reads its output any more. After `finish` all of it does nothing.
+        // Kills a program that was not finished. No effect after `finish`.
         match self.child.stdin.take() {
             Some(guard) => drop(guard),
             None => drop(self.child.kill()),
@@ -189,7 +190,7 @@ impl Drop for Running {
     }
 }
 
-/// The first error in apt's form (`E: …`), else the last line.
+/// The first error in apt's format (`E: …`), otherwise the last line.
 fn last_error(stderr: &str) -> Option<String> {
     let lines = || {
         stderr
@@ -228,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failing_program_is_quoted_with_its_error() {
+    fn the_error_of_a_failed_program_is_reported() {
         let script = "echo 'W: x' >&2; echo 'E: no such package' >&2; echo done >&2; exit 100";
         let error = Tool::new("sh", &["-c"])
             .args([script])
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guarded_program_ends_as_it_would_alone() {
+    fn a_guard_does_not_change_the_result_of_a_program() {
         let output = Tool::guarded("sh", &["-c"])
             .args(["cat; echo out"])
             .output();
@@ -257,27 +258,27 @@ mod tests {
     }
 
     #[test]
-    fn a_guarded_program_dies_when_nobody_waits_for_it_any_more() {
-        // It holds its end of `mark` for as long as it lives.
-        let (mut mark, held) = std::io::pipe().unwrap();
+    fn a_guarded_program_is_killed_when_its_parent_exits() {
+        // The program holds one end of this pipe while it runs.
+        let (mut alive, held) = std::io::pipe().unwrap();
         let mut tool = Tool::guarded("sh", &["-c"]).args(["echo started; exec sleep 1000"]);
         tool.command.stderr(held);
         let mut child = tool.command.stdout(Stdio::piped()).spawn().unwrap();
         drop(tool);
         let mut stdout = child.stdout.take().unwrap();
         stdout.read_exact(&mut [0; 8]).unwrap();
-        drop(child.stdin.take()); // what the kernel does when this process is killed
-        // Ends when its last holder is gone. The shell may say "Killed" on it.
-        mark.read_to_end(&mut Vec::new()).unwrap();
+        drop(child.stdin.take()); // as the kernel does when this process is killed
+        // Returns when the last holder has exited. The shell may write "Killed" to it.
+        alive.read_to_end(&mut Vec::new()).unwrap();
         child.wait().unwrap();
     }
 
     #[test]
-    fn a_program_that_is_not_there_is_named() {
+    fn a_missing_program_is_reported() {
         let error = Tool::new("no-such-program", &["x"]).output().unwrap_err();
         assert!(matches!(
             error,
-            KernelError::NoPackageClient {
+            KernelError::ProgramNotFound {
                 program: "no-such-program"
             }
         ));

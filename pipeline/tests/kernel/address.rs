@@ -41,7 +41,7 @@ fn a_kernel_from_a_url_is_verified_against_its_digest() {
 
     let url = serve(ok(&image, image.len()), 1);
     let wrong = Digest::of(b"another");
-    let message = format!("{url} has digest {sha256}, not {wrong}");
+    let message = format!("{url}: digest mismatch: expected {wrong}, got {sha256}");
     assert_eq!(
         refused(from(url, wrong).unwrap_err()),
         (ErrorKind::Corrupt, message)
@@ -58,7 +58,7 @@ fn a_kernel_from_a_url_is_verified_against_its_digest() {
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
         1,
     );
-    let message = format!("{url} answered 404");
+    let message = format!("{url} returned status 404");
     assert_eq!(
         refused(from(url, sha256).unwrap_err()),
         (ErrorKind::NotFound, message)
@@ -66,7 +66,7 @@ fn a_kernel_from_a_url_is_verified_against_its_digest() {
 
     let url = serve(ok(b"", 3 << 30), 1);
     let message = format!(
-        "{url} is larger than {} bytes, which no kernel is",
+        "{url} exceeds the maximum kernel size of {} bytes",
         2_u64 << 30
     );
     assert_eq!(

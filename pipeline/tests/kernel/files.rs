@@ -41,17 +41,11 @@ fn a_file_that_is_not_a_kernel_is_refused_and_leaves_nothing_behind() {
     let cases = [
         (
             file("text", b"hello"),
-            "it has neither the header of a bzImage nor that of an ELF file",
+            "it has neither a bzImage header nor an ELF header",
         ),
         (file("empty", b""), "it is empty"),
-        (
-            PathBuf::from("/bin/sh"),
-            "it is a program for a running Linux",
-        ),
-        (
-            PathBuf::from("/bin/busybox"),
-            "it is a program for a running Linux",
-        ),
+        (PathBuf::from("/bin/sh"), "it is a user-space program"),
+        (PathBuf::from("/bin/busybox"), "it is a user-space program"),
         (dir.path().to_owned(), "it is a directory"),
         (PathBuf::from("/dev/zero"), "it is not a regular file"),
     ];
@@ -85,7 +79,7 @@ fn damaged_images_and_packages_are_refused() {
     fs::write(&short, &image[..image.len() / 2]).unwrap();
     let (kind, message) = refusal(&pipeline, &short);
     let begin = format!(
-        "{} is not a Linux kernel: it is cut short at ",
+        "{} is not a Linux kernel: it is truncated: ",
         short.display()
     );
     assert!(
@@ -128,7 +122,7 @@ fn a_package_without_a_kernel_is_refused() {
         .unwrap();
     assert!(built.status.success());
     let (kind, message) = refusal(&pipeline(dir.path()), &deb);
-    let why = "it holds no boot/vmlinuz-*";
+    let why = "it contains no boot/vmlinuz-*";
     let expected = format!("the kernel package {} cannot be used: {why}", deb.display());
     assert_eq!((kind, message), (ErrorKind::Unsupported, expected));
 }

@@ -1,4 +1,4 @@
-//! Why a kernel could not be built.
+//! Errors of building a kernel.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,75 +8,75 @@ use microagent_cas::StoreError;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::kernel::error::{KernelError, KernelFailure};
 
-/// Why a kernel could not be built.
+/// A kernel could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KernelBuildError {
     /// A file cannot be opened, read or written.
     #[error("cannot {action} {}", .path.display())]
     File {
-        /// What was tried.
+        /// The failed operation.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the operating system answered.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// What should hold a kernel's source does not.
-    #[error("{name} cannot be used as the source of a kernel: {why}")]
+    /// A file or package is not a kernel source.
+    #[error("cannot use {name} as a kernel source: {why}")]
     BadSource {
         /// The file or package.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The distribution does not offer the source.
-    #[error("the package sources of this host offer no {package}")]
+    /// The distribution does not have the source package.
+    #[error("the package sources of this host do not contain {package}")]
     NoSourcePackage {
         /// The package.
         package: &'static str,
     },
-    /// A program or a library that the build needs is missing.
-    #[error("building a kernel needs {missing}, which this host does not have")]
+    /// A program or library that the build requires is missing.
+    #[error("building a kernel requires {missing}, which is not installed")]
     MissingTool {
         /// The program, or the header of the library.
         missing: &'static str,
-        /// The distribution's package that has it.
+        /// The distribution's package that contains it.
         package: &'static str,
     },
-    /// A fragment has a line that is none.
+    /// A fragment has an invalid line.
     #[error("{name}, line {number}: {text:?} is neither an option nor a comment")]
     BadFragment {
         /// The fragment.
         name: String,
         /// The line, counted from 1.
         number: usize,
-        /// What stands there.
+        /// Its text.
         text: String,
     },
-    /// The kernel's configuration does not do what a fragment asks for.
-    #[error("{option} was asked to be {asked}, but the configuration made it {got}")]
+    /// The kernel's configuration changed an option of a fragment.
+    #[error("{option}={requested} was not applied; the resulting configuration has {actual}")]
     OptionDropped {
         /// The option.
         option: String,
-        /// The value that was asked for.
-        asked: String,
-        /// The value it got; `n` is also what an option has that this source does not know.
-        got: String,
+        /// The requested value.
+        requested: String,
+        /// The resulting value; `n` also for an option that this source does not have.
+        actual: String,
     },
     /// The kernel's own build failed.
     #[error("make {target} failed: {detail}")]
     Make {
-        /// What was to be made.
+        /// The target.
         target: &'static str,
-        /// The line that tells most.
+        /// The most relevant line of the output.
         detail: String,
-        /// Where all that make said is.
+        /// The file with the complete output.
         log: PathBuf,
     },
-    /// A program cannot be run, or says nothing of use.
-    #[error("cannot learn which {program} this is")]
+    /// A program cannot be run, or does not print its version.
+    #[error("cannot determine the version of {program}")]
     Unidentified {
         /// The program.
         program: String,
@@ -106,10 +106,10 @@ impl Diagnosis for KernelBuildError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             KernelBuildError::BadSource { .. } => {
-                "give a linux-*.tar.xz, or Debian's package linux-source-6.1".to_owned()
+                "use a linux-*.tar.xz or Debian's package linux-source-6.1".to_owned()
             }
             KernelBuildError::NoSourcePackage { .. } => {
-                "bring the source: --source linux-6.1.N.tar.xz, as kernel.org has it".to_owned()
+                "use --source with a linux-6.1.N.tar.xz from kernel.org".to_owned()
             }
             KernelBuildError::MissingTool { package, .. } => {
                 format!("apt-get install {package}")
@@ -118,7 +118,7 @@ impl Diagnosis for KernelBuildError {
                 "write CONFIG_NAME=value or # CONFIG_NAME is not set".to_owned()
             }
             KernelBuildError::OptionDropped { .. } => {
-                "another option decides it, or this source does not know it: see its `depends on` \
+                "another option overrides it, or this source does not have it; see its `depends on` \
                  in the kernel's Kconfig files"
                     .to_owned()
             }
@@ -128,7 +128,7 @@ impl Diagnosis for KernelBuildError {
     }
 }
 
-/// Why a build of a kernel failed: an error of its own, or of what it calls.
+/// The error of a kernel build or of a module it uses.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) enum KernelBuildFailure {

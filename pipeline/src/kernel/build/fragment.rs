@@ -1,7 +1,8 @@
-//! Configuration fragments: what is asked of a kernel's configuration, and whether it came true.
+//! Configuration fragments: requested options, and the check that a configuration has them.
 //!
 //! The format is that of `.config` (Documentation/kbuild/kconfig.rst): `CONFIG_NAME=value`, or
-//! `# CONFIG_NAME is not set`. `CONFIG_NAME=n` means the latter. All else after a `#` is comment.
+//! `# CONFIG_NAME is not set`, which is the same as `CONFIG_NAME=n`. Other lines with a leading `#`
+//! are comments.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,19 +18,19 @@ const MICROVM: &str = include_str!("microvm.config");
 /// The maximum size of a fragment, in bytes. A distribution's complete `.config` has 300 KiB.
 const MAX_FRAGMENT: u64 = 4 << 20;
 
-/// What a line of `.config` says of an option that is off, around its name.
+/// Prefix and suffix of the name in a `.config` line for a disabled option.
 const OFF: (&str, &str) = ("# ", " is not set");
 
-/// The longest name of an option that is taken, in bytes. The kernel's longest has 50.
+/// Maximum length of an option's name in bytes. The longest name in the kernel has 50.
 const MAX_NAME: usize = 200;
 
-/// Options by name, with their values as text; `n` is off.
+/// Options and their values as text; `n` means disabled.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fragment {
     options: BTreeMap<String, String>,
 }
 
-/// A line that is neither option nor comment.
+/// A line that is neither an option nor a comment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadLine {
     /// Counted from 1.
@@ -38,15 +39,15 @@ pub(crate) struct BadLine {
     pub(crate) text: String,
 }
 
-/// An option that came out otherwise.
+/// An option whose value in the configuration differs from the requested one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     /// Its name with `CONFIG_`.
     pub(crate) option: String,
-    /// What was asked for.
-    pub(crate) asked: String,
-    /// What the configuration has.
-    pub(crate) got: String,
+    /// The requested value.
+    pub(crate) requested: String,
+    /// The value in the configuration.
+    pub(crate) actual: String,
 }
 
 impl Fragment {
@@ -72,7 +73,7 @@ impl Fragment {
         Ok(fragment)
     }
 
-    /// Reads a fragment; of two lines for one option the later counts.
+    /// Parses a fragment. A later line for the same option overrides an earlier one.
     pub(crate) fn parse(text: &str) -> Result<Fragment, BadLine> {
         let mut options = BTreeMap::new();
         for (index, line) in text.lines().enumerate() {
@@ -80,7 +81,7 @@ impl Fragment {
                 Line::Option(name, value) => {
                     options.insert(name.to_owned(), value.to_owned());
                 }
-                Line::Nothing => {}
+                Line::Blank => {}
                 Line::Bad => {
                     return Err(BadLine {
                         number: index + 1,
@@ -92,13 +93,13 @@ impl Fragment {
         Ok(Fragment { options })
     }
 
-    /// Adds `more`, whose values count where both have one.
+    /// Adds `more`, whose values override existing ones.
     pub(crate) fn extend(&mut self, more: Fragment) {
         self.options.extend(more.options);
     }
 
-    /// As text in one form, whatever order and comments it was read from: what a key is made of and
-    /// what `KCONFIG_ALLCONFIG` names.
+    /// The canonical text, sorted and without comments: an input of the node's key, and the content
+    /// of the file for `KCONFIG_ALLCONFIG`.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (name, value) in &self.options {
@@ -111,33 +112,32 @@ impl Fragment {
         text
     }
 
-    /// The first option, by name, that `config`, a whole `.config`, does not have as asked. An
-    /// option that is off and one that the configuration does not know are the same: a kernel
-    /// cannot have what it does not know.
+    /// The first option, by name, whose value in the complete `.config` `config` differs from the
+    /// requested one. A missing option is the same as a disabled one.
     pub(crate) fn dropped(&self, config: &str) -> Option<Dropped> {
-        let is: BTreeMap<_, _> = config
+        let values: BTreeMap<_, _> = config
             .lines()
             .filter_map(|line| match option(line) {
                 Line::Option(name, value) => Some((name, value)),
                 _ => None,
             })
             .collect();
-        let of = |name: &String| is.get(name.as_str()).copied().unwrap_or("n");
-        let mut wrong = self
+        let actual = |name: &String| values.get(name.as_str()).copied().unwrap_or("n");
+        let mut different = self
             .options
             .iter()
-            .filter(|(name, asked)| of(name) != *asked);
-        wrong.next().map(|(name, asked)| Dropped {
+            .filter(|(name, requested)| actual(name) != *requested);
+        different.next().map(|(name, requested)| Dropped {
             option: name.clone(),
-            asked: asked.clone(),
-            got: of(name).to_owned(),
+            requested: requested.clone(),
+            actual: actual(name).to_owned(),
         })
     }
 }
 
 enum Line<'a> {
     Option(&'a str, &'a str),
-    Nothing,
+    Blank,
     Bad,
 }
 
@@ -150,7 +150,7 @@ fn option(line: &str) -> Line<'_> {
         return Line::Option(name, "n");
     }
     if line.is_empty() || line.starts_with('#') {
-        return Line::Nothing;
+        return Line::Blank;
     }
     match line.split_once('=') {
         Some((name, value)) if is_name(name) && is_value(value) => Line::Option(name, value),
@@ -164,7 +164,8 @@ fn is_name(text: &str) -> bool {
     !rest.is_empty() && text.len() <= MAX_NAME && rest.bytes().all(fits)
 }
 
-/// `y`, `m`, `n`, a number, or a string in quotes without any inside.
+/// `y`, `m`, `n`, a number, or a quoted string without inner quotes, backslashes and control
+/// characters.
 fn is_value(text: &str) -> bool {
     let quoted = text
         .strip_prefix('"')
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_of_two_lines_counts_and_order_and_comments_do_not() {
+    fn later_lines_override_and_order_and_comments_do_not_matter() {
         let mut base = fragment("# a comment\nCONFIG_B=y\n\nCONFIG_A=7\n# CONFIG_C is not set\n");
         assert_eq!(
             base.text(),
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_neither_is_named() {
+    fn an_invalid_line_is_reported() {
         for text in [
             "CONFIG_A",
             "FOO=y",
@@ -224,11 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_come_true_is_named() {
+    fn an_option_with_a_different_value_is_reported() {
         let config = "CONFIG_A=y\nCONFIG_N=64\n# CONFIG_OFF is not set\nCONFIG_S=\"x\"\n";
         let dropped = |text: &str| {
             let dropped = fragment(text).dropped(config);
-            dropped.map(|d| format!("{} {} {}", d.option, d.asked, d.got))
+            dropped.map(|d| format!("{} {} {}", d.option, d.requested, d.actual))
         };
         assert_eq!(
             dropped("CONFIG_A=y\nCONFIG_N=64\nCONFIG_OFF=n\nCONFIG_S=\"x\"\n"),
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_fragment_is_one_and_says_nothing_twice() {
+    fn the_built_in_fragment_is_valid_and_has_no_duplicates() {
         let text = MICROVM;
         let lines = text
             .lines()
@@ -252,7 +253,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_what_is_read_reads_the_same_again(text in "(#? ?CONFIG_[A-Z]{0,3}[ =a-z0-9\"]{0,12}\n|\\PC{0,20}\n){0,8}") {
+        fn the_canonical_text_of_a_valid_fragment_parses_to_the_same_fragment(text in "(#? ?CONFIG_[A-Z]{0,3}[ =a-z0-9\"]{0,12}\n|\\PC{0,20}\n){0,8}") {
             if let Ok(read) = Fragment::parse(&text) {
                 prop_assert_eq!(&fragment(&read.text()), &read);
                 prop_assert_eq!(read.dropped(&read.text()), None);

@@ -1,5 +1,5 @@
-//! The kernel's own build, run in its tree: everything it says goes to a log, what a person wants
-//! to know of it comes out.
+//! Runs the kernel's build in its tree. The complete output goes to a log; progress and the cause
+//! of a failure are extracted from it.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::error::{KernelBuildError, KernelBuildFailure};
 use crate::kernel::tool::Tool;
 
-/// The name and place of every build, and its time: what differs between two builds of one source
-/// must not get into the kernel (Documentation/kbuild/reproducible-builds.rst).
+/// Fixed values for everything that would differ between two builds of one source
+/// (Documentation/kbuild/reproducible-builds.rst).
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
     ("KBUILD_BUILD_USER", "microagent"),
@@ -20,10 +20,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("TZ", "UTC"),
 ];
 
-/// The longest line of a build that is looked at, in bytes; a longer one comes in pieces.
+/// Maximum length of a line of the output in bytes; a longer one is split.
 const MAX_LINE: u64 = 64 << 10;
 
-/// One source tree being built.
+/// A build of one source tree.
 #[derive(Debug)]
 pub(crate) struct Build<'a> {
     tree: &'a Path,
@@ -33,7 +33,7 @@ pub(crate) struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    /// A build in `tree` by `jobs` processes, whose output goes to the file `log`.
+    /// Prepares a build in `tree` with `jobs` parallel processes and its log at `log_path`.
     pub(crate) fn new(
         tree: &'a Path,
         jobs: usize,
@@ -52,7 +52,7 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Runs `make target`; `compiled` receives the size of each source file as it is compiled.
+    /// Runs `make target` and calls `compiled` with the size of each compiled source file.
     pub(crate) fn make(
         &mut self,
         target: &'static str,
@@ -85,11 +85,11 @@ impl<'a> Build<'a> {
                     let metadata = fs::metadata(self.tree.join(source));
                     compiled(metadata.map_or(0, |metadata| metadata.len()));
                 }
-                None => summary.add(&text),
+                None => summary.add_line(&text),
             }
         }
         running.finish().map_err(|_| {
-            let detail = summary.text();
+            let detail = summary.into_text();
             let log = self.log_path.clone();
             KernelBuildFailure::from(KernelBuildError::Make {
                 target,
@@ -113,7 +113,7 @@ fn environment(tree: &Path) -> Vec<(OsString, OsString)> {
         .iter()
         .map(|(key, value)| (key.into(), value.into()));
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // A compiler's temporary files go with the tree.
+    // Temporary files of the compiler are deleted together with the tree.
     let own = [
         ("PATH".into(), path),
         ("TMPDIR".into(), tree.into()),
@@ -122,7 +122,7 @@ fn environment(tree: &Path) -> Vec<(OsString, OsString)> {
     fixed.chain(own).collect()
 }
 
-/// The file that a line like `  CC      fs/ext4/inode.o` says is being compiled.
+/// The source file in a line such as `  CC      fs/ext4/inode.o`.
 fn source_of(line: &str) -> Option<PathBuf> {
     let (step, object) = line.strip_prefix("  ")?.split_once(' ')?;
     let object = Path::new(object.trim());
@@ -134,33 +134,33 @@ fn source_of(line: &str) -> Option<PathBuf> {
     (object.extension()? == "o").then(|| object.with_extension(end))
 }
 
-/// The most informative line of a failed build: the first error of a compiler or linker, or else the
-/// target at which make stopped, or else the last line.
+/// Finds the most relevant line of a failed build: the first error of a compiler or linker,
+/// otherwise the first error of make, otherwise the last line.
 #[derive(Debug, Default)]
 struct FailureSummary {
     error: Option<String>,
-    given_up: Option<String>,
+    make_error: Option<String>,
     last: Option<String>,
 }
 
 impl FailureSummary {
-    fn add(&mut self, line: &str) {
+    fn add_line(&mut self, line: &str) {
         let line = line.trim();
         if line.is_empty() {
             return;
         }
-        let says = |words: &[&str]| words.iter().any(|word| line.contains(word));
-        if says(&["error:", "Error:", "undefined reference", "No space left"]) {
+        const ERRORS: [&str; 4] = ["error:", "Error:", "undefined reference", "No space left"];
+        if ERRORS.iter().any(|error| line.contains(error)) {
             self.error.get_or_insert_with(|| line.to_owned());
-        } else if says(&["***"]) {
-            self.given_up.get_or_insert_with(|| line.to_owned());
+        } else if line.contains("***") {
+            self.make_error.get_or_insert_with(|| line.to_owned());
         }
         self.last = Some(line.to_owned());
     }
 
-    fn text(self) -> String {
-        let line = self.error.or(self.given_up).or(self.last);
-        line.unwrap_or_else(|| "it said nothing".to_owned())
+    fn into_text(self) -> String {
+        let line = self.error.or(self.make_error).or(self.last);
+        line.unwrap_or_else(|| "no output".to_owned())
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     use crate::diagnosis::Diagnosis;
 
     #[test]
-    fn what_is_compiled_is_read_from_makes_lines() {
+    fn the_compiled_file_is_parsed_from_makes_output() {
         let source = |line: &str| source_of(line).map(|path| path.display().to_string());
         assert_eq!(
             source("  CC      fs/ext4/inode.o\n").as_deref(),
@@ -192,11 +192,11 @@ mod tests {
     }
 
     #[test]
-    fn the_first_error_is_preferred_to_its_consequences() {
-        let summarized = |lines: &[&str]| {
+    fn the_first_compiler_error_is_preferred() {
+        let summary = |lines: &[&str]| {
             let mut summary = FailureSummary::default();
-            lines.iter().for_each(|line| summary.add(line));
-            summary.text()
+            lines.iter().for_each(|line| summary.add_line(line));
+            summary.into_text()
         };
         let lines = [
             "  LD x",
@@ -205,14 +205,14 @@ mod tests {
             "make[1]: *** [a.o] Error 1",
             "make: *** [x] Error 2",
         ];
-        assert_eq!(summarized(&lines), "a.c:1:2: error: no");
-        assert_eq!(summarized(&lines[3..]), "make[1]: *** [a.o] Error 1");
-        assert_eq!(summarized(&["Killed", ""]), "Killed");
-        assert_eq!(summarized(&[]), "it said nothing");
+        assert_eq!(summary(&lines), "a.c:1:2: error: no");
+        assert_eq!(summary(&lines[3..]), "make[1]: *** [a.o] Error 1");
+        assert_eq!(summary(&["Killed", ""]), "Killed");
+        assert_eq!(summary(&[]), "no output");
     }
 
     #[test]
-    fn a_failing_build_quotes_itself_and_leaves_its_log() {
+    fn a_failed_build_reports_its_error_and_keeps_its_log() {
         let dir = tempfile::tempdir().unwrap();
         let makefile = "vmlinux:\n\t@echo '  CC      a.o'; echo x >a.c; \
                         echo \"a.c:1:1: error: $$KBUILD_BUILD_USER $${HOSTNAME-none}\" >&2; exit 1\n";

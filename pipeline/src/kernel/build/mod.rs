@@ -1,12 +1,12 @@
 //! Building the guest kernel from source.
 //!
-//! | question | module |
+//! | subject | module |
 //! |---|---|
-//! | which options are requested, and which were dropped | [`fragment`], `microvm.config` |
-//! | which programs build it, and are they installed | [`toolchain`] |
-//! | how the source is unpacked into a directory | [`source`] |
-//! | how it is built, and how a failure is reported | [`make`] |
-//! | which parts of the image a guest need not load | [`padding`] |
+//! | requested options, and dropped ones | [`fragment`], `microvm.config` |
+//! | required programs and their versions | [`toolchain`] |
+//! | unpacking the source | [`source`] |
+//! | running make and reporting its errors | [`make`] |
+//! | removing padding from the image | [`padding`] |
 //!
 //! The node is in `nodes::kernel::build`.
 
@@ -37,16 +37,16 @@ pub(crate) fn configure(
     const FRAGMENT: &str = "microagent.config";
     let path = tree.join(FRAGMENT);
     fs::write(&path, fragment.text()).map_err(file("write", &path))?;
-    let asked = format!("KCONFIG_ALLCONFIG={FRAGMENT}");
-    make.make("allnoconfig", &[&asked], |_| {})?;
+    let allconfig = format!("KCONFIG_ALLCONFIG={FRAGMENT}");
+    make.make("allnoconfig", &[&allconfig], |_| {})?;
     let path = tree.join(".config");
     let config = fs::read_to_string(&path).map_err(file("read", &path))?;
     match fragment.dropped(&config) {
         None => Ok(config),
         Some(dropped) => Err(KernelBuildError::OptionDropped {
             option: dropped.option,
-            asked: dropped.asked,
-            got: dropped.got,
+            requested: dropped.requested,
+            actual: dropped.actual,
         }
         .into()),
     }

@@ -1,39 +1,38 @@
-//! An ELF kernel without its padding.
+//! Removes padding from an ELF kernel.
 //!
-//! Linux begins some of its parts in huge pages of their own (arch/x86/kernel/vmlinux.lds.S:
+//! Linux aligns some sections to huge pages (arch/x86/kernel/vmlinux.lds.S:
 //! `ALIGN_ENTRY_TEXT_BEGIN` and `_END` around the entry code, `X86_ALIGN_RODATA_BEGIN`), and the
-//! linker fills what lies between with `int3` or zeros. That is more than a third of the guest's
-//! kernel, would be read into every guest, and is never looked at. Each segment becomes several,
-//! with the padding between them.
+//! linker fills the gaps with `int3` or zeros. This padding is more than a third of the guest's
+//! kernel; it would be loaded into every guest and is never used. Each segment is split into
+//! several without the padding between them.
 
 use elf::ElfBytes;
 use elf::abi::{PF_X, PT_LOAD, PT_NOTE};
 use elf::endian::LittleEndian;
 use elf::segment::ProgramHeader;
 
-/// What is looked at, and what each segment of the result is aligned to, in bytes.
+/// The unit of detection and the alignment of the resulting segments, in bytes.
 const PAGE: usize = 4096;
 
-/// The shortest padding that is left out, in bytes: what it costs to copy is then much more than
-/// what another segment costs to read.
-const LEAST: usize = 64 << 10;
+/// Minimum length of padding to remove, in bytes: copying it costs much more than loading one more
+/// segment.
+const MIN_PADDING: usize = 64 << 10;
 
-/// What the linker fills executable segments with.
+/// The linker's fill byte in executable segments.
 const INT3: u8 = 0xcc;
 
 /// The length of an ELF header and of a program header, in bytes (`Elf64_Ehdr`, `Elf64_Phdr`).
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 
-/// A part of the image that is kept: its program header as it will be, and its bytes.
+/// A part of the image that is kept: its new program header and its content.
 struct Piece<'i> {
     header: ProgramHeader,
     bytes: &'i [u8],
 }
 
-/// The same kernel with the padding of its segments left out; zeros stand in its place when it is
-/// loaded. None when this is no ELF image, or not one as Linux makes them: only segments to load
-/// and notes within them.
+/// Returns the kernel without the padding of its segments, which is zero after loading. `None` if
+/// the image is not an ELF file of Linux's form: only loadable segments and notes within them.
 pub(crate) fn without_padding(image: &[u8]) -> Option<Vec<u8>> {
     let elf = ElfBytes::<LittleEndian>::minimal_parse(image).ok()?;
     let segments: Vec<_> = elf.segments()?.iter().collect();
@@ -76,8 +75,8 @@ fn bytes_of<'i>(image: &'i [u8], segment: &ProgramHeader) -> Option<&'i [u8]> {
     image.get(start..start.checked_add(length)?)
 }
 
-/// What lies between the paddings of one segment. What follows its last page with content is
-/// zeroed when it is loaded, as what follows the content of the file is.
+/// Splits a segment at its padding. The loader zeroes the memory after the content of the last
+/// piece, as for any segment.
 fn split<'i>(segment: &ProgramHeader, bytes: &'i [u8]) -> Option<Vec<Piece<'i>>> {
     let executable = segment.p_flags & PF_X != 0;
     let is_padding = |page: &[u8]| {
@@ -91,12 +90,12 @@ fn split<'i>(segment: &ProgramHeader, bytes: &'i [u8]) -> Option<Vec<Piece<'i>>>
         }
         let (start, end) = (number * PAGE, number * PAGE + page.len());
         match kept.last_mut() {
-            Some((_, last)) if start - *last < LEAST => *last = end,
+            Some((_, last)) if start - *last < MIN_PADDING => *last = end,
             _ => kept.push((start, end)),
         }
     }
     if kept.is_empty() {
-        // Memory that the kernel counts on all the same.
+        // The kernel still needs the memory.
         kept.push((0, 0));
     }
     let last = kept.len() - 1;
@@ -123,7 +122,7 @@ fn split<'i>(segment: &ProgramHeader, bytes: &'i [u8]) -> Option<Vec<Piece<'i>>>
         .collect()
 }
 
-/// The ELF header of `image` with these program headers behind it, and no sections.
+/// The ELF header of `image` followed by these program headers, without sections.
 fn head(image: &[u8], headers: &[ProgramHeader]) -> Option<Vec<u8>> {
     let mut head = image.get(..HEADER)?.to_vec();
     let mut put = |at: usize, bytes: &[u8]| head[at..at + bytes.len()].copy_from_slice(bytes);
@@ -155,10 +154,10 @@ mod tests {
 
     use super::*;
 
-    /// What one segment is made of: its flags, its content, and how much memory follows it.
+    /// A segment: its flags, its content, and the size of the memory after the content.
     type Part = (u32, Vec<u8>, u64);
 
-    /// An image as a linker makes it, with a note in the first page of the first segment.
+    /// An image as a linker writes it, with a note in the first page of the first segment.
     fn image(parts: &[Part]) -> Vec<u8> {
         let mut file = vec![0; PAGE];
         let mut headers = Vec::new();
@@ -197,7 +196,7 @@ mod tests {
         elf.segments().unwrap().iter().collect()
     }
 
-    /// The pages of memory after loading that are not all zeros, and where memory ends.
+    /// The pages that are not all zero after loading, and the end of memory.
     fn loaded(image: &[u8]) -> (BTreeMap<u64, Vec<u8>>, u64) {
         let mut pages = BTreeMap::new();
         let mut end = 0;
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_padding_of_code_and_data_is_left_out() {
+    fn the_padding_of_code_and_data_is_removed() {
         let mut code = vec![0x90; 3 * PAGE];
         code.resize(40 * PAGE, INT3);
         code.extend([0x90; 100]);
@@ -235,7 +234,7 @@ mod tests {
             [
                 (PT_LOAD, 5, 16 << 20, 3 * page, 3 * page),
                 (PT_LOAD, 5, (16 << 20) + 40 * page, 100, 100),
-                // int3 is padding where code is.
+                // int3 is padding in executable segments only.
                 (PT_LOAD, 6, second, 40 * page, 80 * page + 9000),
                 (PT_NOTE, 5, 16 << 20, 16, 40 * page + 100),
             ]
@@ -246,14 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn memory_without_content_stays() {
+    fn memory_without_content_is_kept() {
         let before = image(&[(5, vec![1; PAGE], 0), (6, vec![0; 20 * PAGE], 77)]);
         let after = segments(&without_padding(&before).unwrap())[1];
         assert_eq!((after.p_filesz, after.p_memsz), (0, 20 * PAGE as u64 + 77));
     }
 
     #[test]
-    fn what_is_no_kernel_is_left_alone() {
+    fn a_file_that_is_not_a_kernel_is_not_changed() {
         assert_eq!(without_padding(b""), None);
         assert_eq!(without_padding(b"\x7fELF\x02\x01\x01\0"), None);
         let program = std::fs::read("/proc/self/exe").unwrap();
@@ -278,8 +277,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn only_padding_is_lost(parts in prop::collection::vec(part(), 1..4)) {
-            // A note is content, so the page that it lies in is kept.
+        fn only_padding_is_removed(parts in prop::collection::vec(part(), 1..4)) {
+            // A note is content, so its page is kept.
             let mut parts = parts;
             parts[0].1[8] = 7;
             let before = image(&parts);
@@ -296,7 +295,7 @@ mod tests {
         }
 
         #[test]
-        fn no_damage_makes_it_panic(mut bytes in Just(image(&[(5, vec![1; 2 * PAGE], 5)])),
+        fn no_damage_causes_a_panic(mut bytes in Just(image(&[(5, vec![1; 2 * PAGE], 5)])),
                                     at in 0..240_usize, byte in any::<u8>()) {
             bytes[at] = byte;
             let _ = without_padding(&bytes);

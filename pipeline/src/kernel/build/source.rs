@@ -1,7 +1,7 @@
-//! A kernel's source: out of a `.deb` or a tar, into a directory, and nowhere else.
+//! Unpacks a kernel's source from a `.deb` or a tar into a directory.
 //!
-//! Who builds a source runs it: its makefiles are programs. What is checked here is that taking it
-//! apart writes nothing outside of the directory, and that a mistake is told as one.
+//! Building a source runs code from it: makefiles are programs. This module only ensures that
+//! unpacking does not write outside of the directory, and that a wrong file is reported.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,24 +11,23 @@ use super::error::{KernelBuildError, KernelBuildFailure};
 use crate::kernel::package;
 use crate::kernel::tool::Tool;
 
-/// The most bytes a source may unpack to. Linux 6.1 has 1.3 GB.
+/// Maximum unpacked size of a source in bytes. Linux 6.1 has 1.3 GB.
 const MAX_UNPACKED: u64 = 8 << 30;
 
-/// The most entries a source may have. Linux 6.1 has 83 000.
+/// Maximum number of entries of a source. Linux 6.1 has 83 000.
 const MAX_ENTRIES: usize = 1_000_000;
 
-/// The most memory that decompressing may take, in KiB: kernel.org packs with `xz -9`, which wants
-/// 64 MiB.
+/// Memory limit for decompressing, in KiB. kernel.org uses `xz -9`, which needs 64 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 
-/// What every source of Linux for x86 has.
+/// Files in every source of Linux for x86.
 const LANDMARKS: &[&str] = &["Makefile", "Kconfig", "arch/x86/Kconfig", "scripts/kconfig"];
 
-/// The head of a file, enough to know what it is.
+/// Number of bytes from the start of a file that identify its format.
 const HEAD: u64 = 512;
 
-/// Unpacks the source in `file` below `directory` and returns its top directory. `advance` receives
-/// the number of bytes read from `file`.
+/// Unpacks the source in `file` below `directory` and returns its top-level directory. `advance` is
+/// called with the number of bytes of each read from `file`.
 pub(crate) fn unpack(
     name: &str,
     mut file: File,
@@ -88,10 +87,10 @@ fn unpack_package(
         }
         Ok(None)
     })();
-    // To its end, so that dpkg-deb says what it thinks of a damaged package.
+    // Drain the stream, so that dpkg-deb reports a damaged package.
     let _ = io::copy(&mut archive.into_inner(), &mut io::sink());
     running.finish()?;
-    found?.ok_or_else(|| bad(name, "it holds no usr/src/linux-source-*.tar").into())
+    found?.ok_or_else(|| bad(name, "it contains no usr/src/linux-source-*.tar").into())
 }
 
 fn decompressed<'a>(head: &[u8], reader: impl Read + 'a) -> Box<dyn Read + 'a> {
@@ -123,7 +122,7 @@ fn unpack_tar(
         let mut entry = entry.map_err(|error| bad(name, error))?;
         unpacked = unpacked.saturating_add(entry.size());
         if count >= MAX_ENTRIES || unpacked > MAX_UNPACKED {
-            return Err(bad(name, "it is larger than any kernel's source"));
+            return Err(bad(name, "it exceeds the size limit of a kernel source"));
         }
         let kind = entry.header().entry_type();
         if !matches!(
@@ -136,9 +135,9 @@ fn unpack_tar(
         let shown = path.display();
         let link = entry.link_name().map_err(|error| bad(name, error))?;
         if !stays_inside(&path, link.as_deref()) {
-            return Err(bad(name, format!("{shown} leads out of it")));
+            return Err(bad(name, format!("{shown} points outside of it")));
         }
-        // `./` alone, which some archives begin with.
+        // Some archives begin with an entry for `./`.
         let Some(Component::Normal(first)) = path
             .components()
             .find(|component| matches!(component, Component::Normal(_)))
@@ -148,12 +147,17 @@ fn unpack_tar(
         match &top {
             None => top = Some(first.into()),
             Some(top) if top.as_os_str() == first => {}
-            Some(_) => return Err(bad(name, format!("{shown} is beside its directory"))),
+            Some(_) => {
+                return Err(bad(
+                    name,
+                    format!("{shown} is outside of its top-level directory"),
+                ));
+            }
         }
         match entry.unpack_in(directory) {
             Ok(true) => {}
-            Ok(false) => return Err(bad(name, format!("{shown} leads out of it"))),
-            Err(source) if is_ours(&source) => {
+            Ok(false) => return Err(bad(name, format!("{shown} points outside of it"))),
+            Err(source) if is_host_error(&source) => {
                 return Err(KernelBuildError::File {
                     action: "write",
                     path: directory.join(&path),
@@ -164,16 +168,17 @@ fn unpack_tar(
         }
     }
     let tree = top.map(|top| directory.join(top));
-    let tree = tree.ok_or_else(|| bad(name, "it holds nothing"))?;
+    let tree = tree.ok_or_else(|| bad(name, "it contains no files"))?;
     for landmark in LANDMARKS {
         if fs::symlink_metadata(tree.join(landmark)).is_err() {
-            return Err(bad(name, format!("it has no {landmark}")));
+            return Err(bad(name, format!("it does not contain {landmark}")));
         }
     }
     Ok(tree)
 }
 
-/// Whether an entry, and what it links to, are below the top directory by their names alone.
+/// Whether an entry and its link target are below the top-level directory, judged by their names
+/// alone.
 fn stays_inside(path: &Path, link: Option<&Path>) -> bool {
     let mut depth = 0_usize;
     for component in path.components() {
@@ -183,7 +188,7 @@ fn stays_inside(path: &Path, link: Option<&Path>) -> bool {
             _ => return false,
         }
     }
-    // From the directory that the link is in, and never above the top one.
+    // Relative to the directory of the link, and never above the top-level one.
     let mut depth = depth.saturating_sub(1);
     for component in link.into_iter().flat_map(Path::components) {
         match component {
@@ -196,8 +201,8 @@ fn stays_inside(path: &Path, link: Option<&Path>) -> bool {
     true
 }
 
-/// Whether the host, not the archive, is the reason.
-fn is_ours(error: &io::Error) -> bool {
+/// Whether the host, not the archive, is the cause.
+fn is_host_error(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull
@@ -214,7 +219,7 @@ fn bad(name: &str, why: impl ToString) -> KernelBuildError {
     }
 }
 
-/// Reports the number of bytes read.
+/// A reader that reports the number of bytes of each read.
 struct ProgressReader<R, F> {
     inner: R,
     advance: F,
@@ -233,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_links_that_lead_out_are_told_from_those_that_do_not() {
+    fn names_and_links_must_stay_below_the_top_level_directory() {
         let inside =
             |path: &str, link: Option<&str>| stays_inside(Path::new(path), link.map(Path::new));
         for (path, link) in [

@@ -1,12 +1,12 @@
-//! The programs that build a kernel: whether all are there, and which compiler it is.
+//! The programs that build a kernel: checks that all are installed, and identifies the compiler.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::error::KernelBuildError;
 
-/// What runs, and the package of Debian and Ubuntu that has it. In the order in which the build
-/// would miss them.
+/// The programs, and their packages in Debian and Ubuntu. In the order in which the build needs
+/// them.
 const PROGRAMS: &[(&str, &str)] = &[
     ("make", "make"),
     ("gcc", "gcc"),
@@ -19,11 +19,11 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("gzip", "gzip"),
 ];
 
-/// Headers of the libraries that the kernel's build programs are linked with (`objtool` reads ELF
-/// files; `sign-file` and `extract-cert` are not built), and their packages.
+/// Headers of the libraries that the kernel's build programs are linked with, and their packages.
+/// `objtool` reads ELF files; `sign-file` and `extract-cert` are not built.
 const HEADERS: &[(&str, &str)] = &[("libelf.h", "libelf-dev")];
 
-/// Says which program or library is missing first.
+/// Checks that all programs and libraries are installed; the error names the first missing one.
 pub(crate) fn check() -> Result<(), KernelBuildError> {
     for (program, package) in PROGRAMS {
         if find(program).is_none() {
@@ -44,8 +44,8 @@ pub(crate) fn check() -> Result<(), KernelBuildError> {
     Ok(())
 }
 
-/// What of a host's tools gets into a kernel's bytes: compiler and linker with their versions, as
-/// their first lines say.
+/// The tools of the host that determine a kernel's content: compiler and linker, each as the first
+/// line of its version output.
 pub(crate) fn identity() -> Result<[String; 2], KernelBuildError> {
     Ok([first_line("gcc", "gcc")?, first_line("ld", "binutils")?])
 }
@@ -72,7 +72,7 @@ fn first_line(program: &'static str, package: &'static str) -> Result<String, Ke
     }
 }
 
-/// Only the preprocessor knows where it looks.
+/// Asks the preprocessor, because only it knows its search path.
 fn compiler_finds(header: &str) -> bool {
     let status = Command::new("gcc")
         .args(["-E", "-include", header, "-x", "c", "/dev/null"])
@@ -85,6 +85,6 @@ fn compiler_finds(header: &str) -> bool {
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    let mut places = std::env::split_paths(&path).map(|directory| directory.join(program));
-    places.find(|place| Path::is_file(place))
+    let mut candidates = std::env::split_paths(&path).map(|directory| directory.join(program));
+    candidates.find(|candidate| Path::is_file(candidate))
 }

@@ -1,10 +1,10 @@
 //! The `kernelBuild` node: the guest kernel, built from source.
 //!
-//! Inputs are the source (a `.deb` or a tar, by its digest) and the configuration fragment (by the
-//! digest of its options in order, so comments do not count); parameters are the first lines of the
-//! version output of the compiler and the linker. Outputs are the image (`kernel`), its
-//! `description`, and the complete configuration it was built with (`config`). The build runs in a
-//! controlled environment (see `kernel::build::make`), so the same key gives the same bytes.
+//! Inputs are the source (a `.deb` or a tar) and the configuration fragment (its options in order,
+//! without comments); parameters are the first lines of the version output of compiler and linker.
+//! Outputs are the image (`kernel`), its `description`, and the complete configuration it was built
+//! with (`config`). The build runs in a controlled environment (see `kernel::build::make`), so the
+//! same key yields the same bytes.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::nodes::local_file;
 /// The operation's name.
 const OP: &str = "kernelBuild";
 
-/// Must rise whenever the same inputs could give other bytes.
+/// Must be incremented when the same inputs could yield different outputs.
 const OP_VERSION: u32 = 2;
 
 /// How to build a kernel.
@@ -63,8 +63,8 @@ enum Origin<'a> {
 /// Builds the guest kernel, or finds it in the store.
 ///
 /// # Errors
-/// [`KernelBuildError`]; `KernelError` when the distribution's package cannot be fetched; and those
-/// of the store.
+/// [`KernelBuildError`]; `KernelError` if the distribution's package cannot be downloaded; and
+/// those of the store.
 pub(crate) fn build_kernel(
     engine: &Engine,
     build: &KernelBuild,
@@ -125,7 +125,7 @@ fn local_source(store: &Store, path: &Path) -> Result<(Digest, String), KernelBu
     let why = match metadata.len() {
         _ if !metadata.is_file() => "it is not a regular file",
         0 => "it is empty",
-        size if size > MAX_KERNEL => "it is larger than any kernel's source",
+        size if size > MAX_KERNEL => "it exceeds the size limit of a kernel source",
         _ => return Ok((store.digest_known(path)?.0, name)),
     };
     let why = why.to_owned();
@@ -134,12 +134,12 @@ fn local_source(store: &Store, path: &Path) -> Result<(Digest, String), KernelBu
 
 /// The distribution's source package, from the host's package lists or else from updated ones.
 fn source_package(engine: &Engine) -> Result<(Apt, Candidate), KernelBuildFailure> {
-    let host = Apt::of_host();
+    let host = Apt::host();
     if let Some(package) = host.package(SOURCE_PACKAGE)? {
         return Ok((host, package));
     }
     engine.emit(Event::Notice(
-        "fetching the distribution's package lists".to_owned(),
+        "downloading the distribution's package lists".to_owned(),
     ));
     let private = Apt::updated(engine.store())?;
     let package = private.package(SOURCE_PACKAGE)?;
@@ -178,8 +178,7 @@ fn compile(
     finish(engine.store(), &tree, &config, dir)
 }
 
-/// Stores the image, without padding and without the symbols that only a debugger reads, and its
-/// configuration.
+/// Stores the image, without padding and debugging symbols, and its configuration.
 fn finish(
     store: &Store,
     tree: &Path,

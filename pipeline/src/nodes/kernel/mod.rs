@@ -22,10 +22,10 @@ use crate::kernel::ingest::{self, Files};
 use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, download, module};
 use crate::nodes::local_file;
 
-/// Must rise whenever the same files could give other bytes.
+/// Must be incremented when the same files could yield different outputs.
 const OP_VERSION: u32 = 2;
 
-/// Puts a kernel into the store, or finds it there.
+/// Stores a kernel, or finds it in the store.
 ///
 /// # Errors
 /// [`KernelError`] and those of the store.
@@ -80,7 +80,7 @@ fn from_path(engine: &Engine, path: &Path) -> Result<Kernel, KernelFailure> {
 }
 
 fn from_distribution(engine: &Engine) -> Result<Kernel, KernelFailure> {
-    let host = Apt::of_host();
+    let host = Apt::host();
     let from_host = host
         .kernel_packages()
         .map_err(KernelFailure::from)
@@ -94,7 +94,7 @@ fn from_distribution(engine: &Engine) -> Result<Kernel, KernelFailure> {
         )) => {
             tracing::debug!(%error, "the host's package lists are not usable");
             engine.emit(Event::Notice(
-                "fetching the distribution's package lists".to_owned(),
+                "downloading the distribution's package lists".to_owned(),
             ));
             let (private, packages) = Apt::private(engine.store())?;
             from_apt(engine, &private, packages)
@@ -109,7 +109,9 @@ fn from_apt(engine: &Engine, apt: &Apt, packages: Vec<Candidate>) -> Result<Kern
         .map(|package| format!("{} {}", package.name, package.version))
         .collect::<Vec<_>>()
         .join(", ");
-    engine.observe(offer(&packages), || Ok::<_, StoreError>(Outputs::new()))?;
+    engine.observe(packages_node(&packages), || {
+        Ok::<_, StoreError>(Outputs::new())
+    })?;
     let digests: Vec<_> = packages.iter().map(|package| package.digest).collect();
     kernel_node(engine, &digests, source.clone(), || {
         engine.emit(Event::Notice(format!(
@@ -127,7 +129,7 @@ fn from_apt(engine: &Engine, apt: &Apt, packages: Vec<Candidate>) -> Result<Kern
     })
 }
 
-/// The node `kernel`; `obtain` is called only if the node must be computed.
+/// Computes or finds the node `kernel`; `obtain` is called only in the former case.
 fn kernel_node(
     engine: &Engine,
     inputs: &[Digest],
@@ -165,8 +167,8 @@ fn kernel_node(
     })
 }
 
-/// The node that records which packages the distribution offered.
-fn offer(packages: &[Candidate]) -> NodeSpec {
+/// The node `kernelPackages`, which records the distribution's packages.
+fn packages_node(packages: &[Candidate]) -> NodeSpec {
     let described: Vec<_> = packages
         .iter()
         .map(|package| serde_json::json!({"name": package.name, "version": package.version}))
