@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures builds or boots with the programs in DIRECTORY, and writes the results into docs/.
+# Measures builds or boots with the programs in DIRECTORY and writes the results to docs/.
 #
 #   bench.sh build|boot DIRECTORY [FLAG...]      flags of build-bench or boot-bench
 set -eu

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Builds the programs and puts them side by side.
+# Builds the programs and installs them into one directory.
 #
-#   build.sh DIRECTORY [PROFILE]      PROFILE is release; dev builds faster
+#   build.sh DIRECTORY [PROFILE]      PROFILE is release (default) or dev
 #
-# Of a release, the static programs have a profile of their own (Cargo.toml). With dev, the test
-# programs are built as well, as test.sh runs them.
+# In a release build the static programs use a separate profile (Cargo.toml).
+# With dev, the test programs are built as well, with the settings of test.sh.
 #
-# The guest agent runs where no library is, and the supervisor starts faster
-# and needs less to be allowed without a dynamic loader: both are static. The
-# command line is not, because it asks the host's own resolver for names.
+# The guest agent is static because the guest has no libraries; the supervisor,
+# because it starts faster and needs fewer permissions without a dynamic loader.
+# The command line is dynamic, because it uses the host's name resolution.
 set -eu
 cd "$(dirname "$0")/../.."
 out=$1
@@ -19,8 +19,8 @@ tests/host/install.sh build
 
 built=${CARGO_TARGET_DIR:-target}
 if [ "$profile" = dev ]; then
-    # All at once: another choice of packages is another choice of features, and then nothing would
-    # be shared between programs and tests. rustc.sh makes static what has to be.
+    # In one command: another selection of packages selects other features, so that nothing would be
+    # shared between programs and tests. rustc.sh links the static programs.
     RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh CARGO_INCREMENTAL=0 \
         cargo build --locked --workspace --bins --tests
     programs=$built/debug
@@ -28,7 +28,7 @@ if [ "$profile" = dev ]; then
 else
     target=x86_64-unknown-linux-gnu
     cargo build --profile "$profile" --locked -p microagent --bin microagent
-    # As the alias static-build of .cargo/config.toml, which $RUSTFLAGS would override.
+    # Like the alias static-build in .cargo/config.toml, which $RUSTFLAGS would override.
     env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS \
         cargo build --profile lean --locked --target $target \
         --config "target.$target.rustflags=['-Ctarget-feature=+crt-static']" \
@@ -42,8 +42,8 @@ for program in "$programs/microagent" \
                "$static/microagent-supervisor" \
                "$static/microagent-guest"; do
     name=${program##*/}
-    # Replaced by rename: a running one keeps its own file. Stripped, for the agent is copied into
-    # every VM's memory.
+    # Replaced by rename, so that running programs keep their file. Stripped, because the agent is
+    # copied into the memory of every VM.
     install -s -m 755 "$program" "$out/.$name.new"
     mv -f "$out/.$name.new" "$out/$name"
 done

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Makes a small real OCI image from the host's static busybox: `oci:DIR:TAG`.
+# Creates a small OCI image from the host's static busybox: `oci:DIR:TAG`.
 #
 #   busybox-image.sh DIR [TAG]      DIR must not exist; TAG is "latest"
 #
-# Needs busybox-static and umoci, no root. The same busybox gives the same image.
+# Needs busybox-static and umoci, but not root. The image is reproducible.
 set -eu
 directory=$1
 tag=${2:-latest}

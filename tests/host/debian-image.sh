@@ -1,13 +1,13 @@
 #!/bin/sh
-# Makes an OCI image of several layers from a debootstrap tree: `oci:DIR:TAG`
-# with TAG "debian". Needs root, debootstrap, umoci, attr and libcap2-bin.
+# Creates an OCI image of several layers from a debootstrap tree: `oci:DIR:debian`.
+# Needs root, debootstrap, umoci, attr and libcap2-bin.
 #
 #   debian-image.sh DIR           DIR must not exist
 #
-# The layers above the distribution hold what file systems, archives and
-# layers have in store for who unpacks them: removals, directories replaced by
-# files and files by directories, hard links broken and extended across
-# layers, owners, special bits, devices, attributes, capabilities, odd names.
+# The layers above the distribution contain edge cases of file systems, archives
+# and layers: removals, directories replaced by files and files by directories,
+# hard links broken and extended across layers, owners, special bits, devices,
+# attributes, capabilities, unusual names.
 set -eu
 directory=$(realpath -m "$1")
 [ "$(id -u)" = 0 ] || { echo "debian-image: needs root" >&2; exit 1; }
@@ -22,7 +22,7 @@ trap 'exit 130' INT TERM HUP
 umoci init --layout "$directory"
 umoci new --image "$image"
 
-# A layer is what changed in the bundle since the last one.
+# Each layer holds the changes in the bundle since the previous one.
 first() { umoci unpack --image "$image" "$work/bundle"; root=$work/bundle/rootfs; }
 layer() { umoci repack --refresh-bundle --image "$image" "$work/bundle"; }
 
@@ -71,7 +71,8 @@ rm -r "$root/usr/share/doc"; mkdir "$root/usr/share/doc"; echo again >"$root/usr
 cd /
 layer
 
-# An opaque directory, as other builders write it, after what it must not hide.
+# An opaque whiteout after a file of its own layer, which it must not hide, as
+# other builders write it.
 mkdir -p "$work/raw/odd/opaque"
 echo upper >"$work/raw/odd/opaque/upper"
 touch "$work/raw/odd/opaque/.wh..wh..opq" "$work/raw/odd/.wh.closed"

@@ -1,18 +1,18 @@
 #!/bin/sh
-# Runs the main job: builds everything, makes a small real OCI image from
-# Debian's busybox, and executes a command in a microVM booted from it; then
-# once more, to show what is left to do when all is cached.
+# Runs the main use case: builds the programs, creates a small OCI image from
+# Debian's busybox, and runs a command in a microVM booted from it; then once
+# more, to show the effect of the cache.
 #
-#   demo.sh DIRECTORY      where the programs are built to
+#   demo.sh DIRECTORY      the output directory for the programs
 #
-# No image registry is needed. What the demo makes is below DIRECTORY/demo, and
-# `make clean` removes it.
+# No image registry is needed. The demo writes to DIRECTORY/demo, which
+# `make clean` removes.
 set -eu
 cd "$(dirname "$0")/../.."
 
 set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build run demo
-echo '== building (the first time takes some minutes)' >&2
+echo '== building (takes some minutes the first time)' >&2
 tests/host/build.sh "$1"
 
 bin=$(cd "$1" && pwd)

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Builds the fuzz targets and runs each of them, one on each processor.
+# Builds the fuzz targets and runs them, one per processor at a time.
 #
-#   fuzz.sh [SECONDS [TARGET...]]     10 seconds each, all of them
+#   fuzz.sh [SECONDS [TARGET...]]     default: 10 seconds each, all targets
 #
-# Needs no nightly toolchain: LLVM's instrumentation is a matter of flags, which
-# are those of cargo-fuzz, without the address sanitizer (what is fuzzed has no
-# unsafe code, but for guest memory, which the targets watch themselves). Where there is a nightly one, `cargo fuzz run TARGET` does
-# the same with it.
+# Does not need a nightly toolchain: LLVM's instrumentation is enabled by the
+# flags of cargo-fuzz, without the address sanitizer (the fuzzed code is safe
+# Rust, except for guest memory, which the targets check themselves). With a
+# nightly toolchain, use `cargo fuzz run TARGET`.
 #
-# What a run has found stays in $CARGO_TARGET_DIR/fuzz/corpus and is where the
-# next begins; an input that fails goes to artifacts beside it. Put it into
-# fuzz/regressions/TARGET once it is understood: every run begins with those.
+# The corpus in $CARGO_TARGET_DIR/fuzz/corpus is kept and extended by each run;
+# a failing input is written to artifacts beside it. Once it is understood, add
+# it to fuzz/regressions/TARGET, which every run replays first.
 set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-10}
@@ -19,16 +19,16 @@ seconds=${1:-10}
 set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build fuzz
 
-place=${CARGO_TARGET_DIR:-target}/fuzz
-mkdir -p "$place"
-place=$(cd "$place" && pwd)
+work=${CARGO_TARGET_DIR:-target}/fuzz
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
 target=x86_64-unknown-linux-gnu
 targets=${*:-layer_stack layer_index image_documents reference registry_access
     virtio_block virtio_vsock virtio_net virtio_rng virtio_registers}
 
 if ! cargo fetch --quiet --manifest-path fuzz/Cargo.toml --target $target; then
-    # One test that passes unless the list of skipped ones names it.
-    echo 'fuzz: its crates cannot be fetched' >>"${MICROAGENT_SKIPPED:-/dev/stderr}"
+    # A passed test with an entry in the list of skipped ones counts as skipped.
+    echo 'fuzz: its crates cannot be downloaded' >>"${MICROAGENT_SKIPPED:-/dev/stderr}"
     echo 'test result: ok. 1 passed; 0 failed'
     exit 0
 fi
@@ -36,28 +36,28 @@ coverage='-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters
     -Cllvm-args=-sanitizer-coverage-pc-table
     -Cllvm-args=-sanitizer-coverage-trace-compares'
-# Not --locked, since what the crates depend on may have changed. The target
-# is named so that the flags do not reach build scripts.
+# Not --locked, because the dependencies of the crates may have changed. With
+# --target the flags do not apply to build scripts.
 env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="$(echo $coverage) --cfg fuzzing" \
     cargo build --quiet --release --manifest-path fuzz/Cargo.toml \
-    --target $target --target-dir "$place"
-fuzz/seeds.sh "$place/seeds"
+    --target $target --target-dir "$work"
+fuzz/seeds.sh "$work/seeds"
 
-# Runs one target, which leaves its number of inputs, or nothing, in NAME.runs.
+# Runs one target and writes its number of inputs to NAME.runs if it succeeds.
 fuzz() {
     name=$1
-    # libFuzzer writes to the first directory and reads all of them.
-    mkdir -p "$place/corpus/$name" "$place/artifacts/$name"
+    # libFuzzer reads all directories and writes to the first.
+    mkdir -p "$work/corpus/$name" "$work/artifacts/$name"
     known=fuzz/regressions/$name
     [ -d "$known" ] || known=
-    log=$place/$name.log
-    rm -f "$place/$name.runs"
-    # Long inputs find nothing that short ones do not, and take their time.
-    if "$place/$target/release/$name" -max_total_time="$seconds" -max_len=32768 \
+    log=$work/$name.log
+    rm -f "$work/$name.runs"
+    # Longer inputs are slower and find nothing more.
+    if "$work/$target/release/$name" -max_total_time="$seconds" -max_len=32768 \
         -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=20 -print_final_stats=1 \
-        -artifact_prefix="$place/artifacts/$name/" "$place/corpus/$name" \
-        "$place/seeds/$name" $known >"$log" 2>&1; then
-        sed -n 's/^stat::number_of_executed_units: *//p' "$log" >"$place/$name.runs"
+        -artifact_prefix="$work/artifacts/$name/" "$work/corpus/$name" \
+        "$work/seeds/$name" $known >"$log" 2>&1; then
+        sed -n 's/^stat::number_of_executed_units: *//p' "$log" >"$work/$name.runs"
     fi
 }
 
@@ -66,19 +66,19 @@ failed=0
 processors=$(nproc)
 set -- $targets
 while [ $# -gt 0 ]; do
-    turn=
-    while [ $# -gt 0 ] && [ "$(echo $turn | wc -w)" -lt "$processors" ]; do
+    batch=
+    while [ $# -gt 0 ] && [ "$(echo $batch | wc -w)" -lt "$processors" ]; do
         fuzz "$1" &
-        turn="$turn $1"
+        batch="$batch $1"
         shift
     done
     wait
-    for name in $turn; do
-        if [ -e "$place/$name.runs" ]; then
-            echo "test fuzz $name ($(cat "$place/$name.runs") inputs) ... ok"
+    for name in $batch; do
+        if [ -e "$work/$name.runs" ]; then
+            echo "test fuzz $name ($(cat "$work/$name.runs") inputs) ... ok"
             passed=$((passed + 1))
         else
-            tail -n 40 "$place/$name.log"
+            tail -n 40 "$work/$name.log"
             echo "test fuzz $name ... FAILED"
             failed=$((failed + 1))
         fi

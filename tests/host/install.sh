@@ -1,12 +1,11 @@
 #!/bin/sh
-# Installs the Debian or Ubuntu packages that this project uses, asking nothing.
+# Installs the Debian or Ubuntu packages that this project uses, without prompts.
 #
 #   install.sh SET...       sets: build, run, demo, test, kernel, fuzz
 #
-# Only what is missing is installed; where nothing is, nothing is asked of the
-# network or of root. The package lists are fetched when they are missing, or
-# when a package in them is gone from the mirror. Services that a package
-# brings along are neither started nor enabled.
+# Only missing packages are installed; if there are none, neither the network
+# nor root is needed. The package lists are downloaded if they are missing or
+# outdated. Services in the packages are neither started nor enabled.
 set -eu
 
 say() { printf '%s\n' "install: $*" >&2; }
@@ -14,19 +13,19 @@ die() { say "$*"; exit 1; }
 
 packages_of() {
     case $1 in
-        # A linker and C headers: what rustc and the C parts of crates call.
+        # A linker and C headers, for rustc and the C code of crates.
         build) echo gcc libc6-dev ca-certificates ;;
-        # The qemu engine, and what the package client verifies downloads with.
+        # The qemu engine, and certificates for downloads.
         run) echo qemu-system-x86 ca-certificates ;;
-        # The demo's image, and the tool that prints its result.
+        # The demo's image, and the tool that formats its result.
         demo) echo busybox-static umoci jq ;;
-        # The lab and the independent tools that the tests compare with.
+        # The lab and the independent tools used by the tests.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
                    debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
                    util-linux bsdutils mount ca-certificates ;;
-        # What Linux is built with: `microagent kernel build`.
+        # The build requirements of Linux, for `microagent kernel build`.
         kernel) echo gcc libc6-dev make binutils flex bison bc perl mawk gzip xz-utils libelf-dev ca-certificates ;;
-        # libFuzzer is C++; zstd packs some of what it begins with.
+        # libFuzzer is C++; zstd compresses some of the seeds.
         fuzz) echo g++ zstd ;;
         *) die "no such set: $1 (build, run, demo, test, kernel, fuzz)" ;;
     esac
@@ -51,7 +50,7 @@ done
 [ -n "$missing" ] || exit 0
 say "installing$missing"
 
-# Root does it directly; anyone else through sudo, which must not ask.
+# Other users than root need sudo without a password.
 if [ "$(id -u)" = 0 ]; then
     as_root=
 elif command -v sudo >/dev/null 2>&1 && sudo -n true 2>/dev/null; then
@@ -66,7 +65,8 @@ apt() {
         -o Dpkg::Options::=--force-confold -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
-# Debian's own way to say "start nothing" (/usr/share/doc/init-system-helpers).
+# Debian's mechanism to keep packages from starting services
+# (/usr/share/doc/init-system-helpers).
 policy=/usr/sbin/policy-rc.d
 made_policy=
 if [ ! -e $policy ]; then
@@ -89,7 +89,7 @@ if [ -z "$known" ] || ! install_missing; then
     install_missing || { cat "$log" >&2; die "apt-get install$missing failed"; }
 fi
 
-# Its unit would otherwise start a registry on every interface at the next boot.
+# The unit would start a registry on all interfaces at the next boot.
 case " $missing " in
     *" docker-registry "*)
         if command -v systemctl >/dev/null 2>&1; then

@@ -1,13 +1,13 @@
 #!/bin/bash
-# A rustc for the programs under test: $RUSTC_WORKSPACE_WRAPPER of build.sh and test.sh.
+# The $RUSTC_WORKSPACE_WRAPPER of build.sh and test.sh: links the guest agent and the supervisor
+# statically.
 #
 #   rustc.sh RUSTC ARGUMENT...
 #
-# The guest agent and the supervisor are static programs. That is a matter of the last step, the
-# program itself, so this adds the flag there alone: what the programs are made of is compiled once,
-# for them and for the tests. $RUSTFLAGS would change it for every crate and compile each twice.
+# Only the final crate of a program needs the flag, so the dependencies are compiled once for the
+# programs and the tests. $RUSTFLAGS would apply to every crate and compile each of them twice.
 #
-# Not sh: dash drops variables such as CARGO_BIN_EXE_microagent-guest.
+# Not sh, because dash drops variables such as CARGO_BIN_EXE_microagent-guest.
 set -eu
 case " $* " in
     *" --crate-name microagent_guest "*" --crate-type bin "* | \

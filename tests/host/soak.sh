@@ -1,11 +1,11 @@
 #!/bin/sh
-# Tests that find more the longer they run: kills at random moments, system
-# calls that fail, broken networks, boots one after the other and beside other
-# work, disks under mixed I/O, streams, layer stacks. make test runs a short
-# form of each.
+# Runs the soak tests: kills at random moments, failing system calls, faulty
+# networks, repeated boots and boots under load, disks under mixed I/O, streams,
+# layer stacks. make test runs a short form of each.
 #
-#   soak.sh DIRECTORY SECONDS [NAME...]    each for about so long; names as the report of make test
-#                                          has them. DIRECTORY is where the programs are built to.
+#   soak.sh DIRECTORY SECONDS [NAME...]    SECONDS is the approximate time of each test, NAME a name
+#                                          in the report of make test, DIRECTORY the output directory
+#                                          for the programs.
 set -eu
 cd "$(dirname "$0")/../.."
 directory=$1
@@ -15,10 +15,10 @@ case $MICROAGENT_SOAK_SECONDS in
     '' | *[!0-9]*) echo "soak.sh: $MICROAGENT_SOAK_SECONDS is not a number of seconds" >&2; exit 2 ;;
 esac
 [ $# -gt 0 ] || set -- \
-    nothing_lost::builds_and_collections_that_are_killed_leave_a_whole_store \
-    nothing_lost::a_system_call_that_fails_at_any_moment_loses_nothing \
-    faults::a_broken_network_gives_the_right_image_or_the_right_error \
-    boots::a_vm_boots_beside_other_work \
+    nothing_lost::killed_builds_and_collections_leave_the_store_intact \
+    nothing_lost::a_failing_system_call_at_any_moment_loses_nothing \
+    faults::a_faulty_network_yields_the_correct_image_or_a_permitted_error \
+    boots::a_vm_boots_under_load \
     monitor_lab::disks_under_mixed_io_keep_every_byte \
     monitor_lab::many_boots_leave_nothing_behind \
     kvm_streams::two_hundred_streams_carry_every_byte_both_ways \
@@ -28,9 +28,9 @@ set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build run test kernel
 tests/host/build.sh "$directory" dev
 MICROAGENT_BIN_DIR=$(cd "$directory" && pwd)
-# About twenty stacks a second.
+# About twenty stacks per second.
 PROPTEST_CASES=$((MICROAGENT_SOAK_SECONDS * 20))
-# As build.sh has built them.
+# The same settings as in build.sh, so that nothing is rebuilt.
 RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
 CARGO_INCREMENTAL=0
 export MICROAGENT_SOAK_SECONDS MICROAGENT_BIN_DIR PROPTEST_CASES RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL

@@ -1,11 +1,11 @@
 #!/bin/sh
-# The whole test suite: formatting, lints, every test. It prints how long each
-# step took and which tests were the slowest; its last line counts.
+# Runs the whole test suite: formatting, lints, every test. Prints the time of
+# each step and the slowest tests; the last line is the count.
 #
-#   test.sh DIRECTORY      where the programs under test are built to
+#   test.sh DIRECTORY      the output directory for the programs under test
 #
-# A test that cannot run here says so in the file that $MICROAGENT_SKIPPED
-# names, one line `name: reason`, and is counted as skipped, not as passed.
+# A test that cannot run on this host appends a line `name: reason` to the file
+# $MICROAGENT_SKIPPED and counts as skipped, not as passed.
 set -eu
 cd "$(dirname "$0")/../.."
 
@@ -18,7 +18,7 @@ export MICROAGENT_SKIPPED="$work/skipped"
 : >"$work/times"
 
 failed_steps=0
-# A step that fails does not stop the others. What it prints is kept for the count.
+# A failing step does not stop the others. Its output is kept for the count.
 step() {
     name=$1; shift
     printf '== %s\n' "$name"
@@ -33,12 +33,12 @@ step packages tests/host/install.sh build run test kernel fuzz
 step format cargo fmt --all --check
 step lint cargo clippy --workspace --all-targets --locked -- -D warnings
 
-# Without the programs no end-to-end test can say anything.
+# The end-to-end tests need the programs.
 step build tests/host/build.sh "$1" dev
 ! failed build || { echo '0 passed, 1 failed'; exit 1; }
 MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
 export MICROAGENT_BIN_DIR
-# As build.sh has built them.
+# The same settings as in build.sh, so that nothing is rebuilt.
 RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
 CARGO_INCREMENTAL=0
 export RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL
@@ -51,7 +51,7 @@ tests() {
 }
 step tests tests
 step documentation cargo test --quiet --workspace --locked --doc
-# Each target counts as a test, in libtest's words.
+# Each target counts as a test and is reported in libtest's format.
 step fuzz tests/host/fuzz.sh 10
 
 printf '== times\n'
@@ -69,7 +69,7 @@ awk -v failures="$work/failed" -v skips="$MICROAGENT_SKIPPED" '
             print "skipped: " line
             skipped++; passed--
         }
-        # A step that failed without a count: formatting, lints, a program that was killed.
+        # A failed step without a count: formatting, lints, a killed program.
         while ((getline line < failures) > 0) {
             print line
             if (line !~ /^== (tests|documentation|fuzz) failed$/ || failed == 0) failed++

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Prints the shell assignments under which `cargo` is a toolchain that can build
-# this workspace, or says in one line what is missing and fails.
+# Prints shell assignments that select a toolchain which can build this
+# workspace, or fails with one line that names what is missing.
 #
 #   set=$(toolchain.sh [COMPONENT...]) && eval "$set"     components: clippy, rustfmt
 #
-# Through sudo, PATH and HOME are root's: the toolchain of the user who called
-# sudo counts as well.
+# Under sudo, PATH and HOME are those of root, so the toolchain of the calling
+# user is considered as well.
 set -eu
 
 die() { printf '%s\n' "microagent: $*" >&2; exit 1; }
@@ -25,10 +25,10 @@ cargo=
 for candidate in $candidates; do
     if [ -x "$candidate" ]; then cargo=$candidate; break; fi
 done
-[ -n "$cargo" ] || die "no Rust toolchain found; $wanted or newer is needed: $get"
+[ -n "$cargo" ] || die "no Rust toolchain found; version $wanted or newer is required: $get"
 bin=$(dirname "$cargo")
 
-# A rustup of another user's home finds its toolchains by that home.
+# rustup in another user's home directory needs RUSTUP_HOME to find its toolchains.
 case $bin in
     */.cargo/bin)
         home=${bin%/.cargo/bin}
@@ -43,7 +43,7 @@ found=$("$bin/rustc" --version 2>/dev/null | cut -d' ' -f2) || found=
 [ -n "$found" ] || die "$bin/rustc does not run; $get"
 oldest=$(printf '%s\n%s\n' "$wanted" "${found%%-*}" | sort -V | head -n1)
 [ "$oldest" = "$wanted" ] ||
-    die "Rust $found is too old; $wanted or newer is needed: rustup update stable, or $get"
+    die "Rust $found is too old; version $wanted or newer is required: rustup update stable, or $get"
 
 for component; do
     case $component in

@@ -15,7 +15,7 @@ use crate::{Error, cache, error_chain, tool};
 /// The package with the kernel source that the product uses.
 pub const PACKAGE: &str = "linux-source-6.1";
 
-/// The options that the kernel is built with.
+/// The configuration fragment of the kernel.
 const FRAGMENT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../pipeline/src/kernel/build/microvm.config"
@@ -76,7 +76,7 @@ pub fn host() -> Result<Host, Error> {
     Ok(host)
 }
 
-/// A state directory in which `kernel build` is a hit.
+/// Returns a state directory in which `kernel build` is a cache hit.
 fn template() -> Result<PathBuf, Error> {
     for program in ["make", "gcc", "ld", "flex", "bison", "bc"] {
         tool::find(program)?;
@@ -88,7 +88,7 @@ fn template() -> Result<PathBuf, Error> {
         build(&building, &source)?;
         building.copy_state_to(&directory.join("state"))
     })?;
-    // One process at a time asks whether the product still takes it for what it would build.
+    // One process at a time checks that the product considers the entry up to date.
     cache::check(&key, |directory| {
         let asking = Host::new()?;
         asking.copy_state_from(&directory.join("state"))?;
@@ -112,7 +112,7 @@ fn key(source: &Path) -> Result<String, Error> {
     Ok(version.replace("source", "built") + "-" + sum)
 }
 
-/// Whether it was there already.
+/// Runs `kernel build`. Returns whether it was a cache hit.
 fn build(host: &Host, source: &Path) -> Result<bool, Error> {
     let mut build = host.microagent(["--json", "kernel", "build", "--source"]);
     let finished = build.argument(source).deadline(DEADLINE).finish();

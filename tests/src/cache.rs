@@ -55,8 +55,8 @@ pub fn entry_in(
     Ok(entry)
 }
 
-/// Calls `check` with the directory of an entry that exists, in one process at a time. It may
-/// change what is in it.
+/// Calls `check` with the directory of an existing entry, in one process at a time. `check` may
+/// change the content.
 pub fn check(key: &str, check: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
     let root = root()?;
     let _lock = lock(&root, key)?;

@@ -1,17 +1,17 @@
-//! Tests that are worth repeating for longer than a suite allows.
+//! The duration of soak tests.
 //!
-//! `make test` runs a short form of each. `make soak` sets `$MICROAGENT_SOAK_SECONDS`, and each of
-//! them goes on for about that long.
+//! `make test` runs a short form of each. `make soak` sets `$MICROAGENT_SOAK_SECONDS`, the
+//! approximate duration of each test.
 
 use std::time::{Duration, Instant};
 
-/// The variable that gives each of these tests its duration, in seconds.
+/// The variable with the duration in seconds.
 pub const SECONDS: &str = "MICROAGENT_SOAK_SECONDS";
 
-/// How long a test is to go on; `None` in the suite.
+/// The duration of a soak test; `None` in the suite.
 ///
 /// # Panics
-/// When [`SECONDS`] is not a number.
+/// If [`SECONDS`] is not a number.
 pub fn duration() -> Option<Duration> {
     let text = std::env::var(SECONDS).ok()?;
     let seconds = text
@@ -20,18 +20,18 @@ pub fn duration() -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// Numbers the rounds of a test: `in_suite` of them, in a soak as many as begin in its duration,
-/// and no fewer.
+/// The numbers of a test's rounds: `in_suite` rounds in the suite; in a soak, as many as start within
+/// its duration, but at least `in_suite`.
 pub fn rounds(in_suite: u64) -> impl Iterator<Item = u64> {
     let end = duration().map(|duration| Instant::now() + duration);
     (0..).take_while(move |&round| round < in_suite || end.is_some_and(|end| Instant::now() < end))
 }
 
-/// The size of a test that takes about `seconds_each` for each of its parts: `in_suite` parts, in a
-/// soak as many as its duration holds, and no fewer.
+/// The number of parts of a test, each of which takes about `seconds_each`: `in_suite` in the suite;
+/// in a soak, as many as fit into its duration, but at least `in_suite`.
 pub fn size(in_suite: u32, seconds_each: f64) -> u32 {
     let fits = duration().map(|duration| duration.as_secs_f64() / seconds_each);
-    // Saturates.
+    // The cast saturates.
     fits.map_or(in_suite, |parts| in_suite.max(parts as u32))
 }
 
@@ -39,9 +39,9 @@ pub fn size(in_suite: u32, seconds_each: f64) -> u32 {
 mod tests {
     use super::*;
 
-    // The variable is of the whole process, and `make soak` runs no unit tests.
+    // The variable is not set: `make soak` runs no unit tests.
     #[test]
-    fn the_suite_has_as_many_rounds_as_it_is_told() {
+    fn the_suite_has_the_given_number_of_rounds() {
         assert_eq!(duration(), None);
         assert_eq!(rounds(3).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(size(20, 6.0), 20);

@@ -1,5 +1,5 @@
-//! What microagent is given by mistake or by malice: each is answered in one or two lines that
-//! name the thing and the way out, with a non-zero exit, and leaves no trace.
+//! Invalid and malicious input: each is refused with a non-zero exit code and one or two lines that
+//! name the input and a remediation, and leaves nothing behind.
 
 use std::path::Path;
 
@@ -9,12 +9,11 @@ use microagent_tests::microagent::{Finished, Host, Invocation};
 use microagent_tests::registry::Registry;
 use microagent_tests::{Error, or_skip, root_or_skip};
 
-/// The exit code of `run` when the failure is ours.
+/// The exit code of `run` for a failure of microagent itself.
 const OURS: i32 = 125;
 
-/// Runs, and checks the form of the refusal: this exit code; on standard error one line
-/// `microagent: …` that names all of `names`, and at the most one more; nothing on standard
-/// output; nothing left behind.
+/// Runs and checks the refusal: the exit code; on standard error one line `microagent: …` that
+/// contains all of `names`, and at most one more; nothing on standard output; nothing left behind.
 #[track_caller]
 fn refused(host: &Host, invocation: &mut Invocation, code: i32, names: &[&str]) -> Finished {
     let finished = invocation.finish().expect_code(code);
@@ -74,7 +73,7 @@ fn an_unknown_tag_is_named() {
 
 #[test]
 fn a_registry_that_refuses_the_connection_is_named() {
-    // Port 1 is nobody's.
+    // Nothing listens on port 1.
     refused_image("127.0.0.1:1/test/image:1", &["127.0.0.1:1", "refused"]);
 }
 
@@ -93,12 +92,12 @@ fn an_unknown_archive_is_named() {
 }
 
 #[test]
-fn a_reference_that_is_none_is_named() {
+fn an_invalid_reference_is_named() {
     refused_image("Not/A Reference", &["Not/A Reference"]);
 }
 
 #[track_caller]
-fn spoilt(fault: Fault, path: &str, names: &[&str]) {
+fn refused_with_fault(fault: Fault, path: &str, names: &[&str]) {
     let (registry, layout) = or_skip!(registry());
     let rule = Rule {
         path: path.to_owned(),
@@ -112,27 +111,27 @@ fn spoilt(fault: Fault, path: &str, names: &[&str]) {
 }
 
 #[test]
-fn a_layer_that_is_cut_short_is_refused() {
-    spoilt(Fault::CutAfter(100), "/blobs/", &["sha256:"]);
+fn a_truncated_layer_is_refused() {
+    refused_with_fault(Fault::CutAfter(100), "/blobs/", &["sha256:"]);
 }
 
 #[test]
-fn wrong_bytes_for_a_digest_are_refused() {
-    spoilt(Fault::FlipBitAt(50), "/blobs/", &["sha256:"]);
+fn a_blob_with_another_digest_is_refused() {
+    refused_with_fault(Fault::FlipBitAt(50), "/blobs/", &["sha256:"]);
 }
 
 #[test]
-fn a_manifest_with_wrong_bytes_is_refused() {
-    spoilt(Fault::FlipBitAt(5), "/manifests/", &["test/image"]);
+fn a_corrupt_manifest_is_refused() {
+    refused_with_fault(Fault::FlipBitAt(5), "/manifests/", &["test/image"]);
 }
 
 #[test]
-fn a_registry_that_fails_all_the_time_is_named() {
-    spoilt(Fault::Status(500, Vec::new()), "/manifests/", &["500"]);
+fn the_status_of_a_failing_registry_is_named() {
+    refused_with_fault(Fault::Status(500, Vec::new()), "/manifests/", &["500"]);
 }
 
 #[test]
-fn a_registry_that_fails_once_is_asked_again() {
+fn a_request_that_fails_once_is_retried() {
     let (registry, _layout) = or_skip!(registry());
     let once = |path: &str, fault| Rule {
         path: path.to_owned(),
@@ -165,7 +164,7 @@ fn a_registry_that_fails_once_is_asked_again() {
     assert!(host.path("out").is_file());
 }
 
-/// Refuses an image whose one layer is this, and makes sure that nothing outside was touched.
+/// Checks that an image with this layer is refused and that nothing outside was written.
 #[track_caller]
 fn refused_layer(tar: Tar, names: &[&str]) {
     let layout = or_skip!(Layout::busybox());
@@ -209,16 +208,16 @@ fn a_layer_with_a_hard_link_out_of_the_root_is_refused() {
 }
 
 #[test]
-fn a_layer_with_a_hard_link_to_nothing_is_refused() {
+fn a_layer_with_a_hard_link_to_a_missing_file_is_refused() {
     refused_layer(
         Tar::new().hard_link("here", "no/such/file"),
         &["here", "no/such/file"],
     );
 }
 
-/// An absolute name stays inside the root, as every container engine has it.
+/// Container engines interpret an absolute name relative to the root of the image.
 #[test]
-fn an_absolute_name_in_a_layer_means_the_images_root() {
+fn an_absolute_name_in_a_layer_is_relative_to_the_images_root() {
     let layout = or_skip!(Layout::busybox());
     let tar = Tar::new().file("/tmp/microagent-escaped", b"x");
     layout.add_layer("latest", &tar.finish()).unwrap();
@@ -247,7 +246,7 @@ fn an_absolute_name_in_a_layer_means_the_images_root() {
 }
 
 #[test]
-fn a_layer_that_is_no_archive_is_refused() {
+fn a_layer_that_is_not_an_archive_is_refused() {
     let layout = or_skip!(Layout::busybox());
     layout.add_layer("latest", &[b'x'; 2048]).unwrap();
     refused_image(&layout.reference("latest"), &["sha256:"]);
@@ -263,7 +262,7 @@ fn an_image_for_another_architecture_is_refused() {
 }
 
 #[test]
-fn no_shell_in_the_image_is_said() {
+fn an_image_without_a_shell_is_reported() {
     let layout = or_skip!(Layout::empty());
     let tar = Tar::new().directory("empty").finish();
     layout.add_layer("latest", &tar).unwrap();
@@ -277,26 +276,30 @@ fn no_shell_in_the_image_is_said() {
 }
 
 #[test]
-fn a_size_that_is_too_small_is_said_with_one_that_is_not() {
+fn a_size_below_the_minimum_is_refused_with_the_minimum() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
     let mut tight = run(&host, &layout.reference("latest"), &["--size-mib", "1"]);
     let finished = refused(&host, &mut tight, OURS, &["--size-mib", "MiB"]);
-    // The least size that is named must work.
+    // The minimum in the message must work.
     let errors = finished.errors();
-    let least = errors
+    let minimum = errors
         .split(|character: char| !character.is_ascii_digit())
         .filter_map(|number| number.parse::<u64>().ok())
         .find(|number| (2..1000).contains(number))
         .unwrap_or_else(|| panic!("no size is named: {errors}"));
-    let least = least.to_string();
-    run(&host, &layout.reference("latest"), &["--size-mib", &least])
-        .finish()
-        .expect_code(0);
+    let minimum = minimum.to_string();
+    run(
+        &host,
+        &layout.reference("latest"),
+        &["--size-mib", &minimum],
+    )
+    .finish()
+    .expect_code(0);
 }
 
 #[test]
-fn a_kernel_file_that_is_no_kernel_is_named() {
+fn a_file_that_is_not_a_kernel_is_named() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
     let image = layout.reference("latest");
@@ -316,9 +319,9 @@ fn a_kernel_file_that_is_no_kernel_is_named() {
     refused(&host, &mut install, 1, &["/etc/passwd", "kernel"]);
 }
 
-/// The script runs where `/dev/kvm` does not exist and QEMU is not in the path.
+/// The script runs in an environment without `/dev/kvm` and without QEMU in the path.
 #[test]
-fn no_kvm_and_no_qemu_is_said() {
+fn missing_kvm_and_qemu_are_reported() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
@@ -337,11 +340,14 @@ fn no_kvm_and_no_qemu_is_said() {
 fn refused_usage(flags: &[&str], names: &[&str]) {
     let host = or_skip!(Host::new());
     refused(&host, &mut run(&host, "oci:/no/such:1", flags), 2, names);
-    assert!(!host.state().join("cas/blobs").exists(), "work was begun");
+    assert!(
+        !host.state().join("cas/blobs").exists(),
+        "the store was created"
+    );
 }
 
 #[test]
-fn no_memory_is_refused() {
+fn zero_memory_is_refused() {
     refused_usage(&["--memory", "0"], &["--memory", "0"]);
 }
 
@@ -371,7 +377,7 @@ fn a_malformed_name_is_refused() {
 }
 
 #[test]
-fn a_timeout_of_nothing_is_refused() {
+fn a_zero_timeout_is_refused() {
     refused_usage(&["--timeout", "0"], &["--timeout", "0"]);
 }
 
@@ -391,7 +397,7 @@ fn a_flag_that_is_not_available_yet_is_refused_by_name() {
 }
 
 #[test]
-fn a_disk_that_is_not_said_right_is_refused() {
+fn a_malformed_disk_flag_is_refused() {
     for flag in ["--disk", "--bundle"] {
         for (value, name) in [
             ("/file:/data:ro", "no name"),
@@ -414,8 +420,8 @@ fn a_disk_that_is_not_said_right_is_refused() {
     }
 }
 
-/// Refuses a run with this disk or bundle (`FILE` in it stands for the file), and checks that the
-/// file is what it was.
+/// Checks that a run with this disk or bundle is refused and does not change the file. `FILE` in
+/// `value` stands for the path of a file with this content.
 #[track_caller]
 fn refused_disk(flag: &str, value: &str, content: &[u8], names: &[&str]) {
     let layout = or_skip!(Layout::busybox());
@@ -433,7 +439,7 @@ fn refused_disk(flag: &str, value: &str, content: &[u8], names: &[&str]) {
 }
 
 #[test]
-fn a_disk_that_is_none_is_named() {
+fn an_invalid_disk_is_named() {
     refused_disk(
         "--disk",
         "data=/no/such/disk:/data:ro",
@@ -445,19 +451,19 @@ fn a_disk_that_is_none_is_named() {
         let names = ["data", "/file", "no ext4", "mkfs.ext4"];
         refused_disk("--disk", "data=FILE:/data:rw", content, &names);
     }
-    // A superblock, and nothing to it.
-    let mut torn = vec![0; 64 << 10];
-    torn[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+    // The magic number of a superblock and nothing else.
+    let mut damaged = vec![0; 64 << 10];
+    damaged[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
     refused_disk(
         "--disk",
         "data=FILE:/data:rw",
-        &torn,
+        &damaged,
         &["disk data", "/data"],
     );
 }
 
 #[test]
-fn a_bundle_that_is_none_is_named() {
+fn an_invalid_bundle_is_named() {
     let missing = "data=/no/such/bundle:/data:ro";
     refused_disk(
         "--bundle",
@@ -486,13 +492,13 @@ fn a_bundle_that_is_none_is_named() {
 }
 
 #[test]
-fn a_flag_that_means_nothing_for_a_vm_is_refused_with_a_hint() {
+fn a_container_flag_without_meaning_for_a_vm_is_refused_with_a_hint() {
     refused_usage(&["--privileged"], &["--privileged"]);
     refused_usage(&["--volume", "/a:/b"], &["--volume"]);
 }
 
 #[test]
-fn an_unknown_flag_is_wrong_usage() {
+fn an_unknown_flag_is_a_usage_error() {
     let host = or_skip!(Host::new());
     let finished = run(&host, "oci:/no/such:1", &["--no-such-flag"])
         .finish()
@@ -504,7 +510,7 @@ fn an_unknown_flag_is_wrong_usage() {
     );
 }
 
-/// Runs the command line where the state directory is a file system of its own.
+/// Prepares a run in a mount namespace where `mount` has changed the state directory.
 fn run_on(host: &Host, mount: &str, image: &str) -> Invocation {
     let script = format!(r#"{mount} && exec microagent --quiet --engine qemu run "$IMAGE" true"#);
     let mut invocation = host.program(Path::new("/usr/bin/unshare"));
@@ -536,7 +542,7 @@ fn a_full_state_directory_is_named() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
-    // Room for the kernel that is there, not for the image.
+    // Enough space for the existing kernel, but not for the image.
     let mount = r#"mkdir full && mount -t tmpfs -o size=80M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
         head -c 100M /dev/zero >full/rest 2>/dev/null;
         export MICROAGENT_STATE_DIR="$PWD/full/state""#;
@@ -560,7 +566,7 @@ fn a_state_directory_that_is_a_file_is_named() {
 }
 
 #[test]
-fn with_json_an_error_is_the_last_line_of_json() {
+fn with_json_the_error_is_the_last_line() {
     let host = or_skip!(Host::new());
     let finished = host
         .microagent([

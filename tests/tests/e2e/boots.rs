@@ -1,5 +1,5 @@
-//! Boots on engine `qemu` while other processes use every processor: a VM that stalls shows here,
-//! with its console and registers. `make soak` goes on for longer.
+//! Boots on engine `qemu` while other processes use every processor. A VM that stalls is reported
+//! with its console and registers. `make soak` runs more boots.
 
 use std::process::{Command, Stdio};
 use std::thread::available_parallelism;
@@ -10,11 +10,11 @@ use microagent_tests::microagent::Host;
 use microagent_tests::watched::Watched;
 use microagent_tests::{or_skip, soak, tool};
 
-/// How many boots there are in the suite.
+/// Number of boots in the suite.
 const BOOTS: u64 = 2;
 
 #[test]
-fn a_vm_boots_beside_other_work() {
+fn a_vm_boots_under_load() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());

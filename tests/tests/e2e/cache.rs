@@ -1,4 +1,4 @@
-//! `cache` and `image`: what is kept, why it was made, what has changed since.
+//! `cache` and `image`: listing, explanation, verification, collection, transfer and drift.
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -48,7 +48,7 @@ fn layout_with(content: &[u8]) -> Result<Layout, microagent_tests::Error> {
 }
 
 #[test]
-fn what_is_cached_is_listed_with_its_size_its_use_and_its_image() {
+fn the_listing_shows_size_use_and_image_of_every_node() {
     let layout = or_skip!(layout_with(b"one"));
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
@@ -87,7 +87,7 @@ fn what_is_cached_is_listed_with_its_size_its_use_and_its_image() {
     let blocks = on_disk.parse::<u64>().unwrap() + map;
     assert_eq!(rootfs["allocated"], blocks * 512);
 
-    // du, against coreutils: blobs and sparse files are all there is of size.
+    // du equals the allocated blocks of all blobs and sparse files.
     let usage = json(&host, &["cache", "du"]);
     let cas = host.state().join("cas");
     let mut total = 0;
@@ -117,7 +117,7 @@ fn the_same_content_under_another_tag_rebuilds_nothing() {
         ops(&again),
         [("resolve".to_owned(), false), ("rootfs".to_owned(), true)]
     );
-    // And a layer that both have is fetched and unpacked once, ever.
+    // A shared layer is fetched and unpacked only once.
     let tar = Tar::new().file("more", b"more").finish();
     layout.add_layer("latest", &tar).unwrap();
     registry.push(&layout.reference("latest"), "app:2").unwrap();
@@ -131,7 +131,7 @@ fn the_same_content_under_another_tag_rebuilds_nothing() {
 }
 
 #[test]
-fn a_build_says_which_layer_moved() {
+fn explain_names_the_layer_that_changed() {
     let layout = or_skip!(layout_with(b"one"));
     let registry = or_skip!(Registry::start());
     let image = format!("{}/app:1", registry.address());
@@ -196,7 +196,7 @@ fn a_build_says_which_layer_moved() {
         "{text}"
     );
 
-    // Another size is another reason.
+    // A changed size is a reason as well.
     host.microagent([
         "--quiet",
         "rootfs",
@@ -222,7 +222,7 @@ fn a_build_says_which_layer_moved() {
 }
 
 /// Flips a byte of a read-only file.
-fn spoil(path: &Path, offset: u64) {
+fn corrupt(path: &Path, offset: u64) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     let file = fs::File::options()
         .read(true)
@@ -236,7 +236,7 @@ fn spoil(path: &Path, offset: u64) {
 }
 
 #[test]
-fn damage_is_found_put_aside_and_made_anew_on_next_use() {
+fn damaged_objects_are_detected_removed_and_rebuilt() {
     let layout = or_skip!(layout_with(&[7; 100_000]));
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
@@ -249,15 +249,15 @@ fn damage_is_found_put_aside_and_made_anew_on_next_use() {
         (&true.into(), &Value::Array(vec![]))
     );
 
-    // Every object in turn: blobs of every kind, the chunk map, the disk.
+    // Every object: blobs of every kind, the chunk map, the disk.
     let disk = PathBuf::from(built["rootfs"]["path"].as_str().unwrap());
     let mut objects = blobs(&host);
     objects.push(disk.clone());
     assert!(objects.len() > 6, "{objects:?}");
     for object in objects {
-        // The superblock of the disk; its first KiB is not used.
+        // The superblock of the disk; its first KiB is unused.
         let offset = if object == disk { 1100 } else { 10 };
-        spoil(&object, offset);
+        corrupt(&object, offset);
         let report = host
             .microagent(["--json", "cache", "verify"])
             .finish()
@@ -282,7 +282,7 @@ fn damage_is_found_put_aside_and_made_anew_on_next_use() {
 }
 
 #[test]
-fn collection_keeps_what_is_used_and_frees_the_rest() {
+fn collection_keeps_recently_used_nodes_and_frees_the_others() {
     let host = or_skip!(Host::new());
     let layouts = [
         or_skip!(layout_with(&[1; 3 << 20])),
@@ -291,7 +291,7 @@ fn collection_keeps_what_is_used_and_frees_the_rest() {
     let digests = layouts
         .each_ref()
         .map(|layout| build(&host, &layout.reference("latest")).json()["rootfs"]["digest"].clone());
-    // The first was used long ago.
+    // Make the first one look unused for two hours.
     let nodes = host.state().join("cas/nodes");
     let listing = json(&host, &["cache", "ls"]);
     let first = layouts[0].reference("latest");
@@ -311,14 +311,14 @@ fn collection_keeps_what_is_used_and_frees_the_rest() {
         .map(|node| node["op"].as_str().unwrap())
         .collect();
     assert_eq!(gone.len(), 2, "its resolve and its rootfs: {gone:?}");
-    // The second is still a hit, the first is made anew, to the same bytes.
+    // The second is still a hit; the first is rebuilt with the same digest.
     let hit = build(&host, &layouts[1].reference("latest")).json();
     assert_eq!(ops(&hit)[1], ("rootfs".to_owned(), true));
-    let anew = build(&host, &first).json();
-    assert_eq!(ops(&anew).last().unwrap(), &("rootfs".to_owned(), false));
-    assert_eq!(anew["rootfs"]["digest"], digests[0]);
+    let rebuilt = build(&host, &first).json();
+    assert_eq!(ops(&rebuilt).last().unwrap(), &("rootfs".to_owned(), false));
+    assert_eq!(rebuilt["rootfs"]["digest"], digests[0]);
 
-    // As little as possible: nothing is left, also not the name for other tools.
+    // A maximum size of 0 leaves nothing, not even the names for other tools.
     let all = json(&host, &["cache", "gc", "--max-size", "0"]);
     assert_eq!((&all["kept"], &all["held"]), (&0.into(), &0.into()));
     assert_eq!(blobs(&host).len(), 0);
@@ -333,7 +333,7 @@ fn collection_keeps_what_is_used_and_frees_the_rest() {
 }
 
 #[test]
-fn an_image_that_another_tool_put_there_is_never_collected() {
+fn an_image_written_by_another_tool_is_never_collected() {
     let layout = or_skip!(layout_with(b"theirs"));
     let host = or_skip!(Host::new());
     json(&host, &["cache", "gc"]);
@@ -349,7 +349,7 @@ fn an_image_that_another_tool_put_there_is_never_collected() {
 }
 
 #[test]
-fn an_exported_image_is_read_by_skopeo_and_builds_elsewhere_without_its_registry() {
+fn an_exported_image_is_read_by_skopeo_and_builds_in_another_store_without_its_registry() {
     let layout = or_skip!(layout_with(b"exported"));
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
@@ -393,7 +393,7 @@ fn an_exported_image_is_read_by_skopeo_and_builds_elsewhere_without_its_registry
     let name = format!("oci:{}:{image}", other.state().join("cas").display());
     tool::text("skopeo", ["inspect", &name]).unwrap();
 
-    // A cut archive is refused, and nothing of it is kept as whole.
+    // A truncated archive is refused and leaves no incomplete object.
     let bytes = fs::read(&archive).unwrap();
     let cut = other.path("cut.tar");
     fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
@@ -405,7 +405,7 @@ fn an_exported_image_is_read_by_skopeo_and_builds_elsewhere_without_its_registry
 }
 
 #[test]
-fn drift_compares_what_was_recorded_with_what_is_there() {
+fn drift_compares_recorded_and_current_digests() {
     let layout = or_skip!(layout_with(b"one"));
     let registry = or_skip!(Registry::start());
     let image = format!("{}/app:1", registry.address());
@@ -415,7 +415,7 @@ fn drift_compares_what_was_recorded_with_what_is_there() {
     assert!(first["recorded"].is_null());
     assert_eq!(first["layers"].as_array().unwrap().len(), 2);
     assert_eq!(first["image"]["digest"], layout.digest("latest").unwrap());
-    // A kernel from a file: any ELF image of one's own will do to be recorded, or refused.
+
     let drift = |code| {
         host.microagent(["--json", "image", "drift"])
             .finish()
@@ -439,7 +439,7 @@ fn drift_compares_what_was_recorded_with_what_is_there() {
         report["images"][0]["current"],
         layout.digest("latest").unwrap()
     );
-    // Asking is not accepting: it has moved until it is resolved again.
+    // Reporting drift does not record it; only resolving does.
     assert_eq!(drift(1)["images"][0]["state"], "moved");
     let second = json(&host, &["image", "resolve", &image]);
     assert_eq!(
@@ -448,7 +448,7 @@ fn drift_compares_what_was_recorded_with_what_is_there() {
     );
     assert_eq!(drift(0)["images"][0]["state"], "same");
 
-    // Offline is unknown, never ok.
+    // An unreachable registry means unknown, never ok.
     drop(registry);
     let report = drift(1);
     assert_eq!(
@@ -460,7 +460,7 @@ fn drift_compares_what_was_recorded_with_what_is_there() {
 }
 
 #[test]
-fn a_layout_and_a_kernel_file_that_changed_have_drifted() {
+fn drift_detects_a_changed_layout_and_a_changed_kernel_file() {
     let layout = or_skip!(layout_with(b"one"));
     let host = or_skip!(Host::new());
     let image = layout.reference("latest");
@@ -493,7 +493,7 @@ fn a_layout_and_a_kernel_file_that_changed_have_drifted() {
         &host,
         &["kernel", "install", "--from", file.to_str().unwrap()],
     );
-    // The kernel that the host came with was a file as well.
+    // The initially installed kernel is listed as well.
     let state = |report: &Value| {
         let files = report["files"].as_array().unwrap().iter();
         let mut files = files.filter(|entry| entry["name"] == file.to_str().unwrap());

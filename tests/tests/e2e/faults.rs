@@ -1,8 +1,8 @@
-//! Images through a network that drops, cuts, delays and flips bits, from a registry that is busy
-//! or broken now and then: what comes out is the right image or the right error, and nothing that
-//! stays.
+//! Builds through a network that drops, cuts and delays responses and flips bits, from a registry
+//! that is sometimes busy or broken: the result is the correct image or a permitted error, and no
+//! temporary files are left.
 //!
-//! What happens is a function of a seed, which is printed and can be given again:
+//! The faults are a function of a seed, which is printed and can be set:
 //! `MICROAGENT_TEST_SEED=N cargo test -p microagent-tests --test e2e faults::`.
 
 use std::process::Command;
@@ -18,22 +18,22 @@ use microagent_tests::registry::Registry;
 use microagent_tests::{Error, tool};
 use microagent_tests::{or_skip, soak};
 
-/// How many builds there are in the suite.
+/// Number of builds in the suite.
 const BUILDS: u64 = 24;
-/// How many run at once.
-const AT_ONCE: u64 = 4;
-/// How many of a hundred requests go wrong.
+/// Number of concurrent builds.
+const CONCURRENT: u64 = 4;
+/// Percentage of faulty responses.
 const PERCENT: u64 = 35;
 
-/// What a build may say when the network was too bad for it, by kind.
-const RIGHT: [(&str, &str); 8] = [
+/// The permitted errors of a build through the faulty network: kind and text.
+const PERMITTED: [(&str, &str); 8] = [
     ("unreachable", " is truncated: received "),
     ("unreachable", " closed the connection early"),
     ("unreachable", " returned status 429"),
     ("unreachable", " returned status 500"),
     ("unreachable", " returned status 503"),
     ("corrupt", ": digest mismatch: "),
-    // A flipped bit in what is read while it comes shows before the digest does.
+    // A flipped bit in a stream is detected by its decoder before its digest is known.
     ("corrupt", " cannot be decompressed"),
     ("corrupt", "the tar of layer "),
 ];
@@ -67,8 +67,8 @@ fn build(host: &Host, reference: &str) -> Finished {
     invocation.finish()
 }
 
-/// What comes out of a build that nothing disturbs.
-struct Right {
+/// The result of an undisturbed build.
+struct Expected {
     digests: (String, String),
     sha256: String,
 }
@@ -81,70 +81,70 @@ fn digests(finished: &Finished) -> (String, String) {
 }
 
 fn sha256(host: &Host) -> String {
-    let said = tool::run("sha256sum", [host.path("out.ext4")]).unwrap();
-    let said = String::from_utf8(said).unwrap();
-    format!("sha256:{}", said.split(' ').next().unwrap())
+    let errors = tool::run("sha256sum", [host.path("out.ext4")]).unwrap();
+    let errors = String::from_utf8(errors).unwrap();
+    format!("sha256:{}", errors.split(' ').next().unwrap())
 }
 
-/// Nothing is left of what was begun.
+/// Checks that no temporary file is left.
 #[track_caller]
-fn assert_nothing_begun(host: &Host, seed: u64) {
-    let begun = std::fs::read_dir(host.state().join("cas/tmp")).unwrap();
-    let begun: Vec<_> = begun.map(|entry| entry.unwrap().path()).collect();
-    assert!(begun.is_empty(), "seed {seed}: {begun:?}");
+fn assert_no_temporary_files(host: &Host, seed: u64) {
+    let left = std::fs::read_dir(host.state().join("cas/tmp")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().path()).collect();
+    assert!(left.is_empty(), "seed {seed}: {left:?}");
     host.assert_clean();
 }
 
-/// One build through a bad network, then the same in the same place through a good one; whether
-/// the first succeeded.
-fn one(registry: &Registry, right: &Right, seed: u64) -> bool {
+/// Builds through the faulty network, then again in the same store through a good one. Returns
+/// whether the first build succeeded.
+fn build_twice(registry: &Registry, expected: &Expected, seed: u64) -> bool {
     let host = Host::new().unwrap();
     let proxy = FaultProxy::random(registry.address(), seed, PERCENT).unwrap();
     let reference = format!("{}/app:1", proxy.address());
     let finished = build(&host, &reference);
     let requests = proxy.requests().join("\n");
-    let said = finished.errors();
+    let errors = finished.errors();
     match finished.code {
         Some(0) => {
             assert_eq!(
                 digests(&finished),
-                right.digests,
+                expected.digests,
                 "seed {seed}:\n{requests}"
             );
-            assert_eq!(sha256(&host), right.sha256, "seed {seed}:\n{requests}");
+            assert_eq!(sha256(&host), expected.sha256, "seed {seed}:\n{requests}");
         }
         Some(1) => {
             let error = finished.error();
             let (kind, message) = (&error["kind"], &error["message"]);
-            let is_right = RIGHT.iter().any(|(right_kind, text)| {
-                kind == right_kind && message.as_str().unwrap().contains(text)
+            let is_permitted = PERMITTED.iter().any(|(permitted_kind, text)| {
+                kind == permitted_kind && message.as_str().unwrap().contains(text)
             });
-            assert!(is_right, "seed {seed}: {said}\n{requests}");
-            assert!(!host.path("out.ext4").exists(), "seed {seed}: {said}");
+            assert!(is_permitted, "seed {seed}: {errors}\n{requests}");
+            assert!(!host.path("out.ext4").exists(), "seed {seed}: {errors}");
         }
-        code => panic!("seed {seed}: {code:?}: {said}\n{requests}"),
+        code => panic!("seed {seed}: {code:?}: {errors}\n{requests}"),
     }
-    assert_nothing_begun(&host, seed);
+    assert_no_temporary_files(&host, seed);
 
     proxy.behave();
     let again = build(&host, &reference).expect_code(0);
-    assert_eq!(digests(&again), right.digests, "seed {seed}");
-    assert_eq!(sha256(&host), right.sha256, "seed {seed}");
-    assert_nothing_begun(&host, seed);
-    // Layers that had come in part are whole now.
+    assert_eq!(digests(&again), expected.digests, "seed {seed}");
+    assert_eq!(sha256(&host), expected.sha256, "seed {seed}");
+    assert_no_temporary_files(&host, seed);
+    // Partial layers have been completed.
     let partial = std::fs::read_dir(host.state().join("cas/partial")).unwrap();
     assert_eq!(partial.count(), 0, "seed {seed}");
     finished.code == Some(0)
 }
 
 #[test]
-fn a_broken_network_gives_the_right_image_or_the_right_error() {
+fn a_faulty_network_yields_the_correct_image_or_a_permitted_error() {
     let layout = or_skip!(image());
     let registry = or_skip!(Registry::start());
     registry.push(&layout.reference("latest"), "app:1").unwrap();
     let host = or_skip!(Host::new());
     let direct = build(&host, &format!("{}/app:1", registry.address())).expect_code(0);
-    let expected = Right {
+    let expected = Expected {
         digests: digests(&direct),
         sha256: sha256(&host),
     };
@@ -159,13 +159,13 @@ fn a_broken_network_gives_the_right_image_or_the_right_error() {
     let builds = AtomicU64::new(0);
     let succeeded = AtomicU64::new(0);
     thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..CONCURRENT {
             scope.spawn(|| {
                 loop {
                     let next = rounds.lock().unwrap_or_else(PoisonError::into_inner).next();
                     let Some(number) = next else { return };
                     builds.fetch_add(1, Ordering::Relaxed);
-                    let is_success = one(&registry, &expected, seed + number * 1_000_003);
+                    let is_success = build_twice(&registry, &expected, seed + number * 1_000_003);
                     succeeded.fetch_add(u64::from(is_success), Ordering::Relaxed);
                 }
             });
@@ -173,6 +173,6 @@ fn a_broken_network_gives_the_right_image_or_the_right_error() {
     });
     let (succeeded, builds) = (succeeded.into_inner(), builds.into_inner());
     println!("{succeeded} of {builds} builds succeeded");
-    // Otherwise too much or too little went wrong to show anything.
+    // Otherwise the faults were too many or too few for a meaningful test.
     assert!((1..builds).contains(&succeeded), "{succeeded} of {builds}");
 }

@@ -1,7 +1,7 @@
-//! The floors of docs/architecture.md: a module imports modules of lower floors only.
+//! The layers of docs/architecture.md ("floors"): a module imports only modules of lower floors.
 //!
-//! The document lists them, a crate in each block. Here the `use` lines and the paths of every
-//! source file are read and resolved to the modules that they name, through re-exports.
+//! The document lists them, one block per crate. The test parses the `use` declarations and paths of
+//! every source file and resolves them to modules, through re-exports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use syn::{Attribute, Item, ItemMod, ItemUse, UseTree};
 /// A module of a crate: `kernel::build`; empty for the crate itself.
 type Module = String;
 
-/// A crate's floors, from the top; each a list of modules, of which everything inside is part.
+/// A crate's floors, top first; each is a list of modules, including their submodules.
 type Floors = Vec<Vec<Module>>;
 
 fn root() -> PathBuf {
@@ -35,17 +35,17 @@ fn floors() -> BTreeMap<String, Floors> {
     crates
 }
 
-/// A source file: what it imports, and what it re-exports by which name.
+/// The imports and re-exports of a source file.
 #[derive(Default)]
 struct Source {
     /// Paths from the crate's root.
     imports: BTreeSet<Vec<String>>,
     exports: BTreeMap<String, Vec<String>>,
-    /// Modules of which all names are re-exported.
+    /// Modules that are re-exported with a glob.
     globs: Vec<Vec<String>>,
 }
 
-/// Reads a file that is the module `module`; code for tests alone is left out.
+/// Reads the file of the module `module`, without test code.
 struct Reader {
     module: Vec<String>,
     source: Source,
@@ -62,7 +62,7 @@ fn is_for_tests(attributes: &[Attribute]) -> bool {
 }
 
 impl Reader {
-    /// A path from the crate's root, where it is one into this crate.
+    /// The path from the crate's root; `None` for a path into another crate.
     fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let (first, rest) = path.split_first()?;
         let mut base = self.module.clone();
@@ -177,7 +177,7 @@ impl<'a> Visit<'a> for Reader {
     }
 }
 
-/// All modules of a crate that are files, without those of tests.
+/// All modules of a crate that are files, without test modules.
 fn sources(directory: &Path) -> BTreeMap<Module, Source> {
     let mut sources = BTreeMap::new();
     let mut waiting = vec![(directory.to_owned(), Vec::<String>::new())];
@@ -190,7 +190,7 @@ fn sources(directory: &Path) -> BTreeMap<Module, Source> {
                 inner.push(stem.clone());
             }
             if path.is_dir() {
-                // Programs of their own.
+                // Separate programs.
                 if stem != "bin" && stem != "tests" {
                     waiting.push((path, inner));
                 }
@@ -216,7 +216,7 @@ fn sources(directory: &Path) -> BTreeMap<Module, Source> {
     sources
 }
 
-/// The module that a path from the crate's root names something of, through re-exports.
+/// The module that contains the item at a path from the crate's root, resolved through re-exports.
 fn module_of(sources: &BTreeMap<Module, Source>, path: &[String], depth: usize) -> Module {
     let length = (0..=path.len())
         .rev()
@@ -232,14 +232,14 @@ fn module_of(sources: &BTreeMap<Module, Source>, path: &[String], depth: usize) 
     if let Some(target) = source.exports.get(name) {
         return module_of(sources, target, depth - 1);
     }
-    // A name of a glob cannot be told from one of the module itself, unless there is one glob alone.
+    // A name may be from a glob or from the module itself; a single glob is assumed to provide it.
     match source.globs.as_slice() {
         [only] if sources.contains_key(&only.join("::")) => only.join("::"),
         _ => module,
     }
 }
 
-/// On which floor a module is, and by which entry of the list.
+/// The floor of a module, and the matching entry of the list.
 fn floor_of<'a>(floors: &'a Floors, module: &str) -> Option<(usize, &'a str)> {
     let is_part = |entry: &str| {
         entry == module
@@ -258,7 +258,7 @@ fn floor_of<'a>(floors: &'a Floors, module: &str) -> Option<(usize, &'a str)> {
     found
 }
 
-/// What breaks the rule, a line each.
+/// The imports that violate the rule, one line each.
 fn violations(floors: &Floors, sources: &BTreeMap<Module, Source>) -> Vec<String> {
     let mut violations = Vec::new();
     let root = |module: &str| match module {
@@ -308,7 +308,7 @@ fn a_module_imports_only_from_lower_floors() {
     }
 }
 
-/// `[dependencies]` of each crate, as the table in docs/architecture.md has it.
+/// Checks `[dependencies]` of each crate against the table in docs/architecture.md.
 #[test]
 fn crates_depend_on_lower_crates_only() {
     let expected = [
@@ -333,7 +333,7 @@ fn crates_depend_on_lower_crates_only() {
     }
 }
 
-/// The reader itself: what it must find in a small crate.
+/// Tests the parser with a small crate.
 #[test]
 fn every_form_of_import_is_found() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! The harness itself: its registry is real, its faults are what they say, its listings see what
-//! they must.
+//! Tests of the harness: the registry, the injected faults, the detection of leftovers, the listings
+//! of trees.
 
 use std::fs;
 use std::path::Path;
@@ -33,11 +33,12 @@ fn pushed() -> Result<(Registry, Layout), Error> {
     Ok((registry, layout))
 }
 
-fn through(rule: Fault, path: &str, times: Option<u32>) -> Result<String, Error> {
+/// Pulls through a proxy with this fault. Returns `pulled`, or skopeo's standard error.
+fn pull_with_fault(fault: Fault, path: &str, times: Option<u32>) -> Result<String, Error> {
     let (registry, _layout) = pushed()?;
     let rule = Rule {
         path: path.to_owned(),
-        fault: rule,
+        fault,
         times,
     };
     let proxy = FaultProxy::start(registry.address(), vec![rule])?;
@@ -67,7 +68,7 @@ fn the_registry_serves_what_was_pushed() {
 }
 
 #[test]
-fn the_registry_with_a_password_wants_it() {
+fn the_registry_with_a_password_requires_it() {
     let registry = or_skip!(Registry::with_password());
     let layout = or_skip!(Layout::busybox());
     registry
@@ -98,29 +99,32 @@ fn a_proxy_without_rules_changes_nothing() {
 }
 
 #[test]
-fn a_cut_blob_ends_early() {
-    let said = or_skip!(through(Fault::CutAfter(1000), "/blobs/", None));
-    assert!(said.contains("unexpected EOF"), "{said}");
+fn a_cut_blob_is_truncated() {
+    let stderr = or_skip!(pull_with_fault(Fault::CutAfter(1000), "/blobs/", None));
+    assert!(stderr.contains("unexpected EOF"), "{stderr}");
 }
 
 #[test]
-fn a_flipped_bit_gives_another_digest() {
-    let said = or_skip!(through(Fault::FlipBitAt(100), "/blobs/", None));
-    assert!(said.contains("Digest did not match"), "{said}");
+fn a_flipped_bit_changes_the_digest() {
+    let stderr = or_skip!(pull_with_fault(Fault::FlipBitAt(100), "/blobs/", None));
+    assert!(stderr.contains("Digest did not match"), "{stderr}");
 }
 
 #[test]
-fn a_status_is_answered_as_often_as_asked() {
+fn a_status_is_returned_the_given_number_of_times() {
     let status = Fault::Status(500, Vec::new());
-    let said = or_skip!(through(status, "/manifests/", None));
-    assert!(said.contains("500"), "{said}");
-    // Skopeo asks once more by itself after a 429.
+    let stderr = or_skip!(pull_with_fault(status, "/manifests/", None));
+    assert!(stderr.contains("500"), "{stderr}");
+    // Skopeo retries after a 429.
     let status = Fault::Status(429, vec!["Retry-After: 0".to_owned()]);
-    assert_eq!(or_skip!(through(status, "/manifests/", Some(1))), "pulled");
+    assert_eq!(
+        or_skip!(pull_with_fault(status, "/manifests/", Some(1))),
+        "pulled"
+    );
 }
 
 #[test]
-fn a_stalled_request_is_seen() {
+fn a_stalled_request_is_recorded() {
     let rule = Rule {
         path: "/v2/".to_owned(),
         fault: Fault::Stall,
@@ -132,7 +136,7 @@ fn a_stalled_request_is_seen() {
     proxy.wait_for("/v2/", Duration::from_secs(10)).unwrap();
 }
 
-/// What `assert_clean` says after this script.
+/// The message of `assert_clean` after this script.
 fn left_behind_by(script: &str) -> String {
     let host = Host::new().unwrap();
     let pids = host.path("pids");
@@ -158,7 +162,7 @@ fn a_run_that_leaves_nothing_is_clean() {
 }
 
 #[test]
-fn a_process_that_is_left_is_seen() {
+fn a_process_left_behind_is_detected() {
     let script = r#"cd / && sleep 1000 >/dev/null 2>&1 & echo $! >"$PIDS""#;
     let left = left_behind_by(script);
     assert!(
@@ -168,25 +172,25 @@ fn a_process_that_is_left_is_seen() {
 }
 
 #[test]
-fn a_file_or_directory_that_is_left_is_seen() {
-    for place in [
+fn a_file_or_directory_left_behind_is_detected() {
+    for path in [
         "$TMPDIR/x",
         "$XDG_RUNTIME_DIR/microagent/id",
         "$MICROAGENT_STATE_DIR/workspaces/name",
         "$MICROAGENT_STATE_DIR/cas/tmp/x",
         "$MICROAGENT_STATE_DIR/run/x",
     ] {
-        let left = left_behind_by(&format!("mkdir -p \"{place}\""));
-        let end = place.rsplit('/').next().unwrap();
+        let left = left_behind_by(&format!("mkdir -p \"{path}\""));
+        let end = path.rsplit('/').next().unwrap();
         assert!(
             left.contains("file ") && left.contains(end),
-            "{place}: {left}"
+            "{path}: {left}"
         );
     }
 }
 
 #[test]
-fn a_file_system_image_is_listed_as_its_directory_is() {
+fn the_listing_of_a_file_system_image_equals_that_of_its_directory() {
     root_or_skip!();
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("root");
@@ -218,7 +222,7 @@ fn a_file_system_image_is_listed_as_its_directory_is() {
 }
 
 #[test]
-fn the_debian_image_unpacks_to_what_its_layers_say() {
+fn the_debian_image_has_the_edge_cases_of_layers() {
     root_or_skip!();
     let layout = or_skip!(image::debian());
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,4 @@
-//! What holds on every host: `doctor` tells the truth about it, a fallback is announced, and no
-//! path is too long.
+//! Independence from the host: `doctor` is correct, a fallback is announced, and long paths work.
 
 use std::path::Path;
 
@@ -8,7 +7,7 @@ use microagent_tests::microagent::Host;
 use microagent_tests::{binaries, or_skip, program, root_or_skip, tool};
 
 #[test]
-fn doctor_says_which_engine_auto_takes_and_run_takes_it() {
+fn doctor_reports_the_automatic_engine_and_run_uses_it() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
@@ -30,7 +29,7 @@ fn doctor_says_which_engine_auto_takes_and_run_takes_it() {
         .finish()
         .expect_code(0);
     assert_eq!(run.json()["engine"], engine);
-    // Falling back is said once, with the reason that doctor gives. (A document says it itself.)
+    // The fallback is announced once, with doctor's reason. (With --json it is in the document.)
     let run = host
         .microagent(["run", &image, "true"])
         .finish()
@@ -62,7 +61,7 @@ fn doctor_names_what_is_missing_and_the_command_that_fixes_it() {
         "{text}"
     );
     assert!(text.contains("microagent kernel install"), "{text}");
-    assert!(!host.state().exists(), "doctor made a state directory");
+    assert!(!host.state().exists(), "doctor created a state directory");
 }
 
 /// The path of a Unix socket has at most 107 bytes; these names have more.
@@ -88,7 +87,7 @@ fn long_state_directories_and_names_work() {
 }
 
 #[test]
-fn another_supervisor_is_used_when_asked_for() {
+fn the_supervisor_flag_selects_the_program() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());

@@ -1,5 +1,5 @@
-//! Registries with names, as those of companies are: with a certificate that is trusted or not,
-//! and without one.
+//! Registries under host names, as in companies: with a trusted certificate, with an untrusted one,
+//! and without TLS.
 
 use std::path::Path;
 
@@ -10,12 +10,12 @@ use microagent_tests::microagent::{Finished, Host};
 use microagent_tests::registry::{CREDENTIALS, Registry, Setup};
 use microagent_tests::{certificate, or_skip, root_or_skip, tool};
 
-/// Names that are no loopback address, so that nothing but HTTPS is allowed.
+/// Names that are not loopback addresses, so that only HTTPS is allowed.
 const NAME: &str = "registry.test";
 const STORAGE: &str = "storage.test";
 
-/// Builds `team/busybox:1` of the registry on this port, in a mount namespace where the names are
-/// this machine.
+/// Builds `team/busybox:1` from the registry on this port, in a mount namespace where the names
+/// resolve to this host.
 fn build(host: &Host, port: &str, variables: &[(&str, &Path)]) -> Finished {
     let script = format!(
         "echo '127.0.0.1 localhost {NAME} {STORAGE}' >hosts && exec unshare --mount sh -c '
@@ -39,7 +39,7 @@ fn write(host: &Host, name: &str, document: &serde_json::Value) -> std::path::Pa
     path
 }
 
-/// That what was built is what comes from the layout itself.
+/// Checks that the result equals a build from the layout.
 fn assert_built(host: &Host, layout: &Layout) {
     let mut local = host.microagent(["--quiet", "rootfs", "build", "--allow-mutable"]);
     local.argument("--out").argument("local.ext4");
@@ -54,7 +54,7 @@ fn assert_built(host: &Host, layout: &Layout) {
 }
 
 #[test]
-fn a_registry_is_spoken_to_over_https_and_its_certificate_is_checked() {
+fn a_registry_is_accessed_over_https_and_its_certificate_is_verified() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
@@ -68,18 +68,18 @@ fn a_registry_is_spoken_to_over_https_and_its_certificate_is_checked() {
     let port = port(registry.address());
 
     let refused = build(&host, port, &[]).expect_code(1);
-    let said = refused.errors();
+    let errors = refused.errors();
     assert!(
-        said.contains(NAME) && said.contains("certificate"),
-        "{said}"
+        errors.contains(NAME) && errors.contains("certificate"),
+        "{errors}"
     );
-    assert_eq!(said.lines().count(), 2, "{said}");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
     assert!(!host.path("out.ext4").exists());
 
     build(&host, port, &[("SSL_CERT_FILE", &certificate)]).expect_code(0);
     assert_built(&host, &layout);
 
-    // Insecure is one registry, and the port is a part of its name.
+    // `insecure` applies to a registry, whose name includes the port.
     let registries = |port: &str| {
         let name = format!("{NAME}:{port}");
         let document = serde_json::json!({ "registries": { name: { "insecure": true } } });
@@ -94,7 +94,7 @@ fn a_registry_is_spoken_to_over_https_and_its_certificate_is_checked() {
 }
 
 #[test]
-fn plain_http_is_spoken_with_an_insecure_registry_and_carries_its_password() {
+fn an_insecure_registry_may_use_plain_http_with_a_password() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
@@ -110,9 +110,9 @@ fn plain_http_is_spoken_with_an_insecure_registry_and_carries_its_password() {
     let auth = write(&host, "auth.json", &auth);
 
     let refused = build(&host, port, &[("REGISTRY_AUTH_FILE", &auth)]).expect_code(1);
-    let said = refused.errors();
-    assert!(said.contains("cannot be trusted"), "{said}");
-    assert!(said.contains("registries.json"), "{said}");
+    let errors = refused.errors();
+    assert!(errors.contains("cannot be trusted"), "{errors}");
+    assert!(errors.contains("registries.json"), "{errors}");
 
     let document = serde_json::json!({ "registries": { &name: { "insecure": true } } });
     let registries = write(&host, "registries.json", &document);
@@ -125,7 +125,7 @@ fn plain_http_is_spoken_with_an_insecure_registry_and_carries_its_password() {
 }
 
 #[test]
-fn blobs_do_not_come_over_plain_http_from_a_registry_that_is_secure() {
+fn a_secure_registry_cannot_redirect_to_plain_http() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
@@ -156,12 +156,12 @@ fn blobs_do_not_come_over_plain_http_from_a_registry_that_is_secure() {
     ];
 
     let refused = build(&host, port, &trusted).expect_code(1);
-    let said = refused.errors();
+    let errors = refused.errors();
     let expected = format!("(at {storage_name}) requires plain HTTP, which is not allowed");
-    assert!(said.contains(&expected), "{said}");
+    assert!(errors.contains(&expected), "{errors}");
     assert!(storage.requests().is_empty());
 
-    // Unless the user says so; and then without the password.
+    // The user can allow it; the password is still not sent.
     let document = serde_json::json!({ "registries": { storage_name: { "insecure": true } } });
     write(&host, "registries.json", &document);
     let registries = host.path("registries.json");
@@ -172,12 +172,12 @@ fn blobs_do_not_come_over_plain_http_from_a_registry_that_is_secure() {
     let heads = storage.heads();
     // Configuration and layer.
     assert_eq!(heads.len(), 2, "{heads:?}");
-    let says_who = |head: &String| head.to_ascii_lowercase().contains("authorization");
-    assert!(!heads.iter().any(says_who), "{heads:?}");
+    let is_authorized = |head: &String| head.to_ascii_lowercase().contains("authorization");
+    assert!(!heads.iter().any(is_authorized), "{heads:?}");
 }
 
 #[test]
-fn a_registries_file_that_is_wrong_is_named_with_what_is_wrong() {
+fn an_invalid_registries_file_is_named_with_the_reason() {
     let host = or_skip!(Host::new());
     let build = |named: Option<&Path>| {
         let mut invocation = host.microagent(["rootfs", "build", "--allow-mutable"]);
@@ -190,18 +190,18 @@ fn a_registries_file_that_is_wrong_is_named_with_what_is_wrong() {
     };
     let typo = serde_json::json!({ "registries": { "reg.lan": { "insecur": true } } });
     let file = write(&host, "registries.json", &typo);
-    let said = build(Some(&file));
-    let first = said.lines().next().unwrap();
+    let errors = build(Some(&file));
+    let first = errors.lines().next().unwrap();
     let expected = format!(
         "microagent: the registries file {} cannot be used: it is not valid: unknown field `insecur`, expected `mirrors` or `insecure`",
         file.display()
     );
-    assert!(first.starts_with(&expected), "{said}");
-    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(first.starts_with(&expected), "{errors}");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
 
-    let said = build(Some(&host.path("absent.json")));
-    assert!(said.contains("absent.json cannot be used"), "{said}");
-    // The usual file may be absent, but not wrong.
+    let errors = build(Some(&host.path("absent.json")));
+    assert!(errors.contains("absent.json cannot be used"), "{errors}");
+    // The default file may be missing, but not invalid.
     assert!(build(None).contains("/no/such"));
     std::fs::create_dir_all(host.state()).unwrap();
     std::fs::copy(&file, host.state().join("registries.json")).unwrap();

@@ -1,4 +1,4 @@
-//! Real images become the root file systems that independent tools say they are.
+//! Root file systems of real images, compared with the results of independent tools.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ fn build(host: &Host, image: &str, out: &str) -> Invocation {
     invocation
 }
 
-/// What `umoci unpack` makes of an image of a layout.
+/// Unpacks an image of a layout with umoci and lists the tree.
 fn unpacked(layout: &Path, tag: &str) -> Result<Vec<String>, Error> {
     let directory = tempfile::tempdir().unwrap();
     let bundle = directory.path().join("bundle");
@@ -37,12 +37,12 @@ fn unpacked(layout: &Path, tag: &str) -> Result<Vec<String>, Error> {
     tree::list(&bundle.join("rootfs"))
 }
 
-/// The image's check by e2fsprogs finds nothing to say.
-fn assert_sound(image: &Path) {
+/// Checks the file system with e2fsck.
+fn assert_fsck_clean(image: &Path) {
     tool::run("e2fsck", ["-fn".as_ref(), image.as_os_str()]).unwrap();
 }
 
-/// Builds, checks, and compares with what umoci says.
+/// Builds, checks the file system, and compares it with umoci's tree.
 #[track_caller]
 fn assert_is_what_umoci_unpacks(image: &str, layout: &Path, tag: &str, flags: &[&str]) {
     let host = or_skip!(Host::new());
@@ -52,7 +52,7 @@ fn assert_is_what_umoci_unpacks(image: &str, layout: &Path, tag: &str, flags: &[
     }
     invocation.finish().expect_code(0);
     let out = host.path("out");
-    assert_sound(&out);
+    assert_fsck_clean(&out);
     let ours = tree::list_ext4(&out).unwrap();
     let theirs = unpacked(layout, tag).unwrap();
     let difference = tree::difference(&theirs, &ours);
@@ -71,10 +71,10 @@ fn a_debian_image_of_several_layers_is_what_umoci_unpacks() {
     assert_is_what_umoci_unpacks(&debian(&layout), &layout, "debian", &[]);
 }
 
-/// `mke2fs` is filled by `debugfs`, which reads commands in lines: a name with a line break in it
-/// cannot be given to it, and is refused; all others come out the same.
+/// With `--mke2fs`, files are written by `debugfs`, which reads one command per line, so a name with
+/// a line break is refused.
 #[test]
-fn with_mke2fs_it_is_the_same() {
+fn with_mke2fs_the_tree_is_the_same() {
     root_or_skip!();
     let shared = or_skip!(image::debian());
     let mke2fs = or_skip!(tool::find("mke2fs")).display().to_string();
@@ -100,7 +100,7 @@ fn with_mke2fs_it_is_the_same() {
 }
 
 #[test]
-fn from_a_registry_it_is_the_same() {
+fn from_a_registry_the_tree_is_the_same() {
     root_or_skip!();
     let layout = or_skip!(image::debian());
     let registry = or_skip!(Registry::start());
@@ -109,7 +109,8 @@ fn from_a_registry_it_is_the_same() {
     assert_is_what_umoci_unpacks(&image, &layout, "debian", &[]);
 }
 
-/// Copies the image to where `destination` (with `PATH` in it) says, and compares.
+/// Copies the image to `destination`, builds `reference`, and compares; `PATH` in both stands for a
+/// temporary path.
 #[track_caller]
 fn assert_survives_a_copy(destination: &str, reference: &str, flags: &[&str]) {
     root_or_skip!();
@@ -126,12 +127,12 @@ fn assert_survives_a_copy(destination: &str, reference: &str, flags: &[&str]) {
 }
 
 #[test]
-fn from_an_oci_archive_it_is_the_same() {
+fn from_an_oci_archive_the_tree_is_the_same() {
     assert_survives_a_copy("oci-archive:PATH:debian", "oci-archive:PATH", &[]);
 }
 
 #[test]
-fn from_a_docker_archive_it_is_the_same() {
+fn from_a_docker_archive_the_tree_is_the_same() {
     assert_survives_a_copy(
         "docker-archive:PATH:test/debian:1",
         "docker-archive:PATH",
@@ -140,13 +141,13 @@ fn from_a_docker_archive_it_is_the_same() {
 }
 
 #[test]
-fn with_layers_compressed_by_zstd_it_is_the_same() {
+fn with_zstd_layers_the_tree_is_the_same() {
     let flags = ["--dest-compress-format", "zstd"];
     assert_survives_a_copy("oci:PATH:debian", "oci:PATH:debian", &flags);
 }
 
 #[test]
-fn python_of_the_debian_image_computes() {
+fn python_in_the_debian_image_runs() {
     root_or_skip!();
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(image::debian());
@@ -171,7 +172,7 @@ fn python_of_the_debian_image_computes() {
 }
 
 #[test]
-fn a_password_is_taken_from_the_file_that_the_environment_names() {
+fn the_password_is_read_from_the_file_in_the_environment() {
     let registry = or_skip!(Registry::with_password());
     let layout = or_skip!(Layout::busybox());
     registry
@@ -188,7 +189,7 @@ fn a_password_is_taken_from_the_file_that_the_environment_names() {
     );
     assert!(!host.path("out").exists());
 
-    // As skopeo writes it.
+    // The file is written by skopeo.
     let file = host.path("auth.json");
     let (user, password) = CREDENTIALS;
     or_skip!(tool::run(
@@ -209,11 +210,11 @@ fn a_password_is_taken_from_the_file_that_the_environment_names() {
         .variable("REGISTRY_AUTH_FILE", &file)
         .finish()
         .expect_code(0);
-    assert_sound(&host.path("out"));
+    assert_fsck_clean(&host.path("out"));
 }
 
 #[test]
-fn the_same_image_gives_the_same_bytes() {
+fn builds_are_reproducible() {
     let layout = or_skip!(Layout::busybox());
     let build_once = || {
         let host = Host::new()?;
@@ -231,7 +232,7 @@ fn the_same_image_gives_the_same_bytes() {
 }
 
 #[test]
-fn a_tag_that_can_move_is_refused_unless_allowed() {
+fn a_mutable_tag_is_refused_unless_allowed() {
     let registry = or_skip!(Registry::start());
     let layout = or_skip!(Layout::busybox());
     registry
@@ -259,11 +260,11 @@ fn a_tag_that_can_move_is_refused_unless_allowed() {
     ])
     .finish()
     .expect_code(0);
-    assert_sound(&host.path("out"));
+    assert_fsck_clean(&host.path("out"));
 }
 
 #[test]
-fn the_size_of_the_file_system_is_what_was_asked_for() {
+fn the_file_system_has_the_requested_size() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
     build(&host, &layout.reference("latest"), "out")
@@ -272,12 +273,12 @@ fn the_size_of_the_file_system_is_what_was_asked_for() {
         .finish()
         .expect_code(0);
     assert_eq!(fs::metadata(host.path("out")).unwrap().len(), 100 << 20);
-    assert_sound(&host.path("out"));
+    assert_fsck_clean(&host.path("out"));
 }
 
-/// Owners, devices and attributes need no root.
+/// Owners, devices and attributes do not require root.
 #[test]
-fn a_user_without_privileges_builds_the_same() {
+fn a_build_without_root_yields_the_same_tree() {
     root_or_skip!();
     let layout = or_skip!(image::debian());
     let host = or_skip!(Host::new());
@@ -318,9 +319,9 @@ fn a_user_without_privileges_builds_the_same() {
     assert!(difference.is_empty(), "- umoci, + ours:\n{difference}");
 }
 
-/// The image's configuration decides what is not said on the command line.
+/// The image's configuration supplies what the command line omits.
 #[test]
-fn the_images_own_configuration_is_honoured() {
+fn the_configuration_of_the_image_is_applied() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let entrypoint = [
@@ -356,10 +357,9 @@ fn the_images_own_configuration_is_honoured() {
     host.assert_clean();
 }
 
-/// What each layer takes away is judged against the layers below it alone, whatever the order of
-/// its entries.
+/// Whiteouts apply only to the layers below, whatever the order of entries in their own layer.
 #[test]
-fn whiteouts_in_any_order_are_what_umoci_makes_of_them() {
+fn whiteouts_in_any_order_equal_those_of_umoci() {
     root_or_skip!();
     let layout = or_skip!(Layout::busybox());
     let below = Tar::new()

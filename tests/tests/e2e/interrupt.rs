@@ -1,5 +1,5 @@
-//! Signals and deaths at any moment: the exit code says what happened, nothing stays behind, and
-//! the next run works.
+//! Signals and crashes at any moment: the exit code is correct, nothing is left behind, and the next
+//! run works.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use microagent_tests::registry::Registry;
 use microagent_tests::{or_skip, tool};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long the end may take once it was asked for.
+/// Time limit from the signal to the exit.
 const PROMPT: Duration = Duration::from_secs(5);
 
 fn run(host: &Host, image: &str, command: &str) -> Invocation {
@@ -19,13 +19,13 @@ fn run(host: &Host, image: &str, command: &str) -> Invocation {
     ])
 }
 
-/// Sends the signal, and checks that all of it is gone soon.
+/// Sends the signal and checks that the run exits promptly and leaves nothing behind.
 #[track_caller]
 fn ends(host: &Host, running: Running, signal: Signal) {
-    let begun = std::time::Instant::now();
+    let sent = std::time::Instant::now();
     running.signal(signal);
     running.finish().expect_code(128 + signal.as_raw());
-    assert!(begun.elapsed() < PROMPT, "it took {:?}", begun.elapsed());
+    assert!(sent.elapsed() < PROMPT, "it took {:?}", sent.elapsed());
     host.assert_clean();
 }
 
@@ -55,7 +55,7 @@ fn while_a_reference_is_resolved() {
 }
 
 #[test]
-fn while_a_blob_is_awaited() {
+fn while_waiting_for_a_blob() {
     interrupted_while_the_registry_stalls(Fault::Stall, "/blobs/");
 }
 
@@ -82,7 +82,7 @@ fn while_a_kernel_is_downloaded() {
     ends(&host, running, Signal::INT);
 }
 
-/// Interrupts a run while its command is at work.
+/// Sends a signal to a run while its command runs.
 #[track_caller]
 fn while_the_command_runs(signal: Signal, flags: &[&str], command: &str) {
     or_skip!(tool::find("qemu-system-x86_64"));
@@ -124,7 +124,7 @@ fn while_the_command_floods_its_output() {
     while_the_command_runs(Signal::INT, &[], "echo at work >&2; yes");
 }
 
-/// Whatever a run is doing: it is interrupted at a dozen moments from its start to its end.
+/// Interrupts runs at a dozen moments, spread from start to exit.
 #[test]
 fn at_any_moment() {
     or_skip!(tool::find("qemu-system-x86_64"));
@@ -139,7 +139,7 @@ fn at_any_moment() {
         let host = or_skip!(Host::with_kernel());
         let running = run(&host, &image, "true").start();
         let finished = running.signal_after(whole * moment / MOMENTS, Signal::INT);
-        // Before the program has set up its handler the kernel's own answer is as good.
+        // Before the program has installed its handler, the signal kills it.
         let interrupted = finished.code == Some(130) || finished.signal() == Some(2);
         assert!(
             interrupted || finished.code == Some(0),
@@ -152,7 +152,7 @@ fn at_any_moment() {
 }
 
 #[test]
-fn a_killed_command_line_takes_its_vm_with_it() {
+fn killing_the_command_line_ends_its_vm() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
@@ -163,7 +163,7 @@ fn a_killed_command_line_takes_its_vm_with_it() {
     let finished = running.finish();
     assert_eq!(finished.signal(), Some(9));
     assert_eq!(host.processes(), Vec::<String>::new());
-    // What it could not remove any more, the next run does.
+    // The next run removes what the killed one left behind.
     run(&host, &image, "true").finish().expect_code(0);
     host.assert_clean();
 }
@@ -197,7 +197,7 @@ fn a_dead_supervisor_is_reported_within_a_second() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error_of_ours() {
+fn a_closed_output_pipe_is_not_an_error() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());

@@ -1,5 +1,5 @@
-//! `microagent kernel build`: the kernel is compiled once for all tests (and kept in the cache), and
-//! what it must have is asked of the running guest, on both engines.
+//! `microagent kernel build`. The kernel is compiled once for all tests and cached; its features are
+//! checked in a running guest on both engines.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use microagent_tests::microagent::{Finished, Host};
 use microagent_tests::{built_kernel, or_skip, tool};
 use rustix::process::Signal;
 
-/// What a program in a guest may expect of its kernel; one line each.
+/// Prints one line for each feature of the kernel that programs may rely on.
 const EXPECTATIONS: &str = r#"
     say() { echo "$*"; }
     has() { busybox grep -q " __x64_sys_$1\$" /proc/kallsyms && say "call $1"; }
@@ -85,7 +85,7 @@ CONFIG_PVH=y
 ";
 
 #[test]
-fn it_is_what_userland_expects_on_engine_qemu() {
+fn the_kernel_has_the_expected_features_on_engine_qemu() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
@@ -102,7 +102,7 @@ fn it_is_what_userland_expects_on_engine_qemu() {
 }
 
 #[test]
-fn it_is_what_userland_expects_on_engine_kvm() {
+fn the_kernel_has_the_expected_features_on_engine_kvm() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
     let mut lab = or_skip!(Lab::with_machine(Machine {
@@ -153,7 +153,7 @@ fn a_second_build_is_a_hit_and_compiles_nothing() {
         version.starts_with("6.1.") && version.ends_with("-microagent"),
         "{version}"
     );
-    // A fragment that asks for what is there anyway is the same kernel.
+    // A fragment that changes no option yields the same kernel.
     let same = host.path("same.config");
     fs::write(&same, "# nothing new\nCONFIG_PVH=y\n").unwrap();
     let second = build(&["--config", same.to_str().unwrap()]);
@@ -161,7 +161,7 @@ fn a_second_build_is_a_hit_and_compiles_nothing() {
     assert_eq!(second["kernel"]["digest"], first["kernel"]["digest"]);
     let after = fs::metadata(&log).ok().map(|log| log.modified().unwrap());
     assert_eq!(before, after);
-    // And it is what `run` boots from now on.
+    // The built kernel is the default kernel.
     let doctor = host.microagent(["--json", "doctor"]).finish().json();
     assert_eq!(
         doctor["kernel"]["installed"]["digest"],
@@ -170,7 +170,7 @@ fn a_second_build_is_a_hit_and_compiles_nothing() {
     host.assert_clean();
 }
 
-/// A build of `source` on a new machine, which must fail.
+/// Runs a build of `source`, which is expected to fail.
 fn failing(host: &Host, source: &Path, flags: &[&str]) -> Finished {
     let mut build = host.microagent(["--quiet", "--json", "kernel", "build", "--source"]);
     build.argument(source);
@@ -181,7 +181,7 @@ fn failing(host: &Host, source: &Path, flags: &[&str]) -> Finished {
 }
 
 #[test]
-fn an_option_that_the_source_does_not_know_is_refused_by_name() {
+fn an_unknown_option_is_refused_by_name() {
     let source = or_skip!(built_kernel::source());
     or_skip!(tool::find("flex"));
     let host = or_skip!(Host::new());
@@ -199,7 +199,7 @@ fn an_option_that_the_source_does_not_know_is_refused_by_name() {
 }
 
 #[test]
-fn a_line_that_is_no_option_is_named_before_anything_is_done() {
+fn an_invalid_line_of_a_fragment_is_reported_before_the_build() {
     let host = or_skip!(Host::new());
     let fragment = host.path("bad.config");
     fs::write(&fragment, "CONFIG_A=y\nmake it fast\n").unwrap();
@@ -242,7 +242,7 @@ fn a_missing_tool_is_named_with_its_package() {
 }
 
 #[test]
-fn what_is_no_source_is_refused_and_writes_nothing_outside() {
+fn an_invalid_source_is_refused_and_writes_nothing_outside() {
     or_skip!(tool::find("flex"));
     let host = or_skip!(Host::new());
     let outside = host.path("outside");
@@ -294,7 +294,7 @@ fn what_is_no_source_is_refused_and_writes_nothing_outside() {
 }
 
 #[test]
-fn an_interrupted_build_leaves_neither_tree_nor_compilers() {
+fn an_interrupted_build_leaves_neither_files_nor_processes() {
     let source = or_skip!(built_kernel::source());
     or_skip!(tool::find("flex"));
     let host = or_skip!(Host::new());

@@ -1,4 +1,4 @@
-//! The lab itself: it must be what the other tests take it for.
+//! Tests of the lab.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -65,27 +65,27 @@ fn a_vcpu_runs_sse_instructions() {
 }
 
 #[test]
-fn exit_statuses_come_back() {
+fn exit_statuses_are_returned() {
     let report = or_skip!(report());
     assert_eq!(report.step("status").code, 3);
     assert_eq!(report.step("killed").code, 137);
 }
 
 #[test]
-fn both_outputs_come_back_byte_for_byte() {
+fn both_outputs_are_returned_unchanged() {
     let step = or_skip!(report()).step("outputs");
     assert_eq!(step.stdout, b"out\n\0\xff");
     assert_eq!(step.stderr, b"err\n");
 }
 
 #[test]
-fn programs_bring_their_shared_libraries() {
+fn programs_are_copied_with_their_shared_libraries() {
     let step = or_skip!(report()).step("shared libraries");
     assert_eq!(step.text(), "640:14\n", "{}", step.errors());
 }
 
 #[test]
-fn a_directory_comes_with_all_that_is_in_it() {
+fn a_directory_is_copied_recursively() {
     let step = or_skip!(report()).step("directory");
     assert_eq!(
         step.text(),
@@ -96,21 +96,21 @@ fn a_directory_comes_with_all_that_is_in_it() {
 }
 
 #[test]
-fn output_is_kept_up_to_the_limit() {
+fn output_is_truncated_at_the_limit() {
     let step = or_skip!(report()).step("much output");
     assert_eq!(step.stdout.len(), OUTPUT_LIMIT);
     assert_eq!(step.code, 0);
 }
 
 #[test]
-fn a_step_out_of_time_is_killed() {
+fn a_step_that_exceeds_its_time_limit_is_killed() {
     let step = or_skip!(report()).step("too long");
     assert_eq!(step.code, 137);
     assert!(step.elapsed < Duration::from_secs(10), "{:?}", step.elapsed);
 }
 
 #[test]
-fn each_step_has_an_empty_directory() {
+fn each_step_starts_in_an_empty_directory() {
     let report = or_skip!(report());
     assert_eq!(report.step("clean directory").text(), "");
     assert_eq!(report.step("clean again").text(), "/tmp/work\n");
@@ -128,9 +128,9 @@ fn the_deadline_ends_a_lab_that_hangs() {
     assert!(matches!(error, Error::Late { .. }), "{error}");
 }
 
-/// The clock counts instructions: what is measured does not depend on this host's speed.
+/// The clock counts instructions, so measurements do not depend on the speed of the host.
 #[test]
-fn the_deterministic_clock_reads_the_same_twice() {
+fn measurements_with_the_deterministic_clock_are_reproducible() {
     let measure = || {
         let mut lab = Lab::with_machine(Machine {
             deterministic_clock: true,
@@ -151,7 +151,7 @@ fn the_deterministic_clock_reads_the_same_twice() {
 }
 
 #[test]
-fn a_lab_that_stands_still_is_booted_again_and_then_given_up() {
+fn a_lab_that_hangs_is_rebooted_and_finally_reported() {
     let mut lab = or_skip!(Lab::with_machine(Machine {
         silence: Duration::from_secs(5),
         ..Machine::default()
@@ -161,14 +161,14 @@ fn a_lab_that_stands_still_is_booted_again_and_then_given_up() {
     let Error::LabStandsStill { processors, .. } = error else {
         panic!("{error}");
     };
-    // One processor, looked at three times.
+    // One processor, sampled three times.
     let places = processors.lines().filter(|line| line.starts_with("RIP="));
     assert_eq!(places.count(), 3, "{processors}");
 }
 
-/// By the deterministic clock all would happen as before, so not all is as before.
+/// With the deterministic clock an identical boot would hang again, so the second one differs.
 #[test]
-fn with_the_deterministic_clock_a_late_lab_is_booted_again_otherwise() {
+fn with_the_deterministic_clock_a_late_lab_is_rebooted_differently() {
     let mut lab = or_skip!(Lab::with_machine(Machine {
         deterministic_clock: true,
         memory_mib: 512,

@@ -1,6 +1,6 @@
-//! The end-to-end tests: the built programs, started as a person starts them.
+//! The end-to-end tests: the built programs, started as a user starts them.
 //!
-//! One program, so that the harness is linked once. docs/testing.md says what each module tests.
+//! One program, so that the harness is linked once. docs/testing.md lists what each module tests.
 
 mod bad_input;
 mod boots;

@@ -1,4 +1,4 @@
-//! The scripts behind `make`: what a machine lacks is said in one line.
+//! The scripts behind `make`: a missing prerequisite is reported in one line.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ fn script(name: &str) -> String {
     format!("{}/host/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Runs `toolchain.sh` where the only toolchain is the one in `home`.
+/// Runs `toolchain.sh` in an environment whose only toolchain is the one in `home`.
 fn toolchain(home: &Path) -> Output {
     Command::new("/bin/sh")
         .arg(script("toolchain.sh"))
@@ -19,7 +19,7 @@ fn toolchain(home: &Path) -> Output {
         .unwrap()
 }
 
-/// A toolchain whose compiler says that it is of this version.
+/// A toolchain whose programs report this version.
 fn fake_toolchain(version: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let bin = home.path().join(".cargo/bin");
@@ -39,9 +39,9 @@ fn one_line(output: &Output) -> String {
 }
 
 #[test]
-fn a_missing_toolchain_is_explained_in_one_line() {
+fn a_missing_toolchain_is_reported_in_one_line() {
     if Path::new("/usr/bin/cargo").exists() || Path::new("/usr/local/cargo/bin/cargo").exists() {
-        microagent_tests::skip::record("this host has a toolchain for everybody");
+        microagent_tests::skip::record("this host has a system-wide toolchain");
         return;
     }
     let home = tempfile::tempdir().unwrap();
@@ -55,9 +55,9 @@ fn a_missing_toolchain_is_explained_in_one_line() {
 }
 
 #[test]
-fn a_toolchain_that_is_too_old_is_explained_in_one_line() {
+fn an_outdated_toolchain_is_reported_in_one_line() {
     if Path::new("/usr/bin/cargo").exists() {
-        microagent_tests::skip::record("this host has a toolchain for everybody");
+        microagent_tests::skip::record("this host has a system-wide toolchain");
         return;
     }
     let output = toolchain(fake_toolchain("1.70.0").path());
@@ -67,9 +67,9 @@ fn a_toolchain_that_is_too_old_is_explained_in_one_line() {
 }
 
 #[test]
-fn a_toolchain_in_the_home_is_found_without_a_path() {
+fn a_toolchain_in_the_home_directory_is_found_without_path() {
     if Path::new("/usr/bin/cargo").exists() {
-        microagent_tests::skip::record("this host has a toolchain for everybody");
+        microagent_tests::skip::record("this host has a system-wide toolchain");
         return;
     }
     let home = fake_toolchain("1.999.0");

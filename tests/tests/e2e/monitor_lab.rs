@@ -1,7 +1,7 @@
-//! The monitor under load and over time, in the lab: disks under mixed I/O, a power cut, many VMs
-//! one after the other, several processors, much memory.
+//! The monitor under load and over time, in the lab: disks under mixed I/O, a power cut, many
+//! consecutive VMs, several vCPUs, large memory.
 //!
-//! Two labs, so that two processors work at the same time; each test looks at one step.
+//! Two labs run at the same time; each test checks one step.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,13 +14,13 @@ use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
 use microagent_tests::{Error, built_kernel, or_skip, soak, tool};
 
-/// What each script finds set up; the last line of the errors of a run is shown.
+/// The environment of each script.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
                         XDG_RUNTIME_DIR=/run\nIMAGE=oci:/layout:latest\n\
                         run() { microagent --quiet run --image $IMAGE \"$@\"; }\n";
 
-/// Two writable disks, each worked on by four threads for [`MIX_SECONDS`], at the same time, by two
-/// vCPUs; afterwards the host looks at the file systems.
+/// Two writable disks under mixed I/O by four threads each, for [`MIX_SECONDS`], on two vCPUs;
+/// afterwards the host checks the file systems.
 const MIX: &str = r#"
 cp /disk /tmp/a.ext4; cp /disk /tmp/b.ext4
 run --cpus 2 --memory 512 --disk a=/tmp/a.ext4:/a:rw --disk b=/tmp/b.ext4:/b:rw \
@@ -30,37 +30,37 @@ for disk in a b; do
 done
 "#;
 
-/// A guest whose records are durable as it says is cut off when it has said so a hundred times.
-/// What it said is there afterwards.
+/// A guest appends records and prints the number of each durable one. It is killed after a hundred;
+/// all reported records must exist afterwards.
 const POWER_CUT: &str = r#"
 cp /disk /tmp/cut.ext4
-mkfifo said
-run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec '/cut/io records /cut/records' >said 2>/tmp/errors &
+mkfifo reported
+run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec '/cut/io records /cut/records' >reported 2>/tmp/errors &
 run=$!
-exec 4<said
+exec 4<reported
 last=0
 while [ "$last" -lt 100 ] && read -r last <&4; do :; done
 kill -KILL $(pidof microagent-supervisor)
-# What was said before the cut counts, whenever it is heard.
-said=$last
-while read -r last <&4; do said=$last; done
+# Numbers that were printed before the kill count, even if they are read after it.
+reported=$last
+while read -r last <&4; do reported=$last; done
 wait $run; echo "ended $?"
-run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec "/cut/io check /cut/records $((said + 1))" | sed 's/[0-9][0-9]*/N/'
+run --cpus 1 --disk cut=/tmp/cut.ext4:/cut:rw --exec "/cut/io check /cut/records $((reported + 1))" | sed 's/[0-9][0-9]*/N/'
 e2fsck -fn /tmp/cut.ext4 >/tmp/fsck 2>&1 && echo clean || cat /tmp/fsck
 "#;
 
-/// Many VMs one after the other leave nothing behind: no process, no open file, no memory.
+/// Many consecutive VMs leave no process, open file or memory behind.
 const MANY: &str = r#"
 look() {
     echo 3 >/proc/sys/vm/drop_caches
     set -- $(cat /proc/sys/fs/file-nr); files=$1
-    # The kernel's own have no program; they come and go.
+    # Kernel threads have no executable; their number varies.
     processes=0; for exe in /proc/[0-9]*/exe; do [ -e $exe ] && processes=$((processes + 1)); done
     free=$(awk '/^MemFree:/ {print int($2 / 1024)}' /proc/meminfo)
 }
 one() { run --cpus 1 --memory 128 --exec true || echo "a run ended with $?"; }
 gone() { while pidof microagent-supervisor >/dev/null; do usleep 10000; done; }
-# Caches of the kernel that grow with the first few.
+# Fill caches of the kernel that grow with the first few runs.
 for i in 1 2 3 4 5; do one; done
 gone; look; before="$files $processes $free"
 for i in $(seq BOOTS); do one; done
@@ -72,11 +72,11 @@ echo "processes $((processes - $2))"
 find /tmp/microagent* /run/microagent* /state/run -type f ! -name engine.json 2>/dev/null
 "#;
 
-/// How many VMs in the suite, and how many seconds each takes in a lab on a host with other work.
+/// Number of VMs in the suite, and the seconds that each takes in a lab on a busy host.
 const BOOTS: u32 = 12;
 const SECONDS_PER_BOOT: f64 = 6.0;
 
-/// How long disks are worked on in the suite.
+/// Duration of the mixed I/O in the suite, in seconds.
 const MIX_SECONDS: u32 = 20;
 
 const FOUR_CPUS: &str = r#"
@@ -91,7 +91,7 @@ run --cpus 4 --memory 256 --exec 'nproc
     for cpu in 0 1 2 3; do taskset $((1 << cpu)) sh -c "i=0; while [ \$i -lt 20000 ]; do i=\$((i+1)); done; echo done" & done; wait'
 "#;
 
-/// More than fits below the hole for devices: 8 GiB, of which some above it are written.
+/// 8 GiB, more than fits below the MMIO hole; memory above it is written.
 const MUCH_MEMORY: &str = r#"
 run --cpus 1 --memory 8192 --exec 'awk "/^MemTotal/ {print (\$2 > 8000000 && \$2 < 8388608)}" /proc/meminfo
     dd if=/dev/urandom of=/dev/shm/a bs=1M count=256 2>/dev/null
@@ -99,13 +99,14 @@ run --cpus 1 --memory 8192 --exec 'awk "/^MemTotal/ {print (\$2 > 8000000 && \$2
     grep -c "System RAM" /proc/iomem'
 "#;
 
-/// What the monitor has in memory beside the guest's RAM, while the guest is at work. RAM is what a
-/// core dump would leave out, but for the kernel's own pages (`vvar`) of a few KiB: 256 MiB in all.
+/// The resident memory of the monitor without the guest's RAM, while the guest runs. RAM is
+/// recognised by its exclusion from core dumps, which also applies to a few KiB of kernel pages
+/// (`vvar`).
 const MEMORY: &str = r#"
-mkfifo said
-run --cpus 1 --memory 256 --exec 'echo up; dd if=/dev/vda of=/dev/null bs=64k 2>/dev/null; echo read; sleep 1000' >said 2>/dev/null &
+mkfifo output
+run --cpus 1 --memory 256 --exec 'echo up; dd if=/dev/vda of=/dev/null bs=64k 2>/dev/null; echo read; sleep 1000' >output 2>/dev/null &
 run=$!
-exec 4<said
+exec 4<output
 read -r up <&4; read -r read <&4
 awk '/^Size:/ { size = $2 } /^Rss:/ { rss = $2 }
      /^VmFlags:/ { if (/ dd( |$)/) ram += size; else sum += rss }
@@ -114,7 +115,7 @@ awk '/^Size:/ { size = $2 } /^Rss:/ { rss = $2 }
 kill -KILL $run
 "#;
 
-/// The ways in which a guest ends without its command's doing.
+/// The ways a guest ends without an exit of its command.
 const ENDS: &str = r#"
 one() { run --cpus 1 --memory 128 "$@" 2>errors; echo "$?"; head -1 errors; }
 one --exec 'echo c >/proc/sysrq-trigger'; sed -n 2p errors | grep -o 'Kernel panic.*'
@@ -126,10 +127,10 @@ one --timeout 5 --exec 'while :; do :; done'
 /// A lab's memory in MiB: more than the largest VM in it can take.
 const LAB_MIB: u32 = 10 << 10;
 
-/// A step's name, its script, and how many seconds it may take on a host with other work.
+/// The name of a step, its script, and its time limit in seconds on a busy host.
 type Step = (&'static str, String, u32);
 
-/// The steps of both labs, about the same time each.
+/// The steps of both labs, which take about the same time.
 fn steps() -> [Vec<Step>; 2] {
     let seconds = soak::size(MIX_SECONDS, 1.0);
     let boots = soak::size(BOOTS, SECONDS_PER_BOOT);
@@ -152,8 +153,8 @@ fn steps() -> [Vec<Step>; 2] {
 
 fn boot(prepared: &Prepared, steps: &[Step]) -> Result<Report, Error> {
     let seconds: u32 = steps.iter().map(|(.., seconds)| seconds).sum();
-    // One processor: in a lab with two, one of four vCPUs slept for ever while all else went on, and
-    // the harness knows only a lab that stands still as a whole.
+    // One processor: in a lab with two, one of four vCPUs hung while everything else continued, and
+    // the harness only detects a lab that hangs as a whole.
     let mut lab = Lab::with_machine(Machine {
         cpus: 1,
         memory_mib: LAB_MIB,
@@ -171,7 +172,7 @@ fn boot(prepared: &Prepared, steps: &[Step]) -> Result<Report, Error> {
     lab.boot()
 }
 
-/// What both labs have in them.
+/// The files of both labs.
 struct Prepared {
     layout: Layout,
     host: Host,
@@ -204,7 +205,7 @@ fn boot_both() -> Result<[Result<Report, Error>; 2], Error> {
     }))
 }
 
-/// What the step of this name printed; both labs are booted at the first question.
+/// The output of a step; both labs are booted at the first call.
 fn printed(name: &str) -> Result<String, &'static Error> {
     static REPORTS: OnceLock<Result<[Result<Report, Error>; 2], Error>> = OnceLock::new();
     let reports = REPORTS.get_or_init(boot_both).as_ref()?;
@@ -217,7 +218,7 @@ fn printed(name: &str) -> Result<String, &'static Error> {
     Ok(step.text())
 }
 
-/// A disk of 64 MiB with the program that works on it.
+/// A disk of 64 MiB with the program for the I/O.
 fn disk(work: &Path) -> Result<PathBuf, Error> {
     let tree = work.join("tree");
     std::fs::create_dir(&tree).expect("the directory is empty");
@@ -253,7 +254,7 @@ fn disks_under_mixed_io_keep_every_byte() {
 }
 
 #[test]
-fn a_power_cut_takes_nothing_that_was_flushed() {
+fn a_power_cut_loses_no_flushed_data() {
     let text = or_skip!(printed("power cut"));
     assert_eq!(text, "ended 125\nall N\nclean\n");
 }
@@ -274,7 +275,7 @@ fn four_cpus_are_four_cores_of_one_package() {
 }
 
 #[test]
-fn the_monitor_itself_is_small() {
+fn the_monitor_uses_little_memory() {
     let text = or_skip!(printed("memory"));
     let kib = text
         .trim()
@@ -286,13 +287,13 @@ fn the_monitor_itself_is_small() {
 }
 
 #[test]
-fn memory_goes_on_above_the_hole() {
+fn memory_continues_above_the_hole() {
     let text = or_skip!(printed("much memory"));
     assert_eq!(text, "1\nsame\n3\n");
 }
 
 #[test]
-fn the_ways_to_end_are_told_apart() {
+fn the_ways_a_guest_ends_are_distinguished() {
     let text = or_skip!(printed("ends"));
     assert_eq!(
         text,

@@ -1,5 +1,5 @@
-//! Nothing that was reported done is lost, and nothing wrong is kept: whatever kills a build, fills
-//! its disk, fails its system calls or works beside it.
+//! Durability: no reported result is lost and no wrong one is kept when builds are killed, the disk
+//! is full, system calls fail, or other builds and collections run at the same time.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,12 +12,12 @@ use microagent_tests::registry::Registry;
 use microagent_tests::{binaries, or_skip, root_or_skip, soak, tool};
 use serde_json::Value;
 
-/// How often a build or a collection is killed in the suite.
+/// Number of killed builds and collections in the suite.
 const KILLS: u64 = 100;
-/// How many system calls fail in the suite, each in a build of its own.
+/// Number of builds with a failing system call in the suite.
 const INJECTIONS: u64 = 30;
 
-/// Numbers that look random, the same in each run: what varies is when they meet the build.
+/// A deterministic pseudo-random sequence; only the timing differs between runs.
 struct Numbers(u64);
 
 impl Numbers {
@@ -31,7 +31,7 @@ impl Numbers {
     }
 }
 
-/// Images that share their lower layers: `latest`, and `latest` with one layer more each.
+/// Images with shared lower layers: `latest`, and `count` images with one more layer each.
 fn overlapping(count: u8) -> Result<(Layout, Vec<String>), microagent_tests::Error> {
     let layout = Layout::busybox()?;
     let shared = Tar::new().file("shared", &noise(1, 3 << 20)).finish();
@@ -70,8 +70,8 @@ fn digest(finished: &Finished) -> String {
         .to_owned()
 }
 
-/// Everything in the store is what it says, and nothing is half done.
-fn assert_whole(host: &Host) {
+/// Checks that every object in the store is valid and no temporary file is left.
+fn assert_store_intact(host: &Host) {
     let report = host
         .microagent(["--json", "cache", "verify"])
         .finish()
@@ -84,7 +84,7 @@ fn assert_whole(host: &Host) {
 }
 
 #[test]
-fn builds_and_collections_that_are_killed_leave_a_whole_store() {
+fn killed_builds_and_collections_leave_the_store_intact() {
     let (layout, tags) = or_skip!(overlapping(4));
     let host = or_skip!(Host::new());
     let expected: Vec<String> = (tags.iter())
@@ -100,7 +100,7 @@ fn builds_and_collections_that_are_killed_leave_a_whole_store() {
     let (mut killed, mut rounds) = (0, 0);
     for round in soak::rounds(KILLS) {
         rounds += 1;
-        // So much is collected that most builds have much to do.
+        // Collections free enough that most builds have work to do.
         let (mut invocation, most) = match round % 2 {
             0 => {
                 let size = (numbers.below(6) << 20).to_string();
@@ -124,12 +124,12 @@ fn builds_and_collections_that_are_killed_leave_a_whole_store() {
             _ => drop(finished.expect_code(0)),
         }
         if round % 25 == 24 {
-            assert_whole(&host);
+            assert_store_intact(&host);
         }
     }
-    // Some were done before the signal came; most must not have been.
+    // Some finish before the signal, but not most of them.
     assert!(killed > rounds / 3, "only {killed} of {rounds} were killed");
-    assert_whole(&host);
+    assert_store_intact(&host);
     for (tag, digest_before) in tags.iter().zip(&expected) {
         let again = build(&host, &layout.reference(tag)).expect_code(0);
         assert_eq!(&digest(&again), digest_before);
@@ -145,15 +145,15 @@ fn json(host: &Host, words: &[&str]) -> Value {
     invocation.finish().expect_code(0).json()
 }
 
-/// A build failed and said so, in one of these kinds.
-fn assert_said(finished: Finished, kinds: &[&str]) {
+/// Checks that a build failed with an error of one of these kinds.
+fn assert_failed_with(finished: Finished, kinds: &[&str]) {
     let error = finished.expect_code(1).error();
     let kind = error["kind"].as_str().unwrap();
     assert!(kinds.contains(&kind), "{error}");
 }
 
 #[test]
-fn a_disk_that_is_full_at_any_moment_loses_nothing() {
+fn a_full_disk_at_any_moment_loses_nothing() {
     root_or_skip!();
     let (layout, tags) = or_skip!(overlapping(1));
     let image = layout.reference(&tags[0]);
@@ -166,7 +166,7 @@ fn a_disk_that_is_full_at_any_moment_loses_nothing() {
         tool::run("mount", ["-t", "tmpfs", "-o", options, "none", &target]).unwrap();
     };
     let mut failures = 0;
-    // From nothing at all to enough, in steps that end in every stage.
+    // From almost nothing to enough, in steps that fail in every stage.
     mount("size=256k");
     for kib in (256..40_000).step_by(1500) {
         let size = format!("remount,size={kib}k");
@@ -176,19 +176,19 @@ fn a_disk_that_is_full_at_any_moment_loses_nothing() {
             assert_eq!(digest(&finished), expected);
             break;
         }
-        assert_said(finished, &["noSpace"]);
+        assert_failed_with(finished, &["noSpace"]);
         failures += 1;
     }
     assert!(failures > 4, "{failures}");
     tool::run("mount", ["-o", "remount,size=80m", &target]).unwrap();
     let again = build(&host, &image).expect_code(0);
     assert_eq!(digest(&again), expected);
-    assert_whole(&host);
+    assert_store_intact(&host);
     tool::run("umount", [&target]).unwrap();
 }
 
 #[test]
-fn a_system_call_that_fails_at_any_moment_loses_nothing() {
+fn a_failing_system_call_at_any_moment_loses_nothing() {
     let strace = or_skip!(tool::find("strace"));
     let (layout, tags) = or_skip!(overlapping(1));
     let image = layout.reference(&tags[0]);
@@ -200,7 +200,7 @@ fn a_system_call_that_fails_at_any_moment_loses_nothing() {
     let (mut failed, mut done) = (0, 0);
     for round in soak::rounds(INJECTIONS) {
         let error = ["EIO", "ENOSPC"][usize::try_from(round % 2).unwrap()];
-        // Of each thread, its n-th call.
+        // strace counts the calls of each thread separately.
         let inject = format!(
             "inject={calls}:error={error}:when={}",
             1 + numbers.below(25)
@@ -226,25 +226,25 @@ fn a_system_call_that_fails_at_any_moment_loses_nothing() {
                 assert_eq!(digest(&finished), expected, "{inject}");
                 done += 1;
             }
-            // Not even its error could be written.
+            // Even writing the error failed.
             _ if !finished.errors().contains("\"error\"") => failed += 1,
             _ => {
-                assert_said(finished, &["host", "noSpace"]);
+                assert_failed_with(finished, &["host", "noSpace"]);
                 failed += 1;
             }
         }
         if round % 10 == 9 {
-            assert_whole(&host);
+            assert_store_intact(&host);
             json(&host, &["cache", "gc", "--max-size", "0"]);
         }
     }
     assert!(failed > done / 3, "{failed} failed, {done} were done");
     let again = build(&host, &image).expect_code(0);
     assert_eq!(digest(&again), expected);
-    assert_whole(&host);
+    assert_store_intact(&host);
 }
 
-/// Starts a build that is not waited for.
+/// Starts a command without waiting for it.
 fn start(program: &Path, state: &Path, words: &[&str]) -> std::process::Child {
     Command::new(program)
         .args(["--quiet", "--state-dir"])
@@ -257,8 +257,9 @@ fn start(program: &Path, state: &Path, words: &[&str]) -> std::process::Child {
         .unwrap()
 }
 
-/// Eight builds at once while collections go on one after the other; what was asked of the registry.
-fn eight_beside(gc: &[&str]) -> Result<Vec<String>, microagent_tests::Error> {
+/// Runs eight concurrent builds while collections run one after the other. Returns the requests to
+/// the registry.
+fn eight_builds_during(gc: &[&str]) -> Result<Vec<String>, microagent_tests::Error> {
     let (layout, tags) = overlapping(8)?;
     let registry = Registry::start()?;
     for tag in &tags {
@@ -292,14 +293,14 @@ fn eight_beside(gc: &[&str]) -> Result<Vec<String>, microagent_tests::Error> {
     let mut digests = Vec::new();
     for build in builds {
         let output = build.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{stderr}");
         let text = String::from_utf8(output.stdout).unwrap();
         digests.push(text.trim_end().rsplit_once(' ').unwrap().1.to_owned());
     }
     assert!(collections > 1);
-    assert_whole(&host);
-    // What each of them made is what a build alone makes.
+    assert_store_intact(&host);
+    // Each result equals that of a build in an empty store.
     for (tag, expected) in tags.iter().zip(&digests) {
         let alone = Host::new()?;
         let alone = build(&alone, &layout.reference(tag)).expect_code(0);
@@ -309,20 +310,25 @@ fn eight_beside(gc: &[&str]) -> Result<Vec<String>, microagent_tests::Error> {
 }
 
 #[test]
-fn eight_builds_beside_collections_fetch_every_layer_once() {
-    let requests = or_skip!(eight_beside(&[]));
+fn eight_builds_during_collections_fetch_every_layer_once() {
+    let requests = or_skip!(eight_builds_during(&[]));
     let mut blobs: Vec<_> = (requests.into_iter())
         .filter(|request| request.contains("/blobs/"))
         .collect();
-    let asked = blobs.len();
+    let total = blobs.len();
     blobs.sort();
     blobs.dedup();
     // Two shared layers, eight own ones, eight configurations.
-    assert_eq!((asked, blobs.len()), (18, 18), "{blobs:?}");
+    assert_eq!((total, blobs.len()), (18, 18), "{blobs:?}");
 }
 
 #[test]
-fn eight_builds_beside_collections_of_everything_succeed() {
-    let requests = or_skip!(eight_beside(&["--max-size", "0", "--older-than", "0s"]));
+fn eight_builds_during_collections_of_everything_succeed() {
+    let requests = or_skip!(eight_builds_during(&[
+        "--max-size",
+        "0",
+        "--older-than",
+        "0s"
+    ]));
     assert!(requests.len() >= 18);
 }

@@ -23,12 +23,12 @@ fn number(value: &Value) -> f64 {
 }
 
 #[test]
-fn a_boot_is_shown_whole_and_beside_the_other_monitor() {
+fn the_phases_of_a_boot_are_reported_and_compared_with_the_other_monitor() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
 
-    // One boot, for the ratio of a single turn is exact.
+    // With a single boot the ratio is exact.
     let flags = ["--iterations", "1"];
     let report = perf_boot(&host, &layout, &["--json"], &flags)
         .expect_code(0)
@@ -82,7 +82,7 @@ fn a_boot_is_shown_whole_and_beside_the_other_monitor() {
 }
 
 #[test]
-fn what_cannot_be_measured_is_said_with_the_way_out() {
+fn a_failed_measurement_is_reported_with_a_remediation() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());

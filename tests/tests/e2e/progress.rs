@@ -1,11 +1,11 @@
-//! What is seen while an image is fetched and built: bars, lines, events, or nothing.
+//! Progress of fetching and building an image: bars, lines, events, or nothing.
 
 use microagent_tests::image::{Layout, Tar};
 use microagent_tests::microagent::Host;
 use microagent_tests::{or_skip, tool};
 use serde_json::Value;
 
-/// The busybox image with one layer more.
+/// The busybox image with one more layer.
 fn layout() -> Result<Layout, microagent_tests::Error> {
     let layout = Layout::busybox()?;
     layout.add_layer("latest", &Tar::new().file("more", &[7; 300_000]).finish())?;
@@ -32,7 +32,7 @@ fn words(image: &str) -> [&str; 5] {
 }
 
 #[test]
-fn without_a_terminal_there_is_a_line_for_each_piece_of_work_and_none_for_what_is_cached() {
+fn without_a_terminal_each_piece_of_work_has_a_line_and_cached_ones_have_none() {
     let layout = or_skip!(layout());
     let host = or_skip!(Host::new());
     let image = layout.reference("latest");
@@ -47,7 +47,7 @@ fn without_a_terminal_there_is_a_line_for_each_piece_of_work_and_none_for_what_i
     assert_eq!(errors.lines().count(), expected.len(), "{errors}");
     for line in expected {
         assert!(
-            errors.lines().any(|said| said.starts_with(&line)),
+            errors.lines().any(|shown| shown.starts_with(&line)),
             "{line}: {errors}"
         );
     }
@@ -56,7 +56,7 @@ fn without_a_terminal_there_is_a_line_for_each_piece_of_work_and_none_for_what_i
 }
 
 #[test]
-fn quiet_says_nothing() {
+fn quiet_prints_nothing() {
     let layout = or_skip!(layout());
     let host = or_skip!(Host::new());
     let image = layout.reference("latest");
@@ -123,7 +123,7 @@ fn on_a_terminal_there_is_a_bar_for_each_layer() {
     for (layer, _) in layers(&layout) {
         assert!(shown.contains(&layer), "{shown:?}");
     }
-    // Bars are drawn over, and gone at the end: no plain line among them.
+    // Bars are redrawn and finally cleared; there are no plain lines.
     assert!(shown.contains('\u{1b}'), "{shown:?}");
     assert!(!shown.contains("done,"), "{shown:?}");
 }

@@ -1,4 +1,4 @@
-//! Registries that only a proxy can reach.
+//! Registries that are reachable only through a proxy.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use microagent_tests::microagent::{Finished, Host};
 use microagent_tests::registry::Registry;
 use microagent_tests::{certificate, or_skip, root_or_skip, tool};
 
-/// A name that only the proxy can look up.
+/// A name that only the proxy can resolve.
 const NAME: &str = "behind.test";
 
 fn build(host: &Host, registry: &Registry, variables: &[(&str, &str)]) -> Finished {
@@ -38,7 +38,7 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
     let proxy = or_skip!(ForwardProxy::start(NAME));
     let trust = ("SSL_CERT_FILE", certificate.to_str().unwrap());
     let (user, password) = CREDENTIALS;
-    // As addresses have it.
+    // A password is percent-encoded in a URL.
     let password = password.replace('-', "%2D");
     let url = format!("http://{user}:{password}@{}", proxy.address());
     let through = || {
@@ -46,31 +46,31 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
         proxy
             .log()
             .iter()
-            .filter(|said| said.contains(&line))
+            .filter(|entry| entry.contains(&line))
             .count()
     };
 
-    // Nothing else knows the name: without the proxy there is no way.
-    let said = build(&host, &registry, &[trust]).expect_code(1);
+    // Without the proxy the name cannot be resolved.
+    let failed = build(&host, &registry, &[trust]).expect_code(1);
     assert!(
-        said.errors().contains("cannot be resolved"),
+        failed.errors().contains("cannot be resolved"),
         "{}",
-        said.errors()
+        failed.errors()
     );
     let other_scheme = [trust, ("HTTP_PROXY", &*url)];
-    let said = build(&host, &registry, &other_scheme).expect_code(1);
+    let failed = build(&host, &registry, &other_scheme).expect_code(1);
     assert!(
-        said.errors().contains("cannot be resolved"),
+        failed.errors().contains("cannot be resolved"),
         "{}",
-        said.errors()
+        failed.errors()
     );
     for list in [".test", "other.example,behind.test", "*"] {
         let direct = [trust, ("HTTPS_PROXY", &*url), ("NO_PROXY", list)];
-        let said = build(&host, &registry, &direct).expect_code(1);
+        let failed = build(&host, &registry, &direct).expect_code(1);
         assert!(
-            said.errors().contains("cannot be resolved"),
+            failed.errors().contains("cannot be resolved"),
             "{}",
-            said.errors()
+            failed.errors()
         );
     }
     assert_eq!(through(), 0);
@@ -92,7 +92,7 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
 }
 
 #[test]
-fn a_proxy_that_does_not_help_is_named_without_its_password() {
+fn the_error_of_a_failing_proxy_names_it_without_its_password() {
     root_or_skip!();
     or_skip!(tool::find("unshare"));
     let host = or_skip!(Host::new());
@@ -100,7 +100,7 @@ fn a_proxy_that_does_not_help_is_named_without_its_password() {
     let proxy = or_skip!(ForwardProxy::start(NAME));
     let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let gone = bind().local_addr().unwrap();
-    // It is connected to, and never says a word.
+    // Accepts connections, but never responds.
     let silent = bind();
     let mute = silent.local_addr().unwrap();
     let wrong = format!("http://proxied:secret@{}", proxy.address());
@@ -127,15 +127,15 @@ fn a_proxy_that_does_not_help_is_named_without_its_password() {
         ),
     ] {
         let finished = build(&host, &registry, &[("HTTPS_PROXY", &value)]).expect_code(1);
-        let said = finished.errors();
-        assert!(said.contains(&expected), "{value}: {said}");
-        assert!(!said.contains("secret"), "{said}");
-        assert_eq!(said.lines().count(), 2, "{said}");
+        let errors = finished.errors();
+        assert!(errors.contains(&expected), "{value}: {errors}");
+        assert!(!errors.contains("secret"), "{errors}");
+        assert_eq!(errors.lines().count(), 2, "{errors}");
     }
 }
 
 #[test]
-fn this_machines_own_registry_needs_no_proxy() {
+fn a_registry_on_loopback_is_accessed_without_a_proxy() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
     let registry = or_skip!(Registry::start());

@@ -1,5 +1,5 @@
-//! `run --disk` and `--bundle` on this machine, with engine `qemu`: what the list for every engine
-//! (`support/run_list.rs`) does not say.
+//! `run --disk` and `--bundle` on engine `qemu`: the cases that are not in the list for every engine
+//! (`run_list.rs`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,21 +9,21 @@ use microagent_tests::microagent::{Host, Invocation};
 use microagent_tests::{Error, or_skip, tool};
 use rustix::process::Signal;
 
-/// A machine, an image, and an empty ext4 disk made by the host's own tool.
-struct Place {
+/// An environment, an image, and an empty ext4 disk created with mke2fs.
+struct Setup {
     host: Host,
     layout: Layout,
     disk: PathBuf,
 }
 
-impl Place {
-    fn new() -> Result<Place, Error> {
+impl Setup {
+    fn new() -> Result<Setup, Error> {
         tool::find("qemu-system-x86_64")?;
         let host = Host::with_kernel()?;
         let disk = host.path("disk.img");
         let arguments = ["-q", "-t", "ext4", &text(&disk), "32M"];
         tool::run("mke2fs", arguments)?;
-        Ok(Place {
+        Ok(Setup {
             layout: Layout::busybox()?,
             disk,
             host,
@@ -59,7 +59,7 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// What `e2fsck -fn` says of a disk that is as it should be is nothing.
+/// Checks a disk with `e2fsck -fn`.
 fn fsck(disk: &Path) -> Result<(), Error> {
     tool::run("e2fsck", ["-fn".as_ref(), disk.as_os_str()]).map(drop)
 }
@@ -69,13 +69,13 @@ fn superblock(disk: &Path) -> String {
 }
 
 #[test]
-fn the_document_names_the_disks() {
-    let place = or_skip!(Place::new());
-    let bundle = place.bundle("bundle.tar");
+fn the_document_lists_the_disks() {
+    let setup = or_skip!(Setup::new());
+    let bundle = setup.bundle("bundle.tar");
     let tar = format!("tar={}:/srv/tar:rw", bundle.display());
-    let flags = ["--bundle", &tar, "--disk", &place.data("ro")];
-    let first = place.run(&flags, "true").finish().expect_code(0).json();
-    let second = place.run(&flags, "true").finish().expect_code(0).json();
+    let flags = ["--bundle", &tar, "--disk", &setup.data("ro")];
+    let first = setup.run(&flags, "true").finish().expect_code(0).json();
+    let second = setup.run(&flags, "true").finish().expect_code(0).json();
     let node = |document: &serde_json::Value| {
         let nodes = document["nodes"].as_array().unwrap().clone();
         nodes
@@ -88,48 +88,48 @@ fn the_document_names_the_disks() {
         (&false.into(), &true.into())
     );
     let expected = serde_json::json!([
-        { "name": "data", "mount": "/data", "readOnly": true, "path": text(&place.disk) },
+        { "name": "data", "mount": "/data", "readOnly": true, "path": text(&setup.disk) },
         { "name": "tar", "mount": "/srv/tar", "readOnly": false, "digest": node(&first)["output"] },
     ]);
     for document in [first, second] {
         assert_eq!(document["disks"], expected);
         assert_eq!(document["finalState"], "stopped");
     }
-    place.host.assert_clean();
+    setup.host.assert_clean();
 }
 
 #[test]
-fn a_disk_that_was_written_is_clean_whatever_was_left_running_on_it() {
-    let place = or_skip!(Place::new());
+fn a_written_disk_is_clean_even_if_processes_still_use_it() {
+    let setup = or_skip!(Setup::new());
     let left_running = "cd /data && echo here >file && mkdir inner && mount -t tmpfs none inner
         sh -c 'while :; do echo x >>busy; done' >/dev/null 2>&1 &
         exit 3";
-    place
-        .run(&["--disk", &place.data("rw")], left_running)
+    setup
+        .run(&["--disk", &setup.data("rw")], left_running)
         .finish()
         .expect_code(3);
-    fsck(&place.disk).unwrap();
-    let superblock = superblock(&place.disk);
+    fsck(&setup.disk).unwrap();
+    let superblock = superblock(&setup.disk);
     assert!(!superblock.contains("needs_recovery"), "{superblock}");
-    let read = place
-        .run(&["--disk", &place.data("ro")], "cat /data/file")
+    let read = setup
+        .run(&["--disk", &setup.data("ro")], "cat /data/file")
         .finish()
         .expect_code(0);
     assert_eq!(read.json()["result"]["stdout"], "here\n");
-    place.host.assert_clean();
+    setup.host.assert_clean();
 }
 
 #[test]
-fn a_disk_is_read_by_many_and_written_by_one_alone() {
-    let place = or_skip!(Place::new());
+fn a_disk_has_many_readers_or_one_writer() {
+    let setup = or_skip!(Setup::new());
     let at_work = "echo at work >&2; sleep 1000";
     let holding = |mode: &str| {
-        let mut invocation = place.host.microagent(["--engine", "qemu", "run"]);
+        let mut invocation = setup.host.microagent(["--engine", "qemu", "run"]);
         for argument in [
             "--image",
-            &place.layout.reference("latest"),
+            &setup.layout.reference("latest"),
             "--disk",
-            &place.data(mode),
+            &setup.data(mode),
             "--exec",
             at_work,
         ] {
@@ -140,33 +140,33 @@ fn a_disk_is_read_by_many_and_written_by_one_alone() {
         running
     };
     let refused = |mode: &str| {
-        let finished = place
-            .run(&["--disk", &place.data(mode)], "true")
+        let finished = setup
+            .run(&["--disk", &setup.data(mode)], "true")
             .finish()
             .expect_code(125);
         let error: serde_json::Value = serde_json::from_slice(&finished.stderr).unwrap();
         assert_eq!(
             error["error"]["message"],
-            format!("disk {} is in use by another VM", place.disk.display())
+            format!("disk {} is in use by another VM", setup.disk.display())
         );
     };
     let reader = holding("ro");
-    place
-        .run(&["--disk", &place.data("ro")], "true")
+    setup
+        .run(&["--disk", &setup.data("ro")], "true")
         .finish()
         .expect_code(0);
     refused("rw");
     reader.signal(Signal::INT);
     reader.finish().expect_code(130);
 
-    // At once: what is left of the first does not keep the disk for long.
+    // Immediately: the exiting first run releases the disk quickly.
     let writer = holding("rw");
     refused("ro");
     writer.signal(Signal::KILL);
     writer.finish();
-    // It was not unmounted, and the guest that may write repairs it.
-    let read_only = place
-        .run(&["--disk", &place.data("ro")], "true")
+    // The disk was not unmounted; a guest with write access replays its journal.
+    let read_only = setup
+        .run(&["--disk", &setup.data("ro")], "true")
         .finish()
         .expect_code(125);
     assert!(
@@ -174,26 +174,26 @@ fn a_disk_is_read_by_many_and_written_by_one_alone() {
         "{}",
         read_only.errors()
     );
-    place
-        .run(&["--disk", &place.data("rw")], "true")
+    setup
+        .run(&["--disk", &setup.data("rw")], "true")
         .finish()
         .expect_code(0);
-    fsck(&place.disk).unwrap();
-    place.host.assert_clean();
+    fsck(&setup.disk).unwrap();
+    setup.host.assert_clean();
 }
 
 #[test]
 fn an_interrupt_leaves_nothing_but_the_disk() {
-    let place = or_skip!(Place::new());
-    let bundle = format!("tar={}:/tar:rw", place.bundle("bundle.tar").display());
-    let mut invocation = place.host.microagent(["--engine", "qemu", "run"]);
+    let setup = or_skip!(Setup::new());
+    let bundle = format!("tar={}:/tar:rw", setup.bundle("bundle.tar").display());
+    let mut invocation = setup.host.microagent(["--engine", "qemu", "run"]);
     for argument in [
         "--image",
-        &place.layout.reference("latest"),
+        &setup.layout.reference("latest"),
         "--bundle",
         &bundle,
         "--disk",
-        &place.data("rw"),
+        &setup.data("rw"),
         "--exec",
         "echo kept >/data/kept; sync; echo at work >&2; sleep 1000",
     ] {
@@ -203,37 +203,37 @@ fn an_interrupt_leaves_nothing_but_the_disk() {
     running.wait_for_error_text("at work");
     running.signal(Signal::TERM);
     running.finish().expect_code(143);
-    place.host.assert_clean();
-    let read = place
-        .run(&["--disk", &place.data("rw")], "cat /data/kept")
+    setup.host.assert_clean();
+    let read = setup
+        .run(&["--disk", &setup.data("rw")], "cat /data/kept")
         .finish()
         .expect_code(0);
     assert_eq!(read.json()["result"]["stdout"], "kept\n");
 }
 
 #[test]
-fn an_interrupt_while_a_bundle_is_made_leaves_nothing() {
-    let place = or_skip!(Place::new());
-    // A few kilobytes that unpack to enough to be at work for a while: one file of zeros.
+fn an_interrupt_while_a_bundle_is_built_leaves_nothing() {
+    let setup = or_skip!(Setup::new());
+    // One large file of zeros: small as a bundle, but slow to unpack.
     let script = "truncate -s 6G zeros && tar -cf - zeros | head -c 512 | gzip >large.tar.gz
         head -c 64M /dev/zero | gzip >part
         for n in $(seq 96); do cat part >>large.tar.gz; done; rm zeros part";
-    let made = place.host.shell(script).finish();
+    let made = setup.host.shell(script).finish();
     made.expect_code(0);
-    let tar = place.host.path("large.tar.gz");
+    let tar = setup.host.path("large.tar.gz");
     let bundle = format!("large={}:/large:ro", tar.display());
-    let running = place.run(&["--bundle", &bundle], "true").start();
+    let running = setup.run(&["--bundle", &bundle], "true").start();
     let finished = running.signal_after(Duration::from_secs(1), Signal::INT);
     finished.expect_code(130);
-    place.host.assert_clean();
+    setup.host.assert_clean();
 }
 
 #[test]
-fn as_many_disks_as_there_are_places_and_not_one_more() {
-    let place = or_skip!(Place::new());
+fn the_maximum_number_of_disks_works_and_one_more_is_refused() {
+    let setup = or_skip!(Setup::new());
     let bundles: Vec<String> = (1..=6)
         .map(|n| {
-            let bundle = place.bundle(&format!("b{n}"));
+            let bundle = setup.bundle(&format!("b{n}"));
             format!("b{n}={}:/disks/{n}:ro", bundle.display())
         })
         .collect();
@@ -243,29 +243,29 @@ fn as_many_disks_as_there_are_places_and_not_one_more() {
             .flat_map(|bundle| ["--bundle", bundle])
             .collect::<Vec<_>>()
     };
-    let five = place
+    let five = setup
         .run(&flags(5), "for n in 1 2 3 4 5; do cat /disks/$n/name; done")
         .finish()
         .expect_code(0);
     assert_eq!(five.json()["result"]["stdout"], "b1b2b3b4b5");
-    let six = place.run(&flags(6), "true").finish().expect_code(125);
+    let six = setup.run(&flags(6), "true").finish().expect_code(125);
     assert!(
         six.errors().contains("supports 5 additional disks"),
         "{}",
         six.errors()
     );
-    place.host.assert_clean();
+    setup.host.assert_clean();
 }
 
 #[test]
-fn a_file_given_twice_is_refused_unless_both_only_read_it() {
-    let place = or_skip!(Place::new());
-    let link = place.host.path("link");
-    std::fs::hard_link(&place.disk, &link).unwrap();
+fn the_same_file_twice_is_refused_unless_both_are_read_only() {
+    let setup = or_skip!(Setup::new());
+    let link = setup.host.path("link");
+    std::fs::hard_link(&setup.disk, &link).unwrap();
     let other = |mode: &str| format!("other={}:/other:{mode}", link.display());
     let both = |one: &str, two: &str| {
-        let flags = ["--disk", &place.data(one), "--disk", &other(two)];
-        place.run(&flags, "true").finish()
+        let flags = ["--disk", &setup.data(one), "--disk", &other(two)];
+        setup.run(&flags, "true").finish()
     };
     both("ro", "ro").expect_code(0);
     for (one, two) in [("ro", "rw"), ("rw", "ro"), ("rw", "rw")] {
@@ -280,13 +280,13 @@ fn a_file_given_twice_is_refused_unless_both_only_read_it() {
 
 #[test]
 fn a_kept_workspace_and_a_disk_are_both_shut_down_cleanly() {
-    let place = or_skip!(Place::new());
-    let flags = ["--keep", "--name", "kept", "--disk", &place.data("rw")];
-    let finished = place
+    let setup = or_skip!(Setup::new());
+    let flags = ["--keep", "--name", "kept", "--disk", &setup.data("rw")];
+    let finished = setup
         .run(&flags, "echo root >/file; echo disk >/data/file")
         .finish()
         .expect_code(0);
     assert_eq!(finished.json()["finalState"], "halted");
-    fsck(&place.disk).unwrap();
-    fsck(&place.host.state().join("workspaces/kept/rootfs.ext4")).unwrap();
+    fsck(&setup.disk).unwrap();
+    fsck(&setup.host.state().join("workspaces/kept/rootfs.ext4")).unwrap();
 }

@@ -1,6 +1,5 @@
-//! `microagent run` with engine `kvm`, in the lab: half of the cases in one boot, half in another,
-//! which two processors do at the same time. The kernel is the one that `kernel build` makes; one
-//! case is run with the distribution's as well.
+//! `microagent run` on engine `kvm`, in two labs at the same time, each with half of the cases. The
+//! kernel is that of `kernel build`; one case uses the distribution's.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -11,11 +10,11 @@ use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
 use microagent_tests::{Error, built_kernel, or_skip};
 
-/// What each script finds set up.
+/// The environment of each script.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
                         IMAGE=oci:/layout:latest XDG_RUNTIME_DIR=/run\n";
 
-/// Starts a run, and goes on when its command is at work. Leaves its number in `$run`.
+/// Starts a run and waits until its command runs. Its process id is in `$run`.
 macro_rules! at_work {
     () => {
         r#"mkfifo errors
@@ -29,7 +28,7 @@ macro_rules! at_work {
 const INTERRUPTED: &str = concat!(at_work!(), r#"kill -INT $run; wait $run; echo $?"#);
 const KILLED: &str = concat!(
     at_work!(),
-    // The supervisor holds the other end of nothing of ours; it must notice by itself.
+    // The supervisor must notice by itself that the command line was killed.
     r#"supervisor=$(pidof microagent-supervisor)
     kill -KILL $run; wait $run 2>/dev/null; echo $?
     timeout 2 sh -c "while [ -e /proc/$supervisor/exe ]; do usleep 10000; done" && echo gone"#
@@ -43,14 +42,13 @@ const NO_SUPERVISOR: &str = concat!(
 const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=/state-of-the-distribution
     microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | cut -d- -f3-; nproc'"#;
 
-/// The cases that are looked at in the first lab; what is in [`OTHERS`] and the rest is in the
-/// second.
+/// Whether a case runs in the first lab. The other cases and [`OTHERS`] run in the second.
 fn is_in_first(name: &str) -> bool {
     let index = CASES.iter().position(|case| case.name == name);
     index.is_some_and(|index| index % 2 == 0)
 }
 
-/// What is not in the list for every engine: the names of the steps and their scripts.
+/// Cases that are not in the list for every engine: names and scripts of the steps.
 const OTHERS: [(&str, &str); 6] = [
     ("interrupted", INTERRUPTED),
     ("killed", KILLED),
@@ -96,7 +94,7 @@ fn boot(first: bool) -> Result<Report, Error> {
     lab.boot()
 }
 
-/// One boot for all tests of a half; both at the first question.
+/// The report of a lab; both are booted at the first call.
 fn report(first: bool) -> &'static Result<Report, Error> {
     static REPORTS: OnceLock<[Result<Report, Error>; 2]> = OnceLock::new();
     let reports = REPORTS.get_or_init(|| {
@@ -111,18 +109,18 @@ fn report(first: bool) -> &'static Result<Report, Error> {
 
 fn check(case: &Case) {
     let step = or_skip!(report(is_in_first(case.name))).step(case.name);
-    let said = format!("stderr: {}; took {:?}", step.errors(), step.elapsed);
+    let detail = format!("stderr: {}; took {:?}", step.errors(), step.elapsed);
     assert_eq!(
         (step.code, step.text().as_str()),
         (case.code, case.stdout),
-        "{said}"
+        "{detail}"
     );
 }
 
 run_list::run_list!(check);
 
 #[test]
-fn doctor_finds_that_kvm_works() {
+fn doctor_reports_that_kvm_works() {
     let step = or_skip!(report(false)).step("doctor");
     assert_eq!(step.code, 0, "{}{}", step.text(), step.errors());
     assert!(step.text().contains("kvm"), "{}", step.text());
@@ -135,7 +133,7 @@ fn the_distributions_kernel_boots() {
 }
 
 #[test]
-fn the_automatic_engine_is_kvm_where_it_works() {
+fn the_automatic_engine_is_kvm_if_it_works() {
     let step = or_skip!(report(false)).step("auto");
     let answer: serde_json::Value = serde_json::from_slice(&step.stdout)
         .unwrap_or_else(|error| panic!("{error}: {}{}", step.text(), step.errors()));

@@ -9,9 +9,9 @@
 pub struct Case {
     /// The name of its test.
     pub name: &'static str,
-    /// What to run.
+    /// The shell script to run.
     pub script: &'static str,
-    /// How many seconds it may take on the slower engine.
+    /// Time limit in seconds on the slower engine.
     pub seconds: u32,
     /// Its exit status.
     pub code: i32,
@@ -19,7 +19,7 @@ pub struct Case {
     pub stdout: &'static str,
 }
 
-/// Defines `CASES` and, for each, a test that hands it to `$check`.
+/// Defines `CASES` and, for each, a test that passes it to `$check`.
 macro_rules! run_list {
     ($check:path) => {
         $crate::run_list::define! { $check;
@@ -39,18 +39,18 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "2\n39308094\n39308094\n2\n",
             }
-            memory_is_what_was_asked_for {
+            the_guest_has_the_requested_memory {
                 script: r#"microagent run --image "$IMAGE" --memory 768 --exec 'while read -r key value unit; do
                     [ "$key" = MemTotal: ] && [ $value -gt 700000 ] && [ $value -le 786432 ] && echo right; done </proc/meminfo; exit 0'"#,
                 code: 0,
                 stdout: "right\n",
             }
-            an_exit_code_is_handed_on {
+            the_exit_code_is_that_of_the_command {
                 script: r#"microagent run --image "$IMAGE" --exec 'exit 3'"#,
                 code: 3,
                 stdout: "",
             }
-            a_signal_is_128_more {
+            the_exit_code_for_a_signal_is_128_plus_its_number {
                 script: r#"microagent run --image "$IMAGE" --exec 'kill -9 $$'"#,
                 code: 137,
                 stdout: "",
@@ -70,12 +70,12 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "[a b][][$HOME][it's][*]",
             }
-            the_two_outputs_stay_apart {
+            standard_output_and_error_are_separate {
                 script: r#"microagent --quiet run --image "$IMAGE" --exec 'echo out; echo err >&2' 2>errors; cat errors"#,
                 code: 0,
                 stdout: "out\nerr\n",
             }
-            a_hundred_megabytes_of_output_arrive_whole {
+            a_hundred_megabytes_of_output_arrive_completely {
                 script: r#"microagent run --image "$IMAGE" --exec 'yes 0123456789abcdef | head -c 100000000' | sha256sum"#,
                 seconds: 400,
                 code: 0,
@@ -91,7 +91,7 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "5af7b95208fdcff454bab3f5eddf567a688a3796c703d4fef91072e38645c062  -\nend\n",
             }
-            input_is_empty_unless_asked_for {
+            input_is_empty_by_default {
                 script: r#"seq 1 10 | microagent run --image "$IMAGE" --exec 'cat; echo end'"#,
                 code: 0,
                 stdout: "end\n",
@@ -102,7 +102,7 @@ macro_rules! run_list {
                 code: 124,
                 stdout: "started\n",
             }
-            a_background_process_does_not_keep_the_command {
+            a_background_process_does_not_delay_the_exit {
                 script: r#"microagent run --image "$IMAGE" --exec 'sleep 1000 & echo done'"#,
                 seconds: 60,
                 code: 0,
@@ -124,7 +124,7 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "right\n",
             }
-            a_bundle_is_mounted_where_it_belongs {
+            a_bundle_is_mounted_at_its_mount_point {
                 script: r#"mkdir -p read/sub; echo one >read/sub/file; tar -C read -cf read.tar .
                     microagent run --image "$IMAGE" --bundle data=read.tar:/srv/data:ro --exec 'cat /srv/data/sub/file
                     { echo x >/srv/data/x; } 2>/dev/null || echo read-only
@@ -132,7 +132,7 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "one\nread-only\next4 ro\n",
             }
-            what_is_written_to_a_bundle_is_gone_with_the_vm {
+            writes_to_a_bundle_are_discarded {
                 script: r#"mkdir write; echo one >write/one; tar -C write -czf write.tar.gz .
                     for run in 1 2; do microagent run --image "$IMAGE" --bundle data=write.tar.gz:/data:rw --setup 'echo two >/data/two-'$run \
                     --exec 'ls /data; rm /data/one'; done"#,
@@ -140,14 +140,14 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "lost+found\none\ntwo-1\nlost+found\none\ntwo-2\n",
             }
-            disks_are_told_apart_and_mounted_inside_each_other {
+            disks_are_distinguished_and_can_be_nested {
                 script: r#"for name in a b c; do mkdir -p nested/$name/inner; echo $name >nested/$name/name; tar -C nested/$name -cf nested-$name.tar .; done
                     microagent run --image "$IMAGE" --bundle a=nested-a.tar:/disk/inner/deep:ro --bundle b=nested-b.tar:/disk/inner:rw \
                     --bundle c=nested-c.tar:/disk:ro --exec 'cat /disk/name /disk/inner/name /disk/inner/deep/name'"#,
                 code: 0,
                 stdout: "c\nb\na\n",
             }
-            what_is_written_to_a_disk_stays {
+            writes_to_a_disk_persist {
                 script: r#"microagent --quiet rootfs build --image "$IMAGE" --allow-mutable --out disk.img >/dev/null
                     microagent run --image "$IMAGE" --disk data=disk.img:/data:rw --exec 'echo hello >/data/kept'
                     microagent run --image "$IMAGE" --disk data=disk.img:/data:ro --exec 'cat /data/kept; { echo x >/data/kept; } 2>/dev/null || echo read-only'"#,
@@ -155,7 +155,7 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "hello\nread-only\n",
             }
-            what_a_run_writes_the_next_does_not_see {
+            writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,
                 seconds: 120,

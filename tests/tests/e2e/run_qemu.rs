@@ -1,5 +1,5 @@
-//! `microagent run` with engine `qemu` on this machine, with the kernel that `kernel build` makes;
-//! `run_disks.rs` and others boot the distribution's.
+//! `microagent run` on engine `qemu` with the kernel of `kernel build`; `run_disks.rs` and others
+//! boot the distribution's.
 
 use std::time::Duration;
 

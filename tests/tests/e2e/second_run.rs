@@ -1,4 +1,4 @@
-//! What is built is kept: the second run does nothing twice.
+//! Caching: a second run repeats no work.
 
 use std::time::Duration;
 
@@ -33,11 +33,11 @@ fn preparation(document: &Value) -> f64 {
 }
 
 #[test]
-fn a_second_run_pulls_unpacks_and_builds_nothing_and_prepares_in_half_the_time() {
+fn a_second_run_repeats_no_node_and_prepares_in_half_the_time() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let registry = or_skip!(Registry::start());
     let layout = or_skip!(Layout::busybox());
-    // Large enough for its build to take much longer than looking it up.
+    // Large enough that building takes much longer than a lookup.
     let mut noise = Vec::with_capacity(64 << 20);
     let mut state = 1_u64;
     while noise.len() < 64 << 20 {
@@ -76,18 +76,18 @@ fn a_second_run_pulls_unpacks_and_builds_nothing_and_prepares_in_half_the_time()
             "{op} is not in {made:?}"
         );
     }
-    let asked = proxy.requests().len();
+    let requests = proxy.requests().len();
 
     let second = run();
     for (op, hit) in nodes(&second.json()) {
         assert_eq!(hit, op != "resolve", "{op}");
     }
-    let asked_again = proxy.requests().split_off(asked);
+    let new_requests = proxy.requests().split_off(requests);
     assert!(
-        asked_again
+        new_requests
             .iter()
             .all(|request| !request.contains("/blobs/")),
-        "{asked_again:?}"
+        "{new_requests:?}"
     );
     let [first, second] = [first, second].map(|run| preparation(&run.json()));
     assert!(second < first / 2.0, "first {first} ms, second {second} ms");

@@ -1,4 +1,4 @@
-//! What a run leaves in the store, and what it says about itself.
+//! The content of the store after a run, and the run's JSON document.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use microagent_tests::{or_skip, tool};
 use serde_json::Value;
 
 #[test]
-fn the_document_of_a_run_says_all_of_it() {
+fn the_document_of_a_run_is_complete() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let image = layout.reference("latest");
@@ -73,7 +73,7 @@ fn skopeo_reads_the_store() {
     let reference = format!("oci:{}:{name}", store.display());
     let digest = tool::text("skopeo", ["inspect", "--format", "{{.Digest}}", &reference]).unwrap();
     assert_eq!(digest, layout.digest("latest").unwrap());
-    // All of it: every blob is read and verified by the copy.
+    // Copying reads and verifies every blob.
     let copy = format!("oci:{}:copy", host.path("copy").display());
     tool::run(
         "skopeo",
@@ -83,7 +83,7 @@ fn skopeo_reads_the_store() {
 }
 
 #[test]
-fn runs_at_the_same_time_share_one_store() {
+fn concurrent_runs_share_one_store() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let image = layout.reference("latest");
@@ -106,7 +106,7 @@ fn runs_at_the_same_time_share_one_store() {
 }
 
 #[test]
-fn a_missing_kernel_is_installed_with_a_word_about_it() {
+fn a_missing_kernel_is_installed_and_announced() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::new());
@@ -133,7 +133,7 @@ fn a_missing_kernel_is_installed_with_a_word_about_it() {
 }
 
 #[test]
-fn a_kept_run_stays_until_it_is_removed() {
+fn a_kept_run_leaves_its_workspace() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());

@@ -1,11 +1,11 @@
-//! What a guest does to disks in the tests of the monitor. Compiled by the test, static, and put on
-//! the disk itself. No dependency: it is one file for `rustc`.
+//! The guest program for disk I/O in the tests of the monitor. The test compiles it as a static
+//! program and copies it to the disk. It has no dependencies: a single file for `rustc`.
 //!
-//! - `io mix DIRECTORY SECONDS`: four threads, each with a file of its own, write, read, cut and
-//!   sync at random; everything that is read must be what was written last. At the end the page
-//!   cache is dropped and all is read again. Prints the number of operations.
-//! - `io records FILE`: appends records for ever and prints the number of each when it is durable.
-//! - `io check FILE NUMBER`: the first NUMBER records are there and whole.
+//! - `io mix DIRECTORY SECONDS`: four threads, each with a separate file, randomly write, read,
+//!   truncate and sync; every read must return the last written data. Finally the page cache is
+//!   dropped and everything is read again. Prints the number of operations.
+//! - `io records FILE`: appends records endlessly and prints the number of each durable one.
+//! - `io check FILE NUMBER`: checks that the first NUMBER records exist and are complete.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -95,7 +95,7 @@ fn worker(path: &Path, mut random: Random, end: Instant) -> io::Result<u64> {
         operations += 1;
     }
     file.sync_all()?;
-    // As root: what is read now comes from the disk.
+    // Needs root. The following reads are from the disk.
     std::fs::write("/proc/sys/vm/drop_caches", "3")?;
     assert_eq!(file.metadata()?.len(), model.len() as u64);
     same(&file, &model, 0, model.len());

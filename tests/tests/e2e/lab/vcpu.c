@@ -1,7 +1,7 @@
 /*
  * Runs one vCPU to prove that the lab's /dev/kvm is a hardware KVM: the guest
- * executes an SSE instruction, which a KVM that emulates cannot, writes 'k' to
- * port 0x10 and halts. Prints what happened.
+ * executes an SSE instruction, which an emulating KVM cannot, writes 'k' to port
+ * 0x10 and halts. Prints the exits.
  */
 #include <fcntl.h>
 #include <linux/kvm.h>
