@@ -1,10 +1,10 @@
 //! The `kernel` and `kernelPackages` nodes.
 //!
-//! The node `kernel` has the files it comes from as inputs (one image, or the packages in the order
-//! of their names). Its outputs are the image (`kernel`), the modules that a microVM needs as a tar
-//! in load order (`modules`, if there are any) and a description of the image (`description`). So a
-//! package gives the same node whether it came from apt, from a path or from a URL. The node
-//! `kernelPackages` records what the distribution offered; it is never a hit.
+//! The inputs of the node `kernel` are its files (one image, or the packages sorted by name). Its
+//! outputs are the image (`kernel`), the modules that a microVM requires as a tar in load order
+//! (`modules`, if there are any) and a description of the image (`description`). A package yields
+//! the same node whether it is from apt, a path or a URL. The node `kernelPackages` records the
+//! distribution's packages; it is never a cache hit.
 
 pub(crate) mod build;
 
