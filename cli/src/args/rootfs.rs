@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 /// `microagent rootfs …`
 #[derive(Debug, Subcommand)]
 pub enum RootfsCommand {
-    /// Build an image's root file system into a file
+    /// Build the root file system of an image
     Build(RootfsBuildArgs),
 }
 
