@@ -79,9 +79,9 @@ pub trait RunningVm: Send + Debug {
     /// Kills the VM without waiting; [`ended_fd`](Self::ended_fd) becomes readable.
     fn kill(&mut self);
 
-    /// The state of a VM that seems to hang, as text for a person: devices and queues, and on
-    /// engine `qemu` the vCPUs' registers and the interrupt controllers. A few dozen KiB at most.
-    /// Takes up to ten seconds when the engine itself hangs. The VM is not affected.
+    /// A report on a VM that seems to hang: devices and queues, and on engine `qemu` the vCPUs'
+    /// registers and the interrupt controllers. Its size is bounded. Takes up to ten seconds if
+    /// the engine itself hangs. Does not change the VM.
     fn diagnose(&mut self) -> String;
 }
 

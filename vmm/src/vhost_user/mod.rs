@@ -125,7 +125,7 @@ pub fn serve_at_path(
 }
 
 impl Server {
-    /// The state of the device and its queues, one line each, for diagnostics.
+    /// The state of the device, then one line for each queue, for diagnostics.
     pub fn describe(&self) -> Vec<String> {
         self.backend.describe()
     }

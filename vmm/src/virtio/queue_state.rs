@@ -5,10 +5,10 @@ use std::fmt::Write;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-/// Describes `queue`: how far the device has come (`next_avail`, `next_used`) and, where the rings
-/// are in `memory`, how far the driver has (`avail.idx`), what the device has published
-/// (`used.idx`), and the event indices by which each side suppresses the other's notifications
-/// (virtio 1.2 section 2.7.7 and 2.7.10). Reads guest memory, changes nothing.
+/// Describes `queue`: the positions of the device (`next_avail`, `next_used`) and, read from
+/// `memory`, those of the rings (`avail.idx`, `used.idx`), the flags, and the event indices by
+/// which each side suppresses the other's notifications (virtio 1.2 sections 2.7.7 and 2.7.10).
+/// Reads guest memory and changes nothing.
 pub fn describe(queue: &Queue, memory: Option<&GuestMemoryMmap>) -> String {
     if !queue.ready() {
         return "not ready".to_owned();

@@ -11,20 +11,20 @@ use vm_memory::GuestAddressSpace;
 use super::{Backend, Phase, State};
 use crate::virtio::describe_queue;
 
-/// How long to wait for an event that the device is handling.
+/// The time limit for the event that the device is handling.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Backend {
-    /// The device's phase, its features and its queues, one line each. Does not wait for a device
-    /// that hangs in an event; that it does is then what is reported.
+    /// The state of the device, then one line for each queue. A device that does not finish its
+    /// current event within [`LOCK_TIMEOUT`] is reported as busy.
     pub(in crate::vhost_user) fn describe(&self) -> Vec<String> {
         let Some(state) = self.try_state() else {
-            return vec![format!("{}: busy with one event", self.name)];
+            return vec![format!("{}: busy with an event", self.name)];
         };
         let phase = match state.phase {
             Phase::Idle => "idle",
             Phase::Active => "active",
-            Phase::Broken => "stopped: the driver broke a rule",
+            Phase::Broken => "stopped after a violation by the driver",
         };
         let features = match state.acknowledged {
             Some(features) => format!("{features:#x}"),

@@ -113,13 +113,13 @@ impl MmioTransport {
         &self.notify_eventfds
     }
 
-    /// The state of the device and its queues, one line each, for diagnostics. `name` is what the
-    /// lines call it. Does not wait for a worker that hangs in an event.
+    /// The state of the device, then one line for each queue, for diagnostics. Lines start with
+    /// `name`. Does not block: a device that is handling an event is reported as busy.
     pub fn describe(&self, name: &str) -> Vec<String> {
         match self.shared.core.try_lock() {
             Ok(core) => core.describe(name),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().describe(name),
-            Err(TryLockError::WouldBlock) => vec![format!("{name}: busy with one event")],
+            Err(TryLockError::WouldBlock) => vec![format!("{name}: busy with an event")],
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Core;
 
 impl Core {
-    /// The device's status, its features and its queues, one line each.
+    /// The state of the device, then one line for each queue.
     pub(in super::super) fn describe(&self, name: &str) -> Vec<String> {
         let mut lines = vec![format!(
             "{name}: virtio device type {}, {:?}, status {:#x}, features {:#x}",
