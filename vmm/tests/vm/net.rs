@@ -93,18 +93,18 @@ fn on_a_tap(vm: &VmConfig) {
         std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/accept_dad"), "0").unwrap();
     }
     let tap = Tap::open("tap0").unwrap();
-    // Without `nodad` an IPv6 address can be bound only after a worker of the kernel has run.
     for words in [
         "link set tap0 mtu 1400",
         "link set lo up",
         "link set tap0 up",
         "addr add 10.77.0.1/24 dev tap0",
-        "-6 addr add fd77::1/64 dev tap0 nodad",
+        "-6 addr add fd77::1/64 dev tap0",
     ] {
         tool::run("ip", words.split(' ').map(std::ffi::OsStr::new)).unwrap();
     }
     let source = TcpListener::bind("10.77.0.1:9000").unwrap();
-    let sink = TcpListener::bind("[fd77::1]:9001").unwrap();
+    // The address itself can be bound only after a worker of the kernel has checked it.
+    let sink = TcpListener::bind("[::]:9001").unwrap();
     let (vm, counters) = start(vm, "tap", 2, Box::new(tap));
     let peer = thread::spawn(move || {
         let bytes: Vec<u8> = (0..TAP_BYTES).map(byte).collect();
