@@ -7,12 +7,22 @@ use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::{built_kernel, or_skip, tool};
 
+/// Runs of the script report what they do, and the state of a guest that does not come up, on
+/// standard error, which is printed if the case fails. Scripts that read it say `--quiet`.
+const VERBOSE: &str = r#"microagent() {
+    case " $* " in
+    *" --quiet "*) command microagent "$@" ;;
+    *) command microagent -v "$@" ;;
+    esac
+}
+"#;
+
 fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
     let finished = host
-        .shell(case.script)
+        .shell(&format!("{VERBOSE}{}", case.script))
         .variable("MICROAGENT_ENGINE", "qemu")
         .variable("IMAGE", layout.reference("latest"))
         .deadline(Duration::from_secs(u64::from(case.seconds)))
