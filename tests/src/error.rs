@@ -35,7 +35,7 @@ pub enum Error {
     },
     /// An event did not happen within its time limit.
     #[error("timed out after {limit:?} waiting for {what}; last output: {seen}")]
-    Late {
+    Timeout {
         /// The event.
         what: String,
         /// The time limit.
@@ -55,7 +55,7 @@ pub enum Error {
     #[error(
         "the lab's kernel hung for {limit:?} in each of its boots; last output: {seen}\n{processors}"
     )]
-    LabStandsStill {
+    LabStalled {
         /// How long it made no progress.
         limit: Duration,
         /// The last part of its console.

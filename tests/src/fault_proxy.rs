@@ -148,7 +148,7 @@ impl FaultProxy {
         while !requests.iter().any(|request| request.contains(path)) {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Error::Late {
+                return Err(Error::Timeout {
                     what: format!("a request for {path}"),
                     limit,
                     seen: requests.join(", "),

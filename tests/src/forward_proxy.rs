@@ -85,7 +85,7 @@ impl ForwardProxy {
         };
         match is_ready.recv_timeout(START_LIMIT) {
             Ok(()) => Ok(proxy),
-            Err(_) => Err(Error::Late {
+            Err(_) => Err(Error::Timeout {
                 what: "the proxy to listen".to_owned(),
                 limit: START_LIMIT,
                 seen: proxy.log().join("\n"),

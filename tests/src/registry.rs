@@ -176,7 +176,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
         // A full pipe would block the registry.
         lines.for_each(drop);
     });
-    let late = |seen: String| Error::Late {
+    let late = |seen: String| Error::Timeout {
         what: "the registry to listen".to_owned(),
         limit: START_LIMIT,
         seen,

@@ -1,4 +1,4 @@
-//! The lab's initramfs: a newc cpio archive, written as it is put together.
+//! The lab's initramfs: a newc cpio archive, written entry by entry.
 
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
@@ -50,7 +50,7 @@ impl<W: Write> Archive<W> {
         self.write(entry, 0, &mut io::empty())
     }
 
-    /// Ends the archive and gives back what it was written to.
+    /// Ends the archive and returns its writer.
     pub(crate) fn finish(self) -> io::Result<W> {
         let out = trailer(self.out)?;
         out.into_inner().map_err(io::IntoInnerError::into_error)

@@ -1,5 +1,5 @@
 #!/bin/busybox sh
-# PID 1 of the lab. Speaks on the second serial port as src/lab/protocol.rs says.
+# PID 1 of the lab. src/lab/protocol.rs documents its protocol on the second serial port.
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
 mount -t proc proc /proc
@@ -19,10 +19,10 @@ ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 exec 3>/dev/ttyS1
 echo LAB >&3
-# With the deterministic clock there is no such file, and nothing but the steps is at work.
+# Absent with the deterministic clock, where only the steps run.
 if [ -e /lab/beats ]; then
-    # What it waits for never comes. A process that sleeps would be one more or less for a step that
-    # counts processes.
+    # Waits for input that never comes: a sleep would be a process that comes and goes, and some
+    # steps count processes.
     mkfifo /run/never
     while :; do echo >/dev/ttyS2; read -r -t 1 _ <&4; done 3>&- 4<>/run/never &
     echo $! >/run/beat

@@ -1,8 +1,7 @@
 //! The lab's kernel: the distribution's cloud kernel and the modules that make it a KVM host.
 //!
-//! The package is downloaded by `apt-get download`, which verifies it and needs no root, and is
-//! unpacked with `dpkg-deb`; it is never installed. Both are kept in the cache under the package's
-//! name and version.
+//! `apt-get download` verifies the package and needs no root; `dpkg-deb` unpacks it, and it is never
+//! installed. Both are cached under the package's name and version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,8 +12,7 @@ use crate::{Error, cache, tool};
 /// The metapackage whose dependency is the kernel's package.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
-/// In the order in which they must be loaded. One that is absent is built in, or belongs to
-/// another version of the kernel.
+/// In load order. One that is absent is built in, or belongs to another version of the kernel.
 const MODULES: [&str; 11] = [
     "irqbypass",
     "kvm",
@@ -40,7 +38,7 @@ pub struct Kernel {
     pub modules: Vec<PathBuf>,
 }
 
-/// The distribution's present cloud kernel, downloaded when the cache has none of its version.
+/// The distribution's current cloud kernel, downloaded unless its version is in the cache.
 pub fn kernel() -> Result<Kernel, Error> {
     for program in ["apt-get", "dpkg-deb", "find"] {
         tool::find(program)?;
@@ -94,9 +92,9 @@ fn read(entry: &Path) -> Result<Kernel, Error> {
     })
 }
 
-/// The package with the version in its name that the metapackage stands for.
+/// The package that the metapackage depends on, which has the kernel's version in its name.
 ///
-/// Its version is not asked for: a rebuild under the same name serves the lab as well.
+/// The package's own version does not matter: a rebuild under the same name works as well.
 fn package_name() -> Result<String, Error> {
     let mut query = Command::new("apt-cache");
     query.args(lists_options()?).args(["depends", METAPACKAGE]);
@@ -108,12 +106,12 @@ fn package_name() -> Result<String, Error> {
         .find(|package| package.starts_with("linux-image-"))
         .map(str::to_owned)
         .ok_or_else(|| Error::Unexpected {
-            what: format!("apt-cache knows no dependency of {METAPACKAGE}"),
+            what: format!("apt-cache lists no dependency of {METAPACKAGE}"),
             got: answer.into_owned(),
         })
 }
 
-/// Options that make apt read package lists of our own where the host's are missing.
+/// Options that make apt read its own package lists where the host's are missing.
 fn lists_options() -> Result<Vec<String>, Error> {
     let known = tool::text("apt-cache", ["show", METAPACKAGE]).is_ok_and(|text| !text.is_empty());
     if known {

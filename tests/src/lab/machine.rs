@@ -28,20 +28,20 @@ pub(crate) const INIT: &str = include_str!("init.sh");
 /// How much of the console is kept, in bytes.
 const CONSOLE_LIMIT: usize = 64 << 10;
 
-/// How often a lab is booted whose kernel stands still.
+/// How often a lab that stalls is booted.
 const BOOTS: u32 = 3;
 
-/// How often is looked whether it does.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the heartbeat is checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Boots and converses, to the end or the deadline.
 ///
-/// Now and then QEMU's emulation of a VM in a VM brings a kernel to a stand for ever: the lab's own
-/// (see processor.rs), or the guest's, which is given an interrupt a second time while it handles the first
-/// (`helper_vmrun` leaves it in `exception_index`, and if the emulator's loop is left before the
-/// guest's next exit, it is delivered from there). Nothing that a process does can cause that, so it
-/// is no result, and the lab is booted again: with the deterministic clock, where all would happen as
-/// before, by another command line.
+/// QEMU's emulation of nested virtualisation sometimes stalls a kernel permanently: the lab's own
+/// (see processor.rs), or the guest's, which receives an interrupt a second time while it handles
+/// the first (`helper_vmrun` leaves it in `exception_index`, and if the emulator's loop is left
+/// before the guest's next exit, it is delivered from there). No process in the lab can cause that,
+/// so it is not a test result, and the lab is booted again. With the deterministic clock the next
+/// boot would be identical, so it gets another kernel command line.
 pub(crate) fn run(
     machine: &Machine,
     kernel: &Kernel,
@@ -52,12 +52,12 @@ pub(crate) fn run(
     let mut boot = 1;
     loop {
         let result = run_once(machine, kernel, initramfs, steps, &processor, boot);
-        let stood_still = match &result {
-            Err(Error::LabStandsStill { .. }) => true,
-            Err(Error::Late { .. }) => machine.deterministic_clock,
+        let has_stalled = match &result {
+            Err(Error::LabStalled { .. }) => true,
+            Err(Error::Timeout { .. }) => machine.deterministic_clock,
             _ => false,
         };
-        if !stood_still || boot == BOOTS {
+        if !has_stalled || boot == BOOTS {
             return result;
         }
         boot += 1;
@@ -99,7 +99,7 @@ fn run_once(
             let _ = done.send(result);
         })
     };
-    let complaints = thread::spawn(move || {
+    let errors = thread::spawn(move || {
         let mut text = Vec::new();
         let _ = std::io::copy(&mut stderr, &mut text);
         text
@@ -108,7 +108,7 @@ fn run_once(
     let (mut count, mut last) = (0, begun);
     let mut registers = String::new();
     let result = loop {
-        match answer.recv_timeout(LOOK) {
+        match answer.recv_timeout(CHECK_INTERVAL) {
             Err(RecvTimeoutError::Timeout) if begun.elapsed() < machine.deadline => {}
             result => break Some(result),
         }
@@ -116,29 +116,29 @@ fn run_once(
         if now != count {
             (count, last) = (now, Instant::now());
         } else if count > 0 && last.elapsed() > machine.silence {
-            registers = stalled::look(&monitor);
+            registers = stalled::registers(&monitor);
             break None;
         }
     };
     // Nothing is left to be heard: powering off would only take time.
     qemu.kill();
     let _ = conversation.join();
-    let complaints = complaints.join().unwrap_or_default();
+    let errors = errors.join().unwrap_or_default();
 
     let console = std::fs::read(console.path()).map_err(Error::file(console.path()))?;
     let console = tail(&console, CONSOLE_LIMIT);
     match result {
-        None => Err(Error::LabStandsStill {
+        None => Err(Error::LabStalled {
             limit: machine.silence,
             seen: tail(console.as_bytes(), 3000),
             processors: registers,
         }),
         Some(Ok(Ok(steps))) => Ok(Report { steps, console }),
         Some(Ok(Err(error))) => Err(Error::Lab {
-            what: format!("{error} {}", tail(&complaints, 1000)),
+            what: format!("{error} {}", tail(&errors, 1000)),
             console: tail(console.as_bytes(), 3000),
         }),
-        Some(Err(_)) => Err(Error::Late {
+        Some(Err(_)) => Err(Error::Timeout {
             what: "the end of the lab's last step".to_owned(),
             limit: machine.deadline,
             seen: tail(console.as_bytes(), 3000),

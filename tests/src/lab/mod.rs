@@ -1,13 +1,13 @@
-//! The lab: a machine with a real KVM inside, made by QEMU's emulation of AMD-V.
+//! The lab: a machine with a working KVM, emulated by QEMU with AMD-V.
 //!
 //! Development machines often have no KVM, or one that cannot run an ordinary guest kernel. QEMU
 //! without any acceleration emulates a processor with SVM and nested paging well enough that
 //! Debian's own `kvm-amd` module runs on it. So the lab boots Debian's cloud kernel under QEMU,
 //! loads the module, and runs a list of [`Step`]s, each a shell command, in a minimal userland
-//! (busybox and the programs that were put in). To them, `/dev/kvm` is an ordinary hardware KVM,
-//! five to ten times slower than native.
+//! (busybox and the programs under test). Inside, `/dev/kvm` is an ordinary hardware KVM, five to
+//! ten times slower than native.
 //!
-//! A boot costs seconds, so a test puts many steps into one lab and looks at each afterwards.
+//! A boot takes seconds, so tests share a lab: each adds a step and checks its report.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), microagent_tests::Error> {
@@ -38,26 +38,26 @@ pub use kernel::{Kernel, kernel};
 
 use crate::{Error, binaries, tool};
 
-/// How much of each output of a step is kept, in bytes; what was more is dropped, and said so.
+/// How much of each output of a step is kept, in bytes. The rest is dropped.
 pub const OUTPUT_LIMIT: usize = 64 << 10;
 
-/// What the lab's machine is like.
+/// The hardware of a lab and its time limits.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    /// Memory in MiB. All files that are put in live in it.
+    /// Memory in MiB. It also holds all files of the lab.
     pub memory_mib: u32,
     /// Number of processors.
     pub cpus: u32,
-    /// One guest instruction is one nanosecond: times inside are the same on every run, and say
-    /// how much work was done, whatever else this host does. Slower; one processor only.
+    /// One instruction is one nanosecond: times inside are the same on every run and do not depend
+    /// on other work of this host. Slower; one processor only.
     pub deterministic_clock: bool,
     /// A raw image to attach, read-only, as `/dev/vda`.
     pub disk: Option<PathBuf>,
-    /// How long the whole may take, boot included. With the deterministic clock, where nothing else
-    /// tells a lab that stands still, it is booted again after that, twice.
+    /// Time limit of the whole, boot included. With the deterministic clock a lab that exceeds it
+    /// is booted again, twice: nothing else detects a stall there.
     pub deadline: Duration,
-    /// How long no process of the lab may run before it is booted again, twice. Not looked at with
-    /// the deterministic clock.
+    /// A lab in which no process runs for this long has stalled and is booted again, twice. Ignored
+    /// with the deterministic clock.
     pub silence: Duration,
 }
 
@@ -77,26 +77,26 @@ impl Default for Machine {
 /// One command to run in the lab.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// What its report is found by.
+    /// The name of its report.
     pub name: String,
-    /// What `/bin/sh` (busybox) runs, in an empty directory of its own, with no input.
+    /// The script for `/bin/sh` (busybox), run in an empty directory and without input.
     pub script: String,
-    /// After how many seconds it is killed.
+    /// Time limit in seconds, after which it is killed.
     pub seconds: u32,
 }
 
-/// How a step went.
+/// The result of a step.
 #[derive(Debug, Clone)]
 pub struct StepReport {
     /// [`Step::name`].
     pub name: String,
-    /// Its exit status; 128+n for signal n, as a shell says it; 137 when it was out of time.
+    /// Its exit status; 128+n for signal n; 137 if it exceeded its time limit.
     pub code: i32,
     /// The first [`OUTPUT_LIMIT`] bytes of its standard output.
     pub stdout: Vec<u8>,
     /// The first [`OUTPUT_LIMIT`] bytes of its standard error.
     pub stderr: Vec<u8>,
-    /// How long it took by the lab's clock.
+    /// Its time on the lab's clock.
     pub elapsed: Duration,
 }
 
@@ -112,12 +112,12 @@ impl StepReport {
     }
 }
 
-/// How all steps went.
+/// The results of all steps.
 #[derive(Debug)]
 pub struct Report {
-    /// In the order in which they were given.
+    /// In the order in which they were added.
     pub steps: Vec<StepReport>,
-    /// What the lab's kernel said, up to a limit.
+    /// The end of the lab's console.
     pub console: String,
 }
 
@@ -126,7 +126,7 @@ impl Report {
     ///
     /// # Panics
     ///
-    /// When there is no step of this name: the test is wrong.
+    /// If the lab has no step of this name.
     pub fn step(&self, name: &str) -> &StepReport {
         self.steps
             .iter()
@@ -135,7 +135,7 @@ impl Report {
     }
 }
 
-/// A lab being put together.
+/// A lab that has not been booted yet.
 #[derive(Debug)]
 pub struct Lab {
     machine: Machine,
@@ -146,16 +146,16 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// An ordinary lab; [`Lab::with_machine`] says otherwise.
+    /// A lab with the default machine.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] when QEMU or busybox is not installed.
+    /// [`Error::Missing`] if QEMU or busybox is not installed.
     pub fn new() -> Result<Lab, Error> {
         Lab::with_machine(Machine::default())
     }
 
-    /// A lab on a machine of this kind.
+    /// A lab with this machine.
     pub fn with_machine(machine: Machine) -> Result<Lab, Error> {
         tool::find(machine::QEMU)?;
         let busybox = tool::find("busybox")?;
@@ -217,7 +217,7 @@ impl Lab {
             .map_err(Error::file(host))
     }
 
-    /// Puts a file with these contents at `guest`.
+    /// Creates a file with these contents at `guest`.
     pub fn text(&mut self, contents: &str, guest: &str, mode: u32) -> Result<(), Error> {
         let guest = self.make_parents(guest)?;
         let size = contents.len() as u64;
@@ -226,8 +226,8 @@ impl Lab {
             .map_err(Error::file(&guest))
     }
 
-    /// Puts a program of this host at `guest`, and the shared libraries that it needs where they
-    /// are here.
+    /// Copies a program of this host to `guest`, and the shared libraries that it needs to their paths
+    /// on this host.
     pub fn program(&mut self, host: impl AsRef<Path>, guest: &str) -> Result<(), Error> {
         let host = host.as_ref();
         // `ldd` fails on a static program, which needs none.
@@ -242,14 +242,14 @@ impl Lab {
         self.file(host, guest)
     }
 
-    /// Puts the programs under test where `$PATH` finds them.
+    /// Copies the programs under test into a directory of `$PATH`.
     pub fn microagent(&mut self) -> Result<(), Error> {
         self.program(binaries::microagent(), "/usr/bin/microagent")?;
         self.program(binaries::supervisor(), "/usr/bin/microagent-supervisor")?;
         self.program(binaries::agent(), "/usr/bin/microagent-guest")
     }
 
-    /// Puts this host's QEMU at its place, with what its `microvm` machine needs of its own files.
+    /// Copies this host's QEMU and the firmware of its `microvm` machine.
     pub fn qemu(&mut self) -> Result<(), Error> {
         self.program(
             tool::find(machine::QEMU)?,
@@ -263,7 +263,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Puts a whole directory at `guest`: directories, files and symbolic links.
+    /// Copies a directory to `guest`: directories, files and symbolic links.
     pub fn directory(&mut self, host: &Path, guest: &str) -> Result<(), Error> {
         self.make_directories(&relative(guest))?;
         let entries = fs::read_dir(host).map_err(Error::file(host))?;
@@ -300,8 +300,8 @@ impl Lab {
     ///
     /// # Errors
     ///
-    /// [`Error::Late`] at the machine's deadline, [`Error::Lab`] when the machine dies before its
-    /// last step is done.
+    /// [`Error::Timeout`] at the machine's deadline, [`Error::Lab`] if the machine ends before its
+    /// last step.
     pub fn boot(mut self) -> Result<Report, Error> {
         for (index, step) in self.steps.clone().iter().enumerate() {
             let directory = format!("/lab/steps/{index:04}");

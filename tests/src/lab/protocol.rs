@@ -1,4 +1,4 @@
-//! What the lab says on its second serial port.
+//! The protocol on the lab's second serial port.
 //!
 //! A line `LAB` when it is up; for each step, in order, a line
 //! `STEP <exit status> <uptime before> <uptime after> <bytes of stdout> <bytes of stderr>` with

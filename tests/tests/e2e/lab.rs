@@ -125,7 +125,7 @@ fn the_deadline_ends_a_lab_that_hangs() {
     }));
     lab.step("sleeps", "sleep 1000", 1000);
     let error = lab.boot().unwrap_err();
-    assert!(matches!(error, Error::Late { .. }), "{error}");
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
 }
 
 /// The clock counts instructions, so measurements do not depend on the speed of the host.
@@ -158,7 +158,7 @@ fn a_lab_that_hangs_is_rebooted_and_finally_reported() {
     }));
     lab.step("stop", "kill -STOP $(cat /run/beat); sleep 100", 200);
     let error = lab.boot().unwrap_err();
-    let Error::LabStandsStill { processors, .. } = error else {
+    let Error::LabStalled { processors, .. } = error else {
         panic!("{error}");
     };
     // One processor, sampled three times.
