@@ -74,8 +74,8 @@ impl FaultProxy {
     }
 
     /// Starts a proxy that injects random faults into about `percent` of the responses, until
-    /// [`FaultProxy::behave`]: dropped and cut connections, delays, flipped bits, and the statuses
-    /// 429, 500 and 503.
+    /// [`FaultProxy::stop_faults`]: dropped and cut connections, delays, flipped bits, and the
+    /// statuses 429, 500 and 503.
     pub fn random(upstream: &str, seed: u64, percent: u64) -> Result<FaultProxy, Error> {
         let random = RandomFaults {
             seed,
@@ -136,7 +136,7 @@ impl FaultProxy {
     }
 
     /// Stops injecting faults.
-    pub fn behave(&self) {
+    pub fn stop_faults(&self) {
         lock(&self.shared.rules).clear();
         *lock(&self.shared.random) = None;
     }

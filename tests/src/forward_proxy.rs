@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::watched::Watched;
+use crate::scoped_process::ScopedProcess;
 use crate::{Error, tool};
 
 /// Time limit for the proxy to start listening.
@@ -24,7 +24,7 @@ pub const CREDENTIALS: (&str, &str) = ("proxied", "pass-word");
 pub struct ForwardProxy {
     address: String,
     log: Arc<Mutex<Vec<String>>>,
-    _process: Watched,
+    _process: ScopedProcess,
     _directory: TempDir,
 }
 
@@ -60,7 +60,7 @@ impl ForwardProxy {
             .arg(r#"mount --bind "$1" /etc/hosts && exec "$2" -d -c "$3""#)
             .arg("proxy")
             .args([hosts, program, configuration]);
-        let mut process = Watched::start(&command, Stdio::piped(), Stdio::null())?;
+        let mut process = ScopedProcess::start(&command, Stdio::piped(), Stdio::null())?;
         let Some(output) = process.stdout() else {
             unreachable!("stdout is piped");
         };

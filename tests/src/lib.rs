@@ -18,7 +18,7 @@
 //! | [`tree`] | file trees as comparable text |
 //! | [`cache`] | expensive artifacts, kept between runs |
 //! | [`program`] | executables written by a test |
-//! | [`tool`], [`watched`] | external programs: run to completion, or in the background of a test |
+//! | [`tool`], [`scoped_process`] | external programs: run to completion, or in the background of a test |
 //! | [`soak`] | rounds and durations of tests that `make soak` runs for longer |
 //! | [`suite`] | the runner behind `make test` |
 //! | [`skip`] | records tests that cannot run on this host |
@@ -38,12 +38,12 @@ pub mod lab;
 pub mod microagent;
 pub mod program;
 pub mod registry;
+pub mod scoped_process;
 pub mod skip;
 pub mod soak;
 pub mod suite;
 pub mod tool;
 pub mod tree;
-pub mod watched;
 
 pub use error::Error;
 pub use microagent_proto::error_chain;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use crate::watched::Watched;
+use crate::scoped_process::ScopedProcess;
 use crate::{Error, tool};
 
 /// Time limit for the registry to start listening.
@@ -32,7 +32,7 @@ const HTPASSWD: &str = "tester:$2y$05$abcdefghijklmnopqrstuupx2xBUC4954936wVIjyy
 pub struct Registry {
     address: String,
     // Declared before the storage, so that it is dropped first.
-    _process: Watched,
+    _process: ScopedProcess,
     storage: TempDir,
 }
 
@@ -45,7 +45,7 @@ pub struct Setup<'a> {
     pub tls: Option<(&'a Path, &'a Path)>,
     /// Redirect requests for blobs to this address (`http://…`), where a server serves
     /// [`Registry::storage`].
-    pub blobs_at: Option<&'a str>,
+    pub blob_redirect: Option<&'a str>,
     /// Require tokens from the server at this address, signed with the key of this certificate
     /// (PEM), with [`TOKEN_ISSUER`] and [`TOKEN_SERVICE`].
     pub tokens: Option<(&'a str, &'a Path)>,
@@ -56,12 +56,12 @@ pub struct Setup<'a> {
 impl Registry {
     /// Starts a registry without authentication.
     pub fn start() -> Result<Registry, Error> {
-        Registry::like(&Setup::default())
+        Registry::with_setup(&Setup::default())
     }
 
     /// Starts a registry that requires [`CREDENTIALS`].
     pub fn with_password() -> Result<Registry, Error> {
-        Registry::like(&Setup {
+        Registry::with_setup(&Setup {
             password: true,
             ..Setup::default()
         })
@@ -69,14 +69,14 @@ impl Registry {
 
     /// Starts a registry that serves HTTPS only, with this certificate and key (PEM files).
     pub fn with_certificate(certificate: &Path, key: &Path) -> Result<Registry, Error> {
-        Registry::like(&Setup {
+        Registry::with_setup(&Setup {
             tls: Some((certificate, key)),
             ..Setup::default()
         })
     }
 
     /// Starts a registry with this configuration and an empty storage directory.
-    pub fn like(setup: &Setup<'_>) -> Result<Registry, Error> {
+    pub fn with_setup(setup: &Setup<'_>) -> Result<Registry, Error> {
         let storage = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
         start(setup, storage)
     }
@@ -136,7 +136,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
         let (certificate, key) = (certificate.display(), key.display());
         format!(", tls: {{certificate: {certificate}, key: {key}}}")
     });
-    let redirect = setup.blobs_at.map_or_else(String::new, |address| {
+    let redirect = setup.blob_redirect.map_or_else(String::new, |address| {
         format!("middleware:\n  storage: [{{name: redirect, options: {{baseurl: '{address}'}}}}]\n")
     });
     let schema_1 = setup.schema_1;
@@ -155,7 +155,7 @@ fn start(setup: &Setup<'_>, storage: TempDir) -> Result<Registry, Error> {
 
     let mut command = Command::new(program);
     command.arg("serve").arg(&file);
-    let mut process = Watched::start(&command, Stdio::null(), Stdio::piped())?;
+    let mut process = ScopedProcess::start(&command, Stdio::null(), Stdio::piped())?;
     let Some(log) = process.stderr() else {
         unreachable!("stderr is piped");
     };

@@ -27,7 +27,7 @@ impl Pushed {
     fn new(setup: &Setup<'_>) -> Result<Pushed, microagent_tests::Error> {
         let layout = Layout::busybox()?;
         layout.add_layer("latest", &layer("mkdir top; echo x >top/f", &[]))?;
-        let registry = Registry::like(setup)?;
+        let registry = Registry::with_setup(setup)?;
         registry.push(&layout.reference("latest"), "app:oci")?;
         let rootfs = build(&TestDir::new(), &layout.reference("latest"))
             .unwrap()

@@ -17,9 +17,9 @@ fn credentials_are_not_sent_to_the_storage_behind_a_registry() {
     let layout = or_skip!(Layout::busybox());
     let files = or_skip!(FileServer::bind());
     let storage = or_skip!(FaultProxy::start(files.address(), Vec::new()));
-    let registry = or_skip!(Registry::like(&Setup {
+    let registry = or_skip!(Registry::with_setup(&Setup {
         password: true,
-        blobs_at: Some(&format!("http://{}", storage.address())),
+        blob_redirect: Some(&format!("http://{}", storage.address())),
         ..Setup::default()
     }));
     let _files = or_skip!(files.serve(&registry.storage()));
@@ -134,8 +134,8 @@ fn an_error_from_the_storage_names_its_address() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let registry = or_skip!(Registry::like(&Setup {
-        blobs_at: Some(&format!("http://{gone}")),
+    let registry = or_skip!(Registry::with_setup(&Setup {
+        blob_redirect: Some(&format!("http://{gone}")),
         ..Setup::default()
     }));
     or_skip!(tool::find("skopeo"));

@@ -93,7 +93,7 @@ fn a_registry_that_verifies_tokens_serves_only_what_they_grant() {
     let layout = or_skip!(Layout::busybox());
     let server = token_server(directory.path());
     let realm = format!("http://{}/token", server.address);
-    let registry = or_skip!(Registry::like(&Setup {
+    let registry = or_skip!(Registry::with_setup(&Setup {
         tokens: Some((&realm, &directory.path().join("certificate.pem"))),
         ..Setup::default()
     }));

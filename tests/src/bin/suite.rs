@@ -1,10 +1,10 @@
-//! Runs the test programs that cargo has built, several at once, and prints what takes time.
+//! Runs the test programs that cargo has built, several at once, and reports their times.
 //!
 //! `cargo test --no-run --message-format json | suite [--processors N] [NAME]…`
 //!
-//! `suite --prepare` makes what the tests keep in the cache, so that no test has to.
+//! `suite --prepare` fills the cache of the tests, so that no test has to.
 //!
-//! With names, only tests whose lines in the report contain one of them. See `docs/testing.md`.
+//! With names, runs only tests whose line in the report contains one of them. See `docs/testing.md`.
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
@@ -12,7 +12,7 @@ use std::thread::available_parallelism;
 use microagent_tests::suite::{self, Program, Summary};
 use microagent_tests::{Error, built_kernel, image, lab};
 
-/// How many of the slowest tests are printed.
+/// Number of slowest tests in the report.
 const SLOWEST: usize = 20;
 
 fn main() -> ExitCode {
@@ -62,7 +62,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     Ok(summary.is_success())
 }
 
-/// Fills the cache. What this host cannot make is reported by the tests that need it.
+/// Fills the cache. Entries that this host cannot create are reported by the tests that need them.
 fn prepare() -> Result<(), Error> {
     report("the lab's kernel", lab::kernel().map(drop))?;
     report("the Debian image", image::debian().map(drop))?;

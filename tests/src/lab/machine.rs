@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::processor::{self, Processor};
 use super::{Kernel, Machine, Report, Step, protocol, stalled};
 use crate::error::tail;
-use crate::watched::Watched;
+use crate::scoped_process::ScopedProcess;
 use crate::{Error, tool};
 
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -86,7 +86,7 @@ fn run_once(
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()));
     }
-    let mut qemu = Watched::start(&command, Stdio::piped(), Stdio::piped())?;
+    let mut qemu = ScopedProcess::start(&command, Stdio::piped(), Stdio::piped())?;
     let (Some(stdout), Some(mut stderr)) = (qemu.stdout(), qemu.stderr()) else {
         unreachable!("both were asked for");
     };

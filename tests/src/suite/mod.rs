@@ -1,16 +1,16 @@
-//! The runner of the test suite: cargo's test programs side by side, with times.
+//! The runner of the test suite: runs cargo's test programs in parallel and reports times.
 //!
 //! `cargo test` runs one test program after the other. Most tests here wait for a VM, a registry or
-//! a build, many of them on one processor, so `make test` runs several programs at once. A program
-//! whose modules are independent of each other is divided into one [`Unit`] per module; a unit is
-//! one process, because its tests may share a lab or a VM.
+//! a build, so `make test` runs several programs at once. A program with independent modules is
+//! divided into one [`Unit`] per module; a unit is one process, because its tests may share a lab or
+//! a VM.
 //!
 //! ```text
 //! cargo test --no-run --message-format json | suite
-//!     program.rs   which programs cargo has built
-//!     unit.rs      which tests are in them, what runs in one process, in which order
-//!     process.rs   one unit: its tests one after the other, each timed
-//!     summary.rs   the slowest tests, the count
+//!     program.rs   the programs that cargo has built
+//!     unit.rs      the units and their order
+//!     process.rs   runs one unit and times its tests
+//!     summary.rs   the slowest tests and the count
 //! ```
 
 mod process;
@@ -28,20 +28,20 @@ pub use unit::{Unit, units};
 
 use crate::Error;
 
-/// What runs at the moment.
+/// The running units.
 #[derive(Debug, Default)]
 struct Load {
-    /// Processors that are taken: one by each lab, and one by a unit without any.
+    /// Processors in use: one for each lab, and one for each unit without labs.
     processors: usize,
-    /// How many of them by labs.
+    /// How many of them are used by labs.
     labs: usize,
 }
 
 impl Load {
-    /// Whether `unit` can start now. A lab has a processor for itself, because QEMU's emulation of
-    /// nested virtualisation loses interrupts when it is preempted often (docs/testing.md). Beside
-    /// no lab one unit more than processors runs, because many tests wait. A unit that needs more
-    /// than there is runs alone.
+    /// Whether `unit` can start now. A lab has a processor to itself, because QEMU's emulation of
+    /// nested virtualisation loses interrupts when it is preempted often (docs/testing.md). Without
+    /// labs, one more unit than there are processors runs, because many tests wait. A unit that needs
+    /// more processors than there are runs alone.
     fn admits(&self, unit: &Unit, processors: usize) -> bool {
         let has_labs = self.labs + unit.labs() > 0;
         let limit = if has_labs { processors } else { processors + 1 };
@@ -59,11 +59,11 @@ impl Load {
     }
 }
 
-/// Runs `units` on so many processors, in their order as far as [`Load::admits`] them, and calls
-/// `done` with each one that has finished.
+/// Runs `units` on this many processors, in order as far as [`Load::admits`] permits, and calls
+/// `done` with each finished one.
 ///
 /// # Errors
-/// When a unit cannot be started. A unit that fails is not an error.
+/// If a unit cannot be started. A failed unit is not an error.
 pub fn run(
     mut units: Vec<Unit>,
     processors: usize,
@@ -79,7 +79,7 @@ pub fn run(
                 let sender = sender.clone();
                 scope.spawn(move || {
                     let result = process::run(&unit);
-                    // Nobody listens after an error.
+                    // The receiver is gone after an error.
                     let _ = sender.send((unit, result));
                 });
             }

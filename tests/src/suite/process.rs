@@ -1,7 +1,7 @@
-//! One unit: its tests one after the other in one process, each timed.
+//! Runs one unit: its tests one after the other in one process, each timed.
 //!
-//! With one thread libtest writes a line when a test has ended, so the time between two lines is
-//! the time of the later test. (libtest's own `--report-time` is for nightly toolchains.)
+//! With one thread libtest prints a line when a test has finished, so the time between two lines is
+//! the duration of the later test. (libtest's `--report-time` needs a nightly toolchain.)
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
@@ -14,33 +14,33 @@ use wait4::Wait4;
 use super::Unit;
 use crate::Error;
 
-/// How long after the end of a process its last lines may take to be read. A process that a test
-/// left behind can hold the pipe open for longer.
+/// Time limit for reading the last lines after the exit of a process. A process that a test left
+/// behind can keep the pipe open.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What a test came to.
+/// The outcome of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// It passed.
     Passed,
     /// It failed.
     Failed,
-    /// It is marked `#[ignore]`, for this reason.
+    /// It is marked `#[ignore]` with this reason.
     Ignored(String),
 }
 
-/// A test that has ended.
+/// A finished test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Test {
     /// Its full name in its program.
     pub name: String,
-    /// What it came to.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// How long it took.
+    /// Its duration.
     pub elapsed: Duration,
 }
 
-/// The count of libtest.
+/// libtest's count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Count {
     /// Tests that passed.
@@ -49,25 +49,25 @@ pub struct Count {
     pub failed: usize,
 }
 
-/// A unit that has ended.
+/// A finished unit.
 #[derive(Debug)]
 pub struct Finished {
-    /// The tests whose ends libtest reported in lines of their own. A child process that writes to
-    /// the same output can break such a line.
+    /// The tests that libtest reported on separate lines. A child process that writes to the same
+    /// output can break such a line.
     pub tests: Vec<Test>,
-    /// libtest's own count, its last line; `None` if the process died before.
+    /// libtest's count in its last line; `None` if the process died before.
     pub count: Option<Count>,
     /// Whether the process exited with 0.
     pub is_success: bool,
-    /// Everything it wrote.
+    /// Its complete output.
     pub output: String,
-    /// From start to end.
+    /// The time from start to exit.
     pub elapsed: Duration,
-    /// Processor time of the process and of those that it waited for.
+    /// Processor time of the process and of the children it waited for.
     pub processor_time: Duration,
 }
 
-/// Runs a unit to its end.
+/// Runs a unit to completion.
 pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
     let path = &unit.program.executable;
     let (reader, writer) = std::io::pipe().map_err(Error::file(path))?;
@@ -81,7 +81,7 @@ pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
         .stderr(writer);
     let started = Instant::now();
     let mut child = command.spawn().map_err(Error::file(path))?;
-    // It holds the ends of the pipe for writing.
+    // The command holds write ends of the pipe.
     drop(command);
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
@@ -134,7 +134,7 @@ fn finished(
     let mut before = started;
     for (at, line) in lines {
         output.push_str(&line);
-        // What a failed test printed comes once more, and can be the report of a test inside it.
+        // libtest repeats the output of a failed test, which may contain reports of other tests.
         if let Some((name, outcome)) = ended(&line)
             && unit.tests.iter().any(|test| test == name)
             && !tests.iter().any(|test: &Test| test.name == name)
@@ -158,10 +158,10 @@ fn finished(
     }
 }
 
-/// A line of libtest's: `test NAME ... ok`, or `FAILED`, or `ignored` with a reason.
+/// Parses a line of libtest: `test NAME ... ok`, or `FAILED`, or `ignored` with a reason.
 fn ended(line: &str) -> Option<(&str, Outcome)> {
     let (name, rest) = line.trim_end().strip_prefix("test ")?.split_once(" ... ")?;
-    // What a child process wrote to the same pipe can come between.
+    // Output of a child process may be in between.
     let outcome = if rest.ends_with("ok") {
         Outcome::Passed
     } else if rest.ends_with("FAILED") {
@@ -173,7 +173,7 @@ fn ended(line: &str) -> Option<(&str, Outcome)> {
     Some((name.trim_end_matches(" - should panic"), outcome))
 }
 
-/// A line of libtest's: `test result: ok. N passed; N failed; …`.
+/// Parses a line of libtest: `test result: ok. N passed; N failed; …`.
 fn count(line: &str) -> Option<Count> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let number = |of: &str| {

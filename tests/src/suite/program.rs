@@ -1,4 +1,4 @@
-//! Which test programs cargo has built.
+//! The test programs that cargo has built.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -41,10 +41,10 @@ struct Profile {
 }
 
 impl Program {
-    /// The programs in what cargo prints.
+    /// Parses the output of cargo.
     ///
     /// # Errors
-    /// When a line is not JSON of cargo's form, or there is no test program.
+    /// If a line is not in cargo's JSON format, or there is no test program.
     pub fn read(input: impl BufRead) -> Result<Vec<Program>, Error> {
         let mut programs = Vec::new();
         for line in input.lines() {

@@ -1,14 +1,14 @@
-//! What is printed of the suite.
+//! The printed report of the suite.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::{Finished, Outcome, Test, Unit};
 
-/// Tests marked so run in processes that other tests start.
+/// The reason of ignored tests that other tests run as child processes.
 const PART: &str = "a part of other tests";
 
-/// The count so far, and the time of each test.
+/// The count so far, and the duration of each test.
 #[derive(Debug, Default)]
 pub struct Summary {
     passed: usize,
@@ -18,7 +18,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Adds a unit, and returns the line to print for it.
+    /// Adds a unit and returns its line of the report.
     pub fn add(&mut self, unit: &Unit, finished: &Finished) -> String {
         let name = unit.name();
         let failures = self.failed.len();
@@ -60,7 +60,7 @@ impl Summary {
         self.failed.is_empty()
     }
 
-    /// The `count` slowest tests, a line each, slowest first.
+    /// The `count` slowest tests, one line each, slowest first.
     pub fn slowest(&self, count: usize) -> Vec<String> {
         let mut times: Vec<_> = self.times.iter().collect();
         times.sort_by(|one, other| other.cmp(one));
@@ -71,7 +71,7 @@ impl Summary {
     }
 }
 
-/// The count in libtest's own form, after a line for each test that failed or is ignored.
+/// The count in libtest's format, after a line for each failed or ignored test.
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for name in &self.failed {

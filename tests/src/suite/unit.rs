@@ -1,4 +1,4 @@
-//! What runs in one process, and in which order.
+//! The units of the suite and their order.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -6,11 +6,11 @@ use std::process::Command;
 use super::Program;
 use crate::{Error, tool};
 
-/// Programs whose modules share nothing with each other.
+/// Programs with independent modules.
 const DIVIDED: [&str; 2] = ["e2e", "vm"];
 
-/// The units that take longest, longest first: started last, one of them would run alone at the
-/// end. All others come after them.
+/// The longest units, longest first. They start before all others, because one that starts last
+/// would run alone at the end.
 const FIRST: [&str; 12] = [
     "benches boot_bench",
     "tests e2e run_lab",
@@ -26,7 +26,7 @@ const FIRST: [&str; 12] = [
     "pipeline stacks",
 ];
 
-/// The units with labs, and how many of them at the same time.
+/// The units with labs, and their number of concurrent labs.
 const LABS: [(&str, usize); 9] = [
     ("benches boot_bench", 1),
     ("tests e2e kernel_build", 1),
@@ -44,7 +44,7 @@ const LABS: [(&str, usize); 9] = [
 pub struct Unit {
     /// The program.
     pub program: Program,
-    /// The module, where the program is divided.
+    /// The module, if the program is divided.
     pub module: Option<String>,
     /// The full names of its tests.
     pub tests: Vec<String>,
@@ -59,14 +59,14 @@ impl Unit {
         }
     }
 
-    /// How many labs it boots at the same time.
+    /// Its number of concurrent labs.
     pub fn labs(&self) -> usize {
         let name = self.name();
         let known = LABS.iter().find(|(unit, _)| *unit == name);
         known.map_or(0, |&(_, labs)| labs)
     }
 
-    /// How many processors it takes: one for each lab, or one.
+    /// The number of processors it needs: one for each lab, at least one.
     pub fn processors(&self) -> usize {
         self.labs().max(1)
     }
@@ -79,11 +79,10 @@ impl Unit {
     }
 }
 
-/// The units of these programs, in the order in which to start them. Asks each program for its
-/// tests.
+/// The units of these programs in start order. Runs each program to list its tests.
 ///
 /// # Errors
-/// When a program cannot be run.
+/// If a program cannot be run.
 pub fn units(programs: Vec<Program>) -> Result<Vec<Unit>, Error> {
     let mut units = Vec::new();
     for program in programs {

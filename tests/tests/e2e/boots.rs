@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
-use microagent_tests::watched::Watched;
+use microagent_tests::scoped_process::ScopedProcess;
 use microagent_tests::{or_skip, soak, tool};
 
 /// Number of boots in the suite.
@@ -21,8 +21,8 @@ fn a_vm_boots_under_load() {
     let mut work = Command::new("sh");
     work.args(["-c", "while :; do :; done"]);
     let processors = available_parallelism().unwrap().get();
-    let _work: Vec<Watched> = (0..=processors)
-        .map(|_| Watched::start(&work, Stdio::null(), Stdio::null()).unwrap())
+    let _work: Vec<ScopedProcess> = (0..=processors)
+        .map(|_| ScopedProcess::start(&work, Stdio::null(), Stdio::null()).unwrap())
         .collect();
     let image = layout.reference("latest");
     let mut slowest = Duration::ZERO;

@@ -126,7 +126,7 @@ fn build_twice(registry: &Registry, expected: &Expected, seed: u64) -> bool {
     }
     assert_no_temporary_files(&host, seed);
 
-    proxy.behave();
+    proxy.stop_faults();
     let again = build(&host, &reference).expect_code(0);
     assert_eq!(digests(&again), expected.digests, "seed {seed}");
     assert_eq!(sha256(&host), expected.sha256, "seed {seed}");

@@ -136,10 +136,10 @@ fn a_secure_registry_cannot_redirect_to_plain_http() {
     let files = or_skip!(FileServer::bind());
     let storage = or_skip!(FaultProxy::start(files.address(), Vec::new()));
     let storage_name = format!("{STORAGE}:{}", port(storage.address()));
-    let registry = or_skip!(Registry::like(&Setup {
+    let registry = or_skip!(Registry::with_setup(&Setup {
         password: true,
         tls: Some((&certificate, &key)),
-        blobs_at: Some(&format!("http://{storage_name}")),
+        blob_redirect: Some(&format!("http://{storage_name}")),
         ..Setup::default()
     }));
     let _files = or_skip!(files.serve(&registry.storage()));

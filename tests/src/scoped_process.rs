@@ -1,9 +1,9 @@
 //! Background programs whose lifetime is bound to the test.
 //!
-//! A [`Watched`] program is killed when its value is dropped, and also when the test process dies
-//! without running destructors: a helper shell waits for EOF on a pipe that only the test process
-//! holds. (The parent-death signal is not suitable: it fires when the *thread* that started the
-//! program exits, and tests are threads.)
+//! A [`ScopedProcess`] is killed on drop, and also when the test process dies without running
+//! destructors: a helper shell waits for EOF on a pipe that only the test process holds. (The
+//! parent-death signal is not suitable: it fires when the *thread* that started the program exits,
+//! and tests are threads.)
 
 use std::io;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
@@ -27,17 +27,17 @@ exit $status
 
 /// A running program, killed on drop.
 #[derive(Debug)]
-pub struct Watched {
+pub struct ScopedProcess {
     child: Child,
 }
 
-impl Watched {
+impl ScopedProcess {
     /// Starts `command` with an empty standard input. A piped output must be read, with
-    /// [`Watched::stdout`] or [`Watched::stderr`].
-    pub fn start(command: &Command, stdout: Stdio, stderr: Stdio) -> Result<Watched, Error> {
+    /// [`ScopedProcess::stdout`] or [`ScopedProcess::stderr`].
+    pub fn start(command: &Command, stdout: Stdio, stderr: Stdio) -> Result<ScopedProcess, Error> {
         let mut shell = Command::new("/bin/sh");
         shell
-            .args(["-c", WATCH, "watched"])
+            .args(["-c", WATCH, "guard"])
             .arg(command.get_program())
             .args(command.get_args())
             .stdin(Stdio::piped())
@@ -53,7 +53,7 @@ impl Watched {
             shell.current_dir(directory);
         }
         let child = shell.spawn().map_err(Error::file("/bin/sh"))?;
-        Ok(Watched { child })
+        Ok(ScopedProcess { child })
     }
 
     /// Takes the program's standard output, if it was piped and not taken yet.
@@ -82,7 +82,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for ScopedProcess {
     fn drop(&mut self) {
         self.kill();
     }
@@ -98,8 +98,8 @@ mod tests {
     fn dropping_kills_the_program() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo $$; exec sleep 1000"]);
-        let mut watched = Watched::start(&command, Stdio::piped(), Stdio::null()).unwrap();
-        let mut stdout = watched.stdout().unwrap();
+        let mut process = ScopedProcess::start(&command, Stdio::piped(), Stdio::null()).unwrap();
+        let mut stdout = process.stdout().unwrap();
         let mut pid = String::new();
         let mut byte = [0];
         while stdout.read(&mut byte).unwrap() == 1 && byte[0] != b'\n' {
@@ -107,7 +107,7 @@ mod tests {
         }
         let path = std::path::PathBuf::from(format!("/proc/{pid}/exe"));
         assert!(path.exists());
-        drop(watched);
+        drop(process);
         assert!(!path.exists());
     }
 
@@ -115,7 +115,7 @@ mod tests {
     fn wait_returns_the_exit_status_of_the_program() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 7"]);
-        let watched = Watched::start(&command, Stdio::null(), Stdio::null()).unwrap();
-        assert_eq!(watched.wait().unwrap().code(), Some(7));
+        let process = ScopedProcess::start(&command, Stdio::null(), Stdio::null()).unwrap();
+        assert_eq!(process.wait().unwrap().code(), Some(7));
     }
 }
