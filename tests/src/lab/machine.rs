@@ -88,7 +88,7 @@ fn run_once(
     }
     let mut qemu = ScopedProcess::start(&command, Stdio::piped(), Stdio::piped())?;
     let (Some(stdout), Some(mut stderr)) = (qemu.stdout(), qemu.stderr()) else {
-        unreachable!("both were asked for");
+        unreachable!("both are piped");
     };
 
     let (done, answer) = mpsc::channel();

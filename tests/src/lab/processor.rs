@@ -51,8 +51,8 @@ fn reserve_one(directory: &Path, numbers: &[usize]) -> Result<Processor, Error> 
             _lock: lock,
         });
     }
-    // flock(2) waits for one file. One thread each; those that come second find nobody who
-    // receives, and drop what they have locked.
+    // flock(2) waits for a single file, so there is a thread for each. Later threads find the
+    // receiver gone and release their lock.
     let (free, first) = mpsc::channel();
     for processor in processors {
         let free = free.clone();
