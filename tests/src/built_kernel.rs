@@ -106,7 +106,7 @@ fn template() -> Result<PathBuf, Error> {
 fn key(source: &Path) -> Result<String, Error> {
     let entry = source.parent().and_then(Path::file_name);
     let version = entry.unwrap_or_default().to_string_lossy().into_owned();
-    let script = format!("{{ cat {FRAGMENT}; gcc --version; ld --version; }} | sha256sum");
+    let script = format!("{{ grep -v '^#' {FRAGMENT}; gcc --version; ld --version; }} | sha256sum");
     let sum = tool::text("sh", ["-c", &script])?;
     let sum = sum.get(..16).unwrap_or_default();
     Ok(version.replace("source", "built") + "-" + sum)
