@@ -51,7 +51,10 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     suite::run(units, processors, |unit, finished| {
         println!("{}", summary.add(unit, &finished));
         if !finished.is_success {
-            println!("{}", finished.output);
+            // Indented, so that its results are not counted with those of the suite.
+            for line in finished.output.lines() {
+                println!("    {line}");
+            }
         }
     })?;
     println!("the {SLOWEST} slowest tests:");
