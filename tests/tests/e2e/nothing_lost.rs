@@ -127,8 +127,8 @@ fn killed_builds_and_collections_leave_the_store_intact() {
             assert_store_intact(&host);
         }
     }
-    // Some finish before the signal, but not most of them.
-    assert!(killed > rounds / 3, "only {killed} of {rounds} were killed");
+    // Many finish before the signal: a build that finds most of its nodes is short.
+    assert!(killed > rounds / 5, "only {killed} of {rounds} were killed");
     assert_store_intact(&host);
     for (tag, digest_before) in tags.iter().zip(&expected) {
         let again = build(&host, &layout.reference(tag)).expect_code(0);
