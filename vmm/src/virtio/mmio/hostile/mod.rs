@@ -1,7 +1,7 @@
 //! Hostile drivers, for property tests and for the fuzz targets in `fuzz/`. Not part of the API.
 //!
-//! The input is a list of bytes that determine what the driver does to the registers, rings and
-//! buffers of the device ([`script`]). A run has one thread and never waits ([`harness`]), and its
+//! The input is a list of bytes ([`input`]) that determine what the driver does to the registers,
+//! rings and buffers of the device ([`script`]). A run has one thread and never waits ([`harness`]), and its
 //! guest memory has guard areas ([`memory`]). For any input:
 //!
 //! - nothing panics, and every step ends;
@@ -10,6 +10,7 @@
 //! - the base of an overlay and a read-only disk are unchanged.
 
 mod harness;
+mod input;
 mod memory;
 mod script;
 mod targets;
@@ -17,7 +18,7 @@ mod targets;
 mod tests;
 
 use harness::Harness;
-use script::Input;
+use input::Input;
 use targets::{BlockTarget, NetTarget, RngTarget, Target, VsockTarget};
 
 use crate::virtio::rng::Rng;

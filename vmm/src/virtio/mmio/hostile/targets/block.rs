@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_T_IN;
 
 use super::super::harness::{BUFFERS, Harness};
-use super::super::script::Input;
+use super::super::input::Input;
 use super::Target;
 use crate::virtio::block::{Backend, Block, Overlay, Raw, SECTOR};
 use crate::virtio::testing::registers::{QUEUE_NOTIFY, Registers};

@@ -11,7 +11,7 @@ pub use rng::RngTarget;
 pub use vsock::VsockTarget;
 
 use super::harness::Harness;
-use super::script::Input;
+use super::input::Input;
 
 /// A device under a hostile driver.
 pub trait Target {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::super::harness::{BUFFERS, Harness};
-use super::super::script::Input;
+use super::super::input::Input;
 use super::Target;
 use crate::virtio::net::{HEADER_LEN, Mac, Net, RX, Stream, TX};
 use crate::virtio::testing::net::{frame_buffers, framed};

@@ -1,7 +1,7 @@
 //! The entropy device.
 
 use super::super::harness::{BUFFERS, Harness};
-use super::super::script::Input;
+use super::super::input::Input;
 use super::Target;
 use crate::virtio::testing::registers::{QUEUE_NOTIFY, Registers};
 use crate::virtio::testing::writable;

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver};
 
 use super::super::harness::{BUFFERS, Harness};
-use super::super::script::Input;
+use super::super::input::Input;
 use super::Target;
 use crate::virtio::testing::registers::{QUEUE_NOTIFY, Registers};
 use crate::virtio::testing::{readable, writable};
