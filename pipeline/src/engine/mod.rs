@@ -5,11 +5,10 @@ pub(crate) mod node;
 pub(crate) mod progress;
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use microagent_cas::{Digest, NodeKey, Store, StoreError};
+use microagent_cas::{Blob, Digest, NodeKey, Store, StoreError};
 
 use self::progress::{Event, Progress, Stage};
 
@@ -57,13 +56,13 @@ impl Engine {
         &self.inner.store
     }
 
-    /// Opens a blob that a node record lists as an output.
+    /// Opens a blob that a node record or a document names.
     ///
     /// # Errors
     /// When the blob is missing or cannot be opened.
-    pub(crate) fn open(&self, digest: &Digest) -> Result<File, StoreError> {
+    pub(crate) fn open(&self, digest: &Digest) -> Result<Blob, StoreError> {
         match self.store().open_blob(digest)? {
-            Some(blob) => Ok(blob.file),
+            Some(blob) => Ok(blob),
             None => Err(StoreError::io(
                 "open",
                 &self.store().blob_path(digest),
@@ -126,4 +125,12 @@ impl fmt::Debug for Engine {
             .field("store", &self.inner.store)
             .finish_non_exhaustive()
     }
+}
+
+/// An engine with a store of its own, in a directory that lives as long as the first value.
+#[cfg(test)]
+pub(crate) fn for_test() -> (tempfile::TempDir, Engine) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("cas")).unwrap();
+    (dir, Engine::new(store, Arc::new(progress::Silent)))
 }

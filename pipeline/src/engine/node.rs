@@ -186,18 +186,8 @@ fn main_output(record: &NodeRecord) -> Option<Digest> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use microagent_cas::Store;
-
     use super::*;
-    use crate::engine::progress::Silent;
-
-    fn engine() -> (tempfile::TempDir, Engine) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("cas")).unwrap();
-        (dir, Engine::new(store, Arc::new(Silent)))
-    }
+    use crate::engine::for_test;
 
     fn spec() -> NodeSpec {
         NodeSpec {
@@ -216,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_node_is_computed_once_and_then_found() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let first = engine.node(spec(), || outputs(&engine, b"42")).unwrap();
         let second = engine
             .node(spec(), || -> Result<_, StoreError> {
@@ -236,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_part_of_the_spec_is_part_of_the_key() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let run = |spec| engine.node(spec, || outputs(&engine, b"42")).unwrap();
         run(spec());
         let version = NodeSpec {
@@ -266,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_failed_computation_records_nothing() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let unknown = Digest::of(b"never stored");
         let phantom: Result<_, StoreError> =
             engine.node(
@@ -279,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_missing_or_truncated_output_is_computed_again() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let run = || engine.node(spec(), || outputs(&engine, b"42")).unwrap();
         run();
         let blob = engine.store().blob_path(&Digest::of(b"42"));
@@ -293,7 +283,7 @@ mod tests {
 
     #[test]
     fn an_observation_is_recorded_and_never_a_hit() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let first = engine.observe(spec(), || outputs(&engine, b"42")).unwrap();
         let second = engine.observe(spec(), || outputs(&engine, b"43")).unwrap();
         assert!(!first.hit && !second.hit);
@@ -305,7 +295,7 @@ mod tests {
 
     #[test]
     fn concurrent_requests_compute_a_node_once() {
-        let (_dir, engine) = engine();
+        let (_dir, engine) = for_test();
         let computed = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {

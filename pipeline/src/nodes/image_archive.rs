@@ -116,7 +116,7 @@ pub(crate) fn export(
     }
     layer::fetch_layers(engine, &image)?;
     let written = engine.stage(Stage::Export, &image.reference, None, |advance| {
-        write_archive(engine.store(), &image, output, advance)
+        write_archive(engine, &image, output, advance)
     });
     match written {
         Ok(()) => Ok(image),
@@ -132,7 +132,7 @@ pub(crate) fn export(
 }
 
 fn write_archive(
-    store: &Store,
+    engine: &Engine,
     image: &Image,
     output: &File,
     advance: &dyn Fn(u64),
@@ -155,15 +155,10 @@ fn write_archive(
     blobs.extend(image.descriptor.digest().to_string().parse::<Digest>());
     blobs.extend(image.layers.iter().map(|layer| layer.digest));
     for digest in blobs {
-        let blob = store.open_blob(&digest).map_err(io::Error::other)?;
-        let Some(blob) = blob else {
-            let path = store.blob_path(&digest);
-            let gone = StoreError::io("open", &path, io::ErrorKind::NotFound);
-            return Err(io::Error::other(gone));
-        };
+        let blob = engine.open(&digest).map_err(io::Error::other)?;
         let name = format!("blobs/sha256/{}", digest.hex());
         // Verified, so that a damaged blob is not exported.
-        let mut checked = Checked::new(blob.file, digest, store);
+        let mut checked = Checked::new(blob.file, digest, engine.store());
         file(&mut archive, &name, blob.size, &mut checked)?;
         advance(blob.size);
     }

@@ -148,7 +148,7 @@ fn build(
     let tree = merge(engine, layers)?;
     let mut tars = Vec::new();
     for layer in layers {
-        tars.push(engine.open(&layer.tar)?);
+        tars.push(engine.open(&layer.tar)?.file);
     }
     let planned = match tool {
         Some(tool) => {
@@ -180,7 +180,7 @@ fn merge(engine: &Engine, layers: &[Unpacked]) -> Result<Tree, RootfsFailure> {
             layer: layer.layer,
             source,
         };
-        let file = engine.open(&layer.index)?;
+        let file = engine.open(&layer.index)?.file;
         let mut index = IndexReader::new(BufReader::new(file)).map_err(damaged)?;
         while let Some(entry) = index.next_entry().map_err(damaged)? {
             merger.add(entry)?;

@@ -193,16 +193,9 @@ fn read_modules(
 mod tests {
     use std::fs::File;
     use std::process::{Command, Stdio};
-    use std::sync::Arc;
 
     use super::*;
-    use crate::engine::progress::Silent;
-
-    fn engine() -> (tempfile::TempDir, Engine) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("cas")).unwrap();
-        (dir, Engine::new(store, Arc::new(Silent)))
-    }
+    use crate::engine::for_test;
 
     fn kernel(modules: Option<Digest>) -> Kernel {
         Kernel {
@@ -244,7 +237,7 @@ mod tests {
 
     #[test]
     fn gnu_cpio_reads_the_archive_as_specified() {
-        let (dir, engine) = engine();
+        let (dir, engine) = for_test();
         let digest = engine.store().put_bytes(&modules(dir.path())).unwrap();
         let packed = initramfs(&engine, Path::new(STATIC), &kernel(Some(digest))).unwrap();
         let size = std::fs::metadata(STATIC).unwrap().len();
@@ -287,8 +280,8 @@ mod tests {
 
     #[test]
     fn equal_inputs_give_equal_bytes_and_other_inputs_another_node() {
-        let (_one, first) = engine();
-        let (dir, second) = engine();
+        let (_one, first) = for_test();
+        let (dir, second) = for_test();
         let agent = Path::new(STATIC);
         let packed = initramfs(&first, agent, &kernel(None)).unwrap();
         assert_eq!(
@@ -309,7 +302,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_cannot_be_pid_1_is_refused_with_the_reason() {
-        let (dir, engine) = engine();
+        let (dir, engine) = for_test();
         let why = |path: &Path| {
             initramfs(&engine, path, &kernel(None))
                 .unwrap_err()
@@ -338,7 +331,7 @@ mod tests {
 
     #[test]
     fn damaged_modules_are_named() {
-        let (dir, engine) = engine();
+        let (dir, engine) = for_test();
         let mut tar = modules(dir.path());
         tar.truncate(1100);
         let digest = engine.store().put_bytes(&tar).unwrap();

@@ -181,7 +181,7 @@ fn unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
         Some(index) => index,
         None => {
             begin();
-            let blob = engine.open(&layer.digest)?;
+            let blob = engine.open(&layer.digest)?.file;
             unpacking.run(BufReader::with_capacity(CHUNK, blob))?
         }
     };
