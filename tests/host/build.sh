@@ -4,7 +4,8 @@
 #   build.sh DIRECTORY [PROFILE]      PROFILE is release (default) or dev
 #
 # In a release build the static programs use a separate profile (Cargo.toml).
-# With dev, the test programs are built as well, with the settings of test.sh.
+# With dev, the test programs are built as well, and cargo's list of them is
+# written to DIRECTORY/tests.json.
 #
 # The guest agent is static because the guest has no libraries; the supervisor,
 # because it starts faster and needs fewer permissions without a dynamic loader.
@@ -17,12 +18,14 @@ profile=${2:-release}
 set=$(tests/host/toolchain.sh) && eval "$set"
 tests/host/install.sh build
 
+mkdir -p "$out"
 built=${CARGO_TARGET_DIR:-target}
 if [ "$profile" = dev ]; then
     # In one command: another selection of packages selects other features, so that nothing would be
     # shared between programs and tests. rustc.sh links the static programs.
     RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh CARGO_INCREMENTAL=0 \
-        cargo build --locked --workspace --bins --tests
+        cargo build --locked --workspace --bins --tests \
+        --message-format json-render-diagnostics >"$out/tests.json"
     programs=$built/debug
     static=$programs
 else
@@ -37,7 +40,6 @@ else
     static=$built/$target/lean
 fi
 
-mkdir -p "$out"
 for program in "$programs/microagent" \
                "$static/microagent-supervisor" \
                "$static/microagent-guest"; do

@@ -30,11 +30,5 @@ tests/host/build.sh "$directory" dev
 MICROAGENT_BIN_DIR=$(cd "$directory" && pwd)
 # About twenty stacks per second.
 PROPTEST_CASES=$((MICROAGENT_SOAK_SECONDS * 20))
-# The same settings as in build.sh, so that nothing is rebuilt.
-RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
-CARGO_INCREMENTAL=0
-export MICROAGENT_SOAK_SECONDS MICROAGENT_BIN_DIR PROPTEST_CASES RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL
-programs=$(mktemp)
-trap 'rm -f "$programs"' EXIT
-cargo test --quiet --workspace --locked --no-run --message-format json-render-diagnostics >"$programs"
-"${CARGO_TARGET_DIR:-target}/debug/suite" "$@" <"$programs"
+export MICROAGENT_SOAK_SECONDS MICROAGENT_BIN_DIR PROPTEST_CASES
+"${CARGO_TARGET_DIR:-target}/debug/suite" "$@" <"$MICROAGENT_BIN_DIR/tests.json"

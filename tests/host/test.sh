@@ -17,7 +17,6 @@ export MICROAGENT_SKIPPED="$work/skipped"
 : >"$work/log"
 : >"$work/times"
 
-failed_steps=0
 # A failing step does not stop the others. Its output is kept for the count.
 step() {
     name=$1; shift
@@ -38,19 +37,13 @@ step build tests/host/build.sh "$1" dev
 ! failed build || { echo '0 passed, 1 failed'; exit 1; }
 MICROAGENT_BIN_DIR=$(cd "$1" && pwd)
 export MICROAGENT_BIN_DIR
-# The same settings as in build.sh, so that nothing is rebuilt.
-RUSTC_WORKSPACE_WRAPPER=$PWD/tests/host/rustc.sh
-CARGO_INCREMENTAL=0
-export RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL
 suite=${CARGO_TARGET_DIR:-target}/debug/suite
 # Some minutes of compiling the first time.
 step cache "$suite" --prepare
-tests() {
-    cargo test --quiet --workspace --locked --no-run --message-format json-render-diagnostics >"$work/programs" &&
-        "$suite" <"$work/programs"
-}
-step tests tests
-step documentation cargo test --quiet --workspace --locked --doc
+step tests "$suite" <"$MICROAGENT_BIN_DIR/tests.json"
+# With the settings of build.sh, so that nothing is rebuilt.
+step documentation env RUSTC_WORKSPACE_WRAPPER="$PWD/tests/host/rustc.sh" CARGO_INCREMENTAL=0 \
+    cargo test --quiet --workspace --locked --doc
 # Each target counts as a test and is reported in libtest's format.
 step fuzz tests/host/fuzz.sh 10
 

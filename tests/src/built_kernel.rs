@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::microagent::Host;
-use crate::{Error, cache, error_chain, tool};
+use crate::{Error, cache, tool};
 
 /// The package with the kernel source that the product uses.
 pub const PACKAGE: &str = "linux-source-6.1";
@@ -57,22 +57,16 @@ pub fn source() -> Result<PathBuf, Error> {
 /// # Errors
 /// [`Error::Missing`] if the host lacks apt or a build tool.
 pub fn host() -> Result<Host, Error> {
-    static TEMPLATE: OnceLock<Result<PathBuf, Error>> = OnceLock::new();
-    let template = match TEMPLATE.get_or_init(template) {
-        Ok(template) => template,
-        Err(Error::Missing { program }) => {
-            let program = program.clone();
-            return Err(Error::Missing { program });
-        }
-        Err(error) => {
-            return Err(Error::Unexpected {
-                what: "the kernel of the tests".to_owned(),
-                got: error_chain(error),
-            });
+    static TEMPLATE: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let state = {
+        let mut known = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.clone() {
+            Some(state) => state,
+            None => known.insert(template()?).clone(),
         }
     };
     let host = Host::new()?;
-    host.copy_state_from(template)?;
+    host.copy_state_from(&state)?;
     Ok(host)
 }
 

@@ -38,10 +38,9 @@ struct Load {
 }
 
 impl Load {
-    /// Whether `unit` can start now. A lab has a processor to itself, because QEMU's emulation of
-    /// nested virtualisation loses interrupts when it is preempted often (docs/testing.md). Without
-    /// labs, one more unit than there are processors runs, because many tests wait. A unit that needs
-    /// more processors than there are runs alone.
+    /// Whether `unit` can start now. A lab uses its processor all the time and has one to itself, so
+    /// that the time limits of its steps hold. Without labs, one more unit than there are processors
+    /// runs, because many tests wait. A unit that needs more processors than there are runs alone.
     fn admits(&self, unit: &Unit, processors: usize) -> bool {
         let has_labs = self.labs + unit.labs() > 0;
         let limit = if has_labs { processors } else { processors + 1 };

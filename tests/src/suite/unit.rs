@@ -9,34 +9,21 @@ use crate::{Error, tool};
 /// Programs with independent modules.
 const DIVIDED: [&str; 2] = ["e2e", "vm"];
 
-/// The longest units, longest first. They start before all others, because one that starts last
-/// would run alone at the end.
-const FIRST: [&str; 12] = [
-    "benches boot_bench",
-    "tests e2e run_lab",
-    "tests e2e monitor_lab",
-    "tests e2e lab",
-    "vmm vm kvm_streams",
-    "vmm vm kvm_linux",
-    "vmm vm kvm_disks",
-    "vmm vm net",
-    "tests e2e kernel_build",
-    "tests e2e nothing_lost",
-    "tests e2e run_qemu",
-    "pipeline stacks",
-];
-
-/// The units with labs, and their number of concurrent labs.
-const LABS: [(&str, usize); 9] = [
+/// The longest units and those with labs, with their number of concurrent labs. They start first,
+/// in this order: one that starts last would run alone at the end.
+const FIRST: [(&str, usize); 12] = [
     ("benches boot_bench", 1),
-    ("tests e2e kernel_build", 1),
-    ("tests e2e lab", 1),
-    ("tests e2e monitor_lab", 2),
     ("tests e2e run_lab", 2),
-    ("vmm vm kvm_disks", 1),
-    ("vmm vm kvm_linux", 1),
+    ("tests e2e monitor_lab", 2),
+    ("tests e2e lab", 1),
     ("vmm vm kvm_streams", 1),
+    ("vmm vm kvm_linux", 1),
+    ("vmm vm kvm_disks", 1),
     ("vmm vm net", 1),
+    ("tests e2e kernel_build", 1),
+    ("tests e2e nothing_lost", 0),
+    ("tests e2e run_qemu", 0),
+    ("pipeline stacks", 0),
 ];
 
 /// Tests that run in one process, one after the other.
@@ -61,9 +48,14 @@ impl Unit {
 
     /// Its number of concurrent labs.
     pub fn labs(&self) -> usize {
+        FIRST.get(self.rank()).map_or(0, |&(_, labs)| labs)
+    }
+
+    /// Its position in [`FIRST`], or behind it.
+    fn rank(&self) -> usize {
         let name = self.name();
-        let known = LABS.iter().find(|(unit, _)| *unit == name);
-        known.map_or(0, |&(_, labs)| labs)
+        let position = FIRST.iter().position(|(unit, _)| *unit == name);
+        position.unwrap_or(FIRST.len())
     }
 
     /// The number of processors it needs: one for each lab, at least one.
@@ -91,7 +83,7 @@ pub fn units(programs: Vec<Program>) -> Result<Vec<Unit>, Error> {
         let listing = tool::output(list.current_dir(&program.directory))?;
         units.extend(divide(program, &String::from_utf8_lossy(&listing)));
     }
-    sort(&mut units);
+    units.sort_by_key(Unit::rank);
     Ok(units)
 }
 
@@ -112,16 +104,6 @@ fn divide(program: Program, listing: &str) -> Vec<Unit> {
         tests,
     };
     modules.into_iter().map(unit).collect()
-}
-
-fn sort(units: &mut [Unit]) {
-    units.sort_by_key(|unit| {
-        let name = unit.name();
-        FIRST
-            .iter()
-            .position(|first| *first == name)
-            .unwrap_or(FIRST.len())
-    });
 }
 
 #[cfg(test)]
@@ -164,7 +146,7 @@ mod tests {
             .into_iter()
             .flat_map(|name| divide(program(name, "t"), "a: test\n"))
             .collect();
-        sort(&mut units);
+        units.sort_by_key(Unit::rank);
         let names: Vec<_> = units.iter().map(Unit::name).collect();
         assert_eq!(
             names,

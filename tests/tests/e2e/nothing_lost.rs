@@ -100,10 +100,10 @@ fn killed_builds_and_collections_leave_the_store_intact() {
     let (mut killed, mut rounds) = (0, 0);
     for round in soak::rounds(KILLS) {
         rounds += 1;
-        // Collections free enough that most builds have work to do.
+        // Collections keep less than an image needs, so that most builds have work to do.
         let (mut invocation, most) = match round % 2 {
             0 => {
-                let size = (numbers.below(6) << 20).to_string();
+                let size = (numbers.below(3) << 20).to_string();
                 let words = ["--json", "cache", "gc", "--max-size", &size];
                 (host.microagent(words), longest / 10)
             }
@@ -127,8 +127,9 @@ fn killed_builds_and_collections_leave_the_store_intact() {
             assert_store_intact(&host);
         }
     }
-    // Many finish before the signal: a build that finds most of its nodes is short.
-    assert!(killed > rounds / 5, "only {killed} of {rounds} were killed");
+    println!("{killed} of {rounds} were killed");
+    // Some finish before the signal, but not most of them.
+    assert!(killed > rounds / 3, "only {killed} of {rounds} were killed");
     assert_store_intact(&host);
     for (tag, digest_before) in tags.iter().zip(&expected) {
         let again = build(&host, &layout.reference(tag)).expect_code(0);
