@@ -9,8 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use microagent_proto::agent::{Configure, Exec, Exited, Failure, Reply, Request};
+use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
-    DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_message, write_frame, write_message,
+    DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_opening, write_frame, write_opening,
 };
 
 /// A session failed.
@@ -19,12 +20,24 @@ pub enum SessionError {
     /// The agent could not carry out the request.
     #[error("{}", .0.message)]
     Refused(Failure),
+    /// The agent uses another version of the protocol.
+    #[error(transparent)]
+    Version(Mismatch),
     /// The stream failed, or the agent violated the protocol.
     #[error("the session with the guest agent failed")]
-    Broken(#[from] FrameError),
+    Broken(#[source] FrameError),
     /// The command's output could not be written.
     #[error("cannot write the command's output")]
     Output(#[source] io::Error),
+}
+
+impl From<FrameError> for SessionError {
+    fn from(error: FrameError) -> SessionError {
+        match error {
+            FrameError::Version(mismatch) => SessionError::Version(mismatch),
+            error => SessionError::Broken(error),
+        }
+    }
 }
 
 /// Receives a command's output.
@@ -39,8 +52,8 @@ pub trait Sink {
 
 /// Gives a booted VM its identity and disks.
 pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), SessionError> {
-    write_message(&mut stream, &Request::Configure(request))?;
-    match read_message(&mut stream, "the reply to a configuration request")? {
+    write_opening(&mut stream, &Request::Configure(request))?;
+    match first_reply(&mut stream, "the reply to a configuration request")? {
         Reply::Configured { mount_micros } => {
             tracing::debug!(mount_micros, "configured");
             Ok(())
@@ -57,8 +70,8 @@ pub fn exec(
     sink: &mut dyn Sink,
 ) -> Result<Exited, SessionError> {
     let stdin = request.stdin;
-    write_message(&mut stream, &Request::Exec(request))?;
-    match read_message(&mut stream, "the start of the command")? {
+    write_opening(&mut stream, &Request::Exec(request))?;
+    match first_reply(&mut stream, "the start of the command")? {
         Reply::Started { .. } => sink.started(),
         Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
         _ => return Err(unexpected_reply()),
@@ -78,12 +91,16 @@ pub fn exec(
 
 /// Asks the guest to power off; returns when the agent has accepted.
 pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
-    write_message(&mut stream, &Request::Shutdown)?;
-    match read_message(&mut stream, "the reply to a shutdown request")? {
+    write_opening(&mut stream, &Request::Shutdown)?;
+    match first_reply(&mut stream, "the reply to a shutdown request")? {
         Reply::ShuttingDown => Ok(()),
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
         _ => Err(unexpected_reply()),
     }
+}
+
+fn first_reply(stream: &mut UnixStream, what: &'static str) -> Result<Reply, FrameError> {
+    read_opening(stream, Program::CommandLine, Program::Agent, what)
 }
 
 fn forward_output(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
@@ -130,7 +147,11 @@ fn unexpected_reply() -> SessionError {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use microagent_proto::VERSION;
     use microagent_proto::agent::FailureKind;
+    use microagent_proto::envelope::envelope;
 
     use super::*;
 
@@ -160,7 +181,16 @@ mod tests {
 
     /// The result of a session whose agent sends these frames and closes the stream.
     fn session(frames: &[(Kind, &[u8])]) -> (Result<Exited, SessionError>, Kept) {
+        session_after(&envelope(VERSION), frames)
+    }
+
+    /// The same, if the agent sends `opening` first.
+    fn session_after(
+        opening: &[u8],
+        frames: &[(Kind, &[u8])],
+    ) -> (Result<Exited, SessionError>, Kept) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(opening).unwrap();
         for (kind, payload) in frames {
             write_frame(&mut theirs, *kind, payload).unwrap();
         }
@@ -214,6 +244,27 @@ mod tests {
         ] {
             let (end, _) = session(frames);
             assert!(matches!(end, Err(SessionError::Broken(_))), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn an_agent_of_another_version_is_named() {
+        for (opening, version) in [
+            (
+                &envelope(VERSION + 1)[..],
+                format!("version {}", VERSION + 1),
+            ),
+            (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
+            (b"", "version 3 or older".into()),
+        ] {
+            let (end, _) = session_after(opening, &[STARTED]);
+            assert_eq!(
+                end.unwrap_err().to_string(),
+                format!(
+                    "protocol mismatch: microagent uses version {VERSION}, \
+                     microagent-guest {version}"
+                )
+            );
         }
     }
 }

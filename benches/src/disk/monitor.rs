@@ -72,7 +72,6 @@ fn not_measured(why: impl std::error::Error) -> Error {
 /// The guest's console output with one of our engines.
 fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
     let config = VmConfig {
-        version: microagent_proto::VERSION,
         name: "disk-bench".into(),
         engine,
         cpus: 1,

@@ -82,7 +82,6 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     let root = root_disk(&artifacts, workspace.as_ref(), scratch.clone());
     let attached = disks::attach(&request.disks, &artifacts.bundles, &scratch);
     let config = VmConfig {
-        version: microagent_proto::VERSION,
         name: name.clone(),
         engine: choice.engine,
         cpus: request.resources.cpu_count,

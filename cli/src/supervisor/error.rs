@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::control::StopReason;
+use microagent_proto::envelope::{Mismatch, Program};
 
 use crate::failure::Failure;
 
@@ -25,8 +26,11 @@ pub enum SupervisorError {
     /// The control socket failed while the supervisor was running.
     #[error("the control socket of the supervisor failed")]
     Control(#[source] io::Error),
-    /// It sent a malformed message.
-    #[error("microagent-supervisor is a different version (protocol mismatch)")]
+    /// It uses another version of the protocol.
+    #[error(transparent)]
+    Version(#[from] Mismatch),
+    /// It sent a malformed message of this version.
+    #[error("invalid message from microagent-supervisor")]
     Protocol,
     /// It could not start the VM, or the monitor failed.
     #[error("{message}")]
@@ -79,12 +83,18 @@ impl From<SupervisorError> for Failure {
             SupervisorError::Stopped { console, .. } => (ErrorKind::Guest, console.as_str()),
             SupervisorError::Failed { console, .. } => (ErrorKind::Host, console.as_str()),
             SupervisorError::ReadyTimeout { console, .. } => (ErrorKind::Timeout, console.as_str()),
-            SupervisorError::Protocol => (ErrorKind::Internal, ""),
+            SupervisorError::Version(_) | SupervisorError::Protocol => (ErrorKind::Internal, ""),
             _ => (ErrorKind::Host, ""),
         };
         let mut failure = Failure::caused(kind, &error);
-        if let SupervisorError::Failed { remediation, .. } = error {
-            return failure.maybe_remediation(remediation);
+        match error {
+            SupervisorError::Failed { remediation, .. } => {
+                return failure.maybe_remediation(remediation);
+            }
+            SupervisorError::Version(mismatch) => {
+                return failure.remediation(mismatch.remediation());
+            }
+            _ => {}
         }
         if let Some(line) = relevant_line(console) {
             failure = failure.remediation(format!("guest console: {line}"));
@@ -105,6 +115,16 @@ fn relevant_line(console: &str) -> Option<&str> {
 
 /// The error for a supervisor that exited with `status`.
 pub(super) fn died(status: Option<ExitStatus>, stderr: &str) -> SupervisorError {
+    // Versions that do not know the envelope end like this when they receive one.
+    if status.and_then(|status| status.code()) == Some(2)
+        && stderr.trim_end().ends_with("invalid control message")
+    {
+        return SupervisorError::Version(Mismatch {
+            us: Program::CommandLine,
+            peer: Program::Supervisor,
+            version: None,
+        });
+    }
     let how = match status.map(|status| (status.code(), status.signal())) {
         Some((Some(code), _)) => format!("exit code {code}"),
         Some((None, Some(signal))) => format!("signal {signal}"),

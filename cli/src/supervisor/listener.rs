@@ -6,7 +6,8 @@ use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use microagent_proto::control::{FromSupervisor, MAX_MESSAGE};
+use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, PacketError, decode};
+use microagent_proto::envelope::{Mismatch, Program};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
 /// How much of the supervisor's standard error is kept for error messages, in bytes.
@@ -17,7 +18,9 @@ const STDERR_TAIL: usize = 4 << 10;
 pub(super) enum SupervisorEvent {
     /// A message.
     Message(FromSupervisor),
-    /// A packet that is not a message of this version.
+    /// A packet of another version.
+    Mismatch(Mismatch),
+    /// A packet of this version that is not a message.
     Malformed,
     /// The supervisor has exited and was reaped. Always the last event.
     Exited {
@@ -42,9 +45,11 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<Superv
     });
     let mut buffer = vec![0; MAX_MESSAGE];
     while let Some(length) = receive(control, &mut buffer) {
-        let event = match serde_json::from_slice(&buffer[..length]) {
+        let packet = &buffer[..length];
+        let event = match decode(packet, Program::CommandLine, Program::Supervisor) {
             Ok(message) => SupervisorEvent::Message(message),
-            Err(_) => SupervisorEvent::Malformed,
+            Err(PacketError::Version(mismatch)) => SupervisorEvent::Mismatch(mismatch),
+            Err(PacketError::Message(_)) => SupervisorEvent::Malformed,
         };
         // Without a receiver the child must still be reaped.
         let _ = sender.send(event);

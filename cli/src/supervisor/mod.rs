@@ -19,7 +19,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use microagent_proto::control::{Engine, FromSupervisor, StopReason, ToSupervisor, VmConfig};
+use microagent_proto::control::{
+    Engine, FromSupervisor, StopReason, ToSupervisor, VmConfig, encode,
+};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
@@ -130,6 +132,7 @@ impl Supervisor {
         let left = deadline.saturating_duration_since(Instant::now());
         match self.events.recv_timeout(left) {
             Ok(SupervisorEvent::Message(message)) => Ok(Some(message)),
+            Ok(SupervisorEvent::Mismatch(mismatch)) => Err(mismatch.into()),
             Ok(SupervisorEvent::Malformed) => Err(SupervisorError::Protocol),
             Ok(SupervisorEvent::Exited { status, stderr }) => Err(died(status, &stderr)),
             Err(RecvTimeoutError::Timeout) => Ok(None),
@@ -222,7 +225,7 @@ impl Supervisor {
         message: &ToSupervisor,
         stream: Option<UnixStream>,
     ) -> Result<(), SupervisorError> {
-        let bytes = serde_json::to_vec(message).map_err(|_| SupervisorError::Protocol)?;
+        let bytes = encode(message).map_err(|_| SupervisorError::Protocol)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
@@ -272,6 +275,10 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
 
 #[cfg(test)]
 mod tests {
+    use microagent_pipeline::ErrorKind;
+    use microagent_proto::VERSION;
+    use microagent_proto::envelope::envelope;
+
     use super::*;
     use crate::failure::Failure;
 
@@ -307,7 +314,7 @@ mod tests {
             let mut bytes = [0; 100];
             let flags = rustix::net::RecvFlags::empty();
             let (length, _) = rustix::net::recv(&theirs, &mut bytes[..], flags).unwrap();
-            assert_eq!(&bytes[..length], br#""diagnose""#);
+            assert_eq!(bytes[..length], encode(&ToSupervisor::Diagnose).unwrap());
             sender
                 .send(SupervisorEvent::Message(FromSupervisor::Diagnosis {
                     console: "first\nlast\n".into(),
@@ -320,6 +327,54 @@ mod tests {
         assert_eq!(failure.message, "the guest agent did not report within 0 s");
         let hint = failure.remediation.unwrap();
         assert!(hint.ends_with(": last"), "{hint}");
+    }
+
+    #[test]
+    fn a_supervisor_of_another_version_is_named_at_once() {
+        let (supervisor, sender, theirs) = supervisor();
+        let child = std::process::Command::new("true").spawn().unwrap();
+        for version in [VERSION - 1, VERSION + 1] {
+            let packet = envelope(version);
+            rustix::net::send(&theirs, &packet, SendFlags::empty()).unwrap();
+        }
+        // What versions before the envelope sent.
+        let old = br#"{"failed":{"message":"x","remediation":null,"console":""}}"#;
+        rustix::net::send(&theirs, old, SendFlags::empty()).unwrap();
+        drop(theirs);
+        listen(&supervisor.control, child, &sender);
+        for version in [
+            format!("version {}", VERSION - 1),
+            format!("version {}", VERSION + 1),
+            "version 3 or older".to_owned(),
+        ] {
+            assert_eq!(
+                ready_timeout(&supervisor),
+                Failure::new(
+                    ErrorKind::Internal,
+                    format!(
+                        "protocol mismatch: microagent uses version {VERSION}, \
+                         microagent-supervisor {version}"
+                    )
+                )
+                .remediation(
+                    "use the microagent-supervisor of the same installation as microagent"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_supervisor_that_does_not_know_the_envelope_is_of_another_version() {
+        use std::os::unix::process::ExitStatusExt;
+        let status = Some(std::process::ExitStatus::from_raw(2 << 8));
+        let stderr = "microagent-supervisor: invalid control message\n";
+        assert_eq!(
+            died(status, stderr).to_string(),
+            format!(
+                "protocol mismatch: microagent uses version {VERSION}, \
+                 microagent-supervisor version 3 or older"
+            )
+        );
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //!
 //! A VM is configured exactly once, before its first command.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use microagent_proto::agent::{Configure, Exec, Failure, FailureKind, Reply, Request};
-use microagent_proto::error_chain;
-use microagent_proto::frame::{FrameError, read_message, write_message};
+use microagent_proto::envelope::{Program, envelope};
+use microagent_proto::frame::{FrameError, read_opening, write_opening};
+use microagent_proto::{VERSION, error_chain};
 use rustix::process::{Pid, set_child_subreaper};
 
 use crate::children::Children;
@@ -73,8 +74,14 @@ impl Agent {
     }
 
     fn answer(&self, stream: &mut Stream) -> Result<(), FrameError> {
-        let request = match read_message(stream, "a request") {
+        let opening = read_opening(stream, Program::Agent, Program::CommandLine, "a request");
+        let request = match opening {
             Ok(request) => request,
+            Err(error @ FrameError::Version(_)) => {
+                // A host of another version reads at least the envelope.
+                stream.write_all(&envelope(VERSION))?;
+                return Err(error);
+            }
             Err(error @ (FrameError::BadMessage(_) | FrameError::Unexpected { .. })) => {
                 return refuse(stream, bad_request(error_chain(&error)));
             }
@@ -82,7 +89,7 @@ impl Agent {
         };
         match request {
             Request::Configure(request) => match self.configure(&request) {
-                Ok(mount_micros) => write_message(stream, &Reply::Configured { mount_micros }),
+                Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros }),
                 Err(failure) => refuse(stream, failure),
             },
             Request::Exec(request) => match self.exec(stream, &request)? {
@@ -90,7 +97,7 @@ impl Agent {
                 Err(failure) => refuse(stream, failure),
             },
             Request::Shutdown => {
-                write_message(stream, &Reply::ShuttingDown)?;
+                write_opening(stream, &Reply::ShuttingDown)?;
                 power::shut_down(&self.children, &self.disks())
             }
         }
@@ -132,7 +139,7 @@ impl Agent {
 }
 
 fn refuse(stream: &mut Stream, failure: Failure) -> Result<(), FrameError> {
-    write_message(stream, &Reply::Failed(failure))
+    write_opening(stream, &Reply::Failed(failure))
 }
 
 fn bad_request(message: String) -> Failure {

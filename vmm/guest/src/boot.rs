@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use microagent_proto::agent::{AGENT_PORT, READY_PORT, Ready};
-use microagent_proto::frame::{FrameError, write_message};
+use microagent_proto::frame::{FrameError, write_opening};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -81,10 +81,9 @@ pub fn run() -> Result<Infallible, BootError> {
     let mut host = connect_when_ready(&uevents).map_err(BootError::Connect)?;
     let agent = Arc::new(Agent::new(uevents));
     agent.start_reaping().map_err(BootError::Thread)?;
-    write_message(
+    write_opening(
         &mut host,
         &Ready {
-            version: microagent_proto::VERSION,
             started_micros: started,
             uptime_micros: uptime_micros(),
         },

@@ -1,8 +1,10 @@
 //! The messages of an agent session.
 //!
-//! When the agent is up, it opens a stream to host port [`READY_PORT`], sends one [`Ready`] message
-//! and closes the stream. From then on the host opens sessions to guest port [`AGENT_PORT`]. A
-//! session begins with one [`Request`], which determines the replies:
+//! When the agent is up, it opens a stream to host port [`READY_PORT`], sends its
+//! [`envelope`](crate::envelope) and one [`Ready`] message, and closes the stream. From then on the host opens sessions to guest port [`AGENT_PORT`]. A
+//! session begins with the host's envelope and one [`Request`], which determines the replies; the
+//! agent's envelope precedes the first reply. If the versions differ, the agent sends its envelope
+//! alone and closes the stream.
 //!
 //! | request | replies, in order |
 //! |---|---|
@@ -32,8 +34,6 @@ pub const RESET_AT_ONCE: &str = "reset-at-once";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ready {
-    /// [`crate::VERSION`] of the agent.
-    pub version: u32,
     /// When the agent was started, in microseconds of the guest's `CLOCK_BOOTTIME`.
     pub started_micros: u64,
     /// When this message was sent, on the same clock.

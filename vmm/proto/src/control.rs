@@ -1,17 +1,53 @@
 //! The control protocol between the command line and the supervisor of a VM.
 //!
 //! The socket is a `SOCK_SEQPACKET` pair; the supervisor has its end as standard input. Each packet
-//! is one JSON message of at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`]. The
+//! is an [`envelope`] and one JSON message, together at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`]. The
 //! supervisor's optional argument is the name of the engine that will be requested
 //! ([`Engine::name`]), so that it can prepare the engine while the caller determines what to boot.
 //! When the socket is closed, the VM is killed: a supervisor never outlives its caller.
 
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The maximum size of a message, in bytes (well below Linux's default socket buffer).
+use crate::envelope::{self, Mismatch, Program};
+
+/// The maximum size of a packet, in bytes (well below Linux's default socket buffer).
 pub const MAX_MESSAGE: usize = 64 << 10;
+
+/// Why a packet cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// The sender uses another version of the protocol.
+    #[error(transparent)]
+    Version(#[from] Mismatch),
+    /// The JSON of the message is invalid or unknown.
+    #[error("the control message cannot be parsed")]
+    Message(#[from] serde_json::Error),
+}
+
+/// The packet with `message`.
+///
+/// # Errors
+/// When `message` contains a path that is not UTF-8.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, serde_json::Error> {
+    let mut packet = envelope::envelope(crate::VERSION).to_vec();
+    serde_json::to_writer(&mut packet, message)?;
+    Ok(packet)
+}
+
+/// The message in `packet`, which `us` received from `peer`.
+///
+/// # Errors
+/// As [`PacketError`] lists.
+pub fn decode<T: DeserializeOwned>(
+    packet: &[u8],
+    us: Program,
+    peer: Program,
+) -> Result<T, PacketError> {
+    Ok(serde_json::from_slice(envelope::open(packet, us, peer)?)?)
+}
 
 /// Messages to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,8 +168,6 @@ pub enum StopReason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmConfig {
-    /// [`crate::VERSION`] of the sender.
-    pub version: u32,
     /// The VM's name, for process titles and messages.
     pub name: String,
     /// The engine that runs the vCPUs; `auto` is resolved by the caller.
@@ -223,7 +257,6 @@ mod tests {
     #[test]
     fn a_start_message_is_read_as_it_was_written() {
         let message = ToSupervisor::Start(Box::new(VmConfig {
-            version: crate::VERSION,
             name: "a".into(),
             engine: Engine::Qemu,
             cpus: 2,
@@ -240,11 +273,10 @@ mod tests {
             run_dir: "/r".into(),
             console_to_stderr: false,
         }));
-        let json = serde_json::to_string(&message).unwrap();
-        assert_eq!(
-            serde_json::from_str::<ToSupervisor>(&json).unwrap(),
-            message
-        );
+        let packet = encode(&message).unwrap();
+        let decoded: ToSupervisor =
+            decode(&packet, Program::Supervisor, Program::CommandLine).unwrap();
+        assert_eq!(decoded, message);
     }
 
     #[test]

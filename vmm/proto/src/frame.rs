@@ -2,12 +2,16 @@
 //!
 //! Layout: one byte for the kind, four bytes for the payload length (little-endian), the payload. A
 //! payload longer than [`MAX_PAYLOAD`] bytes ends the session. Frames of kind [`Kind::Message`]
-//! hold one JSON message of [`crate::agent`]; all others hold raw bytes.
+//! hold one JSON message of [`crate::agent`]; all others hold raw bytes. The first frame of each
+//! direction follows an [`envelope`].
 
 use std::io::{self, Read, Write};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::VERSION;
+use crate::envelope::{self, Mismatch, Program};
 
 /// The maximum payload of a frame, in bytes. Data frames are limited to [`DATA_CHUNK`] by senders.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -77,6 +81,9 @@ pub enum FrameError {
         /// What was expected.
         expected: &'static str,
     },
+    /// The peer uses another version of the protocol.
+    #[error(transparent)]
+    Version(#[from] Mismatch),
     /// The stream ended before the expected frame.
     #[error("the peer closed the stream before sending {0}")]
     Closed(&'static str),
@@ -87,15 +94,68 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::TooLong`] above [`MAX_PAYLOAD`]; [`FrameError::Io`] from the stream.
 pub fn write_frame(stream: &mut impl Write, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
+    let mut buffer = Vec::with_capacity(HEADER + payload.len());
+    append_frame(&mut buffer, kind, payload)?;
+    stream.write_all(&buffer)?;
+    Ok(())
+}
+
+/// Appends one frame to `buffer`.
+///
+/// # Errors
+/// [`FrameError::TooLong`] above [`MAX_PAYLOAD`].
+pub fn append_frame(buffer: &mut Vec<u8>, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
     if payload.len() > MAX_PAYLOAD {
         return Err(FrameError::TooLong(payload.len()));
     }
-    let mut buffer = Vec::with_capacity(HEADER + payload.len());
     buffer.push(kind as u8);
     buffer.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     buffer.extend_from_slice(payload);
+    Ok(())
+}
+
+/// Writes the envelope and `message`: the first bytes of a direction, with a single `write_all`.
+///
+/// # Errors
+/// As [`write_frame`].
+pub fn write_opening<T: Serialize>(stream: &mut impl Write, message: &T) -> Result<(), FrameError> {
+    let mut buffer = envelope::envelope(VERSION).to_vec();
+    append_frame(&mut buffer, Kind::Message, &serde_json::to_vec(message)?)?;
     stream.write_all(&buffer)?;
     Ok(())
+}
+
+/// Reads the envelope and the first message of a direction, which errors call `what`.
+///
+/// # Errors
+/// [`FrameError::Version`] if `peer` uses another version; otherwise as [`read_message`].
+pub fn read_opening<T: DeserializeOwned>(
+    stream: &mut impl Read,
+    us: Program,
+    peer: Program,
+    what: &'static str,
+) -> Result<T, FrameError> {
+    let mut envelope = [0; envelope::LENGTH];
+    if !fill(stream, &mut envelope)? {
+        return Err(FrameError::Closed(what));
+    }
+    envelope::open(&envelope, us, peer)?;
+    read_message(stream, what)
+}
+
+/// Fills `buffer`. Returns false at the end of the stream.
+fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> Result<bool, FrameError> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) if filled == 0 => return Ok(false),
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(true)
 }
 
 /// Writes `message` as one [`Kind::Message`] frame.
@@ -113,15 +173,8 @@ pub fn write_message<T: Serialize>(stream: &mut impl Write, message: &T) -> Resu
 /// [`FrameError::UnknownKind`] for an invalid header.
 pub fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     let mut header = [0u8; HEADER];
-    let mut filled = 0;
-    while filled < HEADER {
-        match stream.read(&mut header[filled..]) {
-            Ok(0) if filled == 0 => return Ok(None),
-            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e.into()),
-        }
+    if !fill(stream, &mut header)? {
+        return Ok(None);
     }
     let kind = Kind::from_byte(header[0]).ok_or(FrameError::UnknownKind(header[0]))?;
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;

@@ -10,14 +10,16 @@
 //! - [`agent`]: the messages of an agent session. A session is one vsock stream from the host to
 //!   [`agent::AGENT_PORT`] in the guest; it carries one request and its replies.
 //! - [`frame`]: the framing of a session's stream.
+//! - [`envelope`]: the protocol version, which precedes the messages of all links.
 //! - [`error_chain`]: an error and its sources as one line, for all three processes.
 //!
-//! All three are built from the same source. [`VERSION`] is checked nevertheless, because a cached
-//! initramfs may contain an older guest agent.
+//! All three are built from the same source. [`VERSION`] is checked on every link nevertheless: an
+//! installation can be incomplete, and `run --supervisor` starts any program.
 
 pub mod agent;
 mod bytes;
 pub mod control;
+pub mod envelope;
 mod error_chain;
 pub mod frame;
 
@@ -25,4 +27,4 @@ pub use error_chain::error_chain;
 
 /// The protocol version of all messages in this crate. It is incremented with every incompatible
 /// change.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;

@@ -1,11 +1,14 @@
-//! The control socket: one JSON message per packet, with a file descriptor attached to some.
+//! The control socket: an envelope and one JSON message per packet, with a file descriptor attached to some.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, ToSupervisor};
+use microagent_proto::control::{
+    FromSupervisor, MAX_MESSAGE, PacketError, ToSupervisor, decode, encode,
+};
+use microagent_proto::envelope::{Mismatch, Program};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
 };
@@ -20,8 +23,11 @@ pub enum ControlError {
     /// An operation on the socket failed.
     #[error("control socket error")]
     Io(#[from] io::Error),
+    /// The peer uses another version of the protocol.
+    #[error(transparent)]
+    Version(Mismatch),
     /// A message is not valid JSON of a known message.
-    #[error("invalid control message")]
+    #[error("the control message cannot be parsed")]
     Message(#[from] serde_json::Error),
     /// The first message was not `Start`.
     #[error("the first control message is not Start")]
@@ -29,6 +35,15 @@ pub enum ControlError {
     /// A message that is not allowed in this state, or lacks its descriptor.
     #[error("unexpected control message")]
     Unexpected,
+}
+
+impl From<PacketError> for ControlError {
+    fn from(error: PacketError) -> Self {
+        match error {
+            PacketError::Version(mismatch) => ControlError::Version(mismatch),
+            PacketError::Message(error) => ControlError::Message(error),
+        }
+    }
 }
 
 impl From<rustix::io::Errno> for ControlError {
@@ -84,7 +99,7 @@ impl Control {
     /// # Errors
     /// When the peer has closed its end.
     pub fn send(&self, message: &FromSupervisor) -> Result<(), ControlError> {
-        let bytes = serde_json::to_vec(message)?;
+        let bytes = encode(message)?;
         loop {
             match send(&self.socket, &bytes, SendFlags::NOSIGNAL) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -97,7 +112,7 @@ impl Control {
     /// closed its end.
     ///
     /// # Errors
-    /// When the socket fails or the message is invalid.
+    /// When the socket fails, the message is invalid, or the peer uses another version.
     pub fn receive(&self) -> Result<Option<(ToSupervisor, Option<UnixStream>)>, ControlError> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -124,10 +139,9 @@ impl Control {
                 socket = descriptors.last().map(UnixStream::from);
             }
         }
-        Ok(Some((
-            serde_json::from_slice(&buffer[..received.bytes])?,
-            socket,
-        )))
+        let packet = &buffer[..received.bytes];
+        let message = decode(packet, Program::Supervisor, Program::CommandLine)?;
+        Ok(Some((message, socket)))
     }
 }
 
@@ -138,6 +152,9 @@ mod tests {
     use rustix::net::{
         AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, sendmsg, socketpair,
     };
+
+    use microagent_proto::VERSION;
+    use microagent_proto::envelope::envelope;
 
     use super::*;
 
@@ -160,10 +177,10 @@ mod tests {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let descriptors = [theirs.as_fd()];
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
-        let message = br#"{"connect":{"port":7}}"#;
+        let packet = encode(&ToSupervisor::Connect { port: 7 }).unwrap();
         sendmsg(
             &near,
-            &[IoSlice::new(message)],
+            &[IoSlice::new(&packet)],
             &mut ancillary,
             SendFlags::empty(),
         )
@@ -179,7 +196,9 @@ mod tests {
     #[test]
     fn a_closed_socket_is_the_end_and_an_unknown_message_an_error() {
         let (near, control) = pair();
-        send(&near, b"{}", SendFlags::empty()).unwrap();
+        let mut packet = envelope(VERSION).to_vec();
+        packet.extend(b"{}");
+        send(&near, &packet, SendFlags::empty()).unwrap();
         assert!(matches!(control.receive(), Err(ControlError::Message(_))));
         drop(near);
         assert!(control.receive().unwrap().is_none());

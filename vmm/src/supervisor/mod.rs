@@ -21,7 +21,8 @@ mod steps;
 use microagent_proto::control::{
     CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor, VmConfig,
 };
-use microagent_proto::{VERSION, error_chain};
+use microagent_proto::envelope::Mismatch;
+use microagent_proto::error_chain;
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::control::{Control, ControlError};
@@ -41,10 +42,16 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     let steps = Steps::default();
     steps.note(StepName::Supervisor);
     let prepared = (expected == Some(Engine::Kvm)).then(|| prepare(&steps));
-    let config = match control.receive()? {
-        Some((ToSupervisor::Start(config), None)) => config,
-        Some(_) => return Err(ControlError::NotStart),
-        None => return Ok(true),
+    let config = match control.receive() {
+        Ok(Some((ToSupervisor::Start(config), None))) => config,
+        Ok(Some(_)) => return Err(ControlError::NotStart),
+        Ok(None) => return Ok(true),
+        Err(ControlError::Version(mismatch)) => {
+            // A caller of another version reads at least the envelope.
+            control.send(&mismatch_message(mismatch))?;
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
     };
     steps.note(StepName::StartReceived);
     let console = Console::new(config.console_to_stderr);
@@ -73,10 +80,6 @@ fn prepare(steps: &Steps) -> Result<kvm::Prepared, EngineError> {
 /// Why a VM could not be run.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error(
-        "protocol mismatch: microagent uses version {0}, microagent-supervisor version {VERSION}"
-    )]
-    Version(u32),
     #[error(transparent)]
     Instance(#[from] InstanceError),
     #[error(transparent)]
@@ -90,9 +93,6 @@ enum Failure {
 impl Failure {
     fn into_message(self, console: &Console) -> FromSupervisor {
         let remediation = match &self {
-            Failure::Version(_) => Some(
-                "use the microagent-supervisor of the same installation as microagent".to_owned(),
-            ),
             Failure::Engine(error) => error.remediation(),
             Failure::Instance(error) => error.remediation(),
             Failure::Control(_) | Failure::Wait(_) => None,
@@ -105,6 +105,15 @@ impl Failure {
     }
 }
 
+/// The last message when another program uses another version of the protocol.
+fn mismatch_message(mismatch: Mismatch) -> FromSupervisor {
+    FromSupervisor::Failed {
+        message: mismatch.to_string(),
+        remediation: Some(mismatch.remediation()),
+        console: String::new(),
+    }
+}
+
 fn start(
     control: &Control,
     config: &VmConfig,
@@ -112,9 +121,6 @@ fn start(
     prepared: Option<Result<kvm::Prepared, EngineError>>,
     steps: &Steps,
 ) -> Result<Instance, Failure> {
-    if config.version != VERSION {
-        return Err(Failure::Version(config.version));
-    }
     Instance::start(control, config, console, prepared, steps)
 }
 
@@ -162,6 +168,57 @@ fn watch(
                     return Ok(None);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use microagent_proto::VERSION;
+    use microagent_proto::control::{MAX_MESSAGE, decode};
+    use microagent_proto::envelope::{Program, envelope};
+    use rustix::net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_command_line_of_another_version_gets_an_answer_with_ours() {
+        let without_envelope = br#"{"start":{"version":3}}"#;
+        for (packet, version) in [
+            (
+                &envelope(VERSION + 1)[..],
+                format!("version {}", VERSION + 1),
+            ),
+            (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
+            (without_envelope, "version 3 or older".into()),
+        ] {
+            let (near, far): (OwnedFd, OwnedFd) = socketpair(
+                AddressFamily::UNIX,
+                SocketType::SEQPACKET,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+            .unwrap();
+            send(&near, packet, SendFlags::empty()).unwrap();
+            assert!(!run(&Control::new(far), None).unwrap());
+            let mut answer = vec![0; MAX_MESSAGE];
+            let (length, _) = recv(&near, &mut answer[..], RecvFlags::empty()).unwrap();
+            let answer = &answer[..length];
+            let message = decode(answer, Program::CommandLine, Program::Supervisor).unwrap();
+            let FromSupervisor::Failed { message, .. } = message else {
+                panic!("{message:?}");
+            };
+            assert_eq!(
+                message,
+                format!(
+                    "protocol mismatch: microagent-supervisor uses version {VERSION}, \
+                     microagent {version}"
+                )
+            );
         }
     }
 }

@@ -4,10 +4,11 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use microagent_proto::VERSION;
 use microagent_proto::agent::Ready;
 use microagent_proto::control::FromSupervisor;
-use microagent_proto::frame::read_message;
+use microagent_proto::envelope::Program;
+use microagent_proto::error_chain;
+use microagent_proto::frame::{FrameError, read_opening};
 
 use super::Control;
 use super::steps::{Steps, monotonic_micros};
@@ -36,9 +37,14 @@ pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + S
 }
 
 fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
-    let message = match read_message::<Ready>(&mut stream, "the agent's report") {
+    let report = read_opening::<Ready>(
+        &mut stream,
+        Program::Supervisor,
+        Program::Agent,
+        "the agent's report",
+    );
+    let message = match report {
         Ok(Ready {
-            version: VERSION,
             started_micros,
             uptime_micros,
         }) => FromSupervisor::Ready {
@@ -47,15 +53,106 @@ fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
             started_micros,
             steps: steps.all(),
         },
-        Ok(Ready { version, .. }) => {
-            tracing::error!(version, "protocol mismatch with the guest agent");
-            return;
-        }
-        Err(error) => {
-            tracing::error!(%error, "invalid report from the guest agent");
-            return;
-        }
+        Err(FrameError::Version(mismatch)) => super::mismatch_message(mismatch),
+        // The caller would wait in vain for another report.
+        Err(error) => FromSupervisor::Failed {
+            message: format!(
+                "invalid report from the guest agent: {}",
+                error_chain(&error)
+            ),
+            remediation: None,
+            console: String::new(),
+        },
     };
     // Fails only when the caller has closed its end; then the VM is killed anyway.
     let _ = control.send(&message);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use microagent_proto::VERSION;
+    use microagent_proto::control::{MAX_MESSAGE, decode};
+    use microagent_proto::envelope::envelope;
+    use microagent_proto::frame::write_opening;
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+
+    use super::*;
+
+    /// What the caller receives when an agent sends `report` and closes its stream.
+    fn message_after(report: &[u8]) -> FromSupervisor {
+        let (near, far): (OwnedFd, OwnedFd) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let (mut agent, stream) = UnixStream::pair().unwrap();
+        agent.write_all(report).unwrap();
+        drop(agent);
+        forward(stream, &Control::new(far), &Steps::default());
+        let mut packet = vec![0; MAX_MESSAGE];
+        let (length, _) = recv(&near, &mut packet[..], RecvFlags::empty()).unwrap();
+        decode(&packet[..length], Program::CommandLine, Program::Supervisor).unwrap()
+    }
+
+    #[test]
+    fn the_report_of_an_agent_of_the_same_version_is_forwarded() {
+        let mut report = Vec::new();
+        let ready = Ready {
+            started_micros: 1,
+            uptime_micros: 2,
+        };
+        write_opening(&mut report, &ready).unwrap();
+        assert!(matches!(
+            message_after(&report),
+            FromSupervisor::Ready {
+                started_micros: 1,
+                uptime_micros: 2,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn an_agent_of_another_version_is_named_at_once() {
+        let without_envelope = br#"XXXXX{"version":3,"startedMicros":1,"uptimeMicros":2}"#;
+        for (report, version) in [
+            (
+                &envelope(VERSION + 1)[..],
+                format!("version {}", VERSION + 1),
+            ),
+            (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
+            (without_envelope, "version 3 or older".into()),
+        ] {
+            assert_eq!(
+                message_after(report),
+                FromSupervisor::Failed {
+                    message: format!(
+                        "protocol mismatch: microagent-supervisor uses version {VERSION}, \
+                         microagent-guest {version}"
+                    ),
+                    remediation: Some(
+                        "use the microagent-guest of the same installation as microagent".into()
+                    ),
+                    console: String::new(),
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn an_invalid_report_is_an_error_at_once() {
+        let FromSupervisor::Failed { message, .. } = message_after(b"") else {
+            panic!("not Failed");
+        };
+        assert_eq!(
+            message,
+            "invalid report from the guest agent: \
+             the peer closed the stream before sending the agent's report"
+        );
+    }
 }

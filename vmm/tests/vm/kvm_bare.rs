@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use microagent_proto::VERSION;
 use microagent_proto::control::{Engine, StopReason, VmConfig};
 use microagent_vmm::console::Console;
 use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, StepName, kvm};
@@ -62,7 +61,6 @@ fn boot_with(code: &[u8], initramfs: Option<&[u8]>) -> Guest {
         path
     };
     let config = VmConfig {
-        version: VERSION,
         name: "bare".into(),
         engine: Engine::Kvm,
         cpus: 1,

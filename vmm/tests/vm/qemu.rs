@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use crate::guest;
 use microagent_proto::control::{
     DiskConfig, DiskMode, Engine, FromSupervisor, MAX_MESSAGE, StopReason, ToSupervisor, VmConfig,
+    decode, encode,
 };
+use microagent_proto::envelope::Program;
 use microagent_tests::{skip, tool};
 use microagent_vmm::console::Console;
 use microagent_vmm::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, StepName, qemu};
@@ -55,7 +57,6 @@ fn skipped() -> bool {
 
 fn config(dir: &Path, kernel: &Path, initramfs: &Path, disks: Vec<DiskConfig>) -> VmConfig {
     VmConfig {
-        version: microagent_proto::VERSION,
         name: "test".into(),
         engine: Engine::Qemu,
         cpus: 2,
@@ -394,7 +395,7 @@ fn a_guest_that_hangs_is_diagnosed() {
     .unwrap();
     let supervisor = thread::spawn(move || supervisor::run(&Control::new(theirs), None).unwrap());
     let send = |message: &ToSupervisor| {
-        let bytes = serde_json::to_vec(message).unwrap();
+        let bytes = encode(message).unwrap();
         rustix::net::send(&control, &bytes, SendFlags::NOSIGNAL).unwrap();
     };
     let next = || -> FromSupervisor {
@@ -406,7 +407,7 @@ fn a_guest_that_hangs_is_diagnosed() {
         assert_eq!(n, 1, "the supervisor did not answer within {DEADLINE:?}");
         let mut bytes = vec![0; MAX_MESSAGE];
         let (length, _) = rustix::net::recv(&control, &mut bytes[..], RecvFlags::empty()).unwrap();
-        serde_json::from_slice(&bytes[..length]).unwrap()
+        decode(&bytes[..length], Program::CommandLine, Program::Supervisor).unwrap()
     };
 
     send(&ToSupervisor::Start(Box::new(config)));

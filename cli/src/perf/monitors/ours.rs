@@ -30,7 +30,6 @@ impl Ours<'_> {
     /// Milliseconds from the spawn of the supervisor to its report that the guest has stopped.
     pub(super) fn boot(&self, guest: &Guest) -> Result<f64, Failure> {
         let config = VmConfig {
-            version: microagent_proto::VERSION,
             name: "perf".into(),
             engine: self.engine,
             cpus: guest.cpus,

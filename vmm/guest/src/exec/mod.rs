@@ -11,7 +11,7 @@ mod stdio;
 use std::sync::Arc;
 
 use microagent_proto::agent::{Exec, Failure, Reply};
-use microagent_proto::frame::{FrameError, write_message};
+use microagent_proto::frame::{FrameError, write_message, write_opening};
 
 use crate::children::Children;
 use crate::stream::Stream;
@@ -31,7 +31,7 @@ pub fn run(
         Err(failure) => return Ok(Err(failure)),
     };
     let pid = running.child.pid();
-    write_message(stream, &Reply::Started { pid })?;
+    write_opening(stream, &Reply::Started { pid })?;
     let exited = stdio::forward(stream, running)?;
     write_message(stream, &Reply::Exited(exited))?;
     Ok(Ok(()))

@@ -15,10 +15,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use microagent_proto::VERSION;
 use microagent_proto::agent::{
     Configure, Exec, Exited, Failure, FailureKind, Input, Reply, Request, Root,
 };
-use microagent_proto::frame::{Kind, read_frame, write_frame, write_message};
+use microagent_proto::envelope::{LENGTH, Program, envelope};
+use microagent_proto::frame::{
+    Kind, read_frame, read_opening, write_frame, write_message, write_opening,
+};
 use microagent_tests::program;
 use tempfile::TempDir;
 
@@ -96,28 +100,33 @@ impl Session {
     }
 
     fn send(&mut self, request: &Request) {
-        write_message(&mut self.stream, request).unwrap();
+        write_opening(&mut self.stream, request).unwrap();
     }
 
     fn stdin(&mut self, bytes: &[u8]) {
         write_frame(&mut self.stream, Kind::Stdin, bytes).unwrap();
     }
 
-    fn reply(&mut self) -> Reply {
-        let frame = read_frame(&mut self.stream).unwrap().unwrap();
-        assert_eq!(frame.kind, Kind::Message);
-        serde_json::from_slice(&frame.payload).unwrap()
+    /// The first reply, after the agent's envelope.
+    fn first_reply(&mut self) -> Reply {
+        read_opening(
+            &mut self.stream,
+            Program::CommandLine,
+            Program::Agent,
+            "a reply",
+        )
+        .unwrap()
     }
 
     fn started(&mut self) -> u32 {
-        match self.reply() {
+        match self.first_reply() {
             Reply::Started { pid } => pid,
             other => panic!("{other:?}"),
         }
     }
 
     fn failure(&mut self) -> Failure {
-        let failure = match self.reply() {
+        let failure = match self.first_reply() {
             Reply::Failed(failure) => failure,
             other => panic!("{other:?}"),
         };

@@ -1,5 +1,7 @@
 //! User, environment and end of a command, and refused requests.
 
+use std::io::Read;
+
 use super::*;
 
 #[test]
@@ -248,6 +250,7 @@ fn invalid_and_unexpected_requests_are_refused() {
     assert_eq!(failure.message, "this VM is already configured");
 
     let mut session = Session::open(root.path());
+    session.stream.write_all(&envelope(VERSION)).unwrap();
     write_frame(
         &mut session.stream,
         Kind::Message,
@@ -260,8 +263,29 @@ fn invalid_and_unexpected_requests_are_refused() {
     assert_eq!(session.failure().message, "the command is empty");
 
     let mut session = Session::open(root.path());
+    session.stream.write_all(&envelope(VERSION)).unwrap();
     session.stream.write_all(&[9, 0, 0, 0, 0]).unwrap();
     assert!(read_frame(&mut session.stream).unwrap().is_none());
+}
+
+#[test]
+fn a_host_of_another_version_gets_the_envelope_alone() {
+    let root = scratch_root();
+    let mut of_version_3 = Vec::new();
+    write_message(&mut of_version_3, &Request::Exec(shell("echo run"))).unwrap();
+    for opening in [
+        &envelope(VERSION + 1)[..],
+        &envelope(VERSION - 1),
+        &of_version_3,
+    ] {
+        let mut session = Session::open(root.path());
+        session.stream.write_all(opening).unwrap();
+        let mut answer = [0; LENGTH];
+        session.stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, envelope(VERSION));
+        // The end, or a reset if the agent had not read everything.
+        assert!(!matches!(session.stream.read(&mut answer), Ok(1..)));
+    }
 }
 
 #[test]

@@ -106,7 +106,6 @@ impl Guest {
 /// The configuration of a VM for [`Guest`] inside the lab.
 pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
     VmConfig {
-        version: microagent_proto::VERSION,
         name: "lab".into(),
         engine: Engine::Kvm,
         cpus,
