@@ -7,6 +7,9 @@
 //! | `REF CMD ARG…` | the image's entrypoint, then `CMD ARG…` |
 //! | `--entrypoint E REF ARG…` | `E ARG…`; the image's default command is ignored |
 //! | `REF` alone | the image's entrypoint and default command |
+//!
+//! An entrypoint of one empty word, in the image or on the command line, is no entrypoint. A variable
+//! without `=` in the image is ignored: Docker passes it on as it is, where no program finds a value.
 
 use microagent_pipeline::ErrorKind;
 
@@ -43,6 +46,9 @@ pub fn argv(
         Some(program) => vec![program.clone()],
         None => image_entrypoint.to_vec(),
     };
+    if argv == [""] {
+        argv.clear();
+    }
     if !spec.words.is_empty() {
         argv.extend_from_slice(&spec.words);
     } else if spec.entrypoint.is_none() {
@@ -127,6 +133,31 @@ mod tests {
             let argv = argv(&what, &words(entrypoint), &words(command), "x").unwrap();
             assert_eq!(argv, words(expected), "{what:?}");
         }
+    }
+
+    #[test]
+    fn an_entrypoint_of_one_empty_word_is_none() {
+        let none = ["".to_owned()];
+        let run = |what: &CommandSpec, entrypoint: &[String], command: &str| {
+            argv(what, entrypoint, &words(command), "x").ok()
+        };
+        let image = spec(None, None, "");
+        assert_eq!(run(&image, &none, "sh -i"), Some(words("sh -i")));
+        assert_eq!(run(&image, &none, ""), None);
+        assert_eq!(run(&spec(None, None, "ls"), &none, "sh"), Some(words("ls")));
+        // The guest reports that there is no such program, as container engines do.
+        let program = ["".to_owned(), "x".to_owned()];
+        assert_eq!(
+            run(&image, &program, "sh"),
+            Some(vec!["".into(), "x".into(), "sh".into()])
+        );
+        assert_eq!(argv(&image, &[], &none, "x").unwrap(), none);
+        let mine = |rest| spec(None, Some(""), rest);
+        assert_eq!(
+            run(&mine("ls -l"), &words("/entry"), "sh"),
+            Some(words("ls -l"))
+        );
+        assert_eq!(run(&mine(""), &words("/entry"), "sh"), None);
     }
 
     #[test]

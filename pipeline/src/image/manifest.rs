@@ -4,9 +4,11 @@
 //! rejected. An index is resolved to this machine's platform.
 
 use microagent_cas::Digest;
-use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
-use serde::Deserialize;
 
+pub use super::document::ImageConfig;
+use super::document::{AnyManifest, Configuration};
+pub(crate) use super::document::{Descriptor, Index, Manifest};
+use super::go_json;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// The maximum size of an index, a manifest or a configuration, in bytes.
@@ -48,56 +50,6 @@ impl LayerDescriptor {
     }
 }
 
-/// How to run the image: the `config` part of its configuration.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ImageConfig {
-    /// Environment variables, as `NAME=value`.
-    #[serde(deserialize_with = "list")]
-    pub env: Vec<String>,
-    /// The working directory; empty means the root.
-    #[serde(deserialize_with = "text")]
-    pub working_dir: String,
-    /// `user`, `uid`, `user:group`, `uid:gid`, …; empty means root.
-    #[serde(deserialize_with = "text")]
-    pub user: String,
-    /// The prefix of every command.
-    #[serde(deserialize_with = "list")]
-    pub entrypoint: Vec<String>,
-    /// The command when none is given.
-    #[serde(deserialize_with = "list")]
-    pub cmd: Vec<String>,
-    /// The signal for a graceful stop, if the image defines one.
-    pub stop_signal: Option<String>,
-}
-
-/// Docker writes `null` for empty values.
-fn list<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
-    Ok(Option::deserialize(input)?.unwrap_or_default())
-}
-
-fn text<'de, D: serde::Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(input)?.unwrap_or_default())
-}
-
-/// The used parts of an image configuration. The type of `oci-spec` is not used
-/// because it rejects valid configurations of Docker over unused fields.
-#[derive(Debug, Deserialize)]
-struct ConfigDocument {
-    #[serde(default, deserialize_with = "text")]
-    architecture: String,
-    #[serde(default, deserialize_with = "text")]
-    os: String,
-    config: Option<ImageConfig>,
-    rootfs: RootfsDocument,
-}
-
-#[derive(Debug, Deserialize)]
-struct RootfsDocument {
-    #[serde(default, deserialize_with = "list")]
-    diff_ids: Vec<String>,
-}
-
 /// Why an image's documents cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,7 +63,7 @@ pub enum ManifestError {
     },
     #[error("image {image} has a manifest in Docker schema 1, which is not supported")]
     Schema1 { image: String },
-    #[error("{image} is not a container image but {media_type}")]
+    #[error("{image} is not a container image but {}", if media_type.is_empty() { "without a media type" } else { media_type })]
     NotAnImage { image: String, media_type: String },
     #[error("image {image} is for {}; this machine runs {}/{}", available.join(", "), PLATFORM.0, PLATFORM.1)]
     Platform {
@@ -147,8 +99,10 @@ impl Diagnosis for ManifestError {
 
     fn remediation(&self) -> Option<String> {
         Some(match self {
-            ManifestError::Schema1 { .. } => {
-                "pull it with an old version of Docker and push it again in a current format".into()
+            ManifestError::Schema1 { image } => {
+                format!(
+                    "convert it with `skopeo copy docker://{image} oci:DIR:TAG` and use oci:DIR:TAG"
+                )
             }
             ManifestError::Platform { .. } => format!(
                 "use an image that is also built for {}/{}",
@@ -166,69 +120,117 @@ impl Diagnosis for ManifestError {
 /// An index or a manifest.
 #[derive(Debug)]
 pub(crate) enum Document {
-    Index(Box<ImageIndex>),
-    Manifest(Box<ImageManifest>),
+    Index(Box<Index>),
+    Manifest(Box<Manifest>),
 }
 
-/// Parses an index or a manifest; `media_type` is the one it was received with.
+/// The media types of configurations in Docker manifests. Old registries and build tools gave a
+/// configuration one of the last four (distribution/distribution#1621); Docker takes them for images.
+const DOCKER_CONFIGS: [&str; 6] = [
+    DOCKER_CONFIG,
+    OCI_CONFIG,
+    "application/octet-stream",
+    "application/json",
+    "text/html",
+    "",
+];
+
+impl Manifest {
+    /// Whether this is an OCI manifest rather than a Docker one.
+    pub(crate) fn is_oci(&self) -> bool {
+        match self.media_type.as_str() {
+            "" => self.config.media_type == OCI_CONFIG,
+            media_type => media_type == OCI_MANIFEST,
+        }
+    }
+
+    fn is_image(&self) -> bool {
+        let config = self.config.media_type.as_str();
+        match self.media_type == OCI_MANIFEST {
+            true => config == OCI_CONFIG || config == DOCKER_CONFIG,
+            false => DOCKER_CONFIGS.contains(&config),
+        }
+    }
+}
+
+/// Parses an index or a manifest; `announced` is the media type that it was received with. The
+/// document's own media type has priority, and its fields decide if neither names a known type: some
+/// registries serve every document as `application/json` or `text/plain`.
 pub(crate) fn parse(
     bytes: &[u8],
-    media_type: Option<&str>,
+    announced: Option<&str>,
     image: &str,
 ) -> Result<Document, ManifestError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Probe {
-        schema_version: Option<u32>,
-        media_type: Option<String>,
-        manifests: Option<serde::de::IgnoredAny>,
-    }
-    let malformed = |what| {
-        move |error: serde_json::Error| ManifestError::Malformed {
-            image: image.to_owned(),
-            what,
-            reason: error.to_string(),
-        }
+    let malformed = |what, reason: String| ManifestError::Malformed {
+        image: image.to_owned(),
+        what,
+        reason,
     };
-    let probe: Probe = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
-    let media_type = probe.media_type.as_deref().or(media_type).unwrap_or("");
-    if probe.schema_version == Some(1) || media_type.starts_with(DOCKER_SCHEMA_1) {
+    let any: AnyManifest =
+        go_json::from_slice(bytes).map_err(|error| malformed("manifest", error.to_string()))?;
+    let is_schema_1 = |media_type: &str| media_type.starts_with(DOCKER_SCHEMA_1);
+    let is_named_schema_1 = match any.media_type.as_str() {
+        "" => announced.is_some_and(is_schema_1) && any.config.is_none() && any.manifests.is_none(),
+        media_type => is_schema_1(media_type),
+    };
+    if any.schema_version == 1 || is_named_schema_1 {
         return Err(ManifestError::Schema1 {
             image: image.to_owned(),
         });
     }
-    let is_index = matches!(media_type, OCI_INDEX | DOCKER_LIST);
-    let is_manifest = matches!(media_type, OCI_MANIFEST | DOCKER_MANIFEST);
-    // A document without a media type is identified by its fields.
-    if is_index || (!is_manifest && probe.manifests.is_some()) {
-        let index = serde_json::from_slice(bytes).map_err(malformed("index"))?;
-        return Ok(Document::Index(Box::new(index)));
+    let is_index = match any.media_type.as_str() {
+        OCI_INDEX | DOCKER_LIST => true,
+        OCI_MANIFEST | DOCKER_MANIFEST => false,
+        _ => any.manifests.is_some(),
+    };
+    // A document that one tool reads as an index and another as a manifest (CVE-2021-41190).
+    let has_layers = any.layers.is_some() || any.config.is_some() || any.fs_layers.0;
+    if any.manifests.is_some() && has_layers || is_index && any.manifests.is_none() && has_layers {
+        let reason = "it has the fields of an index and of a manifest".to_owned();
+        return Err(malformed("manifest", reason));
     }
-    let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(malformed("manifest"))?;
-    let config_type = manifest.config().media_type().to_string();
-    if config_type != OCI_CONFIG && config_type != DOCKER_CONFIG {
-        return Err(ManifestError::NotAnImage {
+    if is_index {
+        return Ok(Document::Index(Box::new(Index {
+            manifests: any.manifests.unwrap_or_default(),
+        })));
+    }
+    let config = any
+        .config
+        .ok_or_else(|| malformed("manifest", "it does not name a configuration".into()))?;
+    let media_type = match (any.media_type.as_str(), announced) {
+        ("", Some(known @ (OCI_MANIFEST | DOCKER_MANIFEST))) => known.to_owned(),
+        _ => any.media_type,
+    };
+    let manifest = Manifest {
+        media_type,
+        config,
+        layers: any.layers.unwrap_or_default(),
+    };
+    match manifest.is_image() {
+        true => Ok(Document::Manifest(Box::new(manifest))),
+        false => Err(ManifestError::NotAnImage {
             image: image.to_owned(),
-            media_type: config_type,
-        });
+            media_type: manifest.config.media_type,
+        }),
     }
-    Ok(Document::Manifest(Box::new(manifest)))
+}
+
+/// Parses the `index.json` of an image layout.
+///
+/// # Errors
+/// When it is not valid.
+pub(crate) fn parse_index(bytes: &[u8]) -> Result<Index, serde_json::Error> {
+    go_json::from_slice(bytes)
 }
 
 /// The entry of an index that is for this platform.
-pub(crate) fn choose<'a>(
-    index: &'a ImageIndex,
-    image: &str,
-) -> Result<&'a Descriptor, ManifestError> {
+pub(crate) fn choose<'a>(index: &'a Index, image: &str) -> Result<&'a Descriptor, ManifestError> {
     let platform = |descriptor: &Descriptor| {
-        let platform = descriptor.platform().as_ref()?;
-        Some((
-            platform.os().to_string(),
-            platform.architecture().to_string(),
-        ))
+        let platform = descriptor.platform.as_ref()?;
+        Some((platform.os.clone(), platform.architecture.clone()))
     };
     let ours = (PLATFORM.0.to_owned(), PLATFORM.1.to_owned());
-    let manifests = index.manifests();
+    let manifests = &index.manifests;
     if let Some(found) = manifests
         .iter()
         .find(|m| platform(m).as_ref() == Some(&ours))
@@ -236,7 +238,7 @@ pub(crate) fn choose<'a>(
         return Ok(found);
     }
     // An entry without a platform is chosen only if it is the only such entry.
-    let mut silent = manifests.iter().filter(|m| m.platform().is_none());
+    let mut silent = manifests.iter().filter(|m| m.platform.is_none());
     if let (Some(found), None) = (silent.next(), silent.next()) {
         return Ok(found);
     }
@@ -256,7 +258,7 @@ pub(crate) fn choose<'a>(
 
 /// The digest of a descriptor.
 pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, ManifestError> {
-    let text = descriptor.digest().to_string();
+    let text = &descriptor.digest;
     text.parse().map_err(|_| ManifestError::Malformed {
         image: image.to_owned(),
         what: "manifest",
@@ -264,24 +266,35 @@ pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, Man
     })
 }
 
+/// The size in bytes of the blob of a descriptor.
+fn size(descriptor: &Descriptor, image: &str) -> Result<u64, ManifestError> {
+    u64::try_from(descriptor.size).map_err(|_| ManifestError::Malformed {
+        image: image.to_owned(),
+        what: "manifest",
+        reason: format!("{} has the size {}", descriptor.digest, descriptor.size),
+    })
+}
+
 /// The OCI form of a manifest. A Docker manifest differs only in its media
 /// types, but readers of OCI layouts reject them.
-pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
+pub(crate) fn as_oci(manifest: &Manifest) -> serde_json::Value {
     let entry = |descriptor: &Descriptor, media_type: &str| {
         serde_json::json!({
             "mediaType": media_type,
-            "digest": descriptor.digest().to_string(),
-            "size": descriptor.size(),
+            "digest": descriptor.digest,
+            "size": descriptor.size,
         })
     };
-    let layers: Vec<_> = (manifest.layers().iter())
+    let layers: Vec<_> = (manifest.layers.iter())
         .map(|layer| {
-            let media_type = layer.media_type().to_string();
+            let media_type = &layer.media_type;
             let oci = match media_type.rsplit_once("diff.tar") {
                 Some((_, "")) => OCI_LAYER.to_owned(),
                 // `.gzip`, and `.zstd` as some builders write it.
                 Some((_, compression)) => format!("{OCI_LAYER}{}", compression.replace('.', "+")),
-                None => media_type,
+                None if media_type.starts_with("application/vnd.") => media_type.clone(),
+                // As old as the configurations without a proper type.
+                None => OCI_LAYER_GZIP.to_owned(),
             };
             entry(layer, &oci)
         })
@@ -289,7 +302,7 @@ pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
     serde_json::json!({
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "config": entry(manifest.config(), OCI_CONFIG),
+        "config": entry(&manifest.config, OCI_CONFIG),
         "layers": layers,
     })
 }
@@ -298,7 +311,7 @@ pub(crate) fn as_oci(manifest: &ImageManifest) -> serde_json::Value {
 /// manifest with their diff ids.
 pub(crate) fn read_config(
     bytes: &[u8],
-    manifest: &ImageManifest,
+    manifest: &Manifest,
     image: &str,
 ) -> Result<(ImageConfig, Vec<LayerDescriptor>), ManifestError> {
     let malformed = |reason: String| ManifestError::Malformed {
@@ -306,8 +319,8 @@ pub(crate) fn read_config(
         what: "configuration",
         reason,
     };
-    let document: ConfigDocument =
-        serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+    let document: Configuration =
+        go_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
     // Old images do not name a platform.
     let differs = |said: &str, ours: &str| !said.is_empty() && said != ours;
     if differs(&document.os, PLATFORM.0) || differs(&document.architecture, PLATFORM.1) {
@@ -317,24 +330,24 @@ pub(crate) fn read_config(
         });
     }
     let diff_ids = document.rootfs.diff_ids;
-    if diff_ids.len() != manifest.layers().len() {
+    if diff_ids.len() != manifest.layers.len() {
         return Err(malformed(format!(
             "it has {} layers, the manifest has {}",
             diff_ids.len(),
-            manifest.layers().len()
+            manifest.layers.len()
         )));
     }
     let mut layers = Vec::new();
-    for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
+    for (descriptor, diff_id) in manifest.layers.iter().zip(diff_ids) {
         layers.push(LayerDescriptor {
             digest: digest(descriptor, image)?,
-            size: descriptor.size(),
+            size: size(descriptor, image)?,
             diff_id: (diff_id.parse())
                 .map_err(|_| malformed(format!("{diff_id:?} is not a sha256 digest")))?,
-            media_type: descriptor.media_type().to_string(),
+            media_type: descriptor.media_type.clone(),
         });
     }
-    Ok((document.config.unwrap_or_default(), layers))
+    Ok((document.config, layers))
 }
 
 #[cfg(test)]

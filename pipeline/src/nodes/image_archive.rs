@@ -178,10 +178,8 @@ pub(crate) fn import(
 ) -> Result<Vec<Image>, ImageArchiveFailure> {
     let store = engine.store();
     let mut imported = Vec::new();
-    for entry in source::archive_index(path)?.manifests() {
-        let Some(annotations) = entry.annotations() else {
-            continue;
-        };
+    for entry in source::archive_index(path)?.manifests {
+        let annotations = &entry.annotations;
         let Some(name) = annotations.get(ANNOTATION_REF_NAME) else {
             continue;
         };

@@ -21,8 +21,8 @@ use crate::engine::Engine;
 use crate::engine::node::{NodeSpec, Outputs};
 use crate::engine::progress::{Event, Stage, short};
 use crate::image::manifest::{
-    self, DOCKER_MANIFEST, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING,
-    ManifestError, PLATFORM,
+    self, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING, ManifestError,
+    PLATFORM,
 };
 use crate::image::reference::Reference;
 use crate::source::{self, LayerStream, RawDocument, Registries, Source, SourceFailure};
@@ -214,19 +214,17 @@ fn find(
                 document.bytes = stored_or(store, &digest, name, "manifest", || {
                     source.manifest(&digest)
                 })?;
-                document.media_type = Some(chosen.media_type().to_string());
+                document.media_type = Some(chosen.media_type.clone());
             }
             Document::Manifest(manifest) => {
-                let config_digest = manifest::digest(manifest.config(), name)?;
+                let config_digest = manifest::digest(&manifest.config, name)?;
                 let bytes = stored_or(store, &config_digest, name, "configuration", || {
                     source.config(&config_digest)
                 })?;
                 let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
-                let declared = manifest.media_type().as_ref().map(MediaType::to_string);
-                let media_type = declared.or(document.media_type);
-                let oci = match media_type.as_deref() {
-                    Some(DOCKER_MANIFEST) => manifest::as_oci(&manifest).to_string().into_bytes(),
-                    _ => document.bytes.clone(),
+                let oci = match manifest.is_oci() {
+                    true => document.bytes.clone(),
+                    false => manifest::as_oci(&manifest).to_string().into_bytes(),
                 };
                 let oci_manifest = store.put_bytes(&oci)?;
                 let digest = Digest::of(&document.bytes);

@@ -9,13 +9,13 @@ use std::fmt;
 use std::path::Path;
 
 use microagent_cas::{Digest, Store};
-use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
+use oci_spec::image::ANNOTATION_REF_NAME;
 
 use self::files::Directory;
 use super::archive::{Archive, blob_name};
 use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
 use super::{LayerStream, RawDocument, Source};
-use crate::image::manifest::{self, LayerDescriptor};
+use crate::image::manifest::{self, Descriptor, Index, LayerDescriptor};
 use crate::image::reference::Selector;
 
 /// Access to the files of a layout by name.
@@ -85,13 +85,13 @@ fn open_archive(path: &Path) -> Result<Archive, ArchiveError> {
 }
 
 /// Reads the index of the layout in the tar file `path`.
-pub(super) fn index_of_archive(path: &Path) -> Result<ImageIndex, ArchiveError> {
+pub(super) fn index_of_archive(path: &Path) -> Result<Index, ArchiveError> {
     let bytes = open_archive(path)?.read("index.json")?;
     parse_index(&bytes).map_err(|problem| problem.at(path))
 }
 
-fn parse_index(bytes: &[u8]) -> Result<ImageIndex, ArchiveProblem> {
-    serde_json::from_slice(bytes).map_err(|error| ArchiveProblem::Malformed {
+fn parse_index(bytes: &[u8]) -> Result<Index, ArchiveProblem> {
+    manifest::parse_index(bytes).map_err(|error| ArchiveProblem::Malformed {
         name: "index.json".into(),
         reason: error.to_string(),
     })
@@ -131,24 +131,24 @@ fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> 
     };
     let index = parse_index(index)?;
     let names = || -> Vec<String> {
-        let names = index.manifests().iter().filter_map(ref_name);
+        let names = index.manifests.iter().filter_map(ref_name);
         names.map(str::to_owned).collect()
     };
     let root = |descriptor: &Descriptor| -> Result<Root, ArchiveProblem> {
         Ok(Root {
             digest: manifest::digest(descriptor, "index.json")
                 .map_err(|error| malformed(error.to_string()))?,
-            media_type: descriptor.media_type().to_string(),
+            media_type: descriptor.media_type.clone(),
         })
     };
     match select {
-        Selector::Only => match index.manifests().as_slice() {
+        Selector::Only => match index.manifests.as_slice() {
             [] => Err(ArchiveProblem::Empty),
             [only] => root(only),
             _ => Err(ArchiveProblem::Ambiguous { available: names() }),
         },
         Selector::Name(name) => {
-            let found = (index.manifests().iter()).find(|m| ref_name(m) == Some(name));
+            let found = (index.manifests.iter()).find(|m| ref_name(m) == Some(name));
             found
                 .ok_or_else(|| ArchiveProblem::NoSuchImage {
                     name: name.clone(),
@@ -159,17 +159,16 @@ fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> 
         // The manifest may be listed only in a nested index. A missing one is
         // reported when it is read.
         Selector::Digest(digest) => {
-            let entry =
-                (index.manifests().iter()).find(|m| m.digest().to_string() == digest.to_string());
+            let entry = (index.manifests.iter()).find(|m| m.digest == digest.to_string());
             Ok(Root {
                 digest: *digest,
-                media_type: entry.map_or_else(String::new, |m| m.media_type().to_string()),
+                media_type: entry.map_or_else(String::new, |m| m.media_type.clone()),
             })
         }
     }
 }
 
 fn ref_name(descriptor: &Descriptor) -> Option<&str> {
-    let annotations = descriptor.annotations().as_ref()?;
-    annotations.get(ANNOTATION_REF_NAME).map(String::as_str)
+    let name = descriptor.annotations.get(ANNOTATION_REF_NAME);
+    name.map(String::as_str)
 }

@@ -13,9 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
-use oci_spec::image::ImageIndex;
 
-use crate::image::manifest::LayerDescriptor;
+use crate::image::manifest::{Index, LayerDescriptor};
 use crate::image::reference::Reference;
 
 pub(crate) use error::SourceFailure;
@@ -68,7 +67,7 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
 }
 
 /// Reads the `index.json` of an OCI archive, which lists its images.
-pub(crate) fn archive_index(path: &Path) -> Result<ImageIndex, ArchiveError> {
+pub(crate) fn archive_index(path: &Path) -> Result<Index, ArchiveError> {
     layout::index_of_archive(path)
 }
 

@@ -4,8 +4,8 @@
 use microagent_cas::Digest;
 use microagent_pipeline::ErrorKind;
 use microagent_tests::image::Layout;
-use microagent_tests::or_skip;
 use microagent_tests::registry::{Registry, Setup};
+use microagent_tests::{or_skip, tool};
 use serde_json::{Value, json};
 
 use crate::support::{TestDir, build, chain, layer};
@@ -272,5 +272,24 @@ fn a_schema_1_manifest_is_refused_with_a_remediation() {
         pushed.reference("old")
     );
     assert_eq!(error.to_string(), expected);
-    assert!(error.remediation().unwrap().contains("push"));
+    let copied = tempfile::tempdir().unwrap();
+    let layout = format!("oci:{}:v1", copied.path().join("layout").display());
+    let source = format!("docker://{}", pushed.reference("old"));
+    let expected =
+        format!("convert it with `skopeo copy {source} oci:DIR:TAG` and use oci:DIR:TAG");
+    assert_eq!(error.remediation(), Some(expected));
+    let flags = ["copy", "--insecure-policy", "--src-tls-verify=false"];
+    tool::run("skopeo", flags.into_iter().chain([&*source, &*layout])).unwrap();
+    let rootfs = build(&TestDir::new(), &layout).unwrap();
+    assert_eq!(rootfs.digest, pushed.rootfs);
+}
+
+#[test]
+fn a_manifest_of_an_old_registry_builds() {
+    let pushed = or_skip!(Pushed::new(&Setup::default()));
+    pushed.copy("docker", &["--format", "v2s2"]);
+    let mut manifest = pushed.get("docker", DOCKER_MANIFEST);
+    manifest["config"]["mediaType"] = json!("application/octet-stream");
+    pushed.put("old", DOCKER_MANIFEST, &manifest);
+    pushed.assert_builds("old");
 }

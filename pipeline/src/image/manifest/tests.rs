@@ -20,9 +20,9 @@ fn chosen(platforms: &[Option<(&str, &str)>]) -> Result<usize, String> {
         entry["size"] = json!(size);
     }
     let index = json!({ "schemaVersion": 2, "manifests": entries });
-    let index: ImageIndex = serde_json::from_value(index).unwrap();
+    let index = parse_index(index.to_string().as_bytes()).unwrap();
     match choose(&index, "x/y:z") {
-        Ok(found) => Ok(found.size() as usize),
+        Ok(found) => Ok(found.size as usize),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -45,14 +45,20 @@ fn the_entry_for_this_platform_is_chosen() {
     );
 }
 
-fn manifest(layers: usize) -> ImageManifest {
+fn manifest_document(layers: usize) -> serde_json::Value {
     let layer = json!({ "mediaType": OCI_LAYER, "digest": format!("sha256:{HEX}"), "size": 5 });
-    serde_json::from_value(json!({
+    json!({
         "schemaVersion": 2,
         "config": { "mediaType": OCI_CONFIG, "digest": format!("sha256:{HEX}"), "size": 5 },
         "layers": vec![layer; layers],
-    }))
-    .unwrap()
+    })
+}
+
+fn manifest(layers: usize) -> Manifest {
+    match parse(manifest_document(layers).to_string().as_bytes(), None, "x").unwrap() {
+        Document::Manifest(manifest) => *manifest,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn config(
@@ -119,7 +125,7 @@ fn the_kind_of_a_document_is_detected() {
     let index = json!({ "schemaVersion": 2, "manifests": [] });
     assert_eq!(kind(index.clone(), None), "index");
     assert_eq!(kind(index, Some(DOCKER_LIST)), "index");
-    let whole = serde_json::to_value(manifest(1)).unwrap();
+    let whole = manifest_document(1);
     assert_eq!(kind(whole.clone(), Some(DOCKER_MANIFEST)), "manifest");
     assert_eq!(kind(whole.clone(), None), "manifest");
     let mut chart = whole;
@@ -133,6 +139,119 @@ fn the_kind_of_a_document_is_detected() {
         "image x has a manifest in Docker schema 1, which is not supported"
     );
     assert!(kind(json!([]), None).starts_with("the manifest of x is not valid"));
+}
+
+#[test]
+fn old_and_careless_manifests_are_taken_for_what_docker_takes_them() {
+    let read = |change: &dyn Fn(&mut serde_json::Value), announced| {
+        let mut document = manifest_document(1);
+        change(&mut document);
+        match parse(document.to_string().as_bytes(), announced, "x") {
+            Ok(Document::Index(_)) => "index".to_owned(),
+            Ok(Document::Manifest(found)) if found.is_oci() => "oci".to_owned(),
+            Ok(Document::Manifest(found)) => {
+                let oci = as_oci(&found);
+                assert_eq!(oci["mediaType"], OCI_MANIFEST);
+                assert_eq!(oci["config"]["mediaType"], OCI_CONFIG);
+                assert_eq!(oci["layers"][0]["digest"], format!("sha256:{HEX}"));
+                format!("docker {}", oci["layers"][0]["mediaType"].as_str().unwrap())
+            }
+            Err(error) => error.to_string(),
+        }
+    };
+    let gzip = format!("docker {OCI_LAYER_GZIP}");
+    // distribution/distribution#1621: the type that a registry gave a configuration at its upload.
+    for config in [
+        DOCKER_CONFIG,
+        "application/octet-stream",
+        "application/json",
+        "text/html",
+    ] {
+        let docker = |document: &mut serde_json::Value| {
+            document["mediaType"] = json!(DOCKER_MANIFEST);
+            document["config"]["mediaType"] = json!(config);
+            document["layers"][0]["mediaType"] =
+                json!("application/vnd.docker.image.rootfs.diff.tar.gzip");
+        };
+        assert_eq!(read(&docker, Some(DOCKER_MANIFEST)), gzip);
+        // A wrong or missing `Content-Type`.
+        for announced in [
+            None,
+            Some("application/json"),
+            Some("text/plain"),
+            Some(OCI_INDEX),
+        ] {
+            assert_eq!(read(&docker, announced), gzip, "{config} {announced:?}");
+        }
+    }
+    let bare = |document: &mut serde_json::Value| {
+        for descriptor in ["/config", "/layers/0"] {
+            let descriptor = document.pointer_mut(descriptor).unwrap();
+            descriptor.as_object_mut().unwrap().remove("mediaType");
+        }
+        document.as_object_mut().unwrap().remove("schemaVersion");
+    };
+    assert_eq!(read(&bare, None), gzip);
+    assert_eq!(read(&bare, Some(DOCKER_MANIFEST)), gzip);
+    assert_eq!(
+        read(&bare, Some(OCI_MANIFEST)),
+        "x is not a container image but without a media type"
+    );
+    assert_eq!(read(&|_| {}, Some("text/plain")), "oci");
+    // Fields in another case, and `null` for what is not there.
+    let other_case = |document: &mut serde_json::Value| {
+        document["Layers"] = document["layers"].take();
+        document.as_object_mut().unwrap().remove("layers");
+        document["manifests"] = json!(null);
+        document["annotations"] = json!(null);
+        document["config"]["urls"] = json!(null);
+        document["config"]["platform"] = json!(null);
+    };
+    assert_eq!(read(&other_case, None), "oci");
+    // An artifact in an OCI manifest.
+    let artifact = |document: &mut serde_json::Value| {
+        document["mediaType"] = json!(OCI_MANIFEST);
+        document["config"]["mediaType"] = json!("application/octet-stream");
+    };
+    assert_eq!(
+        read(&artifact, None),
+        "x is not a container image but application/octet-stream"
+    );
+    // CVE-2021-41190.
+    let ambiguous =
+        "the manifest of x is not valid: it has the fields of an index and of a manifest";
+    for media_type in ["", OCI_INDEX, OCI_MANIFEST, DOCKER_MANIFEST, DOCKER_LIST] {
+        let both = |document: &mut serde_json::Value| {
+            document["mediaType"] = json!(media_type);
+            document["Manifests"] = json!([]);
+        };
+        assert_eq!(read(&both, None), ambiguous, "{media_type}");
+    }
+    let wrong = |document: &mut serde_json::Value| document["mediaType"] = json!(OCI_INDEX);
+    assert_eq!(read(&wrong, None), ambiguous);
+    assert_eq!(
+        read(&|document| document["config"] = json!(null), None),
+        "the manifest of x is not valid: it does not name a configuration"
+    );
+    assert_eq!(
+        read(&|document| document["schemaVersion"] = json!("2"), None),
+        "the manifest of x is not valid: invalid type: string \"2\", expected i64 at line 1 column 336"
+    );
+}
+
+#[test]
+fn a_negative_size_is_refused() {
+    let mut document = manifest_document(1);
+    document["layers"][0]["size"] = json!(-1);
+    let Ok(Document::Manifest(manifest)) = parse(document.to_string().as_bytes(), None, "x") else {
+        panic!("{document}");
+    };
+    let config = json!({ "rootfs": { "diff_ids": [format!("sha256:{HEX}")] } });
+    let error = read_config(config.to_string().as_bytes(), &manifest, "x").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("the manifest of x is not valid: sha256:{HEX} has the size -1")
+    );
 }
 
 proptest! {
