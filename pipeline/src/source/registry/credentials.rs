@@ -1,24 +1,26 @@
 //! Registry credentials from the files that `docker login`, `podman login` and
-//! `skopeo login` write (containers-auth.json(5)).
+//! `skopeo login` write (containers-auth.json(5)), read as skopeo reads them.
 //!
-//! If `$REGISTRY_AUTH_FILE` is set, only that file is read, and it must exist.
-//! Otherwise the files are `$XDG_RUNTIME_DIR/containers/auth.json` and `config.json`
-//! in `$DOCKER_CONFIG` or `~/.docker`; the first one with an entry for the image is
-//! used, and missing files are ignored.
+//! If `$REGISTRY_AUTH_FILE` is set, only that file is read, and it must exist. Otherwise the files
+//! are those of `search_path`; the first one with an entry for the image is used, missing files are
+//! ignored, and an unusable file is an error only if no other file has an entry. Entries for other
+//! registries are not looked at.
 //!
 //! A file may refer to a credential helper, which is a program. Helpers are never
 //! run; the name is kept for the error message.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::error::RegistryProblem;
+use crate::image::go_json::{self, Decode, Fields};
 use crate::image::reference::{DOCKER_HUB, RegistryReference};
 
 /// The variable with the path of the file.
@@ -71,31 +73,67 @@ pub(super) enum Lookup {
     },
 }
 
-/// The parsed files.
+/// The files, each with its content or the reason why it cannot be used.
 #[derive(Debug)]
 pub(super) struct Keyring {
-    files: Vec<(PathBuf, AuthFile)>,
+    files: Vec<(PathBuf, Result<AuthFile, String>)>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default)]
 struct AuthFile {
-    auths: Option<HashMap<String, Auth>>,
-    cred_helpers: Option<HashMap<String, String>>,
-    creds_store: Option<String>,
+    auths: BTreeMap<String, Entry>,
+    cred_helpers: BTreeMap<String, Entry>,
+    creds_store: Entry,
 }
 
-#[derive(Deserialize)]
-struct Auth {
-    auth: Option<String>,
-    username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
+impl Fields for AuthFile {
+    const NAMES: &'static [&'static str] = &["auths", "credHelpers", "credsStore"];
+
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &str, input: D) -> Result<(), D::Error> {
+        match name {
+            "auths" => self.auths.decode(input),
+            "credHelpers" => self.cred_helpers.decode(input),
+            _ => self.creds_store.decode(input),
+        }
+    }
 }
 
-impl std::fmt::Debug for Auth {
+/// A value that is decoded only if it is for the image's registry.
+#[derive(Default)]
+struct Entry(Value);
+
+impl Decode for Entry {
+    fn decode<'de, D: Deserializer<'de>>(&mut self, input: D) -> Result<(), D::Error> {
+        self.0 = Value::deserialize(input)?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Auth(…)")
+        f.write_str("Entry(…)")
+    }
+}
+
+/// The entry of a registry.
+#[derive(Default)]
+struct Auth {
+    auth: String,
+    username: String,
+    password: String,
+    identitytoken: String,
+}
+
+impl Fields for Auth {
+    const NAMES: &'static [&'static str] = &["auth", "username", "password", "identitytoken"];
+
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &str, input: D) -> Result<(), D::Error> {
+        match name {
+            "auth" => self.auth.decode(input),
+            "username" => self.username.decode(input),
+            "password" => self.password.decode(input),
+            _ => self.identitytoken.decode(input),
+        }
     }
 }
 
@@ -103,50 +141,75 @@ impl std::fmt::Debug for Auth {
 #[derive(Debug, PartialEq, Eq)]
 enum SearchPath {
     Explicit(PathBuf),
-    Default(Vec<PathBuf>),
+    Default(Vec<Place>),
 }
 
-fn search_path(variable: impl Fn(&str) -> Option<OsString>) -> SearchPath {
+/// The path of a file.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    path: PathBuf,
+    /// Whether it is in the format of `~/.dockercfg`: the entries alone.
+    is_legacy: bool,
+}
+
+/// The files in their order, as in containers-auth.json(5): `podman login` writes the first one, and the
+/// one in `/run` where there is no `$XDG_RUNTIME_DIR`, as for root and in services.
+fn search_path(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> SearchPath {
     let get = |name| variable(name).filter(|value| !value.is_empty());
+    let in_home = |path| get("HOME").map(|home| Path::new(&home).join(path));
     if let Some(path) = get(VARIABLE) {
         return SearchPath::Explicit(path.into());
     }
-    let runtime = get("XDG_RUNTIME_DIR").map(|dir| Path::new(&dir).join("containers/auth.json"));
+    let runtime = match get("XDG_RUNTIME_DIR") {
+        Some(dir) => Path::new(&dir).join("containers/auth.json"),
+        None => format!("/run/containers/{user}/auth.json").into(),
+    };
+    let config = get("XDG_CONFIG_HOME").map(PathBuf::from);
+    let config = config.or_else(|| in_home(".config"));
+    let config = config.map(|dir| dir.join("containers/auth.json"));
     let docker = get("DOCKER_CONFIG").map(PathBuf::from);
-    let home = || get("HOME").map(|home| Path::new(&home).join(".docker"));
-    let docker = docker.or_else(home).map(|dir| dir.join("config.json"));
-    SearchPath::Default(runtime.into_iter().chain(docker).collect())
+    let docker = docker.or_else(|| in_home(".docker"));
+    let docker = docker.map(|dir| dir.join("config.json"));
+    let current = [Some(runtime), config, docker].into_iter().flatten();
+    let current = current.map(|path| (path, false));
+    let legacy = in_home(".dockercfg").map(|path| (path, true));
+    SearchPath::Default(
+        current
+            .chain(legacy)
+            .map(|(path, is_legacy)| Place { path, is_legacy })
+            .collect(),
+    )
 }
 
 impl Keyring {
     /// Reads the files selected by this process's environment.
     ///
     /// # Errors
-    /// [`RegistryProblem::AuthFile`] if a file cannot be read or is invalid, or if the
-    /// explicitly configured file does not exist.
+    /// [`RegistryProblem::AuthFile`] if the explicitly configured file does not exist.
     pub(super) fn from_environment() -> Result<Keyring, RegistryProblem> {
-        Keyring::read(search_path(|name| std::env::var_os(name)))
+        let user = rustix::process::getuid().as_raw();
+        Keyring::read(search_path(|name| std::env::var_os(name), user))
     }
 
     fn read(places: SearchPath) -> Result<Keyring, RegistryProblem> {
-        let (paths, must_exist) = match places {
-            SearchPath::Explicit(path) => (vec![path], true),
-            SearchPath::Default(paths) => (paths, false),
+        let (places, must_exist) = match places {
+            SearchPath::Explicit(path) => {
+                let is_legacy = false;
+                (vec![Place { path, is_legacy }], true)
+            }
+            SearchPath::Default(places) => (places, false),
         };
         let mut files = Vec::new();
-        for path in paths {
-            let reason = match read(&path) {
-                Ok(bytes) => match serde_json::from_slice(&bytes) {
-                    Ok(file) => {
-                        files.push((path, file));
-                        continue;
-                    }
-                    Err(error) => error.to_string(),
-                },
-                Err(error) if is_absent(&error) && !must_exist => continue,
-                Err(error) => error.to_string(),
-            };
-            return Err(RegistryProblem::AuthFile { path, reason });
+        for Place { path, is_legacy } in places {
+            match read(&path) {
+                Ok(bytes) => files.push((path, parse(&bytes, is_legacy))),
+                Err(error) if is_absent(&error) && must_exist => {
+                    let reason = error.to_string();
+                    return Err(RegistryProblem::AuthFile { path, reason });
+                }
+                Err(error) if is_absent(&error) => {}
+                Err(error) => files.push((path, Err(error.to_string()))),
+            }
         }
         Ok(Keyring { files })
     }
@@ -154,35 +217,42 @@ impl Keyring {
     /// A keyring of one file; `None` if it is invalid.
     #[cfg(feature = "fuzzing")]
     pub(super) fn of_bytes(bytes: &[u8]) -> Option<Keyring> {
-        let file = serde_json::from_slice(bytes).ok()?;
+        let file = parse(bytes, false).ok()?;
         Some(Keyring {
-            files: vec![(PathBuf::new(), file)],
+            files: vec![(PathBuf::new(), Ok(file))],
         })
     }
 
     /// Looks up the credentials for `image` at its registry.
     ///
     /// # Errors
-    /// [`RegistryProblem::AuthFile`] if the entry is invalid.
+    /// [`RegistryProblem::AuthFile`] if there are none and a file or the image's entry in it is
+    /// invalid.
     pub(super) fn find(&self, image: &RegistryReference) -> Result<Lookup, RegistryProblem> {
         let mut helper = Lookup::None;
+        let mut problem = None;
         for (path, file) in &self.files {
-            let found = file.credentials(path, image);
-            let found = found.map_err(|reason| RegistryProblem::AuthFile {
-                path: path.clone(),
-                reason,
-            })?;
-            if let Some(credentials) = found {
-                return Ok(Lookup::Credentials(credentials));
+            let found = match file {
+                Ok(file) => file.credentials(path, image),
+                Err(reason) => Err(reason.clone()),
+            };
+            match found {
+                Ok(Some(credentials)) => return Ok(Lookup::Credentials(credentials)),
+                Ok(None) => {}
+                Err(reason) => {
+                    let path = path.clone();
+                    problem.get_or_insert(RegistryProblem::AuthFile { path, reason });
+                }
             }
-            if let (Lookup::None, Some(name)) = (&helper, file.helper(image)) {
+            let name = file.as_ref().ok().and_then(|file| file.helper(image));
+            if let (Lookup::None, Some(name)) = (&helper, name) {
                 helper = Lookup::Helper {
                     helper: name.escape_debug().take(64).collect(),
                     file: path.clone(),
                 };
             }
         }
-        Ok(helper)
+        problem.map_or(Ok(helper), Err)
     }
 }
 
@@ -194,6 +264,21 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
         true => Err(io::Error::other("file too long")),
         false => Ok(bytes),
     }
+}
+
+/// Parses a file; an empty one has no entries.
+fn parse(bytes: &[u8], is_legacy: bool) -> Result<AuthFile, String> {
+    if bytes.trim_ascii().is_empty() {
+        return Ok(AuthFile::default());
+    }
+    let parsed = match is_legacy {
+        true => go_json::from_slice(bytes).map(|auths| AuthFile {
+            auths,
+            ..AuthFile::default()
+        }),
+        false => go_json::from_slice(bytes),
+    };
+    parsed.map_err(|error| error.to_string())
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -212,27 +297,27 @@ impl AuthFile {
         path: &Path,
         image: &RegistryReference,
     ) -> Result<Option<Credentials>, String> {
-        let mut best: Option<(usize, &String, &Auth)> = None;
-        for (key, auth) in self.auths.iter().flatten() {
-            let name = normal(key);
-            let longer = best.is_none_or(|(length, known, _)| {
-                // Two spellings of the same name: the choice must be deterministic.
-                name.len() > length || (name.len() == length && key < known)
-            });
-            if longer && auth.is_present() && is_prefix(&name, &image.name()) {
-                best = Some((name.len(), key, auth));
+        let of_image = |key: &&String| is_prefix(&normal(key), &image.name());
+        let mut keys: Vec<&String> = self.auths.keys().filter(of_image).collect();
+        // Two spellings of the same name: the choice must be deterministic.
+        keys.sort_by_key(|key| (std::cmp::Reverse(normal(key).len()), *key));
+        for key in keys {
+            let entry = &self.auths[key].0;
+            let auth = go_json::from_slice::<Auth>(entry.to_string().as_bytes());
+            let auth = auth.map_err(|error| format!("the entry of {key}: {error}"))?;
+            if let Some(credentials) = auth.credentials(key, path)? {
+                return Ok(Some(credentials));
             }
         }
-        best.map(|(_, key, auth)| auth.credentials(key, path))
-            .transpose()
+        Ok(None)
     }
 
     /// The helper for the image's registry.
     fn helper(&self, image: &RegistryReference) -> Option<&str> {
-        let mut helpers = self.cred_helpers.iter().flatten();
+        let mut helpers = self.cred_helpers.iter();
         let own = helpers.find(|(key, _)| is_prefix(&normal(key), &image.name()));
-        let name = own.map(|(_, helper)| helper).or(self.creds_store.as_ref());
-        name.map(String::as_str).filter(|name| !name.is_empty())
+        let name = own.map_or(&self.creds_store, |(_, helper)| helper);
+        name.0.as_str().filter(|name| !name.is_empty())
     }
 }
 
@@ -266,39 +351,43 @@ fn is_prefix(prefix: &str, name: &str) -> bool {
 }
 
 impl Auth {
-    /// Whether the entry is not empty. Docker writes an empty one if a helper holds
-    /// the credentials.
-    fn is_present(&self) -> bool {
-        let mut texts = [&self.auth, &self.identitytoken, &self.username].into_iter();
-        texts.any(|text| text.as_ref().is_some_and(|text| !text.is_empty()))
-    }
-
-    fn credentials(&self, key: &str, path: &Path) -> Result<Credentials, String> {
-        let joined = self.auth.as_deref().filter(|text| !text.is_empty());
-        let (user, joined) = match joined {
-            Some(joined) => {
-                let decoded = STANDARD.decode(joined.trim()).unwrap_or_default();
-                // The password may be in any encoding, so only the user is decoded.
-                let colon = decoded.iter().position(|byte| *byte == b':');
-                let user = colon.and_then(|colon| decoded.get(..colon));
-                let user = user
-                    .ok_or_else(|| format!("the entry of {key} is not user:password in base64"))?;
-                let user = String::from_utf8_lossy(user).into_owned();
-                (user, joined.trim().to_owned())
-            }
-            None => {
-                let user = self.username.clone().unwrap_or_default();
-                let password = self.password.as_deref().unwrap_or_default();
-                let joined = STANDARD.encode(format!("{user}:{password}"));
-                (user, joined)
-            }
+    /// The credentials; `None` if the entry has none: Docker writes an empty one if a helper holds them,
+    /// and an `auth` without a colon is ignored by Docker and skopeo.
+    fn credentials(&self, key: &str, path: &Path) -> Result<Option<Credentials>, String> {
+        // Like Go's decoder: base64(1) wraps its output after 76 columns.
+        let encoded = self.auth.replace(['\r', '\n'], "");
+        let decoded = (STANDARD.decode(encoded))
+            .map_err(|_| format!("the entry of {key} is not user:password in base64"))?;
+        // The password may be in any encoding, so only the user is decoded.
+        let mut parts = decoded.splitn(2, |byte| *byte == b':');
+        let pair = parts.next().zip(parts.next());
+        let (user, password) = match pair {
+            // Docker once padded passwords with zeros.
+            Some((user, password)) => (user, trimmed(password, 0)),
+            None => (self.username.as_bytes(), self.password.as_bytes()),
         };
-        let token = self.identitytoken.clone().filter(|text| !text.is_empty());
-        Ok(Credentials {
-            user,
-            secret: token.map_or(Secret::Password(joined), Secret::IdentityToken),
+        if pair.is_none() && user.is_empty() && self.identitytoken.is_empty() {
+            return Ok(None);
+        }
+        let joined = STANDARD.encode([user, b":", password].concat());
+        Ok(Some(Credentials {
+            user: String::from_utf8_lossy(user).into_owned(),
+            secret: match self.identitytoken.as_str() {
+                "" => Secret::Password(joined),
+                token => Secret::IdentityToken(token.to_owned()),
+            },
             file: path.to_owned(),
-        })
+        }))
+    }
+}
+
+/// `bytes` without leading and trailing `byte`.
+fn trimmed(bytes: &[u8], byte: u8) -> &[u8] {
+    let first = bytes.iter().position(|other| *other != byte);
+    let last = bytes.iter().rposition(|other| *other != byte);
+    match first.zip(last) {
+        Some((first, last)) => &bytes[first..=last],
+        None => &[],
     }
 }
 

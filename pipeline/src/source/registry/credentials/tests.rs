@@ -11,7 +11,7 @@ fn image(text: &str) -> RegistryReference {
 fn keyring(files: &[&str]) -> Keyring {
     let read = |(number, text): (usize, &&str)| {
         let path = PathBuf::from(format!("/file-{number}"));
-        (path, serde_json::from_str(text).unwrap())
+        (path, parse(text.as_bytes(), false))
     };
     Keyring {
         files: files.iter().enumerate().map(read).collect(),
@@ -94,59 +94,176 @@ fn a_helper_is_reported_only_if_no_file_has_an_entry() {
 
 #[test]
 fn the_error_for_an_invalid_entry_names_file_and_key_but_not_the_secret() {
-    for auth in ["%", "YQ=="] {
-        let file = format!(r#"{{"auths":{{"a.b":{{"auth":"{auth}"}}}}}}"#);
+    for (auth, reason) in [
+        (
+            r#"{"auth":"%"}"#,
+            "the entry of a.b is not user:password in base64",
+        ),
+        (
+            r#"{"auth":"YTox="}"#,
+            "the entry of a.b is not user:password in base64",
+        ),
+        (
+            r#"{"auth":5}"#,
+            "the entry of a.b: invalid type: integer `5`, expected a string at line 1 column 9",
+        ),
+    ] {
+        let file = format!(r#"{{"auths":{{"a.b":{auth}}}}}"#);
+        let problem = format!("cannot be used with the credentials file /file-0: {reason}");
+        assert_eq!(known(&[&file], "a.b/c"), problem);
+        // Another file may have an entry.
         assert_eq!(
-            known(&[&file], "a.b/c"),
-            "cannot be used with the credentials file /file-0: the entry of a.b is not user:password in base64"
+            known(&[&file, r#"{"auths":{"a.b":{"auth":"YTox"}}}"#], "a.b/c"),
+            "a:1"
         );
-        // An invalid entry of another registry is ignored.
-        assert_eq!(known(&[&file], "b.b/c"), "-");
+    }
+    let broken = known(&["{"], "a.b/c");
+    assert!(
+        broken.starts_with("cannot be used with the credentials file /file-0: "),
+        "{broken}"
+    );
+    assert_eq!(
+        known(&["{", r#"{"auths":{"a.b":{"auth":"YTox"}}}"#], "a.b/c"),
+        "a:1"
+    );
+    // Docker and skopeo ignore an `auth` without a colon.
+    assert_eq!(
+        known(&[r#"{"auths":{"a.b":{"auth":"YQ=="}}}"#], "a.b/c"),
+        "-"
+    );
+}
+
+#[test]
+fn an_entry_for_another_registry_never_matters() {
+    for other in [
+        "null",
+        "5",
+        "[]",
+        "\"x\"",
+        r#"{"auth":"%"}"#,
+        r#"{"auth":5}"#,
+        r#"{"auth":null}"#,
+        r#"{"email":5}"#,
+    ] {
+        let file = format!(
+            r#"{{"auths":{{"other.io":{other},"a.b":{{"auth":"YTox","email":null}}}},
+                "credHelpers":{{"other.io":{other}}},"credsStore":{other},"HttpHeaders":{other}}}"#
+        );
+        assert_eq!(known(&[&file], "a.b/c"), "a:1", "{other}");
+        let public = known(&[&file], "c.d/e");
+        assert!(["-", "!x"].contains(&&*public), "{other}: {public}");
+    }
+    for file in [
+        "",
+        "\n",
+        "{}",
+        "null",
+        r#"{"auths":null,"credHelpers":null}"#,
+        r#"{"auths":{"a.b":null}}"#,
+    ] {
+        assert_eq!(known(&[file], "a.b/c"), "-", "{file}");
     }
 }
 
 #[test]
-fn an_explicit_file_is_used_alone_and_must_exist() {
-    let variables = |pairs: &'static [(&'static str, &'static str)]| {
-        move |name: &str| {
+fn base64_may_be_wrapped_and_passwords_padded() {
+    // `base64` without `-w0`: a line feed after 76 characters and at the end.
+    let password = "p".repeat(80);
+    let joined = STANDARD.encode(format!("u:{password}"));
+    let (first, second) = joined.split_at(76);
+    for wrapped in [
+        format!("{first}\n{second}\n"),
+        format!("{first}\r\n{second}"),
+    ] {
+        let file = serde_json::json!({ "auths": { "a.b": { "auth": wrapped } } });
+        assert_eq!(
+            known(&[&file.to_string()], "a.b/c"),
+            format!("u:{password}")
+        );
+    }
+    let padded = STANDARD.encode("u:p\0\0");
+    let file = serde_json::json!({ "Auths": { "a.b": { "AUTH": padded } } });
+    assert_eq!(known(&[&file.to_string()], "a.b/c"), "u:p");
+}
+
+#[test]
+fn the_files_are_those_of_skopeo_in_its_order() {
+    let paths = |pairs: &[(&str, &str)]| {
+        let variable = |name: &str| {
             let found = pairs.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| OsString::from(value))
+        };
+        match search_path(variable, 7) {
+            SearchPath::Explicit(path) => vec![format!("only {}", path.display())],
+            SearchPath::Default(places) => places
+                .iter()
+                .map(|place| place.path.display().to_string())
+                .collect(),
         }
     };
     assert_eq!(
-        search_path(variables(&[
+        paths(&[
             ("REGISTRY_AUTH_FILE", "/a"),
             ("XDG_RUNTIME_DIR", "/run"),
             ("HOME", "/home")
-        ])),
-        SearchPath::Explicit("/a".into())
+        ]),
+        ["only /a"]
     );
     assert_eq!(
-        search_path(variables(&[
+        paths(&[
             ("REGISTRY_AUTH_FILE", ""),
             ("XDG_RUNTIME_DIR", "/run"),
             ("HOME", "/home")
-        ])),
-        SearchPath::Default(vec![
-            "/run/containers/auth.json".into(),
-            "/home/.docker/config.json".into()
-        ])
+        ]),
+        [
+            "/run/containers/auth.json",
+            "/home/.config/containers/auth.json",
+            "/home/.docker/config.json",
+            "/home/.dockercfg",
+        ]
     );
     assert_eq!(
-        search_path(variables(&[("DOCKER_CONFIG", "/d"), ("HOME", "/home")])),
-        SearchPath::Default(vec!["/d/config.json".into()])
+        paths(&[
+            ("DOCKER_CONFIG", "/d"),
+            ("HOME", "/home"),
+            ("XDG_CONFIG_HOME", "/c")
+        ]),
+        [
+            "/run/containers/7/auth.json",
+            "/c/containers/auth.json",
+            "/d/config.json",
+            "/home/.dockercfg",
+        ]
     );
+    assert_eq!(paths(&[]), ["/run/containers/7/auth.json"]);
+}
+
+#[test]
+fn an_explicit_file_must_exist_and_the_oldest_file_has_only_entries() {
     let directory = tempfile::tempdir().unwrap();
+    let place = |path: &Path, is_legacy| Place {
+        path: path.to_owned(),
+        is_legacy,
+    };
     let absent = directory.path().join("none/auth.json");
-    assert!(Keyring::read(SearchPath::Default(vec![absent.clone()])).is_ok());
+    let none = Keyring::read(SearchPath::Default(vec![place(&absent, false)])).unwrap();
+    assert!(none.files.is_empty());
     let problem = Keyring::read(SearchPath::Explicit(absent)).unwrap_err();
     assert!(
         matches!(problem, RegistryProblem::AuthFile { .. }),
         "{problem}"
     );
-    let broken = directory.path().join("auth.json");
-    std::fs::write(&broken, "{").unwrap();
-    assert!(Keyring::read(SearchPath::Default(vec![broken])).is_err());
+    let legacy = directory.path().join(".dockercfg");
+    std::fs::write(
+        &legacy,
+        r#"{"https://a.b/v1/":{"auth":"YTox","email":"x"}}"#,
+    )
+    .unwrap();
+    let keyring = Keyring::read(SearchPath::Default(vec![place(&legacy, true)])).unwrap();
+    let found = keyring.find(&image("a.b/c")).unwrap();
+    assert!(matches!(found, Lookup::Credentials(found) if found.user == "a"));
+    let directory = Keyring::read(SearchPath::Explicit(directory.path().to_owned())).unwrap();
+    assert!(directory.find(&image("a.b/c")).is_err());
 }
 
 proptest! {
@@ -154,6 +271,6 @@ proptest! {
     fn no_file_causes_a_panic(key in "[ -~]{0,20}", auth in "[A-Za-z0-9+/=]{0,12}") {
         let file = serde_json::json!({ "auths": { key: { "auth": auth } } }).to_string();
         let _ = keyring(&[&file]).find(&image("a.b/c"));
-        let _ = serde_json::from_str::<AuthFile>(&auth);
+        let _ = parse(auth.as_bytes(), true);
     }
 }
