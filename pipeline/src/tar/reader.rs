@@ -5,7 +5,8 @@
 //! form and in PAX 0.0, 0.1 and 1.0). Where the formats leave a choice, the
 //! rules are those of Go's `archive/tar`, which the tools that build and unpack
 //! images use: global PAX headers are skipped, GNU long names have priority
-//! over PAX names, and the size field of members without content is ignored.
+//! over PAX names, the size field of members without content is ignored, owners are
+//! reduced to 32 bits, and the padding of the last member may be missing.
 //!
 //! The header layout comes from the `tar` crate. The iteration does not,
 //! because the crate keeps extension headers of any size in memory, reports no
@@ -64,8 +65,8 @@ pub struct TarReader<R> {
     input: R,
     /// Bytes taken from `input`.
     offset: u64,
-    /// Where the next header begins.
-    next: u64,
+    /// Where the content of the last member ends; the next header follows its padding.
+    end: u64,
     buffer: Vec<u8>,
     /// Skips bytes without reading them, if the input can seek.
     seek: Option<fn(&mut R, i64) -> io::Result<()>>,
@@ -86,7 +87,7 @@ impl<R: Read> TarReader<R> {
         TarReader {
             input,
             offset: 0,
-            next: 0,
+            end: 0,
             buffer: vec![0; SKIP],
             seek: None,
             ended: false,
@@ -111,33 +112,31 @@ impl<R: Read> TarReader<R> {
     /// [`TarError`]; the reader cannot be used after one.
     pub fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
         let mut extensions = Extensions::default();
-        let mut extended = false;
         while !self.ended {
-            self.skip_to(self.next)?;
+            self.skip_to(self.end)?;
+            let padded = self.skip_padding()?;
             let at = self.offset;
-            let Some(header) = self.header()? else {
-                if extended {
-                    return Err(TarError::CutShort { offset: at });
-                }
+            // Extensions without a member are ignored, as is the lack of the last member's padding.
+            let Some(header) = (if padded { self.header()? } else { None }) else {
                 self.ended = true;
                 break;
             };
-            let size = unsigned(&header.as_old().size, at, "size")?;
+            let size = match has_content(&header) {
+                true => unsigned(&header.as_old().size, at, "size")?,
+                false => 0,
+            };
             match header.entry_type() {
                 EntryType::XGlobalHeader => self.end_at(size, at)?,
                 EntryType::XHeader => {
                     let data = self.extension(size, at)?;
                     extensions.pax = pax::parse(&data, 2 * MAX_SEGMENTS)
                         .map_err(|reason| TarError::Extended { offset: at, reason })?;
-                    extended = true;
                 }
                 EntryType::GNULongName => {
                     extensions.long_name = Some(until_nul(self.extension(size, at)?));
-                    extended = true;
                 }
                 EntryType::GNULongLink => {
                     extensions.long_link = Some(until_nul(self.extension(size, at)?));
-                    extended = true;
                 }
                 _ => return self.member(&header, at, size, extensions).map(Some),
             }
@@ -220,7 +219,7 @@ impl<R: Read> TarReader<R> {
                 });
             }
         };
-        self.next = self.offset;
+        self.end = self.offset;
         Ok(Entry {
             path,
             kind,
@@ -288,16 +287,23 @@ impl<R: Read> TarReader<R> {
         Ok(data)
     }
 
-    /// Sets the offset of the next header: `size` bytes from here, rounded up.
+    /// Sets the end of the content: `size` bytes from here.
     fn end_at(&mut self, size: u64, at: u64) -> Result<(), TarError> {
-        self.next = size
-            .checked_next_multiple_of(BLOCK)
-            .and_then(|size| self.offset.checked_add(size))
+        let end = self.offset.checked_add(size);
+        self.end = end
+            .filter(|end| end.checked_next_multiple_of(BLOCK).is_some())
             .ok_or(TarError::Field {
                 offset: at,
                 field: "size",
             })?;
         Ok(())
+    }
+
+    /// Skips the padding to the next block; false if the input ends in it.
+    fn skip_padding(&mut self) -> Result<bool, TarError> {
+        let padding = (self.offset.next_multiple_of(BLOCK) - self.offset) as usize;
+        let mut block = [0; BLOCK as usize];
+        Ok(self.read_full(&mut block[..padding])? == padding)
     }
 
     /// Reads a header; `None` at the end: two zero blocks, or no more bytes.
@@ -341,7 +347,6 @@ impl<R: Read> TarReader<R> {
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), TarError> {
         match self.fill_or_end(buffer)? {
             true => Ok(()),
-            false if buffer.is_empty() => Ok(()),
             false => Err(TarError::CutShort {
                 offset: self.offset,
             }),
@@ -350,15 +355,21 @@ impl<R: Read> TarReader<R> {
 
     /// Fills the buffer; false if no byte was left.
     fn fill_or_end(&mut self, buffer: &mut [u8]) -> Result<bool, TarError> {
+        match self.read_full(buffer)? {
+            0 if !buffer.is_empty() => Ok(false),
+            filled if filled == buffer.len() => Ok(true),
+            _ => Err(TarError::CutShort {
+                offset: self.offset,
+            }),
+        }
+    }
+
+    /// Fills the buffer as far as the input goes; returns the number of bytes.
+    fn read_full(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.input.read(&mut buffer[filled..]) {
-                Ok(0) if filled == 0 => return Ok(false),
-                Ok(0) => {
-                    return Err(TarError::CutShort {
-                        offset: self.offset,
-                    });
-                }
+                Ok(0) => break,
                 Ok(read) => {
                     filled += read;
                     self.offset += read as u64;
@@ -372,8 +383,21 @@ impl<R: Read> TarReader<R> {
                 }
             }
         }
-        Ok(true)
+        Ok(filled)
     }
+}
+
+/// Whether the size of a member counts.
+fn has_content(header: &Header) -> bool {
+    !matches!(
+        header.entry_type(),
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Directory
+            | EntryType::Fifo
+    )
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {

@@ -48,8 +48,10 @@ pub use error::LayerError;
 const PARALLEL: usize = 3;
 /// The size of a read from a blob, in bytes.
 const CHUNK: usize = 256 << 10;
-/// The version of the `unpack` node: the tar reader's and the index's together.
-const UNPACK_VERSION: u32 = INDEX_FORMAT;
+/// The version of the tar reader. Must rise whenever it could read other members from the same tar.
+const READER_VERSION: u32 = 1;
+/// The version of the `unpack` node: the tar reader's and the index's together. Both only rise.
+const UNPACK_VERSION: u32 = INDEX_FORMAT + READER_VERSION;
 
 /// An unpacked layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

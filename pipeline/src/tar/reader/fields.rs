@@ -48,20 +48,22 @@ pub(super) fn device(header: &Header, at: u64) -> Result<Device, TarError> {
     })
 }
 
-/// A user or group id; Linux has 32 bits for it.
+/// A user or group id. Linux has 32 bits for it, to which other numbers are reduced: -2, which some
+/// systems use for `nobody`, is 4294967294. The id 4294967295 does not exist: to chown(2) it means
+/// "unchanged", so what umoci and podman unpack with it belongs to root.
 pub(super) fn owner(
-    pax: Option<u64>,
+    pax: Option<i64>,
     field: &[u8],
     at: u64,
     name: &'static str,
 ) -> Result<u32, TarError> {
     let number = match pax {
         Some(number) => number,
-        None => unsigned(field, at, name)?,
+        None => signed(field, at, name)?,
     };
-    u32::try_from(number).map_err(|_| TarError::Field {
-        offset: at,
-        field: name,
+    Ok(match number as u32 {
+        u32::MAX => 0,
+        id => id,
     })
 }
 
@@ -94,7 +96,12 @@ pub(super) fn signed(field: &[u8], at: u64, name: &'static str) -> Result<i64, T
         }
         return i64::try_from(value).map_err(|_| bad());
     }
-    let text: &[u8] = field.split(|byte| *byte == 0).next().unwrap_or_default();
+    // As Go, which skips NUL bytes before the digits too.
+    let begin = field.iter().position(|byte| !matches!(byte, 0 | b' '));
+    let text = field
+        .get(begin.unwrap_or(field.len())..)
+        .unwrap_or_default();
+    let text: &[u8] = text.split(|byte| *byte == 0).next().unwrap_or_default();
     let mut value = 0i64;
     for digit in text.trim_ascii() {
         if !(b'0'..=b'7').contains(digit) {

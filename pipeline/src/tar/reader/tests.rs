@@ -180,12 +180,93 @@ fn a_stream_that_ends_inside_a_member_is_truncated() {
         entries(&tar[..100]),
         Err(TarError::CutShort { offset: 100 })
     ));
-    // An extension header without a following member.
-    let lonely = header("x", b'x', 0);
+}
+
+/// As Go's `archive/tar`, which umoci and podman use.
+#[test]
+fn an_archive_may_end_after_the_content_of_its_last_member() {
+    let mut tar = header("a", b'0', 0).as_bytes().to_vec();
+    tar.extend(header("f", b'0', 5).as_bytes());
+    for padding in [0, 1, 506, 507, 507 + 512, 507 + 1024, 507 + 1024 + 7] {
+        let tar = [&tar[..], b"hello", &vec![0; padding]].concat();
+        let entries = entries(&tar).unwrap();
+        assert_eq!(entries.len(), 2, "{padding}");
+        assert_eq!(content(&tar, &entries[1]), b"hello");
+        let mut sought = TarReader::seekable(std::io::Cursor::new(&tar));
+        assert_eq!(sought.next_entry().unwrap(), Some(entries[0].clone()));
+        assert_eq!(sought.next_entry().unwrap(), Some(entries[1].clone()));
+        assert_eq!(sought.next_entry().unwrap(), None);
+    }
+    // Extension headers without a member.
+    for flag in [b'x', b'L', b'g'] {
+        let lonely = header("x", flag, 0);
+        assert_eq!(entries(lonely.as_bytes()).unwrap(), []);
+    }
+    // A part of a header, and a part of the content.
+    for rest in [&b"hel"[..], &[&b"hello"[..], &[0; 507], &[0; 100]].concat()] {
+        let cut = entries(&[&tar[..], rest].concat());
+        assert!(matches!(cut, Err(TarError::CutShort { .. })), "{cut:?}");
+    }
+}
+
+/// Owners that GNU tar and others write for ids that do not fit; what `umoci unpack` and `podman
+/// pull` make of them.
+#[test]
+fn owners_are_reduced_to_32_bits_and_the_largest_is_root() {
+    let binary = |value: i64| {
+        let mut field = value.to_be_bytes();
+        field[0] |= 0x80;
+        field
+    };
+    let expected = [
+        (-1, 0),
+        (-2, 4_294_967_294),
+        (-3, 4_294_967_293),
+        (-(1 << 31), 1 << 31),
+        (-(1 << 32), 0),
+        ((1 << 32) - 2, 4_294_967_294),
+        ((1 << 32) - 1, 0),
+        (1 << 32, 0),
+        ((1 << 32) + 5, 5),
+        ((1 << 40) + 7, 7),
+    ];
+    for (value, id) in expected {
+        let mut header = header("f", b'0', 0);
+        header.as_old_mut().uid = binary(value);
+        header.as_old_mut().gid = binary(value);
+        header.set_cksum();
+        let attributes = &entries(header.as_bytes()).unwrap()[0].attributes;
+        assert_eq!((attributes.uid, attributes.gid), (id, id), "{value}");
+        assert_eq!(owner(Some(value), b"", 0, "").unwrap(), id, "{value}");
+    }
+    for (field, id) in [
+        (b"   755 \0", 0o755),
+        (b" 755   \0", 0o755),
+        (b"\0\0\x00755\0\0", 0o755),
+        (b"00000755", 0o755),
+        (b"        ", 0),
+    ] {
+        assert_eq!(owner(None, field, 0, "").unwrap(), id, "{field:?}");
+    }
+    for field in [b"7 55   \0", b"-000001\0", b"0000009\0"] {
+        assert!(owner(None, field, 0, "").is_err(), "{field:?}");
+    }
+}
+
+#[test]
+fn a_negative_size_is_refused_where_it_counts() {
+    let negative = |flag| {
+        let mut header = header("f", flag, 0);
+        header.as_old_mut().size = [0xff; 12];
+        header.as_old_mut().mtime = [0xff; 12];
+        header.set_cksum();
+        entries(header.as_bytes())
+    };
     assert!(matches!(
-        entries(lonely.as_bytes()),
-        Err(TarError::CutShort { .. })
+        negative(b'0'),
+        Err(TarError::Field { field: "size", .. })
     ));
+    assert_eq!(negative(b'5').unwrap()[0].attributes.mtime.seconds, -1);
 }
 
 #[test]
