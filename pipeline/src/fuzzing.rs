@@ -255,7 +255,6 @@ fn tree_is_proper(tree: &Tree) {
                 !name.iter().any(|byte| matches!(byte, b'/' | 0)),
                 "{name:?}"
             );
-            assert!(!name.starts_with(b".wh."), "{name:?}");
             let inode = tree.inode(edge.inode);
             assert!(inode.attributes.mode <= 0o7777);
             if let InodeKind::Directory(_) = inode.kind {

@@ -7,7 +7,7 @@
 pub(crate) mod merge;
 pub(crate) mod xattr;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::tar::entry::{Attributes, Content, Device};
 
@@ -160,12 +160,32 @@ impl Tree {
         }
     }
 
+    /// Moves a name to a layer.
+    pub(crate) fn touch(&mut self, directory: InodeId, name: &[u8], layer: usize) {
+        if let InodeKind::Directory(names) = &mut self.inode_mut(directory).kind
+            && let Some(edge) = names.get_mut(name)
+        {
+            edge.layer = layer;
+        }
+    }
+
     /// Removes every name below `directory` whose layer is below `layer`. A loop
     /// rather than a recursion, because the image controls the depth.
-    pub(crate) fn remove_below(&mut self, directory: InodeId, layer: usize) {
+    ///
+    /// Directories in `cleared` have no such names below them. Those that this
+    /// call clears are added, so that a layer that repeats its marks does not
+    /// take quadratic time: names that are added later are of `layer` itself.
+    pub(crate) fn remove_below(
+        &mut self,
+        directory: InodeId,
+        layer: usize,
+        cleared: &mut HashSet<InodeId>,
+    ) {
         let mut pending = vec![directory];
         while let Some(directory) = pending.pop() {
-            if let InodeKind::Directory(names) = &mut self.inode_mut(directory).kind {
+            if let InodeKind::Directory(names) = &mut self.inode_mut(directory).kind
+                && cleared.insert(directory)
+            {
                 names.retain(|_, edge| edge.layer >= layer);
                 pending.extend(names.values().map(|edge| edge.inode));
             }

@@ -55,6 +55,26 @@ fn without_root_id(xattr: &mut Xattr) {
     }
 }
 
+/// The maximum size of an inode's extended attributes: one block, less its header.
+const MAX_STORED: usize = 4096 - 36;
+/// The maximum length of a name without its namespace (`ext4_xattr_entry.e_name_len`).
+const MAX_NAME: usize = 255;
+
+/// Whether an ext4 inode can hold these attributes: each entry has 16 bytes, its name and its
+/// value, both padded to 4 bytes.
+pub(crate) fn fit_ext4(xattrs: &[Xattr]) -> bool {
+    let mut total = 0;
+    xattrs.iter().all(|xattr| {
+        let Some(value) = stored_by_ext4(xattr) else {
+            return false;
+        };
+        let prefix = xattr.name.iter().position(|byte| *byte == b'.');
+        let name = xattr.name.len() - prefix.map_or(0, |dot| dot + 1);
+        total += 16 + xattr.name.len().next_multiple_of(4) + value.len().next_multiple_of(4);
+        total <= MAX_STORED && name <= MAX_NAME && std::str::from_utf8(&xattr.name).is_ok()
+    })
+}
+
 /// The value in the form of ext4; `None` for a malformed list.
 pub(crate) fn stored_by_ext4(xattr: &Xattr) -> Option<Vec<u8>> {
     match ACLS.contains(&&*xattr.name) {

@@ -49,7 +49,7 @@ pub fn read(root: &Path) -> io::Result<Tree> {
         };
         tree.inodes.insert(metadata.ino(), inode);
     }
-    Ok(tree.without_lost_and_found())
+    Ok(tree)
 }
 
 /// Reads only the data; a hole may be terabytes long.

@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> Tree {
         }
         tree.inodes.insert(inode, found);
     }
-    tree.without_lost_and_found()
+    tree
 }
 
 struct Image {

@@ -18,8 +18,12 @@ type Path = Vec<Vec<u8>>;
 pub struct Model {
     names: BTreeMap<Path, Name>,
     inodes: BTreeMap<u64, Inode>,
+    pseudo_links: BTreeMap<Vec<u8>, u64>,
     layer: usize,
 }
+
+/// Where AUFS keeps files with several names.
+const PSEUDO_LINKS: &[u8] = b".wh..wh.plnk";
 
 #[derive(Debug, Clone, Copy)]
 struct Name {
@@ -39,6 +43,7 @@ impl Default for Model {
         Model {
             names: BTreeMap::from([(Vec::new(), name)]),
             inodes: BTreeMap::from([(0, root)]),
+            pseudo_links: BTreeMap::new(),
             layer: 0,
         }
     }
@@ -51,23 +56,21 @@ impl Model {
 
     pub fn apply(&mut self, member: &Member) -> Result<(), Refused> {
         let path = plain_path(&member.name)?;
-        // Metadata files of AUFS are ignored.
-        let is_aufs = |part: &Vec<u8>| part.starts_with(b".wh..wh.");
-        if (path.iter()).any(|part| is_aufs(part) && part != b".wh..wh..opq") {
-            return Ok(());
-        }
         let Some((name, parents)) = path.split_last() else {
             return self.root(member);
         };
-        if parents.iter().any(is_aufs) {
+        // Metadata of AUFS is ignored, but a file in its directory of pseudo-links is the content
+        // of the hard links to it.
+        if *parents == [PSEUDO_LINKS.to_vec()] {
+            return self.put_pseudo_link(name, member);
+        }
+        if parents.iter().any(|part| part.starts_with(b".wh..wh.")) {
             return Ok(());
         }
-        if parents.iter().any(|part| part.starts_with(b".wh.")) {
-            return Err(Refused("below a whiteout"));
-        }
         if name == b".wh..wh..opq" {
-            let directory = self.make_directory(parents)?;
-            self.hide_below(&directory);
+            if let Some(directory) = self.find_directory(parents)? {
+                self.hide_below(&directory);
+            }
             return Ok(());
         }
         if let Some(hidden) = name.strip_prefix(b".wh.") {
@@ -90,6 +93,15 @@ impl Model {
             (path.join(&b'/'), is_directory)
         };
         self.names.iter().map(path).collect()
+    }
+
+    /// The current paths of symbolic links.
+    pub fn links(&self) -> Vec<Vec<u8>> {
+        let is_link = |(_, name): &(&Path, &Name)| {
+            matches!(self.inodes[&name.inode].kind, InodeKind::Symlink(_))
+        };
+        let links = self.names.iter().filter(is_link);
+        links.map(|(path, _)| path.join(&b'/')).collect()
     }
 
     /// Whether the path is a directory; `None` if it does not exist.
@@ -122,7 +134,7 @@ impl Model {
         let new = match &member.kind {
             Kind::Hardlink(target) => {
                 let number = self.target(target)?;
-                let path = joined(&self.make_directory(parents)?, name);
+                let path = joined(&self.make_directory(parents, name)?, name);
                 self.remove(&path);
                 self.name(path, number);
                 return Ok(());
@@ -137,15 +149,14 @@ impl Model {
             Kind::Block(major, minor) => InodeKind::Block(*major, *minor),
             Kind::Fifo => InodeKind::Fifo,
         };
-        let path = joined(&self.make_directory(parents)?, name);
+        let path = joined(&self.make_directory(parents, name)?, name);
         // A directory that replaces a directory keeps its content.
         let keeps_content =
             new == InodeKind::Directory && self.kind(&path) == Some(&InodeKind::Directory);
         if !keeps_content {
             self.remove(&path);
         }
-        let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
-        self.inodes.insert(number, inode(new, &member.meta));
+        let number = self.add(inode(new, &member.meta));
         self.name(path, number);
         Ok(())
     }
@@ -159,98 +170,99 @@ impl Model {
         let Some((name, parents)) = path.split_last() else {
             return Err(Refused("a hard link to the root"));
         };
-        let directory = self.find_directory(parents)?;
-        let path = directory.map(|directory| joined(&directory, name));
-        let found = path.and_then(|path| self.names.get(&path));
-        let number = found.ok_or(Refused("a hard link to a missing file"))?.inode;
+        let number = match *parents == [PSEUDO_LINKS.to_vec()] {
+            true => self.pseudo_links.get(name).copied(),
+            false => {
+                let directory = self.find_directory(parents)?;
+                let path = directory.map(|directory| joined(&directory, name));
+                path.and_then(|path| Some(self.names.get(&path)?.inode))
+            }
+        };
+        let number = number.ok_or(Refused("a hard link to a missing file"))?;
         match self.inodes[&number].kind {
             InodeKind::Directory => Err(Refused("a hard link to a directory")),
             _ => Ok(number),
         }
     }
 
-    /// Resolves a directory path. Symbolic links are followed and cannot leave the
-    /// root.
-    fn walk(&self, parts: &[Vec<u8>]) -> Result<Walk, Refused> {
+    /// Resolves a path to one without symbolic links, as in a root directory of its own.
+    /// Components that do not exist are kept.
+    pub fn resolved(&self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
         let mut here: Path = Vec::new();
         let mut ahead: Path = parts.iter().rev().cloned().collect();
-        let mut passed = Vec::new();
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(part) = ahead.pop() {
             if part == b".." {
-                here.pop().ok_or(Refused("a link that leaves the root"))?;
+                here.pop();
                 continue;
             }
             let next = joined(&here, &part);
-            match self.kind(&next) {
-                Some(InodeKind::Directory) => {
-                    passed.push(next.clone());
-                    here = next;
-                }
-                Some(InodeKind::Symlink(target)) => {
-                    links += 1;
-                    if links > 40 {
-                        return Err(Refused("a loop of links"));
-                    }
-                    if target.starts_with(b"/") {
-                        if self.names[&next].layer == self.layer {
-                            return Err(Refused("an absolute link of the same layer"));
-                        }
-                        here.clear();
-                    }
-                    let target = parts_of(target);
-                    if target.iter().any(|part| part.len() > 255) {
-                        return Err(Refused("a long name in a link"));
-                    }
-                    ahead.extend(target.into_iter().rev());
-                }
-                _ => {
-                    ahead.push(part);
-                    return Ok(Walk {
-                        here,
-                        ahead,
-                        passed,
-                    });
-                }
+            let Some(InodeKind::Symlink(target)) = self.kind(&next) else {
+                here = next;
+                continue;
+            };
+            links += 1;
+            if links > 40 {
+                return Err(Refused("a loop of links"));
             }
+            if target.starts_with(b"/") {
+                here.clear();
+            }
+            let target = parts_of(target);
+            steps += target.len();
+            if steps > 1024 || target.iter().any(|part| part.len() > 255) {
+                return Err(Refused("a long link"));
+            }
+            ahead.extend(target.into_iter().rev());
         }
-        Ok(Walk {
-            here,
-            ahead,
-            passed,
-        })
+        Ok(here)
     }
 
     /// Finds a directory.
     fn find_directory(&self, parts: &[Vec<u8>]) -> Result<Option<Path>, Refused> {
-        let walk = self.walk(parts)?;
-        Ok(walk.ahead.is_empty().then_some(walk.here))
+        let path = self.resolved(parts)?;
+        let is_directory = self.kind(&path) == Some(&InodeKind::Directory);
+        Ok(is_directory.then_some(path))
     }
 
-    /// Finds or creates a directory. Missing components are created; files in the
-    /// way are replaced.
-    fn make_directory(&mut self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
-        let mut parts = parts.to_vec();
-        loop {
-            let Walk {
-                here,
-                mut ahead,
-                passed,
-            } = self.walk(&parts)?;
-            for path in &passed {
-                self.touch(path);
-            }
-            let Some(part) = ahead.pop() else {
-                return Ok(here);
-            };
-            let missing = joined(&here, &part);
-            self.remove(&missing);
-            let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
-            self.inodes.insert(number, implicit());
-            self.name(missing.clone(), number);
-            parts = missing;
-            parts.extend(ahead.into_iter().rev());
+    /// Finds or creates a directory for an entry `name`. Missing components are created; files in
+    /// the way are replaced.
+    fn make_directory(&mut self, parts: &[Vec<u8>], name: &[u8]) -> Result<Path, Refused> {
+        let path = self.resolved(parts)?;
+        if joined(&path, name).join(&b'/').len() > 4095 {
+            return Err(Refused("a long path"));
         }
+        for length in 1..=path.len() {
+            let path = path[..length].to_vec();
+            if self.kind(&path) == Some(&InodeKind::Directory) {
+                self.touch(&path);
+                continue;
+            }
+            self.remove(&path);
+            let number = self.add(implicit());
+            self.name(path, number);
+        }
+        Ok(path)
+    }
+
+    fn add(&mut self, inode: Inode) -> u64 {
+        let number = self.inodes.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.inodes.insert(number, inode);
+        number
+    }
+
+    fn put_pseudo_link(&mut self, name: &[u8], member: &Member) -> Result<(), Refused> {
+        let number = match &member.kind {
+            Kind::Directory => return Ok(()),
+            Kind::Hardlink(target) => self.target(target)?,
+            Kind::File(body) => {
+                let kind = InodeKind::File(Content::from(body));
+                self.add(inode(kind, &member.meta))
+            }
+            _ => return Err(Refused("not generated")),
+        };
+        self.pseudo_links.insert(name.to_vec(), number);
+        Ok(())
     }
 
     /// Applies a whiteout: removes the name from lower layers.
@@ -291,21 +303,14 @@ impl Model {
     }
 }
 
-/// The result of a path lookup.
-struct Walk {
-    /// The last existing directory.
-    here: Path,
-    /// The components that do not exist, last one first.
-    ahead: Path,
-    /// The directories passed, including those reached through links.
-    passed: Vec<Path>,
-}
-
 /// Splits a member's name into components.
 fn plain_path(name: &[u8]) -> Result<Path, Refused> {
-    let path = parts_of(name);
-    if path.iter().any(|part| part == b"..") {
-        return Err(Refused("a name with .."));
+    let mut path = Path::new();
+    for part in parts_of(name) {
+        match part == b".." {
+            true => drop(path.pop().ok_or(Refused("a name that leaves the root"))?),
+            false => path.push(part),
+        }
     }
     if name.len() > 4095 || path.iter().any(|part| part.len() > 255) {
         return Err(Refused("a long name"));

@@ -30,13 +30,12 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
     {
         return None;
     }
-    // The pipeline rejects files in /lost+found.
-    if path.first() == Some(&&b"lost+found"[..]) {
-        return None;
-    }
     // Archiving a directory yields each name once,
+    let path = real(model, &path)?;
     let is_there = |other: &Member| {
-        let other = parts(&other.name);
+        let Some(other) = real(model, &parts(&other.name)) else {
+            return true;
+        };
         match member.kind {
             Kind::Directory => other == path,
             // and nothing below a file,
@@ -46,32 +45,33 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
     if layer.members.iter().any(is_there) {
         return None;
     }
-    // and only directories as parents,
-    for length in 1..path.len() {
-        if model.is_directory(&path[..length]) == Some(false) {
-            return None;
-        }
-    }
     // and whiteouts before all other members, none of them below a name that is
     // whited out.
     if let Some(hidden) = name.strip_prefix(b".wh.") {
         let mut target = path.clone();
         target.pop();
         if name != b".wh..wh..opq" {
-            target.push(hidden);
+            target.push(hidden.to_vec());
         }
-        let conflicts =
-            |other: &Member| !is_whiteout(other) || parts(&other.name).starts_with(&target);
+        let conflicts = |other: &Member| {
+            let other_path = real(model, &parts(&other.name));
+            !is_whiteout(other) || other_path.is_none_or(|other| other.starts_with(&target))
+        };
         if layer.members.iter().any(conflicts) {
             return None;
         }
     }
     // umoci removes the existing tree before it links, even if that contains the
     // target.
-    if let Kind::Hardlink(target) = &member.kind
-        && parts(target).starts_with(&path)
-    {
-        return None;
+    if let Kind::Hardlink(target) = &member.kind {
+        let target = parts(target);
+        let real_target = real(model, &target)?;
+        let through_links = real_target != target;
+        let replaced: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
+        let replaces_link = model.is_directory(&replaced) == Some(false);
+        if real_target.starts_with(&path) || (through_links && replaces_link) {
+            return None;
+        }
     }
     if let Kind::File(body) = &member.kind
         && body.size > LARGEST
@@ -94,6 +94,24 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
         member.meta.mtime = (0, 0);
     }
     Some(member)
+}
+
+/// The path without symbolic links on the way; `None` if a file is in the way, which umoci does
+/// not replace.
+fn real(model: &Model, path: &[&[u8]]) -> Option<Vec<Vec<u8>>> {
+    let Some((name, parents)) = path.split_last() else {
+        return Some(Vec::new());
+    };
+    let parents: Vec<Vec<u8>> = parents.iter().map(|part| part.to_vec()).collect();
+    let mut real = model.resolved(&parents).ok()?;
+    for length in 1..=real.len() {
+        let part: Vec<&[u8]> = real[..length].iter().map(Vec::as_slice).collect();
+        if model.is_directory(&part) == Some(false) {
+            return None;
+        }
+    }
+    real.push(name.to_vec());
+    Some(real)
 }
 
 fn is_whiteout(member: &Member) -> bool {

@@ -37,6 +37,12 @@ enum Step {
     Whiteout(Index),
     WhiteoutMissing(PathChoice),
     Opaque(Index),
+    /// Below a symbolic link: a whiteout, an opaque mark, a hard link to a file there.
+    WhiteoutThrough(Index, Vec<u8>),
+    OpaqueThrough(Index),
+    LinkThrough(PathChoice, Index, Vec<u8>),
+    /// A file in a directory that is named like a whiteout of this name.
+    BelowWhiteout(Index),
     /// Many names in one directory, some of them not UTF-8.
     ManyNames(Index, u8),
     Aufs,
@@ -48,6 +54,8 @@ enum Step {
 enum PathChoice {
     Existing(Index),
     Under(Index, Vec<u8>),
+    /// Below a symbolic link.
+    Through(Index, Vec<u8>),
     Fresh(Vec<Vec<u8>>),
 }
 
@@ -131,6 +139,11 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
             false => names[index.index(names.len())].clone(),
         }
     };
+    let links = model.links();
+    let link = |index: &Index| match links.is_empty() {
+        true => b"a".to_vec(),
+        false => links[index.index(links.len())].clone(),
+    };
     let under = |directory: &[u8], name: &[u8]| match directory {
         b"" => name.to_vec(),
         directory => [directory, b"/", name].concat(),
@@ -138,6 +151,7 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
     let resolve = |path: &PathChoice| match path {
         PathChoice::Existing(index) => pick(index, None),
         PathChoice::Under(index, name) => under(&pick(index, Some(true)), name),
+        PathChoice::Through(index, name) => under(&link(index), name),
         PathChoice::Fresh(parts) => parts.join(&b'/'),
     };
     let hidden = |path: &[u8]| match path.iter().rposition(|byte| *byte == b'/') {
@@ -178,6 +192,18 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
             &pick(&index, Some(true)),
             b".wh..wh..opq",
         ))],
+        Step::WhiteoutThrough(index, name) => {
+            vec![empty_file(hidden(&under(&link(&index), &name)))]
+        }
+        Step::OpaqueThrough(index) => vec![empty_file(under(&link(&index), b".wh..wh..opq"))],
+        Step::LinkThrough(path, index, name) => {
+            let target = Kind::Hardlink(under(&link(&index), &name));
+            vec![member(resolve(&path), target, Meta::default())]
+        }
+        Step::BelowWhiteout(index) => {
+            let directory = hidden(&pick(&index, None));
+            vec![empty_file(under(&directory, b"f"))]
+        }
         Step::ManyNames(index, seed) => {
             let directory = pick(&index, Some(true));
             let one = |number: u8| {
@@ -192,6 +218,11 @@ fn members(step: Step, spelling: &Spelling, model: &Model) -> Vec<Member> {
         Step::Aufs => vec![
             empty_file(b".wh..wh.plnk/12.34".to_vec()),
             empty_file(b".wh..wh.aufs".to_vec()),
+            member(
+                b"a".to_vec(),
+                Kind::Hardlink(b".wh..wh.plnk/12.34".to_vec()),
+                Meta::default(),
+            ),
         ],
         Step::Root(meta) => vec![member(Vec::new(), Kind::Directory, meta)],
     }
@@ -233,6 +264,11 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<Index>().prop_map(Step::Whiteout),
         1 => path_choice().prop_map(Step::WhiteoutMissing),
         1 => any::<Index>().prop_map(Step::Opaque),
+        1 => (any::<Index>(), component()).prop_map(|(i, c)| Step::WhiteoutThrough(i, c)),
+        1 => any::<Index>().prop_map(Step::OpaqueThrough),
+        1 => (path_choice(), any::<Index>(), component())
+            .prop_map(|(p, i, c)| Step::LinkThrough(p, i, c)),
+        1 => any::<Index>().prop_map(Step::BelowWhiteout),
         1 => meta().prop_map(Step::Root),
         // Rare, because ManyNames makes a case slow.
         1 => (prop::bool::weighted(0.1), any::<Index>(), 0u8..16).prop_map(|(crowd, i, seed)| {
@@ -246,6 +282,7 @@ fn path_choice() -> impl Strategy<Value = PathChoice> {
     prop_oneof![
         40 => any::<Index>().prop_map(PathChoice::Existing),
         40 => (any::<Index>(), component()).prop_map(|(i, c)| PathChoice::Under(i, c)),
+        30 => (any::<Index>(), component()).prop_map(|(i, c)| PathChoice::Through(i, c)),
         40 => vec(component(), 1..4).prop_map(PathChoice::Fresh),
         1 => long_way.prop_map(|(way, end)| PathChoice::Fresh([way, end].concat())),
     ]

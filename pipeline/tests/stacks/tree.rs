@@ -117,18 +117,6 @@ impl Tree {
         };
         self.names.iter().map(line).collect()
     }
-
-    /// Removes an empty `/lost+found`, which the file system itself creates.
-    pub fn without_lost_and_found(mut self) -> Tree {
-        let inside = b"/lost+found/";
-        let is_empty = !self.names.keys().any(|name| name.starts_with(inside));
-        let number = self.names.get(&b"/lost+found"[..]);
-        let is_directory = number.is_some_and(|n| self.inodes[n].kind == InodeKind::Directory);
-        if is_empty && is_directory {
-            self.names.remove(&b"/lost+found"[..]);
-        }
-        self
-    }
 }
 
 impl InodeKind {
