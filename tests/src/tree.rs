@@ -20,8 +20,6 @@ use sha2::{Digest, Sha256};
 use crate::{Error, binaries, tool};
 
 /// Lists the tree below `root`, and `root` itself as `/`.
-///
-/// An empty `/lost+found` is omitted; the file system itself creates it.
 pub fn list(root: &Path) -> Result<Vec<String>, Error> {
     let mut lister = Lister::default();
     lister.visit(root, b"/")?;
@@ -95,9 +93,6 @@ impl Lister {
             }
             below.extend_from_slice(file_name.as_bytes());
             let path = child.path();
-            if below == b"/lost+found" && is_empty_directory(&path) {
-                continue;
-            }
             self.visit(&path, &below)?;
         }
         Ok(())
@@ -153,10 +148,6 @@ fn push(line: &mut String, key: &str, value: &str) {
 
 fn escape(text: &OsStr) -> String {
     text.as_bytes().escape_ascii().to_string()
-}
-
-fn is_empty_directory(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// The SHA-256 of a reader's content, in hexadecimal.

@@ -21,8 +21,6 @@ pub enum DiskError {
     TooLarge { maximum_mib: u64 },
     #[error("a name in {directory:?} is not UTF-8, and the built-in ext4 writer cannot store it")]
     Name { directory: String },
-    #[error("the image has files in /lost+found, which ext4 reserves")]
-    LostFound,
     #[error("the extended attributes of {path:?} cannot be stored in an ext4 file system")]
     Attributes { path: String },
     #[error("the file {path:?} exceeds the maximum file size of ext4")]

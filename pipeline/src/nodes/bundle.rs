@@ -40,7 +40,7 @@ use crate::tree::merge::{MergeError, MergeProblem, Merger};
 const OP: &str = "bundle";
 
 /// Must rise whenever the bytes of a disk could change for the same key.
-const OP_VERSION: u32 = 1;
+const OP_VERSION: u32 = 2;
 
 /// The size of a read from the file, in bytes.
 const CHUNK: usize = 256 << 10;

@@ -27,7 +27,7 @@ use crate::tree::merge::{MergeError, Merger};
 pub(crate) const OP: &str = "rootfs";
 
 /// Must rise whenever the bytes of an image could change for the same key.
-const OP_VERSION: u32 = 2;
+const OP_VERSION: u32 = 3;
 
 /// How to build a root file system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -200,7 +200,7 @@ pub(crate) fn spec(image: &Image, options: &RootfsOptions, tool: Option<&Mke2fs>
         op: OP,
         op_version: OP_VERSION,
         params: serde_json::json!({
-            "writer": if tool.is_some() { "mke2fs" } else { ext4::WRITER },
+            "writer": if tool.is_some() { "mke2fs, lost+found 1" } else { ext4::WRITER },
             "sizeMiB": options.size_mib,
             "headroomMiB": HEADROOM_MIB,
         }),

@@ -26,7 +26,7 @@ fn the_hosts_mke2fs_writes_the_same_tree() {
          ln -s $(head -c 300 /dev/zero | tr '\\0' t) long; touch -h -d @-5.5 l; touch -d @1.25 y
          touch -d 2040-01-01 c; touch -d 1969-12-31T23:59:59Z p; chmod 0711 .
          truncate -s 5M sparse; printf end >>sparse; : >empty; echo x >'<12>'; echo x >-f
-         echo latin >\"$(printf 'latin-\\344')\"",
+         echo latin >\"$(printf 'latin-\\344')\"; mkdir -m 0750 lost+found; echo >lost+found/#123",
         "mkdir many; for n in $(seq 600); do ln a-link many/a-very-long-name-to-fill-the-block-$n 2>/dev/null \
          || { [ -e a-link ] || echo l >a-link; ln a-link many/a-very-long-name-to-fill-the-block-$n; }; done",
     ] {

@@ -42,6 +42,60 @@ fn layers_with_edge_cases_equal_what_umoci_unpacks() {
     assert_same(&rootfs.path, &unpacked(layout.directory(), "latest"));
 }
 
+/// What tools that write a layer member by member make of links and odd names.
+#[test]
+fn handmade_layers_equal_what_umoci_unpacks() {
+    let layout = or_skip!(Layout::empty());
+    let mut owner = Tar::new().file("nobody", b"x").finish();
+    owner.truncate(1024);
+    // A user id of -2, in base 256; and no padding after the content.
+    owner[108..116].fill(0xff);
+    owner[115] = 0xfe;
+    owner[148..156].fill(b' ');
+    let sum: u32 = owner[..512].iter().map(|byte| u32::from(*byte)).sum();
+    owner[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    owner.truncate(513);
+    for layer in [
+        // Links on the way in one layer: absolute, out of the root, in a chain, to nothing.
+        Tar::new()
+            .symlink("var/run", "/run")
+            .file("var/run/x", b"1")
+            .symlink("var/up", "../../../run/deep")
+            .file("var/up/y", b"2")
+            .symlink("a", "b")
+            .symlink("b", "/var/./run/")
+            .file("a/z", b"3")
+            .hard_link("hard", "b/deep/y")
+            .symlink("gone", "no/where")
+            .file("lost+found/#123", b"4")
+            .finish(),
+        // The same across layers; a whiteout and an opaque mark behind a link.
+        Tar::new()
+            .file("a/new", b"5")
+            .file("var/run/.wh.x", b"")
+            .file("gone/.wh.x", b"")
+            .file("var/up/.wh..wh..opq", b"")
+            .file(".wh.d/f", b"6")
+            .finish(),
+        owner,
+    ] {
+        layout.add_layer("latest", &layer).unwrap();
+    }
+    let dir = TestDir::new();
+    let rootfs = build(&dir, &layout.reference("latest")).unwrap();
+    assert_clean(&rootfs.path);
+    let expected = unpacked(layout.directory(), "latest");
+    for (path, owner) in [
+        ("/run/new ", "0:0"),
+        ("/nobody ", "4294967294:0"),
+        ("/.wh.d/f ", "0:0"),
+    ] {
+        let line = expected.iter().find(|line| line.starts_with(path));
+        assert!(line.is_some_and(|line| line.contains(owner)), "{path}");
+    }
+    assert_same(&rootfs.path, &expected);
+}
+
 #[test]
 fn the_file_system_is_reproducible_and_depends_on_its_size() {
     let layout = or_skip!(Layout::busybox());

@@ -138,7 +138,7 @@ macro_rules! run_list {
                     --exec 'ls /data; rm /data/one'; done"#,
                 seconds: 120,
                 code: 0,
-                stdout: "lost+found\none\ntwo-1\nlost+found\none\ntwo-2\n",
+                stdout: "one\ntwo-1\none\ntwo-2\n",
             }
             disks_are_distinguished_and_can_be_nested {
                 script: r#"for name in a b c; do mkdir -p nested/$name/inner; echo $name >nested/$name/name; tar -C nested/$name -cf nested-$name.tar .; done

@@ -9,6 +9,7 @@ use mkext4::{FsBuilder, InodeHandle, Meta, SparseSeg, SpecialKind};
 use super::BLOCK;
 use super::content::block_runs;
 use super::inode::meta;
+use super::lost_and_found;
 use super::raw_names::{Hashes, StandIns};
 use crate::disk::error::DiskError;
 use crate::tar::entry::{Content, Device, display_name};
@@ -17,8 +18,6 @@ use crate::tree::{Inode, InodeId, InodeKind, ROOT, Tree};
 
 /// The maximum size of a file: 2^32 blocks, less one.
 const MAX_FILE: u64 = (u32::MAX as u64) * BLOCK;
-/// The maximum size of an inode's extended attributes: one block, less its header.
-const MAX_XATTRS: usize = 4096 - 36;
 
 /// A file system whose names are all declared.
 pub(super) struct Declared<'a> {
@@ -26,6 +25,8 @@ pub(super) struct Declared<'a> {
     /// Each file with data: its handle, its layer and its content.
     pub(super) contents: Vec<(InodeHandle, usize, &'a Content)>,
     pub(super) stand_ins: StandIns,
+    /// The declared name of the tree's own `/lost+found`.
+    pub(super) lost_and_found: Option<String>,
 }
 
 /// A directory whose names are not declared yet.
@@ -55,6 +56,7 @@ pub(super) fn declare<'a>(
     let mut handles: Vec<Option<InodeHandle>> = vec![None; tree.capacity()];
     let mut contents = Vec::new();
     let mut stand_ins = StandIns::default();
+    let mut lost_and_found = None;
     let mut pending = vec![Pending {
         inode: ROOT,
         handle: mkext4::ROOT,
@@ -68,17 +70,15 @@ pub(super) fn declare<'a>(
         for (name, edge) in tree.names(directory.inode) {
             let path = [&directory.path, &b"/"[..], name].concat();
             let inode = tree.inode(edge.inode);
-            if path == b"/lost+found" {
-                if matches!(&inode.kind, InodeKind::Directory(names) if names.is_empty()) {
-                    continue;
-                }
-                return Err(DiskError::LostFound);
-            }
+            let taken = |name: &str| tree.lookup(directory.inode, name.as_bytes()).is_some();
             let name = match std::str::from_utf8(name) {
+                Ok(_) if directory.inode == ROOT && name == lost_and_found::NAME => {
+                    let placeholder = lost_and_found::placeholder(&taken);
+                    lost_and_found = Some(placeholder.clone());
+                    Cow::Owned(placeholder)
+                }
                 Ok(name) => Cow::Borrowed(name),
                 Err(_) => {
-                    let taken =
-                        |name: &str| tree.lookup(directory.inode, name.as_bytes()).is_some();
                     let hashes = hashes.get_or_insert_with(|| {
                         Hashes::of(tree.names(directory.inode).map(|(name, _)| name), seed)
                     });
@@ -144,6 +144,7 @@ pub(super) fn declare<'a>(
         builder,
         contents,
         stand_ins,
+        lost_and_found,
     })
 }
 
@@ -184,14 +185,12 @@ fn set_xattrs(
     let bad = || DiskError::Attributes {
         path: display_name(path),
     };
-    let mut total = 0;
+    if !xattr::fit_ext4(&inode.attributes.xattrs) {
+        return Err(bad());
+    }
     for xattr in &inode.attributes.xattrs {
         let name = std::str::from_utf8(&xattr.name).map_err(|_| bad())?;
         let value = xattr::stored_by_ext4(xattr).ok_or_else(bad)?;
-        total += 16 + name.len().next_multiple_of(4) + value.len().next_multiple_of(4);
-        if total > MAX_XATTRS {
-            return Err(bad());
-        }
         builder.set_xattr(handle, name, &value).map_err(|_| bad())?;
     }
     Ok(())

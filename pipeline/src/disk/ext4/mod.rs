@@ -4,8 +4,8 @@
 //!
 //! - The image's UUID and the directories' hash seed are derived from a digest
 //!   that the caller passes; the file system's own times are 1970.
-//! - `/lost+found` belongs to the file system; an empty one in the image is
-//!   dropped, any other is an error.
+//! - The image has the files of the tree and no others, so `/lost+found` only if
+//!   the tree has it ([`lost_and_found`]).
 //! - A layer has no change times: all three times are `mtime`, clamped to the
 //!   range of an inode (1901 to 2446).
 //! - Names may be arbitrary bytes ([`raw_names`]).
@@ -14,6 +14,7 @@
 mod content;
 mod declare;
 mod inode;
+mod lost_and_found;
 mod raw_names;
 mod sink;
 mod size;
@@ -34,10 +35,10 @@ pub(crate) use self::superblock::{LABEL_BYTES, set_last_mounted};
 use crate::disk::error::{DiskError, WriteError};
 use crate::disk::{MIB, Size};
 use crate::tar::entry::Content;
-use crate::tree::Tree;
+use crate::tree::{ROOT, Tree};
 
-/// The versions of the writer and of [`raw_names`], for the keys of nodes.
-pub(crate) const WRITER: &str = "mkext4 0.0.3, raw names 2";
+/// The versions of the writer, of [`raw_names`] and of [`lost_and_found`], for the keys of nodes.
+pub(crate) const WRITER: &str = "mkext4 0.0.3, raw names 2, lost+found 1";
 
 const BLOCK: u64 = 4096;
 
@@ -55,6 +56,9 @@ pub(crate) struct Planned<'a> {
     layout: Layout,
     contents: Vec<(InodeHandle, usize, &'a Content)>,
     stand_ins: StandIns,
+    lost_and_found: Option<String>,
+    /// The number of directories in the root directory.
+    directories: u32,
 }
 
 /// Lays the tree out, without a label. Nothing is written.
@@ -122,7 +126,10 @@ impl Planned<'_> {
         // The writer passes on only the kind of an error of the image.
         sink.finish().map_err(WriteError::Image)?;
         result?;
-        self.stand_ins.replace(image).map_err(|error| match error {
+        let replaced = (self.stand_ins.replace(image)).and_then(|()| {
+            lost_and_found::remove(image, self.lost_and_found.as_deref(), self.directories)
+        });
+        replaced.map_err(|error| match error {
             ReplaceError::Image(error) => WriteError::Image(error),
             ReplaceError::Reader(source) => WriteError::Disk(DiskError::Layout { source }),
             ReplaceError::Sorted(directory) => WriteError::Disk(DiskError::Name { directory }),
@@ -181,6 +188,10 @@ fn attempt<'a>(
             layout,
             contents: declared.contents,
             stand_ins: declared.stand_ins,
+            lost_and_found: declared.lost_and_found,
+            directories: (tree.names(ROOT))
+                .filter(|(_, edge)| tree.is_directory(edge.inode))
+                .count() as u32,
         })),
         // Names and attributes were checked when they were declared, so
         // `Invalid` means a lack of space here.

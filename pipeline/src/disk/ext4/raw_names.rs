@@ -255,22 +255,33 @@ fn replace_target(fs: &Fs<&File>, image: &File, ino: u32, real: &[u8]) -> Result
     }
     let mut raw = fs.inode_raw(ino)?;
     put(&mut raw, INODE_BLOCK, real)?;
-    let sum = csum::inode(fs.fs_seed(), ino, inode.generation, &raw).to_le_bytes();
-    for (offset, half) in INODE_CHECKSUM.iter().zip(sum.chunks(2)) {
-        put(&mut raw, *offset, half)?;
-    }
+    set_inode_checksum(fs, ino, &mut raw)?;
     write(image, inode_offset(fs, ino)?, &raw)
 }
 
+/// Sets the checksum of an inode that was changed.
+pub(super) fn set_inode_checksum(
+    fs: &Fs<&File>,
+    ino: u32,
+    raw: &mut [u8],
+) -> Result<(), ReplaceError> {
+    let generation = fs.inode(ino)?.generation;
+    let sum = csum::inode(fs.fs_seed(), ino, generation, raw).to_le_bytes();
+    for (offset, half) in INODE_CHECKSUM.iter().zip(sum.chunks(2)) {
+        put(raw, *offset, half)?;
+    }
+    Ok(())
+}
+
 /// The offset of an inode in the image.
-fn inode_offset(fs: &Fs<&File>, ino: u32) -> Result<u64, ReplaceError> {
+pub(super) fn inode_offset(fs: &Fs<&File>, ino: u32) -> Result<u64, ReplaceError> {
     let per_group = u64::from(fs.superblock().inodes_per_group);
     let index = u64::from(ino).saturating_sub(1);
     let table = fs.group_desc(index / per_group)?.inode_table;
     Ok(table * BLOCK + index % per_group * spec::INODE_SIZE as u64)
 }
 
-fn put(block: &mut [u8], offset: usize, bytes: &[u8]) -> Result<(), ReplaceError> {
+pub(super) fn put(block: &mut [u8], offset: usize, bytes: &[u8]) -> Result<(), ReplaceError> {
     match block.get_mut(offset..offset + bytes.len()) {
         Some(place) => {
             place.copy_from_slice(bytes);
@@ -280,7 +291,7 @@ fn put(block: &mut [u8], offset: usize, bytes: &[u8]) -> Result<(), ReplaceError
     }
 }
 
-fn write(image: &File, offset: u64, bytes: &[u8]) -> Result<(), ReplaceError> {
+pub(super) fn write(image: &File, offset: u64, bytes: &[u8]) -> Result<(), ReplaceError> {
     image
         .write_all_at(bytes, offset)
         .map_err(ReplaceError::Image)

@@ -248,9 +248,6 @@ fn many_small_files_have_inodes_and_some_are_left() {
 #[test]
 fn a_member_that_ext4_cannot_store_is_named() {
     let refused = |entry: Entry| plan(&tree(vec![entry]), &seed(), SMALL).err().unwrap();
-    let mut large = file(b"a/b", 0);
-    large.attributes.xattrs[0].value = vec![0; 5000];
-    assert!(matches!(refused(large), DiskError::Attributes { path } if path == "/a/b"));
     let huge = Content {
         size: 1 << 50,
         segments: Vec::new(),
@@ -267,8 +264,87 @@ fn a_member_that_ext4_cannot_store_is_named() {
         refused(entry(b"dev", EntryKind::CharDevice(device))),
         DiskError::Inode { path, .. } if path == "/dev"
     ));
-    assert!(matches!(
-        refused(file(b"lost+found/x", 0)),
-        DiskError::LostFound
-    ));
+}
+
+/// The names in the root directory, with the kinds that they are listed as.
+fn root_names(fs: &Fs<&std::fs::File>) -> Vec<(String, u8)> {
+    let entries = fs.read_dir(2).unwrap().into_iter();
+    let names = entries.map(|entry| (String::from_utf8(entry.name).unwrap(), entry.file_type));
+    names.filter(|(name, _)| !name.starts_with('.')).collect()
+}
+
+#[test]
+fn the_root_directory_has_lost_and_found_only_if_the_tree_has_it() {
+    use mkext4::spec::file_type::{DIR, REG};
+    let symlink = EntryKind::Symlink {
+        target: b"x".to_vec(),
+    };
+    let hard_link = EntryKind::Hardlink {
+        target: b"a".to_vec(),
+    };
+    type Names = Vec<(&'static str, u8)>;
+    let cases: Vec<(Vec<Entry>, Names)> = vec![
+        (vec![], vec![]),
+        (vec![file(b"a", 1)], vec![("a", REG)]),
+        (
+            vec![entry(b"lost+found", EntryKind::Directory)],
+            vec![("lost+found", DIR)],
+        ),
+        (
+            vec![
+                file(b"lost+found/#123", 1),
+                file(b"lost+found/d/\xff", 1),
+                file(b"lost+found~", 0),
+            ],
+            vec![("lost+found", DIR), ("lost+found~", REG)],
+        ),
+        (vec![file(b"lost+found", 1)], vec![("lost+found", REG)]),
+        (
+            vec![file(b"a", 1), entry(b"lost+found", hard_link)],
+            vec![("lost+found", REG), ("a", REG)],
+        ),
+        (
+            vec![entry(b"lost+found", symlink)],
+            vec![("lost+found", mkext4::spec::file_type::SYMLINK)],
+        ),
+    ];
+    for (entries, expected) in cases {
+        let names: Vec<_> = entries.iter().map(|entry| entry.path.clone()).collect();
+        let tree = tree(entries);
+        let image = written(&tree, b"c", SMALL);
+        let fs = Fs::open(image.as_file()).unwrap();
+        assert_eq!(fs.verify().unwrap(), []);
+        let expected: Vec<_> = (expected.into_iter())
+            .map(|(name, kind)| (name.to_owned(), kind))
+            .collect();
+        assert_eq!(root_names(&fs), expected, "{names:?}");
+        if names.contains(&b"lost+found/#123".to_vec()) {
+            let file = fs.resolve("/lost+found/#123").unwrap();
+            assert_eq!(fs.read_file(file).unwrap(), b"c");
+        }
+    }
+}
+
+/// Beside many names, so that the root directory is sorted, and at the limit of its links.
+#[test]
+fn lost_and_found_is_right_in_a_large_root_directory() {
+    // 2 + 64 998 links are the most that an inode counts.
+    for (own, count, kind) in [
+        (false, 3000, EntryKind::Fifo),
+        (true, 3000, EntryKind::Directory),
+        (false, 64_998, EntryKind::Directory),
+    ] {
+        let name = |number| format!("{number}-with-some-more-text");
+        let one = |number| entry(name(number).as_bytes(), kind.clone());
+        let mut entries: Vec<Entry> = (0..count).map(one).collect();
+        if own {
+            entries.push(file(b"lost+found/inside", 1));
+        }
+        let image = written(&tree(entries), b"c", SMALL);
+        let fs = Fs::open(image.as_file()).unwrap();
+        assert_eq!(fs.verify().unwrap(), []);
+        assert!(fs.inode(2).unwrap().flags & mkext4::spec::iflags::INDEX != 0);
+        assert_eq!(fs.lookup(2, b"lost+found").unwrap().is_some(), own);
+        assert_eq!(fs.read_dir(2).unwrap().len(), count + 2 + usize::from(own));
+    }
 }

@@ -13,7 +13,7 @@ use std::path::Path;
 use microagent_cas::{ScratchDir, StoreError};
 
 use super::{command, failed, program_failed};
-use crate::disk::error::{DiskError, Mke2fsError, Mke2fsFailure};
+use crate::disk::error::{Mke2fsError, Mke2fsFailure};
 use crate::disk::ext4;
 use crate::tar::entry::{Attributes, Content, Device, display_name};
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
@@ -66,6 +66,8 @@ impl<'a> Fill<'a> {
     /// Copies the whole tree into the image.
     pub(super) fn all(&mut self) -> Result<(), Mke2fsFailure> {
         let tree = self.tree;
+        // The tree may have one of its own.
+        self.line(b"/", &[b"rmdir", b"/lost+found"])?;
         let mut first_names: Vec<Option<Vec<u8>>> = vec![None; tree.capacity()];
         let mut pending: Vec<(InodeId, Vec<u8>)> = vec![(ROOT, b"/".to_vec())];
         while let Some((directory, path)) = pending.pop() {
@@ -76,12 +78,6 @@ impl<'a> Fill<'a> {
                     b"/" => [b"/", name].concat(),
                     _ => [&path, &b"/"[..], name].concat(),
                 };
-                if below == b"/lost+found" {
-                    match &tree.inode(edge.inode).kind {
-                        InodeKind::Directory(names) if names.is_empty() => continue,
-                        _ => return Err(DiskError::LostFound.into()),
-                    }
-                }
                 let inode = tree.inode(edge.inode);
                 self.seen[edge.inode.index()] += 1;
                 if first_names[edge.inode.index()].is_some() {
@@ -118,8 +114,7 @@ impl<'a> Fill<'a> {
             self.set_fields(&path, tree.inode(directory))?;
             for (name, edge) in tree.names(directory) {
                 let below = [path.strip_suffix(b"/").unwrap_or(&path), &b"/"[..], name].concat();
-                let is_directory = matches!(tree.inode(edge.inode).kind, InodeKind::Directory(_));
-                if is_directory && below != b"/lost+found" {
+                if tree.is_directory(edge.inode) {
                     pending.push((edge.inode, below));
                 }
             }
