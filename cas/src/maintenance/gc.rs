@@ -130,7 +130,8 @@ impl Store {
     /// `for_space`) and stale records (record/known_file.rs, record/subject.rs); returns their
     /// number.
     fn collect_stale(&self, for_space: bool) -> Result<u64, StoreError> {
-        let mut stale = self.stale_partials(for_space)?;
+        let partials = self.remove_stale_partials(for_space)?;
+        let mut stale = Vec::new();
         let quarantine = self.layout().dir("quarantine");
         directory::list(&quarantine, |name, _| {
             stale.push(quarantine.join(name));
@@ -141,7 +142,7 @@ impl Store {
         for path in &stale {
             remove(path)?;
         }
-        Ok(stale.len() as u64)
+        Ok(partials + stale.len() as u64)
     }
 }
 

@@ -5,9 +5,7 @@
 //! content is not trusted: it may end in bytes that never reached the disk. A writer reads it
 //! through its hasher before it appends to it.
 
-use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use crate::digest::{Digest, Hasher};
@@ -40,21 +38,20 @@ impl Store {
         Ok(BlobWriter::new(self, Temporary::Partial(partial), left))
     }
 
-    /// Interrupted downloads without a writer: all, or those older than [`MAX_AGE`].
-    pub(crate) fn stale_partials(&self, all: bool) -> Result<Vec<PathBuf>, StoreError> {
-        let mut stale = Vec::new();
+    /// Removes interrupted downloads without a writer: all, or those older than [`MAX_AGE`]; returns
+    /// their number. Each is removed while its lock is held, so that no writer resumes it meanwhile.
+    pub(crate) fn remove_stale_partials(&self, all: bool) -> Result<u64, StoreError> {
+        let mut removed = 0;
         let dir = self.layout().dir("partial");
         directory::list(&dir, |name, metadata| {
-            let path = dir.join(name);
             let since = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let age = since.elapsed().unwrap_or_default();
-            let free = |file: File| lock::try_exclusive(&file).unwrap_or(false);
-            if (all || age > MAX_AGE) && File::open(&path).is_ok_and(free) {
-                stale.push(path);
+            if (all || age > MAX_AGE) && lock::remove_if_free(&dir.join(name))? {
+                removed += 1;
             }
             Ok(())
         })?;
-        Ok(stale)
+        Ok(removed)
     }
 }
 
@@ -165,9 +162,42 @@ mod tests {
         let store = Store::open(&dir.path().join("cas")).unwrap();
         let mut writer = store.resume_writer(&Digest::of(b"x")).unwrap();
         writer.write_all(&vec![0; 2 << 20]).unwrap();
-        assert_eq!(store.stale_partials(true).unwrap().len(), 0, "in use");
+        assert_eq!(store.remove_stale_partials(true).unwrap(), 0, "in use");
         drop(writer);
-        assert_eq!(store.stale_partials(false).unwrap().len(), 0);
-        assert_eq!(store.stale_partials(true).unwrap().len(), 1);
+        assert_eq!(store.remove_stale_partials(false).unwrap(), 0);
+        assert_eq!(store.remove_stale_partials(true).unwrap(), 1);
+        assert_eq!(partials(&store), 0);
+    }
+
+    /// A writer that has opened the file and not locked it yet finds out that it is gone.
+    #[test]
+    fn what_a_writer_resumes_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cas")).unwrap();
+        let digest = Digest::of(b"x");
+        let path = store.root().join("partial").join(digest.hex());
+        let (rounds, stop) = (500, std::sync::atomic::AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let collector = scope.spawn(|| {
+                let mut removed = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    removed += store.remove_stale_partials(true).unwrap();
+                }
+                removed
+            });
+            let mut resumed = 0;
+            for _ in 0..rounds {
+                let writer = store.resume_writer(&digest).unwrap();
+                if writer.temporary.path() == path {
+                    resumed += 1;
+                    std::thread::yield_now();
+                    assert!(path.exists(), "removed while it was being written");
+                }
+                drop(writer);
+                std::fs::write(&path, b"left").unwrap();
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(resumed > 0 && collector.join().unwrap() > 0);
+        });
     }
 }

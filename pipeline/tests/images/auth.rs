@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use microagent_pipeline::{ErrorKind, Registries, RootfsOptions};
+use microagent_tests::fault_proxy::FaultProxy;
 use microagent_tests::image::Layout;
 use microagent_tests::registry::{CREDENTIALS, Registry};
 use microagent_tests::{or_skip, program, tool};
@@ -131,6 +132,10 @@ fn without_a_configured_file_the_default_ones_are_read_in_order() {
     write(directory("docker/config.json"), &right);
     write(directory("wrong/config.json"), &wrong);
     write(directory("home/.docker/config.json"), &right);
+    write(
+        directory("config-home/.config/containers/auth.json"),
+        &right,
+    );
     let nothing = directory("nothing");
     for (runtime, docker, home, expected) in [
         ("right", "wrong", "nothing", true),
@@ -139,6 +144,7 @@ fn without_a_configured_file_the_default_ones_are_read_in_order() {
         ("nothing", "wrong", "home", false),
         ("nothing", "nothing", "home", false),
         ("nothing", "", "home", true),
+        ("nothing", "wrong", "config-home", true),
     ] {
         let docker_config = match docker {
             "" => PathBuf::new(),
@@ -258,6 +264,83 @@ fn a_token_is_requested_with_password_and_account() {
     let anonymous = server.requests_to("/token").pop().unwrap();
     assert_eq!(anonymous.authorization, None);
     assert!(!anonymous.path.contains("account="), "{anonymous:?}");
+}
+
+#[test]
+fn a_pull_has_no_more_requests_than_it_needs() {
+    let registry = or_skip!(registry(false));
+    let proxy = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
+    build(&TestDir::new(), &format!("{}/app:1", proxy.address())).unwrap();
+    let requests = proxy.requests();
+    assert_eq!(
+        requests.len(),
+        3,
+        "manifest, configuration, layer: {requests:?}"
+    );
+    let server = token_protected(
+        &registry,
+        "WWW-Authenticate: Bearer realm=\"http://ADDRESS/token\"",
+        |_| answer(200, &[], r#"{"token":"the-token"}"#),
+        |token| token == "the-token",
+    );
+    build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap();
+    let requests = server.requests();
+    assert_eq!(
+        requests.len(),
+        5,
+        "a 401 and a token before them: {requests:?}"
+    );
+}
+
+#[test]
+fn a_registry_that_challenges_only_at_v2_is_asked_there() {
+    let registry = or_skip!(registry(false));
+    let dir = tempfile::tempdir().unwrap();
+    for status in [401, 403, 404] {
+        for scheme in ["Basic", "Bearer"] {
+            let real = registry.address().to_owned();
+            let server = ScriptedServer::start(move |address, request| {
+                let given = request.authorization.as_deref().unwrap_or_default();
+                // printf 'tester:open sesame' | base64
+                let basic = "Basic dGVzdGVyOm9wZW4gc2VzYW1l";
+                let expected = if scheme == "Basic" {
+                    basic
+                } else {
+                    "Bearer the-token"
+                };
+                if request.path.starts_with("/token") && given == basic {
+                    return answer(200, &[], r#"{"token":"the-token"}"#);
+                }
+                let challenge =
+                    format!("wWw-AuThEnTiCaTe: {scheme} realm=\"http://{address}/token\"");
+                match request.path.as_str() {
+                    "/v2/" => answer(401, &[&challenge], ""),
+                    _ if given == expected => redirect(&real, &request.path),
+                    _ => answer(status, &[], ""),
+                }
+            });
+            let file = auth_file(dir.path(), &server.address, CREDENTIALS);
+            let reference = format!("{}/app:1", server.address);
+            let built = build_with(&[("REGISTRY_AUTH_FILE", &file)], &reference);
+            assert_eq!(built, "built", "{status} {scheme}");
+            assert_eq!(
+                server.requests_to("/v2/").len(),
+                5,
+                "{:?}",
+                server.requests()
+            );
+            // Without credentials the answer to the request itself is reported.
+            let error = build(&TestDir::new(), &reference).unwrap_err();
+            let expected = match status {
+                404 => "does not have this image",
+                _ => "requires credentials",
+            };
+            assert!(
+                error.to_string().ends_with(expected),
+                "{status} {scheme}: {error}"
+            );
+        }
+    }
 }
 
 #[test]

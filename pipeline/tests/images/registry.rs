@@ -100,12 +100,103 @@ fn an_interrupted_transfer_resumes_where_it_stopped() {
 }
 
 #[test]
-fn a_transfer_that_makes_too_little_progress_fails() {
-    let (error, _) = build_with_faults(vec![rule("/blobs/", Fault::CutAfter(5000), None)]);
+fn a_transfer_goes_on_as_long_as_there_is_progress() {
+    let (error, requests) =
+        build_with_faults(vec![rule("/blobs/", Fault::CutAfter(280_000), None)]);
+    assert!(error.is_none(), "{}", chain(&error.unwrap()));
+    let is_resumed = |line: &&String| line.contains(" Range: bytes=");
+    assert!(
+        requests.iter().filter(is_resumed).count() > 14,
+        "{requests:?}"
+    );
+
+    let (error, _) = build_with_faults(vec![
+        rule("/blobs/", Fault::CutAfter(70_000), Some(2)),
+        rule("/blobs/", Fault::CutAfter(0), None),
+    ]);
     let error = error.unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     let text = chain(&error);
-    assert!(text.contains("is truncated: received 20000 of"), "{text}");
+    assert!(text.contains("is truncated: received"), "{text}");
+}
+
+#[test]
+fn any_other_answer_to_a_range_means_the_whole_layer() {
+    let (registry, _layout) = or_skip!(registry());
+    let reference = format!("{}/app:1", registry.address());
+    let image = TestDir::new()
+        .pipeline()
+        .resolve(&reference.parse().unwrap());
+    let layer = image.unwrap().layers[1].digest.to_string();
+    for status in [204, 400, 403, 404, 416, 501] {
+        let rules = vec![
+            rule(&layer, Fault::CutAfter(2 << 20), Some(1)),
+            // Statuses from 500 are tried four times.
+            rule(
+                &layer,
+                Fault::Status(status, vec![]),
+                Some(if status < 500 { 1 } else { 4 }),
+            ),
+        ];
+        let proxy = FaultProxy::start(registry.address(), rules).unwrap();
+        let built = build(&TestDir::new(), &format!("{}/app:1", proxy.address()));
+        built.unwrap_or_else(|error| panic!("{status}: {}", chain(&error)));
+        let mut requests = proxy.requests();
+        requests.retain(|line| line.contains(&layer));
+        assert_eq!(
+            requests.len(),
+            if status < 500 { 3 } else { 6 },
+            "{requests:?}"
+        );
+        assert!(
+            requests[1].contains(" Range: bytes=2097152-"),
+            "{requests:?}"
+        );
+        assert!(!requests.last().unwrap().contains("Range"), "{requests:?}");
+    }
+}
+
+#[test]
+fn a_complete_partial_download_is_not_fetched_again() {
+    let (registry, _layout) = or_skip!(registry());
+    let proxy = or_skip!(FaultProxy::start(registry.address(), Vec::new()));
+    let reference = format!("{}/app:1", proxy.address());
+    let dir = TestDir::new();
+    let image = dir.pipeline().resolve(&reference.parse().unwrap()).unwrap();
+    let layer = &image.layers[1];
+    let url = format!(
+        "http://{}/v2/app/blobs/{}",
+        registry.address(),
+        layer.digest
+    );
+    let mut blob = ureq::get(url).call().unwrap();
+    let blob = blob
+        .body_mut()
+        .with_config()
+        .limit(u64::MAX)
+        .read_to_vec()
+        .unwrap();
+    let partial = dir.store().join("partial").join(layer.digest.hex());
+    let is_fetched = || {
+        let requests = proxy.requests();
+        requests
+            .iter()
+            .any(|line| line.contains(&layer.digest.to_string()))
+    };
+    std::fs::write(&partial, &blob).unwrap();
+    build(&dir, &reference).unwrap();
+    assert!(!is_fetched(), "{:?}", proxy.requests());
+    // The bytes that another process left are not trusted, and not blamed on the registry.
+    for kept in [blob.len(), 2 << 20] {
+        let dir = TestDir::new();
+        dir.pipeline();
+        let partial = dir.store().join("partial").join(layer.digest.hex());
+        let mut damaged = blob[..kept].to_vec();
+        damaged[1 << 20] ^= 1;
+        std::fs::write(&partial, damaged).unwrap();
+        build(&dir, &reference).unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(is_fetched());
+    }
 }
 
 #[test]

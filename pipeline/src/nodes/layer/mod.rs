@@ -229,7 +229,14 @@ fn fetch(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
         (Ok(None), _) | (Err(_), Err(LayerFailure::Store(_))) => return unpacked,
         (Err(error), _) => return Err(error),
     };
-    keep(blob, image, layer)?;
+    let was_resumed = blob.left() > 0;
+    match keep(blob, image, layer) {
+        // Perhaps the part that another process left is damaged. It is gone now.
+        Err(LayerFailure::Layer(LayerError::WrongBytes { .. })) if was_resumed => {
+            return fetch(unpacking);
+        }
+        kept => kept?,
+    }
     engine.emit(Event::StageDone { stage, detail });
     unpacked
 }

@@ -7,10 +7,11 @@ use super::{LayerError, LayerFailure};
 use crate::image::manifest::LayerDescriptor;
 use crate::source::{LayerStream, Source};
 
-/// The maximum number of consecutive connections that break before [`PROGRESS`].
+/// The maximum number of consecutive connections that break without progress.
 const ATTEMPTS: u32 = 4;
-/// A connection that breaks after this many bytes resets the count.
-const PROGRESS: u64 = 1 << 20;
+/// After this many bytes, the next connection is opened without a pause: a server that ends every
+/// connection after some data is not overloaded.
+const NO_PAUSE: u64 = 64 << 10;
 
 /// A transfer in progress.
 pub(super) struct Transfer<'a> {
@@ -61,6 +62,10 @@ impl<'a> Transfer<'a> {
 
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, LayerFailure> {
         loop {
+            if self.stream.is_none() && self.received > 0 && self.received == self.layer.size {
+                // The digest decides. There is no range to ask for.
+                return Ok(0);
+            }
             if self.stream.is_none() {
                 let (from, stream) = self.source.layer(self.layer, self.received)?;
                 self.skip = self.received.saturating_sub(from);
@@ -106,8 +111,9 @@ impl<'a> Transfer<'a> {
     /// Handles a broken connection: waits for the next attempt, or fails.
     fn interrupted(&mut self, source: Option<io::Error>) -> Result<(), LayerFailure> {
         self.stream = None;
-        self.failures = match self.received - self.begun >= PROGRESS {
-            true => 1,
+        let progress = self.received - self.begun;
+        self.failures = match progress > 0 {
+            true => 0,
             false => self.failures + 1,
         };
         if self.failures >= ATTEMPTS || !self.source.may_recover() {
@@ -120,7 +126,9 @@ impl<'a> Transfer<'a> {
             }
             .into());
         }
-        self.source.pause(self.failures);
+        if progress < NO_PAUSE {
+            self.source.pause(self.failures.max(1));
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{Response, Uri};
 
+use super::challenge::{self, Challenge};
 use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Failure, Http, Request};
@@ -34,6 +35,8 @@ pub(super) struct Client {
     /// The scheme that an insecure server supports, once known.
     scheme: OnceLock<&'static str>,
     attempts: u32,
+    /// How the server wants requests to be authorised, once known; `None` if it does not.
+    challenge: Mutex<Option<Option<Challenge>>>,
     /// The current `Authorization`.
     authorization: Mutex<Option<String>>,
 }
@@ -58,6 +61,7 @@ impl Client {
                 true => retry::ATTEMPTS_AT_A_MIRROR,
                 false => retry::ATTEMPTS,
             },
+            challenge: Mutex::default(),
             authorization: Mutex::new(None),
         }
     }
@@ -106,28 +110,71 @@ impl Client {
 
     /// GETs `/v2/<repository>/<path>`, with retries, and authenticates if the
     /// registry requires it. Returns a success or a permanent error.
+    ///
+    /// The request itself is sent first: a server that allows it needs no other, and a 401 tells how to
+    /// authenticate. Some servers tell that only at `/v2/` (OCI distribution, "Determining Support"), and
+    /// answer other requests without `Authorization` with a bare 401, 403 or 404.
     pub(super) fn get(
         &self,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Answer, RegistryError> {
+        let url = format!("{}/{path}", self.image.repository);
         let mut renewed = false;
         loop {
             let authorization = self.authorization().clone();
             let answer =
-                self.with_retries(|| self.try_get(path, headers, authorization.as_deref()))?;
+                self.with_retries(|| self.try_get(&url, headers, authorization.as_deref()))?;
             // Only the registry itself may request authentication: the target of a
             // redirect could name any token server.
-            if answer.response.status() != 401 || answer.other_host.is_some() || renewed {
+            if answer.other_host.is_some() || renewed {
                 return Ok(answer);
             }
+            let challenge = match answer.response.status().as_u16() {
+                401 => challenge_of(&answer).or_else(|| self.challenge_of_server()),
+                403 | 404 if authorization.is_none() => self.challenge_of_server(),
+                _ => None,
+            };
+            let Some(challenge) = challenge else {
+                return Ok(answer);
+            };
             renewed = true;
             let mut current = self.authorization();
             // Another thread may have renewed it.
             if *current == authorization {
-                *current = Some(self.authorization_for(&answer)?);
+                match self.authorization_for(&challenge) {
+                    Ok(value) => *current = Some(value),
+                    // The server may be right: without credentials the image may not exist.
+                    Err(_) if answer.response.status() != 401 && self.credentials().is_none() => {
+                        return Ok(answer);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
+            drop(current);
+            let mut known = self
+                .challenge
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *known = Some(Some(challenge));
         }
+    }
+
+    /// The challenge in the last 401, or else that of `/v2/`, which is asked once.
+    fn challenge_of_server(&self) -> Option<Challenge> {
+        let mut known = self
+            .challenge
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(challenge) = &*known {
+            return challenge.clone();
+        }
+        // A failure is not the caller's error, whose request has been answered.
+        let answer = self.with_retries(|| self.try_get("", &[], None)).ok()?;
+        let is_own = answer.response.status() == 401 && answer.other_host.is_none();
+        let challenge = is_own.then(|| challenge_of(&answer)).flatten();
+        *known = Some(challenge.clone());
+        challenge
     }
 
     /// Sends a request and retries it on transient errors (see `retry`).
@@ -155,6 +202,7 @@ impl Client {
         }
     }
 
+    /// Sends a GET of `/v2/<path>` once.
     fn try_get(
         &self,
         path: &str,
@@ -162,8 +210,8 @@ impl Client {
         authorization: Option<&str>,
     ) -> Result<Answer, Failure> {
         let get = |scheme| {
-            let (endpoint, repository) = (self.image.endpoint(), &self.image.repository);
-            let url = format!("{scheme}://{endpoint}/v2/{repository}/{path}");
+            let endpoint = self.image.endpoint();
+            let url = format!("{scheme}://{endpoint}/v2/{path}");
             let url: Uri = url.parse().map_err(|_| RegistryProblem::Protocol)?;
             self.http.send(&Request {
                 url: &url,
@@ -270,6 +318,12 @@ impl Client {
     fn authorization(&self) -> MutexGuard<'_, Option<String>> {
         (self.authorization.lock()).unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The challenge in a 401; `None` if there is none that is supported.
+fn challenge_of(answer: &Answer) -> Option<Challenge> {
+    let values = answer.response.headers().get_all("WWW-Authenticate");
+    challenge::parse(values.iter().filter_map(|value| value.to_str().ok()))
 }
 
 #[derive(Debug, Deserialize)]

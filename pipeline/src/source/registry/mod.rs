@@ -230,7 +230,8 @@ fn without_tag(client: &Client, error: SourceFailure) -> SourceFailure {
     }
 }
 
-/// Opens a layer at offset `from`, or at 0 if the server does not support ranges.
+/// Opens a layer at offset `from`, or at 0 if the server does not support ranges: whatever it answers
+/// to a request for one other than that range, it is asked for the whole layer.
 fn open_layer<'a>(
     client: &Client,
     layer: &LayerDescriptor,
@@ -246,8 +247,7 @@ fn open_layer<'a>(
     let begin = match answer.response.status().as_u16() {
         200 => 0,
         206 if range_begin(&answer.response) == Some(from) => from,
-        // The server does not support this range: request the whole layer.
-        206 | 416 if from > 0 => return open_layer(client, layer, 0),
+        _ if from > 0 => return open_layer(client, layer, 0),
         404 => {
             let problem = RegistryProblem::UnknownBlob(layer.digest);
             return Err(client.error(problem).into());
@@ -266,6 +266,10 @@ fn header(response: &Response<Body>, name: &str) -> Option<String> {
 /// The offset of a partial response (206): `bytes FROM-TO/ALL`.
 fn range_begin(response: &Response<Body>) -> Option<u64> {
     let value = header(response, "Content-Range")?;
-    let begin = value.strip_prefix("bytes ")?.split('-').next()?;
+    let (unit, range) = value.split_once(' ')?;
+    let begin = range.split('-').next()?;
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return None;
+    }
     begin.trim().parse().ok()
 }

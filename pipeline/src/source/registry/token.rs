@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::http::Uri;
 
-use super::challenge::{self, Challenge};
+use super::challenge::Challenge;
 use super::client::{Client, MAX_ANSWER};
 use super::credentials::Secret;
 use super::error::{RegistryError, RegistryProblem};
@@ -35,23 +35,20 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b',');
 
 impl Client {
-    /// Returns the `Authorization` for the challenge in a 401.
-    pub(super) fn authorization_for(&self, refusal: &Answer) -> Result<String, RegistryError> {
-        let values = refusal.response.headers().get_all("WWW-Authenticate");
-        let values = values.iter().filter_map(|value| value.to_str().ok());
-        match challenge::parse(values) {
-            Some(Challenge::Bearer {
+    /// Returns the `Authorization` that a challenge asks for.
+    pub(super) fn authorization_for(&self, challenge: &Challenge) -> Result<String, RegistryError> {
+        match challenge {
+            Challenge::Bearer {
                 realm,
                 service,
                 scopes,
-            }) => {
-                let token = self.token(&realm, service.as_deref(), scopes)?;
+            } => {
+                let token = self.token(realm, service.as_deref(), scopes.clone())?;
                 Ok(format!("Bearer {token}"))
             }
-            Some(Challenge::Basic) => (self.credentials())
+            Challenge::Basic => (self.credentials())
                 .and_then(|credentials| credentials.basic())
                 .ok_or_else(|| self.error(self.unauthorized())),
-            None => Err(self.error(self.unauthorized())),
         }
     }
 
