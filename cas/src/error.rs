@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
 
+/// The name of the document with the format of a store.
+pub(crate) const STORE_JSON: &str = "store.json";
+
 /// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -153,8 +156,15 @@ impl StoreError {
             StoreError::ReadOnly(_) | StoreError::Permission(_) => {
                 "choose a writable directory with --state-dir".to_owned()
             }
-            StoreError::Corrupt { path, .. } => {
-                format!("delete {} and retry; it will be rebuilt", path.display())
+            // Without it the store cannot be opened, so not by verification either.
+            StoreError::Corrupt { path, .. } if path.ends_with(STORE_JSON) => {
+                format!(
+                    "delete {} and retry; it will be written again",
+                    path.display()
+                )
+            }
+            StoreError::Corrupt { .. } => {
+                "repair the store with: microagent cache verify --repair".to_owned()
             }
             StoreError::NewerFormat { .. } => {
                 "use the newer version, or another directory with --state-dir".to_owned()

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::digest::Digest;
+use crate::error::STORE_JSON;
 use crate::output::Output;
 
 /// The directories of a store.
@@ -44,7 +45,7 @@ impl Layout {
     }
 
     pub(crate) fn format(&self) -> PathBuf {
-        self.root.join("store.json")
+        self.root.join(STORE_JSON)
     }
 
     pub(crate) fn index(&self) -> PathBuf {

@@ -37,7 +37,8 @@
 //!               inventory, sweep         content of a store; leftovers of dead processes
 //! record/       subject
 //!               node, root, index, known_file
-//! object/       sparse, partial
+//! object/       verified
+//!               sparse, partial
 //!               scratch, blob, chunk_map
 //! store         opening a store
 //! lease, format
@@ -79,6 +80,7 @@ pub use maintenance::verify::{Problem, VerifyReport};
 pub use object::blob::{Blob, BlobWriter};
 pub use object::chunk_map::{CHUNK_SIZE, ChunkMap, SPARSE_FORMAT};
 pub use object::scratch::{Scratch, ScratchDir};
+pub use object::verified::VerifiedReader;
 pub use output::Output;
 pub use record::node::{Input, KeyMaterial, NODE_FORMAT, NodeKey, NodeRecord};
 pub use record::root::{ROOT_FORMAT, RootRecord};

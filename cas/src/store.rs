@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{Access, FlockOperation};
 
@@ -22,6 +22,9 @@ const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}\n";
 const EMPTY_INDEX: &[u8] =
     b"{\"schemaVersion\":2,\"mediaType\":\"application/vnd.oci.image.index.v1+json\",\"manifests\":[]}\n";
 
+/// The documents of an image layout, as they are in an empty store.
+const DOCUMENTS: [(&str, &[u8]); 2] = [("oci-layout", OCI_LAYOUT), ("index.json", EMPTY_INDEX)];
+
 /// A handle to a store directory. Cloning is cheap; clones, threads and processes may use a store
 /// concurrently.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ struct Inner {
     layout: Layout,
     temporary: TemporaryDir,
     leases: Leases,
+    /// Objects moved to `quarantine/` since the last [`Store::take_damage`].
+    damage: Mutex<Vec<PathBuf>>,
 }
 
 impl Store {
@@ -62,6 +67,7 @@ impl Store {
                 layout,
                 temporary,
                 leases,
+                damage: Mutex::default(),
             }),
         };
         let format_path = store.layout().format();
@@ -70,9 +76,20 @@ impl Store {
             None => store.create(&format_path)?,
         };
         format.check(&format_path)?;
-        // A store of an earlier version has fewer directories.
-        if !store.layout().dir("quarantine").exists() {
+        // What an earlier version did not have, or somebody has deleted.
+        let absent = |path: PathBuf| !path.exists();
+        if DIRECTORIES
+            .map(|name| store.layout().dir(name))
+            .into_iter()
+            .any(absent)
+            || DOCUMENTS
+                .iter()
+                .any(|(name, _)| absent(store.root().join(name)))
+        {
             store.create_directories()?;
+            let gate = store.layout().store_gate();
+            let _gate = LockFile::gate(gate, FlockOperation::LockExclusive)?;
+            store.create_documents()?;
         }
         // Fail now rather than at the first blob after an hour of downloads.
         let tmp = &store.temporary().path;
@@ -88,6 +105,17 @@ impl Store {
         Ok(())
     }
 
+    /// Creates the documents of the image layout that are missing. The caller holds a gate.
+    pub(crate) fn create_documents(&self) -> Result<(), StoreError> {
+        for (name, bytes) in DOCUMENTS {
+            let path = self.root().join(name);
+            if !path.exists() {
+                temporary::replace(self.temporary(), &path, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Creates the store. `store.json` is written last: its presence means the store is complete.
     fn create(&self, format_path: &Path) -> Result<Format, StoreError> {
         let root = self.root();
@@ -97,12 +125,7 @@ impl Store {
         if let Some(format) = Format::read(format_path)? {
             return Ok(format);
         }
-        for (name, bytes) in [("oci-layout", OCI_LAYOUT), ("index.json", EMPTY_INDEX)] {
-            let path = root.join(name);
-            if !path.exists() {
-                temporary::replace(self.temporary(), &path, bytes)?;
-            }
-        }
+        self.create_documents()?;
         let format = Format::current();
         let mut bytes = serde_json::to_vec(&format).map_err(|error| StoreError::Corrupt {
             path: format_path.to_owned(),
@@ -140,6 +163,18 @@ impl Store {
     /// When the lease cannot be written.
     pub fn hold(&self, outputs: &[Output]) -> Result<(), StoreError> {
         self.leases().hold(outputs)
+    }
+
+    /// The damaged objects that were moved to `quarantine/` since the last call, by any clone of
+    /// this handle, so that the caller can tell the user why something is computed again.
+    pub fn take_damage(&self) -> Vec<PathBuf> {
+        let mut damage = (self.inner.damage.lock()).unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut damage)
+    }
+
+    pub(crate) fn note_damage(&self, path: &Path) {
+        let mut damage = (self.inner.damage.lock()).unwrap_or_else(PoisonError::into_inner);
+        damage.push(path.to_owned());
     }
 
     pub(crate) fn hold_blob(&self, digest: &Digest) -> Result<(), StoreError> {

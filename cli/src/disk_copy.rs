@@ -1,129 +1,145 @@
-//! Copies of disk images, as cheap as the file system allows: a reflink, otherwise a sparse copy.
+//! Copies of disk images, as cheap as the target allows: a reflink, otherwise a sparse copy.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{SeekFrom as Find, ioctl_ficlone, seek};
+use rustix::fs::{FallocateFlags, SeekFrom as Find, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
-use microagent_pipeline::ErrorKind;
+use crate::out_file::{Access, OutError, OutFile};
 
-use crate::failure::Failure;
+/// Zeros are written in pieces of this many bytes.
+const PIECE: usize = 1 << 20;
 
-/// A copy failed. Nothing is left at the target.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot write {}", .path.display())]
-pub struct CopyError {
-    path: PathBuf,
-    source: io::Error,
+/// Copies `source` to `target`.
+///
+/// # Errors
+/// When that fails; a regular file at the target is then unchanged.
+pub fn copy(source: &Path, target: OutFile) -> Result<(), OutError> {
+    fill(source, &target).map_err(|error| target.error(error))?;
+    target.commit()
 }
 
-impl From<CopyError> for Failure {
-    fn from(error: CopyError) -> Failure {
-        let kind = match error.source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                ErrorKind::Permission
-            }
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Host,
-        };
-        Failure::caused(kind, &error)
-    }
-}
-
-/// Copies `source` to `target` atomically, replacing an existing file.
-pub fn copy(source: &Path, target: &Path) -> Result<(), CopyError> {
-    try_copy(source, target).map_err(|source| CopyError {
-        path: target.to_owned(),
-        source,
-    })
-}
-
-fn try_copy(source: &Path, target: &Path) -> io::Result<()> {
-    let directory = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+fn fill(source: &Path, target: &OutFile) -> io::Result<()> {
     let mut from = File::open(source)?;
-    let handle = File::open(directory)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".microagent-")
-        .permissions(ordinary())
-        .tempfile_in(directory)
-        // The error's own text names the temporary file, which means nothing to the user.
-        .map_err(|error| io::Error::from(error.kind()))?;
-    match ioctl_ficlone(temporary.as_file(), &from) {
-        Ok(()) => {}
-        // Another file system, or one without reflinks.
-        Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {
-            copy_data(&mut from, temporary.as_file_mut())?;
-        }
-        Err(error) => return Err(error.into()),
-    }
-    temporary.as_file().sync_all()?;
-    temporary.persist(target)?;
-    handle.sync_all()
-}
-
-fn ordinary() -> fs::Permissions {
-    use std::os::unix::fs::PermissionsExt;
-    fs::Permissions::from_mode(0o644)
-}
-
-fn copy_data(from: &mut File, to: &mut File) -> io::Result<()> {
+    let access = target.access()?;
     let size = from.metadata()?.len();
+    match access {
+        Access::Fresh => match ioctl_ficlone(target.file(), &from) {
+            Ok(()) => return Ok(()),
+            // Another file system, or one without reflinks.
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        },
+        Access::Device(capacity) if capacity < size => {
+            return Err(io::Error::other(format!(
+                "it has {capacity} bytes, the image has {size}"
+            )));
+        }
+        Access::Device(_) | Access::Sequential => {}
+    }
+    copy_data(&mut from, target.file(), access, size)
+}
+
+fn copy_data(from: &mut File, mut to: &File, access: Access, size: u64) -> io::Result<()> {
     let mut offset = 0;
     while offset < size {
         let start = match seek(&*from, Find::Data(offset)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => break,
+            Ok(start) => start.min(size),
+            Err(Errno::NXIO) => size,
             // Without SEEK_DATA, everything is data.
             Err(Errno::INVAL) => offset,
             Err(error) => return Err(error.into()),
         };
+        zeros(to, access, offset, start)?;
+        if start == size {
+            break;
+        }
         let end = seek(&*from, Find::Hole(start)).unwrap_or(size).min(size);
         from.seek(SeekFrom::Start(start))?;
-        to.seek(SeekFrom::Start(start))?;
-        io::copy(&mut Read::take(&*from, end - start), to)?;
+        if access != Access::Sequential {
+            to.seek(SeekFrom::Start(start))?;
+        }
+        io::copy(&mut Read::take(&*from, end - start), &mut to)?;
         offset = end;
     }
-    to.set_len(size)?;
+    if access == Access::Fresh {
+        to.set_len(size)?;
+    }
     to.flush()
+}
+
+/// Makes the bytes from `begin` up to `end` zeros.
+fn zeros(mut to: &File, access: Access, begin: u64, end: u64) -> io::Result<()> {
+    let mut left = end - begin;
+    match access {
+        Access::Fresh => return Ok(()),
+        Access::Device(_) if left > 0 => {
+            let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+            if fallocate(to, flags, begin, left).is_ok() {
+                return Ok(());
+            }
+            to.seek(SeekFrom::Start(begin))?;
+        }
+        Access::Device(_) | Access::Sequential => {}
+    }
+    let piece = vec![0; PIECE];
+    while left > 0 {
+        let part = left.min(PIECE as u64);
+        to.write_all(&piece[..part as usize])?;
+        left -= part;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{FileExt, MetadataExt};
 
     use super::*;
+    use crate::termination::Termination;
+
+    fn sparse(path: &Path) {
+        let file = File::create(path).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"begin", 0).unwrap();
+        file.write_all_at(b"middle", 32 << 20).unwrap();
+    }
 
     #[test]
     fn a_copy_keeps_the_content_and_the_holes() {
         let directory = tempfile::tempdir().unwrap();
         let source = directory.path().join("source");
-        let file = File::create(&source).unwrap();
-        file.set_len(64 << 20).unwrap();
-        file.write_all_at(b"begin", 0).unwrap();
-        file.write_all_at(b"middle", 32 << 20).unwrap();
+        sparse(&source);
         let target = directory.path().join("target");
         fs::write(&target, "old").unwrap();
-        copy(&source, &target).unwrap();
+        copy(
+            &source,
+            OutFile::create(&target, &Termination::for_test()).unwrap(),
+        )
+        .unwrap();
         assert!(fs::read(&source).unwrap() == fs::read(&target).unwrap());
         assert!(fs::metadata(&target).unwrap().blocks() * 512 < 1 << 20);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 
+    /// A device has old content, and a stream has no positions.
     #[test]
-    fn a_failed_copy_leaves_nothing_and_names_the_target() {
+    fn holes_are_written_where_they_are_not_already_zeros() {
         let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("missing/target");
-        let error = copy(Path::new("/dev/null"), &target).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("cannot write {}", target.display())
-        );
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let source = directory.path().join("source");
+        sparse(&source);
+        for access in [Access::Device(64 << 20), Access::Sequential] {
+            let target = directory.path().join("target");
+            fs::write(&target, vec![7; 64 << 20]).unwrap();
+            let to = File::options().write(true).open(&target).unwrap();
+            copy_data(&mut File::open(&source).unwrap(), &to, access, 64 << 20).unwrap();
+            assert!(
+                fs::read(&source).unwrap() == fs::read(&target).unwrap(),
+                "{access:?}"
+            );
+        }
     }
 }

@@ -29,14 +29,16 @@
 //! | 6 | [`engine`] | engine selection |
 //! | 7 | [`supervisor`], [`session`] | one VM's process and control socket; one guest agent session |
 //! | | `supervisor::{error, listener}` | its errors; the thread that reads the socket |
-//! | 8 | [`settings`], [`termination`], [`install`], [`run_dir`], [`disk_copy`], [`timeline`], [`document`] | resolved global flags; signals and cleanup; helper programs; socket directory; disk image copies; timestamps; shared JSON |
-//! | 9 | [`progress`] | progress reports |
+//! | 8 | [`disk_copy`] | disk image copies |
+//! | 9 | [`out_file`] | files that the user names |
+//! | 10 | [`settings`], [`termination`], [`install`], [`run_dir`], [`timeline`], [`document`] | resolved global flags; signals and cleanup; helper programs; socket directory; timestamps; shared JSON |
+//! | 11 | [`progress`] | progress reports |
 //! | | `bars`, `lines`, `events` | their forms |
-//! | 10 | [`output`] | results, notices, events, errors |
-//! | 11 | [`args`] | the command-line grammar |
+//! | 12 | [`output`] | results, notices, events, errors |
+//! | 13 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
-//! | 12 | [`failure`], [`table`] | message, remediation, exit code; text columns |
+//! | 14 | [`failure`], [`table`] | message, remediation, exit code; text columns |
 
 mod app;
 mod args;
@@ -46,6 +48,7 @@ mod document;
 mod engine;
 mod failure;
 mod install;
+mod out_file;
 mod output;
 mod perf;
 mod progress;

@@ -66,6 +66,15 @@ impl Termination {
         Ok(termination)
     }
 
+    /// One that no signal triggers.
+    #[cfg(test)]
+    pub fn for_test() -> Termination {
+        Termination {
+            state: Arc::default(),
+            output: Output::default(),
+        }
+    }
+
     /// Sets the store that is swept on termination.
     pub fn set_store(&self, root: &Path) {
         self.lock().store = Some(root.to_owned());

@@ -93,6 +93,16 @@ impl Pipeline {
         Ok(rootfs::rootfs(&self.engine, image, options)?)
     }
 
+    /// Like [`Pipeline::rootfs`], but reads a file system that was found in the
+    /// store and verifies it: for a copy that outlives the store. A damaged one
+    /// is built again.
+    ///
+    /// # Errors
+    /// Those of [`Pipeline::rootfs`].
+    pub fn verified_rootfs(&self, image: &Image, options: &RootfsOptions) -> Result<Rootfs, Error> {
+        Ok(rootfs::verified_rootfs(&self.engine, image, options)?)
+    }
+
     /// Builds the disk of a tar, or finds it in the store.
     ///
     /// # Errors
@@ -148,8 +158,9 @@ impl Pipeline {
     }
 
     /// Writes the image that `reference` named when it was last resolved to
-    /// `output`, as an OCI archive. Missing layers are fetched again. `path` is
-    /// used in error messages.
+    /// `output`, which may be a pipe, as an OCI archive; returns its size in
+    /// bytes. Missing layers are fetched again. `path` is used in error
+    /// messages.
     ///
     /// # Errors
     /// [`crate::ImageArchiveError`], and those of fetching.
@@ -158,7 +169,7 @@ impl Pipeline {
         reference: &Reference,
         output: &File,
         path: &Path,
-    ) -> Result<Image, Error> {
+    ) -> Result<(Image, u64), Error> {
         let (engine, registries) = (&self.engine, &self.registries);
         Ok(image_archive::export(
             engine, registries, reference, output, path,

@@ -5,4 +5,5 @@ pub(crate) mod hash;
 pub(crate) mod lock;
 pub(crate) mod partial;
 pub(crate) mod read;
+pub(crate) mod seal;
 pub(crate) mod temporary;

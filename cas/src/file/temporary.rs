@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::file::directory::sync_parent;
 use crate::file::lock::{self, LockFile};
 use crate::file::partial::PartialFile;
+use crate::file::seal;
 
 /// How often removal of a directory is retried while a dying process adds files to it.
 const SWEEP_ATTEMPTS: u32 = 100;
@@ -168,11 +169,11 @@ impl Temporary {
         }
     }
 
-    /// Makes the content durable and publishes it as `target`, read-only for all users. An
-    /// existing `target` of the same size is assumed to have the same content and kept; one of a
-    /// different size is damaged and replaced.
-    pub(crate) fn publish(mut self, target: &Path, size: u64) -> Result<(), StoreError> {
-        if has_size(target, size)? {
+    /// Makes the content durable and publishes it as `target`, read-only for all users and sealed
+    /// (file/seal.rs). An existing `target` is kept if it has the same content; otherwise it is
+    /// damaged and replaced.
+    pub(crate) fn publish(mut self, target: &Path) -> Result<(), StoreError> {
+        if seal::has_content(target, self.file())? {
             self.discard_partial();
         } else {
             let failed = |action| move |error| StoreError::io(action, target, error);
@@ -180,6 +181,7 @@ impl Temporary {
             self.file()
                 .set_permissions(read_only)
                 .map_err(failed("set permissions of"))?;
+            seal::seal(self.file()).map_err(failed("set the time of"))?;
             self.file().sync_all().map_err(failed("sync"))?;
             match self {
                 Temporary::Named(named) => {
@@ -195,7 +197,7 @@ impl Temporary {
                         if error != Errno::EXIST {
                             return Err(failed("create")(error.into()));
                         }
-                        if has_size(target, size)? {
+                        if seal::has_content(target, &file)? {
                             break;
                         }
                         match fs::remove_file(target) {
@@ -220,14 +222,6 @@ fn link(file: &File, target: &Path) -> Result<(), Errno> {
     match rustix::fs::linkat(CWD, magic.as_str(), CWD, target, AtFlags::SYMLINK_FOLLOW) {
         Err(Errno::NOENT) => rustix::fs::linkat(file, "", CWD, target, AtFlags::EMPTY_PATH),
         result => result,
-    }
-}
-
-fn has_size(path: &Path, size: u64) -> Result<bool, StoreError> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.is_file() && metadata.len() == size),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(StoreError::io("inspect", path, error)),
     }
 }
 

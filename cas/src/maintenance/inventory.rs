@@ -35,8 +35,12 @@ pub struct Inventory {
     pub nodes: BTreeMap<NodeKey, KnownNode>,
     /// File names in `nodes/` without a valid record.
     pub broken_nodes: Vec<String>,
+    /// Names of roots without a valid record.
+    pub broken_roots: Vec<String>,
     /// Roots by name.
     pub roots: BTreeMap<String, RootRecord>,
+    /// Whether `index.json` is not an image index; then `images` is empty.
+    pub broken_index: bool,
     /// Images, in the order of `index.json`.
     pub images: Vec<KnownImage>,
     /// Leases of running processes.
@@ -79,8 +83,24 @@ impl Store {
     /// concurrently.
     ///
     /// # Errors
-    /// When a directory cannot be listed, or `index.json` or a root is damaged.
+    /// When a directory cannot be listed; [`StoreError::Corrupt`] when `index.json` or a root is
+    /// damaged: then it is unknown what must be kept.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
+        let inventory = self.inventory_as_found()?;
+        if inventory.broken_index {
+            self.index()?;
+        }
+        for name in &inventory.broken_roots {
+            self.get_root(name)?;
+        }
+        Ok(inventory)
+    }
+
+    /// Like [`Store::inventory`], with damaged documents in the result.
+    ///
+    /// # Errors
+    /// When a directory cannot be listed.
+    pub fn inventory_as_found(&self) -> Result<Inventory, StoreError> {
         let mut inventory = Inventory::default();
         for lease in self.leases().list()?.0 {
             let held = lease.held.into_iter().collect();
@@ -105,15 +125,31 @@ impl Store {
             Ok(())
         })?;
         directory::list(&self.layout().dir("roots"), |name, _| {
-            if let Some(name) = name.strip_suffix(".json")
-                && let Some(root) = self.get_root(name)?
-            {
-                inventory.roots.insert(name.to_owned(), root);
+            let Some(name) = name.strip_suffix(".json") else {
+                return Ok(());
+            };
+            match self.get_root(name) {
+                Ok(Some(root)) => {
+                    inventory.roots.insert(name.to_owned(), root);
+                }
+                Ok(None) => {}
+                Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) => {
+                    inventory.broken_roots.push(name.to_owned());
+                }
+                Err(error) => return Err(error),
             }
             Ok(())
         })?;
-        for entry in self.index()?.manifests() {
-            inventory.images.push(self.known_image(entry)?);
+        match self.index() {
+            Ok(index) => {
+                for entry in index.manifests() {
+                    inventory.images.push(self.known_image(entry)?);
+                }
+            }
+            Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) => {
+                inventory.broken_index = true;
+            }
+            Err(error) => return Err(error),
         }
         let sparse: fn(Digest) -> Output = Output::Sparse;
         for (dir, output) in [("sparse", sparse), ("blobs/sha256", Output::Blob)] {

@@ -1,13 +1,14 @@
 //! Verification and repair: blobs are checked against their digests, sparse files against their
 //! chunk maps; records, roots and images against the objects they refer to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
+use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::file::directory;
 use crate::maintenance::inventory::{Inventory, ObjectSize};
@@ -49,6 +50,7 @@ enum What {
     Node(NodeKey),
     File,
     Image(Option<String>),
+    Index,
     Root,
 }
 
@@ -61,7 +63,7 @@ impl Store {
     pub fn verify(&self, advance: &(dyn Fn(u64) + Sync)) -> Result<VerifyReport, StoreError> {
         // Excludes a collection, which could remove the outputs of a record already listed.
         let gate = self.leases().gate(FlockOperation::LockShared)?;
-        let inventory = self.inventory()?;
+        let inventory = self.inventory_as_found()?;
         drop(gate);
         let mut report = VerifyReport {
             objects: inventory.objects.len() as u64,
@@ -81,12 +83,27 @@ impl Store {
             let path = self.layout().dir("nodes").join(name);
             report.add(path, "not a node record".into(), What::File);
         }
+        if inventory.broken_index {
+            report.add(
+                self.layout().index(),
+                "not an image index".into(),
+                What::Index,
+            );
+        }
+        for name in &inventory.broken_roots {
+            let path = self.layout().root_record(name);
+            report.add(path, "not a root record".into(), What::File);
+        }
+        let built_from = built_from(&inventory, &damaged);
         for (key, node) in &inventory.nodes {
             if let Some(bad) = Inventory::objects_of(&node.record).find(is_bad) {
                 let why = format!("output {bad} is {}", state(&damaged, &bad));
                 report.add(self.node_path(key), why, What::Node(*key));
             } else if inventory.length(&node.record) != node.record.size {
                 let why = "the size of its outputs differs from the record".into();
+                report.add(self.node_path(key), why, What::Node(*key));
+            } else if let Some(bad) = built_from.get(key) {
+                let why = format!("it was built from {bad}, which is damaged");
                 report.add(self.node_path(key), why, What::Node(*key));
             }
         }
@@ -114,7 +131,8 @@ impl Store {
     }
 
     /// Verifies the store, moves damaged objects to `quarantine/` and removes the records and
-    /// cached images that refer to them, so that they are rebuilt when needed.
+    /// cached images that refer to them or were built from them, so that they are rebuilt when
+    /// needed. A damaged `index.json` becomes an empty one.
     ///
     /// # Errors
     /// See [`Store::verify`]; also when something cannot be moved or removed.
@@ -130,11 +148,19 @@ impl Store {
             problem.repaired = true;
             let path = &problem.path;
             match &problem.what {
+                // Another process may have replaced it since.
+                What::Object(object) if self.is_right(object)? => {}
                 What::Object(object) => {
                     absent_is_ok(std::fs::rename(path, self.layout().quarantine(object)))
                         .map_err(|error| StoreError::io("quarantine", path, error))?;
                 }
                 What::Node(_) | What::File => directory::remove(path)?,
+                What::Index => {
+                    let aside = self.layout().dir("quarantine").join("index.json");
+                    absent_is_ok(std::fs::rename(path, aside))
+                        .map_err(|error| StoreError::io("quarantine", path, error))?;
+                    self.create_documents()?;
+                }
                 What::Image(Some(name)) => {
                     images.insert(name.clone());
                 }
@@ -144,6 +170,19 @@ impl Store {
         }
         self.untag(|name| images.contains(name))?;
         Ok(report)
+    }
+
+    /// Whether an object is present and matches its digest.
+    fn is_right(&self, object: &Output) -> Result<bool, StoreError> {
+        let verified = match object {
+            Output::Blob(digest) => self.verify_blob(digest),
+            Output::Sparse(map) => self.verify_sparse(map),
+        };
+        match verified {
+            Ok(size) => Ok(size.is_some()),
+            Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn damaged_objects(
@@ -189,6 +228,37 @@ impl Store {
         Ok(problems
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The nodes that were built from a damaged object, directly or through other nodes, and that
+/// object. A node with a damaged output counts as damaged with all its outputs: what used one
+/// output may have used the others, which its key need not tell (a root file system is keyed by
+/// the layers' tars and also built from their indexes).
+fn built_from(inventory: &Inventory, damaged: &BTreeSet<Output>) -> BTreeMap<NodeKey, Output> {
+    let mut tainted: BTreeMap<Digest, Output> = (damaged.iter())
+        .map(|object| (object.digest(), *object))
+        .collect();
+    let mut found = BTreeMap::new();
+    loop {
+        let before = found.len();
+        for (key, node) in &inventory.nodes {
+            let record = &node.record;
+            let inputs = record.inputs.iter().map(|input| input.digest);
+            let outputs = Inventory::objects_of(record).filter(|object| damaged.contains(object));
+            let mut suspects = inputs.chain(outputs.map(|object| object.digest()));
+            let cause = suspects.find_map(|digest| tainted.get(&digest).copied());
+            if let Some(cause) = cause
+                && found.insert(*key, cause).is_none()
+            {
+                for object in Inventory::objects_of(record) {
+                    tainted.entry(object.digest()).or_insert(cause);
+                }
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
     }
 }
 

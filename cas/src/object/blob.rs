@@ -9,6 +9,7 @@ use crate::error::StoreError;
 use crate::file::hash::digest_file;
 use crate::file::read;
 use crate::file::temporary::Temporary;
+use crate::output::Output;
 use crate::store::Store;
 
 /// A blob, opened read-only.
@@ -62,8 +63,7 @@ impl BlobWriter {
             return Err(StoreError::Mismatch { expected, actual });
         }
         self.store.hold_blob(&actual)?;
-        self.temporary
-            .publish(&self.store.blob_path(&actual), self.size)?;
+        self.temporary.publish(&self.store.blob_path(&actual))?;
         Ok((actual, self.size))
     }
 }
@@ -106,17 +106,26 @@ impl Store {
     }
 
     /// Reads a small document, holds it ([`Store::hold`]) and verifies it against its digest;
-    /// `None` when it is absent.
+    /// `None` when it is absent. A damaged one is moved to `quarantine/` and absent from then on.
     ///
     /// # Errors
-    /// [`StoreError::TooLarge`] above `limit` bytes, [`StoreError::Corrupt`] when the digest does
-    /// not match.
+    /// [`StoreError::TooLarge`] above `limit` bytes.
     pub fn read_blob(&self, digest: &Digest, limit: u64) -> Result<Option<Vec<u8>>, StoreError> {
         self.hold_blob(digest)?;
-        self.read_blob_unheld(digest, limit)
+        let path = self.blob_path(digest);
+        let Some(file) = read::open_if_present(&path)? else {
+            return Ok(None);
+        };
+        match self.read_blob_unheld(digest, limit) {
+            Err(StoreError::Corrupt { .. }) => {
+                self.quarantine(&Output::Blob(*digest), &file, &path)?;
+                Ok(None)
+            }
+            result => result,
+        }
     }
 
-    /// Like [`Store::read_blob`], without holding the document.
+    /// Like [`Store::read_blob`], without holding the document; a damaged one is an error.
     pub(crate) fn read_blob_unheld(
         &self,
         digest: &Digest,
@@ -157,7 +166,7 @@ impl Store {
     pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
         self.hold_blob(&digest)?;
-        if self.blob_size(&digest)? == Some(bytes.len() as u64) {
+        if let Ok(Some(_)) = self.read_blob_unheld(&digest, bytes.len() as u64) {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
@@ -177,7 +186,7 @@ impl Store {
     }
 }
 
-fn corrupt(path: &Path, actual: &Digest) -> StoreError {
+pub(crate) fn corrupt(path: &Path, actual: &Digest) -> StoreError {
     StoreError::Corrupt {
         path: path.to_owned(),
         why: format!("digest mismatch: got {actual}"),
@@ -204,7 +213,6 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::output::Output;
 
     fn names(store: &Store, dir: &str) -> usize {
         fs::read_dir(store.root().join(dir)).unwrap().count()

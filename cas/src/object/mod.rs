@@ -5,3 +5,4 @@ pub(crate) mod chunk_map;
 pub(crate) mod partial;
 pub(crate) mod scratch;
 pub(crate) mod sparse;
+pub(crate) mod verified;

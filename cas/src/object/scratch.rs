@@ -36,8 +36,7 @@ impl Scratch {
     pub fn commit(self) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = digest_file(self.temporary.file(), self.temporary.path())?;
         self.store.hold_blob(&digest)?;
-        self.temporary
-            .publish(&self.store.blob_path(&digest), size)?;
+        self.temporary.publish(&self.store.blob_path(&digest))?;
         Ok((digest, size))
     }
 }

@@ -26,7 +26,7 @@ impl Scratch {
         let digest = self.store.put_bytes(&map.to_bytes())?;
         self.store.hold(&[Output::Sparse(digest)])?;
         let path = self.store.sparse_path(&digest);
-        self.temporary.publish(&path, map.size)?;
+        self.temporary.publish(&path)?;
         Ok((Output::Sparse(digest), map.size))
     }
 }
@@ -54,12 +54,12 @@ impl Store {
         blob::open(&self.output_path(output))
     }
 
-    /// Reads the chunk map with digest `map`; `None` when it is absent.
+    /// Reads the chunk map with digest `map`, which the caller holds; `None` when it is absent.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when the blob is damaged or not a chunk map.
     pub fn chunk_map(&self, map: &Digest) -> Result<Option<ChunkMap>, StoreError> {
-        let Some(bytes) = self.read_blob(map, LIMIT)? else {
+        let Some(bytes) = self.read_blob_unheld(map, LIMIT)? else {
             return Ok(None);
         };
         let parsed = ChunkMap::parse(&bytes).map_err(|why| StoreError::Corrupt {

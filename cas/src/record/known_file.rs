@@ -85,15 +85,16 @@ impl Store {
     }
 
     /// Whether the file at `path` is unchanged since [`Store::remember_known`] recorded it with
-    /// this digest. False for a file that cannot be opened.
+    /// this digest. False for a file that cannot be inspected.
     ///
     /// # Errors
     /// When the file system fails.
     pub fn is_known(&self, path: &Path, digest: &Digest) -> Result<bool, StoreError> {
-        let Ok(file) = File::open(path) else {
+        // Not opened, which would block on a FIFO.
+        let Ok(metadata) = fs::metadata(path) else {
             return Ok(false);
         };
-        let identity = identity(&file, path)?;
+        let identity = Identity::of(&metadata);
         Ok(self.known(path, &identity)?.as_ref() == Some(digest))
     }
 

@@ -4,7 +4,8 @@
 //! `{"inputs":[{"digest":…,"name":…}…],"op":…,"opVersion":…,"params":…,"platform":…}`, with
 //! `platform` null where the output does not depend on it, and the inputs in the op's order.
 //! `nodes/<hex>.json` holds the record. The key can be derived from the record, so a record under
-//! the wrong name is detected and ignored.
+//! the wrong name is detected and ignored. Its last member, `checksum`, is the digest of the
+//! JSON without it, so that a damaged record, whose outputs could be other objects, is ignored too.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +24,7 @@ use crate::output::Output;
 use crate::store::Store;
 
 /// The version of the record format.
-pub const NODE_FORMAT: u32 = 2;
+pub const NODE_FORMAT: u32 = 3;
 
 /// The maximum size of a record in bytes.
 const LIMIT: u64 = 4 << 20;
@@ -180,8 +181,9 @@ impl NodeRecord {
 }
 
 impl Store {
-    /// Looks up a node. Returns its record when all outputs are present and have the recorded
-    /// size; the outputs are then held ([`Store::hold`]) and the time of last use is updated.
+    /// Looks up a node. Returns its record when all outputs are intact ([`Store::is_intact`]) and
+    /// have the recorded size; they are then held ([`Store::hold`]), and the time of last use is
+    /// updated.
     /// Otherwise, and for an invalid record, returns `None`: the node must be computed.
     ///
     /// # Errors
@@ -192,13 +194,13 @@ impl Store {
         };
         let held: Vec<Output> = record.outputs.values().flat_map(Output::with_map).collect();
         self.hold(&held)?;
-        match self.record_size(&record)? {
+        match sum(&record, |output| self.intact_size(output))? {
             Some(size) if size == record.size => {
                 self.mark_used(key);
                 Ok(Some(record))
             }
             Some(_) => Ok(ignored(key, "the size of an output differs")),
-            None => Ok(ignored(key, "an output is missing")),
+            None => Ok(ignored(key, "an output is missing or damaged")),
         }
     }
 
@@ -209,6 +211,9 @@ impl Store {
             Ok(None) => return Ok(None),
             Err(StoreError::TooLarge { .. }) => return Ok(ignored(key, "too large")),
             Err(error) => return Err(error),
+        };
+        let Some(bytes) = checked(bytes) else {
+            return Ok(ignored(key, "damaged"));
         };
         let record: NodeRecord = match serde_json::from_slice(&bytes) {
             Ok(record) => record,
@@ -222,14 +227,7 @@ impl Store {
 
     /// The sum of the sizes of a record's outputs; `None` when one is missing.
     pub(crate) fn record_size(&self, record: &NodeRecord) -> Result<Option<u64>, StoreError> {
-        let mut size = 0_u64;
-        for output in record.outputs.values() {
-            match self.output_size(output)? {
-                Some(output) => size = size.saturating_add(output),
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(size))
+        sum(record, |output| self.output_size(output))
     }
 
     /// Updates the time of last use, which is the record's modification time; at most once per
@@ -261,12 +259,48 @@ impl Store {
         let path = self.node_path(&record.key());
         let bytes = serde_json::to_vec(record)
             .map_err(|error| StoreError::io("encode", &path, io::Error::from(error)))?;
-        temporary::replace(self.temporary(), &path, &bytes)
+        temporary::replace(self.temporary(), &path, &with_checksum(bytes))
     }
 
     pub(crate) fn node_path(&self, key: &NodeKey) -> PathBuf {
         self.layout().node(&key.0)
     }
+}
+
+/// Adds the checksum to an encoded record.
+fn with_checksum(mut record: Vec<u8>) -> Vec<u8> {
+    let member = checksum(&record);
+    record.pop(); // The closing brace.
+    record.extend(member.into_bytes());
+    record
+}
+
+/// The encoded record in the content of its file; `None` when it does not match its checksum.
+fn checked(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    let length = checksum(b"").len();
+    let found = bytes.split_off(bytes.len().checked_sub(length)?);
+    bytes.push(b'}');
+    (found == checksum(&bytes).as_bytes()).then_some(bytes)
+}
+
+/// The end of the file of an encoded record.
+fn checksum(record: &[u8]) -> String {
+    format!(",\"checksum\":\"{}\"}}", Digest::of(record))
+}
+
+/// The sum of the sizes of a record's outputs; `None` when `size` gives none for one of them.
+fn sum(
+    record: &NodeRecord,
+    size: impl Fn(&Output) -> Result<Option<u64>, StoreError>,
+) -> Result<Option<u64>, StoreError> {
+    let mut sum = 0_u64;
+    for output in record.outputs.values() {
+        match size(output)? {
+            Some(size) => sum = sum.saturating_add(size),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(sum))
 }
 
 fn ignored(key: &NodeKey, why: &str) -> Option<NodeRecord> {

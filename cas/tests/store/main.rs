@@ -5,6 +5,7 @@
     reason = "a test may panic, in its own functions too"
 )]
 
+mod damage;
 mod disk;
 mod golden;
 mod layout;

@@ -9,7 +9,7 @@ use microagent_cas::{GcOptions, Input, KeyMaterial, NodeRecord, Output, Store};
 use super::{blobs, key, material, names, store};
 
 /// Stores a node with a blob and a sparse file.
-fn fill(store: &Store) -> (Output, Output) {
+pub(super) fn fill(store: &Store) -> (Output, Output) {
     let blob = Output::Blob(store.put_bytes(b"the output").unwrap());
     let scratch = store.scratch().unwrap();
     scratch.file().set_len(64 << 20).unwrap();
@@ -22,7 +22,7 @@ fn fill(store: &Store) -> (Output, Output) {
     (blob, sparse)
 }
 
-fn overwrite(store: &Store, output: &Output, offset: u64) {
+pub(super) fn overwrite(store: &Store, output: &Output, offset: u64) {
     let path = store.output_path(output);
     let mode = |mode| {
         let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);

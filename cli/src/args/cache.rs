@@ -53,7 +53,7 @@ pub struct ExportArgs {
     /// The image
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Output file; replaced if it exists
+    /// Output file, replaced if it exists; or a pipe or device
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
 }

@@ -17,7 +17,7 @@ pub struct RootfsBuildArgs {
     /// The image, pinned by digest
     #[arg(long, value_name = "REF")]
     pub image: String,
-    /// Output file; replaced if it exists [default: only the cache]
+    /// Output file, replaced if it exists; or a device [default: only the cache]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     /// Accept a mutable reference (a tag)

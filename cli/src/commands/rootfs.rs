@@ -11,6 +11,7 @@ use crate::args::RootfsBuildArgs;
 use crate::disk_copy;
 use crate::document::{ImageDocument, NodeDocument, nodes};
 use crate::failure::Failure;
+use crate::out_file::OutFile;
 use crate::request::reference;
 use crate::request::resources::size_mib;
 use crate::settings::Settings;
@@ -46,12 +47,27 @@ pub fn build(
     if reference.is_mutable() && !args.allow_mutable {
         return Err(mutable(&reference.to_string()));
     }
+    let out = match &args.out {
+        Some(path) => Some(OutFile::create(path, termination)?),
+        None => None,
+    };
+    let on_stdout = out.as_ref().is_some_and(OutFile::is_stdout);
+    if on_stdout && settings.output.json {
+        return Err(two_results());
+    }
     let pipeline = pipeline::open(settings, termination)?;
     let image = pipeline.resolve(&reference)?;
-    let rootfs = pipeline.rootfs(&image, &options)?;
-    let path = match &args.out {
-        Some(out) => write_out(pipeline.store(), &rootfs, out)?,
-        None => rootfs.path.clone(),
+    let (rootfs, path) = match (out, &args.out) {
+        (Some(out), Some(path)) => {
+            let rootfs = pipeline.verified_rootfs(&image, &options)?;
+            let path = write_out(pipeline.store(), &rootfs, out, path)?;
+            (rootfs, path)
+        }
+        _ => {
+            let rootfs = pipeline.rootfs(&image, &options)?;
+            let path = rootfs.path.clone();
+            (rootfs, path)
+        }
     };
     if settings.output.json {
         settings.output.document(&Built {
@@ -63,7 +79,7 @@ pub fn build(
             },
             nodes: nodes(&pipeline),
         })?;
-    } else {
+    } else if !on_stdout {
         let shown = args.out.as_ref().unwrap_or(&path).display();
         let line = format!("{shown} {}\n", rootfs.digest);
         settings.output.text(&line)?;
@@ -71,14 +87,28 @@ pub fn build(
     Ok(0)
 }
 
-/// Copies a file system to `out`, unless `out` is an unmodified earlier copy of it.
-fn write_out(store: &Store, rootfs: &Rootfs, out: &Path) -> Result<PathBuf, Failure> {
-    let path = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
-    if !store.is_known(&path, &rootfs.digest)? {
+/// Copies a file system to `out`, unless that is an unmodified earlier copy of it.
+fn write_out(
+    store: &Store,
+    rootfs: &Rootfs,
+    out: OutFile,
+    path: &Path,
+) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let is_regular = out.is_regular();
+    if !is_regular || !store.is_known(&path, &rootfs.digest)? {
         disk_copy::copy(&rootfs.path, out)?;
-        store.remember_known(&path, &rootfs.digest)?;
+        if is_regular {
+            store.remember_known(&path, &rootfs.digest)?;
+        }
     }
     Ok(path)
+}
+
+/// The failure of `--json` with an output file that is standard output.
+pub fn two_results() -> Failure {
+    Failure::usage("--json prints on standard output, and so does the output file")
+        .remediation("leave out --json, or write to a file")
 }
 
 fn mutable(reference: &str) -> Failure {

@@ -14,6 +14,7 @@ use microagent_pipeline::ErrorKind;
 use super::document::RunDocument;
 use crate::disk_copy;
 use crate::failure::Failure;
+use crate::out_file::OutFile;
 use crate::termination::Termination;
 
 /// A workspace's directory. Dropping it removes the directory, unless [`Workspace::keep`] was called.
@@ -38,7 +39,8 @@ impl Workspace {
             termination: termination.clone(),
             kept: false,
         };
-        disk_copy::copy(rootfs, &workspace.disk())?;
+        let disk = OutFile::create(&workspace.disk(), termination)?;
+        disk_copy::copy(rootfs, disk)?;
         Ok(workspace)
     }
 

@@ -8,9 +8,13 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use microagent_cas::{Blob, Digest, NodeKey, Store, StoreError};
+use microagent_cas::{Blob, Digest, NodeKey, Store, StoreError, VerifiedReader};
 
 use self::progress::{Event, Progress, Stage};
+
+/// The most damaged objects that one computation replaces before it fails. A store in which more
+/// are found is on a disk that is dying, and what is written anew is damaged as well.
+const MAX_HEALED: u32 = 16;
 
 /// The engine. A clone shares store, listener and reports.
 #[derive(Clone)]
@@ -61,13 +65,50 @@ impl Engine {
     /// # Errors
     /// When the blob is missing or cannot be opened.
     pub(crate) fn open(&self, digest: &Digest) -> Result<Blob, StoreError> {
-        match self.store().open_blob(digest)? {
-            Some(blob) => Ok(blob),
-            None => Err(StoreError::io(
-                "open",
-                &self.store().blob_path(digest),
-                io::Error::from(io::ErrorKind::NotFound),
-            )),
+        let blob = self.store().open_blob(digest)?;
+        blob.ok_or_else(|| self.missing(digest))
+    }
+
+    /// Opens a blob to be read and verified in one pass.
+    ///
+    /// # Errors
+    /// When the blob is missing or cannot be opened.
+    pub(crate) fn open_verified(&self, digest: &Digest) -> Result<VerifiedReader, StoreError> {
+        let reader = self.store().verified_reader(digest)?;
+        reader.ok_or_else(|| self.missing(digest))
+    }
+
+    fn missing(&self, digest: &Digest) -> StoreError {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        StoreError::io("open", &self.store().blob_path(digest), missing)
+    }
+
+    /// Runs `work` again if it found a damaged object, which the store has then set aside: what
+    /// made the object makes it anew.
+    ///
+    /// # Errors
+    /// Those of the last run.
+    pub(crate) fn healing<T, E>(
+        &self,
+        mut work: impl FnMut() -> Result<T, E>,
+        found_damage: impl Fn(&E) -> bool,
+    ) -> Result<T, E> {
+        for _ in 0..MAX_HEALED {
+            match work() {
+                Err(error) if found_damage(&error) => self.report_damage(),
+                result => return result,
+            }
+        }
+        work()
+    }
+
+    /// Tells the user about objects that were found damaged.
+    pub(crate) fn report_damage(&self) {
+        for path in self.store().take_damage() {
+            let path = path.display();
+            self.emit(Event::Notice(format!(
+                "{path} is damaged; it is set aside and made again"
+            )));
         }
     }
 

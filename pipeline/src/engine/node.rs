@@ -61,11 +61,11 @@ impl Engine {
         let started = Instant::now();
         let (spec, inputs) = spec.split();
         let key = NodeKey::derive(&spec.material(&inputs));
-        if let Some(record) = self.store().node(&key)? {
+        if let Some(record) = self.look_up(&key)? {
             return Ok(self.outcome(key, record, true, started));
         }
         let _lock = self.store().lock_node(&key)?;
-        if let Some(record) = self.store().node(&key)? {
+        if let Some(record) = self.look_up(&key)? {
             return Ok(self.outcome(key, record, true, started));
         }
         let computing = Instant::now();
@@ -106,6 +106,12 @@ impl Engine {
     ) -> Result<NodeRecord, StoreError> {
         let (spec, inputs) = spec.split();
         self.record(&spec.material(&inputs), outputs, Instant::now())
+    }
+
+    fn look_up(&self, key: &NodeKey) -> Result<Option<NodeRecord>, StoreError> {
+        let record = self.store().node(key)?;
+        self.report_damage();
+        Ok(record)
     }
 
     fn record(

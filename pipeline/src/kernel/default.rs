@@ -14,9 +14,6 @@ const ROOT: &str = "default-kernel";
 #[serde(rename_all = "camelCase")]
 struct Value {
     kernel: Kernel,
-    /// Size in bytes, to detect a damaged blob without hashing it at every start.
-    kernel_size: u64,
-    modules_size: Option<u64>,
 }
 
 /// Makes a kernel in this store the default.
@@ -24,23 +21,22 @@ struct Value {
 /// # Errors
 /// If one of its blobs is missing or the root cannot be written.
 pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
-    let size = |digest| {
-        let missing = || StoreError::Corrupt {
-            path: store.blob_path(digest),
-            why: "it is missing".to_owned(),
-        };
-        store.blob_size(digest)?.ok_or_else(missing)
-    };
-    let value = Value {
-        kernel: kernel.clone(),
-        kernel_size: size(&kernel.digest)?,
-        modules_size: kernel.modules.as_ref().map(size).transpose()?,
-    };
-    let blobs = [kernel.digest]
+    let blobs: Vec<_> = [kernel.digest]
         .into_iter()
         .chain(kernel.modules)
         .map(Output::Blob)
         .collect();
+    for blob in &blobs {
+        if !store.is_intact(blob)? {
+            return Err(StoreError::Corrupt {
+                path: store.output_path(blob),
+                why: "it is missing".to_owned(),
+            });
+        }
+    }
+    let value = Value {
+        kernel: kernel.clone(),
+    };
     store.set_root(ROOT, blobs, serde_json::json!(value))
 }
 
@@ -63,15 +59,13 @@ pub(crate) fn get(store: &Store) -> Result<Option<Kernel>, StoreError> {
         return Ok(None);
     };
     value.kernel.path = store.blob_path(&value.kernel.digest);
-    let size = |digest| store.blob_size(digest);
-    let is_complete = size(&value.kernel.digest)? == Some(value.kernel_size)
-        && value
-            .kernel
-            .modules
-            .as_ref()
-            .map(size)
-            .transpose()?
-            .flatten()
-            == value.modules_size;
-    Ok(is_complete.then_some(value.kernel))
+    for blob in [value.kernel.digest]
+        .into_iter()
+        .chain(value.kernel.modules)
+    {
+        if !store.is_intact(&Output::Blob(blob))? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(value.kernel))
 }

@@ -94,8 +94,9 @@ pub(crate) enum ImageArchiveFailure {
     ImageArchive(#[from] ImageArchiveError),
 }
 
-/// Writes the image that `reference` named when it was last resolved to `output`. Missing layers
-/// are fetched again. `path` is used in error messages.
+/// Writes the image that `reference` named when it was last resolved to `output`, which may be a
+/// pipe; returns its size in bytes. Missing layers are fetched again. `path` is used in error
+/// messages.
 ///
 /// # Errors
 /// [`ImageArchiveError`], and those of fetching.
@@ -105,7 +106,7 @@ pub(crate) fn export(
     reference: &Reference,
     output: &File,
     path: &Path,
-) -> Result<Image, ImageArchiveFailure> {
+) -> Result<(Image, u64), ImageArchiveFailure> {
     let image = resolve::recorded_image(engine.store(), reference)?;
     let mut image = image.ok_or_else(|| ImageArchiveError::Unknown {
         image: reference.to_string(),
@@ -119,7 +120,7 @@ pub(crate) fn export(
         write_archive(engine, &image, output, advance)
     });
     match written {
-        Ok(()) => Ok(image),
+        Ok(size) => Ok((image, size)),
         Err(error) => Err(match StoreError::from_stream(error) {
             Ok(error) => error.into(),
             Err(source) => ImageArchiveError::Write {
@@ -136,7 +137,8 @@ fn write_archive(
     image: &Image,
     output: &File,
     advance: &dyn Fn(u64),
-) -> io::Result<()> {
+) -> io::Result<u64> {
+    let output = Counted { output, size: 0 };
     let mut archive = tar::Builder::new(BufWriter::with_capacity(BUFFER, output));
     file(
         &mut archive,
@@ -162,8 +164,26 @@ fn write_archive(
         file(&mut archive, &name, blob.size, &mut checked)?;
         advance(blob.size);
     }
-    archive.into_inner()?.flush()?;
-    output.sync_all()
+    let output = archive.into_inner()?.into_inner();
+    Ok(output.map_err(io::IntoInnerError::into_error)?.size)
+}
+
+/// Counts what is written: a pipe has no size.
+struct Counted<'a> {
+    output: &'a File,
+    size: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.output.write(bytes)?;
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
 }
 
 /// Imports every named image of an OCI archive into the store, as if it had been pulled under its

@@ -4,8 +4,10 @@
 //! writer with its version. The compressed layers are not part of it: the same
 //! tars with another compression give the same file system.
 
-use std::io::{self, BufReader};
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
+use std::thread;
 
 use microagent_cas::{Digest, Output, StoreError};
 
@@ -48,6 +50,8 @@ pub struct Rootfs {
     pub path: PathBuf,
     /// Its size in bytes.
     pub size: u64,
+    /// Whether this process has hashed its content, because it built it.
+    pub verified: bool,
 }
 
 /// Why the unpacked layers of an image cannot be read from the store.
@@ -55,7 +59,7 @@ pub struct Rootfs {
 #[non_exhaustive]
 #[allow(missing_docs)] // each message documents its variant
 pub enum RootfsError {
-    #[error("the index of layer {layer} is damaged")]
+    #[error("the index of layer {layer} in the store is malformed")]
     Index {
         layer: Digest,
         #[source]
@@ -66,12 +70,13 @@ pub enum RootfsError {
 }
 
 impl Diagnosis for RootfsError {
+    /// Both documents have the digests that they were stored under, so this is not damage.
     fn kind(&self) -> ErrorKind {
-        ErrorKind::Corrupt
+        ErrorKind::Internal
     }
 
     fn remediation(&self) -> Option<String> {
-        Some("delete the state directory's cas/nodes directory and try again".into())
+        None
     }
 }
 
@@ -110,18 +115,25 @@ pub(crate) fn rootfs(
         None => Some(layer::layers(engine, image)?),
     };
     let node = engine.node(spec, || {
-        let layers = match layers {
-            Some(layers) => layers,
-            None => layer::layers(engine, image)?,
-        };
         let size = match options.size_mib {
             Some(mib) => Size::Exact(mib.saturating_mul(MIB)),
             None => Size::Headroom(HEADROOM_MIB * MIB),
         };
-        let seed = seed(&layers, options.size_mib);
-        let output = engine.stage(Stage::Rootfs, &image.reference, None, |advance| {
-            build(engine, image, &layers, &seed, size, tool.as_ref(), advance)
-        })?;
+        let mut layers = layers;
+        let work = || {
+            let layers = match layers.take() {
+                Some(layers) => layers,
+                None => layer::layers(engine, image)?,
+            };
+            let seed = seed(&layers, options.size_mib);
+            engine.stage(Stage::Rootfs, &image.reference, None, |advance| {
+                build(engine, image, &layers, &seed, size, tool.as_ref(), advance)
+            })
+        };
+        let found_damage = |error: &RootfsFailure| {
+            matches!(error, RootfsFailure::Store(StoreError::Corrupt { .. }))
+        };
+        let output = engine.healing(work, found_damage)?;
         Ok::<_, RootfsFailure>([(OP.to_owned(), output)].into())
     })?;
     if store.set_subject(&image.reference, &node.record)? || !node.hit {
@@ -132,7 +144,27 @@ pub(crate) fn rootfs(
         digest: output.digest(),
         path: store.output_path(&output),
         size: node.record.size,
+        verified: !node.hit,
     })
+}
+
+/// Like [`rootfs`], but a file system that was found in the store is verified, and built again if
+/// it is damaged.
+///
+/// # Errors
+/// Those of [`rootfs`].
+pub(crate) fn verified_rootfs(
+    engine: &Engine,
+    image: &Image,
+    options: &RootfsOptions,
+) -> Result<Rootfs, RootfsFailure> {
+    let found = rootfs(engine, image, options)?;
+    let output = Output::Sparse(found.digest);
+    if found.verified || engine.store().verify_object(&output)? {
+        return Ok(found);
+    }
+    engine.report_damage();
+    rootfs(engine, image, options)
 }
 
 fn build(
@@ -144,23 +176,59 @@ fn build(
     tool: Option<&Mke2fs>,
     advance: &dyn Fn(u64),
 ) -> Result<Output, RootfsFailure> {
-    let store = engine.store();
     let tree = merge(engine, layers)?;
     let mut tars = Vec::new();
     for layer in layers {
         tars.push(engine.open(&layer.tar)?.file);
     }
+    // The writer reads the tars in the order of the file system, so they are hashed beside it.
+    let unverified: Vec<Digest> = (layers.iter())
+        .filter(|layer| !layer.verified)
+        .map(|layer| layer.tar)
+        .collect();
+    thread::scope(|scope| {
+        let verify = || engine.store().verify_blobs(&unverified);
+        let verifying = match unverified.is_empty() {
+            true => None,
+            false => thread::Builder::new().spawn_scoped(scope, verify).ok(),
+        };
+        let written = write(engine, image, &tree, &tars, seed, size, tool, advance);
+        match verifying {
+            // A damaged tar explains a failure of the writer better.
+            Some(verifying) => verifying.join().unwrap_or_else(|_| {
+                let panicked = io::Error::other("the thread that verifies it has panicked");
+                Err(StoreError::io("verify", engine.store().root(), panicked))
+            })?,
+            None => verify()?,
+        }
+        written
+    })
+}
+
+/// Writes the image.
+#[allow(clippy::too_many_arguments)]
+fn write(
+    engine: &Engine,
+    image: &Image,
+    tree: &Tree,
+    tars: &[File],
+    seed: &Digest,
+    size: Size,
+    tool: Option<&Mke2fs>,
+    advance: &dyn Fn(u64),
+) -> Result<Output, RootfsFailure> {
+    let store = engine.store();
     let planned = match tool {
         Some(tool) => {
             return tool
-                .build(store, &tree, &tars, seed, size)
+                .build(store, tree, tars, seed, size)
                 .map_err(|error| tool_failure(error, image));
         }
-        None => ext4::plan(&tree, seed, size)?,
+        None => ext4::plan(tree, seed, size)?,
     };
     let scratch = store.scratch()?;
     planned
-        .write(&tars, scratch.file(), &mut |bytes| advance(bytes))
+        .write(tars, scratch.file(), &mut |bytes| advance(bytes))
         .map_err(|error| match error {
             WriteError::Image(error) => {
                 StoreError::io("write an image in", store.root(), error).into()
@@ -176,17 +244,25 @@ fn merge(engine: &Engine, layers: &[Unpacked]) -> Result<Tree, RootfsFailure> {
     let mut merger = Merger::new();
     for (number, layer) in layers.iter().enumerate() {
         merger.begin_layer(number, &layer.layer.to_string());
-        let damaged = |source| RootfsError::Index {
-            layer: layer.layer,
-            source,
-        };
-        let file = engine.open(&layer.index)?.file;
-        let mut index = IndexReader::new(BufReader::new(file)).map_err(damaged)?;
-        while let Some(entry) = index.next_entry().map_err(damaged)? {
-            merger.add(entry)?;
-        }
+        let mut index = engine.open_verified(&layer.index)?;
+        let added = add_layer(&mut merger, layer, &mut index);
+        // Also after a failure, which a damaged index explains better.
+        index.finish()?;
+        added?;
     }
     Ok(merger.finish())
+}
+
+fn add_layer(merger: &mut Merger, layer: &Unpacked, index: impl Read) -> Result<(), RootfsFailure> {
+    let malformed = |source| RootfsError::Index {
+        layer: layer.layer,
+        source,
+    };
+    let mut index = IndexReader::new(BufReader::new(index)).map_err(malformed)?;
+    while let Some(entry) = index.next_entry().map_err(malformed)? {
+        merger.add(entry)?;
+    }
+    Ok(())
 }
 
 /// The `rootfs` node of an image.

@@ -17,6 +17,7 @@ mod lab;
 mod make;
 mod monitor_lab;
 mod nothing_lost;
+mod out_file;
 mod perf_boot;
 mod progress;
 mod proxies;

@@ -1,14 +1,15 @@
 //! `microagent cache export` and `microagent cache import`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use microagent_pipeline::{ErrorKind, Image};
+use microagent_pipeline::Image;
 use serde::Serialize;
 
 use crate::args::{ExportArgs, ImportArgs};
-use crate::commands::pipeline;
+use crate::commands::{pipeline, rootfs::two_results};
 use crate::document::ImageDocument;
 use crate::failure::Failure;
+use crate::out_file::OutFile;
 use crate::request::reference;
 use crate::settings::Settings;
 use crate::termination::Termination;
@@ -29,50 +30,25 @@ pub fn export(
 ) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
     let pipeline = pipeline::open(settings, termination)?;
-    let out = std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone());
-    let directory = out.parent().unwrap_or(Path::new("/"));
-    let temporary = tempfile::Builder::new()
-        .prefix(".microagent-")
-        .tempfile_in(directory)
-        .map_err(|error| cannot_write(&out, &error))?;
-    termination.remove_on_exit(temporary.path());
-    let image = pipeline.export_image(&reference, temporary.as_file(), &args.out)?;
-    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    let file = temporary.as_file();
-    let size = (file.set_permissions(permissions))
-        .and_then(|()| file.metadata())
-        .map_err(|error| cannot_write(&out, &error))?
-        .len();
-    let name = temporary.path().to_owned();
-    temporary
-        .persist(&out)
-        .map_err(|error| cannot_write(&out, &error.error))?;
-    termination.keep(&name);
+    let out = OutFile::create(&args.out, termination)?;
+    let on_stdout = out.is_stdout();
+    if on_stdout && settings.output.json {
+        return Err(two_results());
+    }
+    let (image, size) = pipeline.export_image(&reference, out.file(), &args.out)?;
+    out.commit()?;
+    let path = std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone());
     if settings.output.json {
         settings.output.document(&Exported {
             image: ImageDocument::new(&image),
-            path: out,
+            path,
             size,
         })?;
-    } else {
+    } else if !on_stdout {
         let line = format!("{} {}\n", args.out.display(), image.resolved);
         settings.output.text(&line)?;
     }
     Ok(0)
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    let kind = match error.kind() {
-        std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            ErrorKind::Permission
-        }
-        std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-        _ => ErrorKind::Host,
-    };
-    // The error's own text names the temporary file, which means nothing to the user.
-    let why = std::io::Error::from(error.kind());
-    Failure::new(kind, format!("cannot write {}: {why}", path.display()))
 }
 
 #[derive(Serialize)]

@@ -31,7 +31,7 @@ pub fn verify(
     let store = pipeline.store();
     let reporter = Reporter::new(settings.output);
     let (stage, detail) = (Stage::Verify, "store".to_owned());
-    let inventory = store.inventory()?;
+    let inventory = store.inventory_as_found()?;
     reporter.event(Event::StageStarted {
         stage,
         detail: detail.clone(),

@@ -30,6 +30,8 @@ const OP_VERSION: u32 = 1;
 
 /// The maximum size of a module, in bytes.
 const MAX_MODULE: u64 = 256 << 20;
+/// The maximum size of all modules together in bytes.
+const MAX_MODULES: u64 = 1 << 30;
 
 /// An initramfs in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,10 +167,10 @@ fn read_modules(
         digest: *digest,
         why,
     };
-    let blob = store
-        .open_blob(digest)?
-        .ok_or_else(|| bad("they are missing".to_owned()))?;
-    let mut archive = tar::Archive::new(blob.file);
+    let bytes = store
+        .read_blob(digest, MAX_MODULES)?
+        .ok_or_else(|| bad("they are missing or damaged".to_owned()))?;
+    let mut archive = tar::Archive::new(&bytes[..]);
     let mut modules = Vec::new();
     for entry in archive.entries().map_err(|error| bad(error.to_string()))? {
         let entry = entry.map_err(|error| bad(error.to_string()))?;

@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use microagent_cas::{BlobWriter, Digest, Output, StoreError};
+use microagent_cas::{BlobWriter, Digest, Output, Store, StoreError};
 
 use self::transfer::Transfer;
 use self::unpack::Unpacking;
@@ -62,6 +62,8 @@ pub(crate) struct Unpacked {
     pub(crate) tar: Digest,
     /// The digest of the tar's index.
     pub(crate) index: Digest,
+    /// Whether this process has just hashed both. Otherwise what reads them verifies them.
+    pub(crate) verified: bool,
 }
 
 /// Why a layer could not be fetched and unpacked.
@@ -122,7 +124,7 @@ pub(crate) fn fetch_layers(engine: &Engine, image: &Image) -> Result<(), LayerFa
     let store = engine.store();
     for layer in &image.layers {
         store.hold(&[Output::Blob(layer.digest)])?;
-        if store.blob_size(&layer.digest)? != Some(layer.size) {
+        if !is_stored(store, layer)? {
             unpack(&Unpacking {
                 engine,
                 image,
@@ -150,11 +152,21 @@ fn unpacked(unpacking: &Unpacking<'_>) -> Result<Unpacked, LayerFailure> {
         layer: layer.digest,
         tar: node.output("tar")?.digest(),
         index: node.output("tarIndex")?.digest(),
+        verified: !node.hit,
     })
 }
 
-/// Unpacks a layer, from the store or while it is fetched; returns the index.
+/// Unpacks a layer, from the store or while it is fetched; returns the index. A damaged blob in the
+/// store is fetched again.
 fn unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
+    let found_damage =
+        |error: &LayerFailure| matches!(error, LayerFailure::Store(StoreError::Corrupt { .. }));
+    unpacking
+        .engine
+        .healing(|| try_unpack(unpacking), found_damage)
+}
+
+fn try_unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
     let Unpacking {
         engine,
         image,
@@ -173,7 +185,7 @@ fn unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
     engine.node(fetch_spec(layer), || -> Result<_, LayerFailure> {
         refuse_encrypted(image, layer)?;
         engine.store().hold(&[Output::Blob(layer.digest)])?;
-        if engine.store().blob_size(&layer.digest)? != Some(layer.size) {
+        if !is_stored(engine.store(), layer)? {
             begin();
             index = Some(fetch(unpacking)?);
         }
@@ -183,8 +195,11 @@ fn unpack(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
         Some(index) => index,
         None => {
             begin();
-            let blob = engine.open(&layer.digest)?.file;
-            unpacking.run(BufReader::with_capacity(CHUNK, blob))?
+            let mut blob = engine.open_verified(&layer.digest)?;
+            let unpacked = unpacking.run(BufReader::with_capacity(CHUNK, &mut blob));
+            // Also after a failure, which a damaged blob explains better than its source.
+            blob.finish()?;
+            unpacked?
         }
     };
     engine.emit(Event::StageDone { stage, detail });
@@ -284,6 +299,12 @@ fn transfer(
             .map_err(|error| StoreError::io("write a blob in", store.root(), error))?;
         advanced(read);
     }
+}
+
+/// Whether the compressed blob of a layer is in the store.
+fn is_stored(store: &Store, layer: &LayerDescriptor) -> Result<bool, StoreError> {
+    Ok(store.blob_size(&layer.digest)? == Some(layer.size)
+        && store.is_intact(&Output::Blob(layer.digest))?)
 }
 
 /// The `fetch` node of a layer.
