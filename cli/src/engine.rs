@@ -8,8 +8,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use microagent_pipeline::ErrorKind;
+use microagent_pipeline::{CpuLevel, ErrorKind, GuestCpu};
 use microagent_proto::control::Engine;
 use microagent_vmm::probe::{self, KvmProbe};
 use serde::{Deserialize, Serialize};
@@ -150,6 +151,32 @@ fn has_qemu() -> bool {
     probe::find_qemu().is_ok()
 }
 
+/// The processor of the guests. With KVM they get what this machine's has. QEMU emulates one without
+/// KVM (`-cpu max`): since version 7.2 with AVX2, never with AVX-512, whatever this machine has.
+pub fn guest_cpu(settings: &Settings) -> GuestCpu {
+    let settings = settings.clone();
+    let level = OnceLock::new();
+    GuestCpu::new(move || {
+        *level.get_or_init(|| match choose(&settings).map(|choice| choice.engine) {
+            Ok(Engine::Qemu) => {
+                emulated_level(probe::qemu().ok().as_ref().map(|qemu| &*qemu.version))
+            }
+            // Without an engine, images are only built.
+            Ok(Engine::Kvm) | Err(_) => CpuLevel::of_host(),
+        })
+    })
+}
+
+/// The level of QEMU's own processor in this version.
+fn emulated_level(version: Option<&str>) -> CpuLevel {
+    let mut numbers = (version.into_iter().flat_map(|version| version.split('.')))
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    match (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
+        true => CpuLevel::V3,
+        false => CpuLevel::V2,
+    }
+}
+
 /// The state of KVM, from the cache file in `cache_dir` or else by probing.
 pub fn cached_kvm(cache_dir: &Path) -> Kvm {
     let Some(identity) = HostIdentity::now() else {
@@ -259,6 +286,20 @@ mod tests {
                 Engine::Qemu
             ))
         );
+    }
+
+    #[test]
+    fn the_emulated_processor_has_avx2_since_qemu_7_2() {
+        for (version, level) in [
+            (Some("7.2.22"), CpuLevel::V3),
+            (Some("10.0.2"), CpuLevel::V3),
+            (Some("7.1.0"), CpuLevel::V2),
+            (Some("6.2.0"), CpuLevel::V2),
+            (Some(""), CpuLevel::V2),
+            (None, CpuLevel::V2),
+        ] {
+            assert_eq!(emulated_level(version), level, "{version:?}");
+        }
     }
 
     #[test]

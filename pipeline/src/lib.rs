@@ -50,7 +50,8 @@ pub use engine::NodeReport;
 pub use engine::node::{NodeOutcome, NodeSpec};
 pub use engine::progress::{Event, Progress, Silent, Stage};
 pub use error::Error;
-pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError, PLATFORM};
+pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError};
+pub use image::platform::{CpuLevel, GuestCpu, PLATFORM};
 pub use image::reference::{
     Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector,
 };

@@ -10,6 +10,7 @@ use microagent_cas::{Digest, Store};
 use crate::engine::progress::Progress;
 use crate::engine::{Engine, NodeReport};
 use crate::error::Error;
+use crate::image::platform::GuestCpu;
 use crate::image::reference::Reference;
 use crate::kernel::{self, Kernel, KernelSource};
 use crate::nodes::bundle::{self, Bundle, BundleOptions};
@@ -27,6 +28,7 @@ use crate::source::Registries;
 pub struct Pipeline {
     engine: Engine,
     registries: Registries,
+    cpu: GuestCpu,
 }
 
 impl Pipeline {
@@ -35,6 +37,7 @@ impl Pipeline {
         Pipeline {
             engine: Engine::new(store, progress),
             registries: Registries::default(),
+            cpu: GuestCpu::default(),
         }
     }
 
@@ -43,6 +46,13 @@ impl Pipeline {
     #[must_use]
     pub fn with_registries(self, registries: Registries) -> Pipeline {
         Pipeline { registries, ..self }
+    }
+
+    /// The same pipeline for guests with this processor, which decides between the images of an
+    /// index; the default is the processor of this machine.
+    #[must_use]
+    pub fn with_cpu(self, cpu: GuestCpu) -> Pipeline {
+        Pipeline { cpu, ..self }
     }
 
     /// The store.
@@ -61,7 +71,12 @@ impl Pipeline {
     /// Those of the source ([`crate::RegistryError`], [`crate::ArchiveError`])
     /// and [`crate::ManifestError`].
     pub fn resolve(&self, reference: &Reference) -> Result<Image, Error> {
-        Ok(resolve::resolve(&self.engine, &self.registries, reference)?)
+        Ok(resolve::resolve(
+            &self.engine,
+            &self.registries,
+            reference,
+            &self.cpu,
+        )?)
     }
 
     /// The digest that `reference` named when it was last resolved; `None` if
@@ -183,7 +198,12 @@ impl Pipeline {
     /// [`crate::ImageArchiveError`], and those of reading and unpacking the
     /// archive.
     pub fn import_images(&self, path: &Path) -> Result<Vec<Image>, Error> {
-        Ok(image_archive::import(&self.engine, &self.registries, path)?)
+        Ok(image_archive::import(
+            &self.engine,
+            &self.registries,
+            path,
+            &self.cpu,
+        )?)
     }
 
     /// Compares the recorded digests of these references, or of every resolved

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use microagent_cas::Store;
 use microagent_pipeline::Pipeline;
 
+use crate::engine;
 use crate::failure::Failure;
 use crate::progress::Reporter;
 use crate::settings::Settings;
@@ -19,5 +20,7 @@ pub fn open(settings: &Settings, termination: &Termination) -> Result<Pipeline, 
         tracing::warn!(%error, "cannot remove leftovers from the store");
     }
     let reporter = Arc::new(Reporter::new(settings.output));
-    Ok(Pipeline::new(store, reporter).with_registries(settings.registries()?))
+    Ok(Pipeline::new(store, reporter)
+        .with_registries(settings.registries()?)
+        .with_cpu(engine::guest_cpu(settings)))
 }

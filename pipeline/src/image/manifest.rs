@@ -1,7 +1,7 @@
 //! The documents of an image: index, manifest, configuration. Pure parsing.
 //!
 //! OCI and Docker schema 2 differ only in media types; schema 1 is detected and
-//! rejected. An index is resolved to this machine's platform.
+//! rejected.
 
 use microagent_cas::Digest;
 
@@ -9,15 +9,15 @@ pub use super::document::ImageConfig;
 use super::document::{AnyManifest, Configuration};
 pub(crate) use super::document::{Descriptor, Index, Manifest};
 use super::go_json;
+use super::platform::{self, CpuLevel, Fit, PLATFORM, Verdict};
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
 /// The maximum size of an index, a manifest or a configuration, in bytes.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
+/// The maximum number of entries of an image's indexes that are read to find the one that suits.
+pub(crate) const MAX_ENTRIES: usize = 32;
 /// The maximum depth of nested indexes.
 pub(crate) const MAX_NESTING: usize = 4;
-
-/// The platform of images, in OCI terms: operating system and architecture.
-pub const PLATFORM: (&str, &str) = ("linux", "amd64");
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -223,39 +223,6 @@ pub(crate) fn parse_index(bytes: &[u8]) -> Result<Index, serde_json::Error> {
     go_json::from_slice(bytes)
 }
 
-/// The entry of an index that is for this platform.
-pub(crate) fn choose<'a>(index: &'a Index, image: &str) -> Result<&'a Descriptor, ManifestError> {
-    let platform = |descriptor: &Descriptor| {
-        let platform = descriptor.platform.as_ref()?;
-        Some((platform.os.clone(), platform.architecture.clone()))
-    };
-    let ours = (PLATFORM.0.to_owned(), PLATFORM.1.to_owned());
-    let manifests = &index.manifests;
-    if let Some(found) = manifests
-        .iter()
-        .find(|m| platform(m).as_ref() == Some(&ours))
-    {
-        return Ok(found);
-    }
-    // An entry without a platform is chosen only if it is the only such entry.
-    let mut silent = manifests.iter().filter(|m| m.platform.is_none());
-    if let (Some(found), None) = (silent.next(), silent.next()) {
-        return Ok(found);
-    }
-    let mut available: Vec<String> = (manifests.iter().filter_map(platform))
-        .filter(|(os, _)| os != "unknown")
-        .map(|(os, architecture)| format!("{os}/{architecture}"))
-        .collect();
-    available.dedup();
-    if available.is_empty() {
-        available.push("no platform at all".into());
-    }
-    Err(ManifestError::Platform {
-        image: image.to_owned(),
-        available,
-    })
-}
-
 /// The digest of a descriptor.
 pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, ManifestError> {
     let text = &descriptor.digest;
@@ -307,13 +274,21 @@ pub(crate) fn as_oci(manifest: &Manifest) -> serde_json::Value {
     })
 }
 
-/// Reads a configuration, checks the platform, and combines the layers of the
-/// manifest with their diff ids.
+/// What a configuration says about an image.
+#[derive(Debug)]
+pub(crate) struct Configured {
+    pub(crate) config: ImageConfig,
+    /// The layers of the manifest with their diff ids.
+    pub(crate) layers: Vec<LayerDescriptor>,
+    pub(crate) fit: Fit,
+}
+
+/// Reads a configuration and checks its platform, except for the level of the processor.
 pub(crate) fn read_config(
     bytes: &[u8],
     manifest: &Manifest,
     image: &str,
-) -> Result<(ImageConfig, Vec<LayerDescriptor>), ManifestError> {
+) -> Result<Configured, ManifestError> {
     let malformed = |reason: String| ManifestError::Malformed {
         image: image.to_owned(),
         what: "configuration",
@@ -321,14 +296,23 @@ pub(crate) fn read_config(
     };
     let document: Configuration =
         go_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
-    // Old images do not name a platform.
-    let differs = |said: &str, ours: &str| !said.is_empty() && said != ours;
-    if differs(&document.os, PLATFORM.0) || differs(&document.architecture, PLATFORM.1) {
-        return Err(ManifestError::Platform {
-            image: image.to_owned(),
-            available: vec![format!("{}/{}", document.os, document.architecture)],
-        });
-    }
+    let Configuration {
+        os,
+        architecture,
+        variant,
+        ..
+    } = &document;
+    let fit = match platform::verdict(os, architecture, variant) {
+        Verdict::Fits(fit) => fit,
+        // Old images do not name a platform.
+        Verdict::Silent => Fit::Bits64(CpuLevel::V1),
+        Verdict::Other => {
+            return Err(ManifestError::Platform {
+                image: image.to_owned(),
+                available: vec![platform::text(os, architecture, variant)],
+            });
+        }
+    };
     let diff_ids = document.rootfs.diff_ids;
     if diff_ids.len() != manifest.layers.len() {
         return Err(malformed(format!(
@@ -347,7 +331,11 @@ pub(crate) fn read_config(
             media_type: descriptor.media_type.clone(),
         });
     }
-    Ok((document.config, layers))
+    Ok(Configured {
+        config: document.config,
+        layers,
+        fit,
+    })
 }
 
 #[cfg(test)]

@@ -4,4 +4,5 @@
 mod document;
 pub(crate) mod go_json;
 pub(crate) mod manifest;
+pub(crate) mod platform;
 pub(crate) mod reference;

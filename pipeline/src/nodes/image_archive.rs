@@ -26,6 +26,7 @@ use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::engine::Engine;
 use crate::engine::progress::Stage;
+use crate::image::platform::GuestCpu;
 use crate::image::reference::{Reference, Selector};
 use crate::nodes::layer::{self, LayerFailure};
 use crate::nodes::resolve::{self, Image, ResolveFailure};
@@ -195,6 +196,7 @@ pub(crate) fn import(
     engine: &Engine,
     registries: &Registries,
     path: &Path,
+    cpu: &GuestCpu,
 ) -> Result<Vec<Image>, ImageArchiveFailure> {
     let store = engine.store();
     let mut imported = Vec::new();
@@ -207,7 +209,7 @@ pub(crate) fn import(
             path: path.to_owned(),
             select: Selector::Name(name.clone()),
         };
-        let mut image = resolve::resolve(engine, registries, &archived)?;
+        let mut image = resolve::resolve(engine, registries, &archived, cpu)?;
         layer::layers(engine, &image)?;
         layer::fetch_layers(engine, &image)?;
         // A name that is not a registry reference is only a tag in the archive.
@@ -218,7 +220,7 @@ pub(crate) fn import(
                 resolve::keep(store, &bytes, &digest, &image.reference, "manifest")?;
             }
             let root = pin(ROOT).unwrap_or(image.root);
-            image = adopt(engine, &reference, root)?;
+            image = adopt(engine, &reference, root, cpu)?;
         }
         resolve::tag_image(store, &image)?;
         imported.push(image);
@@ -233,8 +235,13 @@ pub(crate) fn import(
 }
 
 /// Records that `reference` names `root`, whose documents are in the store.
-fn adopt(engine: &Engine, reference: &Reference, root: Digest) -> Result<Image, ResolveFailure> {
-    let image = resolve::image_at(engine.store(), reference, root)?;
+fn adopt(
+    engine: &Engine,
+    reference: &Reference,
+    root: Digest,
+    cpu: &GuestCpu,
+) -> Result<Image, ResolveFailure> {
+    let image = resolve::image_at(engine.store(), reference, root, cpu)?;
     let spec = resolve::spec(&reference.to_string());
     engine.observe(spec, || Ok::<_, StoreError>(image.outputs()))?;
     Ok(image)

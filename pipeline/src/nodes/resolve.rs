@@ -21,9 +21,10 @@ use crate::engine::Engine;
 use crate::engine::node::{NodeSpec, Outputs};
 use crate::engine::progress::{Event, Stage, short};
 use crate::image::manifest::{
-    self, Document, ImageConfig, LayerDescriptor, MAX_DOCUMENT, MAX_NESTING, ManifestError,
-    PLATFORM,
+    self, Document, ImageConfig, Index, LayerDescriptor, MAX_DOCUMENT, MAX_ENTRIES, MAX_NESTING,
+    Manifest, ManifestError,
 };
+use crate::image::platform::{Candidates, Fit, GuestCpu, PLATFORM};
 use crate::image::reference::Reference;
 use crate::source::{self, LayerStream, RawDocument, Registries, Source, SourceFailure};
 
@@ -111,6 +112,7 @@ pub(crate) fn resolve(
     engine: &Engine,
     registries: &Registries,
     reference: &Reference,
+    cpu: &GuestCpu,
 ) -> Result<Image, ResolveFailure> {
     let name = reference.to_string();
     let (before, found) = engine.stage(Stage::Resolve, &name, None, |_| {
@@ -118,7 +120,7 @@ pub(crate) fn resolve(
         let before = engine.store().peek_node(&spec(&name).key())?;
         let mut found = None;
         engine.observe(spec(&name), || -> Result<_, ResolveFailure> {
-            let image = find(engine.store(), source.clone(), reference)?;
+            let image = find(engine.store(), source.clone(), reference, cpu)?;
             let outputs = image.outputs();
             found = Some(image);
             Ok(outputs)
@@ -175,9 +177,11 @@ pub(crate) fn recorded_image(
     let (Some(root), Some(digest)) = (output("root"), output(OP)) else {
         return Ok(None);
     };
-    let image = image_at(store, reference, root)?;
-    // Another version of this program might choose another manifest of the index.
-    Ok(Some(image).filter(|image| image.digest == digest))
+    // The recorded manifest, whatever this machine would choose of its index.
+    let mut image = image_at(store, reference, digest, &GuestCpu::default())?;
+    image.root = root;
+    image.resolved = pinned(reference, &root);
+    Ok(Some(image))
 }
 
 /// The image with the root document `root`, read as `reference`, from the store alone.
@@ -188,69 +192,193 @@ pub(crate) fn image_at(
     store: &Store,
     reference: &Reference,
     root: Digest,
+    cpu: &GuestCpu,
 ) -> Result<Image, ResolveFailure> {
     let source = Recorded {
         store: store.clone(),
         root,
     };
-    find(store, Arc::new(source), reference)
+    find(store, Arc::new(source), reference, cpu)
 }
 
+/// Finds the image of a source for guests with this processor.
 fn find(
     store: &Store,
     source: Arc<dyn Source>,
     reference: &Reference,
+    cpu: &GuestCpu,
 ) -> Result<Image, ResolveFailure> {
-    let name = &reference.to_string();
-    let mut document = source.root(store)?;
+    let document = source.root(store)?;
     store.put_bytes(&document.bytes)?;
-    let root = Digest::of(&document.bytes);
-    for _ in 0..MAX_NESTING {
+    let mut search = Search {
+        store,
+        source,
+        reference,
+        name: &reference.to_string(),
+        root: Digest::of(&document.bytes),
+        cpu,
+        read: 0,
+    };
+    Ok(search.image(document, 0)?.0)
+}
+
+/// The search for the image of a reference.
+struct Search<'a> {
+    store: &'a Store,
+    source: Arc<dyn Source>,
+    reference: &'a Reference,
+    name: &'a str,
+    root: Digest,
+    cpu: &'a GuestCpu,
+    /// The number of entries of indexes read so far.
+    read: usize,
+}
+
+impl Search<'_> {
+    /// The image of an index or a manifest, and what it is for.
+    fn image(
+        &mut self,
+        document: RawDocument,
+        depth: usize,
+    ) -> Result<(Image, Fit), ResolveFailure> {
         let media_type = document.media_type.as_deref();
-        match manifest::parse(&document.bytes, media_type, name)? {
-            Document::Index(index) => {
-                let chosen = manifest::choose(&index, name)?;
-                let digest = manifest::digest(chosen, name)?;
-                document.bytes = stored_or(store, &digest, name, "manifest", || {
-                    source.manifest(&digest)
-                })?;
-                document.media_type = Some(chosen.media_type.clone());
+        match manifest::parse(&document.bytes, media_type, self.name)? {
+            Document::Manifest(manifest) => self.configured(&document, &manifest),
+            Document::Index(_) if depth >= MAX_NESTING => Err(ManifestError::Nesting {
+                image: self.name.into(),
             }
-            Document::Manifest(manifest) => {
-                let config_digest = manifest::digest(&manifest.config, name)?;
-                let bytes = stored_or(store, &config_digest, name, "configuration", || {
-                    source.config(&config_digest)
-                })?;
-                let (config, layers) = manifest::read_config(&bytes, &manifest, name)?;
-                let oci = match manifest.is_oci() {
-                    true => document.bytes.clone(),
-                    false => manifest::as_oci(&manifest).to_string().into_bytes(),
-                };
-                let oci_manifest = store.put_bytes(&oci)?;
-                let digest = Digest::of(&document.bytes);
-                return Ok(Image {
-                    tag: match reference {
-                        Reference::Registry(_) => name.clone(),
-                        _ => digest.to_string(),
-                    },
-                    resolved: pinned(reference, &root),
-                    reference: name.clone(),
-                    root,
-                    digest,
-                    descriptor: Descriptor::new(
-                        MediaType::ImageManifest,
-                        oci.len() as u64,
-                        oci_digest(&oci_manifest),
-                    ),
-                    config,
-                    config_digest,
-                    layers,
-                    source,
-                });
-            }
+            .into()),
+            Document::Index(index) => self.choose(&index, depth),
         }
     }
-    Err(ManifestError::Nesting { image: name.into() }.into())
+
+    /// The best image of an index. An entry is left out if its configuration is for another
+    /// platform, whatever the index says.
+    fn choose(&mut self, index: &Index, depth: usize) -> Result<(Image, Fit), ResolveFailure> {
+        let candidates = Candidates::of(index, self.cpu);
+        let mut available = candidates.others;
+        for entry in candidates.bits64 {
+            if let Some(found) = self.entry(entry, depth, &mut available)? {
+                return Ok(found);
+            }
+        }
+        let mut best: Option<(Image, Fit)> = None;
+        for entry in candidates.silent {
+            let found = match self.entry(entry, depth, &mut available) {
+                // Not everything in an index has to be an image.
+                Err(ResolveFailure::Manifest(ManifestError::NotAnImage { .. })) => None,
+                found => found?,
+            };
+            match found {
+                Some((_, fit)) if !fit.runs_on(self.cpu) => {}
+                Some(found) if best.as_ref().is_none_or(|(_, best)| *best < found.1) => {
+                    best = Some(found);
+                }
+                _ => {}
+            }
+        }
+        if let Some(best) = best {
+            return Ok(best);
+        }
+        for entry in candidates.bits32 {
+            if let Some(found) = self.entry(entry, depth, &mut available)? {
+                return Ok(found);
+            }
+        }
+        available.dedup();
+        if available.is_empty() {
+            available.push("no platform at all".into());
+        }
+        Err(ManifestError::Platform {
+            image: self.name.to_owned(),
+            available,
+        }
+        .into())
+    }
+
+    /// The image of an entry of an index; `None` if it is for another platform, which is added to
+    /// `available`.
+    fn entry(
+        &mut self,
+        entry: &manifest::Descriptor,
+        depth: usize,
+        available: &mut Vec<String>,
+    ) -> Result<Option<(Image, Fit)>, ResolveFailure> {
+        self.read += 1;
+        if self.read > MAX_ENTRIES {
+            return Err(ManifestError::Malformed {
+                image: self.name.into(),
+                what: "index",
+                reason: format!("more than {MAX_ENTRIES} of its entries may be for this machine"),
+            }
+            .into());
+        }
+        let digest = manifest::digest(entry, self.name)?;
+        let source = self.source.clone();
+        let bytes = stored_or(self.store, &digest, self.name, "manifest", || {
+            source.manifest(&digest)
+        })?;
+        let document = RawDocument {
+            bytes,
+            media_type: Some(entry.media_type.clone()),
+        };
+        match self.image(document, depth + 1) {
+            Ok(found) => Ok(Some(found)),
+            Err(ResolveFailure::Manifest(ManifestError::Platform {
+                available: named, ..
+            })) => {
+                available.extend(named);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The image of a manifest.
+    fn configured(
+        &self,
+        document: &RawDocument,
+        manifest: &Manifest,
+    ) -> Result<(Image, Fit), ResolveFailure> {
+        let Search {
+            store,
+            reference,
+            name,
+            root,
+            ..
+        } = *self;
+        let config_digest = manifest::digest(&manifest.config, name)?;
+        let bytes = stored_or(store, &config_digest, name, "configuration", || {
+            self.source.config(&config_digest)
+        })?;
+        let configured = manifest::read_config(&bytes, manifest, name)?;
+        let oci = match manifest.is_oci() {
+            true => document.bytes.clone(),
+            false => manifest::as_oci(manifest).to_string().into_bytes(),
+        };
+        let oci_manifest = store.put_bytes(&oci)?;
+        let digest = Digest::of(&document.bytes);
+        let image = Image {
+            tag: match reference {
+                Reference::Registry(_) => name.to_owned(),
+                _ => digest.to_string(),
+            },
+            resolved: pinned(reference, &root),
+            reference: name.to_owned(),
+            root,
+            digest,
+            descriptor: Descriptor::new(
+                MediaType::ImageManifest,
+                oci.len() as u64,
+                oci_digest(&oci_manifest),
+            ),
+            config: configured.config,
+            config_digest,
+            layers: configured.layers,
+            source: self.source.clone(),
+        };
+        Ok((image, configured.fit))
+    }
 }
 
 /// A document by digest: from the store, or from the source through `fetch`, verified and stored.

@@ -2,7 +2,7 @@
 //! edited and pushed by the test where no tool creates them.
 
 use microagent_cas::Digest;
-use microagent_pipeline::ErrorKind;
+use microagent_pipeline::{CpuLevel, ErrorKind, GuestCpu, Reference};
 use microagent_tests::image::Layout;
 use microagent_tests::registry::{Registry, Setup};
 use microagent_tests::{or_skip, tool};
@@ -292,4 +292,166 @@ fn a_manifest_of_an_old_registry_builds() {
     manifest["config"]["mediaType"] = json!("application/octet-stream");
     pushed.put("old", DOCKER_MANIFEST, &manifest);
     pushed.assert_builds("old");
+}
+
+/// A layout with an index of images without layers, each for the platform of its entry (`os`,
+/// `architecture`, `variant`; none for `null`) and with the platform of its configuration.
+fn layout_of(directory: &std::path::Path, images: &[(Value, Value)]) -> Vec<Digest> {
+    let blobs = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let blob = |media_type: &str, document: &Value| {
+        let text = document.to_string();
+        let digest = Digest::of(text.as_bytes());
+        std::fs::write(blobs.join(digest.hex()), &text).unwrap();
+        json!({ "mediaType": media_type, "size": text.len(), "digest": digest.to_string() })
+    };
+    let mut entries = Vec::new();
+    for (number, (platform, configured)) in images.iter().enumerate() {
+        let mut config = json!({
+            "author": number.to_string(), "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        for (key, value) in configured.as_object().into_iter().flatten() {
+            config[key] = value.clone();
+        }
+        let config = blob("application/vnd.oci.image.config.v1+json", &config);
+        let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": config, "layers": [] });
+        let mut entry = blob(OCI_MANIFEST, &manifest);
+        if !platform.is_null() {
+            entry["platform"] = platform.clone();
+        }
+        entries.push(entry);
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
+    let mut root = blob(OCI_INDEX, &index);
+    root["annotations"] = json!({ "org.opencontainers.image.ref.name": "it" });
+    let index = json!({ "schemaVersion": 2, "manifests": [root] });
+    std::fs::write(directory.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        directory.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .unwrap();
+    let digests = entries
+        .iter()
+        .map(|entry| entry["digest"].as_str().unwrap());
+    digests.map(|digest| digest.parse().unwrap()).collect()
+}
+
+/// The number of the image that is chosen, or the error, on a processor of this level.
+fn chosen(level: CpuLevel, images: &[(Value, Value)]) -> Result<usize, String> {
+    let dir = TestDir::new();
+    let digests = layout_of(&dir.path("layout"), images);
+    let pipeline = dir.pipeline().with_cpu(GuestCpu::new(move || level));
+    let reference = format!("oci:{}:it", dir.path("layout").display());
+    let reference: Reference = reference.parse().unwrap();
+    let error = |error: microagent_pipeline::Error| {
+        let name = reference.to_string();
+        error.to_string().replace(&name, "IMAGE")
+    };
+    let image = pipeline.resolve(&reference).map_err(error)?;
+    let number = digests.iter().position(|digest| *digest == image.digest);
+    // The record leads to the same image, whatever the processor.
+    let again = dir.pipeline().recorded_image(&reference).unwrap().unwrap();
+    assert_eq!((again.digest, again.root), (image.digest, image.root));
+    assert_eq!(again.resolved, image.resolved);
+    Ok(number.unwrap())
+}
+
+#[test]
+fn the_image_of_an_index_is_the_best_that_the_guest_can_run() {
+    use CpuLevel::{V1, V2, V3, V4};
+    let for_platform = |architecture: &str, variant: &str| {
+        let platform = json!({ "os": "linux", "architecture": architecture, "variant": variant });
+        (platform.clone(), platform)
+    };
+    let levels = [
+        for_platform("amd64", "v4"),
+        for_platform("amd64", ""),
+        for_platform("x86_64", "v3"),
+        for_platform("386", ""),
+    ];
+    assert_eq!(chosen(V1, &levels), Ok(1));
+    assert_eq!(chosen(V2, &levels), Ok(1));
+    assert_eq!(chosen(V3, &levels), Ok(2));
+    assert_eq!(chosen(V4, &levels), Ok(0));
+    // 64-bit images are preferred; 32-bit ones run.
+    let i386 = for_platform("i386", "");
+    assert_eq!(
+        chosen(V4, &[i386.clone(), for_platform("X86-64", "")]),
+        Ok(1)
+    );
+    assert_eq!(
+        chosen(V4, &[for_platform("arm64", ""), i386.clone()]),
+        Ok(1)
+    );
+    let too_new = [for_platform("amd64", "v4"), for_platform("arm", "v7")];
+    assert_eq!(
+        chosen(V3, &too_new).unwrap_err(),
+        "image IMAGE is for linux/amd64/v4, linux/arm/v7; this machine runs linux/amd64"
+    );
+}
+
+#[test]
+fn the_configuration_decides_where_an_index_says_nothing() {
+    use CpuLevel::V3;
+    let config = |architecture: &str, variant: &str| json!({ "os": "linux", "architecture": architecture, "variant": variant });
+    let ours = config("amd64", "");
+    let arm = config("arm64", "");
+    let none = || Value::Null;
+    let empty = || json!({});
+    // Two entries without a platform; empty platforms; a part of a platform.
+    assert_eq!(
+        chosen(V3, &[(none(), arm.clone()), (none(), ours.clone())]),
+        Ok(1)
+    );
+    assert_eq!(
+        chosen(V3, &[(none(), ours.clone()), (none(), ours.clone())]),
+        Ok(0)
+    );
+    assert_eq!(
+        chosen(V3, &[(empty(), arm.clone()), (ours.clone(), ours.clone())]),
+        Ok(1)
+    );
+    assert_eq!(
+        chosen(V3, &[(empty(), ours.clone()), (arm.clone(), arm.clone())]),
+        Ok(0)
+    );
+    assert_eq!(
+        chosen(V3, &[(json!({ "os": "linux" }), ours.clone())]),
+        Ok(0)
+    );
+    assert_eq!(
+        chosen(V3, &[(json!({ "architecture": "amd64" }), none())]),
+        Ok(0)
+    );
+    // An old configuration says nothing either.
+    assert_eq!(chosen(V3, &[(none(), none())]), Ok(0));
+    // The best of them.
+    let several = [
+        (none(), config("386", "")),
+        (none(), config("amd64", "v4")),
+        (none(), config("amd64", "v2")),
+        (none(), config("amd64", "v3")),
+        (none(), ours.clone()),
+    ];
+    assert_eq!(chosen(V3, &several), Ok(3));
+    assert_eq!(chosen(CpuLevel::V1, &several), Ok(4));
+    assert_eq!(chosen(CpuLevel::V4, &several), Ok(1));
+    // An entry that says one thing and whose configuration says another is left out.
+    assert_eq!(
+        chosen(V3, &[(ours.clone(), arm.clone()), (none(), ours.clone())]),
+        Ok(1)
+    );
+    let attestation = json!({ "os": "unknown", "architecture": "unknown" });
+    assert_eq!(
+        chosen(V3, &[(attestation.clone(), attestation), (none(), arm)]).unwrap_err(),
+        "image IMAGE is for linux/arm64; this machine runs linux/amd64"
+    );
+    let many: Vec<_> = (0..33).map(|_| (none(), config("arm64", ""))).collect();
+    assert_eq!(
+        chosen(V3, &many).unwrap_err(),
+        "the index of IMAGE is not valid: more than 32 of its entries may be for this machine"
+    );
 }

@@ -118,6 +118,20 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "hello world,\nhere\n",
             }
+            a_program_for_32_bit_x86_runs {
+                script: r#"printf '\177\105\114\106\001\001\001\000\000\000\000\000\000\000\000\000\002\000\003\000\001\000\000\000\124\200\004\010\064\000\000\000\000\000\000\000\000\000\000\000\064\000\040\000\001\000\000\000\000\000\000\000\001\000\000\000\000\000\000\000\000\200\004\010\000\200\004\010\172\000\000\000\172\000\000\000\005\000\000\000\000\020\000\000\270\004\000\000\000\273\001\000\000\000\271\163\200\004\010\272\007\000\000\000\315\200\270\001\000\000\000\061\333\315\200\063\062\055\142\151\164\012' >hello
+                    chmod +x hello; tar -cf hello.tar hello
+                    microagent run --image "$IMAGE" --bundle b=hello.tar:/b:ro --exec /b/hello"#,
+                code: 0,
+                stdout: "32-bit\n",
+            }
+            the_processor_has_the_instructions_of_level_3 {
+                // What an index with variants is resolved for: QEMU emulates AVX2 and no AVX-512.
+                script: r#"microagent run --image "$IMAGE" --exec 'for flag in cx16 popcnt ssse3 sse4_2 avx2 bmi1 bmi2 f16c fma abm movbe xsave avx512f; do
+                    busybox grep -qw $flag /proc/cpuinfo && echo $flag; done; exit 0'"#,
+                code: 0,
+                stdout: "cx16\npopcnt\nssse3\nsse4_2\navx2\nbmi1\nbmi2\nf16c\nfma\nabm\nmovbe\nxsave\n",
+            }
             the_clock_is_right {
                 script: r#"before=$(date +%s); guest=$(microagent run --image "$IMAGE" --exec 'date +%s'); after=$(date +%s)
                     [ "$guest" -ge "$before" ] && [ "$guest" -le "$after" ] && echo right"#,

@@ -4,47 +4,6 @@ use serde_json::json;
 
 const HEX: &str = "9ae97d36d26566ff84e8893c64a6dc4fe8ca6d1144bf5b87b2b85a32def253c7";
 
-fn entry(platform: Option<(&str, &str)>) -> serde_json::Value {
-    let mut entry = json!({
-        "mediaType": OCI_MANIFEST, "digest": format!("sha256:{HEX}"), "size": 1,
-    });
-    if let Some((os, architecture)) = platform {
-        entry["platform"] = json!({ "os": os, "architecture": architecture });
-    }
-    entry
-}
-
-fn chosen(platforms: &[Option<(&str, &str)>]) -> Result<usize, String> {
-    let mut entries: Vec<_> = platforms.iter().map(|platform| entry(*platform)).collect();
-    for (size, entry) in entries.iter_mut().enumerate() {
-        entry["size"] = json!(size);
-    }
-    let index = json!({ "schemaVersion": 2, "manifests": entries });
-    let index = parse_index(index.to_string().as_bytes()).unwrap();
-    match choose(&index, "x/y:z") {
-        Ok(found) => Ok(found.size as usize),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-#[test]
-fn the_entry_for_this_platform_is_chosen() {
-    let arm = Some(("linux", "arm64"));
-    let ours = Some(("linux", "amd64"));
-    let attestation = Some(("unknown", "unknown"));
-    assert_eq!(chosen(&[attestation, arm, ours, ours]), Ok(2));
-    assert_eq!(chosen(&[None]), Ok(0));
-    assert_eq!(chosen(&[arm, None]), Ok(1));
-    assert_eq!(
-        chosen(&[attestation, arm, Some(("windows", "amd64"))]).unwrap_err(),
-        "image x/y:z is for linux/arm64, windows/amd64; this machine runs linux/amd64"
-    );
-    assert_eq!(
-        chosen(&[]).unwrap_err(),
-        "image x/y:z is for no platform at all; this machine runs linux/amd64"
-    );
-}
-
 fn manifest_document(layers: usize) -> serde_json::Value {
     let layer = json!({ "mediaType": OCI_LAYER, "digest": format!("sha256:{HEX}"), "size": 5 });
     json!({
@@ -66,7 +25,9 @@ fn config(
     layers: usize,
 ) -> Result<(ImageConfig, Vec<LayerDescriptor>), String> {
     let bytes = document.to_string();
-    read_config(bytes.as_bytes(), &manifest(layers), "x").map_err(|error| error.to_string())
+    let read = read_config(bytes.as_bytes(), &manifest(layers), "x");
+    let read = read.map_err(|error| error.to_string())?;
+    Ok((read.config, read.layers))
 }
 
 #[test]
@@ -109,6 +70,39 @@ fn a_configuration_that_does_not_match_is_rejected() {
         config(document("", &[]), 0).is_ok(),
         "old images say nothing"
     );
+}
+
+#[test]
+fn every_spelling_of_a_platform_is_understood() {
+    use CpuLevel::{V1, V3};
+    let fit = |os: &str, architecture: &str, variant: &str| {
+        let document = json!({
+            "os": os, "architecture": architecture, "variant": variant,
+            "rootfs": { "type": "layers", "diff_ids": [] },
+        });
+        let read = read_config(document.to_string().as_bytes(), &manifest(0), "x");
+        read.map(|read| read.fit).map_err(|error| error.to_string())
+    };
+    for architecture in ["amd64", "x86_64", "x86-64", "AMD64", "X86_64", ""] {
+        for os in ["linux", "Linux", "LINUX", ""] {
+            assert_eq!(fit(os, architecture, ""), Ok(Fit::Bits64(V1)));
+        }
+    }
+    assert_eq!(fit("linux", "amd64", "v3"), Ok(Fit::Bits64(V3)));
+    for architecture in ["386", "i386", "i486", "i586", "i686", "I686"] {
+        assert_eq!(fit("linux", architecture, ""), Ok(Fit::Bits32));
+    }
+    for (os, architecture, variant, shown) in [
+        ("linux", "arm", "v7", "linux/arm/v7"),
+        ("linux", "amd64", "v5", "linux/amd64/v5"),
+        ("windows", "amd64", "", "windows/amd64"),
+        ("linux", "x86", "", "linux/x86"),
+    ] {
+        assert_eq!(
+            fit(os, architecture, variant).unwrap_err(),
+            format!("image x is for {shown}; this machine runs linux/amd64")
+        );
+    }
 }
 
 #[test]
