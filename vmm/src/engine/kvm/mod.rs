@@ -12,6 +12,7 @@
 mod bus;
 mod cpuid;
 mod memory;
+mod msrs;
 mod power;
 mod registers;
 mod vcpu;

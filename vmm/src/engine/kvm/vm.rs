@@ -8,7 +8,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use super::super::EngineError;
 use super::memory::{GuestRam, register_ram};
-use super::{cpuid, kvm_error};
+use super::{cpuid, kvm_error, msrs};
 use crate::boot::layout;
 use crate::virtio::mmio::InterruptLine;
 
@@ -65,6 +65,7 @@ impl EmptyVm {
     fn create() -> Result<EmptyVm, EngineError> {
         let kvm = open()?;
         let fd = create_vm(&kvm)?;
+        hide_performance_counters(&fd);
         fd.create_irq_chip()
             .map_err(kvm_error("creating the interrupt controllers"))?;
         Ok(EmptyVm { kvm, fd })
@@ -114,9 +115,12 @@ impl Vm {
                     .fd
                     .create_vcpu(index.into())
                     .map_err(kvm_error("creating a vCPU"))?;
-                let cpuid = cpuid::for_vcpu(&supported, index, count);
+                let cpuid = cpuid::for_vcpu(&supported, index, count).map_err(|error| {
+                    EngineError::Guest(format!("the CPUID has too many leaves: {error:?}"))
+                })?;
                 vcpu.set_cpuid2(&cpuid)
                     .map_err(kvm_error("setting a vCPU's CPUID"))?;
+                msrs::set(&vcpu, cpuid::Vendor::of(&supported))?;
                 Ok(vcpu)
             })
             .collect()
@@ -178,6 +182,18 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, EngineError> {
     vm.set_tss_address(layout::KVM_TSS as usize)
         .map_err(kvm_error("placing its TSS"))?;
     Ok(vm)
+}
+
+/// Gives vCPUs no performance counters (Documentation/virt/kvm/api.rst, `KVM_CAP_PMU_CAPABILITY`).
+/// Hiding their CPUID bits is not enough on AMD, where guests use the four oldest ones without
+/// asking. Kernels before Linux 5.18 do not have the capability; the error is ignored.
+fn hide_performance_counters(vm: &VmFd) {
+    let mut capability = kvm_bindings::kvm_enable_cap {
+        cap: kvm_bindings::KVM_CAP_PMU_CAPABILITY,
+        ..Default::default()
+    };
+    capability.args[0] = kvm_bindings::KVM_PMU_CAP_DISABLE.into();
+    let _ = vm.enable_cap(&capability);
 }
 
 /// An interrupt line driven by ioctls. An irqfd would have to be set up, and its removal makes the
