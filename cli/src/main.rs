@@ -20,6 +20,7 @@
 //! | | `iteration`, `statistics`, `monitors::{guest, reset_stub}` | one measured run; summaries; the guests |
 //! | 4 | [`run`]: `vm` | boot, configure, set up, execute |
 //! | | `artifacts`, `workspace`, `sink`, `deadline` | what a VM boots; kept workspace; command output; `--timeout` |
+//! | | `warnings` | what went wrong on the host |
 //! | | `disks` | additional disks |
 //! | | `document` | the JSON document of a run |
 //! | | `phases` | phase durations |

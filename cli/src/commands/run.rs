@@ -15,6 +15,7 @@ use crate::document::{ImageDocument, KernelDocument, nodes, time};
 use crate::engine::{self, Choice};
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure};
 use crate::install;
+use crate::output::Output;
 use crate::request::command::{environment, shell};
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts::{self, Artifacts};
@@ -22,6 +23,7 @@ use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
 use crate::run::vm::{self, Outcome, Status, Task};
+use crate::run::warnings::RunWarnings;
 use crate::run::workspace::Workspace;
 use crate::run_dir::RunDir;
 use crate::settings::{Settings, make_private_dir};
@@ -89,7 +91,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         kernel: artifacts.kernel.path.clone(),
         initramfs: Some(artifacts.initramfs.path.clone()),
         extra_cmdline: None,
-        disks: iter::once(root)
+        disks: iter::once(root.clone())
             .chain(attached.iter().map(|disk| disk.config.clone()))
             .collect(),
         run_dir: run_dir.path().to_owned(),
@@ -107,20 +109,25 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     timeline.record_now(Mark::Exited);
 
     let exited = matches!(outcome.status, Status::Exited(_));
-    let halted = timed(&mut phases.teardown, || {
+    let (halted, warnings) = timed(&mut phases.teardown, || {
         let persistent = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
         let halted = persistent && exited && vm::shut_down(&supervisor);
+        let warnings = RunWarnings::new(supervisor.warnings(), root, &attached);
         // No wait: the caller gets its exit code before the VM has been torn down.
         drop(supervisor);
         drop(run_dir);
-        halted
+        (halted, warnings)
     });
-    if exited
-        && !halted
-        && let Some(disk) = attached.iter().find(|disk| disk.keeps_writes())
-    {
-        outcome.status = Status::Failed(disk.unclean_shutdown());
-    }
+    let unclean = || {
+        let kept = attached.iter().find(|disk| disk.keeps_writes());
+        kept.filter(|_| exited && !halted)
+            .map(AttachedDisk::unclean_shutdown)
+    };
+    // A command that ended by itself, whose data is lost.
+    let lost = match outcome.status {
+        Status::Failed(_) => None,
+        _ => warnings.data_loss().or_else(unclean),
+    };
     phases.total = millis(begun.elapsed());
     let parts = DocumentParts {
         settings,
@@ -132,37 +139,54 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         disks: &attached,
         phases,
         timeline,
+        warnings: &warnings,
         halted: halted && workspace.is_some(),
     };
     let document = parts.document(&mut outcome);
     if let Some(workspace) = workspace.filter(|_| outcome.started_at.is_some()) {
         workspace.keep(&document)?;
     }
-    report_result(settings, &outcome, &document, termination)
+    let report = Report {
+        outcome: &outcome,
+        lost: lost.as_ref(),
+        warnings: &warnings,
+        document: &document,
+    };
+    report.print(settings.output, termination)
 }
 
-/// Prints the document and the failure, if any; returns the exit code.
-fn report_result(
-    settings: &Settings,
-    outcome: &Outcome,
-    document: &RunDocument,
-    termination: &Termination,
-) -> Result<u8, Failure> {
-    let (code, failure) = match &outcome.status {
-        Status::Exited(exited) => (exit_code(*exited), None),
-        Status::StdoutClosed => (EXIT_SIGPIPE, None),
-        Status::Failed(failure) => (failure.exit_code(EXIT_RUN_FAILED), Some(failure)),
-    };
-    // A failure of microagent has no result.
-    if settings.output.json && code != EXIT_RUN_FAILED {
-        settings.output.document(document)?;
+/// The result of a run.
+struct Report<'a> {
+    outcome: &'a Outcome,
+    /// The command ended, but its data is lost.
+    lost: Option<&'a Failure>,
+    warnings: &'a RunWarnings,
+    document: &'a RunDocument,
+}
+
+impl Report<'_> {
+    /// Prints the document, the warnings and the failure, if any; returns the exit code.
+    fn print(self, output: Output, termination: &Termination) -> Result<u8, Failure> {
+        let (code, failure) = match (&self.outcome.status, self.lost) {
+            (Status::Failed(failure), _) => (failure.exit_code(EXIT_RUN_FAILED), Some(failure)),
+            (_, Some(lost)) => (EXIT_RUN_FAILED, Some(lost)),
+            (Status::Exited(exited), None) => (exit_code(*exited), None),
+            (Status::StdoutClosed, None) => (EXIT_SIGPIPE, None),
+        };
+        // Without a command that ended there is no result.
+        let failed = matches!(self.outcome.status, Status::Failed(_));
+        let ended = code != EXIT_RUN_FAILED || !failed;
+        if output.json && ended {
+            output.document(self.document)?;
+        }
+        self.warnings.print(output, failure);
+        if let Some(failure) = failure {
+            // If a signal is already terminating this process, its failure is the one to print.
+            termination.disarm();
+            output.failure(failure);
+        }
+        Ok(code)
     }
-    if let Some(failure) = failure {
-        // If a signal is already terminating this process, its failure is the one to print.
-        termination.disarm();
-        settings.output.failure(failure);
-    }
-    Ok(code)
 }
 
 /// The parts of a run's document.
@@ -176,6 +200,7 @@ struct DocumentParts<'a> {
     disks: &'a [AttachedDisk],
     phases: Phases,
     timeline: Timeline,
+    warnings: &'a RunWarnings,
     halted: bool,
 }
 
@@ -211,6 +236,7 @@ impl DocumentParts<'_> {
                 stderr: text(captured.stderr),
                 truncated: captured.truncated,
             },
+            warnings: self.warnings.document(),
             outputs: [],
             final_state: match (exited, self.halted) {
                 (Some(_), true) => "halted",

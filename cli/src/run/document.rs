@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use microagent_cas::Digest;
+use microagent_proto::warning::DiskOperation;
 use serde::Serialize;
 
 use super::phases::Phases;
@@ -36,6 +37,8 @@ pub struct RunDocument {
     pub timeline: Timeline,
     /// The result of the command.
     pub result: ResultDocument,
+    /// What went wrong on the host while the VM continued.
+    pub warnings: Vec<WarningDocument>,
     /// Declared outputs; always empty in this version.
     pub outputs: [(); 0],
     /// `stopped`, `halted` (a kept workspace, shut down cleanly) or `failed`.
@@ -58,6 +61,29 @@ pub struct DiskDocument {
     /// File of any other disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
+}
+
+/// A warning. The fields other than `message` are those of a disk.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WarningDocument {
+    /// One line.
+    pub message: String,
+    /// Name of the disk; `root` is the root disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    /// Its image, or the directory of its scratch space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What the guest requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<DiskOperation>,
+    /// The error of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Data that the guest wrote is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_lost: Option<bool>,
 }
 
 /// The result of the command.

@@ -19,4 +19,5 @@ pub mod document;
 pub mod phases;
 pub mod sink;
 pub mod vm;
+pub mod warnings;
 pub mod workspace;

@@ -4,10 +4,14 @@ use std::io::{IoSliceMut, Read};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, PacketError, decode};
 use microagent_proto::envelope::{Mismatch, Program};
+use microagent_proto::warning::{MAX_WARNINGS, Warning};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
 /// How much of the supervisor's standard error is kept for error messages, in bytes.
@@ -30,8 +34,102 @@ pub(super) enum SupervisorEvent {
     },
 }
 
+/// The receiving end of the control socket. The listener thread waits for messages; any thread may
+/// take those that have arrived.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    control: OwnedFd,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    events: Sender<SupervisorEvent>,
+    warnings: Vec<Warning>,
+}
+
+/// What a read of the socket found.
+enum Found {
+    Message,
+    Nothing,
+    End,
+}
+
+impl Inbox {
+    /// An inbox that sends everything except warnings to `events`.
+    pub(super) fn new(control: OwnedFd, events: Sender<SupervisorEvent>) -> Inbox {
+        Inbox {
+            control,
+            state: Mutex::new(State {
+                events,
+                warnings: Vec::new(),
+            }),
+        }
+    }
+
+    /// All warnings that have arrived. The supervisor sends the one about a failed request before
+    /// the guest sees the failure, so what a guest's behaviour depends on is in it.
+    pub(super) fn warnings(&self) -> Vec<Warning> {
+        let mut state = self.state();
+        while let Found::Message = self.receive(&mut state) {}
+        state.warnings.clone()
+    }
+
+    /// Reads messages until end of file.
+    fn read_to_end(&self) {
+        loop {
+            let mut socket = [PollFd::new(&self.control, PollFlags::IN)];
+            match poll(&mut socket, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+            if let Found::End = self.receive(&mut self.state()) {
+                return;
+            }
+        }
+    }
+
+    /// Takes one message from the socket, if there is one. The lock keeps messages in order.
+    fn receive(&self, state: &mut State) -> Found {
+        let mut buffer = vec![0; MAX_MESSAGE];
+        let length = loop {
+            let mut no_ancillary = RecvAncillaryBuffer::default();
+            match recvmsg(
+                &self.control,
+                &mut [IoSliceMut::new(&mut buffer)],
+                &mut no_ancillary,
+                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+            ) {
+                Ok(message) if message.bytes > 0 => break message.bytes,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Found::Nothing,
+                _ => return Found::End,
+            }
+        };
+        let packet = &buffer[..length];
+        let event = match decode(packet, Program::CommandLine, Program::Supervisor) {
+            Ok(FromSupervisor::Warning(warning)) => {
+                if state.warnings.len() < MAX_WARNINGS {
+                    state.warnings.push(warning);
+                }
+                return Found::Message;
+            }
+            Ok(message) => SupervisorEvent::Message(message),
+            Err(PacketError::Version(mismatch)) => SupervisorEvent::Mismatch(mismatch),
+            Err(PacketError::Message(_)) => SupervisorEvent::Malformed,
+        };
+        // Without a receiver the socket must still be read.
+        let _ = state.events.send(event);
+        Found::Message
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Reads messages until end of file, then reaps the child.
-pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<SupervisorEvent>) {
+pub(super) fn listen(inbox: &Inbox, mut child: Child) {
     let stderr = child.stderr.take().map(|mut pipe| {
         thread::spawn(move || {
             let mut tail = Vec::new();
@@ -43,39 +141,13 @@ pub(super) fn listen(control: &OwnedFd, mut child: Child, sender: &Sender<Superv
             String::from_utf8_lossy(&tail).into_owned()
         })
     });
-    let mut buffer = vec![0; MAX_MESSAGE];
-    while let Some(length) = receive(control, &mut buffer) {
-        let packet = &buffer[..length];
-        let event = match decode(packet, Program::CommandLine, Program::Supervisor) {
-            Ok(message) => SupervisorEvent::Message(message),
-            Err(PacketError::Version(mismatch)) => SupervisorEvent::Mismatch(mismatch),
-            Err(PacketError::Message(_)) => SupervisorEvent::Malformed,
-        };
-        // Without a receiver the child must still be reaped.
-        let _ = sender.send(event);
-    }
+    inbox.read_to_end();
     // A supervisor that closed its socket must not keep running.
     let _ = child.kill();
     let status = child.wait().ok();
     let stderr = stderr
         .and_then(|thread| thread.join().ok())
         .unwrap_or_default();
-    let _ = sender.send(SupervisorEvent::Exited { status, stderr });
-}
-
-/// The length of the next message; `None` at end of file.
-fn receive(control: &OwnedFd, buffer: &mut [u8]) -> Option<usize> {
-    loop {
-        let mut no_ancillary = RecvAncillaryBuffer::default();
-        match recvmsg(
-            control,
-            &mut [IoSliceMut::new(buffer)],
-            &mut no_ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
-            Ok(message) if message.bytes > 0 => return Some(message.bytes),
-            Err(rustix::io::Errno::INTR) => {}
-            _ => return None,
-        }
-    }
+    let exited = SupervisorEvent::Exited { status, stderr };
+    let _ = inbox.state().events.send(exited);
 }

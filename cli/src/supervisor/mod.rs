@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use microagent_proto::control::{
     Engine, FromSupervisor, StopReason, ToSupervisor, VmConfig, encode,
 };
+use microagent_proto::warning::Warning;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
@@ -30,7 +31,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 pub use self::error::SupervisorError;
 use self::error::died;
-use self::listener::{SupervisorEvent, listen};
+use self::listener::{Inbox, SupervisorEvent, listen};
 use crate::timeline::GuestReady;
 
 /// How long to wait for the reason of a VM's end after its streams have closed.
@@ -44,6 +45,7 @@ const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Supervisor {
     control: OwnedFd,
     events: Receiver<SupervisorEvent>,
+    inbox: Arc<Inbox>,
     killer: Killer,
 }
 
@@ -98,16 +100,24 @@ impl Supervisor {
             }
         };
         let (sender, events) = mpsc::channel();
+        let inbox = control.try_clone().map_err(failed)?;
+        let inbox = Arc::new(Inbox::new(inbox, sender));
         let supervisor = Supervisor {
-            control: control.try_clone().map_err(failed)?,
+            control,
             events,
+            inbox: Arc::clone(&inbox),
             killer: Killer(Arc::new(pidfd)),
         };
         thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || listen(&control, child, &sender))
+            .spawn(move || listen(&inbox, child))
             .map_err(failed)?;
         Ok(supervisor)
+    }
+
+    /// The warnings of the VM so far, also after its end.
+    pub fn warnings(&self) -> Vec<Warning> {
+        self.inbox.warnings()
     }
 
     /// A handle that kills it.
@@ -269,7 +279,10 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        FromSupervisor::Ready { .. } | FromSupervisor::Diagnosis { .. } => Ok(()),
+        // Warnings are kept by the inbox.
+        FromSupervisor::Ready { .. }
+        | FromSupervisor::Diagnosis { .. }
+        | FromSupervisor::Warning(_) => Ok(()),
     }
 }
 
@@ -292,7 +305,9 @@ mod tests {
         )
         .unwrap();
         let (sender, events) = mpsc::channel();
+        let inbox = Inbox::new(control.try_clone().unwrap(), sender.clone());
         let supervisor = Supervisor {
+            inbox: Arc::new(inbox),
             killer: Killer(Arc::new(control.try_clone().unwrap())),
             control,
             events,
@@ -331,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_supervisor_of_another_version_is_named_at_once() {
-        let (supervisor, sender, theirs) = supervisor();
+        let (supervisor, _sender, theirs) = supervisor();
         let child = std::process::Command::new("true").spawn().unwrap();
         for version in [VERSION - 1, VERSION + 1] {
             let packet = envelope(version);
@@ -341,7 +356,7 @@ mod tests {
         let old = br#"{"failed":{"message":"x","remediation":null,"console":""}}"#;
         rustix::net::send(&theirs, old, SendFlags::empty()).unwrap();
         drop(theirs);
-        listen(&supervisor.control, child, &sender);
+        listen(&supervisor.inbox, child);
         for version in [
             format!("version {}", VERSION - 1),
             format!("version {}", VERSION + 1),
@@ -375,6 +390,31 @@ mod tests {
                  microagent-supervisor version 3 or older"
             )
         );
+    }
+
+    #[test]
+    fn warnings_are_complete_without_a_waiting_thread_and_other_messages_stay_in_order() {
+        let (supervisor, _sender, theirs) = supervisor();
+        let send = |message: &FromSupervisor| {
+            let bytes = encode(message).unwrap();
+            rustix::net::send(&theirs, &bytes, SendFlags::empty()).unwrap();
+        };
+        let warning = |text: &str| Warning::Log(text.to_owned());
+        let stopped = FromSupervisor::Stopped {
+            reason: StopReason::PowerOff,
+            steps: Vec::new(),
+            console: String::new(),
+        };
+        assert_eq!(supervisor.warnings(), []);
+        send(&FromSupervisor::Warning(warning("first")));
+        send(&stopped);
+        send(&FromSupervisor::Warning(warning("second")));
+        drop(theirs);
+        for _ in 0..2 {
+            assert_eq!(supervisor.warnings(), [warning("first"), warning("second")]);
+        }
+        let next = supervisor.next(Instant::now()).unwrap();
+        assert_eq!(next, Some(stopped));
     }
 
     #[test]

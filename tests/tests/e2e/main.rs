@@ -5,6 +5,7 @@
 mod bad_input;
 mod boots;
 mod cache;
+mod disk_failures;
 mod faults;
 mod floors;
 mod harness;

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{self, Mismatch, Program};
+use crate::warning::Warning;
 
 /// The maximum size of a packet, in bytes (well below Linux's default socket buffer).
 pub const MAX_MESSAGE: usize = 64 << 10;
@@ -90,6 +91,8 @@ pub enum FromSupervisor {
         /// bytes.
         report: String,
     },
+    /// Something went wrong on the host, and the VM continues.
+    Warning(Warning),
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. The last message.
     Stopped {
         /// How it ended.

@@ -7,6 +7,7 @@
 //!
 //! - [`control`]: JSON messages, one per packet of a `SOCK_SEQPACKET` socket that the supervisor
 //!   has as its standard input. The supervisor exits when this socket is closed.
+//! - [`warning`]: what a supervisor reports while its VM continues.
 //! - [`agent`]: the messages of an agent session. A session is one vsock stream from the host to
 //!   [`agent::AGENT_PORT`] in the guest; it carries one request and its replies.
 //! - [`frame`]: the framing of a session's stream.
@@ -22,6 +23,7 @@ pub mod control;
 pub mod envelope;
 mod error_chain;
 pub mod frame;
+pub mod warning;
 
 pub use error_chain::error_chain;
 

@@ -4,6 +4,7 @@ use microagent_proto::agent::{GUEST_CID, READY_PORT};
 use microagent_proto::control::{Engine, VmConfig, disk_serial};
 
 use super::steps::Steps;
+use super::warnings::Warnings;
 use super::{Control, Failure, ready};
 use crate::console::Console;
 use crate::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, kvm, qemu};
@@ -44,10 +45,12 @@ impl Instance {
         console: &Console,
         prepared: Option<Result<kvm::Prepared, EngineError>>,
         steps: &Steps,
+        warnings: &Warnings,
     ) -> Result<Instance, Failure> {
         let mut devices = Vec::new();
         for (index, disk) in config.disks.iter().enumerate() {
-            let device = block::open(disk, &disk_serial(index)).map_err(InstanceError::from)?;
+            let mut device = block::open(disk, &disk_serial(index)).map_err(InstanceError::from)?;
+            device.report_failures(warnings.of_disk(index));
             devices.push(Device {
                 kind: DeviceKind::Block,
                 device: Box::new(device),

@@ -15,8 +15,10 @@
 mod control;
 mod diagnosis;
 mod instance;
+mod log;
 mod ready;
 mod steps;
+mod warnings;
 
 use microagent_proto::control::{
     CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor, VmConfig,
@@ -29,18 +31,22 @@ pub use self::control::{Control, ControlError};
 use self::instance::{Instance, InstanceError};
 use self::steps::Steps;
 pub use self::steps::monotonic_micros;
+use self::warnings::Warnings;
 use crate::console::Console;
 use crate::engine::{EngineError, kvm};
 
 /// Runs the VM that the first message on `control` describes until it ends, and reports the end
 /// with the last message. Returns false when that message is [`FromSupervisor::Failed`]. With
-/// `expected`, prepares that engine before it waits for the first message.
+/// `expected`, prepares that engine before it waits for the first message. From then on, the log of
+/// this process is sent to the caller as warnings.
 ///
 /// # Errors
 /// Only when the control socket itself fails, so that the failure cannot be reported on it.
 pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlError> {
     let steps = Steps::default();
     steps.note(StepName::Supervisor);
+    let warnings = Warnings::new(control.try_clone()?);
+    log::forward_to(warnings.clone());
     let prepared = (expected == Some(Engine::Kvm)).then(|| prepare(&steps));
     let config = match control.receive() {
         Ok(Some((ToSupervisor::Start(config), None))) => config,
@@ -56,7 +62,7 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     steps.note(StepName::StartReceived);
     let console = Console::new(config.console_to_stderr);
     let mut instance = None;
-    let outcome = start(control, &config, &console, prepared, &steps)
+    let outcome = start(control, &config, &console, prepared, &steps, &warnings)
         .and_then(|started| watch(control, &console, instance.insert(started), &steps));
     let last = match outcome {
         Ok(Some(message)) => message,
@@ -120,8 +126,9 @@ fn start(
     console: &Console,
     prepared: Option<Result<kvm::Prepared, EngineError>>,
     steps: &Steps,
+    warnings: &Warnings,
 ) -> Result<Instance, Failure> {
-    Instance::start(control, config, console, prepared, steps)
+    Instance::start(control, config, console, prepared, steps, warnings)
 }
 
 /// Handles messages until the VM ends. Returns the last message to send, or `None` when the caller

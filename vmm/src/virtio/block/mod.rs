@@ -13,6 +13,7 @@
 
 mod backend;
 mod config;
+mod failure;
 mod open;
 mod request;
 mod slot;
@@ -28,12 +29,15 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
+use microagent_proto::warning::DiskOperation;
+
 use super::chain::Buffers;
 use super::device::copy_config;
 use super::serve::serve_queue;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
+use failure::Failures;
 pub use open::{BlockError, lock, open};
 use request::{Operation, Request, SectorRange};
 pub use slot::{IncompatibleBackend, Slot};
@@ -55,6 +59,7 @@ pub struct Block {
     write_through: bool,
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
     slot: Option<Slot>,
+    failures: Failures,
 }
 
 impl Block {
@@ -70,7 +75,17 @@ impl Block {
             write_through: false,
             id: bytes,
             slot: None,
+            failures: Failures::default(),
         }
+    }
+
+    /// Calls `report` when a request fails on the host, before the guest receives the error: once
+    /// for each kind of request.
+    pub fn report_failures(
+        &mut self,
+        report: impl FnMut(DiskOperation, &io::Error) + Send + 'static,
+    ) {
+        self.failures.report_to(report);
     }
 
     /// A device whose back end can be replaced through the [`Slot`].
@@ -100,12 +115,13 @@ impl Block {
         let Some(request) = Request::parse(buffers) else {
             return 0;
         };
+        let kind = request.operation.kind();
         let (status, written) = match self.perform(request.operation) {
             Ok(Outcome::Ok { written }) => (VIRTIO_BLK_S_OK, written),
             Ok(Outcome::Unsupported) => (VIRTIO_BLK_S_UNSUPP, 0),
             Ok(Outcome::Failed) => (VIRTIO_BLK_S_IOERR, 0),
             Err(error) => {
-                warn_once(&error);
+                self.failures.failed(kind, &error);
                 (VIRTIO_BLK_S_IOERR, 0)
             }
         };
@@ -212,13 +228,6 @@ enum Outcome {
     },
     Failed,
     Unsupported,
-}
-
-/// Logs a host error, once per process: a guest can cause any number of them, for example on a full
-/// disk.
-fn warn_once(error: &io::Error) {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| tracing::warn!("a disk request failed on the host: {error}"));
 }
 
 impl VirtioDevice for Block {

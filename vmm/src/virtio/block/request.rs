@@ -10,6 +10,8 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 
+use microagent_proto::warning::DiskOperation;
+
 use super::config::MAX_RANGES;
 use crate::virtio::Segments;
 use crate::virtio::chain::Buffers;
@@ -40,6 +42,21 @@ pub enum Operation<'m> {
     GetId { into: Segments<'m> },
     /// A request type that the device does not support.
     Unsupported,
+}
+
+impl Operation<'_> {
+    /// The kind of a request that failed on the host. Requests that do not reach the host count as
+    /// reads.
+    pub fn kind(&self) -> DiskOperation {
+        match self {
+            Operation::In { .. } | Operation::GetId { .. } | Operation::Unsupported => {
+                DiskOperation::Read
+            }
+            Operation::Out { .. } | Operation::WriteZeroes { .. } => DiskOperation::Write,
+            Operation::Flush => DiskOperation::Flush,
+            Operation::Discard { .. } => DiskOperation::Discard,
+        }
+    }
 }
 
 /// `struct virtio_blk_discard_write_zeroes`.

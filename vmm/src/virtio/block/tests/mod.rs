@@ -1,6 +1,7 @@
 //! The block device, with the test driver.
 
 mod durability;
+mod failures;
 mod ranges;
 mod slot;
 
