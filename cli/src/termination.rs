@@ -1,6 +1,8 @@
 //! Abnormal termination of this process: by a signal, or by a deadline that the main thread misses.
 //!
-//! The first thread that terminates the process owns its end; any other blocks forever. An
+//! The first thread that terminates the process owns its end. If that is the main thread, which
+//! prints its result, and it does not get rid of it (nobody reads the pipe, or the terminal is
+//! stopped), a signal or a deadline ends the process nevertheless. An
 //! interrupted process kills its children, then executes itself with [`SWEEP_MODE`]: `execve`
 //! releases every lock it held, so its incomplete files can be swept like those of a dead process,
 //! and nothing is left behind.
@@ -11,11 +13,13 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -25,6 +29,13 @@ use crate::output::Output;
 
 /// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";
+
+/// How long a reader of standard error may take to read the failure of a terminated process.
+const READER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the thread that owns the end of the process may take to finish before another one that
+/// must terminate it does so.
+const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What to remove on termination, and which thread terminates the process.
 #[derive(Debug, Clone)]
@@ -90,18 +101,27 @@ impl Termination {
         self.lock().paths.retain(|known| known != path);
     }
 
-    /// Makes the calling thread the owner of the end: it has finished its work, and signals have no
-    /// effect from now on.
+    /// Makes the calling thread the owner of the end: it has finished its work and only prints its
+    /// result. From now on, signals have an effect only if it takes longer than [`OWNER_TIMEOUT`].
+    /// Blocks forever if another thread is the owner.
     pub fn disarm(&self) {
-        drop(self.claim());
+        if !self.claim() {
+            loop {
+                thread::park();
+            }
+        }
     }
 
-    /// Prints `failure`, cleans up and exits with `code`.
+    /// Prints `failure`, cleans up and exits with `code`. Does not wait longer than a few seconds
+    /// for readers of the output and for another thread that ends the process.
     pub fn terminate(&self, code: u8, failure: &Failure) -> ! {
-        let state = self.claim();
-        // Holding the lock keeps other threads from printing after the failure.
-        let _stderr = io::stderr().lock();
-        self.output.failure(failure);
+        if self.claim() {
+            self.print(failure);
+        } else {
+            // The owner's failure is the one to print.
+            thread::sleep(OWNER_TIMEOUT);
+        }
+        let state = self.lock();
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
         sweep.arg(SWEEP_MODE).arg(code.to_string());
@@ -120,22 +140,46 @@ impl Termination {
         std::process::exit(code.into())
     }
 
-    /// Makes the calling thread the owner. Blocks forever if another thread is.
-    fn claim(&self) -> MutexGuard<'_, State> {
+    /// Makes the calling thread the owner; returns false if another thread is.
+    fn claim(&self) -> bool {
         let me = thread::current().id();
-        let mut state = self.lock();
-        if *state.owner.get_or_insert(me) != me {
-            drop(state);
-            loop {
-                thread::park();
-            }
+        *self.lock().owner.get_or_insert(me) == me
+    }
+
+    /// Prints `failure` unless nobody reads standard error. Another thread may hold its lock and
+    /// block in a write, so the failure is printed by a thread that can be left behind. That thread
+    /// keeps the lock, so that no other prints after the failure.
+    fn print(&self, failure: &Failure) {
+        let (done, printed) = mpsc::channel();
+        let (output, message) = (self.output, failure.clone());
+        let printing = thread::Builder::new()
+            .name("failure".into())
+            .spawn(move || {
+                let _stderr = io::stderr().lock();
+                output.failure(&message);
+                let _ = done.send(());
+                loop {
+                    thread::park();
+                }
+            });
+        if printing.is_ok() {
+            let _ = printed.recv_timeout(READER_TIMEOUT);
+        } else if stderr_is_writable() {
+            self.output.failure(failure);
         }
-        state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether standard error accepts a short line within [`READER_TIMEOUT`].
+fn stderr_is_writable() -> bool {
+    let timeout = Timespec::try_from(READER_TIMEOUT).ok();
+    let stderr = io::stderr();
+    let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
+    matches!(poll(&mut fds, timeout.as_ref()), Ok(1))
 }
 
 fn signal_error(error: io::Error) -> Failure {

@@ -19,6 +19,7 @@ use crate::output::Output;
 use crate::request::command::{environment, shell};
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts::{self, Artifacts};
+use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
@@ -98,13 +99,14 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         console_to_stderr: verbose,
     };
     let task = task(&request, &artifacts, &name, config, &attached);
+    let deadline = Deadline::start(request.timeout, supervisor.killer(), termination.clone())?;
     let mut outcome = vm::run(
         &supervisor,
         task,
         settings.output,
         &mut phases,
         &mut timeline,
-        termination,
+        &deadline,
     );
     timeline.record_now(Mark::Exited);
 
@@ -146,6 +148,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     if let Some(workspace) = workspace.filter(|_| outcome.started_at.is_some()) {
         workspace.keep(&document)?;
     }
+    drop(deadline);
     let report = Report {
         outcome: &outcome,
         lost: lost.as_ref(),
@@ -303,7 +306,6 @@ fn task(
         command: exec(artifacts.argv.clone(), request.stdin),
         disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
         hostname,
-        timeout: request.timeout,
     }
 }
 

@@ -1,14 +1,17 @@
 //! `--timeout`, enforced in every state of the main thread.
 //!
 //! A thread waits for the deadline and kills the VM, which unblocks the main thread unless it is
-//! blocked writing to standard output. If the main thread has not ended the process within
-//! [`GRACE`], this thread does.
+//! blocked writing to standard output or standard error. If the main thread has not ended the
+//! process within [`GRACE`], this thread does. A shutdown of the guest after its command has its own
+//! time limit and is not cut short, so that disks are written; the time to print the result is
+//! limited again.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use microagent_pipeline::ErrorKind;
 
@@ -16,46 +19,59 @@ use crate::failure::{EXIT_TIMED_OUT, Failure};
 use crate::supervisor::Killer;
 use crate::termination::Termination;
 
-/// How long the main thread may take to end the process after the deadline.
+/// How long the main thread may take to end the process after the deadline, and at least to print
+/// the result.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A running deadline. Dropping it cancels it.
+/// A running deadline. Dropping it starts the time to print the result.
 #[derive(Debug)]
 pub struct Deadline {
     fired: Arc<AtomicBool>,
     seconds: u64,
-    _cancel: Option<Sender<()>>,
+    command_ended: Option<Sender<()>>,
 }
 
 impl Deadline {
     /// Starts the timer; without `seconds` it never fires.
-    pub fn start(seconds: Option<u64>, killer: Killer, termination: Termination) -> Deadline {
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(
+        seconds: Option<u64>,
+        killer: Killer,
+        termination: Termination,
+    ) -> Result<Deadline, Failure> {
         let fired = Arc::new(AtomicBool::new(false));
         let Some(seconds) = seconds else {
-            return Deadline {
+            return Ok(Deadline {
                 fired,
                 seconds: 0,
-                _cancel: None,
-            };
+                command_ended: None,
+            });
         };
-        let (cancel, cancelled) = mpsc::channel();
-        let flag = Arc::clone(&fired);
-        thread::spawn(move || {
-            let elapsed = |timeout| {
-                cancelled.recv_timeout(timeout) == Err::<(), _>(RecvTimeoutError::Timeout)
-            };
-            if elapsed(Duration::from_secs(seconds)) {
-                flag.store(true, Ordering::SeqCst);
-                killer.kill();
-                if elapsed(GRACE) {
-                    termination.terminate(EXIT_TIMED_OUT, &timed_out(seconds));
-                }
-            }
-        });
-        Deadline {
+        let (command_ended, ended) = mpsc::channel();
+        let timer = Timer {
+            seconds,
+            fired: Arc::clone(&fired),
+            ended,
+            killer,
+            termination,
+        };
+        thread::Builder::new()
+            .name("timeout".into())
+            .spawn(move || timer.run())
+            .map_err(no_thread)?;
+        Ok(Deadline {
             fired,
             seconds,
-            _cancel: Some(cancel),
+            command_ended: Some(command_ended),
+        })
+    }
+
+    /// The command has ended: stops the timer until this is dropped.
+    pub fn command_ended(&self) {
+        if let Some(command_ended) = &self.command_ended {
+            let _ = command_ended.send(());
         }
     }
 
@@ -65,6 +81,49 @@ impl Deadline {
             .load(Ordering::SeqCst)
             .then(|| timed_out(self.seconds))
     }
+}
+
+struct Timer {
+    seconds: u64,
+    fired: Arc<AtomicBool>,
+    ended: Receiver<()>,
+    killer: Killer,
+    termination: Termination,
+}
+
+impl Timer {
+    fn run(self) {
+        // Later than any process lives.
+        const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+        let limit = Duration::from_secs(self.seconds).min(NEVER);
+        let end = Instant::now() + limit;
+        let left = match self.ended.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => {
+                self.fired.store(true, Ordering::SeqCst);
+                self.killer.kill();
+                thread::sleep(GRACE);
+                self.termination
+                    .terminate(EXIT_TIMED_OUT, &timed_out(self.seconds))
+            }
+            Ok(()) => {
+                // Ends when the deadline is dropped.
+                let _ = self.ended.recv();
+                end.saturating_duration_since(Instant::now())
+            }
+            Err(RecvTimeoutError::Disconnected) => end.saturating_duration_since(Instant::now()),
+        };
+        thread::sleep(left.max(GRACE));
+        let unread = Failure::new(
+            ErrorKind::Timeout,
+            format!("the output was not read within {} s", self.seconds),
+        );
+        self.termination
+            .terminate(EXIT_TIMED_OUT, &unread.exits(EXIT_TIMED_OUT))
+    }
+}
+
+fn no_thread(error: io::Error) -> Failure {
+    Failure::new(ErrorKind::Host, format!("cannot start a thread: {error}"))
 }
 
 fn timed_out(seconds: u64) -> Failure {

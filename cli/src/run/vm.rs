@@ -17,7 +17,6 @@ use crate::failure::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::output::{Output, stdout_error};
 use crate::session::{self, SessionError};
 use crate::supervisor::{Supervisor, SupervisorError};
-use crate::termination::Termination;
 use crate::timeline::{Mark, Timeline};
 
 /// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a busy
@@ -43,8 +42,6 @@ pub struct Task {
     pub setup: Vec<(String, Exec)>,
     /// The command.
     pub command: Exec,
-    /// Time limit in seconds, from now to the end of the command.
-    pub timeout: Option<u64>,
 }
 
 /// The outcome of a [`Task`].
@@ -71,21 +68,21 @@ pub enum Status {
     Failed(Failure),
 }
 
-/// Boots the VM and runs `task`.
+/// Boots the VM and runs `task` within `deadline`.
 pub fn run(
     supervisor: &Supervisor,
     task: Task,
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
-    termination: &Termination,
+    deadline: &Deadline,
 ) -> Outcome {
-    let deadline = Deadline::start(task.timeout, supervisor.killer(), termination.clone());
     let mut sink = match CommandSink::new(output) {
         Ok(sink) => sink,
         Err(error) => return Outcome::failed(stdout_error(&error)),
     };
     let outcome = run_steps(supervisor, task, output, phases, timeline, &mut sink);
+    deadline.command_ended();
     sink.record_into(timeline);
     let status = match (outcome, deadline.fired()) {
         (Ok(exited), _) => Status::Exited(exited),

@@ -3,6 +3,7 @@
 //! One program, so that the harness is linked once. docs/testing.md lists what each module tests.
 
 mod bad_input;
+mod blocked_output;
 mod boots;
 mod cache;
 mod disk_failures;
