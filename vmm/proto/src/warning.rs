@@ -2,8 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The maximum number of warnings of one VM; a supervisor drops further ones. Each is at most
-/// [`MAX_WARNING_TEXT`] bytes of text.
+/// The maximum number of warnings about disks, and of those from the log, that a supervisor sends.
 pub const MAX_WARNINGS: usize = 64;
 
 /// The maximum length of the text in a warning, in bytes; longer texts are cut.

@@ -31,9 +31,8 @@ use virtio_bindings::virtio_blk::{
 
 use microagent_proto::warning::DiskOperation;
 
-use super::chain::Buffers;
 use super::device::copy_config;
-use super::serve::serve_queue;
+use super::serve::serve_queue_while;
 use super::{DeviceError, DeviceIo, VirtioDevice};
 pub use backend::{Backend, Overlay, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
@@ -99,22 +98,18 @@ impl Block {
         Ok((block, slot))
     }
 
-    /// Switches to the back end that was attached since the last call, if any.
-    fn swap_backend(&mut self, io: &mut dyn DeviceIo) {
-        if let Some(backend) = self.slot.as_ref().and_then(Slot::take) {
-            let before = std::mem::replace(&mut self.backend, backend);
-            if before.size() != self.backend.size() {
-                io.config_changed();
-            }
-        }
+    /// Switches to the back end that was attached since the last call, if any; returns whether the
+    /// size of the disk has changed.
+    fn swap_backend(&mut self) -> bool {
+        let Some(backend) = self.slot.as_ref().and_then(Slot::take) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut self.backend, backend);
+        before.size() != self.backend.size()
     }
 
     /// Completes one request; returns the number of bytes written to guest memory.
-    fn serve(&mut self, buffers: Buffers<'_>) -> u32 {
-        // Without a status byte, nothing can be reported; the chain is returned unchanged.
-        let Some(request) = Request::parse(buffers) else {
-            return 0;
-        };
+    fn serve(&mut self, request: Request<'_>) -> u32 {
         let kind = request.operation.kind();
         let (status, written) = match self.perform(request.operation) {
             Ok(Outcome::Ok { written }) => (VIRTIO_BLK_S_OK, written),
@@ -128,6 +123,17 @@ impl Block {
         request.status.copy_from(&[status as u8]);
         // The chain is at most 4 GiB long, data and status together.
         u32::try_from(written + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Whether a request may take so long that the driver must be notified of the completed ones
+    /// before it.
+    fn is_slow(&self, request: &Request<'_>) -> bool {
+        match request.operation {
+            Operation::Flush => self.backend.durable(),
+            Operation::Out { .. } => self.write_through,
+            Operation::Discard { .. } | Operation::WriteZeroes { .. } => true,
+            Operation::In { .. } | Operation::GetId { .. } | Operation::Unsupported => false,
+        }
     }
 
     fn perform(&mut self, operation: Operation<'_>) -> io::Result<Outcome> {
@@ -263,8 +269,7 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.swap_backend(io);
-        Ok(())
+        self.backend_event(io)
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -272,20 +277,38 @@ impl VirtioDevice for Block {
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.swap_backend(io);
+        if self.swap_backend() {
+            io.config_changed();
+        }
         Ok(())
     }
 
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.swap_backend(io);
         let Some((queue, mem)) = io.queue(index) else {
             return Ok(());
         };
-        let served = serve_queue(queue, mem, |buffers| match buffers {
-            Ok(buffers) => self.serve(buffers),
-            Err(_) => 0,
+        let (mut completed, mut resized, mut paused) = (false, false, false);
+        let served = serve_queue_while(queue, mem, |buffers| {
+            // After the chain was taken: a request that was made available after
+            // [`Slot::attach`] goes to the new back end.
+            resized |= self.swap_backend();
+            let request = buffers.ok().and_then(Request::parse);
+            if completed && request.as_ref().is_some_and(|next| self.is_slow(next)) {
+                paused = true;
+                return None;
+            }
+            completed = true;
+            // Without a status byte, nothing can be reported; the chain is returned unchanged.
+            Some(request.map_or(0, |request| self.serve(request)))
         })?;
-        served.notify(index, io)
+        if resized {
+            io.config_changed();
+        }
+        served.notify(index, io)?;
+        if paused {
+            io.reschedule(index);
+        }
+        Ok(())
     }
 
     fn reset(&mut self) {}

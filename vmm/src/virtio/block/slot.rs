@@ -49,8 +49,7 @@ impl Slot {
 
     /// Replaces the back end. Requests that the guest makes available after this returns go to the
     /// new one. If its size differs, the guest receives a configuration change notification (on
-    /// virtio-mmio only). Does not flush the old back
-    /// end.
+    /// virtio-mmio only). Does not flush the old back end.
     ///
     /// # Errors
     /// [`IncompatibleBackend`]; the device is then unchanged.

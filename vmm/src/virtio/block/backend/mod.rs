@@ -38,8 +38,8 @@ pub trait Backend: Send + Debug {
     /// Those of the host's file system. Part of the range may have been written.
     fn write_at(&mut self, from: Segments<'_>, offset: u64) -> io::Result<()>;
 
-    /// Discards a range. Its content is undefined afterwards; in practice it reads as zeros if the
-    /// host can free it, and is unchanged if not.
+    /// Discards a range, in a time that does not depend on its length. Its content is undefined
+    /// afterwards; in practice it reads as zeros if the host can free it, and is unchanged if not.
     ///
     /// # Errors
     /// Those of the host's file system.

@@ -63,8 +63,12 @@ impl Overlay {
         }
         // Also blocks that are not held: a failed write may have left data in them.
         zero::zero(&self.delta, bytes.start, bytes.end - bytes.start, true)?;
-        blocks.for_each(|block| self.held.set(block));
+        self.hold(blocks);
         Ok(())
+    }
+
+    fn hold(&mut self, blocks: Range<u64>) {
+        blocks.for_each(|block| self.held.set(block));
     }
 
     /// Fills part of a block with zeros.
@@ -136,10 +140,14 @@ impl Backend for Overlay {
         Ok(())
     }
 
-    /// Partial blocks are skipped; a copy-up is not worth it.
+    /// Partial blocks are skipped; a copy-up is not worth it. If holes cannot be punched, nothing
+    /// changes: writing zeros would take space instead of freeing it.
     fn discard(&mut self, offset: u64, len: u64) -> io::Result<()> {
         let (blocks, bytes) = self.whole_blocks(offset, offset + len);
-        self.zero_blocks(blocks, &bytes)
+        if !blocks.is_empty() && zero::punch(&self.delta, bytes.start, bytes.end - bytes.start)? {
+            self.hold(blocks);
+        }
+        Ok(())
     }
 
     fn write_zeroes(&mut self, offset: u64, len: u64, _unmap: bool) -> io::Result<()> {
@@ -311,6 +319,24 @@ mod tests {
             let got = &all[at * quarter..(at + 1) * quarter];
             assert!(got.iter().all(|&b| b == byte), "quarter {at}");
         }
+    }
+
+    #[test]
+    fn a_discard_writes_nothing_where_holes_cannot_be_punched() {
+        // It supports no holes, and every write to it fails.
+        let full = || File::options().read(true).write(true).open("/dev/full");
+        let mut disk = Overlay {
+            base: file(&[1; 4096]),
+            delta: full().unwrap(),
+            len: 4096,
+            held: Bitmap::new(1),
+        };
+        disk.discard(0, 4096).unwrap();
+        let mut data = [0; 4096];
+        disk.read_at(VolatileSlice::from(&mut data[..]).into(), 0)
+            .unwrap();
+        assert_eq!(data, [1; 4096]);
+        assert!(disk.write_zeroes(0, 4096, true).is_err());
     }
 
     #[test]

@@ -119,3 +119,54 @@ fn a_batch_of_requests_causes_one_notification() {
     assert_eq!(disk.driver.used(0).len(), 50);
     assert_eq!(disk.driver.notified, [1]);
 }
+
+/// The kinds of all requests that were completed after each event, until the queue is empty.
+fn batches(disk: &mut Disk, kinds: &[u32]) -> Vec<usize> {
+    let range = testing::block::range(0, 8, 0);
+    disk.driver.write(DATA + 0x1000, &range);
+    for (number, &kind) in (0..).zip(kinds) {
+        let at = HEADER + 0x10 + 0x20 * number;
+        disk.driver.write(at, &testing::block::header(kind, 0));
+        let data = match kind {
+            VIRTIO_BLK_T_IN => vec![writable(DATA, 512)],
+            VIRTIO_BLK_T_OUT => vec![readable(DATA, 512)],
+            VIRTIO_BLK_T_FLUSH => vec![],
+            _ => vec![readable(DATA + 0x1000, 16)],
+        };
+        let request = testing::block::request(at, &data, STATUS + 0x400 + number);
+        disk.driver.offer(0, &request);
+    }
+    let mut batches = Vec::new();
+    loop {
+        disk.device.queue_event(0, &mut disk.driver).unwrap();
+        batches.push(disk.driver.used(0).len());
+        assert_eq!(disk.driver.notified, [batches.len()]);
+        if std::mem::take(&mut disk.driver.rescheduled).is_empty() {
+            return batches;
+        }
+    }
+}
+
+#[test]
+fn completed_requests_are_reported_before_a_slow_one() {
+    use {
+        VIRTIO_BLK_T_DISCARD as DISCARD, VIRTIO_BLK_T_FLUSH as FLUSH, VIRTIO_BLK_T_IN as IN,
+        VIRTIO_BLK_T_OUT as OUT, VIRTIO_BLK_T_WRITE_ZEROES as ZERO,
+    };
+    let flushed = |kinds: &[u32]| {
+        let (mut disk, _) = recorded(true);
+        disk.device.acknowledge(1 << VIRTIO_BLK_F_FLUSH);
+        batches(&mut disk, kinds)
+    };
+    assert_eq!(flushed(&[IN, OUT, IN]), [3]);
+    assert_eq!(flushed(&[IN, OUT, FLUSH, IN]), [2, 2]);
+    assert_eq!(flushed(&[FLUSH, IN, FLUSH, FLUSH]), [2, 1, 1]);
+    assert_eq!(flushed(&[OUT, DISCARD, OUT, ZERO]), [1, 2, 1]);
+    let (mut write_through, _) = recorded(true);
+    write_through.device.acknowledge(0);
+    assert_eq!(batches(&mut write_through, &[IN, OUT, OUT]), [1, 1, 1]);
+    // A flush of a delta is refused at once.
+    let (mut overlay, _) = recorded(false);
+    overlay.device.acknowledge(0);
+    assert_eq!(batches(&mut overlay, &[IN, FLUSH, OUT]), [3]);
+}

@@ -1,5 +1,7 @@
 //! Replacing the back end.
 
+use std::sync::{Arc, Mutex};
+
 use super::*;
 
 fn image(sectors: u64, byte: u8) -> std::fs::File {
@@ -78,4 +80,73 @@ fn a_backend_of_another_kind_is_rejected() {
     );
     assert!(!readable_now(&disk));
     assert_eq!(first_byte(&mut disk), 1);
+}
+
+/// A back end that, when it is read, attaches another one: as if the guest published its next
+/// request after that, while the device still works on the first.
+#[derive(Debug)]
+struct Attaching {
+    slot: Arc<Mutex<Option<Slot>>>,
+}
+
+impl Backend for Attaching {
+    fn size(&self) -> u64 {
+        8 * SECTOR
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn durable(&self) -> bool {
+        true
+    }
+
+    fn read_at(&mut self, into: crate::virtio::Segments<'_>, _: u64) -> io::Result<()> {
+        into.copy_from(&[1; 512]);
+        let slot = self.slot.lock().unwrap().take().unwrap();
+        slot.attach(raw(16, 2, false)).unwrap();
+        Ok(())
+    }
+
+    fn write_at(&mut self, _: crate::virtio::Segments<'_>, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&mut self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write_zeroes(&mut self, _: u64, _: u64, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_backend_that_is_attached_during_a_batch_serves_the_rest_of_it() {
+    let shared = Arc::new(Mutex::new(None));
+    let backend = Attaching {
+        slot: Arc::clone(&shared),
+    };
+    let (device, slot) = Block::with_slot(Box::new(backend), "slot").unwrap();
+    *shared.lock().unwrap() = Some(slot);
+    let mut disk = Disk {
+        driver: Driver::new(&device, MEMORY),
+        device,
+        ..Disk::overlay()
+    };
+    disk.driver.write(HEADER, &[0; 16]);
+    for at in [DATA, DATA + 0x1000] {
+        let request = testing::block::request(HEADER, &[writable(at, 512)], STATUS);
+        disk.driver.offer(0, &request);
+    }
+    disk.device.queue_event(0, &mut disk.driver).unwrap();
+    assert_eq!(disk.driver.used(0).len(), 2);
+    let bytes = [DATA, DATA + 0x1000].map(|at| disk.driver.read(at, 1)[0]);
+    assert_eq!(bytes, [1, 2]);
+    assert_eq!((sectors(&disk), disk.driver.config_changes), (16, 1));
 }
