@@ -26,7 +26,9 @@ pub(crate) fn each<T: Sync, S, E: Send>(
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let threads = processors.min(MAX_THREADS).min(items.len());
     thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads).map(|_| scope.spawn(thread)).collect();
+        // A helper that cannot be started (process limit) is not needed: the others do its work.
+        let helper = |_| thread::Builder::new().spawn_scoped(scope, thread).ok();
+        let helpers: Vec<_> = (1..threads).map_while(helper).collect();
         let mut result = thread();
         for helper in helpers {
             result = result.and(helper.join().unwrap_or_else(|_| Err(panicked())));

@@ -109,7 +109,7 @@ impl Inbox {
         let packet = &buffer[..length];
         let event = match decode(packet, Program::CommandLine, Program::Supervisor) {
             Ok(FromSupervisor::Warning(warning)) => {
-                if state.warnings.len() < MAX_WARNINGS {
+                if state.warnings.len() < 2 * MAX_WARNINGS {
                     state.warnings.push(warning);
                 }
                 return Found::Message;
@@ -130,16 +130,13 @@ impl Inbox {
 
 /// Reads messages until end of file, then reaps the child.
 pub(super) fn listen(inbox: &Inbox, mut child: Child) {
-    let stderr = child.stderr.take().map(|mut pipe| {
-        thread::spawn(move || {
-            let mut tail = Vec::new();
-            let mut chunk = [0; 1024];
-            while let Ok(length @ 1..) = pipe.read(&mut chunk) {
-                tail.extend_from_slice(&chunk[..length]);
-                tail.drain(..tail.len().saturating_sub(STDERR_TAIL));
-            }
-            String::from_utf8_lossy(&tail).into_owned()
-        })
+    let stderr = child.stderr.take().and_then(|pipe| {
+        // Without it (process limit), error messages have no last line, and a supervisor that
+        // writes so much that the pipe is full is rare.
+        thread::Builder::new()
+            .name("stderr".into())
+            .spawn(move || tail(pipe))
+            .ok()
     });
     inbox.read_to_end();
     // A supervisor that closed its socket must not keep running.
@@ -150,4 +147,15 @@ pub(super) fn listen(inbox: &Inbox, mut child: Child) {
         .unwrap_or_default();
     let exited = SupervisorEvent::Exited { status, stderr };
     let _ = inbox.state().events.send(exited);
+}
+
+/// The end of what is read, as text.
+fn tail(mut pipe: impl Read) -> String {
+    let mut tail = Vec::new();
+    let mut chunk = [0; 1024];
+    while let Ok(length @ 1..) = pipe.read(&mut chunk) {
+        tail.extend_from_slice(&chunk[..length]);
+        tail.drain(..tail.len().saturating_sub(STDERR_TAIL));
+    }
+    String::from_utf8_lossy(&tail).into_owned()
 }

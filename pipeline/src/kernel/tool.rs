@@ -122,10 +122,19 @@ impl Tool {
             .spawn()
             .map_err(failed)?;
         let stdout = child.stdout.take();
-        let stderr = child
-            .stderr
-            .take()
-            .map(|stderr| std::thread::spawn(move || tail(stderr)));
+        let stderr = child.stderr.take().map(|stderr| {
+            std::thread::Builder::new()
+                .name("stderr".into())
+                .spawn(move || tail(stderr))
+        });
+        let stderr = match stderr.transpose() {
+            Ok(stderr) => stderr,
+            Err(source) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed(source));
+            }
+        };
         let running = Running {
             what: what.clone(),
             child,

@@ -60,7 +60,7 @@ pub(crate) fn unpack<K: Write, E>(
     }
     let (mut writer, reader) = feed();
     thread::scope(|scope| {
-        let decompressing = scope.spawn(move || -> io::Result<()> {
+        let decompress = move || -> io::Result<()> {
             let mut decoder = decompress::reader(input, compression)?;
             let mut piece = vec![0; PIECE];
             while writer.has_reader() {
@@ -72,7 +72,11 @@ pub(crate) fn unpack<K: Write, E>(
                 }
             }
             Ok(())
-        });
+        };
+        let decompressing = thread::Builder::new()
+            .name("decompress".into())
+            .spawn_scoped(scope, decompress)
+            .map_err(|error| UnpackError::Input(no_thread(&error)))?;
         let result = read(reader, meter, output, member);
         let decompressed = decompressing.join().unwrap_or_else(|_| {
             Err(io::Error::other(
@@ -85,6 +89,11 @@ pub(crate) fn unpack<K: Write, E>(
             Ok(()) => result,
         }
     })
+}
+
+/// The error for a thread that cannot be started.
+fn no_thread(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot start a thread: {error}"))
 }
 
 /// Reads an uncompressed tar.

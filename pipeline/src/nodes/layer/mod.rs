@@ -107,7 +107,8 @@ pub(crate) fn layers(engine: &Engine, image: &Image) -> Result<Vec<Unpacked>, La
     };
     thread::scope(|scope| {
         for _ in 1..PARALLEL.min(image.layers.len()) {
-            scope.spawn(work);
+            // Without it (process limit), this thread does its work.
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });
@@ -223,18 +224,22 @@ fn fetch(unpacking: &Unpacking<'_>) -> Result<Digest, LayerFailure> {
     let abandoned = AtomicBool::new(false);
     let (writer, reader) = feed();
     let (fetched, unpacked) = thread::scope(|scope| {
-        let unpacking = scope.spawn(|| {
+        let unpack = || {
             let result = unpacking.run(reader);
             // A layer that cannot be unpacked is still fetched to its end: its digest shows
             // whether it is damaged. If it cannot be stored, the transfer is pointless.
             let no_place = matches!(&result, Err(LayerFailure::Store(_)));
             abandoned.store(no_place, Ordering::Relaxed);
             result
-        });
+        };
+        let unpacking = thread::Builder::new()
+            .name("unpack".into())
+            .spawn_scoped(scope, unpack)
+            .map_err(|error| StoreError::io("unpack into", engine.store().root(), error))?;
         let fetched = transfer(engine, image, layer, writer, &abandoned);
         let unpacked = unpacking.join();
-        (fetched, unpacked)
-    });
+        Ok::<_, LayerFailure>((fetched, unpacked))
+    })?;
     let unpacked = unpacked.unwrap_or_else(|_| {
         let panicked = std::io::Error::other("the thread that unpacks it has panicked");
         Err(StoreError::io("unpack into", engine.store().root(), panicked).into())
