@@ -10,7 +10,7 @@ use microagent_tests::{or_skip, tool};
 /// `full NAME` makes a pipe that is full and never read. `blocked PID` waits until a thread of a
 /// process blocks in a write to standard error.
 const PRELUDE: &str = r#"
-full() { mkfifo "$1" && sleep 600 <>"$1" & holders="${holders-} $!"
+full() { mkfifo "$1" && exec sleep 600 <>"$1" >/dev/null 2>&1 & holders="${holders-} $!"
          until [ -p "$1" ]; do sleep 0.01; done
          timeout 1 dd if=/dev/zero of="$1" bs=64k count=2 2>/dev/null; true; }
 blocked() { until grep -qs '^1 0x2 ' /proc/"$1"/task/*/syscall; do sleep 0.02; done; }
@@ -58,12 +58,12 @@ fn a_signal_ends_a_command_on_a_stopped_terminal() {
         cat >inner <<'END'
         while timeout 1 printf .; do :; done
         microagent rootfs build --allow-mutable --image "$IMAGE" & pid=$!
-        until grep -qs '^1 0x2 ' /proc/$pid/task/*/syscall; do sleep 0.02; done
+        until grep -qs '^1 0x[12] ' /proc/$pid/task/*/syscall; do sleep 0.02; done
         kill -INT $pid; wait $pid; echo $? >code
 END
-        mkfifo keys; { printf '\023'; sleep 600; } >keys & holders=$!
-        script -qc 'sh inner' /dev/null <keys >/dev/null & script=$!
-        until [ -s code ]; do sleep 0.05; done; cat code; kill $script"#;
+        mkfifo keys; { printf '\023'; exec sleep 600; } >keys 2>/dev/null & holders=$!
+        timeout 60 script -qc 'sh inner' /dev/null <keys >/dev/null 2>&1 & holders="$holders $!"
+        until [ -s code ] || ! kill -0 $!; do sleep 0.05; done; cat code"#;
     let finished = script(&host, &layout, text).expect_code(0);
     assert_eq!(finished.text(), "130\n");
 }
@@ -75,7 +75,7 @@ fn a_timeout_fires_whatever_is_not_read() {
     let host = or_skip!(Host::with_kernel());
     let text = r#"full errors; full output
         microagent --quiet run "$IMAGE" true || exit 99
-        case() { name=$1; shift; { "$@"; echo "$name $?" >"code-$name"; } & cases="${cases-} $!"; }
+        start() { name=$1; shift; { "$@"; echo "$name $?" >"code-$name"; } & cases="${cases-} $!"; }
         run() { microagent "$@"; }
         forever() { run run --timeout 5 --image "$IMAGE" "$@"; }
         setup()  { forever --setup 'while :; do echo x; done' --exec true 2>errors; }
@@ -85,9 +85,9 @@ fn a_timeout_fires_whatever_is_not_read() {
         quiet()  { run --quiet run --timeout 5 --image "$IMAGE" --exec 'sleep 100' 2>errors; }
         json()   { run --json run --timeout 5 --image "$IMAGE" --exec 'true' >output 2>/dev/null; }
         # Two at a time: an emulated guest takes a processor.
-        case setup setup; case stderr stderr; wait $cases
-        cases=; case stdout stdout; case both both; wait $cases
-        cases=; case quiet quiet; case json json; wait $cases
+        start setup setup; start stderr stderr; wait $cases
+        cases=; start stdout stdout; start both both; wait $cases
+        cases=; start quiet quiet; start json json; wait $cases
         cat code-*"#;
     let finished = script(&host, &layout, text).expect_code(0);
     assert_eq!(

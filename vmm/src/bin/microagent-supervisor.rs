@@ -12,7 +12,10 @@ fn main() -> ExitCode {
     let expected = std::env::args()
         .nth(1)
         .and_then(|name| Engine::from_name(&name));
-    let result = Control::from_stdin().and_then(|control| supervisor::run(&control, expected));
+    let result = Control::from_stdin().and_then(|control| {
+        supervisor::tie_process(&control)?;
+        supervisor::run(&control, expected)
+    });
     let code = match result {
         Ok(true) => 0,
         Ok(false) => 1,

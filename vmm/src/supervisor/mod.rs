@@ -2,8 +2,9 @@
 //!
 //! It reads the VM's configuration from the control socket on standard input
 //! ([`microagent_proto::control`]), creates the devices, starts the engine, and then waits for a
-//! message, the end of the VM, or the end of the socket. When the socket is closed, the VM is
-//! killed, so a supervisor never outlives the process that started it.
+//! message, the end of the VM, or the end of the socket. When the socket is closed, the process exits
+//! at once, whatever its threads do ([`hangup`]), so a supervisor never outlives the process that
+//! started it.
 //!
 //! ```text
 //!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ──┐ ── VM ended ─────▶ Stopped / Failed, exit
@@ -14,6 +15,7 @@
 
 mod control;
 mod diagnosis;
+mod hangup;
 mod instance;
 mod log;
 mod ready;
@@ -35,10 +37,20 @@ use self::warnings::Warnings;
 use crate::console::Console;
 use crate::engine::{EngineError, kvm};
 
+/// Ties the calling process to `control`: it is killed when the caller closes its end, and its log is
+/// sent to the caller as warnings. For a process that only calls [`run`].
+///
+/// # Errors
+/// When the process is out of descriptors or threads.
+pub fn tie_process(control: &Control) -> Result<(), ControlError> {
+    hangup::exit_with(control.try_clone()?)?;
+    log::forward_to(Warnings::new(control.try_clone()?));
+    Ok(())
+}
+
 /// Runs the VM that the first message on `control` describes until it ends, and reports the end
 /// with the last message. Returns false when that message is [`FromSupervisor::Failed`]. With
-/// `expected`, prepares that engine before it waits for the first message. From then on, the log of
-/// this process is sent to the caller as warnings.
+/// `expected`, prepares that engine before it waits for the first message.
 ///
 /// # Errors
 /// Only when the control socket itself fails, so that the failure cannot be reported on it.
@@ -46,7 +58,6 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     let steps = Steps::default();
     steps.note(StepName::Supervisor);
     let warnings = Warnings::new(control.try_clone()?);
-    log::forward_to(warnings.clone());
     let prepared = (expected == Some(Engine::Kvm)).then(|| prepare(&steps));
     let config = match control.receive() {
         Ok(Some((ToSupervisor::Start(config), None))) => config,

@@ -10,3 +10,4 @@ mod kvm_linux;
 mod kvm_streams;
 mod net;
 mod qemu;
+mod supervisor;

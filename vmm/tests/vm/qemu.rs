@@ -145,6 +145,26 @@ fn wait(running: &mut dyn RunningVm) -> Result<StopReason, EngineError> {
     running.end().expect("the descriptor is readable")
 }
 
+/// Every QEMU of this process that runs a machine has a seccomp filter (proc(5), `Seccomp`).
+fn assert_sandboxed() {
+    let mut machines = 0;
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let children = task.unwrap().path().join("children");
+        for pid in fs::read_to_string(children).unwrap().split_whitespace() {
+            let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+            // Another test's QEMU may have ended meanwhile.
+            let (Ok(command), Ok(status)) = (read("cmdline"), read("status")) else {
+                continue;
+            };
+            if command.contains("microvm") && status.contains("State:\tS") {
+                assert!(status.contains("Seccomp:\t2"), "{command}: {status}");
+                machines += 1;
+            }
+        }
+    }
+    assert!(machines > 0);
+}
+
 /// Creates an ext4 image with these files.
 fn ext4(dir: &Path, name: &str, files: &[(&str, &[u8])]) -> std::path::PathBuf {
     let tree = dir.join(format!("{name}.tree"));
@@ -349,6 +369,7 @@ fn a_stream_to_a_port_without_listener_is_closed() {
         return;
     }
     let vm = Vm::boot("sleep 1000", Vec::new(), Services::new());
+    assert_sandboxed();
     // Requested before the guest's driver is loaded; the request waits for the driver.
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     vm.vsock.connect(5000, theirs);

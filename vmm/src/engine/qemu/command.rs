@@ -52,7 +52,7 @@ pub struct Channels {
     pub console: i32,
 }
 
-/// The arguments for `config`.
+/// The arguments for `config`, without those of the sandbox.
 pub fn arguments(config: &VmConfig, front_ends: &[FrontEnd], channels: Channels) -> Vec<OsString> {
     let mut arguments = Arguments::default();
     arguments.flag("-nodefaults");

@@ -14,6 +14,7 @@ mod diagnosis;
 mod locate;
 mod process;
 mod qmp;
+mod sandbox;
 mod spawn;
 pub mod tsc;
 
@@ -67,6 +68,7 @@ pub fn start(
         )));
     }
     let program = locate()?;
+    let sandbox = sandbox::Check::start(&program);
     let mut inherited = Vec::new();
     let mut pass = |end: OwnedFd| {
         let number = end.as_raw_fd();
@@ -109,7 +111,10 @@ pub fn start(
         });
     }
 
-    let arguments = command::arguments(config, &front_ends, channels);
+    let mut arguments = command::arguments(config, &front_ends, channels);
+    if sandbox.passes() {
+        arguments.extend(sandbox::ARGUMENTS.map(Into::into));
+    }
     let child = spawn::spawn(&program, arguments, inherited).map_err(failed("start QEMU"))?;
     let mut process = QemuProcess::new(child)?;
     step(StepName::Created);
