@@ -35,6 +35,7 @@ mod error;
 pub mod fuzzing;
 mod image;
 mod kernel;
+mod net;
 mod nodes;
 mod pipeline;
 mod report;

@@ -32,6 +32,16 @@ impl ForwardProxy {
     /// Starts a proxy that requires [`CREDENTIALS`] and resolves the host names `names` to
     /// 127.0.0.1. Needs root.
     pub fn start(names: &str) -> Result<ForwardProxy, Error> {
+        ForwardProxy::with(names, "")
+    }
+
+    /// Like [`ForwardProxy::start`], but tunnels are allowed to port 443 only, as most proxies are
+    /// configured.
+    pub fn strict(names: &str) -> Result<ForwardProxy, Error> {
+        ForwardProxy::with(names, "ConnectPort 443\n")
+    }
+
+    fn with(names: &str, directives: &str) -> Result<ForwardProxy, Error> {
         let program = tool::find("tinyproxy")?;
         let directory = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
         let file = |name: &str, text: String| {
@@ -49,7 +59,7 @@ impl ForwardProxy {
         let configuration = file(
             "tinyproxy.conf",
             format!(
-                "Port {}\nListen 127.0.0.1\nTimeout 60\nLogLevel Info\nBasicAuth {user} {password}\n",
+                "Port {}\nListen 127.0.0.1\nTimeout 60\nLogLevel Info\nBasicAuth {user} {password}\n{directives}",
                 address.port()
             ),
         )?;

@@ -1,43 +1,124 @@
-//! Downloads a kernel from a URL and verifies its digest.
+//! Downloads a kernel from a URL and verifies its digest. Proxies, certificates and timeouts are those of
+//! registries ([`crate::net`]).
 
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use microagent_cas::{Digest, Hasher, Scratch, StoreError};
+use percent_encoding::percent_decode_str;
+use ureq::Body;
+use ureq::http::{Response, Uri};
 
 use super::MAX_KERNEL;
 use super::error::{KernelError, KernelFailure};
 use crate::engine::Engine;
 use crate::engine::progress::{Event, Stage};
+use crate::net::redirect::{MAX_REDIRECTS, join, redirection};
+use crate::net::tls::host_directory;
+use crate::net::{Agents, Route};
 
-/// Time limit for the connection and for the response header.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a kernel is downloaded from. User and password of the URL are sent to its server and are neither
+/// stored nor shown.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    /// The URL without user and password.
+    pub(crate) url: String,
+    authorization: Option<String>,
+}
 
-/// Time limit for the whole transfer.
-const DEADLINE: Duration = Duration::from_secs(30 * 60);
+impl Address {
+    /// Parses an `http:` or `https:` URL with a host.
+    ///
+    /// # Errors
+    /// [`KernelError::BadUrl`]
+    pub(crate) fn parse(text: &str) -> Result<Address, KernelError> {
+        let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (user, host) = match rest[..end].rsplit_once('@') {
+            Some((user, host)) => (Some(user), host),
+            None => (None, &rest[..end]),
+        };
+        let url = match scheme {
+            "" => format!("{host}{}", &rest[end..]),
+            scheme => format!("{scheme}://{host}{}", &rest[end..]),
+        };
+        let is_http = ["http", "https"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known));
+        if !is_http || host.is_empty() || url.parse::<Uri>().is_err() {
+            return Err(KernelError::BadUrl {
+                url: url.chars().take(200).collect(),
+            });
+        }
+        let authorization = user.map(|user| {
+            let decoded: Vec<u8> = percent_decode_str(user).collect();
+            let colon: &[u8] = if user.contains(':') { b"" } else { b":" };
+            format!("Basic {}", STANDARD.encode([&decoded, colon].concat()))
+        });
+        Ok(Address { url, authorization })
+    }
 
-/// Downloads `url` into a scratch file and verifies its digest.
+    /// Sends the request and follows redirects. User and password are sent to the URL's own server only.
+    fn get(&self) -> Result<Response<Body>, KernelError> {
+        let failed = |detail: String| KernelError::Transfer {
+            url: self.url.clone(),
+            detail,
+        };
+        let home: Uri = (self.url.parse()).map_err(|_| failed("invalid URL".into()))?;
+        let agents = Agents::from_environment();
+        let mut url = home.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let is_https = url.scheme_str() == Some("https");
+            let authority = url.authority().map_or("", |authority| authority.as_str());
+            let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+            let port = url.port_u16().unwrap_or(if is_https { 443 } else { 80 });
+            let proxy = agents.proxy(is_https, &host.to_lowercase(), port);
+            let route = Route {
+                is_verified: true,
+                proxy: proxy
+                    .map_err(|error| failed(format!("${} is not a valid proxy URL", error.0)))?,
+                certificates: host_directory(authority),
+            };
+            let agent = agents
+                .agent(&route)
+                .map_err(|error| failed(error.to_string()))?;
+            let is_home = (url.scheme(), url.authority()) == (home.scheme(), home.authority());
+            let authorization = self.authorization.as_ref().filter(|_| is_home);
+            let mut request = agent.get(&url);
+            if let Some(value) = authorization {
+                request = request.header("Authorization", value);
+            }
+            let response = request.call().map_err(|error| failed(error.to_string()))?;
+            let Some(location) = redirection(&response) else {
+                return match response.status().as_u16() {
+                    200 => Ok(response),
+                    status => Err(KernelError::Status {
+                        url: self.url.clone(),
+                        status,
+                    }),
+                };
+            };
+            url = join(&url, location).ok_or_else(|| failed("invalid redirect".into()))?;
+        }
+        Err(failed(format!("more than {MAX_REDIRECTS} redirects")))
+    }
+}
+
+/// Downloads a kernel into a scratch file and verifies its digest.
 pub(crate) fn download(
     engine: &Engine,
-    url: &str,
+    address: &Address,
     expected: &Digest,
 ) -> Result<Scratch, KernelFailure> {
     let scratch = engine.store().scratch()?;
+    let url = address.url.as_str();
     let transfer = |detail: String| KernelError::Transfer {
         url: url.to_owned(),
         detail,
     };
-    let mut response = agent().get(url).call().map_err(|error| match error {
-        ureq::Error::StatusCode(status) => KernelError::Status {
-            url: url.to_owned(),
-            status,
-        },
-        ureq::Error::BadUri(_) => KernelError::BadUrl {
-            url: url.to_owned(),
-        },
-        other => transfer(other.to_string()),
-    })?;
+    let mut response = address.get()?;
     let total = response.body().content_length();
     let too_large = || KernelError::TooLarge {
         name: url.to_owned(),
@@ -100,37 +181,18 @@ pub(crate) fn download(
     Ok(scratch)
 }
 
-/// Checks that a URL is http or https and has a host.
-pub(crate) fn check_url(url: &str) -> Result<(), KernelError> {
-    let lower = url.to_ascii_lowercase();
-    let rest = lower
-        .strip_prefix("https://")
-        .or_else(|| lower.strip_prefix("http://"));
-    match rest {
-        Some(host) if !host.is_empty() && !host.starts_with('/') => Ok(()),
-        _ => Err(KernelError::BadUrl {
-            url: url.chars().take(200).collect(),
-        }),
-    }
-}
-
-fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .timeout_connect(Some(RESPONSE_TIMEOUT))
-        .timeout_recv_response(Some(RESPONSE_TIMEOUT))
-        .timeout_global(Some(DEADLINE))
-        .build()
-        .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_http_urls_are_accepted() {
-        for good in ["http://127.0.0.1:8/x", "HTTPS://example.org/vmlinux"] {
-            assert!(check_url(good).is_ok(), "{good}");
+        for good in [
+            "http://127.0.0.1:8/x",
+            "HTTPS://example.org/vmlinux",
+            "http://[::1]/x?a@b",
+        ] {
+            assert_eq!(Address::parse(good).unwrap().url, good);
         }
         for bad in [
             "",
@@ -138,9 +200,29 @@ mod tests {
             "ftp://x/y",
             "http://",
             "https:///x",
+            "http://u:p@/x",
             "/boot/vmlinuz",
         ] {
-            assert!(check_url(bad).is_err(), "{bad}");
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_sent_but_not_shown() {
+        let address = Address::parse("https://u:se%40cret@a.example:1/x@y").unwrap();
+        assert_eq!(address.url, "https://a.example:1/x@y");
+        // printf 'u:se@cret' | base64
+        assert_eq!(address.authorization.as_deref(), Some("Basic dTpzZUBjcmV0"));
+        let token = Address::parse("https://token@a.example/x").unwrap();
+        // printf 'token:' | base64
+        assert_eq!(token.authorization.as_deref(), Some("Basic dG9rZW46"));
+        for bad in [
+            "ftp://u:secret@a.example/x",
+            "u:secret@a.example/x",
+            "http://u:secret@/x",
+        ] {
+            let error = Address::parse(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
         }
     }
 }

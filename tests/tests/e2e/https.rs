@@ -61,7 +61,7 @@ fn a_registry_is_accessed_over_https_and_its_certificate_is_verified() {
     for program in ["openssl", "unshare"] {
         or_skip!(tool::find(program));
     }
-    let (certificate, key) = or_skip!(certificate::self_signed(&host.path(""), NAME));
+    let (certificate, key) = or_skip!(certificate::self_signed_authority(&host.path(""), NAME));
     let registry = or_skip!(Registry::with_certificate(&certificate, &key));
     let pushed = registry.push(&layout.reference("latest"), "team/busybox:1");
     pushed.unwrap();
@@ -78,6 +78,22 @@ fn a_registry_is_accessed_over_https_and_its_certificate_is_verified() {
 
     build(&host, port, &[("SSL_CERT_FILE", &certificate)]).expect_code(0);
     assert_built(&host, &layout);
+
+    // A directory with certificates for this registry, as for docker and podman.
+    let home = host.path("home-with-certificates");
+    let directory = home.join(format!(".config/containers/certs.d/{NAME}:{port}"));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::copy(&certificate, directory.join("ca.crt")).unwrap();
+    build(&host, port, &[("HOME", &home)]).expect_code(0);
+    assert_built(&host, &layout);
+    std::fs::copy(&certificate, directory.join("client.cert")).unwrap();
+    let refused = build(&host, port, &[("HOME", &home)]).expect_code(1);
+    let errors = refused.errors();
+    let expected = "cannot be used with the certificates for it: ";
+    assert!(
+        errors.contains(expected) && errors.contains("client.cert"),
+        "{errors}"
+    );
 
     // `insecure` applies to a registry, whose name includes the port.
     let registries = |port: &str| {

@@ -5,7 +5,7 @@ use std::path::Path;
 use microagent_tests::forward_proxy::{CREDENTIALS, ForwardProxy};
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::{Finished, Host};
-use microagent_tests::registry::Registry;
+use microagent_tests::registry::{self, Registry};
 use microagent_tests::{certificate, or_skip, root_or_skip, tool};
 
 /// A name that only the proxy can resolve.
@@ -89,6 +89,48 @@ fn a_registry_is_reached_through_the_proxy_of_its_scheme() {
         std::fs::remove_file(host.path("out.ext4")).unwrap();
         std::fs::remove_dir_all(host.state()).unwrap();
     }
+}
+
+#[test]
+fn plain_http_needs_no_tunnel() {
+    root_or_skip!();
+    or_skip!(tool::find("unshare"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::new());
+    let registry = or_skip!(Registry::with_password());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let proxy = or_skip!(ForwardProxy::strict(NAME));
+    let name = format!("{NAME}:{}", registry.address().rsplit_once(':').unwrap().1);
+    let write = |file: &str, document: serde_json::Value| {
+        std::fs::write(host.path(file), document.to_string()).unwrap();
+        host.path(file).display().to_string()
+    };
+    let insecure = serde_json::json!({ "registries": { &name: { "insecure": true } } });
+    let registries = write("registries.json", insecure);
+    let (user, password) = registry::CREDENTIALS;
+    let entry = serde_json::json!({ "username": user, "password": password });
+    let auth = write(
+        "auth.json",
+        serde_json::json!({ "auths": { &name: entry } }),
+    );
+    let (user, password) = CREDENTIALS;
+    let url = format!("http://{user}:{password}@{}", proxy.address());
+    let variables = [
+        ("MICROAGENT_REGISTRIES", &*registries),
+        ("REGISTRY_AUTH_FILE", &auth),
+        ("ALL_PROXY", &url),
+    ];
+    build(&host, &registry, &variables).expect_code(0);
+    let requests = format!("GET http://{name}/v2/app/");
+    let log = proxy.log();
+    assert!(log.iter().any(|line| line.contains(&requests)), "{log:?}");
+
+    let wrong = format!("http://{user}:wrong@{}", proxy.address());
+    let variables = [variables[0], variables[1], ("HTTP_PROXY", &wrong)];
+    let errors = build(&host, &registry, &variables).expect_code(1).errors();
+    let expected = format!("the proxy {}: it returned status 401", proxy.address());
+    assert!(errors.contains(&expected), "{errors}");
+    assert!(!errors.contains("wrong"), "{errors}");
 }
 
 #[test]

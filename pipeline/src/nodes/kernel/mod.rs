@@ -17,9 +17,10 @@ use crate::engine::Engine;
 use crate::engine::node::{NodeSpec, Outputs};
 use crate::engine::progress::{Event, Stage};
 use crate::kernel::apt::{Apt, Candidate};
+use crate::kernel::download::{self, Address};
 use crate::kernel::error::{KernelError, KernelFailure};
 use crate::kernel::ingest::{self, Files};
-use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, download, module};
+use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, module};
 use crate::nodes::local_file;
 
 /// Must be incremented when the same files could yield different outputs.
@@ -33,12 +34,12 @@ pub(crate) fn kernel(engine: &Engine, source: &KernelSource) -> Result<Kernel, K
     match source {
         KernelSource::Path(path) => from_path(engine, path),
         KernelSource::Url { url, sha256 } => {
-            download::check_url(url)?;
-            kernel_node(engine, &[*sha256], url.clone(), || {
-                let scratch = download::download(engine, url, sha256)?;
+            let address = Address::parse(url)?;
+            kernel_node(engine, &[*sha256], address.url.clone(), || {
+                let scratch = download::download(engine, &address, sha256)?;
                 let file = scratch.file().try_clone();
                 let file = file.map_err(|error| StoreError::io("open", scratch.path(), error))?;
-                Files::of(url.clone(), file)
+                Files::of(address.url.clone(), file)
             })
         }
         KernelSource::Distribution => from_distribution(engine),

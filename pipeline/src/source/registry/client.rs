@@ -2,6 +2,7 @@
 //! retries.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
@@ -15,6 +16,7 @@ use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Failure, Http, Request};
 use super::retry;
 use crate::image::reference::RegistryReference;
+use crate::net::tls::host_directory;
 
 /// Maximum length in bytes of a token response or an error document.
 pub(super) const MAX_ANSWER: u64 = 64 << 10;
@@ -30,6 +32,8 @@ pub(super) struct Client {
     /// The reference that the user gave.
     reference: String,
     known: Lookup,
+    /// The directory with certificates for the server.
+    certificates: Option<PathBuf>,
     /// Whether plain HTTP is tried if HTTPS fails.
     is_insecure: bool,
     /// The scheme that an insecure server supports, once known.
@@ -55,6 +59,7 @@ impl Client {
             image: image.clone(),
             reference: reference.to_string(),
             known,
+            certificates: host_directory(&image.registry),
             is_insecure,
             scheme: OnceLock::new(),
             attempts: match is_mirror {
@@ -73,6 +78,10 @@ impl Client {
 
     pub(super) fn http(&self) -> &Http {
         &self.http
+    }
+
+    pub(super) fn certificates(&self) -> Option<&Path> {
+        self.certificates.as_deref()
     }
 
     pub(super) fn credentials(&self) -> Option<&Credentials> {
@@ -219,6 +228,7 @@ impl Client {
                 authorization,
                 form: None,
                 for_loopback: self.image.is_loopback(),
+                certificates: self.certificates(),
             })
         };
         if self.image.is_loopback() {

@@ -120,7 +120,9 @@ fn is_of_server(error: &SourceFailure) -> bool {
     match error {
         SourceFailure::Registry(error) => !matches!(
             *error.problem,
-            RegistryProblem::AuthFile { .. } | RegistryProblem::ProxyVariable { .. }
+            RegistryProblem::AuthFile { .. }
+                | RegistryProblem::ProxyVariable { .. }
+                | RegistryProblem::Certificates { .. }
         ),
         SourceFailure::Manifest(ManifestError::WrongBytes { .. }) => true,
         _ => false,

@@ -111,6 +111,8 @@ pub enum RegistryProblem {
     TooLong(u64, String),
     #[error("does not implement the registry protocol")]
     Protocol,
+    #[error("cannot be used with the certificates for it: {}: {reason}", path.display())]
+    Certificates { path: PathBuf, reason: String },
     #[error("cannot be used with the credentials file {}: {reason}", path.display())]
     AuthFile { path: PathBuf, reason: String },
 }
@@ -135,9 +137,9 @@ impl Diagnosis for RegistryError {
             | RegistryProblem::CredentialsRejected { .. }
             | RegistryProblem::Helper { .. } => ErrorKind::Unauthorized,
             RegistryProblem::TooLong(..) => ErrorKind::Corrupt,
-            RegistryProblem::AuthFile { .. } | RegistryProblem::ProxyVariable { .. } => {
-                ErrorKind::Usage
-            }
+            RegistryProblem::AuthFile { .. }
+            | RegistryProblem::ProxyVariable { .. }
+            | RegistryProblem::Certificates { .. } => ErrorKind::Usage,
             RegistryProblem::Timeout => ErrorKind::Timeout,
             _ => ErrorKind::Unreachable,
         }
@@ -171,6 +173,9 @@ impl Diagnosis for RegistryError {
             | RegistryProblem::Helper { .. } => format!(
                 "check the image's name; if it is private, log in with `skopeo login --authfile FILE {registry}` and set REGISTRY_AUTH_FILE=FILE"
             ),
+            RegistryProblem::Certificates { path, .. } => {
+                format!("repair or remove {}", path.display())
+            }
             RegistryProblem::AuthFile { .. } => {
                 "create it again with `skopeo login --authfile FILE`, and set REGISTRY_AUTH_FILE=FILE".into()
             }
@@ -238,7 +243,7 @@ impl RegistryProblem {
         }
     }
 
-    fn through(proxy: Option<&ureq::Proxy>, reason: String) -> RegistryProblem {
+    pub(super) fn through(proxy: Option<&ureq::Proxy>, reason: String) -> RegistryProblem {
         // Only host and port: the URL of a proxy may contain a password.
         let proxy = proxy.map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
         RegistryProblem::Proxy {

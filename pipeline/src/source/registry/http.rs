@@ -10,28 +10,17 @@
 //! - A connection without progress times out; the duration of a whole transfer is
 //!   not limited.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::path::Path;
 
 use ureq::http::{Response, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body};
 
 use super::error::RegistryProblem;
-use super::proxy::{InvalidProxy, Proxies};
 use super::registries::Registries;
 use crate::image::reference::is_loopback_host;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum time without received data.
-const PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_REDIRECTS: usize = 5;
-/// The bundles of trusted certificates of Debian and Fedora.
-const CA_BUNDLES: [&str; 2] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-];
+use crate::net::proxy::InvalidProxy;
+use crate::net::redirect::{MAX_REDIRECTS, join, redirection};
+use crate::net::{Agents, Route};
 
 /// A request.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +32,9 @@ pub(super) struct Request<'a> {
     pub(super) form: Option<&'a [(&'a str, &'a str)]>,
     /// Whether the registry is on the loopback interface.
     pub(super) for_loopback: bool,
+    /// The directory with certificates for the registry. Like podman, its token server and its storage are
+    /// accessed with the same.
+    pub(super) certificates: Option<&'a Path>,
 }
 
 /// The final response after redirects.
@@ -76,16 +68,7 @@ impl From<RegistryProblem> for Failure {
 #[derive(Debug)]
 pub(super) struct Http {
     registries: Registries,
-    proxies: Proxies,
-    agents: Mutex<HashMap<Route, Agent>>,
-    roots: OnceLock<Option<RootCerts>>,
-}
-
-/// The connection settings for a server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Route {
-    is_verified: bool,
-    proxy: Option<Proxy>,
+    agents: Agents,
 }
 
 /// Scheme, host and port: the scope of an `Authorization`.
@@ -118,9 +101,7 @@ impl Http {
     pub(super) fn new(registries: &Registries) -> Http {
         Http {
             registries: registries.clone(),
-            proxies: Proxies::from_environment(),
-            agents: Mutex::default(),
-            roots: OnceLock::new(),
+            agents: Agents::from_environment(),
         }
     }
 
@@ -146,10 +127,21 @@ impl Http {
             if !origin.is_https && !self.may_be_plain(&origin.host, request.for_loopback) {
                 return Err(failed(RegistryProblem::PlainHttp));
             }
-            let route = (self.route(&origin))
+            let route = (self.route(&origin, request.certificates))
                 .map_err(|InvalidProxy(name)| failed(RegistryProblem::ProxyVariable { name }))?;
+            let agent = (self.agents.agent(&route)).map_err(|error| {
+                failed(RegistryProblem::Certificates {
+                    path: error.path,
+                    reason: error.reason,
+                })
+            })?;
             let authorization = request.authorization.filter(|_| is_home);
-            let response = match self.exchange(&route, &url, request, authorization) {
+            let response = match exchange(&agent, &url, request, authorization) {
+                Ok(response) if response.status() == 407 && route.proxy.is_some() => {
+                    let proxy = route.proxy.as_ref();
+                    let reason = "it returned status 407".to_owned();
+                    return Err(failed(RegistryProblem::through(proxy, reason)));
+                }
                 Ok(response) => response,
                 Err(error) => {
                     let proxy = route.proxy.as_ref();
@@ -187,7 +179,7 @@ impl Http {
         (for_loopback && is_loopback_host(host)) || self.registries.is_insecure_host(host)
     }
 
-    fn route(&self, origin: &Origin) -> Result<Route, InvalidProxy> {
+    fn route(&self, origin: &Origin, certificates: Option<&Path>) -> Result<Route, InvalidProxy> {
         let Origin {
             is_https,
             host,
@@ -195,126 +187,38 @@ impl Http {
         } = origin;
         Ok(Route {
             is_verified: !self.registries.is_insecure_host(host),
-            proxy: self.proxies.choose(*is_https, host, *port)?,
+            proxy: self.agents.proxy(*is_https, host, *port)?,
+            certificates: certificates.map(Path::to_owned),
         })
     }
-
-    fn exchange(
-        &self,
-        route: &Route,
-        url: &Uri,
-        request: &Request<'_>,
-        authorization: Option<&str>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        let agent = self.agent(route);
-        let headers = (request.headers.iter().copied())
-            .chain(authorization.map(|value| ("Authorization", value)));
-        match request.form {
-            None => headers
-                .fold(agent.get(url), |request, (name, value)| {
-                    request.header(name, value)
-                })
-                .call(),
-            Some(form) => headers
-                .fold(agent.post(url), |request, (name, value)| {
-                    request.header(name, value)
-                })
-                .send_form(form.iter().copied()),
-        }
-    }
-
-    fn agent(&self, route: &Route) -> Agent {
-        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(route) {
-            return agent.clone();
-        }
-        let mut tls = TlsConfig::builder().disable_verification(!route.is_verified);
-        if let Some(roots) = self.roots.get_or_init(system_roots) {
-            tls = tls.root_certs(roots.clone());
-        }
-        let agent: Agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(route.proxy.clone())
-            .tls_config(tls.build())
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_recv_response(Some(PROGRESS_TIMEOUT))
-            .timeout_per_read(Some(PROGRESS_TIMEOUT))
-            .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .into();
-        agents.insert(route.clone(), agent.clone());
-        agent
-    }
 }
 
-/// The target of a redirect.
-fn redirection(response: &Response<Body>) -> Option<&str> {
-    match response.status().as_u16() {
-        301 | 302 | 303 | 307 | 308 => response.headers().get("Location")?.to_str().ok(),
-        _ => None,
+fn exchange(
+    agent: &Agent,
+    url: &Uri,
+    request: &Request<'_>,
+    authorization: Option<&str>,
+) -> Result<Response<Body>, ureq::Error> {
+    let headers = (request.headers.iter().copied())
+        .chain(authorization.map(|value| ("Authorization", value)));
+    match request.form {
+        None => headers
+            .fold(agent.get(url), |request, (name, value)| {
+                request.header(name, value)
+            })
+            .call(),
+        Some(form) => headers
+            .fold(agent.post(url), |request, (name, value)| {
+                request.header(name, value)
+            })
+            .send_form(form.iter().copied()),
     }
-}
-
-/// Resolves a `Location` relative to `base` (RFC 9110, section 10.2.2).
-fn join(base: &Uri, location: &str) -> Option<Uri> {
-    let location = location.split('#').next().unwrap_or(location).trim();
-    let (scheme, authority) = (base.scheme_str()?, base.authority()?);
-    let is_scheme = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    let is_absolute = (location.split_once("://")).is_some_and(|(scheme, _)| is_scheme(scheme));
-    let whole = if is_absolute {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        let directory = base
-            .path()
-            .rsplit_once('/')
-            .map_or("", |(parent, _)| parent);
-        format!("{scheme}://{authority}{directory}/{location}")
-    };
-    whole.parse().ok()
-}
-
-/// The certificates that this host trusts, so that a registry with a private CA works
-/// as for other tools; `None` if there are none, for the built-in ones.
-fn system_roots() -> Option<RootCerts> {
-    let configured = std::env::var_os("SSL_CERT_FILE").map(std::path::PathBuf::from);
-    let pem = (configured.into_iter())
-        .chain(CA_BUNDLES.iter().map(Into::into))
-        .find_map(|path| std::fs::read(path).ok())?;
-    let certificates: Vec<_> = parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    (!certificates.is_empty()).then(|| RootCerts::new_with_certs(&certificates))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn a_location_is_resolved_relative_to_its_base() {
-        let base: Uri = "https://reg.example:5000/v2/a/blobs/x?y=1".parse().unwrap();
-        let joined = |location| join(&base, location).map(|url| url.to_string());
-        for (location, expected) in [
-            ("http://s.example/b?c=d#e", "http://s.example/b?c=d"),
-            ("//s.example/b", "https://s.example/b"),
-            ("/v2/b", "https://reg.example:5000/v2/b"),
-            ("/v2/b?to=a://c", "https://reg.example:5000/v2/b?to=a://c"),
-            ("z", "https://reg.example:5000/v2/a/blobs/z"),
-        ] {
-            assert_eq!(joined(location).as_deref(), Some(expected));
-        }
-        assert_eq!(joined("http://a b/"), None);
-    }
 
     #[test]
     fn an_origin_is_scheme_host_and_port() {
@@ -348,9 +252,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_location_causes_a_panic(location in "[ -~]{0,40}") {
-            let base: Uri = "https://reg.example/v2/".parse().unwrap();
-            let _ = join(&base, &location).as_ref().map(Origin::of);
+        fn no_url_causes_a_panic(url in "https?://[ -~]{0,30}") {
+            let _ = url.parse::<Uri>().map(|url| Origin::of(&url));
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | servers and their order | `registries` ([`Registries`]), `endpoints` |
 //! | authentication | `credentials`, `challenge`, `token` |
 //! | requests and retries | `client`, `retry` |
-//! | transport, redirects, proxies | `http`, `proxy` |
+//! | redirects and the rules for each host | `http`, over [`crate::net`] |
 //! | errors | `error` ([`RegistryError`]) |
 //!
 //! No server is trusted with content: documents are verified against their digest
@@ -19,7 +19,6 @@ pub(crate) mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod http;
-mod proxy;
 mod registries;
 mod retry;
 mod token;

@@ -130,6 +130,7 @@ impl Client {
                     authorization,
                     form,
                     for_loopback: self.image().is_loopback(),
+                    certificates: self.certificates(),
                 })
             })
             .map_err(|error| RegistryError {

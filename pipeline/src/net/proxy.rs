@@ -20,7 +20,7 @@ use crate::image::reference::is_loopback_host;
 
 /// The configured proxies.
 #[derive(Clone, Default)]
-pub(super) struct Proxies {
+pub(crate) struct Proxies {
     https: Option<Setting>,
     http: Option<Setting>,
     all: Option<Setting>,
@@ -37,11 +37,11 @@ struct Setting {
 /// A variable without a valid proxy URL. The value is omitted, because it may contain
 /// a password.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct InvalidProxy(pub(super) &'static str);
+pub(crate) struct InvalidProxy(pub(crate) &'static str);
 
 impl Proxies {
     /// Reads the environment.
-    pub(super) fn from_environment() -> Proxies {
+    pub(crate) fn from_environment() -> Proxies {
         Proxies::from(std::env::var_os)
     }
 
@@ -73,7 +73,7 @@ impl Proxies {
     ///
     /// # Errors
     /// If the applicable variable is not a valid proxy URL.
-    pub(super) fn choose(
+    pub(crate) fn choose(
         &self,
         is_https: bool,
         host: &str,

@@ -1,0 +1,10 @@
+//! HTTP(S) connections to registries and to the servers of kernels: which proxy to use, whom to trust,
+//! and what a redirect names. Both kinds of servers are reached with the same settings.
+
+mod agent;
+mod plain_proxy;
+pub(crate) mod proxy;
+pub(crate) mod redirect;
+pub(crate) mod tls;
+
+pub(crate) use agent::{Agents, Route};
