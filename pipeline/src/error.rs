@@ -97,7 +97,7 @@ flatten! {
     InitramfsFailure { Store, Initramfs }
     KernelFailure { Store, Kernel }
     KernelBuildFailure { Store, Tool, Kernel, Build }
-    ImageArchiveFailure { Store, Archive, Source, Resolve, Layer, ImageArchive }
+    ImageArchiveFailure { Store, Archive, Source, Resolve, Manifest, Layer, ImageArchive }
 }
 
 impl Error {

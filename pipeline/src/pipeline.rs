@@ -198,12 +198,7 @@ impl Pipeline {
     /// [`crate::ImageArchiveError`], and those of reading and unpacking the
     /// archive.
     pub fn import_images(&self, path: &Path) -> Result<Vec<Image>, Error> {
-        Ok(image_archive::import(
-            &self.engine,
-            &self.registries,
-            path,
-            &self.cpu,
-        )?)
+        Ok(image_archive::import(&self.engine, path, &self.cpu)?)
     }
 
     /// Compares the recorded digests of these references, or of every resolved

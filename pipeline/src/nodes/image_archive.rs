@@ -8,7 +8,8 @@
 //!
 //! | annotation | |
 //! |---|---|
-//! | `org.opencontainers.image.ref.name` | the reference |
+//! | `org.opencontainers.image.ref.name` | the name that `podman load` gives it, if there is one |
+//! | `microagent.reference` | the reference |
 //! | `microagent.root` | the digest that pins it |
 //! | `microagent.manifest` | the manifest for this platform, as received |
 //!
@@ -26,12 +27,16 @@ use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::engine::Engine;
 use crate::engine::progress::Stage;
+use crate::image::manifest::{self, ManifestError};
 use crate::image::platform::GuestCpu;
 use crate::image::reference::{Reference, Selector};
 use crate::nodes::layer::{self, LayerFailure};
 use crate::nodes::resolve::{self, Image, ResolveFailure};
-use crate::source::{self, ArchiveError, Registries, SourceFailure};
+use crate::source::{self, ArchiveError, OciArchive, Registries, SourceFailure};
 
+const REFERENCE: &str = "microagent.reference";
+/// The full name in archives of Docker, BuildKit and containerd, where the reference name is a tag.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
 const ROOT: &str = "microagent.root";
 const MANIFEST: &str = "microagent.manifest";
 const OCI_LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
@@ -91,6 +96,7 @@ pub(crate) enum ImageArchiveFailure {
     Archive(#[from] ArchiveError),
     Source(#[from] SourceFailure),
     Resolve(#[from] ResolveFailure),
+    Manifest(#[from] ManifestError),
     Layer(#[from] LayerFailure),
     ImageArchive(#[from] ImageArchiveError),
 }
@@ -113,7 +119,7 @@ pub(crate) fn export(
         image: reference.to_string(),
     })?;
     // The source may no longer exist; then only the store is used.
-    if let Ok(source) = source::open(reference, registries) {
+    if let Ok(source) = source::open(reference, registries, engine.store()) {
         image.source = source;
     }
     layer::fetch_layers(engine, &image)?;
@@ -194,26 +200,32 @@ impl Write for Counted<'_> {
 /// [`ImageArchiveError`], and those of reading and unpacking the archive.
 pub(crate) fn import(
     engine: &Engine,
-    registries: &Registries,
     path: &Path,
     cpu: &GuestCpu,
 ) -> Result<Vec<Image>, ImageArchiveFailure> {
     let store = engine.store();
     let mut imported = Vec::new();
-    for entry in source::archive_index(path)?.manifests {
+    let archive = OciArchive::open(path, store)?;
+    for entry in archive.index()?.manifests {
         let annotations = &entry.annotations;
-        let Some(name) = annotations.get(ANNOTATION_REF_NAME) else {
+        let Some(name) = [REFERENCE, CONTAINERD_NAME, ANNOTATION_REF_NAME]
+            .into_iter()
+            .find_map(|key| annotations.get(key))
+        else {
             continue;
+        };
+        let select = match annotations.get(ANNOTATION_REF_NAME) {
+            Some(name) => Selector::Name(name.clone()),
+            None => Selector::Digest(manifest::digest(&entry, &path.display().to_string())?),
         };
         let archived = Reference::OciArchive {
             path: path.to_owned(),
-            select: Selector::Name(name.clone()),
+            select: select.clone(),
         };
-        let mut image = resolve::resolve(engine, registries, &archived, cpu)?;
+        let mut image = resolve::resolve_from(engine, &archived, cpu, || Ok(archive.image(&select)?))?;
         layer::layers(engine, &image)?;
         layer::fetch_layers(engine, &image)?;
-        // A name that is not a registry reference is only a tag in the archive.
-        if let Ok(reference @ Reference::Registry(_)) = name.parse::<Reference>() {
+        if let Some(reference) = imported_name(name) {
             let pin = |key| annotations.get(key).and_then(|digest| digest.parse().ok());
             for digest in [pin(ROOT), pin(MANIFEST)].into_iter().flatten() {
                 let bytes = image.source.manifest(&digest)?;
@@ -234,6 +246,45 @@ pub(crate) fn import(
     }
 }
 
+/// The reference that an image is imported as, by the rule of `podman load`: a name without a registry is
+/// one of `localhost`, not of Docker Hub. `None` for a name that is not one of a registry.
+fn imported_name(name: &str) -> Option<Reference> {
+    let registry = name.split_once('/').map_or("", |(registry, _)| registry);
+    let is_registry = registry == "localhost" || registry.contains(['.', ':']);
+    let is_other = ["oci:", "oci-archive:", "docker-archive:"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix));
+    let name = match is_registry || is_other {
+        true => name.to_owned(),
+        false => format!("localhost/{name}"),
+    };
+    let parsed = name.parse::<Reference>().ok();
+    parsed.filter(|reference| matches!(reference, Reference::Registry(_)))
+}
+
+/// The name that `podman load` gives an exported image; `None` if there is none that it accepts, and the
+/// image has its digest only.
+fn exported_name(reference: &str) -> Option<String> {
+    let registry = |reference| match reference {
+        Reference::Registry(reference) => reference.tag.as_ref().map(|tag| {
+            let name = reference.name();
+            format!("{name}:{tag}")
+        }),
+        _ => None,
+    };
+    match reference.parse().ok()? {
+        Reference::OciLayout { select, .. } | Reference::OciArchive { select, .. } => {
+            match select {
+                // A tag, which becomes the name of the repository.
+                Selector::Name(name) => imported_name(&name).map(|_| name),
+                Selector::Only | Selector::Digest(_) => None,
+            }
+        }
+        Reference::DockerArchive { name, .. } => registry(name?.parse().ok()?),
+        reference => registry(reference),
+    }
+}
+
 /// Records that `reference` names `root`, whose documents are in the store.
 fn adopt(
     engine: &Engine,
@@ -249,11 +300,14 @@ fn adopt(
 
 /// `index.json` of an archive of one image.
 fn index_of(image: &Image) -> String {
-    let annotations = HashMap::from([
-        (ANNOTATION_REF_NAME.to_owned(), image.reference.clone()),
+    let mut annotations = HashMap::from([
+        (REFERENCE.to_owned(), image.reference.clone()),
         (ROOT.to_owned(), image.root.to_string()),
         (MANIFEST.to_owned(), image.digest.to_string()),
     ]);
+    if let Some(name) = exported_name(&image.reference) {
+        annotations.insert(ANNOTATION_REF_NAME.to_owned(), name);
+    }
     let mut entry: Descriptor = image.descriptor.clone();
     entry.set_annotations(Some(annotations));
     let mut index = ImageIndex::default();
@@ -315,5 +369,57 @@ impl Read for Checked<'_> {
             }
         }
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_podman_load() {
+        let hex = "a".repeat(64);
+        let imported = |name: &str| imported_name(name).map(|reference| reference.to_string());
+        for (name, expected) in [
+            ("1.36", Some("localhost/1.36:latest")),
+            ("v1", Some("localhost/v1:latest")),
+            ("busybox:1.36", Some("localhost/busybox:1.36")),
+            ("team/app:2", Some("localhost/team/app:2")),
+            ("localhost/x:1", Some("localhost/x:1")),
+            (
+                "docker.io/library/busybox:1.36",
+                Some("docker.io/library/busybox:1.36"),
+            ),
+            ("reg.test:5000/x", Some("reg.test:5000/x:latest")),
+            ("with space", None),
+            ("UPPER", None),
+            ("oci:/tmp/x:v1", None),
+        ] {
+            assert_eq!(imported(name).as_deref(), expected, "{name}");
+        }
+        for (reference, expected) in [
+            (
+                "busybox:1.36".to_owned(),
+                Some("docker.io/library/busybox:1.36"),
+            ),
+            (format!("reg.test/x:1@sha256:{hex}"), Some("reg.test/x:1")),
+            (format!("reg.test/x@sha256:{hex}"), None),
+            ("oci:/l:v1".to_owned(), Some("v1")),
+            ("oci:/l:team/app:2".to_owned(), Some("team/app:2")),
+            ("oci:/l:With Space".to_owned(), None),
+            ("oci:/l".to_owned(), None),
+            ("oci-archive:/f".to_owned(), None),
+            ("docker-archive:/f".to_owned(), None),
+            (
+                "docker-archive:/f:app:1".to_owned(),
+                Some("docker.io/library/app:1"),
+            ),
+        ] {
+            assert_eq!(
+                exported_name(&reference).as_deref(),
+                expected,
+                "{reference}"
+            );
+        }
     }
 }

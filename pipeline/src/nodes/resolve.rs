@@ -114,9 +114,24 @@ pub(crate) fn resolve(
     reference: &Reference,
     cpu: &GuestCpu,
 ) -> Result<Image, ResolveFailure> {
+    resolve_from(engine, reference, cpu, || {
+        source::open(reference, registries, engine.store())
+    })
+}
+
+/// Like [`resolve`], with the source that `open` returns.
+///
+/// # Errors
+/// Those of the source, and [`ManifestError`].
+pub(crate) fn resolve_from(
+    engine: &Engine,
+    reference: &Reference,
+    cpu: &GuestCpu,
+    open: impl FnOnce() -> Result<Arc<dyn Source>, SourceFailure>,
+) -> Result<Image, ResolveFailure> {
     let name = reference.to_string();
     let (before, found) = engine.stage(Stage::Resolve, &name, None, |_| {
-        let source = source::open(reference, registries)?;
+        let source = open()?;
         let before = engine.store().peek_node(&spec(&name).key())?;
         let mut found = None;
         engine.observe(spec(&name), || -> Result<_, ResolveFailure> {

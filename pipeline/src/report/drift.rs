@@ -115,7 +115,7 @@ fn image_drift(
         return Ok(None);
     };
     let recorded = root.digest();
-    let now = source::open(reference, registries)
+    let now = source::open(reference, registries, store)
         .and_then(|source| source.root(store))
         .map(|document| Digest::of(&document.bytes));
     Ok(Some(compare(name, recorded, node.record.created_at, now)))

@@ -1,21 +1,25 @@
-//! Random access to the members of a tar file on disk, without extracting it.
+//! Random access to the members of a tar file on disk, without extracting it. What has no random access
+//! (a compressed file, a pipe) is first copied, decompressed, to scratch space of the store.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
-use microagent_cas::Digest;
+use microagent_cas::{Digest, Store, StoreError};
 
-use super::error::{ArchiveError, ArchiveProblem};
+use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::tar::decompress::{self, Compression};
 use crate::tar::entry::{EntryKind, display_name};
 use crate::tar::reader::{TarError, TarReader};
+use crate::tar::stream::MAX_UNPACKED;
 
 /// Maximum number of members of an archive.
 const MAX_MEMBERS: usize = 1 << 16;
+/// The size of a read from a pipe or a compressed file, in bytes.
+const CHUNK: usize = 256 << 10;
 /// Maximum number of links from a name to a member.
 const MAX_LINKS: usize = 8;
 
@@ -68,31 +72,40 @@ pub(crate) struct Extent {
 }
 
 impl Archive {
-    /// Opens `path` and reads the headers of its members.
-    pub(crate) fn open(path: &Path) -> Result<Archive, ArchiveError> {
+    /// Opens `path` and reads the headers of its members. `store` provides scratch space.
+    ///
+    /// # Errors
+    /// When it is not a readable tar, or the scratch space cannot be written.
+    pub(crate) fn open(path: &Path, store: &Store) -> Result<Archive, SourceFailure> {
         let file = open_file(path)?;
         let problem = |problem: ArchiveProblem| problem.at(path);
         let metadata = file
             .metadata()
             .map_err(|e| problem(ArchiveProblem::Open(e)))?;
-        if !metadata.is_file() {
-            return Err(problem(ArchiveProblem::UnexpectedFormat("a regular file")));
+        let is_pipe = metadata.file_type().is_fifo() || metadata.file_type().is_socket();
+        if !metadata.is_file() && !is_pipe {
+            let expected = "a regular file or a pipe";
+            return Err(problem(ArchiveProblem::UnexpectedFormat(expected)).into());
         }
-        let mut magic = [0; 6];
-        let read = file
-            .read_at(&mut magic, 0)
-            .map_err(|e| problem(ArchiveProblem::Read(e)))?;
-        match decompress::detect(&magic[..read]) {
-            Ok(Compression::None) => {}
-            Ok(Compression::Gzip) => {
-                return Err(problem(ArchiveProblem::Compressed("gzip")));
+        let read = |error| problem(ArchiveProblem::Read(error));
+        let copy = {
+            let input = BufReader::with_capacity(CHUNK, &file);
+            let (first, mut input) = decompress::peek(input).map_err(read)?;
+            let compression = decompress::detect(&first)
+                .map_err(|foreign| problem(ArchiveProblem::Compressed(foreign.0)))?;
+            match compression {
+                Compression::None if !is_pipe => None,
+                Compression::None => Some(copied(&mut input, path, store)?),
+                compression => {
+                    let mut decoder = decompress::reader(input, compression).map_err(read)?;
+                    Some(copied(&mut decoder, path, store)?)
+                }
             }
-            Ok(Compression::Zstd) => {
-                return Err(problem(ArchiveProblem::Compressed("zstd")));
-            }
-            Err(foreign) => return Err(problem(ArchiveProblem::Compressed(foreign.0))),
-        }
-        let members = members(&file, metadata.len()).map_err(problem)?;
+        };
+        let mut file = copy.unwrap_or(file);
+        file.rewind().map_err(read)?;
+        let length = file.metadata().map_err(read)?.len();
+        let members = members(&file, length).map_err(problem)?;
         Ok(Archive {
             path: path.to_owned(),
             file,
@@ -143,6 +156,28 @@ impl Archive {
             offset: extent.offset.saturating_add(from),
             left: extent.size - from,
         }
+    }
+}
+
+/// A copy of `input` in scratch space, which is freed with the returned file.
+fn copied(input: &mut dyn Read, path: &Path, store: &Store) -> Result<File, SourceFailure> {
+    let scratch = store.scratch()?;
+    let write = |error| StoreError::io("write to", scratch.path(), error);
+    let mut file = scratch.file().try_clone().map_err(write)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut size = 0;
+    loop {
+        let read = match input.read(&mut buffer) {
+            Ok(0) => return Ok(file),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(ArchiveProblem::Read(error).at(path).into()),
+        };
+        size += read as u64;
+        if size > MAX_UNPACKED {
+            return Err(ArchiveProblem::TooLarge.at(path).into());
+        }
+        file.write_all(&buffer[..read]).map_err(write)?;
     }
 }
 

@@ -48,8 +48,16 @@ struct DiffIds {
 }
 
 impl DockerArchive {
-    pub(super) fn open(path: &Path, name: Option<&str>) -> Result<DockerArchive, ArchiveError> {
-        let archive = Archive::open(path)?;
+    pub(super) fn open(
+        path: &Path,
+        name: Option<&str>,
+        store: &Store,
+    ) -> Result<DockerArchive, SourceFailure> {
+        DockerArchive::of(Archive::open(path, store)?, name).map_err(SourceFailure::from)
+    }
+
+    fn of(archive: Archive, name: Option<&str>) -> Result<DockerArchive, ArchiveError> {
+        let path = archive.path();
         if archive.find("manifest.json").is_none() {
             return Err(ArchiveProblem::UnexpectedFormat("a docker-save archive").at(path));
         }

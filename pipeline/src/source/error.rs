@@ -9,6 +9,7 @@ use super::registry::error::RegistryError;
 use crate::diagnosis::{Diagnosis, ErrorKind};
 use crate::image::manifest::{MAX_DOCUMENT, ManifestError};
 use crate::tar::reader::TarError;
+use crate::tar::stream::MAX_UNPACKED;
 
 /// The error of any source.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,8 @@ pub enum ArchiveProblem {
     UnexpectedFormat(&'static str),
     #[error("it is compressed with {0}")]
     Compressed(&'static str),
+    #[error("it unpacks to more than {} GiB", MAX_UNPACKED >> 30)]
+    TooLarge,
     #[error("it is not a valid tar file")]
     Tar(#[source] TarError),
     #[error("it does not contain {0}")]
@@ -117,7 +120,9 @@ impl Diagnosis for ArchiveError {
             ArchiveProblem::Ambiguous { .. } | ArchiveProblem::NoSuchImage { .. } => {
                 "append a colon and one of the names to the path".into()
             }
-            ArchiveProblem::Compressed(with) => format!("decompress it first with `{with} -d`"),
+            ArchiveProblem::Compressed(with) => {
+                format!("decompress it first, or compress it with gzip, zstd, bzip2 or xz instead of {with}")
+            }
             ArchiveProblem::UnexpectedFormat(_) => {
                 "convert it with `skopeo copy` to oci:DIR:TAG, oci-archive:FILE or docker-archive:FILE"
                     .into()

@@ -7,6 +7,7 @@ mod files;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
 use oci_spec::image::ANNOTATION_REF_NAME;
@@ -33,7 +34,7 @@ trait Files: Send + Sync + fmt::Debug {
 /// One image of a layout.
 #[derive(Debug)]
 pub(super) struct Layout {
-    files: Box<dyn Files>,
+    files: Arc<dyn Files>,
     root: Root,
 }
 
@@ -47,15 +48,10 @@ struct Root {
 impl Layout {
     /// Opens the layout in the directory `path`.
     pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
-        Layout::of(Box::new(Directory::open(path)?), select)
+        Layout::of(Arc::new(Directory::open(path)?), select)
     }
 
-    /// Opens the layout in the tar file `path`.
-    pub(super) fn archive(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
-        Layout::of(Box::new(open_archive(path)?), select)
-    }
-
-    fn of(files: Box<dyn Files>, select: &Selector) -> Result<Layout, ArchiveError> {
+    fn of(files: Arc<dyn Files>, select: &Selector) -> Result<Layout, ArchiveError> {
         let index = files.read("index.json")?;
         let root = select_root(&index, select).map_err(|problem| problem.at(files.path()))?;
         Ok(Layout { files, root })
@@ -76,18 +72,46 @@ impl Layout {
     }
 }
 
-fn open_archive(path: &Path) -> Result<Archive, ArchiveError> {
-    let archive = Archive::open(path)?;
-    match archive.find("index.json") {
-        Some(_) => Ok(archive),
-        None => Err(ArchiveProblem::UnexpectedFormat("an OCI archive").at(path)),
-    }
+/// A layout in a tar file. It is opened once for all its images: a pipe can be read only once.
+#[derive(Debug)]
+pub(crate) struct OciArchive {
+    archive: Arc<Archive>,
 }
 
-/// Reads the index of the layout in the tar file `path`.
-pub(super) fn index_of_archive(path: &Path) -> Result<Index, ArchiveError> {
-    let bytes = open_archive(path)?.read("index.json")?;
-    parse_index(&bytes).map_err(|problem| problem.at(path))
+impl OciArchive {
+    /// Opens the tar file `path`; `store` provides scratch space.
+    ///
+    /// # Errors
+    /// When it is not a readable OCI archive.
+    pub(crate) fn open(path: &Path, store: &Store) -> Result<OciArchive, SourceFailure> {
+        let archive = Archive::open(path, store)?;
+        match archive.find("index.json") {
+            Some(_) => Ok(OciArchive {
+                archive: Arc::new(archive),
+            }),
+            None => Err(ArchiveProblem::UnexpectedFormat("an OCI archive")
+                .at(path)
+                .into()),
+        }
+    }
+
+    /// Its `index.json`, which lists its images.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub(crate) fn index(&self) -> Result<Index, ArchiveError> {
+        let bytes = self.archive.read("index.json")?;
+        parse_index(&bytes).map_err(|problem| problem.at(self.archive.path()))
+    }
+
+    /// One of its images.
+    ///
+    /// # Errors
+    /// When there is no such image, or more than one.
+    pub(crate) fn image(&self, select: &Selector) -> Result<Arc<dyn Source>, ArchiveError> {
+        let files: Arc<dyn Files> = self.archive.clone();
+        Ok(Arc::new(Layout::of(files, select)?))
+    }
 }
 
 fn parse_index(bytes: &[u8]) -> Result<Index, ArchiveProblem> {

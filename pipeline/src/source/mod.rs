@@ -9,16 +9,16 @@ mod registry;
 
 use std::fmt;
 use std::io::Read;
-use std::path::Path;
 use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
 
-use crate::image::manifest::{Index, LayerDescriptor};
+use crate::image::manifest::LayerDescriptor;
 use crate::image::reference::Reference;
 
 pub(crate) use error::SourceFailure;
 pub use error::{ArchiveError, ArchiveProblem};
+pub(crate) use layout::OciArchive;
 #[cfg(feature = "fuzzing")]
 pub(crate) use registry::fuzzing;
 pub use registry::{
@@ -66,22 +66,24 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn pause(&self, _failures: u32) {}
 }
 
-/// Reads the `index.json` of an OCI archive, which lists its images.
-pub(crate) fn archive_index(path: &Path) -> Result<Index, ArchiveError> {
-    layout::index_of_archive(path)
-}
-
-/// Opens the source of a reference. `registries` configures access to registries.
+/// Opens the source of a reference. `registries` configures access to registries, `store` provides scratch
+/// space.
+///
+/// # Errors
+/// When an archive or layout cannot be used, or the registries' settings are invalid.
 pub(crate) fn open(
     reference: &Reference,
     registries: &Registries,
+    store: &Store,
 ) -> Result<Arc<dyn Source>, SourceFailure> {
     Ok(match reference {
         Reference::Registry(reference) => Arc::new(registry::Registry::new(reference, registries)?),
         Reference::OciLayout { path, select } => Arc::new(layout::Layout::directory(path, select)?),
-        Reference::OciArchive { path, select } => Arc::new(layout::Layout::archive(path, select)?),
-        Reference::DockerArchive { path, name } => {
-            Arc::new(docker_archive::DockerArchive::open(path, name.as_deref())?)
-        }
+        Reference::OciArchive { path, select } => OciArchive::open(path, store)?.image(select)?,
+        Reference::DockerArchive { path, name } => Arc::new(docker_archive::DockerArchive::open(
+            path,
+            name.as_deref(),
+            store,
+        )?),
     })
 }

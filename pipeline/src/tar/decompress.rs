@@ -1,4 +1,4 @@
-//! Detects the compression of a layer and decompresses it.
+//! Detects the compression of a layer or an archive and decompresses it.
 //!
 //! The magic number decides, not the media type: some registries hold layers
 //! whose media type is wrong, and other unpackers check the magic number too.
@@ -16,6 +16,10 @@ pub(crate) enum Compression {
     Gzip,
     /// One or more Zstandard frames, skippable ones among them (RFC 8878).
     Zstd,
+    /// One or more bzip2 streams.
+    Bzip2,
+    /// One or more xz streams.
+    Xz,
 }
 
 /// An unsupported compression.
@@ -30,14 +34,20 @@ pub(crate) fn detect(first: &[u8]) -> Result<Compression, Foreign> {
     match first {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
-        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Err(Foreign("bzip2")),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(Foreign("xz")),
+        [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Compression::Bzip2),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Ok(Compression::Xz),
+        [0x04, 0x22, 0x4d, 0x18, ..] => Err(Foreign("lz4")),
+        [b'L', b'Z', b'I', b'P', ..] => Err(Foreign("lzip")),
+        [0x1f, 0x9d, ..] => Err(Foreign("compress")),
         _ => Ok(Compression::None),
     }
 }
 
-/// The decompressed stream. Memory is bounded by the window of the format: 32 KiB
-/// for gzip, at most 128 MiB for zstd (8 MiB in practice).
+/// Maximum memory for an xz stream in KiB: `xz -9` needs 64 MiB.
+const XZ_MEMORY: u32 = 256 << 10;
+
+/// The decompressed stream. Memory is bounded by the window of the format: 32 KiB for gzip, at most
+/// 128 MiB for zstd (8 MiB in practice), 4 MiB for bzip2, [`XZ_MEMORY`] for xz.
 pub(crate) fn reader<'a, R>(input: R, compression: Compression) -> io::Result<Box<dyn Read + 'a>>
 where
     R: BufRead + 'a,
@@ -46,7 +56,34 @@ where
         Compression::None => Box::new(input),
         Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
+        Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
+        Compression::Xz => {
+            let decoder = lzma_rust2::XzReader::new_mem_limit(input, true, XZ_MEMORY);
+            // It fails once and then reports the end of the file.
+            Box::new(Sticky {
+                decoder,
+                failed: false,
+            })
+        }
     })
+}
+
+/// Repeats an error as often as it is asked.
+struct Sticky<R> {
+    decoder: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Sticky<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.failed {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let read = self.decoder.read(buffer);
+        self.failed =
+            (read.as_ref()).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted);
+        read
+    }
 }
 
 /// Reads the first bytes of a stream, also from short reads, and returns a stream that still has them.
@@ -94,11 +131,36 @@ mod tests {
         assert!(plain(&frame(b"cut")[..8]).is_err());
     }
 
+    /// With the tools themselves, which the archives of images are compressed with.
+    #[test]
+    fn every_stream_of_bzip2_and_xz_is_read() {
+        for program in ["bzip2", "xz"] {
+            let compressed = |data: &[u8]| {
+                let mut child = std::process::Command::new(program)
+                    .arg("-c")
+                    .stdin(std::process::Stdio::piped())
+                    .stdout(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                child.stdin.take().unwrap().write_all(data).unwrap();
+                child.wait_with_output().unwrap().stdout
+            };
+            let shipped = [compressed(b"one"), compressed(b""), compressed(b"two")].concat();
+            assert_eq!(plain(&shipped).unwrap(), b"onetwo", "{program}");
+            let whole = compressed(&[b'x'; 100_000]);
+            assert_eq!(plain(&whole).unwrap().len(), 100_000);
+            assert!(plain(&whole[..whole.len() - 9]).is_err(), "{program}");
+            let mut flipped = whole.clone();
+            flipped[whole.len() / 2] ^= 1;
+            assert!(plain(&flipped).is_err(), "{program}");
+        }
+    }
+
     #[test]
     fn uncompressed_data_is_unchanged() {
         assert_eq!(plain(b"usr/bin").unwrap(), b"usr/bin");
         assert_eq!(plain(b"").unwrap(), b"");
-        assert_eq!(detect(b"BZh91AY"), Err(Foreign("bzip2")));
-        assert_eq!(detect(b"\xfd7zXZ\0\0"), Err(Foreign("xz")));
+        assert_eq!(detect(b"\x04\x22\x4d\x18xx"), Err(Foreign("lz4")));
+        assert_eq!(detect(b"LZIP\x01x"), Err(Foreign("lzip")));
     }
 }

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use microagent_pipeline::{Pipeline, RootfsOptions};
 use microagent_tests::image::Layout;
-use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
+use microagent_tests::{or_skip, tool};
 
 use crate::support::{TestDir, build, build_with, chain, layer, list_image, push_index};
 
@@ -48,6 +48,78 @@ fn every_source_yields_the_same_file_system() {
     }
     digests.dedup();
     assert_eq!(digests.len(), 1);
+}
+
+#[test]
+fn a_compressed_archive_yields_the_same_file_system() {
+    let layout = or_skip!(Layout::busybox());
+    let saved = tempfile::tempdir().unwrap();
+    let expected = build(&TestDir::new(), &layout.reference("latest")).unwrap();
+    for (form, name) in [("oci-archive", ":t"), ("docker-archive", ":local/name:t")] {
+        let file = saved.path().join(form).display().to_string();
+        layout
+            .copy("latest", &format!("{form}:{file}{name}"), &[])
+            .unwrap();
+        for program in ["gzip", "bzip2", "xz", "zstd"] {
+            let status = Command::new("sh")
+                .args(["-ec", "$1 -1 -c <$2 >$2.$1", "sh", program, &file])
+                .status();
+            assert!(status.unwrap().success());
+            let reference = format!("{form}:{file}.{program}{name}");
+            let built = build(&TestDir::new(), &reference)
+                .unwrap_or_else(|error| panic!("{reference}: {}", chain(&error)));
+            assert_eq!(built.digest, expected.digest, "{reference}");
+        }
+    }
+}
+
+#[test]
+fn an_exported_layout_is_named_by_its_tag_and_imported_as_podman_names_it() {
+    let layout = or_skip!(Layout::busybox());
+    let saved = tempfile::tempdir().unwrap();
+    let file = |name: &str| saved.path().join(name);
+    let dir = TestDir::new();
+    let reference = layout.reference("latest");
+    build(&dir, &reference).unwrap();
+    let exported = file("exported.tar");
+    let output = std::fs::File::create(&exported).unwrap();
+    let parsed = reference.parse().unwrap();
+    dir.pipeline()
+        .export_image(&parsed, &output, &exported)
+        .unwrap();
+    let index = Command::new("tar")
+        .arg("-xOf")
+        .arg(&exported)
+        .arg("index.json")
+        .output()
+        .unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index.stdout).unwrap();
+    let annotations = &index["manifests"][0]["annotations"];
+    // What podman 4.3 accepts: it refuses `oci:DIR:latest`.
+    assert_eq!(annotations["org.opencontainers.image.ref.name"], "latest");
+    assert_eq!(annotations["microagent.reference"], reference);
+    let copy = format!("oci:{}:v1", file("copy").display());
+    let arguments = [
+        "copy",
+        "--insecure-policy",
+        &format!("oci-archive:{}:latest", exported.display()),
+        &copy,
+    ];
+    tool::run("skopeo", arguments).unwrap();
+
+    let bare = file("bare.tar").display().to_string();
+    layout
+        .copy("latest", &format!("oci-archive:{bare}:1.36"), &[])
+        .unwrap();
+    tool::run("gzip", [&*bare]).unwrap();
+    let bare = format!("{bare}.gz");
+    let dir = TestDir::new();
+    let images = dir.pipeline().import_images(bare.as_ref()).unwrap();
+    let names: Vec<_> = images
+        .iter()
+        .map(|image| image.reference.as_str())
+        .collect();
+    assert_eq!(names, ["localhost/1.36:latest"]);
 }
 
 #[test]

@@ -505,7 +505,12 @@ fn an_invalid_bundle_is_named() {
     let ours = "data=FILE:/data:ro";
     refused_disk("--bundle", ours, b"", &["/file", "empty"]);
     refused_disk("--bundle", ours, &[b'x'; 2048], &["/file", "offset 0"]);
-    refused_disk("--bundle", ours, b"\xfd7zXZ\0\0x", &["/file", "xz", "zstd"]);
+    refused_disk(
+        "--bundle",
+        ours,
+        b"\x04\x22\x4d\x18x",
+        &["/file", "lz4", "zstd"],
+    );
     refused_disk(
         "--bundle",
         ours,
