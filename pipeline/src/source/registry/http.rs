@@ -137,9 +137,9 @@ impl Http {
             })?;
             let authorization = request.authorization.filter(|_| is_home);
             let response = match exchange(&agent, &url, request, authorization) {
-                Ok(response) if response.status() == 407 && route.proxy.is_some() => {
+                Ok(response) if is_of_proxy(&response) && route.proxy.is_some() => {
                     let proxy = route.proxy.as_ref();
-                    let reason = "it returned status 407".to_owned();
+                    let reason = format!("it returned status {}", response.status().as_u16());
                     return Err(failed(RegistryProblem::through(proxy, reason)));
                 }
                 Ok(response) => response,
@@ -191,6 +191,11 @@ impl Http {
             certificates: certificates.map(Path::to_owned),
         })
     }
+}
+
+/// Whether a proxy refuses a request for plain HTTP. Some answer 401 instead of 407.
+fn is_of_proxy(response: &Response<Body>) -> bool {
+    response.status() == 407 || response.headers().contains_key("Proxy-Authenticate")
 }
 
 fn exchange(
