@@ -45,6 +45,31 @@ pub fn write(path: impl AsRef<Path>, mode: u32, contents: impl AsRef<[u8]>) -> R
     Ok(())
 }
 
+/// The sources of [`old`].
+const OLD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/host/programs");
+
+/// Static programs for interfaces that only old programs use, in a new directory: `vsyscall` calls
+/// the fixed addresses of the vsyscall page, `ia32` is for 32-bit x86. Each prints its name and
+/// exits with 0.
+///
+/// # Errors
+///
+/// [`Error::Missing`] if there is no C compiler, [`Error::Tool`] if it fails.
+pub fn old() -> Result<tempfile::TempDir, Error> {
+    let compiler = tool::find("cc")?;
+    let made = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
+    for (name, width) in [("vsyscall", "-m64"), ("ia32", "-m32")] {
+        let flags = [width, "-nostdlib", "-static", "-no-pie", "-o"].map(OsString::from);
+        let source = Path::new(OLD).join(name).with_extension("s");
+        let files = [made.path().join(name).into(), source.into()];
+        tool::run(
+            &compiler.display().to_string(),
+            flags.into_iter().chain(files),
+        )?;
+    }
+    Ok(made)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

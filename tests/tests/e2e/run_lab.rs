@@ -1,5 +1,6 @@
 //! `microagent run` on engine `kvm`, in two labs at the same time, each with half of the cases. The
-//! kernel is that of `kernel build`; one case uses the distribution's.
+//! kernel is that of `kernel build`; the cases that use the distribution's as well are in the
+//! second lab.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -8,11 +9,12 @@ use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
-use microagent_tests::{Error, built_kernel, or_skip};
+use microagent_tests::{Error, built_kernel, or_skip, program};
 
 /// The environment of each script.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
-                        IMAGE=oci:/layout:latest XDG_RUNTIME_DIR=/run\n";
+                        IMAGE=oci:/layout:latest PROGRAMS=/programs \
+                        DISTRIBUTION=/state-of-the-distribution XDG_RUNTIME_DIR=/run\n";
 
 /// Starts a run and waits until its command runs. Its process id is in `$run`.
 macro_rules! at_work {
@@ -39,13 +41,13 @@ const NO_SUPERVISOR: &str = concat!(
     read -r line <&4 && echo "$line""#
 );
 
-const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=/state-of-the-distribution
+const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=$DISTRIBUTION
     microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | cut -d- -f3-; nproc'"#;
 
 /// Whether a case runs in the first lab. The other cases and [`OTHERS`] run in the second.
 fn is_in_first(name: &str) -> bool {
     let index = CASES.iter().position(|case| case.name == name);
-    index.is_some_and(|index| index % 2 == 0)
+    index.is_some_and(|index| index % 2 == 0 && !CASES[index].uses_distribution())
 }
 
 /// Cases that are not in the list for every engine: names and scripts of the steps.
@@ -80,6 +82,8 @@ fn boot(first: bool) -> Result<Report, Error> {
         lab.directory(&host.state(), "/state-of-the-distribution")?;
     }
     lab.directory(layout.directory(), "/layout")?;
+    let programs = program::old()?;
+    lab.directory(programs.path(), "/programs")?;
     for case in CASES.iter().filter(|case| is_in_first(case.name) == first) {
         lab.step(
             case.name,

@@ -2,7 +2,9 @@
 //! the lab, with the same answers.
 //!
 //! A script finds `$IMAGE` (the busybox image) and a `microagent` whose engine, state directory
-//! and kernel are set up.
+//! and kernel are set up: the kernel of `kernel build`, and in the state directory `$DISTRIBUTION`
+//! the distribution's. `$PROGRAMS` is a directory with the programs of
+//! [`microagent_tests::program::old`].
 
 /// One case.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +19,13 @@ pub struct Case {
     pub code: i32,
     /// Its standard output, exactly.
     pub stdout: &'static str,
+}
+
+impl Case {
+    /// Whether it boots the distribution's kernel.
+    pub fn uses_distribution(&self) -> bool {
+        self.script.contains("$DISTRIBUTION")
+    }
 }
 
 /// Defines `CASES` and, for each, a test that passes it to `$check`.
@@ -168,6 +177,16 @@ macro_rules! run_list {
                 seconds: 120,
                 code: 0,
                 stdout: "hello\nread-only\n",
+            }
+            old_and_32_bit_programs_run_on_both_kernels {
+                script: r#"tar -C "$PROGRAMS" -cf programs.tar .
+                    for state in "$MICROAGENT_STATE_DIR" "$DISTRIBUTION"; do
+                        MICROAGENT_STATE_DIR=$state microagent run --cpus 1 --image "$IMAGE" --bundle programs=programs.tar:/programs:ro \
+                            --exec '/programs/vsyscall; echo $?; /programs/ia32; echo $?'
+                    done"#,
+                seconds: 150,
+                code: 0,
+                stdout: "vsyscall\n0\nia32\n0\nvsyscall\n0\nia32\n0\n",
             }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'

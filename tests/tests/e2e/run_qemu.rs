@@ -1,11 +1,12 @@
-//! `microagent run` on engine `qemu` with the kernel of `kernel build`; `run_disks.rs` and others
-//! boot the distribution's.
+//! `microagent run` on engine `qemu` with the kernel of `kernel build`, and some cases with the
+//! distribution's.
 
 use std::time::Duration;
 
 use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
-use microagent_tests::{built_kernel, or_skip, tool};
+use microagent_tests::microagent::Host;
+use microagent_tests::{built_kernel, or_skip, program, tool};
 
 /// Runs of the script report what they do, and the state of a guest that does not come up, on
 /// standard error, which is printed if the case fails. Scripts that read it say `--quiet`.
@@ -21,15 +22,28 @@ fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
+    let programs = or_skip!(program::old());
+    let distribution = match case.uses_distribution() {
+        true => Some(or_skip!(Host::with_kernel())),
+        false => None,
+    };
     let finished = host
         .shell(&format!("{VERBOSE}{}", case.script))
         .variable("MICROAGENT_ENGINE", "qemu")
         .variable("IMAGE", layout.reference("latest"))
+        .variable("PROGRAMS", programs.path())
+        .variable(
+            "DISTRIBUTION",
+            distribution.as_ref().map(Host::state).unwrap_or_default(),
+        )
         .deadline(Duration::from_secs(u64::from(case.seconds)))
         .finish()
         .expect_code(case.code);
     assert_eq!(finished.text(), case.stdout, "{}", finished.errors());
     host.assert_clean();
+    if let Some(distribution) = distribution {
+        distribution.assert_clean();
+    }
 }
 
 run_list::run_list!(check);

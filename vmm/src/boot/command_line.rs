@@ -18,6 +18,7 @@ use super::layout::COMMAND_LINE_MAX;
 /// | `pci=off` | there is no PCI bus; do not probe it |
 /// | `cryptomgr.notests` | skips the crypto self-tests, which take more than half of a boot |
 /// | `i8042.noaux …` | there is no keyboard controller; do not wait for one |
+/// | `vsyscall=emulate` | static programs linked with a glibc older than 2.14 call `time` and `gettimeofday` at fixed addresses; kernels that are built without this fallback kill them with SIGSEGV |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     words: Vec<String>,
@@ -40,6 +41,7 @@ impl CommandLine {
             "i8042.nomux",
             "i8042.nopnp",
             "i8042.dumbkbd",
+            "vsyscall=emulate",
         ]
         .map(String::from)
         .into();
