@@ -48,6 +48,20 @@ pub enum KernelError {
         /// The module's name.
         module: String,
     },
+    /// Required drivers are not built in, and the source contains no modules.
+    #[error("the kernel {name} does not have built in what a microVM requires: {}", .drivers.join(", "))]
+    MissingDrivers {
+        /// The file or URL.
+        name: String,
+        /// The modules' names.
+        drivers: Vec<&'static str>,
+    },
+    /// The file was written while it was read.
+    #[error("the file {} changed while it was read", .path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A program of the package manager is not installed.
     #[error("{program} is not installed; it is required to install the distribution's kernel")]
     ProgramNotFound {
@@ -130,6 +144,7 @@ impl Diagnosis for KernelError {
             KernelError::NotAKernel { .. }
             | KernelError::BadPackage { .. }
             | KernelError::MissingModule { .. }
+            | KernelError::MissingDrivers { .. }
             | KernelError::TooLarge { .. } => ErrorKind::Unsupported,
             KernelError::ProgramNotFound { .. } | KernelError::Start { .. } => ErrorKind::Host,
             KernelError::NoKernelPackage { .. } => ErrorKind::NotFound,
@@ -143,7 +158,12 @@ impl Diagnosis for KernelError {
             } => ErrorKind::Unauthorized,
             KernelError::Status { .. } | KernelError::Transfer { .. } => ErrorKind::Unreachable,
             KernelError::WrongDigest { .. } => ErrorKind::Corrupt,
+            KernelError::Changed { .. } => ErrorKind::Conflict,
         }
+    }
+
+    fn retryable(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Unreachable | ErrorKind::Conflict)
     }
 
     fn remediation(&self) -> Option<String> {
@@ -160,6 +180,12 @@ impl Diagnosis for KernelError {
             KernelError::WrongDigest { .. } => {
                 "check the digest; the file may have been replaced or damaged".to_owned()
             }
+            KernelError::MissingDrivers { .. } => {
+                "install the kernel's package (.deb), which has them as modules, or a kernel for \
+                 microVMs: microagent kernel build"
+                    .to_owned()
+            }
+            KernelError::Changed { .. } => "try again when nothing writes to it".to_owned(),
             KernelError::MissingModule { .. } => {
                 "use a kernel for cloud or virtual machines, such as linux-image-cloud-amd64"
                     .to_owned()

@@ -4,6 +4,8 @@
 //! Real-Mode Kernel Header") and an ELF vmlinux for x86-64. The functions here are pure; their
 //! input is untrusted.
 
+use std::io::Read;
+
 use elf::abi;
 use elf::endian::LittleEndian;
 use elf::file::{Class, FileHeader, parse_ident};
@@ -28,6 +30,9 @@ const KERNEL_64: u16 = 1;
 /// `LOADED_HIGH` of `loadflags`: a bzImage and not a zImage.
 const LOADED_HIGH: u8 = 1;
 
+/// Memory limit for decompressing the start of an xz file, in KiB.
+const XZ_MEMORY_KIB: u32 = 128 << 10;
+
 /// Maximum length of a version string in bytes.
 const MAX_VERSION: usize = 256;
 
@@ -48,7 +53,19 @@ pub(crate) enum KernelImage {
         length: u64,
     },
     /// An uncompressed ELF kernel.
-    Vmlinux,
+    Vmlinux {
+        /// Minimum size of the file in bytes: the end of its last segment or section.
+        length: u64,
+    },
+}
+
+impl KernelImage {
+    /// Minimum size of the file in bytes according to its headers.
+    pub(crate) fn length(&self) -> u64 {
+        match self {
+            KernelImage::BzImage { length, .. } | KernelImage::Vmlinux { length } => *length,
+        }
+    }
 }
 
 /// Identifies a file by its first [`HEAD`] bytes (or all of them, if it is shorter).
@@ -65,15 +82,74 @@ pub(crate) fn identify(head: &[u8]) -> Result<KernelImage, String> {
     if u32_at(head, 0x202) == Some(MAGIC) && u16_at(head, 0x1fe) == Some(0xaa55) {
         return bz_image(head);
     }
-    Err(match head {
-        [0x1f, 0x8b, ..] => "it is a gzip file; decompress it first",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "it is a zstd file; decompress it first",
-        [0xfd, b'7', b'z', b'X', b'Z', ..] => "it is an xz file; decompress it first",
+    Err(other_file(head))
+}
+
+/// What a file is that is neither a bzImage nor an ELF file.
+fn other_file(head: &[u8]) -> String {
+    let decompressed = match head {
+        [0x1f, 0x8b, ..] => Some(("a gzip", start_of(flate2::read::GzDecoder::new(head)))),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some((
+            "a zstd",
+            zstd::Decoder::new(head).map(start_of).unwrap_or_default(),
+        )),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some((
+            "an xz",
+            start_of(lzma_rust2::XzReader::new_mem_limit(
+                head,
+                false,
+                XZ_MEMORY_KIB,
+            )),
+        )),
+        [0x02, 0x21, 0x4c, 0x18, ..] | [0x04, 0x22, 0x4d, 0x18, ..] => {
+            Some(("an lz4", start_of(lz4_flex::frame::FrameDecoder::new(head))))
+        }
+        [b'B', b'Z', b'h', ..] => Some(("a bzip2", Vec::new())),
+        _ => None,
+    };
+    if let Some((format, start)) = decompressed {
+        return match is_cpio(&start) {
+            true => format!("it is an initramfs (a cpio archive in {format} file)"),
+            false => format!("it is {format} file; decompress it first"),
+        };
+    }
+    match head {
+        _ if is_cpio(head) => "it is an initramfs (a cpio archive)",
         _ if head.get(56..60) == Some(b"ARM\x64") => "it is an image for arm64",
-        _ if head.starts_with(b"#!") => "it is a script",
+        _ if head.get(56..60) == Some(b"RSC\x05") => "it is an image for riscv64",
+        [b'M', b'Z', ..] if is_unified(head) => {
+            "it is a unified kernel image; use the kernel in its section .linux"
+        }
+        [b'M', b'Z', ..] => "it is an EFI program",
+        [b'#', b'!', ..] => "it is a script",
         _ => "it has neither a bzImage header nor an ELF header",
     }
-    .to_owned())
+    .to_owned()
+}
+
+/// The first bytes of a decompressed stream, as far as it can be read.
+fn start_of(decoder: impl Read) -> Vec<u8> {
+    let mut start = Vec::new();
+    let _ = decoder.take(8).read_to_end(&mut start);
+    start
+}
+
+/// Whether these are the first bytes of a cpio archive in one of the formats of an initramfs
+/// (buffer-format.rst).
+fn is_cpio(start: &[u8]) -> bool {
+    start.starts_with(b"070701") || start.starts_with(b"070702")
+}
+
+/// Whether a PE file has the section `.linux` (Unified Kernel Image specification).
+fn is_unified(head: &[u8]) -> bool {
+    let sections = || {
+        let header = usize::try_from(u32_at(head, 0x3c)?).ok()?;
+        let count = u16_at(head, header.checked_add(6)?)?;
+        let table = header.checked_add(24 + usize::from(u16_at(head, header + 20)?))?;
+        let mut sections = head.get(table..)?.chunks_exact(40).take(usize::from(count));
+        Some(sections.any(|section| section.starts_with(b".linux\0\0")))
+    };
+    sections().unwrap_or(false)
 }
 
 fn bz_image(head: &[u8]) -> Result<KernelImage, String> {
@@ -149,14 +225,23 @@ fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
             other => format!("it is an ELF file for another machine (type {other})"),
         });
     }
-    if header.e_type == abi::ET_REL {
-        return Err("it is an object file or a kernel module".to_owned());
+    match header.e_type {
+        abi::ET_REL => return Err("it is an object file or a kernel module".to_owned()),
+        abi::ET_CORE => return Err("it is a core dump".to_owned()),
+        _ => {}
     }
     let Some(table) = segments(head, &header) else {
         return Err("its program headers are invalid or not at the start of the file".to_owned());
     };
     let mut kernel_half = false;
+    let mut length = match header.e_shnum {
+        0 => 0,
+        count => header
+            .e_shoff
+            .saturating_add(u64::from(count) * u64::from(header.e_shentsize)),
+    };
     for segment in table {
+        length = length.max(segment.p_offset.saturating_add(segment.p_filesz));
         match segment.p_type {
             abi::PT_INTERP => return Err("it is a user-space program".to_owned()),
             abi::PT_LOAD => kernel_half |= segment.p_vaddr >= KERNEL_HALF,
@@ -173,10 +258,10 @@ fn elf_kernel(head: &[u8]) -> Result<KernelImage, String> {
             notes.is_some_and(has_pvh_note)
         })
     };
-    if kernel_half || pvh() {
-        Ok(KernelImage::Vmlinux)
-    } else {
-        Err("it is a user-space program".to_owned())
+    match kernel_half || pvh() {
+        false => Err("it is a user-space program".to_owned()),
+        true if header.e_type != abi::ET_EXEC => Err("it is not an executable".to_owned()),
+        true => Ok(KernelImage::Vmlinux { length }),
     }
 }
 
@@ -269,7 +354,7 @@ impl BannerSearch {
     }
 }
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(super) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     let (&first, rest) = needle.split_first()?;
     let mut from = 0;
     while let Some(at) = haystack.get(from..)?.iter().position(|&byte| byte == first) {
@@ -353,6 +438,136 @@ mod tests {
             identify(&program[..HEAD as usize]).unwrap_err(),
             "it is a user-space program"
         );
+    }
+
+    fn cpio() -> Vec<u8> {
+        let mut archive = Vec::new();
+        let writer = cpio::newc::Builder::new("init").write(&mut archive, 0);
+        writer.finish().unwrap();
+        cpio::newc::trailer(archive).unwrap()
+    }
+
+    #[test]
+    fn a_compressed_file_is_refused_with_what_is_in_it() {
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            std::io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+        let lz4 = |bytes: &[u8]| {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            std::io::Write::write_all(&mut encoder, bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let initramfs = cpio();
+        let vmlinux = b"\x7fELF\x02\x01\x01 and so on".as_slice();
+        for (packed, why) in [
+            (
+                gzip(&initramfs),
+                "it is an initramfs (a cpio archive in a gzip file)",
+            ),
+            (
+                zstd(&initramfs),
+                "it is an initramfs (a cpio archive in a zstd file)",
+            ),
+            (
+                lz4(&initramfs),
+                "it is an initramfs (a cpio archive in an lz4 file)",
+            ),
+            (initramfs.clone(), "it is an initramfs (a cpio archive)"),
+            (gzip(vmlinux), "it is a gzip file; decompress it first"),
+            (zstd(vmlinux), "it is a zstd file; decompress it first"),
+            (lz4(vmlinux), "it is an lz4 file; decompress it first"),
+            (
+                gzip(vmlinux)[..12].to_vec(),
+                "it is a gzip file; decompress it first",
+            ),
+            (
+                b"\xfd7zXZ\0cut".to_vec(),
+                "it is an xz file; decompress it first",
+            ),
+        ] {
+            assert_eq!(identify(&packed).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn an_efi_program_is_not_a_kernel_and_a_unified_image_is_named() {
+        let mut program = vec![0; 1024];
+        program[..2].copy_from_slice(b"MZ");
+        program[0x3c] = 0x80;
+        program[0x80..0x84].copy_from_slice(b"PE\0\0");
+        program[0x86] = 3;
+        program[0x94] = 0xf0;
+        let table = 0x80 + 24 + 0xf0;
+        assert_eq!(identify(&program).unwrap_err(), "it is an EFI program");
+        program[table + 80..table + 86].copy_from_slice(b".linux");
+        assert_eq!(
+            identify(&program).unwrap_err(),
+            "it is a unified kernel image; use the kernel in its section .linux"
+        );
+        program[0x3c..0x40].copy_from_slice(&[0xff; 4]);
+        assert_eq!(identify(&program).unwrap_err(), "it is an EFI program");
+        program[56..60].copy_from_slice(b"RSC\x05");
+        assert_eq!(
+            identify(&program).unwrap_err(),
+            "it is an image for riscv64"
+        );
+    }
+
+    /// An ELF header and one loadable segment of the kernel at the end of the file.
+    fn vmlinux(kind: u8) -> Vec<u8> {
+        let mut elf = vec![0; 64 + 56];
+        elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        elf[16] = kind;
+        elf[18] = 62;
+        elf[20] = 1;
+        elf[32] = 64; // e_phoff
+        elf[54] = 56; // e_phentsize
+        elf[56] = 1; // e_phnum
+        elf[64] = 1; // PT_LOAD
+        elf[72..80].copy_from_slice(&4096_u64.to_le_bytes());
+        elf[80..88].copy_from_slice(&0xffff_ffff_8100_0000_u64.to_le_bytes());
+        elf[96..104].copy_from_slice(&300_u64.to_le_bytes());
+        elf
+    }
+
+    #[test]
+    fn the_length_of_a_vmlinux_includes_its_segments_and_sections() {
+        let mut elf = vmlinux(2);
+        assert_eq!(
+            identify(&elf),
+            Ok(KernelImage::Vmlinux { length: 4096 + 300 })
+        );
+        elf[40..48].copy_from_slice(&8000_u64.to_le_bytes()); // e_shoff
+        elf[58] = 64; // e_shentsize
+        elf[60] = 3; // e_shnum
+        assert_eq!(
+            identify(&elf),
+            Ok(KernelImage::Vmlinux { length: 8000 + 192 })
+        );
+        elf[72..80].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(
+            identify(&elf),
+            Ok(KernelImage::Vmlinux { length: u64::MAX })
+        );
+    }
+
+    #[test]
+    fn an_elf_file_of_another_type_is_refused() {
+        for (kind, why) in [
+            (1, "it is an object file or a kernel module"),
+            (3, "it is not an executable"),
+            (4, "it is a core dump"),
+        ] {
+            assert_eq!(identify(&vmlinux(kind)).unwrap_err(), why);
+        }
+        let mut elf = vmlinux(2);
+        elf[18] = 183;
+        assert_eq!(identify(&elf).unwrap_err(), "it is an ELF file for arm64");
+        elf[4] = 1;
+        assert_eq!(identify(&elf).unwrap_err(), "it is a 32-bit ELF file");
     }
 
     #[test]

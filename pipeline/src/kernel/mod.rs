@@ -4,9 +4,11 @@
 //! |---|---|
 //! | identification of bootable kernels | [`image`] |
 //! | the vmlinux in a compressed kernel | [`payload`] |
+//! | drivers and entry points of a kernel | [`contents`] |
 //! | kernel packages and their modules | [`package`], [`module`] |
 //! | the distribution's package | [`apt`] |
 //! | download from a URL | [`download`] |
+//! | copies of local files | [`local_copy`] |
 //! | storage | [`ingest`] |
 //! | the default kernel of `run` | [`default`] |
 //! | building from source | [`build`] |
@@ -16,11 +18,13 @@
 
 pub(crate) mod apt;
 pub(crate) mod build;
+mod contents;
 pub(crate) mod default;
 pub(crate) mod download;
 pub(crate) mod error;
 mod image;
 pub(crate) mod ingest;
+pub(crate) mod local_copy;
 pub(crate) mod module;
 pub(crate) mod package;
 mod payload;

@@ -183,8 +183,8 @@ impl Unpacked {
         Ok(bytes)
     }
 
-    /// The kernel image: its path in the package, its size in bytes, and a reader.
-    pub(crate) fn kernel(&self) -> Result<(String, u64, impl Read + '_), KernelFailure> {
+    /// The kernel image: its path in the package, and a reader.
+    pub(crate) fn kernel(&self) -> Result<(String, impl Read + '_), KernelFailure> {
         let [part] = self.kernels.as_slice() else {
             let why = match self.kernels.len() {
                 0 => "it contains no boot/vmlinuz-*".to_owned(),
@@ -195,14 +195,21 @@ impl Unpacked {
         let mut file = self.spool.file();
         let sought = file.seek(SeekFrom::Start(part.offset));
         sought.map_err(|error| self.spool_failed("read", error))?;
-        Ok((part.path.clone(), part.size, file.take(part.size)))
+        Ok((part.path.clone(), file.take(part.size)))
     }
 
     /// Stores the modules that a microVM requires: a tar of `<name>.ko` files in load order. `None`
-    /// if all are built in.
-    pub(crate) fn store_modules(&self, store: &Store) -> Result<Option<Digest>, KernelFailure> {
+    /// if all are built in. `built_in` are the required ones that were found in the image; the
+    /// package's list of built-in modules may be in another package that was not given.
+    pub(crate) fn store_modules(
+        &self,
+        store: &Store,
+        built_in: &[&str],
+    ) -> Result<Option<Digest>, KernelFailure> {
         let mut files = BTreeMap::new();
-        let order = module::select(&self.modules, &self.builtin, |name, part| {
+        let mut builtin = self.builtin.clone();
+        builtin.extend(built_in.iter().map(|name| (*name).to_owned()));
+        let order = module::select(&self.modules, &builtin, |name, part| {
             let bytes = self.module(part)?;
             let depends = module::dependencies(&bytes)
                 .map_err(|why| bad(&self.name, format!("{}: {why}", part.path)))?;

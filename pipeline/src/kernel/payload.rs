@@ -3,7 +3,8 @@
 //! A bzImage is a small program with a compressed vmlinux (boot.rst, `payload_offset` and
 //! `payload_length`). If it is booted directly, each guest decompresses the vmlinux; on an emulated
 //! CPU that takes longer than the rest of the kernel's startup. The extracted vmlinux boots through
-//! its PVH entry point instead. If it cannot be extracted, the bzImage is used.
+//! its PVH entry point instead. If its compression is not supported, or it has no such entry point,
+//! the bzImage is used.
 //!
 //! A kernel that is booted this way is not relocated (no KASLR), like every direct boot of a
 //! vmlinux.
@@ -14,6 +15,7 @@ use std::os::unix::fs::FileExt;
 
 use microagent_cas::{Scratch, Store, StoreError};
 
+use super::contents;
 use super::image::{self, KernelImage};
 
 /// Maximum size of an extracted vmlinux in bytes.
@@ -22,32 +24,46 @@ const MAX_VMLINUX: u64 = 512 << 20;
 /// Memory limit for decompressing xz, in KiB. The kernel's build uses dictionaries of up to 32 MiB.
 const XZ_MEMORY_KIB: u32 = 128 << 10;
 
-/// Maximum number of bytes of a note segment that are searched.
-const MAX_NOTES: u64 = 64 << 10;
+/// Why the payload of a bzImage cannot be extracted.
+#[derive(Debug)]
+pub(super) enum PayloadError {
+    /// It is damaged; the guest could not decompress it either.
+    Damaged(io::Error),
+    /// The store cannot be written.
+    Store(StoreError),
+}
 
 /// Extracts the vmlinux in `bz_image`, whose first [`image::HEAD`] bytes are `head`; `None` if its
-/// compression is unknown, it is damaged, or it has no PVH entry point.
+/// compression is not supported or it has no PVH entry point.
 ///
 /// # Errors
-/// Only those of writing to the store.
+/// [`PayloadError`].
 pub(super) fn vmlinux(
     store: &Store,
     bz_image: &File,
     head: &[u8],
-) -> Result<Option<Scratch>, StoreError> {
+) -> Result<Option<Scratch>, PayloadError> {
     let Some((offset, length)) = range(head) else {
         return Ok(None);
     };
-    let scratch = store.scratch()?;
+    let scratch = store.scratch().map_err(PayloadError::Store)?;
     let unpacked = match unpack(bz_image, offset, length, scratch.file()) {
         Ok(unpacked) => unpacked,
         Err(UnpackError::Write(error)) => {
-            return Err(StoreError::io("write to", scratch.path(), error));
+            let error = StoreError::io("write to", scratch.path(), error);
+            return Err(PayloadError::Store(error));
         }
-        Err(UnpackError::Payload(error)) => {
+        // A valid stream that needs more memory than the limit, or a filter that the decoder lacks.
+        Err(UnpackError::Payload(error))
+            if matches!(
+                error.kind(),
+                io::ErrorKind::OutOfMemory | io::ErrorKind::Unsupported
+            ) =>
+        {
             tracing::debug!(%error, "cannot extract the vmlinux; using the bzImage");
             return Ok(None);
         }
+        Err(UnpackError::Payload(error)) => return Err(PayloadError::Damaged(error)),
     };
     Ok((unpacked && boots_as_pvh(scratch.file())).then_some(scratch))
 }
@@ -63,8 +79,8 @@ enum UnpackError {
     Write(io::Error),
 }
 
-/// Decompresses the payload. Returns whether its compression is supported and its size matches the
-/// one stored at its end.
+/// Decompresses the payload. Returns whether its compression is supported; if so, its size is the one
+/// stored at its end.
 fn unpack(
     mut bz_image: &File,
     offset: u64,
@@ -115,7 +131,13 @@ fn unpack(
         }
         io::Write::write_all(&mut to, &buffer[..count]).map_err(UnpackError::Write)?;
     }
-    Ok(written == u64::from(u32::from_le_bytes(size)))
+    match u64::from(u32::from_le_bytes(size)) {
+        expected if expected == written => Ok(true),
+        expected => Err(UnpackError::Payload(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{written} bytes instead of {expected}"),
+        ))),
+    }
 }
 
 /// Whether the file is an ELF kernel with a PVH entry point, which every engine uses.
@@ -124,13 +146,8 @@ fn boots_as_pvh(mut file: &File) -> bool {
     if file.rewind().is_err() || file.take(image::HEAD).read_to_end(&mut head).is_err() {
         return false;
     }
-    image::identify(&head) == Ok(KernelImage::Vmlinux)
-        && image::note_segments(&head)
-            .into_iter()
-            .any(|(offset, size)| {
-                let mut notes = vec![0; size.min(MAX_NOTES) as usize];
-                file.read_exact_at(&mut notes, offset).is_ok() && image::has_pvh_note(&notes)
-            })
+    matches!(image::identify(&head), Ok(KernelImage::Vmlinux { .. }))
+        && contents::has_pvh_entry(file, &head)
 }
 
 #[cfg(test)]

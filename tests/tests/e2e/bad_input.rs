@@ -7,7 +7,7 @@ use microagent_tests::fault_proxy::{Fault, FaultProxy, Rule};
 use microagent_tests::image::{Layout, Tar};
 use microagent_tests::microagent::{Finished, Host, Invocation};
 use microagent_tests::registry::Registry;
-use microagent_tests::{Error, or_skip, root_or_skip, tool};
+use microagent_tests::{Error, lab, or_skip, root_or_skip, tool};
 
 /// The exit code of `run` for a failure of microagent itself.
 const OURS: i32 = 125;
@@ -347,6 +347,15 @@ fn a_file_that_is_not_a_kernel_is_named() {
     );
     let mut install = host.microagent(["--quiet", "kernel", "install", "--from", "/etc/passwd"]);
     refused(&host, &mut install, 1, &["/etc/passwd", "kernel"]);
+
+    // The distribution's image without the modules in its package.
+    let image = or_skip!(lab::kernel()).image;
+    let image = image.to_str().unwrap();
+    let mut install = host.microagent(["--quiet", "kernel", "install", "--from", image]);
+    let names = ["virtio_mmio, virtio_blk", "(.deb)", "kernel build"];
+    refused(&host, &mut install, 1, &names);
+    let doctor = host.microagent(["--json", "doctor"]).finish().json();
+    assert!(doctor["kernel"]["installed"].is_null(), "{doctor}");
 }
 
 /// The script runs in an environment without `/dev/kvm` and without QEMU in the path.

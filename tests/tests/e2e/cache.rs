@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use microagent_tests::image::{Layout, Tar};
 use microagent_tests::microagent::{Finished, Host};
 use microagent_tests::registry::Registry;
-use microagent_tests::{or_skip, tool};
+use microagent_tests::{built_kernel, or_skip, tool};
 use serde_json::Value;
 
 fn build(host: &Host, image: &str) -> Finished {
@@ -591,7 +591,7 @@ fn drift_detects_a_changed_layout_and_a_changed_kernel_file() {
     assert_eq!(drift(1)["images"][0]["state"], "gone");
     assert_eq!(drift(1)["ok"], false);
 
-    let host = or_skip!(Host::with_kernel());
+    let host = or_skip!(built_kernel::host());
     let kernel = host.state().join("cas/blobs/sha256");
     let largest = fs::read_dir(kernel)
         .unwrap()

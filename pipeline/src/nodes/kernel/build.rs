@@ -6,11 +6,12 @@
 //! with (`config`). The build runs in a controlled environment (see `kernel::build::make`), so the
 //! same key yields the same bytes.
 
-use std::fs::{self, File};
+use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use microagent_cas::{Digest, ScratchDir, Store};
+use microagent_cas::{Digest, ScratchDir, Store, StoreError};
 
 use crate::engine::Engine;
 use crate::engine::node::{NodeOutcome, NodeSpec, Outputs};
@@ -20,8 +21,9 @@ use crate::kernel::build::error::{KernelBuildError, KernelBuildFailure, file};
 use crate::kernel::build::fragment::Fragment;
 use crate::kernel::build::make::Build;
 use crate::kernel::build::{SOURCE_PACKAGE, configure, padding, source, toolchain};
+use crate::kernel::ingest::{self, CheckedImage};
 use crate::kernel::tool::Tool;
-use crate::kernel::{Kernel, MAX_KERNEL, ingest};
+use crate::kernel::{Kernel, MAX_KERNEL, local_copy};
 use crate::nodes::local_file;
 
 /// The operation's name.
@@ -97,7 +99,7 @@ pub(crate) fn build_kernel(
     };
     let node = engine.node(spec, || {
         toolchain::check()?;
-        compile(engine, build, &origin, &name, &fragment)
+        compile(engine, build, &origin, digest, &name, &fragment)
     })?;
     if let Origin::Path(path) = origin {
         local_file::record(engine, path, &digest)?;
@@ -153,12 +155,17 @@ fn compile(
     engine: &Engine,
     build: &KernelBuild,
     origin: &Origin<'_>,
+    digest: Digest,
     name: &str,
     fragment: &Fragment,
 ) -> Result<Outputs, KernelBuildFailure> {
     let dir = engine.store().scratch_dir()?;
     let source = match origin {
-        Origin::Path(path) => File::open(path).map_err(file("read", path))?,
+        Origin::Path(path) => {
+            let copy = local_copy::copy(engine.store(), path, &digest, MAX_KERNEL)?;
+            let source = copy.file().try_clone();
+            source.map_err(|error| StoreError::io("read", copy.path(), error))?
+        }
         Origin::Apt(apt, package) => {
             let download = |_: &dyn Fn(u64)| apt.download(package, dir.path());
             engine
@@ -191,7 +198,12 @@ fn finish(
         .output()?;
     let image = fs::read(&stripped).map_err(file("read", &stripped))?;
     let image = padding::without_padding(&image).unwrap_or(image);
-    let mut outputs = ingest::store_image(store, "vmlinux", image.len() as u64, &image[..])?;
+    let scratch = store.scratch()?;
+    let written = scratch.file().write_all_at(&image, 0);
+    written.map_err(|error| StoreError::io("write to", scratch.path(), error))?;
+    let image = CheckedImage::new(store, "vmlinux", scratch)?;
+    image.require_drivers("vmlinux")?;
+    let mut outputs = image.store(store)?;
     let config = store.put_bytes(config.as_bytes())?;
     outputs.insert("config".to_owned(), config.into());
     Ok(outputs)

@@ -8,7 +8,7 @@
 
 pub(crate) mod build;
 
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 
 use microagent_cas::{Digest, Output, StoreError};
@@ -19,12 +19,12 @@ use crate::engine::progress::{Event, Stage};
 use crate::kernel::apt::{Apt, Candidate};
 use crate::kernel::download::{self, Address};
 use crate::kernel::error::{KernelError, KernelFailure};
-use crate::kernel::ingest::{self, Files};
-use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, module};
+use crate::kernel::ingest::{self, CheckedImage, Files};
+use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, local_copy, module};
 use crate::nodes::local_file;
 
 /// Must be incremented when the same files could yield different outputs.
-const OP_VERSION: u32 = 2;
+const OP_VERSION: u32 = 3;
 
 /// Stores a kernel, or finds it in the store.
 ///
@@ -36,10 +36,10 @@ pub(crate) fn kernel(engine: &Engine, source: &KernelSource) -> Result<Kernel, K
         KernelSource::Url { url, sha256 } => {
             let address = Address::parse(url)?;
             kernel_node(engine, &[*sha256], address.url.clone(), || {
-                let scratch = download::download(engine, &address, sha256)?;
-                let file = scratch.file().try_clone();
-                let file = file.map_err(|error| StoreError::io("open", scratch.path(), error))?;
-                Files::of(address.url.clone(), file)
+                Files::of(
+                    address.url.clone(),
+                    download::download(engine, &address, sha256)?,
+                )
             })
         }
         KernelSource::Distribution => from_distribution(engine),
@@ -52,8 +52,8 @@ fn from_path(engine: &Engine, path: &Path) -> Result<Kernel, KernelFailure> {
         source,
     };
     let name = path.display().to_string();
-    let file = File::open(path).map_err(unreadable)?;
-    let metadata = file.metadata().map_err(unreadable)?;
+    // Checked before the file is opened, which would block on a FIFO.
+    let metadata = fs::metadata(path).map_err(unreadable)?;
     let why = match metadata.len() {
         _ if metadata.is_dir() => "it is a directory",
         _ if !metadata.is_file() => "it is not a regular file",
@@ -74,8 +74,11 @@ fn from_path(engine: &Engine, path: &Path) -> Result<Kernel, KernelFailure> {
         }
         .into());
     }
-    let (digest, _) = engine.store().digest_known(path)?;
-    let kernel = kernel_node(engine, &[digest], name.clone(), || Files::of(name, file))?;
+    let store = engine.store();
+    let (digest, _) = store.digest_known(path)?;
+    let kernel = kernel_node(engine, &[digest], name.clone(), || {
+        Files::of(name, local_copy::copy(store, path, &digest, MAX_KERNEL)?)
+    })?;
     local_file::record(engine, path, &digest)?;
     Ok(kernel)
 }
@@ -151,7 +154,16 @@ fn kernel_node(
         platform: Some("linux/amd64".to_owned()),
     };
     let outcome = engine.node(spec, || match obtain()? {
-        Files::Image { name, file } => ingest::store_file(engine.store(), &name, file),
+        Files::Image { name, image } => {
+            let image = CheckedImage::new(engine.store(), &name, image)?;
+            image.require_drivers(&name)?;
+            if image.needs_kvm() {
+                engine.emit(Event::Notice(format!(
+                    "the kernel {name} has no PVH entry point, so it boots on engine kvm only"
+                )));
+            }
+            Ok(image.store(engine.store())?)
+        }
         Files::Packages(packages) => engine.stage(Stage::Kernel, "unpack", None, |_| {
             ingest::store_packages(engine.store(), packages)
         }),
