@@ -22,7 +22,7 @@ packages_of() {
         # The lab and the independent tools used by the tests.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
                    debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
-                   util-linux bsdutils mount ca-certificates ;;
+                   kmod util-linux bsdutils mount ca-certificates ;;
         # The build requirements of Linux, for `microagent kernel build`.
         kernel) echo gcc libc6-dev make binutils flex bison bc perl mawk gzip xz-utils libelf-dev ca-certificates ;;
         # libFuzzer is C++; zstd compresses some of the seeds.

@@ -84,6 +84,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     let scratch = scratch_dir(settings)?;
     let root = root_disk(&artifacts, workspace.as_ref(), scratch.clone());
     let attached = disks::attach(&request.disks, &artifacts.bundles, &scratch);
+    let modules = disks::modules(&pipeline, &artifacts.kernel, attached.len(), choice.engine);
     let config = VmConfig {
         name: name.clone(),
         engine: choice.engine,
@@ -94,11 +95,13 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         extra_cmdline: None,
         disks: iter::once(root.clone())
             .chain(attached.iter().map(|disk| disk.config.clone()))
+            .chain(modules.iter().map(|(config, _)| config.clone()))
             .collect(),
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
     };
-    let task = task(&request, &artifacts, &name, config, &attached);
+    let mut task = task(&request, &artifacts, &name, config, &attached);
+    task.modules = modules.map(|(_, serial)| serial);
     let deadline = Deadline::start(request.timeout, supervisor.killer(), termination.clone())?;
     let mut outcome = vm::run(
         &supervisor,
@@ -305,6 +308,7 @@ fn task(
             .collect(),
         command: exec(artifacts.argv.clone(), request.stdin),
         disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
+        modules: None,
         hostname,
     }
 }

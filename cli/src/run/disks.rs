@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use microagent_cas::Digest;
-use microagent_pipeline::{Bundle, BundleOptions, ErrorKind, Pipeline};
+use microagent_pipeline::{Bundle, BundleOptions, ErrorKind, Kernel, Pipeline};
 use microagent_proto::agent::Disk;
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, disk_serial};
 use microagent_vmm::engine::max_disks;
@@ -239,4 +239,25 @@ pub fn attach(
         });
     }
     attached
+}
+
+/// The disk with the modules of `kernel` as the supervisor needs it, and its serial number: the last
+/// disk, after the root and `others`. `None` if the kernel has no modules, or the engine no free device.
+pub fn modules(
+    pipeline: &Pipeline,
+    kernel: &Kernel,
+    others: usize,
+    engine: Engine,
+) -> Option<(DiskConfig, String)> {
+    let disk = kernel.modules_disk?;
+    let index = others + 1;
+    if index >= max_disks(engine) {
+        tracing::info!("no device is left for the kernel's modules: use one disk less");
+        return None;
+    }
+    let config = DiskConfig {
+        path: pipeline.store().sparse_path(&disk),
+        mode: DiskMode::ReadOnly,
+    };
+    Some((config, disk_serial(index)))
 }

@@ -38,6 +38,8 @@ pub struct Task {
     pub hostname: String,
     /// Additional disks.
     pub disks: Vec<Disk>,
+    /// Serial number of the disk with the kernel's modules, if it has any.
+    pub modules: Option<String>,
     /// Shell commands to run first: the command line, and the request.
     pub setup: Vec<(String, Exec)>,
     /// The command.
@@ -136,7 +138,7 @@ fn run_steps(
         Ok::<_, SupervisorError>(())
     })?;
     timed(&mut phases.configure, || {
-        configure(supervisor, &task.hostname, task.disks)
+        configure(supervisor, &task.hostname, task.disks, task.modules)
     })?;
     timeline.record_now(Mark::Root);
     if !task.setup.is_empty() {
@@ -155,7 +157,12 @@ fn run_steps(
     })
 }
 
-fn configure(supervisor: &Supervisor, hostname: &str, disks: Vec<Disk>) -> Result<(), Failure> {
+fn configure(
+    supervisor: &Supervisor,
+    hostname: &str,
+    disks: Vec<Disk>,
+    modules: Option<String>,
+) -> Result<(), Failure> {
     let mut entropy = vec![0; ENTROPY];
     getrandom(&mut entropy[..], GetRandomFlags::empty())
         .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
@@ -173,6 +180,7 @@ fn configure(supervisor: &Supervisor, hostname: &str, disks: Vec<Disk>) -> Resul
             read_only: false,
         },
         disks,
+        modules,
     };
     session::configure(stream, request).map_err(|error| match error {
         SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),

@@ -16,20 +16,24 @@ struct Value {
     kernel: Kernel,
 }
 
+/// What a kernel consists of.
+fn objects(kernel: &Kernel) -> Vec<Output> {
+    let image = Output::Blob(kernel.digest);
+    let modules = kernel.modules.map(Output::Blob);
+    let disk = kernel.modules_disk.map(Output::Sparse);
+    [Some(image), modules, disk].into_iter().flatten().collect()
+}
+
 /// Makes a kernel in this store the default.
 ///
 /// # Errors
 /// If one of its blobs is missing or the root cannot be written.
 pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
-    let blobs: Vec<_> = [kernel.digest]
-        .into_iter()
-        .chain(kernel.modules)
-        .map(Output::Blob)
-        .collect();
-    for blob in &blobs {
-        if !store.is_intact(blob)? {
+    let objects = objects(kernel);
+    for object in &objects {
+        if !store.is_intact(object)? {
             return Err(StoreError::Corrupt {
-                path: store.output_path(blob),
+                path: store.output_path(object),
                 why: "it is missing".to_owned(),
             });
         }
@@ -37,7 +41,7 @@ pub(crate) fn set(store: &Store, kernel: &Kernel) -> Result<(), StoreError> {
     let value = Value {
         kernel: kernel.clone(),
     };
-    store.set_root(ROOT, blobs, serde_json::json!(value))
+    store.set_root(ROOT, objects, serde_json::json!(value))
 }
 
 /// Returns the default kernel; `None` if none is set or its blobs are missing or damaged.
@@ -59,11 +63,8 @@ pub(crate) fn get(store: &Store) -> Result<Option<Kernel>, StoreError> {
         return Ok(None);
     };
     value.kernel.path = store.blob_path(&value.kernel.digest);
-    for blob in [value.kernel.digest]
-        .into_iter()
-        .chain(value.kernel.modules)
-    {
-        if !store.is_intact(&Output::Blob(blob))? {
+    for object in objects(&value.kernel) {
+        if !store.is_intact(&object)? {
             return Ok(None);
         }
     }

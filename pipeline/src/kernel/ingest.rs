@@ -21,6 +21,9 @@ const MAX_DESCRIPTION: u64 = 64 << 10;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Description {
     pub(crate) version: Option<String>,
+    /// Whether its packages contain modules, so that there is a node `kernelModules`.
+    #[serde(default)]
+    pub(crate) has_modules: bool,
 }
 
 /// The files that contain a kernel.
@@ -134,10 +137,13 @@ impl CheckedImage {
     }
 
     /// Puts it into the store.
-    pub(crate) fn store(self, store: &Store) -> Result<Outputs, StoreError> {
+    pub(crate) fn store(self, store: &Store, has_modules: bool) -> Result<Outputs, StoreError> {
         let (digest, _) = self.kernel.commit()?;
-        let version = self.version;
-        let description = serde_json::json!(Description { version }).to_string();
+        let description = Description {
+            version: self.version,
+            has_modules,
+        };
+        let description = serde_json::json!(description).to_string();
         let description = store.put_bytes(description.as_bytes())?;
         Ok([
             ("kernel".to_owned(), digest.into()),
@@ -159,12 +165,8 @@ fn head(file: &Scratch) -> Result<Vec<u8>, StoreError> {
     Ok(head)
 }
 
-/// Puts the kernel of some packages and its modules into the store.
-pub(crate) fn store_packages(
-    store: &Store,
-    packages: Vec<Package>,
-) -> Result<Outputs, KernelFailure> {
-    let unpacked = Unpacked::read(store, packages)?;
+/// Puts the kernel of packages, and the modules that a microVM requires, into the store.
+pub(crate) fn store_packages(store: &Store, unpacked: &Unpacked) -> Result<Outputs, KernelFailure> {
     let (name, mut reader) = unpacked.kernel()?;
     let image = store.scratch()?;
     io::copy(&mut reader, &mut image.file())
@@ -172,7 +174,7 @@ pub(crate) fn store_packages(
     drop(reader);
     let image = CheckedImage::new(store, &name, image)?;
     let modules = unpacked.store_modules(store, image.built_in())?;
-    let mut outputs = image.store(store)?;
+    let mut outputs = image.store(store, unpacked.has_modules())?;
     if let Some(modules) = modules {
         outputs.insert("modules".to_owned(), modules.into());
     }

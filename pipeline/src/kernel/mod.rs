@@ -6,6 +6,7 @@
 //! | the vmlinux in a compressed kernel | [`payload`] |
 //! | drivers and entry points of a kernel | [`contents`] |
 //! | kernel packages and their modules | [`package`], [`module`] |
+//! | the content of a modules disk | [`module_files`], [`module_index`] |
 //! | the distribution's package | [`apt`] |
 //! | download from a URL | [`download`] |
 //! | copies of local files | [`local_copy`] |
@@ -26,6 +27,8 @@ mod image;
 pub(crate) mod ingest;
 pub(crate) mod local_copy;
 pub(crate) mod module;
+pub(crate) mod module_files;
+mod module_index;
 pub(crate) mod package;
 mod payload;
 pub(crate) mod tool;
@@ -68,6 +71,10 @@ pub struct Kernel {
     /// The modules a microVM requires, as a tar of uncompressed `<name>.ko` in load order. `None`
     /// if all are built in, or if the source was an image without modules.
     pub modules: Option<Digest>,
+    /// A disk with all modules of the kernel and their indexes, to be mounted at
+    /// `/lib/modules/RELEASE`: the digest of its chunk map. `None` if the source has no modules.
+    #[serde(default)]
+    pub modules_disk: Option<Digest>,
     /// The kernel's release, such as `6.1.0-28-cloud-amd64`, if the image contains it.
     pub version: Option<String>,
     /// Its source: packages with versions, a path or a URL.

@@ -33,28 +33,56 @@ pub(crate) fn module_name(path: &str) -> Option<String> {
         .map(|stem| stem.replace('-', "_"))
 }
 
-/// The names of the modules a module depends on, from its `.modinfo`.
+/// What a module says about itself, in its `.modinfo` section.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ModuleInfo {
+    /// The names of the modules that it needs.
+    pub(crate) depends: Vec<String>,
+    /// Patterns of names for which it is loaded, in the order of the section.
+    pub(crate) aliases: Vec<String>,
+    /// Modules to load before and after it, if they exist (`pre: a post: b`).
+    pub(crate) softdeps: Vec<String>,
+}
+
+/// The maximum number of aliases of a module. A driver for many devices has some hundred.
+const MAX_ALIASES: usize = 20_000;
+
+/// Reads a module's `.modinfo`.
 ///
 /// # Errors
 /// One line with the reason why the file is not a module.
-pub(crate) fn dependencies(module: &[u8]) -> Result<Vec<String>, String> {
+pub(crate) fn info(module: &[u8]) -> Result<ModuleInfo, String> {
     let damaged = |error: elf::ParseError| format!("damaged ELF file: {error}");
     let file = ElfBytes::<LittleEndian>::minimal_parse(module).map_err(damaged)?;
     let section = file
         .section_header_by_name(".modinfo")
         .map_err(damaged)?
         .ok_or_else(|| "it has no .modinfo section".to_owned())?;
-    let (info, _) = file.section_data(&section).map_err(damaged)?;
-    let depends = info
-        .split(|&byte| byte == 0)
-        .find_map(|entry| entry.strip_prefix(b"depends="));
-    let names = std::str::from_utf8(depends.unwrap_or_default())
-        .map_err(|_| "its dependencies are not UTF-8".to_owned())?;
-    Ok(names
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(|name| name.replace('-', "_"))
-        .collect())
+    let (bytes, _) = file.section_data(&section).map_err(damaged)?;
+    let mut info = ModuleInfo::default();
+    for entry in bytes.split(|&byte| byte == 0) {
+        let Ok(entry) = std::str::from_utf8(entry) else {
+            continue;
+        };
+        // A value with a line break could not be written to a line of an index.
+        match entry.split_once('=') {
+            Some(("depends", names)) => info.depends.extend(
+                names
+                    .split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(|name| name.replace('-', "_")),
+            ),
+            Some(("alias", alias)) if !alias.contains(char::is_whitespace) => {
+                info.aliases.push(alias.to_owned());
+            }
+            Some(("softdep", soft)) if !soft.contains('\n') => info.softdeps.push(soft.to_owned()),
+            _ => {}
+        }
+    }
+    match info.aliases.len() {
+        count if count > MAX_ALIASES => Err(format!("it has {count} aliases")),
+        _ => Ok(info),
+    }
 }
 
 /// Why a selection of modules failed.
@@ -209,10 +237,10 @@ mod tests {
         fn arbitrary_bytes_do_not_cause_a_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..2000),
         ) {
-            let _ = dependencies(&bytes);
+            let _ = info(&bytes);
             let mut elf = b"\x7fELF\x02\x01\x01\0".to_vec();
             elf.extend_from_slice(&bytes);
-            let _ = dependencies(&elf);
+            let _ = info(&elf);
         }
     }
 }

@@ -56,7 +56,18 @@ pub(crate) struct Unpacked {
     end: u64,
     kernels: Vec<Part>,
     modules: BTreeMap<String, Part>,
-    builtin: BTreeSet<String>,
+    lists: Lists,
+}
+
+/// The files of a package that are about its modules.
+#[derive(Debug, Default)]
+pub(crate) struct Lists {
+    /// `modules.order`: paths of modules, one a line.
+    pub(crate) order: Vec<u8>,
+    /// `modules.builtin`: the same for the modules that are built in.
+    pub(crate) builtin: Vec<u8>,
+    /// `modules.builtin.modinfo`: what those say about themselves.
+    pub(crate) builtin_info: Vec<u8>,
 }
 
 /// Whether a file begins like a `.deb` (deb(5): an ar archive).
@@ -77,7 +88,7 @@ impl Unpacked {
             end: 0,
             kernels: Vec::new(),
             modules: BTreeMap::new(),
-            builtin: BTreeSet::new(),
+            lists: Lists::default(),
         };
         for package in packages {
             unpacked.add(package)?;
@@ -136,12 +147,10 @@ impl Unpacked {
                     let part = self.spool(&mut entry, path)?;
                     self.modules.entry(name).or_insert(part);
                 }
-                Role::Builtin => {
+                Role::List(list) => {
                     let part = self.spool(&mut entry, path)?;
-                    let list = self.read_part(&part).map_err(SpoolError::Tar)?;
-                    let names = String::from_utf8_lossy(&list);
-                    self.builtin
-                        .extend(names.lines().filter_map(module::module_name));
+                    let mut content = self.read_part(&part).map_err(SpoolError::Tar)?;
+                    list(&mut self.lists).append(&mut content);
                 }
                 Role::Other => {}
             }
@@ -207,14 +216,16 @@ impl Unpacked {
         built_in: &[&str],
     ) -> Result<Option<Digest>, KernelFailure> {
         let mut files = BTreeMap::new();
-        let mut builtin = self.builtin.clone();
-        builtin.extend(built_in.iter().map(|name| (*name).to_owned()));
+        let listed = String::from_utf8_lossy(&self.lists.builtin);
+        let listed = listed.lines().filter_map(module::module_name);
+        let known = built_in.iter().map(|name| (*name).to_owned());
+        let builtin: BTreeSet<String> = listed.chain(known).collect();
         let order = module::select(&self.modules, &builtin, |name, part| {
             let bytes = self.module(part)?;
-            let depends = module::dependencies(&bytes)
+            let info = module::info(&bytes)
                 .map_err(|why| bad(&self.name, format!("{}: {why}", part.path)))?;
             files.insert(name.to_owned(), bytes);
-            Ok::<_, KernelFailure>(depends)
+            Ok::<_, KernelFailure>(info.depends)
         });
         let order = order.map_err(|error| match error {
             SelectError::Load(error) => error,
@@ -236,6 +247,38 @@ impl Unpacked {
             .into_inner()
             .map_err(|error| self.spool_failed("pack", error))?;
         Ok(Some(writer.commit(None)?.0))
+    }
+
+    /// Whether there are modules.
+    pub(crate) fn has_modules(&self) -> bool {
+        !self.modules.is_empty()
+    }
+
+    /// The files that are about the modules.
+    pub(crate) fn lists(&self) -> &Lists {
+        &self.lists
+    }
+
+    /// Calls `with` with each module, uncompressed: its release, its path below the directory of the
+    /// release, and its content.
+    pub(crate) fn each_module(
+        &self,
+        mut with: impl FnMut(&str, &str, &[u8]) -> Result<(), KernelFailure>,
+    ) -> Result<(), KernelFailure> {
+        for part in self.modules.values() {
+            let Some((release, file)) = below_modules(&part.path) else {
+                continue;
+            };
+            let end = file.rfind(".ko").map_or(file.len(), |at| at + 3);
+            let bytes = self.module(part)?;
+            with(release, &file[..end], &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// An error about the packages.
+    pub(crate) fn bad(&self, why: impl ToString) -> KernelError {
+        bad(&self.name, why)
     }
 
     /// Reads and decompresses a module.
@@ -263,30 +306,39 @@ enum SpoolError {
 enum Role {
     Kernel,
     Module(String),
-    Builtin,
+    List(fn(&mut Lists) -> &mut Vec<u8>),
     Other,
 }
 
 fn role(path: &str) -> Role {
-    let path = path.trim_start_matches("./").trim_start_matches('/');
-    let path = path.strip_prefix("usr/").unwrap_or(path);
-    if let Some(name) = path.strip_prefix("boot/") {
+    if let Some(name) = installed(path).strip_prefix("boot/") {
         let kernel = name.starts_with("vmlinuz") && !name.contains('/');
         return if kernel { Role::Kernel } else { Role::Other };
     }
-    // lib/modules/<release>/…
-    let Some((_, file)) = path
-        .strip_prefix("lib/modules/")
-        .and_then(|rest| rest.split_once('/'))
-    else {
+    let Some((_, file)) = below_modules(path) else {
         return Role::Other;
     };
     match (file, module::module_name(file)) {
-        ("modules.builtin", _) => Role::Builtin,
+        ("modules.order", _) => Role::List(|lists| &mut lists.order),
+        ("modules.builtin", _) => Role::List(|lists| &mut lists.builtin),
+        ("modules.builtin.modinfo", _) => Role::List(|lists| &mut lists.builtin_info),
         ("vmlinuz", _) => Role::Kernel,
         (_, Some(name)) => Role::Module(name),
         _ => Role::Other,
     }
+}
+
+/// A path without what differs between distributions with and without a merged `/usr`.
+fn installed(path: &str) -> &str {
+    let path = path.trim_start_matches("./").trim_start_matches('/');
+    path.strip_prefix("usr/").unwrap_or(path)
+}
+
+/// The release and the path below its directory, `lib/modules/<release>/`.
+fn below_modules(path: &str) -> Option<(&str, &str)> {
+    installed(path)
+        .strip_prefix("lib/modules/")?
+        .split_once('/')
 }
 
 fn decompress(path: &str, raw: Vec<u8>) -> io::Result<Vec<u8>> {
@@ -337,10 +389,20 @@ mod tests {
     fn the_role_of_a_file_is_determined_by_its_path() {
         assert!(matches!(role("./boot/vmlinuz-6.1.0"), Role::Kernel));
         assert!(matches!(role("usr/lib/modules/6.12/vmlinuz"), Role::Kernel));
-        assert!(matches!(
-            role("./lib/modules/6.1/modules.builtin"),
-            Role::Builtin
-        ));
+        let listed = |path| match role(path) {
+            Role::List(list) => {
+                let mut lists = Lists::default();
+                list(&mut lists).push(1);
+                [lists.order, lists.builtin, lists.builtin_info].map(|list| list.len())
+            }
+            _ => [9; 3],
+        };
+        assert_eq!(listed("./lib/modules/6.1/modules.order"), [1, 0, 0]);
+        assert_eq!(listed("./lib/modules/6.1/modules.builtin"), [0, 1, 0]);
+        assert_eq!(
+            listed("./usr/lib/modules/6.1/modules.builtin.modinfo"),
+            [0, 0, 1]
+        );
         assert!(
             matches!(role("lib/modules/6.1/kernel/x/virtio-rng.ko.xz"), Role::Module(name) if name == "virtio_rng")
         );

@@ -38,14 +38,22 @@ fn the_distributions_kernel_is_installed_and_a_second_install_downloads_nothing(
         [
             node("kernelPackages", false),
             node("kernel", false),
+            node("kernelModules", false),
             node("kernelPackages", false),
-            node("kernel", true)
+            node("kernel", true),
+            node("kernelModules", true)
         ]
     );
     assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
 
-    fs::remove_file(&kernel.path).unwrap();
-    assert_eq!(pipeline.default_kernel().unwrap(), None);
+    let disk = pipeline.store().sparse_path(&kernel.modules_disk.unwrap());
+    for file in [disk, kernel.path] {
+        let moved = dir.path().join("moved");
+        fs::rename(&file, &moved).unwrap();
+        assert_eq!(pipeline.default_kernel().unwrap(), None);
+        fs::rename(&moved, &file).unwrap();
+        assert!(pipeline.default_kernel().unwrap().is_some());
+    }
 }
 
 /// The child process of the test below, which runs it as nobody and with an apt configuration

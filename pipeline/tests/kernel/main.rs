@@ -12,6 +12,7 @@
 mod address;
 mod distribution;
 mod files;
+mod modules;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};

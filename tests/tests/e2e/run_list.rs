@@ -188,6 +188,23 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "vsyscall\n0\nia32\n0\nvsyscall\n0\nia32\n0\n",
             }
+            the_distributions_kernel_loads_its_modules_on_demand {
+                // Each line needs modules that are not loaded: the kernel requests them.
+                script: r#"MICROAGENT_STATE_DIR=$DISTRIBUTION microagent run --cpus 1 --image "$IMAGE" --exec '
+                    loaded() { grep -c "^$1 " /proc/modules; }
+                    loaded overlay; mkdir /l /u /w /m; mount -t tmpfs none /w; mkdir /w/u /w/w; echo lower >/l/file
+                    mount -t overlay overlay -o lowerdir=/l,upperdir=/w/u,workdir=/w/w /m && cat /m/file; loaded overlay
+                    (exec 3<>/dev/fuse) && echo fuse; (exec 3<>/dev/net/tun) && echo tun; stat -c %a /dev/fuse /dev/net/tun
+                    dd if=/dev/zero of=/disk bs=1M count=4 2>/dev/null; mke2fs -F /disk >/dev/null 2>&1; mount -o loop /disk /u && echo loop
+                    ip link add left type veth && loaded veth
+                    ip link add bridge0 type bridge && echo bridge
+                    modprobe nft_masq && loaded nf_tables; modprobe no-such-module 2>/dev/null || echo unknown
+                    ls /lib/modules/$(uname -r) | grep -x modules.dep; touch /lib/modules/$(uname -r)/x 2>/dev/null || echo read-only'
+                    "#,
+                seconds: 150,
+                code: 0,
+                stdout: "0\nlower\n1\nfuse\ntun\n666\n666\nloop\n1\nbridge\n1\nunknown\nmodules.dep\nread-only\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

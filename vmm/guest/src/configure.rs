@@ -1,4 +1,4 @@
-//! Configures a VM: entropy, clock, host name, root, disks.
+//! Configures a VM: entropy, clock, host name, root, kernel modules, disks.
 //!
 //! Entropy and clock are set before any program of the image can run.
 
@@ -12,6 +12,7 @@ use microagent_proto::error_chain;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::disks;
+use crate::module_disk;
 use crate::root;
 use crate::uevent::Uevents;
 
@@ -61,7 +62,7 @@ pub struct Configured {
     pub disks: Vec<PathBuf>,
 }
 
-/// Applies `request`: entropy, clock, name, root, disks, in that order.
+/// Applies `request`: entropy, clock, name, root, modules, disks, in that order.
 pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, ConfigureError> {
     add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
     set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
@@ -75,6 +76,7 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, C
     root::switch_to(&request.root, uevents)?;
     // Before mounting disks, which may cover these files.
     root::write_names(&request.hostname, request.root.read_only)?;
+    module_disk::provide(request.modules.as_deref(), uevents);
     let disks = disks::mount_all(&request.disks, uevents)?;
     let mount_micros = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
     Ok(Configured {

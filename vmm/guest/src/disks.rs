@@ -120,7 +120,7 @@ fn mount_one(disk: &Disk, uevents: &Uevents) -> Result<(), DiskError> {
 }
 
 /// The device node of the disk with this serial number, if it exists.
-fn find(serial: &str) -> io::Result<Option<PathBuf>> {
+pub fn find(serial: &str) -> io::Result<Option<PathBuf>> {
     for entry in std::fs::read_dir(BLOCK_DEVICES)? {
         let entry = entry?;
         // Devices without a serial number have no such file, or an empty one.

@@ -11,6 +11,8 @@
 //! - [`agent`]: sessions, with one thread and one request each.
 //! - [`configure`]: configures the VM; [`root`] mounts the image's file system and switches to it,
 //!   [`disks`] mounts further disks, [`network`] brings up the loopback interface.
+//! - [`module_disk`] provides the modules of the kernel, which requests them from [`modprobe`]: this
+//!   program, in a process that the kernel starts.
 //! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
 //! - [`children`]: the only module that reaps processes.
 //! - [`power`]: power-off and reset. PID 1 must not return or panic; both lead to a power-off.
@@ -27,6 +29,8 @@ mod children;
 mod configure;
 mod disks;
 mod exec;
+mod modprobe;
+mod module_disk;
 mod modules;
 mod network;
 mod power;
@@ -48,6 +52,9 @@ fn main() -> ExitCode {
         return agent::serve_session_on_stdin(root.as_ref());
     }
     if std::process::id() != 1 {
+        if let Some(name) = modprobe::requested(&arguments) {
+            return modprobe::run(name);
+        }
         power::log("microagent-guest runs only as the first process (PID 1) of a microVM");
         return ExitCode::from(2);
     }

@@ -68,6 +68,9 @@ pub struct Configure {
     pub root: Root,
     /// Further disks to mount in it, in any order: the agent mounts parent directories first.
     pub disks: Vec<Disk>,
+    /// The serial number of the disk with the kernel's modules ([`crate::control::disk_serial`]):
+    /// the content of `/lib/modules/RELEASE`, as an ext4 file system.
+    pub modules: Option<String>,
 }
 
 /// The root file system.

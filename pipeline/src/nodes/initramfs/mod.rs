@@ -204,6 +204,7 @@ mod tests {
             digest: Digest::of(b"kernel"),
             path: PathBuf::new(),
             modules,
+            modules_disk: None,
             version: None,
             source: "test".into(),
         }

@@ -110,6 +110,7 @@ pub(crate) fn build_kernel(
         digest,
         path: engine.store().blob_path(&digest),
         modules: None,
+        modules_disk: None,
         version: ingest::describe(engine.store(), &description)?.version,
         source: name,
     };
@@ -203,7 +204,7 @@ fn finish(
     written.map_err(|error| StoreError::io("write to", scratch.path(), error))?;
     let image = CheckedImage::new(store, "vmlinux", scratch)?;
     image.require_drivers("vmlinux")?;
-    let mut outputs = image.store(store)?;
+    let mut outputs = image.store(store, false)?;
     let config = store.put_bytes(config.as_bytes())?;
     outputs.insert("config".to_owned(), config.into());
     Ok(outputs)

@@ -1,17 +1,19 @@
-//! The `kernel` and `kernelPackages` nodes.
+//! The `kernel`, `kernelModules` and `kernelPackages` nodes.
 //!
 //! The inputs of the node `kernel` are its files (one image, or the packages sorted by name). Its
 //! outputs are the image (`kernel`), the modules that a microVM requires as a tar in load order
 //! (`modules`, if there are any) and a description of the image (`description`). A package yields
-//! the same node whether it is from apt, a path or a URL. The node `kernelPackages` records the
+//! the same node whether it is from apt, a path or a URL. If there are modules, the node
+//! `kernelModules` ([`modules_disk`]) has the same inputs. The node `kernelPackages` records the
 //! distribution's packages; it is never a cache hit.
 
 pub(crate) mod build;
+mod modules_disk;
 
 use std::fs;
 use std::path::Path;
 
-use microagent_cas::{Digest, Output, StoreError};
+use microagent_cas::{Digest, Output, Scratch, StoreError};
 
 use crate::engine::Engine;
 use crate::engine::node::{NodeSpec, Outputs};
@@ -20,6 +22,7 @@ use crate::kernel::apt::{Apt, Candidate};
 use crate::kernel::download::{self, Address};
 use crate::kernel::error::{KernelError, KernelFailure};
 use crate::kernel::ingest::{self, CheckedImage, Files};
+use crate::kernel::package::Unpacked;
 use crate::kernel::{Kernel, KernelSource, MAX_KERNEL, local_copy, module};
 use crate::nodes::local_file;
 
@@ -153,31 +156,91 @@ fn kernel_node(
             .collect(),
         platform: Some("linux/amd64".to_owned()),
     };
-    let outcome = engine.node(spec, || match obtain()? {
-        Files::Image { name, image } => {
-            let image = CheckedImage::new(engine.store(), &name, image)?;
-            image.require_drivers(&name)?;
-            if image.needs_kvm() {
-                engine.emit(Event::Notice(format!(
-                    "the kernel {name} has no PVH entry point, so it boots on engine kvm only"
-                )));
-            }
-            Ok(image.store(engine.store())?)
+    let mut packages = Packages::NotObtained(obtain);
+    let outcome = engine.node(spec, || {
+        if let Some((name, image)) = packages.obtain(engine)? {
+            return store_image(engine, &name, image);
         }
-        Files::Packages(packages) => engine.stage(Stage::Kernel, "unpack", None, |_| {
-            ingest::store_packages(engine.store(), packages)
-        }),
+        engine.stage(Stage::Kernel, "unpack", None, |_| {
+            ingest::store_packages(engine.store(), packages.unpacked(&source)?)
+        })
     })?;
     let digest = outcome.output("kernel")?.digest();
     let description = outcome.output("description")?.digest();
+    let description = ingest::describe(engine.store(), &description)?;
     let modules = outcome.record.outputs.get("modules");
+    let modules_disk = match description.has_modules {
+        false => None,
+        true => {
+            let node = engine.node(modules_disk::spec(inputs), || {
+                packages.obtain(engine)?;
+                let disk = engine.stage(Stage::Kernel, "modules", None, |_| {
+                    modules_disk::build(engine, inputs, packages.unpacked(&source)?)
+                })?;
+                Ok::<_, KernelFailure>([(modules_disk::OP.to_owned(), disk)].into())
+            })?;
+            Some(node.output(modules_disk::OP)?.digest())
+        }
+    };
     Ok(Kernel {
         digest,
         path: engine.store().blob_path(&digest),
         modules: modules.map(Output::digest),
-        version: ingest::describe(engine.store(), &description)?.version,
+        modules_disk,
+        version: description.version,
         source,
     })
+}
+
+/// Stores an image that comes without modules.
+fn store_image(engine: &Engine, name: &str, image: Scratch) -> Result<Outputs, KernelFailure> {
+    let image = CheckedImage::new(engine.store(), name, image)?;
+    image.require_drivers(name)?;
+    if image.needs_kvm() {
+        engine.emit(Event::Notice(format!(
+            "the kernel {name} has no PVH entry point, so it boots on engine kvm only"
+        )));
+    }
+    Ok(image.store(engine.store(), false)?)
+}
+
+/// The files of a kernel. They are obtained and unpacked at most once, for the first node that is not
+/// in the store.
+enum Packages<O> {
+    NotObtained(O),
+    Unpacked(Unpacked),
+    /// They are an image.
+    Image,
+}
+
+impl<O: FnOnce() -> Result<Files, KernelFailure>> Packages<O> {
+    /// Obtains the files, unless they were; returns the image if they are one.
+    fn obtain(&mut self, engine: &Engine) -> Result<Option<(String, Scratch)>, KernelFailure> {
+        let obtain = match std::mem::replace(self, Packages::Image) {
+            Packages::NotObtained(obtain) => obtain,
+            obtained => {
+                *self = obtained;
+                return Ok(None);
+            }
+        };
+        match obtain()? {
+            Files::Image { name, image } => Ok(Some((name, image))),
+            Files::Packages(packages) => {
+                *self = Packages::Unpacked(Unpacked::read(engine.store(), packages)?);
+                Ok(None)
+            }
+        }
+    }
+
+    fn unpacked(&self, source: &str) -> Result<&Unpacked, KernelError> {
+        match self {
+            Packages::Unpacked(unpacked) => Ok(unpacked),
+            Packages::NotObtained(_) | Packages::Image => Err(KernelError::BadPackage {
+                name: source.to_owned(),
+                why: "it is not a package".to_owned(),
+            }),
+        }
+    }
 }
 
 /// The node `kernelPackages`, which records the distribution's packages.

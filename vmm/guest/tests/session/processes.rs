@@ -244,6 +244,7 @@ fn invalid_and_unexpected_requests_are_refused() {
             read_only: false,
         },
         disks: Vec::new(),
+        modules: None,
     }));
     let failure = session.failure();
     assert_eq!(failure.kind, FailureKind::BadRequest);
