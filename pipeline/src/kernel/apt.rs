@@ -18,10 +18,16 @@ use super::tool::Tool;
 const META_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual"];
 
 /// Name prefixes of the packages of a kernel. A kernel package's other dependencies are needed only
-/// to install it.
-const PARTS: &[&str] = &["linux-image-", "linux-binary-", "linux-modules-"];
+/// to install it. Debian's kernels since 7.0 have the image in `linux-binary-`, the list of built-in
+/// modules in `linux-base-`, and nothing but dependencies in `linux-image-`.
+const PARTS: &[&str] = &[
+    "linux-image-",
+    "linux-binary-",
+    "linux-modules-",
+    "linux-base-",
+];
 
-/// Maximum number of packages of one kernel. Existing kernels have up to three.
+/// Maximum number of packages of one kernel. Existing kernels have up to four.
 const MAX_PACKAGES: usize = 16;
 
 /// A package as apt describes it.
@@ -225,10 +231,12 @@ fn parts(depends: &str) -> Vec<String> {
             .next()
             .map(|name| name.split(':').next().unwrap_or(name))
     });
-    // The name of a kernel package contains its version: `linux-image-6.1.0-…`.
+    // The name of a kernel package contains its version: `linux-image-6.1.0-…`. That of a metapackage
+    // does not: `linux-base-cloud-amd64`.
+    let is_version = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
     names
         .filter(|name| PARTS.iter().any(|part| name.starts_with(part)))
-        .filter(|name| name.bytes().any(|byte| byte.is_ascii_digit()))
+        .filter(|name| name.split('-').any(is_version))
         .map(str::to_owned)
         .collect()
 }
@@ -262,6 +270,17 @@ mod tests {
         assert_eq!(parts(debian), ["linux-image-6.1.0-56-cloud-amd64"]);
         let ubuntu = "kmod, linux-base (>= 4.5ubuntu1~16.04.1), linux-modules-6.8.0-31-generic";
         assert_eq!(parts(ubuntu), ["linux-modules-6.8.0-31-generic"]);
+        let sid = "dracut | initramfs-tools (>= 0.120+deb8u2), linux-base (>= 4.17~), \
+                   linux-base-cloud-amd64 (= 7.2.13-1), \
+                   linux-base-7.2.13+deb14-cloud-amd64 (= 7.2.13-1), \
+                   linux-binary-7.2.13+deb14-cloud-amd64 (= 7.2.13-1)";
+        assert_eq!(
+            parts(sid),
+            [
+                "linux-base-7.2.13+deb14-cloud-amd64",
+                "linux-binary-7.2.13+deb14-cloud-amd64"
+            ]
+        );
         let either = "linux-image-6.8.0-31-generic | linux-image-unsigned-6.8.0-31-generic";
         assert_eq!(parts(either), ["linux-image-6.8.0-31-generic"]);
         assert_eq!(

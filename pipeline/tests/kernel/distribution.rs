@@ -1,4 +1,4 @@
-//! The distribution's kernel, in one package or in two.
+//! The distribution's kernel, in one package or in several.
 
 use super::*;
 
@@ -108,93 +108,77 @@ fn the_distributions_kernel_needs_neither_root_nor_package_lists() {
     assert_eq!(fs::read_dir(dir.path().join("cas/tmp")).unwrap().count(), 0);
 }
 
-/// Builds a package from `tree` into `repository` and returns its stanza for the package list.
-fn build_package(repository: &Path, name: &str, depends: &str, tree: &Path) -> String {
-    fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-    let depends = if depends.is_empty() {
-        String::new()
-    } else {
-        format!("Depends: {depends}\n")
-    };
-    let control = format!(
-        "Package: {name}\nVersion: 6.8.0-31.31\nArchitecture: amd64\n{depends}\
-         Maintainer: x <x@x>\nDescription: x\n"
-    );
-    fs::write(tree.join("DEBIAN/control"), &control).unwrap();
-    let file = format!("{name}.deb");
-    let deb = repository.join(&file);
-    let built = Command::new("dpkg-deb")
-        .args(["-Zgzip", "-b"])
-        .arg(tree)
-        .arg(&deb)
-        .output();
-    assert!(built.unwrap().status.success());
-    let bytes = fs::read(&deb).unwrap();
-    let hex = Digest::of(&bytes).hex();
-    format!(
-        "{control}Filename: ./{file}\nSize: {}\nSHA256: {hex}\n\n",
-        bytes.len()
-    )
+/// A package to be built: its name, its dependencies, and its files below the root.
+struct Source {
+    name: String,
+    depends: String,
+    files: Vec<(String, Vec<u8>)>,
 }
 
-/// Ubuntu's layout, in a real apt source: a metapackage, separate packages for image and modules,
-/// modules compressed with zstd and below /usr/lib, some drivers built in.
-#[test]
-fn a_kernel_in_two_packages_with_compressed_modules_is_assembled() {
-    if !has_apt() {
-        return;
+impl Source {
+    fn new(name: &str, depends: &str, files: Vec<(String, Vec<u8>)>) -> Source {
+        Source {
+            name: name.to_owned(),
+            depends: depends.to_owned(),
+            files,
+        }
     }
-    let dir = tempfile::tempdir().unwrap();
-    let repository = dir.path().join("repository");
-    let tree = |name: &str, path: &str| {
-        let tree = dir.path().join(name);
-        fs::create_dir_all(tree.join(path)).unwrap();
-        tree
-    };
-    let (meta, image) = (tree("meta", ""), tree("image", "boot"));
-    fs::create_dir_all(&repository).unwrap();
-    let kernel = package().file("boot", "vmlinuz-");
-    fs::write(image.join("boot/vmlinuz-6.8.0-31-generic"), &kernel).unwrap();
-    let modules = tree("modules", "usr/lib/modules/6.8.0-31-generic/kernel/net");
-    let release = modules.join("usr/lib/modules/6.8.0-31-generic");
-    for name in [
-        "vsock.ko",
-        "vmw_vsock_virtio_transport_common.ko",
-        "vmw_vsock_virtio_transport.ko",
-    ] {
-        let bytes = zstd::encode_all(package().file("lib/modules", name).as_slice(), 1).unwrap();
-        fs::write(
-            release.join("kernel/net").join(format!("{name}.zst")),
-            bytes,
+
+    /// Builds it into `repository` and returns its stanza for the package list.
+    fn build(&self, repository: &Path) -> String {
+        let Source {
+            name,
+            depends,
+            files,
+        } = self;
+        let tree = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        fs::create_dir_all(tree.path().join("DEBIAN")).unwrap();
+        let depends = match depends.is_empty() {
+            true => String::new(),
+            false => format!("Depends: {depends}\n"),
+        };
+        let control = format!(
+            "Package: {name}\nVersion: 6.8.0-31.31\nArchitecture: amd64\n{depends}\
+             Maintainer: x <x@x>\nDescription: x\n"
+        );
+        fs::write(tree.path().join("DEBIAN/control"), &control).unwrap();
+        let file = format!("{name}.deb");
+        let deb = repository.join(&file);
+        let built = Command::new("dpkg-deb")
+            .args(["-Zgzip", "-b"])
+            .arg(tree.path())
+            .arg(&deb)
+            .output();
+        assert!(built.unwrap().status.success());
+        let bytes = fs::read(&deb).unwrap();
+        let hex = Digest::of(&bytes).hex();
+        format!(
+            "{control}Filename: ./{file}\nSize: {}\nSHA256: {hex}\n\n",
+            bytes.len()
         )
-        .unwrap();
     }
-    let builtin = ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "ext4"]
-        .map(|name| format!("kernel/x/{name}.ko\n"));
-    fs::write(release.join("modules.builtin"), builtin.concat()).unwrap();
-    let list = [
-        build_package(
-            &repository,
-            "linux-image-virtual",
-            "linux-image-6.8.0-31-generic",
-            &meta,
-        ),
-        build_package(
-            &repository,
-            "linux-image-6.8.0-31-generic",
-            "kmod, linux-base (>= 4.5), linux-modules-6.8.0-31-generic",
-            &image,
-        ),
-        build_package(&repository, "linux-modules-6.8.0-31-generic", "", &modules),
-    ];
+}
+
+/// Installs the distribution's kernel from a real apt source with these packages.
+fn install(dir: &Path, sources: &[Source]) -> (Pipeline, Kernel) {
+    let repository = dir.join("repository");
+    fs::create_dir_all(&repository).unwrap();
+    let list: Vec<_> = (sources.iter())
+        .map(|source| source.build(&repository))
+        .collect();
     fs::write(repository.join("Packages"), list.concat()).unwrap();
-    let sources = dir.path().join("sources.list");
+    let sources = dir.join("sources.list");
     fs::write(
         &sources,
         format!("deb [trusted=yes] file:{} ./\n", repository.display()),
     )
     .unwrap();
-    let apt_conf = dir.path().join("apt.conf");
+    let apt_conf = dir.join("apt.conf");
     let conf = format!(
         "Dir::State::lists \"/nonexistent\";\nDir::Etc::sourcelist \"{}\";\n\
          Dir::Etc::sourceparts \"/dev/null\";\n",
@@ -204,7 +188,7 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_assembled() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "distribution::install_as_nobody", "--nocapture"])
         .env("APT_CONFIG", &apt_conf)
-        .env("MICROAGENT_TEST_INSTALL_INTO", dir.path())
+        .env("MICROAGENT_TEST_INSTALL_INTO", dir)
         .output()
         .unwrap();
     assert!(
@@ -212,21 +196,137 @@ fn a_kernel_in_two_packages_with_compressed_modules_is_assembled() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-
-    let pipeline = pipeline(dir.path());
+    let pipeline = pipeline(dir);
     let installed = pipeline.default_kernel().unwrap().unwrap();
     assert_eq!(installed.digest, Digest::of(&package().vmlinux));
+    (pipeline, installed)
+}
+
+/// The modules that are not built into the kernels below, in load order.
+const NOT_BUILT_IN: [&str; 3] = [
+    "vsock.ko",
+    "vmw_vsock_virtio_transport_common.ko",
+    "vmw_vsock_virtio_transport.ko",
+];
+
+/// A list of built-in modules.
+fn builtin() -> Vec<u8> {
+    ["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "ext4"]
+        .map(|name| format!("kernel/x/{name}.ko\n"))
+        .concat()
+        .into_bytes()
+}
+
+/// Ubuntu's layout: a metapackage, separate packages for image and modules, modules compressed with
+/// zstd and below /usr/lib, some drivers built in.
+#[test]
+fn a_kernel_in_two_packages_with_compressed_modules_is_assembled() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let release = "usr/lib/modules/6.8.0-31-generic";
+    let mut modules = vec![(format!("{release}/modules.builtin"), builtin())];
+    for name in NOT_BUILT_IN {
+        let bytes = zstd::encode_all(package().file("lib/modules", name).as_slice(), 1).unwrap();
+        modules.push((format!("{release}/kernel/net/{name}.zst"), bytes));
+    }
+    let image = package().file("boot", "vmlinuz-");
+    let (pipeline, installed) = install(
+        dir.path(),
+        &[
+            Source::new(
+                "linux-image-virtual",
+                "linux-image-6.8.0-31-generic",
+                Vec::new(),
+            ),
+            Source::new(
+                "linux-image-6.8.0-31-generic",
+                "kmod, linux-base (>= 4.5), linux-modules-6.8.0-31-generic",
+                vec![("boot/vmlinuz-6.8.0-31-generic".to_owned(), image)],
+            ),
+            Source::new("linux-modules-6.8.0-31-generic", "", modules),
+        ],
+    );
     assert_eq!(
         installed.source,
         "linux-image-6.8.0-31-generic 6.8.0-31.31, linux-modules-6.8.0-31-generic 6.8.0-31.31"
     );
     let names = check_modules(&installed, pipeline.store(), package());
-    assert_eq!(
-        names,
-        [
-            "vsock.ko",
-            "vmw_vsock_virtio_transport_common.ko",
-            "vmw_vsock_virtio_transport.ko"
-        ]
+    assert_eq!(names, NOT_BUILT_IN);
+}
+
+/// Debian's layout since 7.0: the list of built-in modules is in one package, the image in another,
+/// both below /usr/lib/modules; a third has the modules, compressed with xz.
+#[test]
+fn a_kernel_in_four_packages_is_assembled() {
+    if !has_apt() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let version = "7.2.13+deb14-cloud-amd64";
+    let release = format!("usr/lib/modules/{version}");
+    let xz = |bytes: &[u8]| {
+        let plain = dir.path().join("module");
+        fs::write(&plain, bytes).unwrap();
+        let input = File::open(plain).unwrap();
+        let run = Command::new("xz")
+            .args(["--check=crc32", "-c"])
+            .stdin(input)
+            .output();
+        run.unwrap().stdout
+    };
+    let modules = NOT_BUILT_IN.map(|name| {
+        let path = format!("{release}/kernel/net/{name}.xz");
+        (path, xz(&package().file("lib/modules", name)))
+    });
+    let needs_base = format!("linux-base-{version} (= 6.8.0-31.31)");
+    let (pipeline, installed) = install(
+        dir.path(),
+        &[
+            Source::new(
+                "linux-image-cloud-amd64",
+                &format!("linux-base-cloud-amd64, linux-image-{version} (= 6.8.0-31.31)"),
+                Vec::new(),
+            ),
+            Source::new("linux-base-cloud-amd64", &needs_base, Vec::new()),
+            Source::new(
+                &format!("linux-image-{version}"),
+                &format!(
+                    "dracut | initramfs-tools (>= 0.120), {needs_base}, linux-binary-{version}, \
+                     linux-modules-{version}"
+                ),
+                Vec::new(),
+            ),
+            Source::new(
+                &format!("linux-base-{version}"),
+                "",
+                vec![
+                    (format!("{release}/modules.builtin"), builtin()),
+                    (format!("{release}/config"), b"CONFIG_64BIT=y\n".to_vec()),
+                ],
+            ),
+            Source::new(
+                &format!("linux-binary-{version}"),
+                &needs_base,
+                vec![(
+                    format!("{release}/vmlinuz"),
+                    package().file("boot", "vmlinuz-"),
+                )],
+            ),
+            Source::new(
+                &format!("linux-modules-{version}"),
+                &format!("kmod, {needs_base}"),
+                modules.to_vec(),
+            ),
+        ],
     );
+    assert_eq!(
+        installed.source,
+        ["base", "binary", "image", "modules"]
+            .map(|part| format!("linux-{part}-{version} 6.8.0-31.31"))
+            .join(", ")
+    );
+    let names = check_modules(&installed, pipeline.store(), package());
+    assert_eq!(names, NOT_BUILT_IN);
 }
