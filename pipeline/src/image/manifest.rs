@@ -83,6 +83,12 @@ pub enum ManifestError {
         image: String,
         media_type: String,
     },
+    #[error("the {what} of {image} has the digest {digest}; only sha256 is supported")]
+    Algorithm {
+        image: String,
+        what: &'static str,
+        digest: String,
+    },
     #[error("the indexes of {image} are nested more than {MAX_NESTING} levels deep")]
     Nesting { image: String },
 }
@@ -110,6 +116,20 @@ impl Diagnosis for ManifestError {
             ),
             ManifestError::LayerType { .. } => {
                 "use an image for Linux whose layers are in the registry and not encrypted".into()
+            }
+            // skopeo, which reads the others, cannot read these.
+            ManifestError::Algorithm {
+                what: "configuration",
+                ..
+            } => "build the image with sha256 digests".into(),
+            ManifestError::Algorithm { image, .. } => {
+                let transport = match image.split_once(':') {
+                    Some(("oci" | "oci-archive" | "docker-archive", _)) => "",
+                    _ => "docker://",
+                };
+                format!(
+                    "convert it with `skopeo copy {transport}{image} docker-archive:FILE` and use docker-archive:FILE"
+                )
             }
             ManifestError::NotAnImage { .. } => "use a container image".into(),
             _ => "the image is damaged at its source: push or save it again".into(),
@@ -225,12 +245,34 @@ pub(crate) fn parse_index(bytes: &[u8]) -> Result<Index, serde_json::Error> {
 
 /// The digest of a descriptor.
 pub(crate) fn digest(descriptor: &Descriptor, image: &str) -> Result<Digest, ManifestError> {
-    let text = &descriptor.digest;
-    text.parse().map_err(|_| ManifestError::Malformed {
-        image: image.to_owned(),
-        what: "manifest",
-        reason: format!("{text:?} is not a sha256 digest"),
+    let what = match descriptor.media_type.as_str() {
+        OCI_CONFIG | DOCKER_CONFIG => "configuration",
+        OCI_MANIFEST | DOCKER_MANIFEST | OCI_INDEX | DOCKER_LIST => "manifest",
+        _ => "layer",
+    };
+    parse_digest(&descriptor.digest, what, image)
+}
+
+fn parse_digest(text: &str, what: &'static str, image: &str) -> Result<Digest, ManifestError> {
+    let image = image.to_owned();
+    text.parse().map_err(|_| match is_sha512(text) {
+        true => ManifestError::Algorithm {
+            image,
+            what,
+            digest: text.chars().take(27).chain(['…']).collect(),
+        },
+        false => ManifestError::Malformed {
+            image,
+            what: "manifest",
+            reason: format!("{text:?} is not a sha256 digest"),
+        },
     })
+}
+
+/// The other registered algorithm (OCI image specification, descriptor.md).
+fn is_sha512(text: &str) -> bool {
+    let hex = text.strip_prefix("sha512:").unwrap_or_default();
+    hex.len() == 128 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The size in bytes of the blob of a descriptor.
@@ -326,8 +368,11 @@ pub(crate) fn read_config(
         layers.push(LayerDescriptor {
             digest: digest(descriptor, image)?,
             size: size(descriptor, image)?,
-            diff_id: (diff_id.parse())
-                .map_err(|_| malformed(format!("{diff_id:?} is not a sha256 digest")))?,
+            diff_id: match is_sha512(&diff_id) {
+                true => parse_digest(&diff_id, "configuration", image)?,
+                false => (diff_id.parse())
+                    .map_err(|_| malformed(format!("{diff_id:?} is not a sha256 digest")))?,
+            },
             media_type: descriptor.media_type.clone(),
         });
     }

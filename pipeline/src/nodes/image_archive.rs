@@ -222,8 +222,9 @@ pub(crate) fn import(
             path: path.to_owned(),
             select: select.clone(),
         };
-        let mut image =
-            resolve::resolve_from(engine, &archived, cpu, || Ok(archive.image(&select)?))?;
+        let mut image = resolve::resolve_from(engine, &archived, cpu, || {
+            archive.image(&select, &archived.to_string())
+        })?;
         layer::layers(engine, &image)?;
         layer::fetch_layers(engine, &image)?;
         if let Some(reference) = imported_name(name) {

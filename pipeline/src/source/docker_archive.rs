@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::archive::{Archive, Extent};
 use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
-use super::{LayerStream, RawDocument, Source};
+use super::{LayerStream, RawDocument, Source, nth, number_of};
 use crate::image::manifest::{
     LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST,
 };
@@ -137,12 +137,21 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, Archi
     })
 }
 
-/// Selects the image with the tag `name`, or the only image.
-fn choose(saved: Vec<ManifestEntry>, name: Option<&str>) -> Result<ManifestEntry, ArchiveProblem> {
-    let available: Vec<String> = saved
-        .iter()
-        .flat_map(|image| image.repo_tags.clone().unwrap_or_default())
-        .collect();
+/// Selects the image with the tag or number `name`, or the only image.
+fn choose(
+    mut saved: Vec<ManifestEntry>,
+    name: Option<&str>,
+) -> Result<ManifestEntry, ArchiveProblem> {
+    let names = |(number, image): (usize, &ManifestEntry)| match &image.repo_tags {
+        Some(tags) if !tags.is_empty() => tags.clone(),
+        _ => vec![nth(number)],
+    };
+    let available: Vec<String> = saved.iter().enumerate().flat_map(names).collect();
+    if let Some(number) = name.and_then(number_of)
+        && number < saved.len()
+    {
+        return Ok(saved.swap_remove(number));
+    }
     let wanted = |image: &ManifestEntry| {
         let mut tags = image.repo_tags.iter().flatten();
         name.is_none_or(|name| tags.any(|tag| is_same(tag, name)))

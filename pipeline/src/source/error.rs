@@ -89,7 +89,7 @@ fn list(names: &[String]) -> String {
         .collect::<Vec<_>>()
         .join(", ");
     if names.is_empty() {
-        text.push_str("unnamed images only");
+        text.push_str("none");
     } else if names.len() > MAX {
         text.push_str(", …");
     }
@@ -118,7 +118,7 @@ impl Diagnosis for ArchiveError {
         Some(match &self.problem {
             ArchiveProblem::Absent => "check the path".into(),
             ArchiveProblem::Ambiguous { .. } | ArchiveProblem::NoSuchImage { .. } => {
-                "append a colon and one of the names to the path".into()
+                "append a colon and one of them to the path".into()
             }
             ArchiveProblem::Compressed(with) => {
                 format!("decompress it first, or compress it with gzip, zstd, bzip2 or xz instead of {with}")

@@ -15,7 +15,7 @@ use oci_spec::image::ANNOTATION_REF_NAME;
 use self::files::Directory;
 use super::archive::{Archive, blob_name};
 use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
-use super::{LayerStream, RawDocument, Source};
+use super::{LayerStream, RawDocument, Source, nth, number_of};
 use crate::image::manifest::{self, Descriptor, Index, LayerDescriptor};
 use crate::image::reference::Selector;
 
@@ -47,13 +47,21 @@ struct Root {
 
 impl Layout {
     /// Opens the layout in the directory `path`.
-    pub(super) fn directory(path: &Path, select: &Selector) -> Result<Layout, ArchiveError> {
-        Layout::of(Arc::new(Directory::open(path)?), select)
+    pub(super) fn directory(
+        path: &Path,
+        select: &Selector,
+        image: &str,
+    ) -> Result<Layout, SourceFailure> {
+        Layout::of(Arc::new(Directory::open(path)?), select, image)
     }
 
-    fn of(files: Arc<dyn Files>, select: &Selector) -> Result<Layout, ArchiveError> {
+    fn of(files: Arc<dyn Files>, select: &Selector, image: &str) -> Result<Layout, SourceFailure> {
         let index = files.read("index.json")?;
-        let root = select_root(&index, select).map_err(|problem| problem.at(files.path()))?;
+        let entry = select_entry(&index, select).map_err(|problem| problem.at(files.path()))?;
+        let root = Root {
+            digest: manifest::digest(&entry, image)?,
+            media_type: entry.media_type,
+        };
         Ok(Layout { files, root })
     }
 
@@ -107,10 +115,14 @@ impl OciArchive {
     /// One of its images.
     ///
     /// # Errors
-    /// When there is no such image, or more than one.
-    pub(crate) fn image(&self, select: &Selector) -> Result<Arc<dyn Source>, ArchiveError> {
+    /// When there is no such image, or more than one. `image` names it in errors.
+    pub(crate) fn image(
+        &self,
+        select: &Selector,
+        image: &str,
+    ) -> Result<Arc<dyn Source>, SourceFailure> {
         let files: Arc<dyn Files> = self.archive.clone();
-        Ok(Arc::new(Layout::of(files, select)?))
+        Ok(Arc::new(Layout::of(files, select, image)?))
     }
 }
 
@@ -148,48 +160,38 @@ impl Source for Layout {
 }
 
 /// Selects an entry of a layout's `index.json`.
-fn select_root(index: &[u8], select: &Selector) -> Result<Root, ArchiveProblem> {
-    let malformed = |reason: String| ArchiveProblem::Malformed {
-        name: "index.json".into(),
-        reason,
-    };
+fn select_entry(index: &[u8], select: &Selector) -> Result<Descriptor, ArchiveProblem> {
     let index = parse_index(index)?;
     let names = || -> Vec<String> {
-        let names = index.manifests.iter().filter_map(ref_name);
-        names.map(str::to_owned).collect()
+        let name = |(number, entry)| ref_name(entry).map_or_else(|| nth(number), str::to_owned);
+        index.manifests.iter().enumerate().map(name).collect()
     };
-    let root = |descriptor: &Descriptor| -> Result<Root, ArchiveProblem> {
-        Ok(Root {
-            digest: manifest::digest(descriptor, "index.json")
-                .map_err(|error| malformed(error.to_string()))?,
-            media_type: descriptor.media_type.clone(),
-        })
-    };
-    match select {
+    let found = match select {
         Selector::Only => match index.manifests.as_slice() {
-            [] => Err(ArchiveProblem::Empty),
-            [only] => root(only),
-            _ => Err(ArchiveProblem::Ambiguous { available: names() }),
+            [] => return Err(ArchiveProblem::Empty),
+            [only] => only,
+            _ => return Err(ArchiveProblem::Ambiguous { available: names() }),
         },
         Selector::Name(name) => {
-            let found = (index.manifests.iter()).find(|m| ref_name(m) == Some(name));
-            found
-                .ok_or_else(|| ArchiveProblem::NoSuchImage {
-                    name: name.clone(),
-                    available: names(),
-                })
-                .and_then(root)
+            let named = (index.manifests.iter()).find(|m| ref_name(m) == Some(name));
+            let found = named.or_else(|| index.manifests.get(number_of(name)?));
+            found.ok_or_else(|| ArchiveProblem::NoSuchImage {
+                name: name.clone(),
+                available: names(),
+            })?
         }
         // The manifest may be listed only in a nested index. A missing one is
         // reported when it is read.
         Selector::Digest(digest) => {
-            let entry = (index.manifests.iter()).find(|m| m.digest == digest.to_string());
-            Ok(Root {
-                digest: *digest,
-                media_type: entry.map_or_else(String::new, |m| m.media_type.clone()),
-            })
+            let digest = digest.to_string();
+            let entry = (index.manifests.iter()).find(|m| m.digest == digest);
+            return Ok(entry.cloned().unwrap_or_else(|| Descriptor {
+                digest,
+                ..Descriptor::default()
+            }));
         }
-    }
+    };
+    Ok(found.clone())
 }
 
 fn ref_name(descriptor: &Descriptor) -> Option<&str> {

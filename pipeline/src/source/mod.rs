@@ -66,6 +66,17 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     fn pause(&self, _failures: u32) {}
 }
 
+/// The name that selects an entry of an archive or a layout by its number, from 0, as in skopeo
+/// (`docker-archive:FILE:@1`). No other name begins with `@`.
+fn nth(number: usize) -> String {
+    format!("@{number}")
+}
+
+/// The number in a name of the form of [`nth`].
+fn number_of(name: &str) -> Option<usize> {
+    name.strip_prefix('@')?.parse().ok()
+}
+
 /// Opens the source of a reference. `registries` configures access to registries, `store` provides scratch
 /// space.
 ///
@@ -76,10 +87,15 @@ pub(crate) fn open(
     registries: &Registries,
     store: &Store,
 ) -> Result<Arc<dyn Source>, SourceFailure> {
+    let image = &reference.to_string();
     Ok(match reference {
         Reference::Registry(reference) => Arc::new(registry::Registry::new(reference, registries)?),
-        Reference::OciLayout { path, select } => Arc::new(layout::Layout::directory(path, select)?),
-        Reference::OciArchive { path, select } => OciArchive::open(path, store)?.image(select)?,
+        Reference::OciLayout { path, select } => {
+            Arc::new(layout::Layout::directory(path, select, image)?)
+        }
+        Reference::OciArchive { path, select } => {
+            OciArchive::open(path, store)?.image(select, image)?
+        }
         Reference::DockerArchive { path, name } => Arc::new(docker_archive::DockerArchive::open(
             path,
             name.as_deref(),

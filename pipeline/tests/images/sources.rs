@@ -303,3 +303,194 @@ fn an_invalid_image_source_is_reported_with_the_available_images() {
         "cannot use /no/such: it does not exist"
     );
 }
+
+/// The chain of an error, and its remediation.
+#[track_caller]
+fn refused(dir: &TestDir, reference: &str) -> (String, String) {
+    let error = dir.pipeline().resolve(&reference.parse().unwrap());
+    let error = error.unwrap_err();
+    (chain(&error), error.remediation().unwrap())
+}
+
+#[test]
+fn images_without_a_name_are_selected_by_number() {
+    let layout = or_skip!(Layout::busybox());
+    layout.tag("latest", "other").unwrap();
+    layout.configure("other", &["--author=second"]).unwrap();
+    let digests = ["latest", "other"].map(|tag| layout.digest(tag).unwrap());
+    let dir = TestDir::new();
+    let resolved = |reference: &str| {
+        let image = dir.pipeline().resolve(&reference.parse().unwrap());
+        image.unwrap_or_else(|error| panic!("{reference}: {}", chain(&error)))
+    };
+    // The second entry loses its name.
+    let file = layout.directory().join("index.json");
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    index["manifests"][1]
+        .as_object_mut()
+        .unwrap()
+        .remove("annotations");
+    std::fs::write(&file, index.to_string()).unwrap();
+    let directory = layout.directory().display().to_string();
+    let append = "append a colon and one of them to the path";
+    assert_eq!(
+        refused(&dir, &format!("oci:{directory}")),
+        (
+            format!("cannot use {directory}: it contains more than one image: latest, @1"),
+            append.into()
+        )
+    );
+    for (name, digest) in [
+        ("latest", &digests[0]),
+        ("@0", &digests[0]),
+        ("@1", &digests[1]),
+    ] {
+        let image = resolved(&format!("oci:{directory}:{name}"));
+        assert_eq!(image.digest.to_string(), *digest, "{name}");
+    }
+    assert_eq!(
+        refused(&dir, &format!("oci:{directory}:@2")).0,
+        format!("cannot use {directory}: it contains no image named \"@2\"; available: latest, @1")
+    );
+
+    // Two images of one archive, of which one has no name.
+    let saved = dir.path("saved");
+    std::fs::create_dir(&saved).unwrap();
+    let mut entries = Vec::new();
+    for name in ["@0", "@1"] {
+        let archive = dir.path("one.tar");
+        let from = format!("oci:{directory}:{name}");
+        // skopeo does not know `@N` in a layout.
+        let from = match name {
+            "@0" => format!("oci:{directory}:latest"),
+            _ => {
+                let other = Layout::copy_of(layout.directory()).unwrap();
+                other.tag("latest", "x").unwrap();
+                other.configure("x", &["--author=second"]).unwrap();
+                assert!(from.ends_with("@1"));
+                other
+                    .copy("x", &format!("oci:{}:x", dir.path("other").display()), &[])
+                    .unwrap();
+                format!("oci:{}:x", dir.path("other").display())
+            }
+        };
+        let output = Command::new("skopeo")
+            .args(["copy", "--quiet", "--insecure-policy", &from])
+            .arg(format!("docker-archive:{}", archive.display()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let untar = Command::new("tar")
+            .args([
+                "-xf",
+                archive.to_str().unwrap(),
+                "-C",
+                saved.to_str().unwrap(),
+            ])
+            .status();
+        assert!(untar.unwrap().success());
+        let manifest = std::fs::read(saved.join("manifest.json")).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        entries.push(manifest[0].clone());
+        std::fs::remove_file(&archive).unwrap();
+    }
+    entries[0]["RepoTags"] = serde_json::json!(["a/b:c"]);
+    std::fs::write(
+        saved.join("manifest.json"),
+        serde_json::json!(entries).to_string(),
+    )
+    .unwrap();
+    let both = dir.path("both.tar").display().to_string();
+    let packed = Command::new("tar")
+        .args(["-cf", &both, "-C", saved.to_str().unwrap(), "."])
+        .status();
+    assert!(packed.unwrap().success());
+    assert_eq!(
+        refused(&dir, &format!("docker-archive:{both}")),
+        (
+            format!("cannot use {both}: it contains more than one image: a/b:c, @1"),
+            append.into()
+        )
+    );
+    let numbered = |name: &str| resolved(&format!("docker-archive:{both}:{name}")).config_digest;
+    assert_eq!(numbered("@0"), numbered("a/b:c"));
+    assert_ne!(numbered("@0"), numbered("@1"));
+}
+
+/// umoci refuses them as well, and skopeo converts what it can read.
+#[test]
+fn sha512_digests_are_refused_with_a_conversion_that_works() {
+    let layout = or_skip!(Layout::busybox());
+    let dir = TestDir::new();
+    let read = |path: &std::path::Path| -> serde_json::Value {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    let directory = layout.directory();
+    let sha512 = directory.join("blobs/sha512");
+    std::fs::create_dir(&sha512).unwrap();
+    let blob = |digest: &serde_json::Value| {
+        let digest = digest.as_str().unwrap();
+        directory.join("blobs").join(digest.replace(':', "/"))
+    };
+    // Copies a blob under its other digest.
+    let renamed = |descriptor: &mut serde_json::Value| {
+        let bytes = std::fs::read(blob(&descriptor["digest"])).unwrap();
+        let output = Command::new("sha512sum")
+            .arg(blob(&descriptor["digest"]))
+            .output();
+        let hex = String::from_utf8(output.unwrap().stdout).unwrap()[..128].to_owned();
+        std::fs::write(sha512.join(&hex), bytes).unwrap();
+        descriptor["digest"] = serde_json::json!(format!("sha512:{hex}"));
+        format!("sha512:{}…", &hex[..20])
+    };
+    let index_file = directory.join("index.json");
+    let original = read(&index_file);
+    let reference = layout.reference("latest");
+    let convert = |remediation: &str| {
+        let command = remediation.split('`').nth(1).unwrap();
+        let archive = dir.path("converted.tar");
+        let archive = archive.display().to_string();
+        let command = command.replace("FILE", &archive);
+        let command = command.replace("skopeo copy", "skopeo copy --quiet --insecure-policy");
+        let output = Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert!(output.status.success(), "{command}: {output:?}");
+        build(&dir, &format!("docker-archive:{archive}")).unwrap();
+        std::fs::remove_file(archive).unwrap();
+    };
+
+    let mut index = original.clone();
+    let shown = renamed(&mut index["manifests"][0]);
+    std::fs::write(&index_file, index.to_string()).unwrap();
+    let (message, remediation) = refused(&dir, &reference);
+    assert!(
+        message.ends_with(&format!("has the digest {shown}; only sha256 is supported")),
+        "{message}"
+    );
+    convert(&remediation);
+
+    for what in ["layer", "configuration"] {
+        let mut manifest = read(&blob(&original["manifests"][0]["digest"]));
+        let part = match what {
+            "layer" => &mut manifest["layers"][0],
+            _ => &mut manifest["config"],
+        };
+        let shown = renamed(part);
+        let text = manifest.to_string();
+        let digest = microagent_cas::Digest::of(text.as_bytes());
+        std::fs::write(directory.join("blobs/sha256").join(digest.hex()), &text).unwrap();
+        let mut index = original.clone();
+        index["manifests"][0]["digest"] = serde_json::json!(digest.to_string());
+        index["manifests"][0]["size"] = serde_json::json!(text.len());
+        std::fs::write(&index_file, index.to_string()).unwrap();
+        let (message, remediation) = refused(&dir, &reference);
+        assert_eq!(
+            message,
+            format!("the {what} of {reference} has the digest {shown}; only sha256 is supported")
+        );
+        match what {
+            "layer" => convert(&remediation),
+            _ => assert_eq!(remediation, "build the image with sha256 digests"),
+        }
+    }
+}

@@ -9,7 +9,8 @@
 //!
 //! The grammar of the first form is that of the `distribution` project
 //! (`reference` package); a leading `docker://`, as printed by skopeo, is
-//! accepted. In the other forms the path ends at the first colon, as in skopeo.
+//! accepted. In the other forms the path ends at the first colon, as in skopeo, and
+//! `@N` in place of a name is the image number N of the archive, counted from 0.
 
 mod error;
 mod parse;
