@@ -37,6 +37,20 @@ mkdir "$work/one" "$work/two"
     mkdir fifo
     find . -exec touch -h -d @1000000000 {} +
 )
+# A link and a member behind it, whiteouts behind links, the content of a hard link as in AUFS.
+mkdir "$work/three"
+(
+    cd "$work/three"
+    mkdir -p behind .wh.d .wh..wh.plnk
+    ln -s ../../run way
+    : >behind/x
+    : >behind/.wh.y
+    : >behind/.wh..wh..opq
+    : >.wh.d/f
+    echo data >.wh..wh.plnk/1.2
+    ln .wh..wh.plnk/1.2 linked
+    find . -exec touch -h -d @1000000000 {} +
+)
 pack() { tar -c --sort=name --numeric-owner --record-size=512 "$@" -C "$work/one" .; }
 for sparse in 0.0 0.1 1.0; do
     pack --format=posix --pax-option=delete=atime,delete=ctime --sparse --sparse-version=$sparse \
@@ -51,6 +65,9 @@ for format in v7 ustar; do
         --record-size=512 -C "$work/one" a link >"$work/$format.tar"
 done
 tar -c --format=ustar --sort=name --record-size=512 -C "$work/two" . >"$work/two.tar"
+(cd "$work/three" && tar -c --format=ustar --sort=name --numeric-owner --record-size=512 \
+    --transform='s,^behind/,way/,rSH' .wh..wh.plnk linked way behind/* behind/.wh* .wh.d) \
+    >"$work/three.tar"
 for tar in "$work"/*.tar; do
     name=${tar##*/}
     {

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::mem::discriminant;
+use std::time::Duration;
 
 use microagent_cas::Digest;
 
@@ -24,6 +25,14 @@ use crate::tree::{InodeKind, ROOT, Tree};
 
 /// Separates the inputs of a target.
 pub const SEPARATOR: &[u8] = b"\n-- next --\n";
+/// The maximum number of steps of a merge for a byte of a layer: a member of 512 bytes that
+/// resolves two paths of 1024 components has 4, and as many when what it made is hidden.
+const MAX_WORK: u64 = 16;
+/// The maximum number of inodes for a byte of a layer, created the same way.
+const MAX_INODES: u64 = 4;
+/// The maximum processor time: ten times what it takes with the instrumentation of a fuzz target.
+const BASE_TIME: Duration = Duration::from_secs(2);
+const TIME_PER_KIB: Duration = Duration::from_millis(20);
 /// The maximum unpacked size of a layer in a fuzz target, in bytes.
 const MAX_LAYER: u64 = 4 << 20;
 
@@ -32,13 +41,17 @@ const MAX_LAYER: u64 = 4 << 20;
 /// Reading as a stream and by seeking gives the same members; their contents are
 /// within the tar, and the index returns the same members. Together they form a
 /// valid tree or are rejected; the tree can be laid out, or fails with an error
-/// other than [`DiskError::Layout`].
+/// other than [`DiskError::Layout`]. Reading, merging and laying out take time in
+/// proportion to the uncompressed layers, whose memory the merge bounds.
 pub fn layer_stack(data: &[u8]) {
     let mut merger = Merger::new();
+    let mut total = 0;
+    let begin = cpu_time();
     for (number, shipped) in inputs(data).iter().enumerate() {
         let Some(tar) = unpacked(shipped) else { return };
         let members = read_tar(TarReader::new(&tar[..]));
         let length = tar.len() as u64;
+        total += length;
         let sought = read_tar(TarReader::seekable(Bounded {
             inner: Cursor::new(&tar),
             length,
@@ -59,12 +72,20 @@ pub fn layer_stack(data: &[u8]) {
         );
         merger.begin_layer(number, "a layer");
         for member in members {
-            if merger.add(member).is_err() {
+            let added = merger.add(member);
+            let work = merger.work();
+            assert!(work <= MAX_WORK * total, "{work} steps for {total} bytes");
+            if added.is_err() {
                 return;
             }
         }
     }
     let tree = merger.finish();
+    let inodes = tree.capacity() as u64;
+    assert!(
+        inodes <= 1 + MAX_INODES * total,
+        "{inodes} inodes for {total} bytes"
+    );
     tree_is_proper(&tree);
     match ext4::plan(&tree, &Digest::of(b""), Size::Headroom(0)) {
         Ok(planned) => assert_eq!(planned.size() % disk::MIB, 0),
@@ -72,6 +93,17 @@ pub fn layer_stack(data: &[u8]) {
         Err(error @ DiskError::Layout { .. }) => panic!("{error:?}"),
         Err(_) => {}
     }
+    let taken = cpu_time() - begin;
+    let most = BASE_TIME + TIME_PER_KIB * (total / 1024) as u32;
+    assert!(taken <= most, "{taken:?} for {total} bytes");
+}
+
+/// The processor time of this thread.
+fn cpu_time() -> Duration {
+    // Documentation/scheduler/sched-stats.rst: the first field is the time in nanoseconds.
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or_default())
 }
 
 /// A layer's index, possibly damaged: members that are read from it can be

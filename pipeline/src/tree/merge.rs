@@ -60,6 +60,8 @@ pub struct Merger {
     cleared: HashSet<InodeId>,
     /// The files in `.wh..wh.plnk`.
     linked: HashMap<Vec<u8>, InodeId>,
+    /// The number of components resolved and of names visited by whiteouts: the time taken.
+    work: u64,
 }
 
 impl Merger {
@@ -96,6 +98,12 @@ impl Merger {
         })
     }
 
+    /// The time taken so far: the number of steps that an image can multiply.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn work(&self) -> u64 {
+        self.work
+    }
+
     /// The tree.
     pub fn finish(self) -> Tree {
         self.tree
@@ -118,7 +126,7 @@ impl Merger {
         }
         match name.strip_prefix(WHITEOUT) {
             Some(_) if *name == OPAQUE => {
-                if let Some(directory) = find(&self.tree, parents)? {
+                if let Some(directory) = find(&self.tree, parents, &mut self.work)? {
                     self.clear(directory);
                 }
                 Ok(())
@@ -131,9 +139,8 @@ impl Merger {
     fn set_root(&mut self, entry: Entry) -> Result<(), MergeProblem> {
         match entry.kind {
             EntryKind::Directory => {
-                let attributes = xattr::kept(entry.attributes);
-                self.check_attributes(&attributes)?;
-                self.tree.inode_mut(ROOT).attributes = attributes;
+                let root = self.inode(entry.kind, entry.attributes)?;
+                self.tree.inode_mut(ROOT).attributes = root.attributes;
                 Ok(())
             }
             _ => Err(MergeProblem::Root),
@@ -144,7 +151,7 @@ impl Merger {
         if matches!(name, b"" | b"." | b"..") {
             return Err(MergeProblem::BadWhiteout);
         }
-        let Some(directory) = find(&self.tree, parents)? else {
+        let Some(directory) = find(&self.tree, parents, &mut self.work)? else {
             return Ok(());
         };
         match self.tree.lookup(directory, name) {
@@ -157,7 +164,7 @@ impl Merger {
 
     /// Removes every name of a lower layer below `directory`.
     fn clear(&mut self, directory: InodeId) {
-        (self.tree).remove_below(directory, self.layer, &mut self.cleared);
+        self.work += (self.tree).remove_below(directory, self.layer, &mut self.cleared);
     }
 
     fn put(&mut self, parents: &[&[u8]], name: &[u8], entry: Entry) -> Result<(), MergeProblem> {
@@ -170,10 +177,7 @@ impl Merger {
         let directory = self.directory(parents, name)?;
         let existing = self.tree.lookup(directory, name).map(|edge| edge.inode);
         let inode = match (new, existing) {
-            (New::Name(inode), _) => {
-                self.budget.link()?;
-                inode
-            }
+            (New::Name(inode), _) => inode,
             (New::Inode(inode), Some(existing))
                 if self.tree.is_directory(existing)
                     && matches!(inode.kind, InodeKind::Directory(_)) =>
@@ -183,7 +187,7 @@ impl Merger {
             }
             (New::Inode(inode), _) => self.make(inode)?,
         };
-        self.budget.text(name)?;
+        self.budget.name(name)?;
         self.tree.link(directory, name, Edge { inode, layer });
         Ok(())
     }
@@ -198,7 +202,7 @@ impl Merger {
                 self.make(inode)?
             }
         };
-        self.budget.text(name)?;
+        self.budget.name(name)?;
         self.linked.insert(name.to_vec(), inode);
         Ok(())
     }
@@ -206,19 +210,20 @@ impl Merger {
     /// The inode of a member that is not a hard link.
     fn inode(&mut self, kind: EntryKind, attributes: Attributes) -> Result<Inode, MergeProblem> {
         let mut attributes = xattr::kept(attributes);
-        self.check_attributes(&attributes)?;
+        // What the file system cannot store is refused before it takes memory.
+        if !xattr::fit_ext4(&attributes.xattrs) {
+            return Err(MergeProblem::Attributes);
+        }
         let kind = match kind {
             EntryKind::Symlink { target } | EntryKind::Hardlink { target } => {
                 if !is_target(&target) {
                     return Err(MergeProblem::BadTarget);
                 }
-                self.budget.text(&target)?;
                 // The only mode that Linux has for symbolic links.
                 attributes.mode = 0o777;
                 InodeKind::Symlink { target }
             }
             EntryKind::File(content) => {
-                self.budget.content(&content)?;
                 let layer = self.layer;
                 InodeKind::File { layer, content }
             }
@@ -227,19 +232,13 @@ impl Merger {
             EntryKind::BlockDevice(device) => InodeKind::BlockDevice(device),
             EntryKind::Fifo => InodeKind::Fifo,
         };
-        Ok(Inode { kind, attributes })
-    }
-
-    /// What the file system cannot store is refused before it takes memory.
-    fn check_attributes(&mut self, attributes: &Attributes) -> Result<(), MergeProblem> {
-        match xattr::fit_ext4(&attributes.xattrs) {
-            true => self.budget.attributes(attributes),
-            false => Err(MergeProblem::Attributes),
-        }
+        let inode = Inode { kind, attributes };
+        self.budget.inode(&inode)?;
+        Ok(inode)
     }
 
     /// The inode of a hard link's target; a symbolic link as its last component is not followed.
-    fn link_target(&self, target: &[u8]) -> Result<InodeId, MergeProblem> {
+    fn link_target(&mut self, target: &[u8]) -> Result<InodeId, MergeProblem> {
         let text = || display_name(target);
         if !is_target(target) {
             return Err(MergeProblem::BadTarget);
@@ -250,7 +249,7 @@ impl Merger {
         };
         let inode = match *parents == [LINKED] && !self.plain {
             true => self.linked.get(*name).copied(),
-            false => find_edge(&self.tree, parents, name)?.map(|edge| edge.inode),
+            false => find_edge(&self.tree, parents, name, &mut self.work)?.map(|edge| edge.inode),
         };
         let inode = inode.ok_or_else(|| MergeProblem::MissingTarget(text()))?;
         match self.tree.is_directory(inode) {
@@ -262,7 +261,7 @@ impl Merger {
     /// The directory at the path `parts`, for a new entry `name`. It is created if necessary, and
     /// every directory in its resolved path belongs to this layer from then on.
     fn directory(&mut self, parts: &[&[u8]], name: &[u8]) -> Result<InodeId, MergeProblem> {
-        let path = resolve(&self.tree, parts)?;
+        let path = resolve(&self.tree, parts, &mut self.work)?;
         let length = |step: &Step<'_>| step.name.len() + 1;
         if path.iter().map(length).sum::<usize>() + name.len() > MAX_PATH {
             return Err(MergeProblem::BadName);
@@ -279,8 +278,10 @@ impl Merger {
                     inode
                 }
                 None => {
-                    self.budget.text(&name)?;
-                    let inode = self.make(Inode::implicit_directory())?;
+                    self.budget.name(&name)?;
+                    let directory = Inode::implicit_directory();
+                    self.budget.inode(&directory)?;
+                    let inode = self.make(directory)?;
                     self.tree.link(here, &name, Edge { inode, layer });
                     inode
                 }

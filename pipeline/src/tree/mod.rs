@@ -175,21 +175,26 @@ impl Tree {
     /// Directories in `cleared` have no such names below them. Those that this
     /// call clears are added, so that a layer that repeats its marks does not
     /// take quadratic time: names that are added later are of `layer` itself.
+    /// Returns the number of directories and names visited.
     pub(crate) fn remove_below(
         &mut self,
         directory: InodeId,
         layer: usize,
         cleared: &mut HashSet<InodeId>,
-    ) {
+    ) -> u64 {
         let mut pending = vec![directory];
+        let mut visited = 0;
         while let Some(directory) = pending.pop() {
+            visited += 1;
             if let InodeKind::Directory(names) = &mut self.inode_mut(directory).kind
                 && cleared.insert(directory)
             {
+                visited += names.len() as u64;
                 names.retain(|_, edge| edge.layer >= layer);
                 pending.extend(names.values().map(|edge| edge.inode));
             }
         }
+        visited
     }
 
     pub(crate) fn is_directory(&self, id: InodeId) -> bool {

@@ -1,60 +1,74 @@
-//! Limits of the memory that a tree takes: an image decides how many files it has and how long
-//! their names are. What is replaced or hidden counts too, because its inode stays in the tree.
+//! Limits of the memory that a tree and its file system take: an image decides how many files it
+//! has and how long their names are, in a layer that may be a thousandth of that when compressed.
+//! What is replaced or hidden counts too, because its inode stays in the tree.
 
 use super::MergeProblem;
-use crate::tar::entry::{Attributes, Content};
+use crate::tree::{Edge, Inode, InodeKind};
 
 /// The maximum number of inodes of all layers of an image.
 pub(super) const MAX_INODES: usize = 1 << 22;
-/// The maximum number of hard links of all layers of an image.
-pub(super) const MAX_LINK_NAMES: u64 = 1 << 22;
-/// The maximum size of everything of variable length in the tree, in bytes: names, link targets,
-/// extended attributes, maps of sparse files. The files of a large distribution image, half a
-/// million, take about 30 MiB.
-pub(super) const MAX_TEXT: u64 = 256 << 20;
+/// The maximum size of the tree in bytes. The half million files of a large image take 100 MiB.
+pub(super) const MAX_MEMORY: u64 = 512 << 20;
+/// The maximum number of inodes with a block of their own: directories, symbolic links of more than
+/// 59 bytes, and extended attributes that do not fit into the inode. The writer of the file system
+/// keeps these blocks, of 4 KiB each, in memory.
+pub(super) const MAX_BLOCKS: u64 = 1 << 18;
+
+/// The memory of a name besides its bytes: its place in the directory and its allocation.
+const NAME: usize = size_of::<Edge>() + size_of::<Box<[u8]>>() + 32;
+/// The memory of a directory with one name: a node of its map, which has place for eleven.
+const DIRECTORY: usize = 11 * (size_of::<Edge>() + size_of::<Box<[u8]>>());
+/// The longest target of a symbolic link, and about the size of the extended attributes, that an
+/// inode holds.
+const FAST_SYMLINK: usize = 59;
+const INODE_XATTRS: usize = 64;
 
 /// What the tree has taken so far.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
-    text: u64,
-    links: u64,
+    bytes: u64,
+    blocks: u64,
 }
 
 impl Budget {
-    /// Counts a name or a link's target.
-    pub(super) fn text(&mut self, text: &[u8]) -> Result<(), MergeProblem> {
-        self.bytes(text.len())
+    /// Counts a name.
+    pub(super) fn name(&mut self, name: &[u8]) -> Result<(), MergeProblem> {
+        self.bytes(NAME + name.len())
     }
 
-    /// Counts a hard link.
-    pub(super) fn link(&mut self) -> Result<(), MergeProblem> {
-        self.links += 1;
-        match self.links > MAX_LINK_NAMES {
-            true => Err(MergeProblem::TooManyLinks),
-            false => Ok(()),
+    /// Counts an inode.
+    pub(super) fn inode(&mut self, inode: &Inode) -> Result<(), MergeProblem> {
+        let mut bytes = size_of::<Inode>();
+        let mut attributes = 0;
+        for xattr in &inode.attributes.xattrs {
+            attributes += size_of_val(xattr) + xattr.name.len() + xattr.value.len();
         }
-    }
-
-    /// Counts the extended attributes of an inode.
-    pub(super) fn attributes(&mut self, attributes: &Attributes) -> Result<(), MergeProblem> {
-        for xattr in &attributes.xattrs {
-            self.bytes(size_of_val(xattr) + xattr.name.len() + xattr.value.len())?;
+        let own_block = match &inode.kind {
+            InodeKind::Directory(_) => {
+                bytes += DIRECTORY;
+                true
+            }
+            InodeKind::Symlink { target } => {
+                bytes += target.len();
+                target.len() > FAST_SYMLINK
+            }
+            InodeKind::File { content, .. } => {
+                bytes += size_of_val(content.segments.as_slice());
+                false
+            }
+            _ => false,
+        };
+        self.blocks += u64::from(own_block) + u64::from(attributes > INODE_XATTRS);
+        if self.blocks > MAX_BLOCKS {
+            return Err(MergeProblem::TooManyBlocks);
         }
-        Ok(())
-    }
-
-    /// Counts the map of a file; that of a file without holes is part of its inode.
-    pub(super) fn content(&mut self, content: &Content) -> Result<(), MergeProblem> {
-        match content.segments.as_slice() {
-            [] | [_] => Ok(()),
-            segments => self.bytes(size_of_val(segments)),
-        }
+        self.bytes(bytes + attributes)
     }
 
     fn bytes(&mut self, bytes: usize) -> Result<(), MergeProblem> {
-        self.text = self.text.saturating_add(bytes as u64);
-        match self.text > MAX_TEXT {
-            true => Err(MergeProblem::TooMuchText),
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        match self.bytes > MAX_MEMORY {
+            true => Err(MergeProblem::TooLarge),
             false => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! Why a layer cannot be added to a tree.
 
-use super::budget::{MAX_INODES, MAX_LINK_NAMES, MAX_TEXT};
+use super::budget::{MAX_BLOCKS, MAX_INODES, MAX_MEMORY};
 use super::path::{MAX_LINKS, MAX_NAME, MAX_PATH, MAX_STEPS};
 use crate::diagnosis::{Diagnosis, ErrorKind};
 
@@ -46,13 +46,12 @@ pub enum MergeProblem {
     Attributes,
     #[error("the image has more than {MAX_INODES} files")]
     TooMany,
-    #[error("the image has more than {MAX_LINK_NAMES} hard links")]
-    TooManyLinks,
     #[error(
-        "the names, link targets, extended attributes and sparse maps of the image exceed {} MiB",
-        MAX_TEXT >> 20
+        "the image has more than {MAX_BLOCKS} directories, long symbolic links and files with extended attributes"
     )]
-    TooMuchText,
+    TooManyBlocks,
+    #[error("the file tree of the image takes more than {} MiB of memory", MAX_MEMORY >> 20)]
+    TooLarge,
 }
 
 impl Diagnosis for MergeError {
@@ -65,7 +64,7 @@ impl Diagnosis for MergeError {
 
     fn remediation(&self) -> Option<String> {
         Some(match self.problem {
-            MergeProblem::TooMany | MergeProblem::TooManyLinks | MergeProblem::TooMuchText => {
+            MergeProblem::TooMany | MergeProblem::TooManyBlocks | MergeProblem::TooLarge => {
                 "use an image with fewer files".into()
             }
             MergeProblem::Attributes => {

@@ -27,15 +27,18 @@ pub(super) struct Step<'a> {
     pub(super) directory: Option<InodeId>,
 }
 
-/// Resolves the path `parts`, and all symbolic links in it, to a path without symbolic links.
+/// Resolves the path `parts`, and all symbolic links in it, to a path without symbolic links; adds
+/// the number of components to `work`.
 pub(super) fn resolve<'a>(
     tree: &'a Tree,
     parts: &[&'a [u8]],
+    work: &mut u64,
 ) -> Result<Vec<Step<'a>>, MergeProblem> {
     let mut path: Vec<Step<'a>> = Vec::with_capacity(parts.len());
     let mut rest: Vec<&[u8]> = parts.iter().rev().copied().collect();
     let (mut links, mut steps) = (0, 0);
     while let Some(name) = rest.pop() {
+        *work += 1;
         if name == b".." {
             path.pop();
             continue;
@@ -76,8 +79,12 @@ pub(super) fn resolve<'a>(
 }
 
 /// The directory at the path `parts`, if it exists.
-pub(super) fn find(tree: &Tree, parts: &[&[u8]]) -> Result<Option<InodeId>, MergeProblem> {
-    let path = resolve(tree, parts)?;
+pub(super) fn find(
+    tree: &Tree,
+    parts: &[&[u8]],
+    work: &mut u64,
+) -> Result<Option<InodeId>, MergeProblem> {
+    let path = resolve(tree, parts, work)?;
     Ok(path.last().map_or(Some(ROOT), |step| step.directory))
 }
 
@@ -86,8 +93,9 @@ pub(super) fn find_edge(
     tree: &Tree,
     parts: &[&[u8]],
     name: &[u8],
+    work: &mut u64,
 ) -> Result<Option<Edge>, MergeProblem> {
-    let directory = find(tree, parts)?;
+    let directory = find(tree, parts, work)?;
     Ok(directory.and_then(|directory| tree.lookup(directory, name)))
 }
 
