@@ -52,6 +52,7 @@ mod install;
 mod out_file;
 mod output;
 mod perf;
+mod printable;
 mod progress;
 mod request;
 mod run;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::args::GlobalArgs;
 use crate::failure::Failure;
+use crate::printable;
 
 /// Output options.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,6 +50,7 @@ impl Output {
             Output { quiet: true, .. } => {}
             Output { json: true, .. } => print_event(&notice_event(line)),
             _ => {
+                let line = printable::line(line);
                 let _ = writeln!(io::stderr(), "microagent: {line}");
             }
         }
@@ -61,7 +63,7 @@ impl Output {
     pub fn text(&self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         match stdout
-            .write_all(text.as_bytes())
+            .write_all(printable::lines(text).as_bytes())
             .and_then(|()| stdout.flush())
         {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(stdout_error(&error)),
@@ -108,10 +110,11 @@ impl Output {
             } else {
                 ("", "")
             };
-            let mut text = format!("{bold}microagent:{plain} {}", failure.message);
+            let message = printable::lines(&failure.message);
+            let mut text = format!("{bold}microagent:{plain} {message}");
             if let Some(remediation) = &failure.remediation {
                 text.push_str("\n  ");
-                text.push_str(remediation);
+                text.push_str(&printable::lines(remediation));
             }
             text
         };

@@ -93,3 +93,27 @@ impl Diagnosis for StoreError {
         StoreError::remediation(self)
     }
 }
+
+/// Text from elsewhere in a message: on one line, and no longer than a reader needs.
+pub(crate) fn shown(text: &str) -> String {
+    const MAX: usize = 200;
+    let mut shown: String = text.escape_debug().take(MAX).collect();
+    if text.escape_debug().nth(MAX).is_some() {
+        shown.push('…');
+    }
+    // Quotes and backslashes are no danger, and media types and names read better without.
+    shown.replace("\\\"", "\"").replace("\\'", "'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_elsewhere_is_one_bounded_line() {
+        assert_eq!(shown("a \"b\" c's"), "a \"b\" c's");
+        assert_eq!(shown("a\r\n\x1b[2J"), "a\\r\\n\\u{1b}[2J");
+        assert_eq!(shown(&"x".repeat(200)), "x".repeat(200));
+        assert_eq!(shown(&"x".repeat(1 << 20)), format!("{}…", "x".repeat(200)));
+    }
+}

@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use microagent_pipeline::{Event, Stage};
 
 use crate::output::Output;
+use crate::printable;
 
 /// Update interval of a spinner.
 const TICK: Duration = Duration::from_millis(120);
@@ -58,7 +59,7 @@ impl Bars {
             } => {
                 let bar = bars.entry(detail).or_insert_with_key(|detail| {
                     let bar = self.all.add(ProgressBar::no_length());
-                    bar.set_message(detail.clone());
+                    bar.set_message(printable::line(detail).into_owned());
                     Bar {
                         bar,
                         stages: Vec::new(),

@@ -10,7 +10,7 @@ use super::document::{AnyManifest, Configuration};
 pub(crate) use super::document::{Descriptor, Index, Manifest};
 use super::go_json;
 use super::platform::{self, CpuLevel, Fit, PLATFORM, Verdict};
-use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind, shown};
 
 /// The maximum size of an index, a manifest or a configuration, in bytes.
 pub(crate) const MAX_DOCUMENT: u64 = 4 << 20;
@@ -55,7 +55,7 @@ impl LayerDescriptor {
 #[non_exhaustive]
 #[allow(missing_docs)] // each message documents its variant
 pub enum ManifestError {
-    #[error("the {what} of {image} is not valid: {reason}")]
+    #[error("the {what} of {image} is not valid: {}", shown(reason))]
     Malformed {
         image: String,
         what: &'static str,
@@ -63,9 +63,9 @@ pub enum ManifestError {
     },
     #[error("image {image} has a manifest in Docker schema 1, which is not supported")]
     Schema1 { image: String },
-    #[error("{image} is not a container image but {}", if media_type.is_empty() { "without a media type" } else { media_type })]
+    #[error("{image} is not a container image but {}", if media_type.is_empty() { "without a media type".to_owned() } else { shown(media_type) })]
     NotAnImage { image: String, media_type: String },
-    #[error("image {image} is for {}; this machine runs {}/{}", available.join(", "), PLATFORM.0, PLATFORM.1)]
+    #[error("image {image} is for {}; this machine runs {}/{}", shown(&available.join(", ")), PLATFORM.0, PLATFORM.1)]
     Platform {
         image: String,
         available: Vec<String>,
@@ -77,7 +77,10 @@ pub enum ManifestError {
         expected: Digest,
         actual: Digest,
     },
-    #[error("layer {layer} of {image} has the unsupported media type {media_type}")]
+    #[error(
+        "layer {layer} of {image} has the unsupported media type {}",
+        shown(media_type)
+    )]
     LayerType {
         layer: Digest,
         image: String,

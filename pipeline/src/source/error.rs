@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use microagent_cas::StoreError;
 
 use super::registry::error::RegistryError;
-use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::diagnosis::{Diagnosis, ErrorKind, shown};
 use crate::image::manifest::{MAX_DOCUMENT, ManifestError};
 use crate::tar::reader::TarError;
 use crate::tar::stream::MAX_UNPACKED;
@@ -62,9 +62,9 @@ pub enum ArchiveProblem {
     TooLarge,
     #[error("it is not a valid tar file")]
     Tar(#[source] TarError),
-    #[error("it does not contain {0}")]
+    #[error("it does not contain {}", shown(.0))]
     Missing(String),
-    #[error("it contains an invalid {name}: {reason}")]
+    #[error("it contains an invalid {}: {}", shown(name), shown(reason))]
     Malformed { name: String, reason: String },
     #[error("its {name} is longer than {MAX_DOCUMENT} bytes")]
     TooLong { name: String },
@@ -85,7 +85,7 @@ fn list(names: &[String]) -> String {
     let mut text = names
         .iter()
         .take(MAX)
-        .cloned()
+        .map(|name| shown(name))
         .collect::<Vec<_>>()
         .join(", ");
     if names.is_empty() {

@@ -234,6 +234,24 @@ fn old_and_careless_manifests_are_taken_for_what_docker_takes_them() {
 }
 
 #[test]
+fn the_strings_of_a_document_are_escaped_and_cut_in_messages() {
+    let message = |document: serde_json::Value| {
+        let parsed = parse(document.to_string().as_bytes(), None, "x");
+        parsed.unwrap_err().to_string()
+    };
+    let mut document = manifest_document(0);
+    document["config"]["mediaType"] = json!("a\x1b]0;title\x07\nb");
+    assert_eq!(
+        message(document),
+        "x is not a container image but a\\u{1b}]0;title\\u{7}\\nb"
+    );
+    let mut document = manifest_document(0);
+    document["schemaVersion"] = json!("\x1b".repeat(100_000));
+    let text = message(document);
+    assert!(text.len() < 300 && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
 fn a_negative_size_is_refused() {
     let mut document = manifest_document(1);
     document["layers"][0]["size"] = json!(-1);
