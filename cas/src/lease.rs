@@ -20,7 +20,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
 use crate::file::lock::{self, LockFile};
-use crate::file::read;
 use crate::output::Output;
 
 /// The holder of a lease. Informational: no decision depends on it.
@@ -149,7 +148,7 @@ impl Leases {
             let path = entry
                 .map_err(|error| StoreError::io("list", dir, error))?
                 .path();
-            let Some(file) = read::open_if_present(&path)? else {
+            let Some(file) = lock::open_existing(&path)? else {
                 continue;
             };
             if lock::try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))? {

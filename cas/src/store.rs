@@ -59,7 +59,8 @@ impl Store {
         let temporary = TemporaryDir {
             path: layout.dir("tmp"),
             gate: layout.tmp_gate(),
-            unnamed,
+            // Without /proc, only a privileged process can name an unnamed file.
+            unnamed: unnamed && Path::new("/proc/self/fd").exists(),
         };
         let leases = Leases::new(layout.dir("leases"), layout.gc_gate());
         let store = Store {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use rustix::fs::Mode;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{self, Command, KernelCommand, Parsed, PerfCommand, RootfsCommand};
@@ -14,6 +15,9 @@ use crate::termination::{self, Termination};
 
 /// Runs the command line `words` and returns the process's exit code.
 pub fn run(words: Vec<OsString>) -> ExitCode {
+    // What this process creates, it must be able to use: a umask hides nothing from the owner.
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask - Mode::RWXU);
     if let Some(code) = termination::run_sweep_mode(&words) {
         return code;
     }

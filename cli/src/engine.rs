@@ -6,6 +6,7 @@
 //! host, its kernel, `/dev/kvm`, the user, or this program.
 
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -21,6 +22,9 @@ use crate::settings::Settings;
 
 /// The command that installs QEMU.
 pub const INSTALL_QEMU: &str = "sudo apt-get install --yes qemu-system-x86";
+
+/// The file with the reason for the last notice, in the directory of facts about this host.
+const TOLD: &str = "qemu-notice";
 
 /// The QEMU program.
 const QEMU: &str = "qemu-system-x86_64";
@@ -105,14 +109,23 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     }
 }
 
-/// Selects the engine like [`choose`], and prints a notice if `auto` fell back to QEMU.
+/// Selects the engine like [`choose`], and prints a notice if `auto` fell back to QEMU: at the first
+/// time for this state directory and reason, and always with `-v`.
 ///
 /// # Errors
 /// As [`choose`].
 pub fn choose_with_notice(settings: &Settings) -> Result<Choice, Failure> {
     let choice = choose(settings)?;
     if let Some(why) = &choice.fallback {
-        settings.output.notice(&format!("using engine qemu: {why}"));
+        let told = settings.host_dir().join(TOLD);
+        let is_told = fs::read_to_string(&told).is_ok_and(|told| told == *why);
+        if !is_told || settings.output.verbose > 0 {
+            let notice = format!("using QEMU, which is slow: {why} (see: microagent doctor)");
+            settings.output.notice(&notice);
+        }
+        if !is_told && let Err(error) = replace(&told, why.as_bytes()) {
+            tracing::debug!(%error, "cannot record that the notice was printed");
+        }
     }
     Ok(choice)
 }
@@ -258,11 +271,16 @@ impl HostIdentity {
     }
 }
 
-fn store(file: &Path, known: &CachedProbe) -> std::io::Result<()> {
+fn store(file: &Path, known: &CachedProbe) -> io::Result<()> {
+    replace(file, &serde_json::to_vec(known)?)
+}
+
+/// Replaces a small file atomically; creates its directory.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     crate::settings::make_private_dir(directory)?;
     let temporary = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer(temporary.as_file(), known)?;
+    temporary.as_file().write_all(bytes)?;
     temporary.persist(file)?;
     Ok(())
 }

@@ -49,7 +49,7 @@ fn directories() -> Vec<PathBuf> {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from),
     );
-    if let Ok(executable) = std::env::current_exe()
+    if let Some(executable) = executable()
         && let Some(directory) = executable.parent()
     {
         directories.push(directory.to_owned());
@@ -60,6 +60,19 @@ fn directories() -> Vec<PathBuf> {
         );
     }
     directories
+}
+
+/// The path of this executable. Without /proc, that of its name, as the shell found it.
+fn executable() -> Option<PathBuf> {
+    std::env::current_exe().ok().or_else(|| {
+        let name = PathBuf::from(std::env::args_os().next()?);
+        if name.components().count() > 1 {
+            return std::path::absolute(name).ok();
+        }
+        let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+        let mut candidates = std::env::split_paths(&path).map(|directory| directory.join(&name));
+        candidates.find(|candidate| candidate.is_file())
+    })
 }
 
 /// The absolute path of a program given with `flag`.

@@ -116,7 +116,8 @@ fn parent() -> PathBuf {
     };
     std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
-        .filter(|path| path.is_absolute() && ours(path))
+        // It is in a message to the supervisor, which is JSON.
+        .filter(|path| path.is_absolute() && path.to_str().is_some() && ours(path))
         .map(|path| path.join("microagent"))
         .filter(|path| socket_path_fits(path, ID + 1))
         .unwrap_or_else(|| PathBuf::from(format!("/tmp/microagent-{uid}")))

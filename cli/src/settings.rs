@@ -1,8 +1,9 @@
 //! The resolved global flags.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use microagent_pipeline::Registries;
+use microagent_pipeline::{ErrorKind, Registries};
 
 use crate::args::{EngineArg, GlobalArgs};
 use crate::failure::Failure;
@@ -38,10 +39,38 @@ impl Settings {
                 Failure::usage("cannot determine the state directory: no home directory")
                     .remediation("set $HOME, or use --state-dir DIR")
             })?;
+        // It is in messages to the supervisor and in documents, which are JSON.
+        if state_dir.to_str().is_none() {
+            let shown = state_dir.display();
+            return Err(
+                Failure::usage(format!("the state directory {shown} is not UTF-8"))
+                    .remediation("use another --state-dir DIR"),
+            );
+        }
         Ok(Settings {
             state_dir,
             engine: args.engine,
             output: Output::from_args(args),
+        })
+    }
+
+    /// Creates the state directory, for its owner only. One that exists keeps its permissions, as
+    /// with docker(1)'s and gpg(1)'s directories: its owner may share it on purpose.
+    ///
+    /// # Errors
+    /// When it cannot be created.
+    pub fn make_state_dir(&self) -> Result<(), Failure> {
+        let path = &self.state_dir;
+        make_private_dir(path).map_err(|error| {
+            let kind = match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    ErrorKind::Permission
+                }
+                _ => ErrorKind::Host,
+            };
+            Failure::new(kind, format!("cannot create {}: {error}", path.display()))
+                .remediation("choose a writable directory with --state-dir")
         })
     }
 

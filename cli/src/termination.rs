@@ -53,7 +53,8 @@ struct State {
 }
 
 impl Termination {
-    /// Installs handlers for SIGINT, SIGTERM and SIGHUP.
+    /// Installs handlers for SIGINT, SIGTERM and SIGHUP, except those that this process was started
+    /// to ignore: SIGHUP by nohup(1), SIGINT by a shell without job control for a background job.
     ///
     /// # Errors
     /// When a handler or the signal thread cannot be installed.
@@ -62,7 +63,10 @@ impl Termination {
             state: Arc::default(),
             output,
         };
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(signal_error)?;
+        let ignored = ignored_signals();
+        let handled = [SIGINT, SIGTERM, SIGHUP].into_iter();
+        let handled = handled.filter(|signal| ignored >> (signal - 1) & 1 == 0);
+        let mut signals = Signals::new(handled).map_err(signal_error)?;
         let signal_handle = termination.clone();
         thread::Builder::new()
             .name("signals".into())
@@ -180,6 +184,14 @@ fn stderr_is_writable() -> bool {
     let stderr = io::stderr();
     let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
     matches!(poll(&mut fds, timeout.as_ref()), Ok(1))
+}
+
+/// The mask of ignored signals; signal N is bit N - 1 (proc(5), SigIgn). Without /proc, none.
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 fn signal_error(error: io::Error) -> Failure {

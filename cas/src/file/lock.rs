@@ -87,10 +87,8 @@ impl Drop for LockFile {
 
 /// Removes a transient lock file unless it is held; returns whether it was removed.
 pub(crate) fn remove_if_free(path: &Path) -> Result<bool, StoreError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(StoreError::io("open", path, error)),
+    let Some(file) = open_existing(path)? else {
+        return Ok(false);
     };
     if !try_exclusive(&file).map_err(|error| StoreError::io("lock", path, error))?
         || !is_current(&file, path)?
@@ -113,6 +111,23 @@ pub(crate) fn try_exclusive(file: &File) -> Result<bool, Errno> {
 /// flock(2), retried after EINTR.
 pub(crate) fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno> {
     rustix::io::retry_on_intr(|| rustix::fs::flock(file, operation))
+}
+
+/// Opens a file or directory of another owner, to take its lock; `None` when it is absent. For
+/// writing where that is possible: over NFS, flock(2) is emulated by fcntl(2), whose exclusive locks
+/// need it.
+pub(crate) fn open_existing(path: &Path) -> Result<Option<File>, StoreError> {
+    let writable = File::options().read(true).write(true).open(path);
+    // A directory, or a read-only file.
+    let file = writable.or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Err(error),
+        _ => File::open(path),
+    });
+    match file {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("open", path, error)),
+    }
 }
 
 fn open(path: &Path) -> Result<File, StoreError> {

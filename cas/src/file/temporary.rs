@@ -106,10 +106,8 @@ impl TemporaryDir {
                 Ok(entry) => entry.path(),
                 Err(error) => return failed("list", &self.path, error),
             };
-            let file = match File::open(&path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return failed("open", &path, error),
+            let Some(file) = lock::open_existing(&path)? else {
+                continue;
             };
             if !lock::try_exclusive(&file).map_err(|error| StoreError::io("lock", &path, error))? {
                 continue;

@@ -208,11 +208,16 @@ impl Store {
                 Ok(None) if orphan => (self.output_path(object), "its chunk map is missing".into()),
                 Ok(_) => return Ok(()),
             };
-            // A damaged map is reported once, for the map.
-            if path == self.output_path(object) {
+            // Without its map, nothing can tell whether a sparse file is right.
+            let own = self.output_path(object);
+            let why = match path == own {
+                true => why,
+                false => "its chunk map is damaged".into(),
+            };
+            {
                 let mut problems = problems.lock().unwrap_or_else(PoisonError::into_inner);
                 problems.push(Problem {
-                    path,
+                    path: own,
                     why,
                     repaired: false,
                     what: What::Object(**object),

@@ -26,6 +26,9 @@ use crate::store::Store;
 /// The version of the record format.
 pub const NODE_FORMAT: u32 = 3;
 
+/// The format before checksums. Its records are still valid.
+const UNCHECKED_FORMAT: u32 = 2;
+
 /// The maximum size of a record in bytes.
 const LIMIT: u64 = 4 << 20;
 
@@ -212,15 +215,17 @@ impl Store {
             Err(StoreError::TooLarge { .. }) => return Ok(ignored(key, "too large")),
             Err(error) => return Err(error),
         };
-        let Some(bytes) = checked(bytes) else {
-            return Ok(ignored(key, "damaged"));
-        };
         let record: NodeRecord = match serde_json::from_slice(&bytes) {
             Ok(record) => record,
             Err(error) => return Ok(ignored(key, &error.to_string())),
         };
-        if record.format != NODE_FORMAT || record.key() != *key {
-            return Ok(ignored(key, "unknown format or different key"));
+        let valid = match record.format {
+            NODE_FORMAT => checked(bytes),
+            UNCHECKED_FORMAT => !has_checksum(&bytes),
+            _ => false,
+        };
+        if !valid || record.key() != *key {
+            return Ok(ignored(key, "unknown format, damaged, or different key"));
         }
         Ok(Some(record))
     }
@@ -275,12 +280,22 @@ fn with_checksum(mut record: Vec<u8>) -> Vec<u8> {
     record
 }
 
-/// The encoded record in the content of its file; `None` when it does not match its checksum.
-fn checked(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let length = checksum(b"").len();
-    let found = bytes.split_off(bytes.len().checked_sub(length)?);
+/// Whether the content of a record's file matches its checksum.
+fn checked(mut bytes: Vec<u8>) -> bool {
+    let Some(at) = bytes.len().checked_sub(checksum(b"").len()) else {
+        return false;
+    };
+    let found = bytes.split_off(at);
     bytes.push(b'}');
-    (found == checksum(&bytes).as_bytes()).then_some(bytes)
+    found == checksum(&bytes).as_bytes()
+}
+
+/// Whether the content ends in a checksum, right or wrong.
+fn has_checksum(bytes: &[u8]) -> bool {
+    let (end, digest) = (checksum(b""), Digest::of(b"").to_string().len());
+    let name = &end[..end.len() - digest - 2];
+    let at = bytes.len().saturating_sub(end.len());
+    bytes[at..].starts_with(name.as_bytes())
 }
 
 /// The end of the file of an encoded record.

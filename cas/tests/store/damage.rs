@@ -131,7 +131,25 @@ fn a_damaged_record_is_ignored() {
     fs::write(&path, "").unwrap();
     assert_eq!(store.node(&record.key()).unwrap(), None);
     fs::write(&path, &right).unwrap();
-    assert_eq!(store.node(&record.key()).unwrap(), Some(record));
+    assert_eq!(store.node(&record.key()).unwrap(), Some(record.clone()));
+    // Written before there were checksums.
+    let old = NodeRecord {
+        format: 2,
+        ..record.clone()
+    };
+    fs::write(&path, serde_json::to_vec(&old).unwrap()).unwrap();
+    assert_eq!(store.node(&record.key()).unwrap(), Some(old));
+}
+
+#[test]
+fn a_damaged_chunk_map_makes_its_disk_unverifiable() {
+    let (_dir, store) = store();
+    let (_, sparse) = fill(&store);
+    overwrite(&store, &Output::Blob(sparse.digest()), 5);
+    let repaired = store.repair(&|_| {}).unwrap();
+    assert!(repaired.problems.iter().all(|problem| problem.repaired));
+    assert_eq!(names(&store, "sparse"), [""; 0]);
+    assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
 }
 
 #[test]

@@ -4,26 +4,28 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// Flags of every command. They precede it.
+/// Flags of every command, before or after it. After the image of `run`, they belong to the command
+/// in the guest.
 #[derive(Debug, Args)]
 pub struct GlobalArgs {
     /// Print one JSON document on stdout; events and errors as JSON on stderr
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub json: bool,
     /// Print no notices and no progress
-    #[arg(long, short = 'q', conflicts_with = "verbose")]
+    #[arg(long, short = 'q', global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Log to stderr; -vv adds debug messages and the guest's console
-    #[arg(long, short = 'v', action = clap::ArgAction::Count)]
+    #[arg(long, short = 'v', global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Print without colors
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub no_color: bool,
     /// How to run virtual CPUs
     #[arg(
         long,
         value_name = "ENGINE",
         env = "MICROAGENT_ENGINE",
+        global = true,
         default_value = "auto"
     )]
     pub engine: EngineArg,

@@ -90,7 +90,14 @@ pub enum Parsed {
 /// A usage failure: one line and a remediation.
 pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
     match Cli::try_parse_from(words) {
-        Ok(cli) => Ok(Parsed::Command(Box::new(cli))),
+        // clap compares flags at one place of the command line only.
+        Ok(cli) if cli.global.quiet && cli.global.verbose > 0 => {
+            Err(Failure::usage("--quiet conflicts with --verbose").remediation("use one of them"))
+        }
+        Ok(cli) => match usage_error::volume(words, &cli.command) {
+            Some(failure) => Err(failure),
+            None => Ok(Parsed::Command(Box::new(cli))),
+        },
         Err(error) => match error.kind() {
             clap::error::ErrorKind::DisplayHelp
             | clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
@@ -101,17 +108,10 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
     }
 }
 
-/// Whether `--json` precedes the command, for errors of a command line that cannot be parsed.
+/// Whether `--json` is given, for errors of a command line that cannot be parsed.
 pub fn wants_json(words: &[OsString]) -> bool {
-    let grammar = grammar();
-    words
-        .iter()
-        .skip(1)
-        .take_while(|word| {
-            word.to_str()
-                .is_none_or(|word| grammar.find_subcommand(word).is_none())
-        })
-        .any(|word| word == "--json")
+    let flags = words.iter().skip(1).take_while(|word| *word != "--");
+    flags.into_iter().any(|word| word == "--json")
 }
 
 /// All commands and their flags.
@@ -178,6 +178,92 @@ mod tests {
                     assert!(flags.contains(flag), "{path} has no {flag}");
                 }
             }
+        }
+    }
+
+    fn parsed(line: &str) -> Result<Box<Cli>, Failure> {
+        let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+        match parse(&words)? {
+            Parsed::Command(cli) => Ok(cli),
+            Parsed::Help(help) => panic!("{help}"),
+        }
+    }
+
+    #[test]
+    fn global_flags_precede_or_follow_the_command() {
+        let flags = "--json --state-dir /s --no-color --engine qemu -vv";
+        for line in [
+            format!("microagent {flags} cache ls"),
+            format!("microagent cache {flags} ls"),
+            format!("microagent cache ls {flags}"),
+            format!("microagent run {flags} image command"),
+            "microagent --engine kvm run --engine qemu --json --no-color -vv --state-dir /s i"
+                .to_owned(),
+        ] {
+            let global = parsed(&line).unwrap().global;
+            assert!(global.json && global.no_color, "{line}");
+            assert_eq!(global.engine, EngineArg::Qemu, "{line}");
+            assert_eq!(global.verbose, 2, "{line}");
+            assert_eq!(global.state_dir.as_deref(), Some("/s".as_ref()), "{line}");
+        }
+        assert!(parsed("microagent cache ls -q").unwrap().global.quiet);
+        assert!(parsed("microagent -q cache ls -v").is_err());
+    }
+
+    #[test]
+    fn a_flag_after_the_image_belongs_to_the_command() {
+        let cli = parsed("microagent run image ls --json -v --engine x").unwrap();
+        assert!(!cli.global.json && cli.global.verbose == 0);
+        let Command::Run(run) = cli.command else {
+            panic!("another command");
+        };
+        assert_eq!(run.words, ["image", "ls", "--json", "-v", "--engine", "x"]);
+    }
+
+    #[test]
+    fn a_misspelt_command_or_flag_is_answered_with_the_nearest_one() {
+        for (line, message, remediation) in [
+            ("cahce ls", "unknown command cahce", "did you mean cache?"),
+            ("cache lss", "unknown command lss", "did you mean ls?"),
+            (
+                "frobnicate",
+                "unknown command frobnicate",
+                "see: microagent --help",
+            ),
+            (
+                "cache frobnicate",
+                "unknown command frobnicate",
+                "see: microagent cache --help",
+            ),
+            (
+                "cache gc --dryrun",
+                "unknown flag --dryrun",
+                "did you mean --dry-run?",
+            ),
+            (
+                "cache ls --stat-dir x",
+                "unknown flag --stat-dir",
+                "did you mean --state-dir?",
+            ),
+            (
+                "--jsn version",
+                "unknown flag --jsn",
+                "did you mean --json?",
+            ),
+            (
+                "run --exce x i",
+                "unknown flag --exce",
+                "did you mean --exec?",
+            ),
+            (
+                "cache ls --frob",
+                "unknown flag --frob",
+                "see: microagent cache ls --help",
+            ),
+        ] {
+            let failure = parsed(&format!("microagent {line}")).unwrap_err();
+            assert_eq!(failure.message, message, "{line}");
+            assert_eq!(failure.remediation.as_deref(), Some(remediation), "{line}");
         }
     }
 }

@@ -8,6 +8,15 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::failure::Failure;
 
+/// The remediation for a directory of the host.
+const NO_VOLUMES: &str = "a microVM shares no directories with the host: put the files into the \
+                          image, attach them with --disk or --bundle, or pass them on standard \
+                          input with -i";
+
+/// The least similarity of two words (Jaro) for the one to be taken for the other misspelt, as clap
+/// does with flags.
+const SIMILAR: f64 = 0.8;
+
 /// Flags of `docker run`, and what to do instead.
 const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
     (
@@ -25,9 +34,8 @@ const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
         "a microVM has no access to host devices: run the command on the host instead",
     ),
     (
-        &["--volume", "-v", "--mount", "--volumes-from", "--tmpfs"],
-        "a microVM shares no directories with the host: put the files into the image, attach them \
-         with --disk or --bundle, or pass them on standard input with -i",
+        &["--volume", "--mount", "--volumes-from", "--tmpfs"],
+        NO_VOLUMES,
     ),
     (
         &[
@@ -66,9 +74,6 @@ const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
     (&["--platform"], "omit it: a VM has the host's architecture"),
 ];
 
-/// The remediation for a global flag after the command.
-const GLOBAL_FLAG: &str = "global flags precede the command, as in: microagent --json run …";
-
 /// The failure for a command line that clap rejects with `error`. `grammar` must be built.
 pub fn usage_error(error: &clap::Error, words: &[OsString], grammar: &Command) -> Failure {
     let text = |kind| match error.get(kind) {
@@ -77,34 +82,71 @@ pub fn usage_error(error: &clap::Error, words: &[OsString], grammar: &Command) -
         _ => None,
     };
     let usage = format!("see: {} --help", command_path(words, grammar));
-    if error.kind() != ErrorKind::UnknownArgument {
-        return Failure::usage(first_paragraph(&error.render().to_string())).remediation(usage);
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let remediation = match text(ContextKind::SuggestedSubcommand) {
+                Some(similar) => format!("did you mean {similar}?"),
+                None => usage,
+            };
+            return Failure::usage(format!("unknown command {word}")).remediation(remediation);
+        }
+        ErrorKind::UnknownArgument => {}
+        _ => {
+            let message = first_paragraph(&error.render().to_string());
+            return Failure::usage(message).remediation(usage);
+        }
     }
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     let flag = argument.split('=').next().unwrap_or(argument);
-    let container_flag = CONTAINER_FLAGS
-        .iter()
-        .find(|(flags, _)| flags.contains(&flag));
-    let remediation = match (container_flag, text(ContextKind::SuggestedArg)) {
-        (Some((_, remediation)), _) => (*remediation).to_owned(),
-        _ if is_global_flag(flag, grammar) => GLOBAL_FLAG.to_owned(),
-        (None, Some(similar)) => format!("did you mean {similar}?"),
-        (None, None) => usage,
+    let remediation = match (container_flag(flag), text(ContextKind::SuggestedArg)) {
+        (Some((known, remediation)), _) if known == flag => remediation.to_owned(),
+        (Some((known, remediation)), similar)
+            if similar.is_none_or(|similar| nearer(flag, known, similar)) =>
+        {
+            format!("did you mean {known}? {remediation}")
+        }
+        (_, Some(similar)) => format!("did you mean {similar}?"),
+        (_, None) => usage,
     };
     Failure::usage(format!("unknown flag {flag}")).remediation(remediation)
 }
 
-/// Whether `flag` is valid before the command only; `-vv` counts as `-v`.
-fn is_global_flag(flag: &str, grammar: &Command) -> bool {
-    let long = flag.strip_prefix("--");
-    let short = match long {
-        Some(_) => None,
-        None => flag.strip_prefix('-').and_then(|name| name.chars().next()),
+/// Whether `flag` is more similar to `one` than to `other`.
+fn nearer(flag: &str, one: &str, other: &str) -> bool {
+    strsim::jaro(flag, one) > strsim::jaro(flag, other)
+}
+
+/// The flag of `docker run` that is `flag` or most similar to it, and what to do instead.
+fn container_flag(flag: &str) -> Option<(&'static str, &'static str)> {
+    let known = (CONTAINER_FLAGS.iter())
+        .flat_map(|(flags, remediation)| flags.iter().map(move |known| (*known, *remediation)));
+    known
+        .map(|(known, remediation)| {
+            let similarity = match known == flag {
+                true => 1.0,
+                // A short flag is not a misspelt one.
+                false if known.len() < 4 || flag.len() < 4 => 0.0,
+                false => strsim::jaro(known, flag),
+            };
+            (similarity, known, remediation)
+        })
+        .filter(|(similarity, ..)| *similarity > SIMILAR)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, known, remediation)| (known, remediation))
+}
+
+/// The failure for `run -v /HOST:/GUEST`: `-v` is a flag of its own here, and the volume would be
+/// taken for the image.
+pub fn volume(words: &[OsString], command: &super::Command) -> Option<Failure> {
+    let super::Command::Run(run) = command else {
+        return None;
     };
-    grammar.get_arguments().any(|argument| {
-        long.is_some() && argument.get_long() == long
-            || short.is_some() && argument.get_short() == short
-    })
+    let first = run.words.first()?;
+    let is_volume = first.starts_with(['/', '.', '~']) && first.contains(':');
+    let after_v = |pair: &[OsString]| pair[0] == "-v" && pair[1] == first.as_str();
+    (is_volume && words.windows(2).any(after_v))
+        .then(|| Failure::usage(format!("-v {first}: unknown volume")).remediation(NO_VOLUMES))
 }
 
 /// The command that was being parsed, for its help.

@@ -13,6 +13,7 @@ use crate::termination::Termination;
 
 /// Opens the pipeline on the state directory's store, and removes leftovers of dead processes.
 pub fn open(settings: &Settings, termination: &Termination) -> Result<Pipeline, Failure> {
+    settings.make_state_dir()?;
     let root = settings.store_dir();
     let store = Store::open(&root)?;
     termination.set_store(&root);

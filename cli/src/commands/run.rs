@@ -11,7 +11,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
 use crate::args::RunArgs;
-use crate::document::{ImageDocument, KernelDocument, nodes, time};
+use crate::document::{ErrorDocument, ImageDocument, KernelDocument, nodes, time};
 use crate::engine::{self, Choice};
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure};
 use crate::install;
@@ -147,10 +147,14 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         warnings: &warnings,
         halted: halted && workspace.is_some(),
     };
-    let document = parts.document(&mut outcome);
-    if let Some(workspace) = workspace.filter(|_| outcome.started_at.is_some()) {
-        workspace.keep(&document)?;
+    let mut document = parts.document(&mut outcome);
+    if let Some(lost) = &lost {
+        document.error = Some(ErrorDocument::new(lost));
     }
+    let kept = match workspace.filter(|_| outcome.started_at.is_some()) {
+        Some(workspace) => workspace.keep(&document),
+        None => Ok(()),
+    };
     drop(deadline);
     let report = Report {
         outcome: &outcome,
@@ -158,7 +162,9 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         warnings: &warnings,
         document: &document,
     };
-    report.print(settings.output, termination)
+    // The result is printed even if it cannot be kept.
+    let code = report.print(settings.output, termination)?;
+    kept.map(|()| code)
 }
 
 /// The result of a run.
@@ -179,10 +185,7 @@ impl Report<'_> {
             (Status::Exited(exited), None) => (exit_code(*exited), None),
             (Status::StdoutClosed, None) => (EXIT_SIGPIPE, None),
         };
-        // Without a command that ended there is no result.
-        let failed = matches!(self.outcome.status, Status::Failed(_));
-        let ended = code != EXIT_RUN_FAILED || !failed;
-        if output.json && ended {
+        if output.json {
             output.document(self.document)?;
         }
         self.warnings.print(output, failure);
@@ -244,6 +247,10 @@ impl DocumentParts<'_> {
             },
             warnings: self.warnings.document(),
             outputs: [],
+            error: match &outcome.status {
+                Status::Failed(failure) => Some(ErrorDocument::new(failure)),
+                _ => None,
+            },
             final_state: match (exited, self.halted) {
                 (Some(_), true) => "halted",
                 (Some(_), false) => "stopped",

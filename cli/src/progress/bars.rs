@@ -142,7 +142,10 @@ impl Bar {
             Some(total) => self.bar.set_length(total),
             None => {
                 self.bar.unset_length();
-                self.bar.enable_steady_tick(TICK);
+                // It starts a thread, and panics if that fails.
+                if std::thread::Builder::new().spawn(|| ()).is_ok() {
+                    self.bar.enable_steady_tick(TICK);
+                }
             }
         }
         self.bar.set_position(showing.bytes);

@@ -381,15 +381,21 @@ mod tests {
                 "omit it: the command runs in its own VM and needs no extra privileges",
             ),
             (
+                &["--privilged", "busybox"],
+                "unknown flag --privilged",
+                "did you mean --privileged? omit it: the command runs in its own VM and needs no \
+                 extra privileges",
+            ),
+            (
                 &["-v", "/a:/b", "busybox"],
-                "unknown flag -v",
+                "-v /a:/b: unknown volume",
                 "a microVM shares no directories with the host: put the files into the image, attach \
                  them with --disk or --bundle, or pass them on standard input with -i",
             ),
             (
-                &["--json", "busybox"],
-                "unknown flag --json",
-                "global flags precede the command, as in: microagent --json run …",
+                &["--qiet", "busybox"],
+                "unknown flag --qiet",
+                "did you mean --quiet?",
             ),
             (
                 &["--exce", "x", "busybox"],

@@ -7,7 +7,7 @@ use microagent_proto::warning::DiskOperation;
 use serde::Serialize;
 
 use super::phases::Phases;
-use crate::document::{ImageDocument, KernelDocument, NodeDocument};
+use crate::document::{ErrorDocument, ImageDocument, KernelDocument, NodeDocument};
 use crate::request::resources::Resources;
 use crate::timeline::Timeline;
 
@@ -41,6 +41,8 @@ pub struct RunDocument {
     pub warnings: Vec<WarningDocument>,
     /// Declared outputs; always empty in this version.
     pub outputs: [(); 0],
+    /// Why microagent ended the run; null if the command ended by itself.
+    pub error: Option<ErrorDocument>,
     /// `stopped`, `halted` (a kept workspace, shut down cleanly) or `failed`.
     pub final_state: &'static str,
 }

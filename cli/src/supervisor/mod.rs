@@ -11,7 +11,6 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -88,8 +87,7 @@ impl Supervisor {
             } else {
                 Stdio::piped()
             })
-            // Its own process group: Ctrl-C must reach only this process, which then ends the VM.
-            .process_group(0)
+            // It makes itself a session of its own, which the leader of a process group cannot.
             .spawn()
             .map_err(failed)?;
         let pidfd = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {

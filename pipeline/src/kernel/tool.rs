@@ -8,6 +8,7 @@
 //! group, which is killed as a whole, because make starts compilers.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -228,9 +229,13 @@ fn tail(mut stderr: impl Read) -> Vec<u8> {
     kept
 }
 
+/// `$PATH`; without it, where execvp(3) searches.
+pub(crate) fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into())
+}
+
 fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    std::env::split_paths(&search_path()).any(|dir| dir.join(program).is_file())
 }
 
 #[cfg(test)]

@@ -31,10 +31,11 @@ use crate::engine::node::NodeSpec;
 use crate::engine::progress::Stage;
 use crate::nodes::local_file;
 use crate::tar::decompress::Compression;
+use crate::tar::reader::READER_VERSION;
 use crate::tar::reader::TarError;
 use crate::tar::stream::{MAX_UNPACKED, Meter, UnpackError, unpack};
 use crate::tree::Tree;
-use crate::tree::merge::{MergeError, MergeProblem, Merger};
+use crate::tree::merge::{MERGE_VERSION, MergeError, MergeProblem, Merger};
 
 /// The operation, and its output.
 const OP: &str = "bundle";
@@ -320,6 +321,8 @@ fn spec(options: &BundleOptions, digest: Digest) -> NodeSpec {
         op_version: OP_VERSION,
         params: serde_json::json!({
             "writer": ext4::WRITER,
+            "reader": READER_VERSION,
+            "merge": MERGE_VERSION,
             "label": label(&options.name),
             "mount": options.mount,
             "headroomMiB": headroom_mib(options),

@@ -57,6 +57,11 @@ pub enum ImageArchiveError {
     },
     #[error("{} contains no named image", path.display())]
     Nameless { path: std::path::PathBuf },
+    #[error("{} names an image {name}, which is not the image it contains", path.display())]
+    FalseName {
+        path: std::path::PathBuf,
+        name: String,
+    },
 }
 
 impl Diagnosis for ImageArchiveError {
@@ -72,6 +77,7 @@ impl Diagnosis for ImageArchiveError {
                 }
                 _ => ErrorKind::Host,
             },
+            ImageArchiveError::FalseName { .. } => ErrorKind::Corrupt,
         }
     }
 
@@ -84,6 +90,9 @@ impl Diagnosis for ImageArchiveError {
                 Some("use it directly: run oci-archive:FILE".to_owned())
             }
             ImageArchiveError::Write { .. } => None,
+            ImageArchiveError::FalseName { .. } => Some(
+                "do not trust this archive, or use it directly: run oci-archive:FILE".to_owned(),
+            ),
         }
     }
 }
@@ -234,7 +243,22 @@ pub(crate) fn import(
                 resolve::keep(store, &bytes, &digest, &image.reference, "manifest")?;
             }
             let root = pin(ROOT).unwrap_or(image.root);
-            image = adopt(engine, &reference, root, cpu)?;
+            let false_name = || ImageArchiveError::FalseName {
+                path: path.to_owned(),
+                name: name.clone(),
+            };
+            if let Reference::Registry(named) = &reference
+                && named.digest.is_some_and(|pinned| pinned != root)
+            {
+                return Err(false_name().into());
+            }
+            let archived = image.config_digest;
+            image = resolve::image_at(store, &reference, root, cpu)?;
+            // An index must lead to the archived image, not to another one in the store.
+            if image.config_digest != archived {
+                return Err(false_name().into());
+            }
+            adopt(engine, &reference, &image)?;
         }
         resolve::tag_image(store, &image)?;
         imported.push(image);
@@ -287,17 +311,11 @@ fn exported_name(reference: &str) -> Option<String> {
     }
 }
 
-/// Records that `reference` names `root`, whose documents are in the store.
-fn adopt(
-    engine: &Engine,
-    reference: &Reference,
-    root: Digest,
-    cpu: &GuestCpu,
-) -> Result<Image, ResolveFailure> {
-    let image = resolve::image_at(engine.store(), reference, root, cpu)?;
+/// Records that `reference` names `image`.
+fn adopt(engine: &Engine, reference: &Reference, image: &Image) -> Result<(), StoreError> {
     let spec = resolve::spec(&reference.to_string());
     engine.observe(spec, || Ok::<_, StoreError>(image.outputs()))?;
-    Ok(image)
+    Ok(())
 }
 
 /// `index.json` of an archive of one image.

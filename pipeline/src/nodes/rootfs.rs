@@ -23,7 +23,7 @@ use crate::nodes::layer::{self, LayerFailure, Unpacked};
 use crate::nodes::resolve::{self, Image};
 use crate::tar::index::IndexReader;
 use crate::tree::Tree;
-use crate::tree::merge::{MergeError, Merger};
+use crate::tree::merge::{MERGE_VERSION, MergeError, Merger};
 
 /// The operation, and its output.
 pub(crate) const OP: &str = "rootfs";
@@ -277,6 +277,8 @@ pub(crate) fn spec(image: &Image, options: &RootfsOptions, tool: Option<&Mke2fs>
         op_version: OP_VERSION,
         params: serde_json::json!({
             "writer": if tool.is_some() { "mke2fs, lost+found 1" } else { ext4::WRITER },
+            "unpack": layer::UNPACK_VERSION,
+            "merge": MERGE_VERSION,
             "sizeMiB": options.size_mib,
             "headroomMiB": HEADROOM_MIB,
         }),

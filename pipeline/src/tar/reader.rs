@@ -24,6 +24,9 @@ use self::sparse::sparse_content;
 use crate::tar::entry::{Attributes, Content, Entry, EntryKind, Timestamp, display_name};
 use crate::tar::pax::{self, PaxHeader};
 
+/// The version of the reader. Must rise whenever it could read other members from the same tar.
+pub(crate) const READER_VERSION: u32 = 1;
+
 /// The block size of a tar.
 const BLOCK: u64 = 512;
 /// The maximum size of an extension header (the same limit as in Go).

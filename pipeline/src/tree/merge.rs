@@ -40,6 +40,9 @@ use crate::tar::entry::{Attributes, Entry, EntryKind, display_name};
 use crate::tree::xattr;
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
 
+/// The version of the rules. Must rise whenever the same layers could give another tree.
+pub(crate) const MERGE_VERSION: u32 = 1;
+
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";

@@ -9,6 +9,7 @@
 
 mod auth;
 mod bundles;
+mod golden;
 mod manifests;
 mod mirrors;
 mod mke2fs;

@@ -625,3 +625,42 @@ fn drift_detects_a_changed_layout_and_a_changed_kernel_file() {
     fs::remove_file(&file).unwrap();
     assert_eq!(state(&drift()), "gone");
 }
+
+/// The name of an archived image is a claim of whoever made the archive.
+#[test]
+fn an_import_believes_no_false_name() {
+    let layout = or_skip!(layout_with(b"one"));
+    let registry = or_skip!(Registry::start());
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let image = format!("{}/app:1", registry.address());
+    let host = or_skip!(Host::new());
+    build(&host, &image);
+    let zeros = "0".repeat(64);
+    let script = format!(
+        "microagent cache export {image} --out right.tar && mkdir x && tar -C x -xf right.tar && \
+         sed -i 's,/app:1,/app@sha256:{zeros},' x/index.json && tar -C x -cf false.tar ."
+    );
+    host.shell(&script).finish().expect_code(0);
+    let fresh = or_skip!(Host::new());
+    let import = |name: &str| {
+        let path = host.path(name);
+        let mut import = fresh.microagent(["cache", "import"]);
+        import.argument(path).finish()
+    };
+    let refused = import("false.tar").expect_code(1).errors();
+    let claimed = format!("{}/app@sha256:{zeros}", registry.address());
+    assert_eq!(
+        refused.lines().last().unwrap().trim(),
+        "do not trust this archive, or use it directly: run oci-archive:FILE"
+    );
+    assert!(
+        refused.contains(&format!("names an image {claimed}, which is not")),
+        "{refused}"
+    );
+    drop(registry);
+    fresh
+        .microagent(["image", "resolve", &claimed])
+        .finish()
+        .expect_code(1);
+    import("right.tar").expect_code(0);
+}

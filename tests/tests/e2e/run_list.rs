@@ -59,6 +59,12 @@ macro_rules! run_list {
                 code: 3,
                 stdout: "",
             }
+            a_command_that_exits_with_125_has_a_result {
+                script: r#"microagent run --json --quiet --image "$IMAGE" --exec 'exit 125' >document; echo $?
+                    grep -E '"(exitCode|error|finalState)"' document"#,
+                code: 0,
+                stdout: "125\n    \"exitCode\": 125,\n  \"error\": null,\n  \"finalState\": \"stopped\"\n",
+            }
             the_exit_code_for_a_signal_is_128_plus_its_number {
                 script: r#"microagent run --image "$IMAGE" --exec 'kill -9 $$'"#,
                 code: 137,

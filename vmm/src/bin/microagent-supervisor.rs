@@ -7,7 +7,7 @@ use microagent_vmm::supervisor::{self, Control};
 
 fn main() -> ExitCode {
     // A new session, so that Ctrl-C in a terminal reaches only the command line, which decides.
-    // Fails only if this process already leads a process group.
+    // Fails only if this process already leads a process group, as when a shell started it.
     let _ = rustix::process::setsid();
     let expected = std::env::args()
         .nth(1)

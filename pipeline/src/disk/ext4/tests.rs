@@ -348,3 +348,15 @@ fn lost_and_found_is_right_in_a_large_root_directory() {
         assert_eq!(fs.read_dir(2).unwrap().len(), count + 2 + usize::from(own));
     }
 }
+
+/// Another version may lay out the same tree in another way, so it is part of every key.
+#[test]
+fn the_version_in_the_keys_is_the_one_in_the_lock_file() {
+    let lock = include_str!("../../../../Cargo.lock");
+    let (_, package) = lock.split_once("name = \"mkext4\"\nversion = \"").unwrap();
+    let version = package.split('"').next().unwrap();
+    assert_eq!(
+        WRITER.split(',').next().unwrap(),
+        format!("mkext4 {version}")
+    );
+}

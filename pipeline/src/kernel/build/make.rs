@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{KernelBuildError, KernelBuildFailure};
 use crate::kernel::tool::Tool;
+use crate::kernel::tool::search_path;
 
 /// Fixed values for everything that would differ between two builds of one source
 /// (Documentation/kbuild/reproducible-builds.rst).
@@ -112,7 +113,7 @@ fn environment(tree: &Path) -> Vec<(OsString, OsString)> {
     let fixed = ENVIRONMENT
         .iter()
         .map(|(key, value)| (key.into(), value.into()));
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = search_path();
     // Temporary files of the compiler are deleted together with the tree.
     let own = [
         ("PATH".into(), path),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::error::KernelBuildError;
+use crate::kernel::tool::search_path;
 
 /// The programs, and their packages in Debian and Ubuntu. In the order in which the build needs
 /// them.
@@ -84,7 +85,7 @@ fn compiler_finds(header: &str) -> bool {
 }
 
 fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
+    let path = search_path();
     let mut candidates = std::env::split_paths(&path).map(|directory| directory.join(program));
     candidates.find(|candidate| Path::is_file(candidate))
 }

@@ -41,6 +41,7 @@ use crate::nodes::resolve::Image;
 use crate::source::SourceFailure;
 use crate::tar::feed::{FeedWriter, PIECE, feed};
 use crate::tar::index::INDEX_FORMAT;
+use crate::tar::reader::READER_VERSION;
 
 pub use error::LayerError;
 
@@ -48,10 +49,8 @@ pub use error::LayerError;
 const PARALLEL: usize = 3;
 /// The size of a read from a blob, in bytes.
 const CHUNK: usize = 256 << 10;
-/// The version of the tar reader. Must rise whenever it could read other members from the same tar.
-const READER_VERSION: u32 = 1;
 /// The version of the `unpack` node: the tar reader's and the index's together. Both only rise.
-const UNPACK_VERSION: u32 = INDEX_FORMAT + READER_VERSION;
+pub(crate) const UNPACK_VERSION: u32 = INDEX_FORMAT + READER_VERSION;
 
 /// An unpacked layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

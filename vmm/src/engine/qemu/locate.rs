@@ -31,7 +31,8 @@ pub struct QemuInfo {
 /// # Errors
 /// [`EngineError::Missing`], with the package to install.
 pub fn locate() -> Result<PathBuf, EngineError> {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
+    // Without it, where execvp(3) searches.
+    let paths = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     std::env::split_paths(&paths)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(PROGRAM))
