@@ -54,6 +54,7 @@ mod output;
 mod perf;
 mod printable;
 mod progress;
+mod reaper;
 mod request;
 mod run;
 mod run_dir;

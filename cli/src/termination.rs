@@ -26,6 +26,7 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
+use crate::reaper;
 
 /// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";
@@ -36,6 +37,9 @@ const READER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the thread that owns the end of the process may take to finish before another one that
 /// must terminate it does so.
 const OWNER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long killed children may take to end. To tear a VM down takes milliseconds.
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What to remove on termination, and which thread terminates the process.
 #[derive(Debug, Clone)]
@@ -126,6 +130,7 @@ impl Termination {
             thread::sleep(OWNER_TIMEOUT);
         }
         let state = self.lock();
+        reaper::adopt_orphans();
         kill_children();
         let mut sweep = Command::new("/proc/self/exe");
         sweep.arg(SWEEP_MODE).arg(code.to_string());
@@ -218,6 +223,8 @@ pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
         // On failure, the next run sweeps what is left.
         let _ = store.sweep();
     }
+    // The children that were killed before this program was executed, and theirs.
+    reaper::reap_children(REAP_TIMEOUT);
     let code = code.to_str().and_then(|code| code.parse::<u8>().ok());
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -118,8 +118,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         let persistent = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
         let halted = persistent && exited && vm::shut_down(&supervisor);
         let warnings = RunWarnings::new(supervisor.warnings(), root, &attached);
-        // No wait: the caller gets its exit code before the VM has been torn down.
-        drop(supervisor);
+        supervisor.end(halted);
         drop(run_dir);
         (halted, warnings)
     });

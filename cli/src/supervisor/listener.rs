@@ -4,7 +4,7 @@ use std::io::{IoSliceMut, Read};
 use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, PacketError, decode};
@@ -13,6 +13,8 @@ use microagent_proto::warning::{MAX_WARNINGS, Warning};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+
+use crate::reaper;
 
 /// How much of the supervisor's standard error is kept for error messages, in bytes.
 const STDERR_TAIL: usize = 4 << 10;
@@ -40,6 +42,7 @@ pub(super) enum SupervisorEvent {
 pub(super) struct Inbox {
     control: OwnedFd,
     state: Mutex<State>,
+    orphans_are_reaped: OnceLock<bool>,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,7 @@ impl Inbox {
                 events,
                 warnings: Vec::new(),
             }),
+            orphans_are_reaped: OnceLock::new(),
         }
     }
 
@@ -73,6 +77,17 @@ impl Inbox {
         let mut state = self.state();
         while let Found::Message = self.receive(&mut state) {}
         state.warnings.clone()
+    }
+
+    /// Whether a supervisor that outlives this process will be reaped.
+    pub(super) fn orphans_are_reaped(&self) -> bool {
+        *self.orphans_are_reaped.get_or_init(reaper::reaps_orphans)
+    }
+
+    /// A test has no supervisor to wait for.
+    #[cfg(test)]
+    pub(super) fn assume_orphans_are_reaped(&self) {
+        let _ = self.orphans_are_reaped.set(true);
     }
 
     /// Reads messages until end of file.
@@ -138,6 +153,8 @@ pub(super) fn listen(inbox: &Inbox, mut child: Child) {
             .spawn(move || tail(pipe))
             .ok()
     });
+    // Found out now, because this thread has nothing else to do until the guest has booted.
+    inbox.orphans_are_reaped();
     inbox.read_to_end();
     // A supervisor that closed its socket must not keep running.
     let _ = child.kill();

@@ -7,6 +7,7 @@
 mod error;
 mod listener;
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,17 +32,25 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 pub use self::error::SupervisorError;
 use self::error::died;
 use self::listener::{Inbox, SupervisorEvent, listen};
+use crate::reaper;
 use crate::timeline::GuestReady;
 
 /// How long to wait for the reason of a VM's end after its streams have closed.
 const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(800);
 
+/// How long the supervisor may take to close its files, and then to be gone.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long the supervisor may take to report on a VM that hangs: its engine may take ten seconds.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running supervisor. Dropping it kills the VM without waiting for it.
+/// A running supervisor. Dropping it kills the VM; on KVM without waiting for it, if another process
+/// will reap it.
 #[derive(Debug)]
 pub struct Supervisor {
+    engine: Engine,
+    /// It has exited and was reaped.
+    exited: Cell<bool>,
     control: OwnedFd,
     events: Receiver<SupervisorEvent>,
     inbox: Arc<Inbox>,
@@ -78,6 +87,7 @@ impl Supervisor {
             None,
         )
         .map_err(|error| failed(error.into()))?;
+        reaper::adopt_orphans();
         let mut child = Command::new(path)
             .arg(engine.name())
             .stdin(Stdio::from(theirs))
@@ -101,6 +111,8 @@ impl Supervisor {
         let inbox = control.try_clone().map_err(failed)?;
         let inbox = Arc::new(Inbox::new(inbox, sender));
         let supervisor = Supervisor {
+            engine,
+            exited: Cell::new(false),
             control,
             events,
             inbox: Arc::clone(&inbox),
@@ -142,7 +154,10 @@ impl Supervisor {
             Ok(SupervisorEvent::Message(message)) => Ok(Some(message)),
             Ok(SupervisorEvent::Mismatch(mismatch)) => Err(mismatch.into()),
             Ok(SupervisorEvent::Malformed) => Err(SupervisorError::Protocol),
-            Ok(SupervisorEvent::Exited { status, stderr }) => Err(died(status, &stderr)),
+            Ok(SupervisorEvent::Exited { status, stderr }) => {
+                self.exited.set(true);
+                Err(died(status, &stderr))
+            }
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(died(None, "")),
         }
@@ -228,6 +243,28 @@ impl Supervisor {
         }
     }
 
+    /// Ends the VM, unless it has `stopped` by itself. When this returns, the supervisor has nothing
+    /// open any more in the file systems of the state directory and the disks, unless one of them
+    /// hangs. It is also gone if nobody else would reap it, and on engine `qemu`. On KVM it usually is
+    /// not: the host takes milliseconds to tear a VM down.
+    pub fn end(self, stopped: bool) {
+        // Before it reports the end of a VM, the supervisor closes everything.
+        if !stopped && !self.exited.get() && self.send(&ToSupervisor::Release, None).is_ok() {
+            let deadline = Instant::now() + RELEASE_TIMEOUT;
+            while let Ok(Some(message)) = self.next(deadline) {
+                if message == FromSupervisor::Released || end_as_error(message).is_err() {
+                    break;
+                }
+            }
+        }
+        let qemu = self.engine == Engine::Qemu;
+        drop(self);
+        if qemu {
+            // A supervisor that was killed leaves QEMU to this process.
+            reaper::reap_children(RELEASE_TIMEOUT);
+        }
+    }
+
     fn send(
         &self,
         message: &ToSupervisor,
@@ -259,6 +296,11 @@ impl Supervisor {
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.killer.kill();
+        let reap = self.engine == Engine::Qemu || !self.inbox.orphans_are_reaped();
+        if reap && !self.exited.get() {
+            let deadline = Instant::now() + RELEASE_TIMEOUT;
+            while let Ok(Some(_)) = self.next(deadline) {}
+        }
     }
 }
 
@@ -280,6 +322,7 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
         // Warnings are kept by the inbox.
         FromSupervisor::Ready { .. }
         | FromSupervisor::Diagnosis { .. }
+        | FromSupervisor::Released
         | FromSupervisor::Warning(_) => Ok(()),
     }
 }
@@ -304,7 +347,10 @@ mod tests {
         .unwrap();
         let (sender, events) = mpsc::channel();
         let inbox = Inbox::new(control.try_clone().unwrap(), sender.clone());
+        inbox.assume_orphans_are_reaped();
         let supervisor = Supervisor {
+            engine: Engine::Kvm,
+            exited: Cell::new(false),
             inbox: Arc::new(inbox),
             killer: Killer(Arc::new(control.try_clone().unwrap())),
             control,

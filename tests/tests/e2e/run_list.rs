@@ -211,6 +211,31 @@ macro_rules! run_list {
                 code: 0,
                 stdout: "0\nlower\n1\nfuse\ntun\n666\n666\nloop\n1\nbridge\n1\nunknown\nmodules.dep\nread-only\n",
             }
+            file_systems_can_be_unmounted_right_after_a_run {
+                script: r#"microagent --quiet rootfs build --image "$IMAGE" --allow-mutable --out image >/dev/null
+                    mkdir state disk; export STATE="$MICROAGENT_STATE_DIR"
+                    cat >inside <<'END'
+                    mount -t tmpfs none disk && cp image disk/image || exit
+                    run() { mount --bind "$STATE" state && (cd disk; MICROAGENT_STATE_DIR=$OLDPWD/state microagent --quiet run --image "$IMAGE" "$@"); umount state && echo $?; }
+                    run --exec true; run --exec 'sync; exit 3'; run --timeout 1 --exec 'sleep 100' 2>/dev/null
+                    run --disk data=image:/data:rw --exec 'echo x >/data/x'; umount disk; echo $?
+END
+                    unshare -m sh inside"#,
+                seconds: 200,
+                code: 0,
+                stdout: "0\n0\n0\n0\n0\n",
+            }
+            a_process_1_that_does_not_reap_has_no_zombies_of_a_run {
+                script: r#"unshare -p -f -m --mount-proc sleep 500 & init=
+                    until [ -n "$init" ]; do read -r init rest </proc/$!/task/$!/children; done
+                    inside() { nsenter -t $init -p -m "$@"; }
+                    inside microagent --quiet run --image "$IMAGE" --exec 'exit 3'; echo $?
+                    inside microagent --quiet run --image "$IMAGE" --timeout 1 --exec 'sleep 100' 2>/dev/null; echo $?
+                    inside sh -c 'cat /proc/1/task/1/children | wc -w'; kill -9 $init"#,
+                seconds: 120,
+                code: 0,
+                stdout: "3\n124\n0\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

@@ -64,6 +64,9 @@ pub enum ToSupervisor {
     },
     /// Kill the VM without notifying the guest.
     Kill,
+    /// Kill the VM and close everything that it uses of the host's file systems. Answered with
+    /// [`FromSupervisor::Released`]; the VM itself is torn down when the process ends.
+    Release,
     /// Report the state of a VM that seems to hang. Answered with [`FromSupervisor::Diagnosis`].
     Diagnose,
 }
@@ -91,6 +94,8 @@ pub enum FromSupervisor {
         /// bytes.
         report: String,
     },
+    /// The answer to [`ToSupervisor::Release`].
+    Released,
     /// Something went wrong on the host, and the VM continues.
     Warning(Warning),
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. The last message.

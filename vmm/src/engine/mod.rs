@@ -79,6 +79,10 @@ pub trait RunningVm: Send + Debug {
     /// Kills the VM without waiting; [`ended_fd`](Self::ended_fd) becomes readable.
     fn kill(&mut self);
 
+    /// Kills the VM and closes its disks and other files of the host. Waits for requests that the
+    /// host is working on.
+    fn release(&mut self);
+
     /// A report on a VM that seems to hang: devices and queues, and on engine `qemu` the vCPUs'
     /// registers and the interrupt controllers. Its size is bounded. Takes up to ten seconds if
     /// the engine itself hangs. Does not change the VM.

@@ -38,6 +38,13 @@ pub(super) struct Instance {
 }
 
 impl Instance {
+    /// Kills the VM and leaves the host's file systems, also as a working directory.
+    pub(super) fn release(&mut self) {
+        self.vm.release();
+        // Fails only where `/` may not be entered; the working directory is the caller's then.
+        let _ = std::env::set_current_dir("/");
+    }
+
     /// Starts the VM that `config` describes and records each step.
     pub(super) fn start(
         control: &Control,

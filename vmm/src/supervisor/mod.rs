@@ -10,6 +10,7 @@
 //!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ──┐ ── VM ended ─────▶ Stopped / Failed, exit
 //!                                 │ Connect  │ ── socket closed ▶ kill, exit
 //!                                 │ Diagnose │ ── Kill ─────────▶ kill, Stopped, exit
+//!                                 │ Release  │
 //!                                 └──────────┘
 //! ```
 
@@ -81,6 +82,10 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
         Err(failure) => failure.into_message(&console),
     };
     let ended_well = matches!(last, FromSupervisor::Stopped { .. });
+    // Before the report: the caller may unmount the disks' file systems as soon as it has it.
+    if let Some(instance) = &mut instance {
+        instance.release();
+    }
     // Fails only when the caller has closed its end; then nobody needs the report.
     let _ = control.send(&last);
     // Dropped after the report: tearing down a VM takes milliseconds, and the caller need not wait.
@@ -177,6 +182,10 @@ fn watch(
                     instance.vsock.connect(port, socket);
                 }
                 Some((ToSupervisor::Kill, None)) => instance.vm.kill(),
+                Some((ToSupervisor::Release, None)) => {
+                    instance.release();
+                    control.send(&FromSupervisor::Released)?;
+                }
                 Some((ToSupervisor::Diagnose, None)) => {
                     control.send(&diagnosis::message(console, &mut *instance.vm))?;
                 }

@@ -40,7 +40,8 @@ pub struct KvmVm {
     // Drop order: the vCPUs, then the devices they access, then the VM.
     vcpus: Vec<VcpuThread>,
     termination: Arc<Termination>,
-    bus: Arc<Bus>,
+    /// `None` when released.
+    bus: Option<Arc<Bus>>,
     _vm: Vm,
 }
 
@@ -89,7 +90,7 @@ pub fn start(
     Ok(Box::new(KvmVm {
         vcpus,
         termination,
-        bus,
+        bus: Some(bus),
         _vm: vm,
     }))
 }
@@ -107,17 +108,25 @@ impl RunningVm for KvmVm {
         self.termination.set(Ok(StopReason::Killed));
     }
 
+    fn release(&mut self) {
+        self.termination.set(Ok(StopReason::Killed));
+        for vcpu in &mut self.vcpus {
+            vcpu.join();
+        }
+        // The last reference, now that the vCPUs are gone. The VM itself stays: its teardown takes
+        // the host milliseconds.
+        self.bus = None;
+    }
+
     fn diagnose(&mut self) -> String {
-        format!("devices:\n{}\n", self.bus.describe().join("\n"))
+        let devices = self.bus.as_ref().map(|bus| bus.describe());
+        format!("devices:\n{}\n", devices.unwrap_or_default().join("\n"))
     }
 }
 
 impl Drop for KvmVm {
     fn drop(&mut self) {
-        self.termination.set(Ok(StopReason::Killed));
-        for vcpu in &mut self.vcpus {
-            vcpu.join();
-        }
+        self.release();
     }
 }
 

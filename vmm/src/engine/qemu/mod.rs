@@ -186,6 +186,12 @@ impl RunningVm for QemuVm {
         self.process.kill();
     }
 
+    fn release(&mut self) {
+        // QEMU maps the initramfs for as long as it lives.
+        self.process.stop();
+        self.servers.clear();
+    }
+
     fn diagnose(&mut self) -> String {
         let devices: Vec<String> = self.servers.iter().flat_map(Server::describe).collect();
         diagnosis::report(&devices, &mut self.process)

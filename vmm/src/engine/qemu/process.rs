@@ -168,8 +168,9 @@ impl QemuProcess {
     }
 }
 
-impl Drop for QemuProcess {
-    fn drop(&mut self) {
+impl QemuProcess {
+    /// Kills QEMU and waits until it is gone.
+    pub fn stop(&mut self) {
         self.kill();
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
@@ -180,6 +181,12 @@ impl Drop for QemuProcess {
         {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for QemuProcess {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
