@@ -39,7 +39,7 @@
 //! | 13 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
-//! | 14 | [`failure`], [`table`] | message, remediation, exit code; text columns |
+//! | 14 | [`failure`], [`table`], [`reaper`] | message, remediation, exit code; text columns; orphaned processes |
 
 mod app;
 mod args;
