@@ -108,7 +108,7 @@ pub(super) fn sparse_pages(path: &Path) -> Result<Vec<u64>, BootError> {
     sparse_pages::find(&mut file).map_err(read_error(path))
 }
 
-fn is_elf(file: &mut (impl Read + Seek), path: &Path) -> Result<bool, BootError> {
+pub(super) fn is_elf(file: &mut (impl Read + Seek), path: &Path) -> Result<bool, BootError> {
     let mut magic = [0; 4];
     let read = file
         .read(&mut magic)
@@ -116,7 +116,7 @@ fn is_elf(file: &mut (impl Read + Seek), path: &Path) -> Result<bool, BootError>
     Ok(read.map_err(read_error(path))? == 4 && &magic == b"\x7fELF")
 }
 
-fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
+pub(super) fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> BootError {
     let path = path.to_owned();
     move |source| BootError::Read { path, source }
 }

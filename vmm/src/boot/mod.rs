@@ -19,11 +19,14 @@ mod command_line;
 mod error;
 mod kernel;
 pub mod layout;
+mod minimum;
 mod parameters;
+mod segments;
 mod sparse_pages;
 
 pub use command_line::CommandLine;
 pub use error::BootError;
+pub use minimum::minimum_memory_mib;
 pub use sparse_pages::HUGE_PAGE;
 
 /// The entry point and CPU mode of the first vCPU.

@@ -1,10 +1,9 @@
 //! Finds the huge pages of which a kernel uses only a small part.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 
-use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD};
-use vm_memory::ByteValued;
+use super::segments;
 
 /// The size of a huge page of the host, in bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;
@@ -12,9 +11,6 @@ pub const HUGE_PAGE: u64 = 2 << 20;
 /// Pages of which fewer bytes are used are sparse. The host clears a huge page as a whole, so small
 /// pages are cheaper for them.
 const SPARSE_LIMIT: u64 = HUGE_PAGE / 8;
-
-/// A kernel has far fewer program headers than this.
-const MAX_SEGMENTS: u16 = 64;
 
 /// The guest-physical addresses of the huge pages inside the ELF kernel in `file` of which its
 /// segments use less than an eighth. Linux reserves its whole image (`early_reserve_memory` in
@@ -24,25 +20,9 @@ const MAX_SEGMENTS: u16 = 64;
 /// # Errors
 /// When the file cannot be read, or ends inside its headers.
 pub(super) fn find(file: &mut (impl Read + Seek)) -> io::Result<Vec<u64>> {
-    let mut header = Elf64_Ehdr::default();
-    file.read_exact(header.as_mut_slice())?;
-    let count = header.e_phnum;
-    if count > MAX_SEGMENTS {
-        return Ok(Vec::new());
-    }
-    file.seek(SeekFrom::Start(header.e_phoff))?;
     let (mut first, mut last) = (u64::MAX, 0);
     let mut used = BTreeMap::new();
-    for _ in 0..count {
-        let mut segment = Elf64_Phdr::default();
-        file.read_exact(segment.as_mut_slice())?;
-        let (start, length) = (segment.p_paddr, segment.p_memsz);
-        let Some(end) = start.checked_add(length) else {
-            return Ok(Vec::new());
-        };
-        if segment.p_type != PT_LOAD || length == 0 {
-            continue;
-        }
+    for (start, end) in segments::loaded(file)? {
         (first, last) = (first.min(start), last.max(end));
         // The pages between the first and the last page of a segment are fully used.
         let (head, tail) = (page_of(start), page_of(end - 1));
@@ -65,7 +45,9 @@ fn page_of(address: u64) -> u64 {
 mod tests {
     use std::io::Cursor;
 
+    use linux_loader::elf::{Elf64_Ehdr, Elf64_Phdr, PT_LOAD};
     use proptest::prelude::*;
+    use vm_memory::ByteValued;
 
     use super::*;
 
