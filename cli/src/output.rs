@@ -3,9 +3,11 @@
 //! there is one.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
+use rustix::fs::fstat;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -42,6 +44,12 @@ impl Output {
     /// Whether the output of setup commands is shown.
     pub fn shows_setup_output(&self) -> bool {
         !self.quiet && (!self.json || self.verbose > 0)
+    }
+
+    /// Whether standard output and standard error are the same file, pipe or terminal, so that the
+    /// order of a guest command's output in both must be kept. `--json` keeps them apart.
+    pub fn streams_are_one(&self) -> bool {
+        !self.json && are_one_file(&io::stdout(), &io::stderr())
     }
 
     /// Prints a one-line notice on stderr, unless `--quiet`.
@@ -142,4 +150,31 @@ pub fn stdout_error(error: &io::Error) -> Failure {
         ErrorKind::Host,
         format!("cannot write to standard output: {error}"),
     )
+}
+/// Whether both descriptors refer to one file, pipe or terminal.
+fn are_one_file(one: &impl AsFd, other: &impl AsFd) -> bool {
+    match (fstat(one), fstat(other)) {
+        (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_of_one_file_or_pipe_are_recognised() {
+        let (reader, writer) = io::pipe().unwrap();
+        let (_, other) = io::pipe().unwrap();
+        assert!(are_one_file(&writer, &writer.try_clone().unwrap()));
+        assert!(!are_one_file(&writer, &other));
+        drop(reader);
+        let directory = tempfile::tempdir().unwrap();
+        let create = |name: &str| std::fs::File::create(directory.path().join(name)).unwrap();
+        let (a, again, b) = (create("a"), create("a"), create("b"));
+        assert!(are_one_file(&a, &again));
+        assert!(!are_one_file(&a, &b));
+        assert!(!are_one_file(&a, &writer));
+    }
 }

@@ -6,9 +6,10 @@
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use microagent_proto::agent::{Configure, Exec, Exited, Failure, Reply, Request};
+use microagent_proto::agent::{Configure, Exec, Exited, Failure, Reply, Request, STDIN_WINDOW};
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
     DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_opening, write_frame, write_opening,
@@ -76,15 +77,18 @@ pub fn exec(
         Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
         _ => return Err(unexpected_reply()),
     }
+    let window = Arc::new(StdinWindow::new());
     if stdin {
         let writer = stream.try_clone().map_err(FrameError::Io)?;
+        let window = Arc::clone(&window);
         // The thread ends with this process or with the session.
         thread::Builder::new()
             .name("stdin".into())
-            .spawn(move || forward_stdin(writer))
+            .spawn(move || forward_stdin(writer, &window))
             .map_err(FrameError::Io)?;
     }
-    let end = forward_output(&mut stream, sink);
+    let end = forward_output(&mut stream, &window, sink);
+    window.close();
     let _ = stream.shutdown(Shutdown::Both);
     end
 }
@@ -103,7 +107,60 @@ fn first_reply(stream: &mut UnixStream, what: &'static str) -> Result<Reply, Fra
     read_opening(stream, Program::CommandLine, Program::Agent, what)
 }
 
-fn forward_output(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
+/// How much standard input the agent accepts at the moment.
+struct StdinWindow {
+    /// In bytes; `None` after the end of the session.
+    free: Mutex<Option<usize>>,
+    changed: Condvar,
+}
+
+impl StdinWindow {
+    fn new() -> StdinWindow {
+        StdinWindow {
+            free: Mutex::new(Some(STDIN_WINDOW)),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits until `length` bytes may be sent, at most [`STDIN_WINDOW`]. Returns false at the end of
+    /// the session.
+    fn take(&self, length: usize) -> bool {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match *free {
+                None => return false,
+                Some(bytes) if bytes >= length => {
+                    *free = Some(bytes - length);
+                    return true;
+                }
+                Some(_) => {
+                    free = self
+                        .changed
+                        .wait(free)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// The agent has reported that many bytes as consumed.
+    fn open(&self, bytes: usize) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        *free = free.map(|free| free.saturating_add(bytes).min(STDIN_WINDOW));
+        self.changed.notify_all();
+    }
+
+    fn close(&self) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.changed.notify_all();
+    }
+}
+
+fn forward_output(
+    stream: &mut UnixStream,
+    window: &StdinWindow,
+    sink: &mut dyn Sink,
+) -> Result<Exited, SessionError> {
     loop {
         let Frame { kind, payload } =
             read_frame(stream)?.ok_or(FrameError::Closed("the end of the command"))?;
@@ -112,6 +169,7 @@ fn forward_output(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited
             Kind::Stderr => sink.stderr(&payload).map_err(SessionError::Output)?,
             Kind::Message => match serde_json::from_slice(&payload).map_err(FrameError::from)? {
                 Reply::Exited(exited) => return Ok(exited),
+                Reply::StdinConsumed { bytes } => window.open(bytes),
                 Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
                 _ => return Err(unexpected_reply()),
             },
@@ -121,7 +179,7 @@ fn forward_output(stream: &mut UnixStream, sink: &mut dyn Sink) -> Result<Exited
 }
 
 /// Copies standard input to the session until either ends.
-fn forward_stdin(mut stream: UnixStream) {
+fn forward_stdin(mut stream: UnixStream, window: &StdinWindow) {
     let mut stdin = io::stdin().lock();
     let mut chunk = vec![0; DATA_CHUNK];
     loop {
@@ -131,6 +189,9 @@ fn forward_stdin(mut stream: UnixStream) {
             // An unreadable standard input counts as ended.
             Err(_) => 0,
         };
+        if !window.take(length) {
+            return;
+        }
         // An empty frame signals the end.
         if write_frame(&mut stream, Kind::Stdin, &chunk[..length]).is_err() || length == 0 {
             return;
@@ -150,7 +211,7 @@ mod tests {
     use std::io::Write;
 
     use microagent_proto::VERSION;
-    use microagent_proto::agent::FailureKind;
+    use microagent_proto::agent::{FailureKind, Place};
     use microagent_proto::envelope::envelope;
 
     use super::*;
@@ -176,6 +237,8 @@ mod tests {
             cwd: String::new(),
             user: String::new(),
             stdin: false,
+            merge_output: false,
+            place: Place::Workload,
         }
     }
 
@@ -208,11 +271,15 @@ mod tests {
             (Kind::Stdout, b"a"),
             (Kind::Stderr, b"b"),
             (Kind::Stdout, b"c"),
-            (Kind::Message, br#"{"exited":{"code":3,"signal":null}}"#),
+            (
+                Kind::Message,
+                br#"{"exited":{"code":3,"signal":null,"outOfMemory":false}}"#,
+            ),
         ]);
         let expected = Exited {
             code: Some(3),
             signal: None,
+            out_of_memory: false,
         };
         assert_eq!(end.unwrap(), expected);
         assert_eq!(
@@ -266,5 +333,22 @@ mod tests {
                 )
             );
         }
+    }
+
+    #[test]
+    fn standard_input_waits_for_the_agent() {
+        let window = Arc::new(StdinWindow::new());
+        assert!(window.take(STDIN_WINDOW));
+        let waiting = {
+            let window = Arc::clone(&window);
+            thread::spawn(move || [window.take(2), window.take(1)])
+        };
+        window.open(1);
+        window.open(1);
+        window.close();
+        let [first, second] = waiting.join().unwrap();
+        assert!(!second);
+        // Closed before or after the thread took its first part.
+        let _ = first;
     }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use microagent_pipeline::{ErrorKind, Pipeline};
-use microagent_proto::agent::{Exec, Exited};
+use microagent_proto::agent::{Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
+use microagent_vmm::boot::minimum_memory_mib;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
@@ -17,7 +18,8 @@ use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure}
 use crate::install;
 use crate::output::Output;
 use crate::request::command::{environment, shell};
-use crate::request::{RunRequest, resources};
+use crate::request::resources::Resources;
+use crate::request::{RunRequest, exec_size, resources};
 use crate::run::artifacts::{self, Artifacts};
 use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
@@ -71,6 +73,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         termination,
     )?;
     timeline.record_now(Mark::LookedUp);
+    check_memory(&request, &artifacts)?;
     let workspace = if request.keep {
         let path = settings.workspace_dir(&name);
         Some(Workspace::create(
@@ -100,8 +103,12 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
     };
-    let mut task = task(&request, &artifacts, &name, config, &attached);
+    let mut task = task(settings, &request, &artifacts, &name, config, &attached);
     task.modules = modules.map(|(_, serial)| serial);
+    exec_size::check(&task.command, &request.env)?;
+    for (_, setup) in &task.setup {
+        exec_size::check(setup, &request.env)?;
+    }
     let deadline = Deadline::start(request.timeout, supervisor.killer(), termination.clone())?;
     let mut outcome = vm::run(
         &supervisor,
@@ -157,6 +164,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     drop(deadline);
     let report = Report {
         outcome: &outcome,
+        memory_mib: request.resources.memory_mib,
         lost: lost.as_ref(),
         warnings: &warnings,
         document: &document,
@@ -166,9 +174,30 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     kept.map(|()| code)
 }
 
+/// Refuses a VM in which the kernel could not start the command.
+fn check_memory(request: &RunRequest, artifacts: &Artifacts) -> Result<(), Failure> {
+    let Resources {
+        memory_mib,
+        cpu_count,
+        ..
+    } = request.resources;
+    let (kernel, initramfs) = (&artifacts.kernel.path, &artifacts.initramfs.path);
+    let minimum = minimum_memory_mib(kernel, initramfs, cpu_count).map_err(|error| {
+        Failure::caused(ErrorKind::Host, &error).maybe_remediation(error.remediation())
+    })?;
+    if memory_mib >= minimum {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--memory {memory_mib} is below the minimum of {minimum} MiB for this kernel"
+    ))
+    .remediation(format!("use --memory {minimum} or more")))
+}
+
 /// The result of a run.
 struct Report<'a> {
     outcome: &'a Outcome,
+    memory_mib: u64,
     /// The command ended, but its data is lost.
     lost: Option<&'a Failure>,
     warnings: &'a RunWarnings,
@@ -178,10 +207,17 @@ struct Report<'a> {
 impl Report<'_> {
     /// Prints the document, the warnings and the failure, if any; returns the exit code.
     fn print(self, output: Output, termination: &Termination) -> Result<u8, Failure> {
+        let out_of_memory = match self.outcome.status {
+            Status::Exited(Exited {
+                out_of_memory: true,
+                ..
+            }) => Some(vm::out_of_memory(self.memory_mib)),
+            _ => None,
+        };
         let (code, failure) = match (&self.outcome.status, self.lost) {
             (Status::Failed(failure), _) => (failure.exit_code(EXIT_RUN_FAILED), Some(failure)),
             (_, Some(lost)) => (EXIT_RUN_FAILED, Some(lost)),
-            (Status::Exited(exited), None) => (exit_code(*exited), None),
+            (Status::Exited(exited), None) => (exit_code(*exited), out_of_memory.as_ref()),
             (Status::StdoutClosed, None) => (EXIT_SIGPIPE, None),
         };
         if output.json {
@@ -239,6 +275,7 @@ impl DocumentParts<'_> {
                 completed_at: outcome.started_at.map(|_| time(outcome.completed_at)),
                 exit_code: exited.and_then(|exited| exited.code),
                 signal: exited.and_then(|exited| exited.signal),
+                out_of_memory: exited.is_some_and(|exited| exited.out_of_memory),
                 timed_out,
                 stdout: text(captured.stdout),
                 stderr: text(captured.stderr),
@@ -290,6 +327,7 @@ fn scratch_dir(settings: &Settings) -> Result<PathBuf, Failure> {
 }
 
 fn task(
+    settings: &Settings,
     request: &RunRequest,
     artifacts: &Artifacts,
     name: &str,
@@ -299,20 +337,31 @@ fn task(
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
     let env = environment(&image.env, &request.env, &hostname);
-    let exec = |argv: Vec<String>, stdin| Exec {
+    let exec = |argv: Vec<String>, place| Exec {
         argv,
         env: env.clone(),
         cwd: image.working_dir.clone(),
         user: image.user.clone(),
-        stdin,
+        stdin: false,
+        merge_output: false,
+        place,
     };
     let setup = request.setup.iter();
+    // Both streams of a setup command go to standard error.
+    let setup_exec = |command: &String| Exec {
+        merge_output: true,
+        ..exec(shell(command), Place::Beside)
+    };
     Task {
         config,
         setup: setup
-            .map(|command| (command.clone(), exec(shell(command), false)))
+            .map(|command| (command.clone(), setup_exec(command)))
             .collect(),
-        command: exec(artifacts.argv.clone(), request.stdin),
+        command: Exec {
+            stdin: request.stdin,
+            merge_output: settings.output.streams_are_one(),
+            ..exec(artifacts.argv.clone(), Place::Workload)
+        },
         disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
         modules: None,
         hostname,

@@ -2,6 +2,7 @@
 
 pub mod command;
 mod disks;
+pub mod exec_size;
 mod name;
 pub mod resources;
 

@@ -100,6 +100,8 @@ pub struct ResultDocument {
     pub completed_at: Option<String>,
     /// Its exit code, if it exited.
     pub exit_code: Option<i32>,
+    /// The kernel killed it, or one of its processes, because the guest's memory was exhausted.
+    pub out_of_memory: bool,
     /// The signal that killed it.
     pub signal: Option<i32>,
     /// `--timeout` expired.

@@ -131,18 +131,23 @@ fn run_steps(
     timeline: &mut Timeline,
     sink: &mut CommandSink,
 ) -> Result<Exited, Stop> {
+    let memory_mib = task.config.memory_mib;
     timed(&mut phases.boot, || {
         supervisor.start(task.config)?;
         let ready = supervisor.wait_until_ready(BOOT_TIMEOUT)?;
         timeline.record_boot(&ready);
         Ok::<_, SupervisorError>(())
-    })?;
+    })
+    .map_err(|error| vm_failure(error, memory_mib))?;
     timed(&mut phases.configure, || {
-        configure(supervisor, &task.hostname, task.disks, task.modules)
+        let disks = (task.disks, task.modules);
+        configure(supervisor, &task.hostname, disks, memory_mib)
     })?;
     timeline.record_now(Mark::Root);
     if !task.setup.is_empty() {
-        timed(&mut phases.setup, || set_up(supervisor, task.setup, output))?;
+        timed(&mut phases.setup, || {
+            set_up(supervisor, task.setup, output, memory_mib)
+        })?;
     }
     timed(&mut phases.exec, || {
         let stream = supervisor.connect(AGENT_PORT)?;
@@ -152,7 +157,7 @@ fn run_steps(
             }
             SessionError::Output(error) => Stop::Failed(stdout_error(&error)),
             SessionError::Refused(failure) => Stop::Failed(exec_failure(&failure)),
-            error => Stop::Failed(session_failure(supervisor, error)),
+            error => Stop::Failed(session_failure(supervisor, error, memory_mib)),
         })
     })
 }
@@ -160,8 +165,8 @@ fn run_steps(
 fn configure(
     supervisor: &Supervisor,
     hostname: &str,
-    disks: Vec<Disk>,
-    modules: Option<String>,
+    (disks, modules): (Vec<Disk>, Option<String>),
+    memory_mib: u64,
 ) -> Result<(), Failure> {
     let mut entropy = vec![0; ENTROPY];
     getrandom(&mut entropy[..], GetRandomFlags::empty())
@@ -184,7 +189,7 @@ fn configure(
     };
     session::configure(stream, request).map_err(|error| match error {
         SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),
-        error => session_failure(supervisor, error),
+        error => session_failure(supervisor, error, memory_mib),
     })
 }
 
@@ -192,6 +197,7 @@ fn set_up(
     supervisor: &Supervisor,
     commands: Vec<(String, Exec)>,
     output: Output,
+    memory_mib: u64,
 ) -> Result<(), Failure> {
     let count = commands.len();
     for (number, (command_line, request)) in commands.into_iter().enumerate() {
@@ -207,13 +213,18 @@ fn set_up(
                 Failure::new(why.kind, format!("{name}: {}", why.message))
                     .maybe_remediation(why.remediation)
             }
-            error => session_failure(supervisor, error),
+            error => session_failure(supervisor, error, memory_mib),
         })?;
         let how = match (exited.code, exited.signal) {
             (Some(0), _) => continue,
             (Some(code), _) => format!("{name} failed with exit code {code}"),
             (None, signal) => format!("{name} was killed by signal {}", signal.unwrap_or_default()),
         };
+        if exited.out_of_memory {
+            let why = out_of_memory(memory_mib);
+            let message = format!("{how}: {}", why.message);
+            return Err(Failure { message, ..why });
+        }
         let failure = Failure::new(ErrorKind::Guest, how);
         return Err(match sink.last_hidden_line() {
             Some(line) => failure.remediation(format!("its last output: {line}")),
@@ -245,11 +256,32 @@ fn exec_failure(failure: &AgentFailure) -> Failure {
 }
 
 /// The failure for a broken session: the reason of the VM's end, if the supervisor reports one.
-fn session_failure(supervisor: &Supervisor, error: SessionError) -> Failure {
-    match supervisor.exit_reason() {
-        Some(end) => end.into(),
-        None => Failure::caused(ErrorKind::Guest, &error),
+fn session_failure(supervisor: &Supervisor, error: SessionError, memory_mib: u64) -> Failure {
+    match (error, supervisor.exit_reason()) {
+        (SessionError::Version(mismatch), _) => {
+            Failure::new(ErrorKind::Internal, mismatch.to_string())
+                .remediation(mismatch.remediation())
+        }
+        (_, Some(end)) => vm_failure(end, memory_mib),
+        (error, None) => Failure::caused(ErrorKind::Guest, &error),
     }
+}
+
+/// The failure for a VM that has ended or does not start.
+fn vm_failure(error: SupervisorError, memory_mib: u64) -> Failure {
+    match error.is_out_of_memory() {
+        true => out_of_memory(memory_mib),
+        false => error.into(),
+    }
+}
+
+/// The failure of a guest whose memory was exhausted.
+pub fn out_of_memory(memory_mib: u64) -> Failure {
+    Failure::new(
+        ErrorKind::Guest,
+        format!("the guest ran out of memory ({memory_mib} MiB)"),
+    )
+    .remediation(format!("use more, as in --memory {}", 2 * memory_mib))
 }
 
 /// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.

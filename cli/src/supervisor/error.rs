@@ -68,6 +68,29 @@ pub enum SupervisorError {
     },
 }
 
+/// Parts of console lines that a guest without memory prints: the kernel when it cannot unpack the
+/// initramfs or finds nothing to kill, and the agent when an allocation or a call fails (ENOMEM).
+const OUT_OF_MEMORY: [&str; 5] = [
+    "Initramfs unpacking failed: write error",
+    "System is deadlocked on memory",
+    "Out of memory",
+    "memory allocation of ",
+    "(os error 12)",
+];
+
+impl SupervisorError {
+    /// Whether the VM ended, or did not start, because the guest's memory was exhausted.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            SupervisorError::Stopped { console, .. }
+            | SupervisorError::ReadyTimeout { console, .. } => {
+                OUT_OF_MEMORY.iter().any(|text| console.contains(text))
+            }
+            _ => false,
+        }
+    }
+}
+
 fn describe(reason: StopReason) -> &'static str {
     match reason {
         StopReason::PowerOff => "powered off before its command ended",
@@ -142,6 +165,22 @@ pub(super) fn died(status: Option<ExitStatus>, stderr: &str) -> SupervisorError 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exhausted_memory_is_recognised_on_the_console() {
+        let stopped = |console: &str| SupervisorError::Stopped {
+            reason: StopReason::Reset,
+            console: console.into(),
+        };
+        for console in [
+            "x\n[ 1.6] Kernel panic - not syncing: System is deadlocked on memory\n",
+            "[ 0.9] Initramfs unpacking failed: write error\n[ 1.0] Kernel panic - no init\n",
+            "microagent-guest: cannot start a thread: Cannot allocate memory (os error 12)\n",
+        ] {
+            assert!(stopped(console).is_out_of_memory(), "{console}");
+        }
+        assert!(!stopped("[ 1.0] Kernel panic - not syncing: VFS\n").is_out_of_memory());
+    }
 
     #[test]
     fn the_most_relevant_console_line_is_chosen() {

@@ -42,7 +42,10 @@ const NO_SUPERVISOR: &str = concat!(
 );
 
 const DISTRIBUTION: &str = r#"MICROAGENT_STATE_DIR=$DISTRIBUTION
-    microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | cut -d- -f3-; nproc'"#;
+    microagent --quiet run --cpus 2 --image "$IMAGE" --exec 'uname -r | cut -d- -f3-; nproc; echo $$
+    cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range'
+    least=$(microagent --quiet run -m 40 --image "$IMAGE" --exec true 2>&1 | sed -n "s/.*minimum of \([0-9]*\) MiB for this kernel/\1/p")
+    microagent --quiet run -m $least --image "$IMAGE" --exec "echo runs""#;
 
 /// Whether a case runs in the first lab. The other cases and [`OTHERS`] run in the second.
 fn is_in_first(name: &str) -> bool {
@@ -133,7 +136,12 @@ fn doctor_reports_that_kvm_works() {
 #[test]
 fn the_distributions_kernel_boots() {
     let step = or_skip!(report(false)).step("distribution's kernel");
-    assert_eq!(step.text(), "cloud-amd64\n2\n", "{}", step.errors());
+    assert_eq!(
+        step.text(),
+        "cloud-amd64\n2\n1\n0\n0\t2147483647\nruns\n",
+        "{}",
+        step.errors()
+    );
 }
 
 #[test]

@@ -66,9 +66,74 @@ macro_rules! run_list {
                 stdout: "125\n    \"exitCode\": 125,\n  \"error\": null,\n  \"finalState\": \"stopped\"\n",
             }
             the_exit_code_for_a_signal_is_128_plus_its_number {
-                script: r#"microagent run --image "$IMAGE" --exec 'kill -9 $$'"#,
+                script: r#"microagent run --image "$IMAGE" --exec 'sh -c "kill -9 \$\$"; exit $?'"#,
                 code: 137,
                 stdout: "",
+            }
+            the_command_is_the_first_process_of_its_own_namespace {
+                script: r#"microagent run --image "$IMAGE" --setup 'sleep 1000 & cat /proc/1/comm >/first' --exec '
+                    echo $$; cat /first /proc/1/comm; readlink /proc/self; ps -o pid,comm
+                    grep -c " /proc " /proc/mounts; kill -9 $$; kill -TERM $$; echo still here; exit 5'"#,
+                code: 5,
+                stdout: "1\ninit\nsh\n3\nPID   COMMAND\n    1 sh\n    4 ps\n1\nstill here\n",
+            }
+            what_setup_commands_start_lives_on {
+                script: r#"microagent run --image "$IMAGE" --setup 'mkdir /m; mount -t tmpfs none /m; mkfifo /m/go /m/done
+                    (read line </m/go; seq 100000; echo "$line" >/m/done) &' --exec 'echo alive >/m/go; cat /m/done'"#,
+                code: 0,
+                stdout: "alive\n",
+            }
+            every_user_may_bind_low_ports_and_open_ping_sockets {
+                script: r#"microagent run --image "$IMAGE" --exec 'cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range
+                    su user -s /bin/sh -c "nc -l -p 80 -e echo bound & until nc 127.0.0.1 80 2>/dev/null; do :; done"'"#,
+                code: 0,
+                stdout: "0\n0\t2147483647\nbound\n",
+            }
+            a_large_environment_reaches_the_command {
+                script: r#"long=$(head -c 100000 /dev/zero | tr '\0' x); set --
+                    for i in 1 2 3 4 5 6 7 8 9 10 11; do set -- "$@" -e "V$i=$long"; done
+                    microagent run "$@" --image "$IMAGE" --exec 'echo ${#V1} ${#V11}; env | wc -c'"#,
+                code: 0,
+                stdout: "100000 100000\n1100159\n",
+            }
+            an_environment_above_linuxs_limit_is_refused_before_the_boot {
+                script: r#"ulimit -s unlimited; long=$(head -c 100000 /dev/zero | tr '\0' x); set -- -e "LONGEST=x$long"
+                    for i in $(seq 21); do set -- "$@" -e "V$i=$long"; done
+                    microagent --quiet run "$@" --image "$IMAGE" --exec true 2>&1"#,
+                code: 2,
+                stdout: "microagent: the command and its environment are 2200426 bytes long, above Linux's limit of 2097152 bytes; the longest part is --env LONGEST with 100009 bytes\n  pass it in a file: --bundle NAME=TAR:/MOUNT:ro, or on standard input with -i\n",
+            }
+            a_script_with_windows_line_endings_is_explained {
+                script: r#"microagent --quiet run --image "$IMAGE" --setup 'printf "\043!/bin/sh\r\necho\r\n" >/script; chmod 755 /script' -- /script 2>&1"#,
+                code: 126,
+                stdout: "microagent: /script needs /bin/sh\\r, which the image does not have: the first line ends with \\r, a Windows line ending; convert the file to Unix line endings\n",
+            }
+            the_minimum_of_memory_is_checked_before_the_boot_and_suffices {
+                script: r#"least() { microagent --quiet run "$@" --image "$IMAGE" --exec true 2>&1 | sed -n 's/.*minimum of \([0-9]*\) MiB for this kernel/\1/p'; }
+                    for cpus in 1 2; do least=$(least -m 32 --cpus $cpus); microagent --quiet run -m $((least - 1)) --cpus $cpus --image "$IMAGE" --exec true 2>/dev/null; echo $?
+                    microagent run -m $least --cpus $cpus --image "$IMAGE" --exec 'echo runs'; done"#,
+                seconds: 120,
+                code: 0,
+                stdout: "2\nruns\n2\nruns\n",
+            }
+            exhausted_memory_is_named {
+                script: r#"fill='head -c 50000000 /dev/zero >/dev/shm/x'; hog='tail -c 100000000 /dev/zero'
+                    microagent --quiet run -m 128 --image "$IMAGE" --exec "$fill; exec $hog" 2>&1; echo $?
+                    microagent --quiet run -m 128 --image "$IMAGE" --exec "$fill; $hog; exit \$?" 2>&1 | grep microagent
+                    fill='mount -o remount,size=100% /dev/shm; head -c 150000000 /dev/zero >/dev/shm/x'
+                    microagent --quiet run -m 128 --image "$IMAGE" --exec "$fill" 2>&1; echo $?
+                    microagent --quiet run -m 256 --image "$IMAGE" --exec "$fill" 2>&1; echo $?"#,
+                seconds: 240,
+                code: 0,
+                stdout: "microagent: the guest ran out of memory (128 MiB)\n  use more, as in --memory 256\n137\nmicroagent: the guest ran out of memory (128 MiB)\nmicroagent: the guest ran out of memory (128 MiB)\n  use more, as in --memory 256\n125\n0\n",
+            }
+            output_to_one_file_keeps_its_order {
+                script: r#"microagent --quiet run --image "$IMAGE" --exec 'for i in $(seq 200); do echo o$i; echo e$i >&2; done' >both 2>&1
+                    for i in $(seq 200); do echo o$i; echo e$i; done | cmp - both && echo same
+                    microagent --quiet run --image "$IMAGE" --exec 'for i in 1 2 3; do echo o$i; echo e$i >&2; done' 2>&1 | cat"#,
+                seconds: 120,
+                code: 0,
+                stdout: "same\no1\ne1\no2\ne2\no3\ne3\n",
             }
             a_command_that_does_not_exist_is_127 {
                 script: r#"microagent run "$IMAGE" no-such-command 2>/dev/null"#,

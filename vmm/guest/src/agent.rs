@@ -3,35 +3,46 @@
 //! A VM is configured exactly once, before its first command.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use microagent_proto::agent::{Configure, Exec, Failure, FailureKind, Reply, Request};
+use microagent_proto::agent::{Configure, Failure, FailureKind, Reply, Request};
 use microagent_proto::envelope::{Program, envelope};
 use microagent_proto::frame::{FrameError, read_opening, write_opening};
 use microagent_proto::{VERSION, error_chain};
-use rustix::process::{Pid, set_child_subreaper};
 
 use crate::children::Children;
 use crate::configure::configure;
-use crate::exec;
+use crate::exec::{self, Guest, Leftovers};
+use crate::namespaces::Namespaces;
+use crate::oom::OomKills;
 use crate::power::{self, log};
 use crate::stream::Stream;
 use crate::uevent::Uevents;
+
+/// How long to wait after a session could not be accepted, for example because the guest is out of
+/// descriptors or memory. Until a session ends, every further attempt would fail, too.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// The state that all sessions share.
 #[derive(Debug)]
 pub struct Agent {
     children: Arc<Children>,
+    namespaces: Arc<Namespaces>,
+    oom_kills: OomKills,
     state: Mutex<State>,
 }
 
+/// Whether the VM is configured.
 #[derive(Debug)]
-enum State {
-    /// Not configured. The subscription was opened before the first device appeared.
+pub enum State {
+    /// Not yet. The subscription was opened before the first device appeared.
     Unconfigured(Uevents),
+    /// A session is configuring it, which may wait for devices.
+    Configuring,
     /// Configured; holds the mount points of the disks other than the root.
     Configured(Vec<PathBuf>),
     /// Configuration failed halfway and cannot be repeated in this VM.
@@ -39,25 +50,43 @@ enum State {
 }
 
 impl Agent {
-    /// The agent of a VM that is not configured.
-    pub fn new(uevents: Uevents) -> Agent {
+    /// An agent. `program` is this program's file.
+    pub fn new(program: OwnedFd, oom_kills: OomKills, state: State) -> Agent {
         Agent {
             children: Arc::default(),
-            state: Mutex::new(State::Unconfigured(uevents)),
+            namespaces: Arc::new(Namespaces::new(program)),
+            oom_kills,
+            state: Mutex::new(state),
         }
     }
 
-    /// Starts the thread that reaps processes.
-    pub fn start_reaping(&self) -> io::Result<()> {
-        let children = Arc::clone(&self.children);
-        thread::Builder::new()
-            .name("reaper".into())
-            .spawn(move || children.reap_forever())
-            .map(drop)
+    /// Serves the sessions that `accept` returns, each on a thread of its own; `None` is ignored.
+    pub fn accept_forever(
+        self: &Arc<Agent>,
+        mut accept: impl FnMut() -> io::Result<Option<Stream>>,
+    ) -> ! {
+        let mut failed = false;
+        loop {
+            let served = match accept() {
+                Ok(Some(stream)) => self.start_session(stream),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match served {
+                Ok(()) => failed = false,
+                Err(error) => {
+                    if !failed {
+                        log(&format!("cannot accept a session: {error}"));
+                    }
+                    failed = true;
+                    thread::sleep(ACCEPT_RETRY);
+                }
+            }
+        }
     }
 
     /// Serves one session on a new thread.
-    pub fn start_session(self: &Arc<Agent>, stream: Stream) -> io::Result<()> {
+    fn start_session(self: &Arc<Agent>, stream: Stream) -> io::Result<()> {
         let agent = Arc::clone(self);
         thread::Builder::new()
             .name("session".into())
@@ -68,12 +97,16 @@ impl Agent {
     /// Serves one session to its end. Errors of the stream itself can only be logged to the
     /// console.
     fn serve(&self, mut stream: Stream) {
-        if let Err(error) = self.answer(&mut stream) {
-            log(&format!("session: {}", error_chain(&error)));
+        match self.answer(&mut stream) {
+            Ok(leftovers) => {
+                drop(stream);
+                leftovers.discard();
+            }
+            Err(error) => log(&format!("session: {}", error_chain(&error))),
         }
     }
 
-    fn answer(&self, stream: &mut Stream) -> Result<(), FrameError> {
+    fn answer(&self, stream: &mut Stream) -> Result<Leftovers, FrameError> {
         let opening = read_opening(stream, Program::Agent, Program::CommandLine, "a request");
         let request = match opening {
             Ok(request) => request,
@@ -89,26 +122,49 @@ impl Agent {
         };
         match request {
             Request::Configure(request) => match self.configure(&request) {
-                Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros }),
-                Err(failure) => refuse(stream, failure),
+                Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros })?,
+                Err(failure) => return refuse(stream, failure),
             },
-            Request::Exec(request) => match self.exec(stream, &request)? {
-                Ok(()) => Ok(()),
-                Err(failure) => refuse(stream, failure),
-            },
+            Request::Exec(request) => {
+                if let Err(failure) = self.check_configured() {
+                    return refuse(stream, failure);
+                }
+                let guest = Guest {
+                    children: &self.children,
+                    namespaces: &self.namespaces,
+                    oom_kills: &self.oom_kills,
+                };
+                match exec::run(stream, &request, &guest)? {
+                    Ok(leftovers) => return Ok(leftovers),
+                    Err(failure) => return refuse(stream, failure),
+                }
+            }
             Request::Shutdown => {
                 write_opening(stream, &Reply::ShuttingDown)?;
-                power::shut_down(&self.children, &self.disks())
+                power::shut_down(&self.children, &self.namespaces, &self.disks())
             }
         }
+        Ok(Leftovers::default())
     }
 
+    /// Configures the VM. The lock is not held meanwhile: it may wait for devices.
     fn configure(&self, request: &Configure) -> Result<u64, Failure> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State::Unconfigured(uevents) = &*state else {
-            return Err(bad_request("this VM is already configured".into()));
+        let mut state = self.lock();
+        let uevents = match std::mem::replace(&mut *state, State::Configuring) {
+            State::Unconfigured(uevents) => uevents,
+            other => {
+                *state = other;
+                drop(state);
+                return Err(self
+                    .check_configured()
+                    .err()
+                    .unwrap_or_else(|| bad_request("this VM is already configured".into())));
+            }
         };
-        match configure(request, uevents) {
+        drop(state);
+        let result = configure(request, &uevents);
+        let mut state = self.lock();
+        match result {
             Ok(configured) => {
                 *state = State::Configured(configured.disks);
                 Ok(configured.mount_micros)
@@ -120,58 +176,36 @@ impl Agent {
         }
     }
 
+    fn check_configured(&self) -> Result<(), Failure> {
+        let why = match &*self.lock() {
+            State::Configured(_) => return Ok(()),
+            State::Unconfigured(_) => "is not configured",
+            State::Configuring => "is being configured",
+            State::Failed => "could not be configured",
+        };
+        Err(bad_request(format!("this VM {why}")))
+    }
+
     fn disks(&self) -> Vec<PathBuf> {
-        match &*self.state.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.lock() {
             State::Configured(disks) => disks.clone(),
-            State::Unconfigured(_) | State::Failed => Vec::new(),
+            State::Unconfigured(_) | State::Configuring | State::Failed => Vec::new(),
         }
     }
 
-    fn exec(&self, stream: &mut Stream, request: &Exec) -> Result<Result<(), Failure>, FrameError> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let configured = matches!(*state, State::Configured(_));
-        drop(state);
-        if !configured {
-            return Ok(Err(bad_request("this VM is not configured".into())));
-        }
-        exec::run(stream, request, &self.children)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn refuse(stream: &mut Stream, failure: Failure) -> Result<(), FrameError> {
-    write_opening(stream, &Reply::Failed(failure))
+fn refuse(stream: &mut Stream, failure: Failure) -> Result<Leftovers, FrameError> {
+    write_opening(stream, &Reply::Failed(failure))?;
+    Ok(Leftovers::default())
 }
 
 fn bad_request(message: String) -> Failure {
     Failure {
         kind: FailureKind::BadRequest,
         message,
-    }
-}
-
-/// For tests: serves one session on standard input, with `root` as the root directory.
-pub fn serve_session_on_stdin(root: &Path) -> ExitCode {
-    fn prepare(root: &Path) -> io::Result<(Arc<Agent>, Stream)> {
-        let stream = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-        rustix::process::chroot(root)?;
-        rustix::process::chdir("/")?;
-        // Orphans are reparented to this process even if it is not PID 1.
-        set_child_subreaper(Some(Pid::INIT))?;
-        let agent = Arc::new(Agent {
-            children: Arc::default(),
-            state: Mutex::new(State::Configured(Vec::new())),
-        });
-        agent.start_reaping()?;
-        Ok((agent, Stream::from(stream)))
-    }
-    match prepare(root) {
-        Ok((agent, stream)) => {
-            agent.serve(stream);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            log(&format!("cannot serve a session: {error}"));
-            ExitCode::FAILURE
-        }
     }
 }

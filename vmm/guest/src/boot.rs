@@ -13,10 +13,12 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, State};
 use crate::modules::{self, ModuleError};
 use crate::network;
+use crate::oom::OomKills;
 use crate::power::log;
+use crate::spawn::PROC_FLAGS;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 use crate::vsock::{Listener, connect_to_host};
@@ -24,12 +26,11 @@ use crate::vsock::{Listener, connect_to_host};
 /// The time limit for the vsock device to appear.
 const VSOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The limits on open files for commands. The soft limit is safe for programs that use `select`;
-/// others can raise it. The kernel's hard limit for PID 1 (4096) is too low for servers.
-const OPEN_FILES: Rlimit = Rlimit {
-    current: Some(1024),
-    maximum: Some(524_288),
-};
+/// The limit on open files. The kernel's hard limit for PID 1 (4096) is too low for servers.
+const OPEN_FILES: u64 = 524_288;
+
+/// This program in the initramfs.
+const PROGRAM: &str = "/init";
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -57,30 +58,41 @@ pub enum BootError {
     /// The report could not be sent.
     #[error("cannot report to the host")]
     Report(#[from] FrameError),
-    /// A thread could not be started.
-    #[error("cannot start a thread")]
-    Thread(#[source] io::Error),
+    /// The kernel's counters cannot be read.
+    #[error("cannot open /proc/vmstat")]
+    OomKills(#[source] io::Error),
+    /// This program's file is missing.
+    #[error("cannot open {PROGRAM}")]
+    Program(#[source] io::Error),
 }
 
 /// Boots, reports to the host and serves sessions forever.
 pub fn run() -> Result<Infallible, BootError> {
     let started = uptime_micros();
-    mount_early("/dev", "devtmpfs")?;
-    mount_early("/proc", "proc")?;
-    mount_early("/sys", "sysfs")?;
+    mount_early("/dev", "devtmpfs", MountFlags::NOSUID)?;
+    mount_early("/proc", "proc", PROC_FLAGS)?;
+    mount_early("/sys", "sysfs", PROC_FLAGS)?;
     let uevents = Uevents::open().map_err(BootError::Uevents)?;
     modules::load_all()?;
-    if let Err(error) = setrlimit(Resource::Nofile, OPEN_FILES) {
-        log(&format!("cannot raise the limit on open files: {error}"));
-    }
+    raise_open_files();
     if let Err(error) = network::bring_loopback_up() {
         log(&format!("cannot bring up the loopback: {error}"));
+    }
+    if let Err(error) = network::allow_unprivileged() {
+        log(&format!(
+            "cannot allow unprivileged users ports and pings: {error}"
+        ));
     }
 
     let listener = Listener::bind(AGENT_PORT).map_err(BootError::Listen)?;
     let mut host = connect_when_ready(&uevents).map_err(BootError::Connect)?;
-    let agent = Arc::new(Agent::new(uevents));
-    agent.start_reaping().map_err(BootError::Thread)?;
+    let oom_kills = OomKills::open().map_err(BootError::OomKills)?;
+    let program = std::fs::File::open(PROGRAM).map_err(BootError::Program)?;
+    let agent = Arc::new(Agent::new(
+        program.into(),
+        oom_kills,
+        State::Unconfigured(uevents),
+    ));
     write_opening(
         &mut host,
         &Ready {
@@ -89,23 +101,24 @@ pub fn run() -> Result<Infallible, BootError> {
         },
     )?;
     drop(host);
-    loop {
-        match listener.accept() {
-            Ok(Some(stream)) => {
-                if let Err(error) = agent.start_session(stream) {
-                    log(&format!("cannot start a session: {error}"));
-                }
-            }
-            Ok(None) => {}
-            // The connection was closed before it was accepted.
-            Err(error) => log(&format!("cannot accept a session: {error}")),
-        }
+    agent.accept_forever(|| listener.accept())
+}
+
+/// Each session needs about ten descriptors, and commands inherit the hard limit.
+fn raise_open_files() {
+    let limit = Rlimit {
+        current: Some(OPEN_FILES),
+        maximum: Some(OPEN_FILES),
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log(&format!("cannot raise the limit on open files: {error}"));
     }
 }
 
-fn mount_early(path: &'static str, fs_type: &str) -> Result<(), BootError> {
+/// Mounts a kernel file system with the options that commands are to see.
+fn mount_early(path: &'static str, fs_type: &str, flags: MountFlags) -> Result<(), BootError> {
     let mounted = std::fs::create_dir_all(Path::new(path))
-        .and_then(|()| Ok(mount(fs_type, path, fs_type, MountFlags::NOSUID, None)?));
+        .and_then(|()| Ok(mount(fs_type, path, fs_type, flags, None)?));
     match mounted {
         // EBUSY: the kernel mounts devtmpfs itself if it is configured to.
         Err(error) if error.raw_os_error() != Some(Errno::BUSY.raw_os_error()) => {

@@ -1,167 +1,139 @@
-//! The only module that reaps processes.
+//! The processes that the agent has started.
 //!
-//! PID 1 inherits every orphan of the guest, so it must wait for *all* children, and a session
-//! needs the status of *its* child. One thread reaps all children ([`Children::reap_forever`]) and
-//! records the status of those that a session started in a table.
-//!
-//! One lock serializes reaping and starting:
-//! - `Command::spawn` waits for a child whose exec failed, so the reaper must not take it;
-//! - the process id of a session's child is recorded before the child can be reaped;
-//! - a process group is signalled only while its leader is not reaped, so its id cannot have been
-//!   reused.
+//! Every process of the guest is started by the agent or descends from one that is, and all of them
+//! are in PID namespaces whose first process inherits orphans ([`crate::namespaces`]). So the agent
+//! has no other children than these, and each is reaped by its [`ChildHandle`]. A process id is
+//! therefore valid as long as its handle has not reported a status, and there is no lock that one
+//! session could hold while another needs it.
 
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process_group,
-    pidfd_open, wait, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitid,
 };
 
-/// All children of this process.
+use crate::spawn::{self, Program, SpawnError};
+
+/// The number of children that have not been reaped.
 #[derive(Debug, Default)]
 pub struct Children {
-    table: Mutex<Table>,
+    live: Mutex<usize>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    /// Children of sessions, with the status of those that were reaped.
-    statuses: HashMap<Pid, Option<WaitStatus>>,
-    /// The reaper found no children.
-    none_left: bool,
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It exited with this code.
+    Exited(i32),
+    /// This signal killed it.
+    Killed(i32),
 }
 
 impl Children {
-    /// Starts `command` and tracks its process.
-    pub fn spawn(self: &Arc<Children>, command: &mut Command) -> io::Result<ChildHandle> {
-        let mut table = self.lock();
-        let child = command.spawn()?;
-        let pid = Pid::from_child(&child);
-        table.statuses.insert(pid, None);
-        table.none_left = false;
-        drop(table);
-        self.changed.notify_all();
-        let mut handle = ChildHandle {
+    /// Starts `program`.
+    pub fn spawn(self: &Arc<Children>, program: &Program) -> Result<ChildHandle, SpawnError> {
+        let pid = spawn::spawn(program)?;
+        // The process is not reaped before the handle does it, so the id is its.
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                let _ = kill_process_group(pid, Signal::KILL);
+                let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+                return Err(SpawnError::System(error.into()));
+            }
+        };
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Ok(ChildHandle {
             children: Arc::clone(self),
             pid,
-            pidfd: None,
-        };
-        // The process may already be a zombie, or be reaped; then there is nothing to wait for.
-        handle.pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-            Ok(fd) => Some(fd),
-            Err(Errno::SRCH) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(handle)
-    }
-
-    /// Reaps children as they end, forever. For one thread only.
-    pub fn reap_forever(&self) -> ! {
-        loop {
-            // Only waits: its result, "no children" above all, may be outdated once the lock is
-            // held.
-            let _ = waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
-            let mut table = self.lock();
-            match wait(WaitOptions::NOHANG) {
-                Ok(Some((pid, status))) => {
-                    if let Some(entry) = table.statuses.get_mut(&pid) {
-                        *entry = Some(status);
-                        self.changed.notify_all();
-                    }
-                }
-                // Between the two calls, a child whose exec failed was reaped, or a child was
-                // started.
-                Ok(None) | Err(Errno::INTR) => {}
-                // There are no children. Orphans need a first child, so the next child comes from
-                // `spawn`.
-                Err(_) => {
-                    table.none_left = true;
-                    self.changed.notify_all();
-                    while table.none_left {
-                        table = self.wait(table);
-                    }
-                }
-            }
-        }
+            pidfd,
+            status: Cell::new(None),
+        })
     }
 
     /// Waits until no child is left. Returns false if `deadline` passes first.
     pub fn wait_for_none(&self, deadline: Instant) -> bool {
-        let mut table = self.lock();
-        while !table.none_left {
+        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        while *live > 0 {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            table = self
+            live = self
                 .changed
-                .wait_timeout(table, left)
+                .wait_timeout(live, left)
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
         true
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn wait<'a>(&self, table: MutexGuard<'a, Table>) -> MutexGuard<'a, Table> {
-        self.changed
-            .wait(table)
-            .unwrap_or_else(PoisonError::into_inner)
+    fn reaped_one(&self) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.changed.notify_all();
     }
 }
 
-/// A child of a session. Dropping the handle while the child runs kills its process group.
+/// A child. Dropping the handle while the child runs kills its process group and waits for it.
 #[derive(Debug)]
 pub struct ChildHandle {
     children: Arc<Children>,
     pid: Pid,
-    pidfd: Option<OwnedFd>,
+    pidfd: OwnedFd,
+    status: Cell<Option<Status>>,
 }
 
 impl ChildHandle {
-    /// The process id.
+    /// Its process id in the agent's namespace.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// Becomes readable when the child ends; `None` if it ended before the handle was created.
-    pub fn ended(&self) -> Option<BorrowedFd<'_>> {
-        self.pidfd.as_ref().map(AsFd::as_fd)
+    /// Becomes readable when the child ends.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
     }
 
     /// Waits until the child ends and returns its status.
-    pub fn status(&self) -> WaitStatus {
-        let mut table = self.children.lock();
-        loop {
-            if let Some(Some(status)) = table.statuses.get(&self.pid) {
-                return *status;
-            }
-            table = self.children.wait(table);
+    pub fn status(&self) -> io::Result<Status> {
+        if let Some(status) = self.status.get() {
+            return Ok(status);
         }
+        let ended = loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                ended => break ended?,
+            }
+        };
+        let signal = ended.as_ref().and_then(|ended| ended.terminating_signal());
+        let code = ended.as_ref().and_then(|ended| ended.exit_status());
+        let status = match signal {
+            Some(signal) => Status::Killed(signal),
+            None => Status::Exited(code.unwrap_or_default()),
+        };
+        self.status.set(Some(status));
+        self.children.reaped_one();
+        Ok(status)
     }
 
-    /// Signals its process group, unless it has been reaped.
-    pub fn signal_group(&self, signal: Signal) {
-        let table = self.children.lock();
-        if let Some(None) = table.statuses.get(&self.pid) {
-            let _ = kill_process_group(self.pid, signal);
-        }
+    /// Signals the process, as container engines do, not its group.
+    pub fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.pidfd, signal);
     }
 }
 
 impl Drop for ChildHandle {
     fn drop(&mut self) {
-        self.signal_group(Signal::KILL);
-        // If it is reaped later, the reaper discards the status.
-        self.children.lock().statuses.remove(&self.pid);
+        if self.status.get().is_none() {
+            // It is the leader of its process group until it is reaped.
+            let _ = kill_process_group(self.pid, Signal::KILL);
+            let _ = self.status();
+        }
     }
 }

@@ -14,14 +14,17 @@
 //! - [`module_disk`] provides the modules of the kernel, which requests them from [`modprobe`]: this
 //!   program, in a process that the kernel starts.
 //! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
-//! - [`children`]: the only module that reaps processes.
+//! - [`namespaces`]: where commands run, apart from the agent; [`reaper`] is the first process of
+//!   one of them.
+//! - [`oom`]: whether memory was exhausted.
+//! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
 //! - [`power`]: power-off and reset. PID 1 must not return or panic; both lead to a power-off.
 //!
 //! The initramfs contains `/init` (this program), empty directories `/dev`, `/proc`, `/sys` and
 //! `/newroot`, and the kernel modules listed in `/modules.load`.
 //!
-//! `microagent-guest serve-session ROOT` is for tests: it serves one session on its standard input,
-//! as in a configured VM whose root is the directory `ROOT`.
+//! `microagent-guest serve ROOT` is for tests: it serves the sessions that arrive at the listening
+//! socket on its standard input, as in a configured VM whose root is the directory `ROOT`.
 
 mod agent;
 mod boot;
@@ -32,10 +35,15 @@ mod exec;
 mod modprobe;
 mod module_disk;
 mod modules;
+mod namespaces;
 mod network;
+mod oom;
 mod power;
+mod reaper;
 mod root;
+mod spawn;
 mod stream;
+mod test_server;
 mod uevent;
 mod user;
 mod vsock;
@@ -47,9 +55,15 @@ use microagent_proto::agent::RESET_AT_ONCE;
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if let [_, mode, root] = arguments.as_slice()
-        && mode == "serve-session"
+        && mode == "serve"
     {
-        return agent::serve_session_on_stdin(root.as_ref());
+        return test_server::run(root.as_ref());
+    }
+    if arguments
+        .get(1)
+        .is_some_and(|mode| mode == reaper::ARGUMENT)
+    {
+        return reaper::run();
     }
     if std::process::id() != 1 {
         if let Some(name) = modprobe::requested(&arguments) {

@@ -1,4 +1,5 @@
-//! The loopback interface, the only interface that the agent configures.
+//! The loopback interface, the only interface that the agent configures, and what container engines
+//! allow every user.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,6 +17,20 @@ const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
 const NLMSG_ERROR: u16 = 2;
 const IFF_UP: u32 = 1;
+
+/// Docker's defaults: every user may bind ports below 1024 and send ICMP echo requests.
+const SYSCTLS: [(&str, &str); 2] = [
+    ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+    ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+];
+
+/// Sets Docker's defaults for unprivileged users.
+pub fn allow_unprivileged() -> io::Result<()> {
+    for (path, value) in SYSCTLS {
+        std::fs::write(path, value)?;
+    }
+    Ok(())
+}
 
 /// `struct nlmsghdr` and `struct ifinfomsg` of rtnetlink(7), 16 bytes each.
 const REQUEST: usize = 32;

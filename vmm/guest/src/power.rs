@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::children::Children;
+use crate::namespaces::Namespaces;
 
 /// The time between SIGTERM and SIGKILL when the VM is shut down.
 const GRACE: Duration = Duration::from_secs(2);
@@ -43,11 +44,15 @@ pub fn power_off_after(error: &dyn Error) -> ! {
 
 /// Ends all processes, syncs, unmounts and powers off. `disks` are the mount points of disks other
 /// than the root, in mount order.
-pub fn shut_down(children: &Children, disks: &[PathBuf]) -> ! {
+pub fn shut_down(children: &Children, namespaces: &Namespaces, disks: &[PathBuf]) -> ! {
+    let all_ended = |deadline| {
+        let children_ended = children.wait_for_none(deadline);
+        namespaces.wait_for_base(deadline) && children_ended
+    };
     signal_all(Signal::TERM);
-    if !children.wait_for_none(Instant::now() + GRACE) {
+    if !all_ended(Instant::now() + GRACE) {
         signal_all(Signal::KILL);
-        children.wait_for_none(Instant::now() + KILL_WAIT);
+        all_ended(Instant::now() + KILL_WAIT);
     }
     rustix::fs::sync();
     for disk in disks.iter().rev() {

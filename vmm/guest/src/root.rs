@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use microagent_proto::agent::Root;
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_move, unmount};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_move, move_mount, open_tree,
+};
 
 use crate::uevent::Uevents;
 
@@ -66,11 +69,35 @@ pub enum RootError {
     },
 }
 
-/// Mounts `root`, makes it the root directory of this process and its children, and mounts the
+/// Mounts `root`, makes it the root directory of this process and its children, and sets up the
 /// kernel's file systems in it.
+///
+/// `/proc`, `/sys` and `/dev` are moved into it. `/proc` is the agent's: commands have others
+/// ([`crate::namespaces`]).
 pub fn switch_to(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
     mount_disk(root, uevents)?;
-    enter().map_err(RootError::Switch)?;
+    let moved = MOVED
+        .iter()
+        .map(|path| {
+            let tree = open_tree(CWD, *path, OpenTreeFlags::OPEN_TREE_CLOEXEC);
+            Ok((*path, tree.map_err(|e| RootError::Switch(e.into()))?))
+        })
+        .collect::<Result<Vec<_>, RootError>>()?;
+    move_to_root(Path::new(NEW_ROOT)).map_err(RootError::Switch)?;
+    for (path, tree) in moved {
+        make_directory(path)?;
+        move_mount(
+            &tree,
+            "",
+            CWD,
+            path,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+        .map_err(|e| RootError::KernelMount {
+            path: path.into(),
+            source: e.into(),
+        })?;
+    }
     for point in MOUNTS {
         point.mount()?;
     }
@@ -113,12 +140,10 @@ fn mount_disk(root: &Root, uevents: &Uevents) -> Result<(), RootError> {
     mount(&node, NEW_ROOT, root.fs_type.as_str(), flags, None).map_err(|e| failed(e.into()))
 }
 
-/// Like switch_root(8): the initramfs cannot be unmounted, so the new root is moved over it.
-fn enter() -> io::Result<()> {
-    for old in ["/proc", "/sys", "/dev"] {
-        unmount(old, UnmountFlags::DETACH)?;
-    }
-    rustix::process::chdir(NEW_ROOT)?;
+/// Makes the mount at `directory` the root. Like switch_root(8): the initramfs cannot be unmounted,
+/// so the new root is moved over it.
+pub fn move_to_root(directory: &Path) -> io::Result<()> {
+    rustix::process::chdir(directory)?;
     mount_move(".", "/")?;
     rustix::process::chroot(".")?;
     rustix::process::chdir("/")?;
@@ -131,8 +156,6 @@ struct KernelMount {
     fs_type: &'static str,
     flags: MountFlags,
     data: Option<&'static CStr>,
-    /// The mount is skipped if the kernel lacks this file system.
-    optional: bool,
 }
 
 const NOSUID: MountFlags = MountFlags::NOSUID;
@@ -140,57 +163,36 @@ const STRICT: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
-/// In mount order. The options are those of container engines, except that `/sys` is writable: the
-/// guest has its own kernel.
-const MOUNTS: [KernelMount; 7] = [
-    KernelMount {
-        path: "/proc",
-        fs_type: "proc",
-        flags: STRICT,
-        data: None,
-        optional: false,
-    },
-    KernelMount {
-        path: "/sys",
-        fs_type: "sysfs",
-        flags: STRICT,
-        data: None,
-        optional: false,
-    },
-    KernelMount {
-        path: "/dev",
-        fs_type: "devtmpfs",
-        flags: NOSUID,
-        data: Some(c"mode=0755"),
-        optional: false,
-    },
+/// The mounts that are moved into the root. The options, which [`crate::boot`] sets, are those of
+/// container engines, except that `/sys` is writable: the guest has its own kernel.
+const MOVED: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Further mounts, in mount order, all of them optional: a mount is skipped if the kernel lacks its
+/// file system. The options are those of container engines.
+const MOUNTS: [KernelMount; 4] = [
     KernelMount {
         path: "/dev/pts",
         fs_type: "devpts",
         flags: NOSUID.union(MountFlags::NOEXEC),
         data: Some(c"newinstance,gid=5,mode=0620,ptmxmode=0666"),
-        optional: true,
     },
     KernelMount {
         path: "/dev/shm",
         fs_type: "tmpfs",
         flags: NOSUID.union(MountFlags::NODEV),
         data: Some(c"mode=1777"),
-        optional: true,
     },
     KernelMount {
         path: "/dev/mqueue",
         fs_type: "mqueue",
         flags: STRICT,
         data: None,
-        optional: true,
     },
     KernelMount {
         path: "/sys/fs/cgroup",
         fs_type: "cgroup2",
         flags: STRICT,
         data: None,
-        optional: true,
     },
 ];
 
@@ -204,30 +206,29 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
 
 impl KernelMount {
     fn mount(&self) -> Result<(), RootError> {
-        let made = std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(self.path);
-        match (made, self.optional) {
-            (Ok(()), _) => {}
-            // The mount point in sysfs is missing because the kernel lacks the file system.
-            (Err(_), true) => return Ok(()),
-            (Err(source), false) => {
-                return Err(RootError::MountPoint {
-                    path: self.path.into(),
-                    source,
-                });
-            }
+        // The mount point in sysfs is missing if the kernel lacks the file system.
+        if make_directory(self.path).is_err() {
+            return Ok(());
         }
         match mount(self.fs_type, self.path, self.fs_type, self.flags, self.data) {
-            Ok(()) => Ok(()),
-            Err(Errno::NODEV) if self.optional => Ok(()),
+            Ok(()) | Err(Errno::NODEV) => Ok(()),
             Err(error) => Err(RootError::KernelMount {
                 path: self.path.into(),
                 source: error.into(),
             }),
         }
     }
+}
+
+fn make_directory(path: &str) -> Result<(), RootError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
+        .map_err(|source| RootError::MountPoint {
+            path: path.into(),
+            source,
+        })
 }
 
 /// Writes `/etc/hosts` and `/etc/hostname`. The image's files name the machine on which it was

@@ -16,6 +16,12 @@ impl Stream {
     pub fn read_nonblocking(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }
+
+    /// Sends what is accepted without waiting: [`io::ErrorKind::WouldBlock`] when that is nothing.
+    pub fn write_nonblocking(&self, bytes: &[u8]) -> io::Result<usize> {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        Ok(send(&self.0, bytes, flags)?)
+    }
 }
 
 impl From<OwnedFd> for Stream {

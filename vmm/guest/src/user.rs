@@ -31,6 +31,18 @@ pub struct Identity {
     pub home: String,
 }
 
+impl Identity {
+    /// Root without supplementary groups.
+    pub fn root() -> Identity {
+        Identity {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            home: "/".to_owned(),
+        }
+    }
+}
+
 /// Why a user could not be resolved.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UserError {

@@ -9,10 +9,14 @@
 //! | request | replies, in order |
 //! |---|---|
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
-//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames, [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
+//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
 //! | [`Request::Shutdown`] | [`Reply::ShuttingDown`], then the guest syncs, unmounts and powers off |
 //!
 //! Exactly one [`Request::Configure`] must precede the first [`Request::Exec`].
+//!
+//! Standard input has flow control of its own, so that signals are read even while the command does
+//! not read: the host may have sent at most [`STDIN_WINDOW`] bytes more than the agent has reported
+//! with [`Reply::StdinConsumed`].
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +25,9 @@ pub const AGENT_PORT: u32 = 1024;
 
 /// The vsock port on the host (CID 2) to which the agent reports when it is up.
 pub const READY_PORT: u32 = 1025;
+
+/// How many bytes of standard input may be on their way to a command.
+pub const STDIN_WINDOW: usize = 256 << 10;
 
 /// The guest's vsock context id. Each VM has its own vsock device in user space, so the id need not
 /// be unique on the host.
@@ -119,13 +126,32 @@ pub struct Exec {
     pub user: String,
     /// Whether stdin frames will follow. If not, the command's standard input is empty.
     pub stdin: bool,
+    /// Sends standard output and standard error as one stream, as stdout frames, in the order in
+    /// which they were written: both are one pipe for the command.
+    pub merge_output: bool,
+    /// Where the command runs.
+    pub place: Place,
+}
+
+/// Where a command runs. A command sees the processes of its own PID namespace only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Place {
+    /// As the VM's workload: the first process (PID 1) of namespaces of its own. A VM has at most
+    /// one workload at a time; when it ends, the kernel kills all other processes in its namespace.
+    /// As in a container, signals whose action is the default have no effect on it, except SIGKILL
+    /// and SIGSTOP from outside.
+    Workload,
+    /// With the workload if one runs, otherwise in the namespaces that all commands share which are
+    /// started while none runs. Processes that such a command leaves there live on.
+    Beside,
 }
 
 /// Messages that the host may send while a command runs, in addition to stdin frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Input {
-    /// Sends a signal to the command's process group.
+    /// Sends a signal to the command's process.
     Signal(i32),
 }
 
@@ -140,8 +166,13 @@ pub enum Reply {
     },
     /// The command was started.
     Started {
-        /// Its process id in the guest.
+        /// Its process id in the agent's namespace.
         pid: u32,
+    },
+    /// The command has read, or will never read, this many further bytes of its standard input.
+    StdinConsumed {
+        /// The number of bytes.
+        bytes: usize,
     },
     /// The command ended; no frame follows.
     Exited(Exited),
@@ -151,7 +182,7 @@ pub enum Reply {
     Failed(Failure),
 }
 
-/// How a command ended. Exactly one field is set.
+/// How a command ended. Exactly one of `code` and `signal` is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Exited {
@@ -159,6 +190,9 @@ pub struct Exited {
     pub code: Option<i32>,
     /// The signal that killed the command.
     pub signal: Option<i32>,
+    /// The kernel has killed a process while the command ran because memory was exhausted. It may
+    /// have been another process than the command's own.
+    pub out_of_memory: bool,
 }
 
 /// Why a request failed.

@@ -1,7 +1,7 @@
 //! Frames of an agent session.
 //!
 //! Layout: one byte for the kind, four bytes for the payload length (little-endian), the payload. A
-//! payload longer than [`MAX_PAYLOAD`] bytes ends the session. Frames of kind [`Kind::Message`]
+//! payload longer than [`MAX_PAYLOAD`] bytes ([`MAX_REQUEST`] for a request) ends the session. Frames of kind [`Kind::Message`]
 //! hold one JSON message of [`crate::agent`]; all others hold raw bytes. The first frame of each
 //! direction follows an [`envelope`].
 
@@ -15,6 +15,10 @@ use crate::envelope::{self, Mismatch, Program};
 
 /// The maximum payload of a frame, in bytes. Data frames are limited to [`DATA_CHUNK`] by senders.
 pub const MAX_PAYLOAD: usize = 1 << 20;
+
+/// The maximum payload of the frame that opens a session, in bytes: Linux allows a command 2 MiB of
+/// arguments and environment, and JSON needs up to six bytes for one.
+pub const MAX_REQUEST: usize = 16 << 20;
 
 /// The maximum payload of a data frame that senders use, in bytes. Large enough that header and
 /// wake-up cost little, small enough to interleave two streams.
@@ -67,12 +71,15 @@ pub enum FrameError {
     /// The peer sent a frame of unknown kind.
     #[error("the peer sent a frame of unknown kind {0}")]
     UnknownKind(u8),
-    /// The frame is longer than [`MAX_PAYLOAD`].
-    #[error("a frame of {0} bytes exceeds the limit of {MAX_PAYLOAD}")]
+    /// The frame is longer than [`MAX_PAYLOAD`] or [`MAX_REQUEST`].
+    #[error("a frame of {0} bytes exceeds the limit")]
     TooLong(usize),
     /// The JSON of a message is invalid or unknown.
     #[error("invalid message from the peer")]
     BadMessage(#[from] serde_json::Error),
+    /// The peer ignored the limit on standard input.
+    #[error("the peer sent more standard input than the command had read")]
+    StdinWindow,
     /// The peer sent a frame of the wrong kind.
     #[error("the peer sent {got:?} instead of {expected}")]
     Unexpected {
@@ -105,7 +112,16 @@ pub fn write_frame(stream: &mut impl Write, kind: Kind, payload: &[u8]) -> Resul
 /// # Errors
 /// [`FrameError::TooLong`] above [`MAX_PAYLOAD`].
 pub fn append_frame(buffer: &mut Vec<u8>, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
-    if payload.len() > MAX_PAYLOAD {
+    append_frame_up_to(MAX_PAYLOAD, buffer, kind, payload)
+}
+
+fn append_frame_up_to(
+    limit: usize,
+    buffer: &mut Vec<u8>,
+    kind: Kind,
+    payload: &[u8],
+) -> Result<(), FrameError> {
+    if payload.len() > limit {
         return Err(FrameError::TooLong(payload.len()));
     }
     buffer.push(kind as u8);
@@ -117,15 +133,17 @@ pub fn append_frame(buffer: &mut Vec<u8>, kind: Kind, payload: &[u8]) -> Result<
 /// Writes the envelope and `message`: the first bytes of a direction, with a single `write_all`.
 ///
 /// # Errors
-/// As [`write_frame`].
+/// [`FrameError::TooLong`] above [`MAX_REQUEST`]; [`FrameError::Io`] from the stream.
 pub fn write_opening<T: Serialize>(stream: &mut impl Write, message: &T) -> Result<(), FrameError> {
     let mut buffer = envelope::envelope(VERSION).to_vec();
-    append_frame(&mut buffer, Kind::Message, &serde_json::to_vec(message)?)?;
+    let payload = serde_json::to_vec(message)?;
+    append_frame_up_to(MAX_REQUEST, &mut buffer, Kind::Message, &payload)?;
     stream.write_all(&buffer)?;
     Ok(())
 }
 
-/// Reads the envelope and the first message of a direction, which errors call `what`.
+/// Reads the envelope and the first message of a direction, which errors call `what`. The agent,
+/// which trusts the host, accepts up to [`MAX_REQUEST`] bytes; the others up to [`MAX_PAYLOAD`].
 ///
 /// # Errors
 /// [`FrameError::Version`] if `peer` uses another version; otherwise as [`read_message`].
@@ -140,7 +158,11 @@ pub fn read_opening<T: DeserializeOwned>(
         return Err(FrameError::Closed(what));
     }
     envelope::open(&envelope, us, peer)?;
-    read_message(stream, what)
+    let limit = match us {
+        Program::Agent => MAX_REQUEST,
+        Program::CommandLine | Program::Supervisor => MAX_PAYLOAD,
+    };
+    parse_message(read_frame_up_to(limit, stream)?, what)
 }
 
 /// Fills `buffer`. Returns false at the end of the stream.
@@ -172,13 +194,17 @@ pub fn write_message<T: Serialize>(stream: &mut impl Write, message: &T) -> Resu
 /// [`FrameError::Io`] from the stream, or when it ends inside a frame; [`FrameError::TooLong`] and
 /// [`FrameError::UnknownKind`] for an invalid header.
 pub fn read_frame(stream: &mut impl Read) -> Result<Option<Frame>, FrameError> {
+    read_frame_up_to(MAX_PAYLOAD, stream)
+}
+
+fn read_frame_up_to(limit: usize, stream: &mut impl Read) -> Result<Option<Frame>, FrameError> {
     let mut header = [0u8; HEADER];
     if !fill(stream, &mut header)? {
         return Ok(None);
     }
     let kind = Kind::from_byte(header[0]).ok_or(FrameError::UnknownKind(header[0]))?;
     let length = u32::from_le_bytes([header[1], header[2], header[3], header[4]]) as usize;
-    if length > MAX_PAYLOAD {
+    if length > limit {
         return Err(FrameError::TooLong(length));
     }
     let mut payload = vec![0; length];
@@ -195,7 +221,14 @@ pub fn read_message<T: DeserializeOwned>(
     stream: &mut impl Read,
     what: &'static str,
 ) -> Result<T, FrameError> {
-    match read_frame(stream)? {
+    parse_message(read_frame(stream)?, what)
+}
+
+fn parse_message<T: DeserializeOwned>(
+    frame: Option<Frame>,
+    what: &'static str,
+) -> Result<T, FrameError> {
+    match frame {
         None => Err(FrameError::Closed(what)),
         Some(frame) if frame.kind == Kind::Message => Ok(serde_json::from_slice(&frame.payload)?),
         Some(frame) => Err(FrameError::Unexpected {
@@ -243,6 +276,22 @@ mod tests {
             read_frame(&mut wire.as_slice()),
             Err(FrameError::TooLong(0xffff_ffff))
         ));
+    }
+
+    #[test]
+    fn only_the_agent_reads_an_opening_that_is_longer_than_a_frame() {
+        let request = "x".repeat(MAX_PAYLOAD);
+        let mut wire = Vec::new();
+        write_opening(&mut wire, &request).unwrap();
+        let read = |us, peer| read_opening::<String>(&mut wire.as_slice(), us, peer, "a request");
+        assert_eq!(read(Program::Agent, Program::CommandLine).unwrap(), request);
+        assert!(matches!(
+            read(Program::CommandLine, Program::Agent),
+            Err(FrameError::TooLong(_))
+        ));
+        let too_long = "x".repeat(MAX_REQUEST);
+        let result = write_opening(&mut Vec::new(), &too_long);
+        assert!(matches!(result, Err(FrameError::TooLong(_))));
     }
 
     #[test]

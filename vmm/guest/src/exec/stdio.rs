@@ -1,8 +1,7 @@
 //! Forwards a command's standard streams until it has ended.
 //!
-//! One loop over poll(2). Writes to the host block: if the host does not read, the pipes fill up
-//! and the command's output stalls, and nothing else. Reads from the host do not block, and happen
-//! only while the command reads its input.
+//! One loop over poll(2), in which nothing blocks. If the host does not read, the pipes fill up and
+//! the command's output stalls; input and signals are handled nevertheless.
 //!
 //! The session ends when the command has exited *and* all its output has been sent. A descendant
 //! that keeps a pipe open does not hold the session open: the bytes that were in the pipes when the
@@ -13,15 +12,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use microagent_proto::agent::{Exited, Input};
-use microagent_proto::frame::{DATA_CHUNK, FrameError, Kind, write_frame};
+use microagent_proto::agent::{Exited, Input, Reply};
+use microagent_proto::frame::{DATA_CHUNK, FrameError, Kind};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read};
-use rustix::process::{Signal, WaitStatus};
+use rustix::process::Signal;
 
-use crate::children::ChildHandle;
+use crate::children::{ChildHandle, Status};
 use crate::exec::command::Running;
 use crate::exec::inbox::{Inbox, Received};
+use crate::exec::input::StandardInput;
+use crate::exec::leftovers::Leftovers;
+use crate::exec::outbox::Outbox;
 use crate::stream::Stream;
 
 /// How long to wait for output from a pipe that a descendant keeps open.
@@ -30,104 +32,154 @@ const DRAIN_SILENCE: Duration = Duration::from_millis(250);
 /// How long a descendant that keeps writing can hold the session open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
-/// Forwards the streams of `running` and returns how it ended.
+/// The signal with which the kernel kills a process when memory is exhausted.
+const SIGKILL: i32 = 9;
+
+/// The exit code of a shell whose command was killed by [`SIGKILL`].
+const SHELL_SIGKILL: i32 = 128 + SIGKILL;
+
+/// Forwards the streams of `running` and reports how it ended; `out_of_memory` is called when it
+/// has been killed, or exits like a shell whose command has been. Returns the output pipes that
+/// are still open.
 ///
 /// # Errors
-/// The session's stream failed or ended early; the command's process group has been killed.
-pub fn forward(stream: &mut Stream, running: Running) -> Result<Exited, FrameError> {
+/// The session's stream failed or ended early; the command has been killed.
+pub fn forward(
+    stream: &mut Stream,
+    running: Running,
+    out_of_memory: impl Fn() -> bool,
+) -> Result<Leftovers, FrameError> {
     let mut forwarder = Forwarder {
-        child: running.child,
+        stream,
         outputs: [
-            Output::new(running.stdout, Kind::Stdout),
+            Output::new(Some(running.stdout), Kind::Stdout),
             Output::new(running.stderr, Kind::Stderr),
         ],
-        input: StandardInput {
-            pipe: running.stdin,
-            pending: Vec::new(),
-        },
+        input: StandardInput::new(running.stdin),
         inbox: Inbox::default(),
+        outbox: Outbox::new(),
         buffer: vec![0; DATA_CHUNK],
     };
-    let status = forwarder.until_exit(stream)?;
-    forwarder.drain(stream)?;
-    Ok(exited(status))
-}
-
-fn exited(status: WaitStatus) -> Exited {
-    Exited {
-        code: status.exit_status(),
-        signal: status.terminating_signal(),
+    let status = forwarder.until_exit(&running.child)?;
+    forwarder.drain()?;
+    let was_killed = matches!(
+        status,
+        Status::Killed(SIGKILL) | Status::Exited(SHELL_SIGKILL)
+    );
+    let (code, signal) = match status {
+        Status::Exited(code) => (Some(code), None),
+        Status::Killed(signal) => (None, Some(signal)),
+    };
+    let exited = Exited {
+        code,
+        signal,
+        out_of_memory: was_killed && out_of_memory(),
+    };
+    // From here on the VM can have another workload.
+    drop(running.slot);
+    forwarder.outbox.reply(&Reply::Exited(exited))?;
+    while !forwarder.outbox.is_empty() {
+        forwarder.wait(None, None)?;
     }
+    let pipes = forwarder.outputs.into_iter();
+    Ok(Leftovers(pipes.filter_map(|output| output.pipe).collect()))
 }
 
-struct Forwarder {
-    child: ChildHandle,
+struct Forwarder<'a> {
+    stream: &'a mut Stream,
     outputs: [Output; 2],
     input: StandardInput,
     inbox: Inbox,
+    outbox: Outbox,
     buffer: Vec<u8>,
 }
 
-impl Forwarder {
-    fn until_exit(&mut self, stream: &mut Stream) -> Result<WaitStatus, FrameError> {
+impl Forwarder<'_> {
+    fn until_exit(&mut self, child: &ChildHandle) -> Result<Status, FrameError> {
         loop {
-            let Some(ended) = self.child.ended() else {
-                return Ok(self.child.status());
-            };
-            // While input is pending, nothing more is read from the stream, but its end is still
-            // detected.
-            let from_host = match self.input.blocked() {
-                None => PollFlags::IN | PollFlags::RDHUP,
-                Some(_) => PollFlags::RDHUP,
-            };
-            let ready = poll_all(
-                [
-                    Some((ended, PollFlags::IN)),
-                    self.outputs[0].interest(),
-                    self.outputs[1].interest(),
-                    self.input.blocked().map(|pipe| (pipe, PollFlags::OUT)),
-                    Some((stream.as_fd(), from_host)),
-                ],
-                None,
-            )?;
-            let [has_ended, stdout, stderr, stdin, host] = ready;
-            if has_ended {
-                return Ok(self.child.status());
+            if self.wait(Some(child), None)?.ended {
+                return Ok(child.status()?);
             }
-            self.forward([stdout, stderr], stream)?;
-            if stdin {
-                self.input.push()?;
-            }
-            if host && self.inbox.fill(stream)? == Received::Closed {
-                // Dropping the child kills its process group.
-                return Err(FrameError::Closed("the end of the command"));
-            }
-            self.handle_input()?;
+            self.handle_input(child)?;
         }
     }
 
-    /// Sends one chunk from each ready pipe.
-    fn forward(&mut self, ready: [bool; 2], stream: &mut Stream) -> Result<(), FrameError> {
-        for (output, ready) in self.outputs.iter_mut().zip(ready) {
-            if ready {
-                output.forward(&mut self.buffer, stream)?;
+    /// Sends the remaining output after the command has exited.
+    fn drain(&mut self) -> Result<(), FrameError> {
+        for output in &mut self.outputs {
+            output.record_unsent()?;
+        }
+        let limit = Instant::now() + DRAIN_LIMIT;
+        let mut silence = Instant::now() + DRAIN_SILENCE;
+        while self.outputs.iter().any(|output| output.pipe.is_some()) {
+            let unsent = self.outputs.iter().any(|output| output.unsent > 0);
+            let left = silence.min(limit).saturating_duration_since(Instant::now());
+            if left.is_zero() && !unsent {
+                break;
+            }
+            // If the host does not read, it decides how long this takes.
+            let timeout = (!unsent).then_some(left);
+            if self.wait(None, timeout)?.output {
+                silence = Instant::now() + DRAIN_SILENCE;
             }
         }
         Ok(())
     }
 
-    /// Handles received frames until input is pending that the command has not read.
-    fn handle_input(&mut self) -> Result<(), FrameError> {
-        while self.input.blocked().is_none() {
-            let Some(frame) = self.inbox.next()? else {
-                break;
-            };
+    /// Waits for one event, reads from the host, and forwards output and pending input. Without
+    /// `child`, the command has ended, and input is ignored.
+    fn wait(
+        &mut self,
+        child: Option<&ChildHandle>,
+        timeout: Option<Duration>,
+    ) -> Result<Ready, FrameError> {
+        let accepts_output = self.outbox.is_empty();
+        let mut host = PollFlags::IN | PollFlags::RDHUP;
+        if !accepts_output {
+            host |= PollFlags::OUT;
+        }
+        let blocked = child.and_then(|_| self.input.blocked());
+        let [ended, stdout, stderr, stdin, host] = poll_all(
+            [
+                child.map(|child| (child.pidfd(), PollFlags::IN)),
+                self.outputs[0].interest(accepts_output),
+                self.outputs[1].interest(accepts_output),
+                blocked.map(|pipe| (pipe, PollFlags::OUT)),
+                Some((self.stream.as_fd(), host)),
+            ],
+            timeout,
+        )?;
+        if stdin {
+            self.input.push()?;
+        }
+        for (output, ready) in self.outputs.iter_mut().zip([stdout, stderr]) {
+            if ready && !ended {
+                output.forward(&mut self.buffer, &mut self.outbox)?;
+            }
+        }
+        if let Some(bytes) = self.input.report() {
+            self.outbox.reply(&Reply::StdinConsumed { bytes })?;
+        }
+        self.outbox.flush(self.stream)?;
+        if host && self.inbox.fill(self.stream)? == Received::Closed {
+            // Dropping the child kills it.
+            return Err(FrameError::Closed("the end of the command"));
+        }
+        Ok(Ready {
+            ended,
+            output: stdout || stderr,
+        })
+    }
+
+    /// Handles received frames.
+    fn handle_input(&mut self, child: &ChildHandle) -> Result<(), FrameError> {
+        while let Some(frame) = self.inbox.next()? {
             match frame.kind {
-                Kind::Stdin => self.input.take(frame.payload)?,
+                Kind::Stdin => self.input.accept(&frame.payload)?,
                 Kind::Message => {
                     let Input::Signal(number) = serde_json::from_slice(&frame.payload)?;
                     if let Some(signal) = Signal::from_named_raw(number) {
-                        self.child.signal_group(signal);
+                        child.signal(signal);
                     }
                 }
                 got @ (Kind::Stdout | Kind::Stderr) => {
@@ -140,31 +192,14 @@ impl Forwarder {
         }
         Ok(())
     }
+}
 
-    /// Sends the remaining output after the command has exited.
-    fn drain(&mut self, stream: &mut Stream) -> Result<(), FrameError> {
-        for output in &mut self.outputs {
-            output.record_unsent()?;
-        }
-        let limit = Instant::now() + DRAIN_LIMIT;
-        let mut silence = Instant::now() + DRAIN_SILENCE;
-        while self.outputs.iter().any(Output::is_open) {
-            let unsent = self.outputs.iter().any(|output| output.unsent > 0);
-            let left = silence.min(limit).saturating_duration_since(Instant::now());
-            if left.is_zero() && !unsent {
-                break;
-            }
-            let [stdout, stderr] = poll_all(
-                [self.outputs[0].interest(), self.outputs[1].interest()],
-                Some(left),
-            )?;
-            if stdout || stderr {
-                self.forward([stdout, stderr], stream)?;
-                silence = Instant::now() + DRAIN_SILENCE;
-            }
-        }
-        Ok(())
-    }
+/// What has happened.
+struct Ready {
+    /// The command has ended. Its output has not been forwarded in this step.
+    ended: bool,
+    /// The command, or a descendant, has written or closed an output.
+    output: bool,
 }
 
 /// One of the command's output pipes.
@@ -177,20 +212,16 @@ struct Output {
 }
 
 impl Output {
-    fn new(pipe: OwnedFd, kind: Kind) -> Output {
+    fn new(pipe: Option<OwnedFd>, kind: Kind) -> Output {
         Output {
-            pipe: Some(pipe),
+            pipe,
             kind,
             unsent: 0,
         }
     }
 
-    fn is_open(&self) -> bool {
-        self.pipe.is_some()
-    }
-
-    fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let pipe = self.pipe.as_ref()?;
+    fn interest(&self, wanted: bool) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let pipe = self.pipe.as_ref().filter(|_| wanted)?;
         Some((pipe.as_fd(), PollFlags::IN))
     }
 
@@ -201,7 +232,7 @@ impl Output {
         Ok(())
     }
 
-    fn forward(&mut self, buffer: &mut [u8], stream: &mut Stream) -> Result<(), FrameError> {
+    fn forward(&mut self, buffer: &mut [u8], outbox: &mut Outbox) -> Result<(), FrameError> {
         let Some(pipe) = &self.pipe else {
             return Ok(());
         };
@@ -213,58 +244,10 @@ impl Output {
             }
             Ok(length) => {
                 self.unsent = self.unsent.saturating_sub(length as u64);
-                write_frame(stream, self.kind, &buffer[..length])
+                outbox.frame(self.kind, &buffer[..length])
             }
             Err(Errno::INTR) => Ok(()),
             Err(error) => Err(io::Error::from(error).into()),
-        }
-    }
-}
-
-/// The command's standard input.
-struct StandardInput {
-    /// `None` if it was not requested, was closed by the host, or has no readers left.
-    pipe: Option<OwnedFd>,
-    /// Bytes that the command has not read yet.
-    pending: Vec<u8>,
-}
-
-impl StandardInput {
-    /// The pipe, if input is pending.
-    fn blocked(&self) -> Option<BorrowedFd<'_>> {
-        let pipe = self.pipe.as_ref()?;
-        (!self.pending.is_empty()).then(|| pipe.as_fd())
-    }
-
-    /// Accepts the payload of one frame; an empty payload closes the input.
-    fn take(&mut self, payload: Vec<u8>) -> io::Result<()> {
-        if payload.is_empty() {
-            self.pipe = None;
-            return Ok(());
-        }
-        self.pending = payload;
-        self.push()
-    }
-
-    /// Writes pending input without blocking. If the pipe has no readers left, input is discarded,
-    /// as in a shell pipeline.
-    fn push(&mut self) -> io::Result<()> {
-        let Some(pipe) = &self.pipe else {
-            self.pending.clear();
-            return Ok(());
-        };
-        match rustix::io::write(pipe, &self.pending) {
-            Ok(taken) => {
-                self.pending.drain(..taken);
-                Ok(())
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Err(Errno::PIPE) => {
-                self.pipe = None;
-                self.pending.clear();
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
         }
     }
 }

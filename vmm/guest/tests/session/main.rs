@@ -1,23 +1,25 @@
 //! Sessions with the real agent, in a root directory with Debian's static busybox. Needs root (for
-//! chroot and other user ids) and busybox-static; `make test` provides both.
+//! namespaces and other user ids) and busybox-static; `make test` provides both.
 
 #![allow(clippy::unwrap_used)]
 
+mod namespaces;
 mod processes;
+mod refusals;
 mod streams;
 
 use std::fs;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use microagent_proto::VERSION;
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, FailureKind, Input, Reply, Request, Root,
+    Configure, Exec, Exited, Failure, FailureKind, Input, Place, Reply, Request, Root, STDIN_WINDOW,
 };
 use microagent_proto::envelope::{LENGTH, Program, envelope};
 use microagent_proto::frame::{
@@ -39,7 +41,8 @@ fn scratch_root() -> TempDir {
     }
     program::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is installed");
     for applet in [
-        "sh", "cat", "id", "env", "sleep", "kill", "pwd", "head", "yes", "ls", "true",
+        "sh", "cat", "id", "env", "sleep", "kill", "pwd", "head", "yes", "ls", "true", "ps",
+        "mount", "mkfifo", "readlink", "seq", "grep", "chmod",
     ] {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(applet)).unwrap();
     }
@@ -58,9 +61,79 @@ fn scratch_root() -> TempDir {
     root
 }
 
+/// An agent that serves sessions in a root directory.
+struct Agent {
+    process: Child,
+    socket: PathBuf,
+    _directory: TempDir,
+}
+
+impl Agent {
+    fn start(root: &Path) -> Agent {
+        Agent::start_with(Command::new(env!("CARGO_BIN_EXE_microagent-guest")), root)
+    }
+
+    /// `command` runs the agent with the arguments that are added to it.
+    fn start_with(mut command: Command, root: &Path) -> Agent {
+        let directory = TempDir::new().unwrap();
+        let socket = directory.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let process = command
+            .arg("serve")
+            .arg(root)
+            .stdin(Stdio::from(OwnedFd::from(listener)))
+            .spawn()
+            .unwrap();
+        Agent {
+            process,
+            socket,
+            _directory: directory,
+        }
+    }
+
+    fn open(&self) -> Session {
+        let stream = UnixStream::connect(&self.socket).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        Session {
+            stream,
+            _agent: None,
+        }
+    }
+
+    fn exec(&self, exec: Exec) -> Session {
+        let mut session = self.open();
+        session.send(&Request::Exec(exec));
+        session
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // The first processes of namespaces: the kernel kills the others with them.
+        for child in children(self.process.id()) {
+            let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
+        }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The children of all threads of a process.
+fn children(process: u32) -> Vec<rustix::process::Pid> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok())
+        .flat_map(|list| {
+            list.split_whitespace()
+                .filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 struct Session {
     stream: UnixStream,
-    agent: Child,
+    _agent: Option<Agent>,
 }
 
 /// The output and end of a command.
@@ -72,25 +145,12 @@ struct Outcome {
 }
 
 impl Session {
+    /// A session with an agent of its own.
     fn open(root: &Path) -> Session {
-        Session::open_with(Command::new(env!("CARGO_BIN_EXE_microagent-guest")), root)
-    }
-
-    fn open_with(mut agent: Command, root: &Path) -> Session {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        ours.set_read_timeout(Some(TIMEOUT)).unwrap();
-        // The minimum that the kernel allows, so that backpressure occurs early.
-        rustix::net::sockopt::set_socket_send_buffer_size(&theirs, 1).unwrap();
-        let agent = agent
-            .arg("serve-session")
-            .arg(root)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .unwrap();
-        Session {
-            stream: ours,
-            agent,
-        }
+        let agent = Agent::start(root);
+        let mut session = agent.open();
+        session._agent = Some(agent);
+        session
     }
 
     fn exec(root: &Path, exec: Exec) -> Session {
@@ -143,8 +203,10 @@ impl Session {
                 Kind::Stdout => stdout.extend(frame.payload),
                 Kind::Stderr => stderr.extend(frame.payload),
                 Kind::Message => {
-                    let Reply::Exited(end) = serde_json::from_slice(&frame.payload).unwrap() else {
-                        panic!("not Exited");
+                    let end = match serde_json::from_slice(&frame.payload).unwrap() {
+                        Reply::Exited(end) => end,
+                        Reply::StdinConsumed { .. } => continue,
+                        other => panic!("{other:?}"),
                     };
                     assert!(read_frame(&mut self.stream).unwrap().is_none());
                     return Outcome {
@@ -164,13 +226,6 @@ impl Session {
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        let _ = self.agent.kill();
-        let _ = self.agent.wait();
-    }
-}
-
 fn command(argv: &[&str]) -> Exec {
     Exec {
         argv: argv.iter().map(|&word| word.to_owned()).collect(),
@@ -178,6 +233,16 @@ fn command(argv: &[&str]) -> Exec {
         cwd: String::new(),
         user: String::new(),
         stdin: false,
+        merge_output: false,
+        place: Place::Workload,
+    }
+}
+
+/// A command that runs beside the workload.
+fn beside(script: &str) -> Exec {
+    Exec {
+        place: Place::Beside,
+        ..shell(script)
     }
 }
 
@@ -189,6 +254,15 @@ fn code(code: i32) -> Exited {
     Exited {
         code: Some(code),
         signal: None,
+        out_of_memory: false,
+    }
+}
+
+fn killed(signal: i32) -> Exited {
+    Exited {
+        code: None,
+        signal: Some(signal),
+        out_of_memory: false,
     }
 }
 
