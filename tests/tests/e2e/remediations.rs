@@ -88,14 +88,6 @@ const REMEDIES: &[Remedy] = &[
         works: "microagent cache verify && microagent rootfs build --allow-mutable --image $LAYOUT",
     },
     Remedy {
-        provoke: "env -u HOME -u MICROAGENT_STATE_DIR unshare --user microagent cache ls",
-        code: 2,
-        says: "set $HOME, or use --state-dir DIR",
-        follow: "mkdir -p elsewhere",
-        works: "HOME=$PWD/elsewhere env -u MICROAGENT_STATE_DIR microagent cache ls && \
-                env -u HOME microagent cache ls --state-dir elsewhere/state",
-    },
-    Remedy {
         provoke: "mkdir -p locked; microagent --state-dir /proc/locked cache ls",
         code: 1,
         says: "choose a writable directory with --state-dir",
