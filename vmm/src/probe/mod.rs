@@ -2,9 +2,12 @@
 //!
 //! Detection is by test, not by name or version. [`kvm`] runs instructions in a VM: some hosts have
 //! a `/dev/kvm` that answers every ioctl but emulates its guests and fails at the first SSE
-//! instruction. [`qemu`] queries the program for its machines and devices.
+//! instruction. [`qemu`] queries the program for its machines and devices. [`vm_creation_time`]
+//! measures what a host makes each VM wait.
 
 mod kvm;
+mod vm_creation;
 
 pub use crate::engine::qemu::{QemuInfo as QemuProbe, describe as qemu, locate as find_qemu};
 pub use kvm::{KvmProbe, kvm};
+pub use vm_creation::{Cgroup2, VmCreationFacts, vm_creation_time};

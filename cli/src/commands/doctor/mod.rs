@@ -1,5 +1,7 @@
 //! `microagent doctor`: checks what this host can run and what is missing.
 
+mod vm_creation;
+
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use microagent_proto::control::Engine;
 use microagent_vmm::probe::{self, QemuProbe};
 use serde::Serialize;
 
+use self::vm_creation::VmCreation;
 use super::format;
 use crate::engine::{self, INSTALL_QEMU, Kvm};
 use crate::failure::Failure;
@@ -23,6 +26,8 @@ struct Report {
     ok: bool,
     engine: EngineReport,
     kvm: KvmReport,
+    /// `None` unless KVM is usable.
+    vm_creation: Option<VmCreation>,
     qemu: Finding,
     agent: Finding,
     supervisor: Finding,
@@ -87,6 +92,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
                 why: failure.message,
             },
         },
+        vm_creation: (kvm == Kvm::Usable).then(VmCreation::measure).flatten(),
         kvm: KvmReport {
             remediation: kvm.remediation(),
             kvm,
@@ -213,6 +219,10 @@ impl Report {
             kvm.as_deref().unwrap_or("usable"),
             self.kvm.remediation,
         );
+        if let Some(creation) = &self.vm_creation {
+            let remediation = creation.remediation.as_deref();
+            line("vm creation", &creation.summary(), remediation);
+        }
         line(
             "qemu",
             &self.qemu.summary(),
