@@ -185,6 +185,20 @@ fn attributes_and_holes_are_kept() {
 }
 
 #[test]
+fn many_names_that_are_not_utf8_do_not_take_quadratic_time() {
+    let tree = |count: u32| {
+        let name = |n: u32| [format!("{n:06}").as_bytes(), b"\xff"].concat();
+        tree((0..count).map(|n| file(&name(n), 0)).collect())
+    };
+    written(&tree(2000), b"", SMALL);
+    let begun = std::time::Instant::now();
+    let error = plan(&tree(40_000), &seed(), SMALL).err().unwrap();
+    assert!(matches!(error, DiskError::Name { .. }), "{error}");
+    // Minutes without the limit.
+    assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_size_that_is_too_small_is_rejected_with_the_minimum() {
     let mut entries: Vec<Entry> = (0..3000)
         .map(|n| file(format!("f{n}").as_bytes(), 5000))
