@@ -135,7 +135,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
             .map(AttachedDisk::unclean_shutdown)
     };
     // A command that ended by itself, whose data is lost.
-    let lost = match outcome.status {
+    let mut lost = match outcome.status {
         Status::Failed(_) => None,
         _ => warnings.data_loss().or_else(unclean),
     };
@@ -157,10 +157,17 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     if let Some(lost) = &lost {
         document.error = Some(ErrorDocument::new(lost));
     }
-    let kept = match workspace.filter(|_| outcome.started_at.is_some()) {
-        Some(workspace) => workspace.keep(&document),
-        None => Ok(()),
-    };
+    let workspace = workspace.filter(|_| outcome.started_at.is_some());
+    // The result is printed even if it cannot be kept. Of several failures the first is the error.
+    if let Some(failure) = workspace.and_then(|workspace| workspace.keep(&document).err()) {
+        match (&outcome.status, &lost) {
+            (Status::Failed(_), _) | (_, Some(_)) => settings.output.notice(&failure.message),
+            _ => {
+                document.error = Some(ErrorDocument::new(&failure));
+                lost = Some(failure);
+            }
+        }
+    }
     drop(deadline);
     let report = Report {
         outcome: &outcome,
@@ -169,9 +176,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         warnings: &warnings,
         document: &document,
     };
-    // The result is printed even if it cannot be kept.
-    let code = report.print(settings.output, termination)?;
-    kept.map(|()| code)
+    report.print(settings.output, termination)
 }
 
 /// Refuses a VM in which the kernel could not start the command.
@@ -198,7 +203,7 @@ fn check_memory(request: &RunRequest, artifacts: &Artifacts) -> Result<(), Failu
 struct Report<'a> {
     outcome: &'a Outcome,
     memory_mib: u64,
-    /// The command ended, but its data is lost.
+    /// The command ended, but its data is lost, or its workspace could not be kept.
     lost: Option<&'a Failure>,
     warnings: &'a RunWarnings,
     document: &'a RunDocument,

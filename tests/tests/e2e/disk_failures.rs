@@ -135,3 +135,34 @@ fn an_error_that_only_the_final_flush_finds_is_reported() {
     );
     host.assert_clean();
 }
+
+/// The guest fills the file system of the kept workspace, so that `run.json` cannot be written
+/// either: the document is still printed, and nothing is left half written.
+#[test]
+fn a_workspace_on_a_full_file_system_keeps_its_disk_and_prints_the_document() {
+    root_or_skip!();
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(Host::with_kernel());
+    let fill = FILL.replace("/d/", "/");
+    let text = format!(
+        r#"small 8M "$MICROAGENT_STATE_DIR/workspaces" || exit 99
+        run --json run --keep --name full --image "$IMAGE" --exec '{fill}; exit 7' >document 2>errors
+        echo "code $?"; cd "$MICROAGENT_STATE_DIR/workspaces" && ls -A . full"#
+    );
+    let finished = script(&host, &layout, &text).expect_code(0);
+    assert_eq!(
+        finished.text(),
+        "code 125\n.:\nfull\n\nfull:\nrootfs.ext4\n",
+        "{}",
+        finished.errors()
+    );
+    let read = |name: &str| std::fs::read_to_string(host.path(name)).unwrap();
+    let document: serde_json::Value = serde_json::from_str(&read("document")).unwrap();
+    assert_eq!(document["result"]["exitCode"], 7, "{document}");
+    assert_eq!(document["warnings"][0]["dataLost"], true, "{document}");
+    let errors = read("errors");
+    let error: serde_json::Value = serde_json::from_str(&errors).unwrap();
+    assert_eq!(error["error"]["kind"], "noSpace", "{errors}");
+    host.assert_clean();
+}
