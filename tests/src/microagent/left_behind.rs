@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-/// Exceptions, which are meant to stay: the result of the engine check, and the parent of the run
-/// directories.
-const KEPT: [&str; 2] = ["state/run/engine.json", "run/microagent"];
+/// Exceptions, which are meant to stay: the result of the engine check, the record that the notice
+/// about it was printed, and the parent of the run directories.
+const KEPT: [&str; 3] = [
+    "state/run/engine.json",
+    "state/run/qemu-notice",
+    "run/microagent",
+];
 
 /// Lists files left below `root`, and mounts and processes that refer to it.
 pub(crate) fn of(root: &Path, grace: Duration) -> Vec<String> {
