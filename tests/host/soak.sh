@@ -31,4 +31,5 @@ MICROAGENT_BIN_DIR=$(cd "$directory" && pwd)
 # About twenty stacks per second.
 PROPTEST_CASES=$((MICROAGENT_SOAK_SECONDS * 20))
 export MICROAGENT_SOAK_SECONDS MICROAGENT_BIN_DIR PROPTEST_CASES
-"${CARGO_TARGET_DIR:-target}/debug/suite" "$@" <"$MICROAGENT_BIN_DIR/tests.json"
+# As in test.sh.
+env --default-signal "${CARGO_TARGET_DIR:-target}/debug/suite" "$@" <"$MICROAGENT_BIN_DIR/tests.json"

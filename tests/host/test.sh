@@ -40,7 +40,9 @@ export MICROAGENT_BIN_DIR
 suite=${CARGO_TARGET_DIR:-target}/debug/suite
 # Some minutes of compiling the first time.
 step cache "$suite" --prepare
-step tests "$suite" <"$MICROAGENT_BIN_DIR/tests.json"
+# A shell without job control starts background jobs with SIGINT ignored, nohup with SIGHUP; the
+# programs under test would keep that.
+step tests env --default-signal "$suite" <"$MICROAGENT_BIN_DIR/tests.json"
 # With the settings of build.sh, so that nothing is rebuilt.
 step documentation env RUSTC_WORKSPACE_WRAPPER="$PWD/tests/host/rustc.sh" CARGO_INCREMENTAL=0 \
     cargo test --quiet --workspace --locked --doc

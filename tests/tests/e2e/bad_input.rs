@@ -587,8 +587,8 @@ fn a_full_state_directory_is_named() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(Host::with_kernel());
     // Enough space for the existing kernel, but not for the image.
-    let mount = r#"mkdir full && mount -t tmpfs -o size=80M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
-        head -c 100M /dev/zero >full/rest 2>/dev/null;
+    let mount = r#"mkdir full && mount -t tmpfs -o size=400M full full && cp -a "$MICROAGENT_STATE_DIR" full/ &&
+        head -c 500M /dev/zero >full/rest 2>/dev/null;
         export MICROAGENT_STATE_DIR="$PWD/full/state""#;
     refused(
         &host,

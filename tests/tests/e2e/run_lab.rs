@@ -27,7 +27,7 @@ macro_rules! at_work {
         "#
     };
 }
-const INTERRUPTED: &str = concat!(at_work!(), r#"kill -INT $run; wait $run; echo $?"#);
+const INTERRUPTED: &str = concat!(at_work!(), r#"kill -TERM $run; wait $run; echo $?"#);
 const KILLED: &str = concat!(
     at_work!(),
     // The supervisor must notice by itself that the command line was killed.
@@ -155,7 +155,7 @@ fn the_automatic_engine_is_kvm_if_it_works() {
 #[test]
 fn an_interrupted_run_ends_as_the_signal_says() {
     let step = or_skip!(report(false)).step("interrupted");
-    assert_eq!(step.text(), "at work\n130\n", "{}", step.errors());
+    assert_eq!(step.text(), "at work\n143\n", "{}", step.errors());
 }
 
 #[test]
