@@ -164,8 +164,9 @@ fn has_qemu() -> bool {
     probe::find_qemu().is_ok()
 }
 
-/// The processor of the guests. With KVM they get what this machine's has. QEMU emulates one without
-/// KVM (`-cpu max`): since version 7.2 with AVX2, never with AVX-512, whatever this machine has.
+/// The processor of the guests. With KVM they get what KVM reports, which may be less than this
+/// machine's processor has. QEMU emulates one without KVM (`-cpu max`): since version 7.2 with AVX2,
+/// never with AVX-512, whatever this machine has.
 pub fn guest_cpu(settings: &Settings) -> GuestCpu {
     let settings = settings.clone();
     let level = OnceLock::new();
@@ -174,8 +175,12 @@ pub fn guest_cpu(settings: &Settings) -> GuestCpu {
             Ok(Engine::Qemu) => {
                 emulated_level(probe::qemu().ok().as_ref().map(|qemu| &*qemu.version))
             }
+            Ok(Engine::Kvm) => {
+                let cpuid = probe::kvm_guest_cpuid().unwrap_or_default();
+                CpuLevel::of_cpuid(cpuid.leaf1_ecx, cpuid.leaf7_ebx, cpuid.extended1_ecx)
+            }
             // Without an engine, images are only built.
-            Ok(Engine::Kvm) | Err(_) => CpuLevel::of_host(),
+            Err(_) => CpuLevel::of_host(),
         })
     })
 }

@@ -54,6 +54,26 @@ impl CpuLevel {
             && is_x86_feature_detected!("avx512cd")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
+        CpuLevel::highest(v2, v3, v4)
+    }
+
+    /// The level of a processor whose CPUID has these registers: ECX of leaf 1, EBX of leaf 7, ECX
+    /// of leaf 0x8000_0001. Whether an operating system saves the registers of AVX is not in them.
+    pub fn of_cpuid(leaf1_ecx: u32, leaf7_ebx: u32, extended1_ecx: u32) -> CpuLevel {
+        let has = |register: u32, bits: &[u32]| bits.iter().all(|bit| register >> bit & 1 == 1);
+        // SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT; LAHF.
+        let v2 = has(leaf1_ecx, &[0, 9, 13, 19, 20, 23]) && has(extended1_ecx, &[0]);
+        // FMA, MOVBE, XSAVE, AVX, F16C; BMI1, AVX2, BMI2; LZCNT.
+        let v3 = has(leaf1_ecx, &[12, 22, 26, 28, 29])
+            && has(leaf7_ebx, &[3, 5, 8])
+            && has(extended1_ecx, &[5]);
+        // AVX-512 F, DQ, CD, BW, VL.
+        let v4 = has(leaf7_ebx, &[16, 17, 28, 30, 31]);
+        CpuLevel::highest(v2, v3, v4)
+    }
+
+    /// The level with the features of these levels; a level includes those below it.
+    fn highest(v2: bool, v3: bool, v4: bool) -> CpuLevel {
         match (v2, v2 && v3, v2 && v3 && v4) {
             (_, _, true) => CpuLevel::V4,
             (_, true, _) => CpuLevel::V3,
@@ -253,6 +273,32 @@ mod tests {
             flags.contains(&"avx2") && flags.contains(&"bmi2"),
             host >= V3
         );
+    }
+
+    #[test]
+    fn the_level_of_a_cpuid_is_that_of_the_psabi() {
+        use CpuLevel::{V1, V2, V3, V4};
+        // Xeon 8370C (Ice Lake), as KVM reports it; without AVX-512; without XSAVE, as KVM in an
+        // emulated host; without SSE4.2.
+        let (ecx, ebx, extended) = (0x7ffa_3203 | 1 << 13, 0xf1bf_07ab, 0x121);
+        let avx512 = 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31;
+        for (ecx, ebx, extended, level) in [
+            (ecx, ebx, extended, V4),
+            (ecx, ebx & !avx512, extended, V3),
+            (ecx, ebx & !(1 << 31), extended, V3),
+            (ecx & !(1 << 26), ebx, extended, V2),
+            (ecx, ebx & !(1 << 5), extended, V2),
+            (ecx, ebx, extended & !(1 << 5), V2),
+            (ecx, ebx, extended & !1, V1),
+            (ecx & !(1 << 20), ebx, extended, V1),
+            (0, 0, 0, V1),
+        ] {
+            assert_eq!(
+                CpuLevel::of_cpuid(ecx, ebx, extended),
+                level,
+                "{ecx:x} {ebx:x} {extended:x}"
+            );
+        }
     }
 
     #[test]

@@ -103,6 +103,35 @@ pub fn kvm() -> KvmProbe {
     }
 }
 
+/// The registers of CPUID that name instructions, as KVM lets a guest see them. A guest may have
+/// fewer instructions than its host: KVM hides those whose state it cannot switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestCpuid {
+    /// ECX of leaf 1.
+    pub leaf1_ecx: u32,
+    /// EBX of leaf 7, subleaf 0.
+    pub leaf7_ebx: u32,
+    /// ECX of leaf 0x8000_0001.
+    pub extended1_ecx: u32,
+}
+
+/// What `KVM_GET_SUPPORTED_CPUID` says of a guest's instructions; `None` without KVM.
+pub fn kvm_guest_cpuid() -> Option<GuestCpuid> {
+    let cpuid = open()
+        .ok()?
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .ok()?;
+    let entry = |leaf| {
+        let mut entries = cpuid.as_slice().iter();
+        entries.find(|entry| (entry.function, entry.index) == (leaf, 0))
+    };
+    Some(GuestCpuid {
+        leaf1_ecx: entry(1).map_or(0, |entry| entry.ecx),
+        leaf7_ebx: entry(7).map_or(0, |entry| entry.ebx),
+        extended1_ecx: entry(0x8000_0001).map_or(0, |entry| entry.ecx),
+    })
+}
+
 /// `None` when all instructions ran, otherwise the one that failed, and the reason.
 fn run() -> Result<Option<String>, EngineError> {
     let kvm = open()?;
