@@ -22,10 +22,10 @@ const BLOCK: u64 = spec::BLOCK_SIZE as u64;
 /// The maximum number of candidates for a stand-in with a close hash. The
 /// expected number is the number of names in the directory.
 const CANDIDATES: u64 = 1 << 18;
-/// The maximum number of candidates for all stand-ins of an image, some seconds of work. In a
-/// directory of N such names about N² candidates are tried, and an image decides about N: 4000
-/// names in one directory are possible, far more than any image has.
-const ALL_CANDIDATES: u64 = 1 << 24;
+/// The maximum work for all stand-ins of an image, in hashed blocks of 32 bytes; some seconds. For N
+/// short names in one directory about 5 N² candidates are hashed, and an image decides about N: more
+/// than two thousand are possible.
+const MAX_WORK: u64 = 1 << 25;
 /// The characters of stand-ins.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
 /// Offsets in an inode: `i_block`, which holds a short link's target, and the two
@@ -41,7 +41,7 @@ pub(crate) struct StandIns {
     names: Vec<Name>,
     targets: Vec<Target>,
     used: HashSet<(String, String)>,
-    tried: u64,
+    work: u64,
 }
 
 /// The sorted hashes of a directory's real names.
@@ -113,7 +113,7 @@ impl StandIns {
 
     /// A stand-in for the name `real` in `directory`. `hashes` are those of the
     /// directory's names, and `taken` returns whether a name is used there. `None`
-    /// if every candidate of that length is taken, or too many have been tried.
+    /// if every candidate of that length is taken, or [`MAX_WORK`] is done.
     pub(crate) fn for_name(
         &mut self,
         directory: &str,
@@ -125,10 +125,10 @@ impl StandIns {
         let before = hashes.before(wanted);
         let mut best: Option<(u32, String)> = None;
         for number in 0..CANDIDATES {
-            if self.tried >= ALL_CANDIDATES {
+            if self.work >= MAX_WORK {
                 return None;
             }
-            self.tried += 1;
+            self.work += 1 + real.len() as u64 / 32;
             let Some(name) = spelled(number, real.len()) else {
                 break;
             };
