@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the whole test suite: formatting, lints, every test. Prints the time of
-# each step and the slowest tests; the last line is the count.
+# each step and the slowest tests, then each failure again; the last line is the count.
 #
 #   test.sh DIRECTORY      the output directory for the programs under test
 #
@@ -58,8 +58,13 @@ awk -v failures="$work/failed" -v skips="$MICROAGENT_SKIPPED" '
             if ($(i + 1) ~ /^failed/) failed += $i
         }
     }
+    # Of a failed unit: libtest prints the messages of its failed tests, each below a heading.
+    /^    ---- .* ----$/ { shown = 12 }
+    /^failed: / || shown-- > 0 { report[++reports] = $0 }
     /^test .* \.\.\. ignored/ { sub(/^test /, ""); print "skipped: " $0; skipped++ }
     END {
+        # Again, because a log is read from its end.
+        for (i = 1; i <= reports; i++) print report[i]
         while ((getline line < skips) > 0) {
             print "skipped: " line
             skipped++; passed--
