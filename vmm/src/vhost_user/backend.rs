@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringMutex, VringState, VringT};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringState, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
@@ -18,6 +18,7 @@ use vmm_sys_util::event::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::ring::Ring;
 use crate::virtio::{DeviceError, DeviceIo, VirtioDevice, interrupts};
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: the back end supports protocol features.
@@ -32,7 +33,6 @@ const RING_FEATURES: u64 =
 const MAX_QUEUE_SIZE: usize = 1024;
 
 type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-type Vring = VringMutex<Memory>;
 type EventLoop = VringEpollHandler<Arc<Backend>>;
 
 /// A device that is served over vhost-user.
@@ -42,7 +42,7 @@ pub struct Backend {
     features: u64,
     state: Mutex<State>,
     /// The rings, once one of them was notified; for [`describe`](Self::describe).
-    rings: OnceLock<Vec<Vring>>,
+    rings: OnceLock<Vec<Ring>>,
     /// The event loop, which polls the device's `backend_fd` while the device is active. Weak,
     /// because the loop owns the back end.
     event_loop: OnceLock<Weak<EventLoop>>,
@@ -151,8 +151,6 @@ impl Backend {
         if event == self.backend_event_id() {
             state.device.backend_event(io)
         } else if event == self.reschedule_event_id() {
-            // Fails only if it is not readable.
-            let _ = self.reschedule.read();
             let queues = std::mem::take(&mut state.rescheduled);
             let mut queues = queues.into_iter();
             queues.try_for_each(|index| state.device.queue_event(index, io))
@@ -164,7 +162,7 @@ impl Backend {
 
 impl VhostUserBackend for Backend {
     type Bitmap = ();
-    type Vring = Vring;
+    type Vring = Ring;
 
     fn num_queues(&self) -> usize {
         self.queues
@@ -235,12 +233,17 @@ impl VhostUserBackend for Backend {
         &self,
         event: u16,
         _events: EventSet,
-        vrings: &[Vring],
+        vrings: &[Ring],
         _thread: usize,
     ) -> io::Result<()> {
         self.rings.get_or_init(|| vrings.to_vec());
         let mut state = self.state();
         let event = u64::from(event);
+        if event == self.reschedule_event_id() {
+            // In every state: the event loop would call again and again. Fails only if it is not
+            // readable.
+            let _ = self.reschedule.read();
+        }
         // An event other than a kick may still arrive after the device was stopped.
         let late = state.phase == Phase::Idle && event >= self.backend_event_id();
         let Some(memory) = state.memory.as_ref().map(GuestAddressSpace::memory) else {

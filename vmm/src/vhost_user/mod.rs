@@ -11,6 +11,7 @@
 
 mod backend;
 mod proxy;
+mod ring;
 mod socket;
 
 use std::fmt;
