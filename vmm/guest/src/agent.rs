@@ -16,10 +16,11 @@ use microagent_proto::{VERSION, error_chain};
 
 use crate::children::Children;
 use crate::configure::configure;
+use crate::console::log;
 use crate::exec::{self, Guest, Leftovers};
 use crate::namespaces::Namespaces;
 use crate::oom::OomKills;
-use crate::power::{self, log};
+use crate::power;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 

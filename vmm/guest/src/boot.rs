@@ -14,11 +14,11 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::agent::{Agent, State};
+use crate::console::log;
 use crate::modules::{self, ModuleError};
 use crate::network;
 use crate::oom::OomKills;
-use crate::power::log;
-use crate::spawn::PROC_FLAGS;
+use crate::spawn::KERNEL_MOUNT;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 use crate::vsock::{Listener, connect_to_host};
@@ -70,8 +70,8 @@ pub enum BootError {
 pub fn run() -> Result<Infallible, BootError> {
     let started = uptime_micros();
     mount_early("/dev", "devtmpfs", MountFlags::NOSUID)?;
-    mount_early("/proc", "proc", PROC_FLAGS)?;
-    mount_early("/sys", "sysfs", PROC_FLAGS)?;
+    mount_early("/proc", "proc", KERNEL_MOUNT)?;
+    mount_early("/sys", "sysfs", KERNEL_MOUNT)?;
     let uevents = Uevents::open().map_err(BootError::Uevents)?;
     modules::load_all()?;
     raise_open_files();

@@ -2,9 +2,9 @@
 //!
 //! Every process of the guest is started by the agent or descends from one that is, and all of them
 //! are in PID namespaces whose first process inherits orphans ([`crate::namespaces`]). So the agent
-//! has no other children than these, and each is reaped by its [`ChildHandle`]. A process id is
-//! therefore valid as long as its handle has not reported a status, and there is no lock that one
-//! session could hold while another needs it.
+//! has no other children than these and the reaper of the base ([`crate::reaper`]), and each is
+//! reaped by its [`ChildHandle`]. A process id is therefore valid as long as its handle has not
+//! reported a status, and no lock is held while a command is executed.
 
 use std::cell::Cell;
 use std::io;

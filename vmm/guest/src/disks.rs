@@ -3,14 +3,13 @@
 //! They are mounted as container engines mount volumes: with no options but read-only, so programs
 //! and devices on them work. The image's content at the mount point is hidden, not copied.
 
-use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use microagent_proto::agent::Disk;
 use rustix::mount::{MountFlags, mount};
 
+use crate::directory;
 use crate::root::DISK_TIMEOUT;
 use crate::uevent::Uevents;
 
@@ -98,15 +97,11 @@ fn mount_one(disk: &Disk, uevents: &Uevents) -> Result<(), DiskError> {
             source,
         })?
         .ok_or_else(|| DiskError::Missing(name()))?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|source| DiskError::Directory {
-            name: name(),
-            mount: point(),
-            source,
-        })?;
+    directory::create(path).map_err(|source| DiskError::Directory {
+        name: name(),
+        mount: point(),
+        source,
+    })?;
     let flags = match disk.read_only {
         true => MountFlags::RDONLY,
         false => MountFlags::empty(),

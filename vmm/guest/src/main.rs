@@ -11,14 +11,15 @@
 //! - [`agent`]: sessions, with one thread and one request each.
 //! - [`configure`]: configures the VM; [`root`] mounts the image's file system and switches to it,
 //!   [`disks`] mounts further disks, [`network`] brings up the loopback interface.
-//! - [`module_disk`] provides the modules of the kernel, which requests them from [`modprobe`]: this
-//!   program, in a process that the kernel starts.
+//! - [`module_disk`] provides the modules of the kernel, which requests them from [`modprobe`]:
+//!   this program, in a process that the kernel starts.
 //! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
 //! - [`namespaces`]: where commands run, apart from the agent; [`reaper`] is the first process of
 //!   one of them.
 //! - [`oom`]: whether memory was exhausted.
 //! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
-//! - [`power`]: power-off and reset. PID 1 must not return or panic; both lead to a power-off.
+//! - [`console`]: messages of the agent itself; [`power`]: power-off and reset. PID 1 must not
+//!   return or panic; both lead to a power-off.
 //!
 //! The initramfs contains `/init` (this program), empty directories `/dev`, `/proc`, `/sys` and
 //! `/newroot`, and the kernel modules listed in `/modules.load`.
@@ -30,6 +31,8 @@ mod agent;
 mod boot;
 mod children;
 mod configure;
+mod console;
+mod directory;
 mod disks;
 mod exec;
 mod modprobe;
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
         if let Some(name) = modprobe::requested(&arguments) {
             return modprobe::run(name);
         }
-        power::log("microagent-guest runs only as the first process (PID 1) of a microVM");
+        console::log("microagent-guest runs only as the first process (PID 1) of a microVM");
         return ExitCode::from(2);
     }
     if arguments.get(1).is_some_and(|mode| mode == RESET_AT_ONCE) {

@@ -1,21 +1,22 @@
 //! The modules of the guest's kernel: mounted from a disk of their own, and loaded on demand.
 //!
-//! The disk contains the directory of one release and is mounted there: `/lib/modules/RELEASE`. So the
-//! image's modprobe finds them, and what else the image has in `/lib/modules` stays visible. The kernel
-//! requests modules from this program ([`crate::modprobe`]), which it reaches as the file of PID 1: the
-//! initramfs has no path any more once the image is the root.
+//! The disk contains the directory of one release and is mounted there: `/lib/modules/RELEASE`. So
+//! the image's modprobe finds them, and what else the image has in `/lib/modules` stays visible.
+//! The kernel requests modules from this program ([`crate::modprobe`]), which it reaches as the
+//! file of PID 1: the initramfs has no path any more once the image is the root.
 
-use std::fs::{DirBuilder, Permissions};
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::mount::{MountFlags, mount};
 
+use crate::console::log;
+use crate::directory;
 use crate::disks::find;
 use crate::modprobe;
-use crate::power::log;
 use crate::root::DISK_TIMEOUT;
 use crate::uevent::Uevents;
 
@@ -68,11 +69,8 @@ fn mount_disk(serial: &str, uevents: &Uevents) -> Result<PathBuf, ModulesError> 
         .map_err(ModulesError::Wait)?
         .ok_or(ModulesError::Missing)?;
     let directory = modprobe::directory();
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(&directory);
-    made.map_err(|error| ModulesError::Directory(directory.clone(), error))?;
+    directory::create(&directory)
+        .map_err(|error| ModulesError::Directory(directory.clone(), error))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     match mount(&device, &directory, "ext4", flags, None) {
         Ok(()) => Ok(directory),
@@ -80,13 +78,13 @@ fn mount_disk(serial: &str, uevents: &Uevents) -> Result<PathBuf, ModulesError> 
     }
 }
 
-/// Creates the device nodes of `modules.devname`, as `kmod static-nodes` does: opening one loads its
-/// driver.
+/// Creates the device nodes of `modules.devname`, as `kmod static-nodes` does: opening one loads
+/// its driver.
 fn make_nodes(directory: &Path) {
     let list = std::fs::read_to_string(directory.join("modules.devname")).unwrap_or_default();
     for (path, kind, major, minor) in list.lines().filter_map(parse_node) {
         if let Some(parent) = path.parent() {
-            let _ = DirBuilder::new().recursive(true).mode(0o755).create(parent);
+            let _ = directory::create(parent);
         }
         // An existing node belongs to a driver that is loaded.
         let _ = mknodat(

@@ -46,7 +46,8 @@ pub fn load_all() -> Result<(), ModuleError> {
     Ok(())
 }
 
-fn load(path: &Path) -> io::Result<()> {
+/// Loads the module in a file.
+pub fn load(path: &Path) -> io::Result<()> {
     match rustix::system::finit_module(File::open(path)?, c"", 0) {
         // EEXIST: the module is built in or already loaded.
         Ok(()) | Err(Errno::EXIST) => Ok(()),

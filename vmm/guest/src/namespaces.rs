@@ -97,13 +97,15 @@ impl Namespaces {
     /// Moves this thread to new namespaces, of which the next process that it starts is the first
     /// one; that process must mount `/proc`.
     pub fn enter_for_workload(self: &Arc<Namespaces>) -> Result<WorkloadSlot, NamespaceError> {
+        // Declared before the guard, and so dropped after it: its drop takes the lock.
+        let slot;
         let mut state = self.lock();
         match state.workload {
             Workload::None => {}
             Workload::Starting => return Err(NamespaceError::WorkloadStarts),
             Workload::Running(_) => return Err(NamespaceError::WorkloadRuns),
         }
-        let slot = WorkloadSlot(Arc::clone(self));
+        slot = WorkloadSlot(Arc::clone(self));
         state.workload = Workload::Starting;
         own_directories()?;
         if let Some(reaper) = &state.base {

@@ -3,7 +3,6 @@
 //! The kernel panics when PID 1 exits, so these functions do not return.
 
 use std::error::Error;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use rustix::process::{Pid, Signal};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::children::Children;
+use crate::console::log;
 use crate::namespaces::Namespaces;
 
 /// The time between SIGTERM and SIGKILL when the VM is shut down.
@@ -21,11 +21,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// The time limit for killed processes to exit. A process that is stuck in the kernel must not keep
 /// the VM running.
 const KILL_WAIT: Duration = Duration::from_secs(2);
-
-/// Writes one line to the console. Errors are ignored: there is nowhere else to report them.
-pub fn log(line: &str) {
-    let _ = writeln!(std::io::stderr(), "microagent-guest: {line}");
-}
 
 /// Makes a panic of any thread log its message and power off the VM, instead of panicking the
 /// kernel.
@@ -56,10 +51,10 @@ pub fn shut_down(children: &Children, namespaces: &Namespaces, disks: &[PathBuf]
     }
     rustix::fs::sync();
     for disk in disks.iter().rev() {
+        // Not only unmounted: that leaves the file system mounted in other mount namespaces.
+        make_read_only(disk);
         // Fails if it is busy, for example because of a mount below it.
-        if unmount(disk, UnmountFlags::empty()).is_err() {
-            make_read_only(disk);
-        }
+        let _ = unmount(disk, UnmountFlags::empty());
     }
     make_read_only(Path::new("/"));
     power_off()

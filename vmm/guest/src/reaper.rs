@@ -1,8 +1,8 @@
 //! The first process of the base namespace: it inherits orphans and reaps them.
 //!
 //! It is this program with the argument [`ARGUMENT`], in a new process, so that it shares neither
-//! memory nor descriptors with the agent. It ends when it has been told to (SIGTERM) and no process
-//! is left in its namespace.
+//! memory nor descriptors with the agent. It ends when it has been told to (SIGTERM) and no orphan
+//! is left. Commands that joined the namespace are children of the agent; they are killed then.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitOptions, pidfd_open, wait};
 
-use crate::power::log;
+use crate::console::log;
 use crate::spawn::{self, CStringArray, Executable, Program, SpawnError};
 use crate::user::Identity;
 

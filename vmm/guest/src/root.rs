@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_move, move_mount, open_tree,
 };
 
+use crate::directory;
+use crate::spawn::KERNEL_MOUNT;
 use crate::uevent::Uevents;
 
 /// The time limit for a disk to appear.
@@ -159,9 +161,6 @@ struct KernelMount {
 }
 
 const NOSUID: MountFlags = MountFlags::NOSUID;
-const STRICT: MountFlags = MountFlags::NOSUID
-    .union(MountFlags::NODEV)
-    .union(MountFlags::NOEXEC);
 
 /// The mounts that are moved into the root. The options, which [`crate::boot`] sets, are those of
 /// container engines, except that `/sys` is writable: the guest has its own kernel.
@@ -185,13 +184,13 @@ const MOUNTS: [KernelMount; 4] = [
     KernelMount {
         path: "/dev/mqueue",
         fs_type: "mqueue",
-        flags: STRICT,
+        flags: KERNEL_MOUNT,
         data: None,
     },
     KernelMount {
         path: "/sys/fs/cgroup",
         fs_type: "cgroup2",
-        flags: STRICT,
+        flags: KERNEL_MOUNT,
         data: None,
     },
 ];
@@ -221,14 +220,10 @@ impl KernelMount {
 }
 
 fn make_directory(path: &str) -> Result<(), RootError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(path)
-        .map_err(|source| RootError::MountPoint {
-            path: path.into(),
-            source,
-        })
+    directory::create(path).map_err(|source| RootError::MountPoint {
+        path: path.into(),
+        source,
+    })
 }
 
 /// Writes `/etc/hosts` and `/etc/hostname`. The image's files name the machine on which it was
@@ -250,10 +245,7 @@ pub fn write_names(hostname: &str, read_only: bool) -> Result<(), RootError> {
 fn replace(path: &Path, text: &str) -> Result<(), RootError> {
     fn try_replace(path: &Path, text: &str) -> io::Result<()> {
         if let Some(parent) = path.parent() {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(parent)?;
+            directory::create(parent)?;
         }
         match std::fs::remove_file(path) {
             Ok(()) => {}

@@ -21,8 +21,8 @@ use crate::user::Identity;
 /// can raise it to the hard limit, which is the agent's.
 const OPEN_FILES: u64 = 1024;
 
-/// The options of every `/proc`.
-pub const PROC_FLAGS: MountFlags = MountFlags::NOSUID
+/// The options of `/proc` and other file systems of the kernel that hold no programs.
+pub const KERNEL_MOUNT: MountFlags = MountFlags::NOSUID
     .union(MountFlags::NODEV)
     .union(MountFlags::NOEXEC);
 
@@ -223,7 +223,7 @@ fn prepare(program: &Program, descriptors: &Descriptors, step: &mut usize) -> Re
     set_descriptors(&program.cwd, descriptors)?;
     *step = 1;
     if program.mount_proc {
-        mount(c"proc", c"/proc", c"proc", PROC_FLAGS, None)?;
+        mount(c"proc", c"/proc", c"proc", KERNEL_MOUNT, None)?;
     }
     *step = 2;
     rustix::process::setsid()?;

@@ -13,8 +13,8 @@ use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use crate::agent::{Agent, State};
+use crate::console::log;
 use crate::oom::OomKills;
-use crate::power::log;
 use crate::root;
 use crate::stream::Stream;
 

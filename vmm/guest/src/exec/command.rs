@@ -2,11 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::fs::{DirBuilder, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,7 +14,8 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::children::{ChildHandle, Children};
-use crate::exec::refusal::{Refusal, explain};
+use crate::directory;
+use crate::exec::refusal::{Refusal, executable, explain};
 use crate::namespaces::{NamespaceError, Namespaces, WorkloadSlot};
 use crate::spawn::{self, CStringArray, Executable, Program, SpawnError};
 use crate::user::{self, Identity, UserError};
@@ -116,11 +115,14 @@ fn try_start(
     let path = find(name, variable(&request.env, "PATH"), &cwd.path)?;
 
     let system = |error: Errno| StartError::System(error.into());
+    // The agent's ends never block: what poll(2) reports may be gone again.
     let (stdout, child_stdout) = pipe_for(&identity).map_err(system)?;
+    rustix::io::ioctl_fionbio(&stdout, true).map_err(system)?;
     let (stderr, child_stderr) = match request.merge_output {
         true => (None, child_stdout.try_clone().map_err(StartError::System)?),
         false => {
             let (stderr, child_stderr) = pipe_for(&identity).map_err(system)?;
+            rustix::io::ioctl_fionbio(&stderr, true).map_err(system)?;
             (Some(stderr), child_stderr)
         }
     };
@@ -203,10 +205,7 @@ struct WorkingDirectory {
 fn working_directory(cwd: &str) -> Result<WorkingDirectory, StartError> {
     let path = Path::new("/").join(cwd);
     let open = || -> io::Result<OwnedFd> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&path)?;
+        directory::create(&path)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(rustix::fs::open(&path, flags, Mode::empty())?)
     };
@@ -257,8 +256,4 @@ fn find(name: &str, path: Option<&str>, cwd: &Path) -> Result<PathBuf, StartErro
             path: path.to_owned(),
         },
     })
-}
-
-fn executable(metadata: &Metadata) -> bool {
-    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }

@@ -34,7 +34,11 @@ impl Leftovers {
             let mut ready = ready.into_iter();
             pipes.retain(|pipe| {
                 let readable = ready.next().unwrap_or(false);
-                !readable || matches!(read(pipe, &mut chunk[..]), Ok(1..) | Err(Errno::INTR))
+                !readable
+                    || matches!(
+                        read(pipe, &mut chunk[..]),
+                        Ok(1..) | Err(Errno::INTR | Errno::AGAIN)
+                    )
             });
         }
     }

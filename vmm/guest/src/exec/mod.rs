@@ -1,8 +1,8 @@
 //! Runs one command: looks it up, starts it as the image's user, forwards its standard streams and
 //! reports how it ended.
 //!
-//! - [`command`] starts a process for a request; [`refusal`] explains why one cannot be executed,
-//!   and maps failures to those of a shell (126, 127).
+//! - [`command`] starts a process for a request, and maps failures to those of a shell (126, 127);
+//!   [`refusal`] explains why a program cannot be executed.
 //! - [`stdio`] forwards the standard streams until the command has ended, with [`inbox`] and
 //!   [`outbox`] for the host's side and [`input`] for the command's.
 //! - [`leftovers`] keeps the pipes of daemons open.

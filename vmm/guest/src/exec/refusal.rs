@@ -2,7 +2,7 @@
 //! which often is another file.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -138,9 +138,7 @@ fn cause(errno: Errno, path: &Path, cwd: &Path, depth: usize) -> Option<Refusal>
         }
         Err(_) => InterpreterFault::Missing,
         Ok(found) if found.is_dir() => InterpreterFault::Directory,
-        Ok(found) if !found.is_file() || found.permissions().mode() & 0o111 == 0 => {
-            InterpreterFault::NotExecutable
-        }
+        Ok(found) if !executable(&found) => InterpreterFault::NotExecutable,
         Ok(_) if depth < MAX_DEPTH => return cause(errno, &whole, cwd, depth + 1),
         Ok(_) => return None,
     };
@@ -149,6 +147,11 @@ fn cause(errno: Errno, path: &Path, cwd: &Path, depth: usize) -> Option<Refusal>
         interpreter,
         why,
     })
+}
+
+/// Whether a file is a program, for some user.
+pub(super) fn executable(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
 }
 
 fn is_noexec(path: &Path) -> bool {

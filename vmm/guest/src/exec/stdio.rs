@@ -247,6 +247,11 @@ impl Output {
                 outbox.frame(self.kind, &buffer[..length])
             }
             Err(Errno::INTR) => Ok(()),
+            // Another process has read what was in the pipe, through /dev/stdout.
+            Err(Errno::AGAIN) => {
+                self.unsent = 0;
+                Ok(())
+            }
             Err(error) => Err(io::Error::from(error).into()),
         }
     }

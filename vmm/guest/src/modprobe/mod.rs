@@ -1,9 +1,9 @@
 //! The kernel's modprobe: loads the modules for a name that the kernel requests.
 //!
-//! The kernel runs the program that `/proc/sys/kernel/modprobe` names, as `PROGRAM -q -- NAME`, in the
-//! namespaces and with the root directory of PID 1 (kernel/kmod.c, kernel/umh.c). `NAME` is a module or
-//! one of the names that modules declare, such as `fs-overlay`. The requester waits, and then tries
-//! again whether what it needs exists.
+//! The kernel runs the program that `/proc/sys/kernel/modprobe` names, as `PROGRAM -q -- NAME`, in
+//! the namespaces and with the root directory of PID 1 (kernel/kmod.c, kernel/umh.c). `NAME` is a
+//! module or one of the names that modules declare, such as `fs-overlay`. The requester waits, and
+//! then tries again whether what it needs exists.
 //!
 //! The modules are where the agent mounts them ([`crate::module_disk`]). A kernel that came without
 //! them may find its modules in the image: then the image's modprobe is run.
@@ -18,9 +18,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use rustix::io::Errno;
-
 use self::index::Index;
+use crate::modules;
 
 /// The program of this name in the image, if there is one.
 const MODPROBE: &str = "/sbin/modprobe";
@@ -48,20 +47,12 @@ pub fn run(name: &str) -> ExitCode {
     };
     let mut code = ExitCode::FAILURE;
     for path in index.modules_for(name) {
-        match load(&directory.join(&path)) {
+        match modules::load(&directory.join(&path)) {
             Ok(()) => code = ExitCode::SUCCESS,
             Err(error) => log(&format!("cannot load the kernel module {path}: {error}")),
         }
     }
     code
-}
-
-/// Loads a module that may be loaded already.
-fn load(path: &Path) -> io::Result<()> {
-    match rustix::system::finit_module(File::open(path)?, c"", 0) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Leaves the request to the image's modprobe.

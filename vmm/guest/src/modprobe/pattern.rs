@@ -1,7 +1,7 @@
 //! Shell patterns as in `modules.alias`: `*`, `?` and `[…]`.
 
-/// Whether the whole `name`, in which `-` is `_`, matches. Outside brackets `-` in the pattern is `_`,
-/// too.
+/// Whether the whole `name`, in which `-` is `_`, matches. Outside brackets `-` in the pattern is
+/// `_`, too.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
     let (mut at, mut position) = (0, 0);
