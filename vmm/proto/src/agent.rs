@@ -1,10 +1,10 @@
 //! The messages of an agent session.
 //!
 //! When the agent is up, it opens a stream to host port [`READY_PORT`], sends its
-//! [`envelope`](crate::envelope) and one [`Ready`] message, and closes the stream. From then on the host opens sessions to guest port [`AGENT_PORT`]. A
-//! session begins with the host's envelope and one [`Request`], which determines the replies; the
-//! agent's envelope precedes the first reply. If the versions differ, the agent sends its envelope
-//! alone and closes the stream.
+//! [`envelope`](crate::envelope) and one [`Ready`] message, and closes the stream. From then on the
+//! host opens sessions to guest port [`AGENT_PORT`]. A session begins with the host's envelope and
+//! one [`Request`], which determines the replies; the agent's envelope precedes the first reply. If
+//! the versions differ, the agent sends its envelope alone and closes the stream.
 //!
 //! | request | replies, in order |
 //! |---|---|

@@ -1,10 +1,11 @@
 //! The control protocol between the command line and the supervisor of a VM.
 //!
 //! The socket is a `SOCK_SEQPACKET` pair; the supervisor has its end as standard input. Each packet
-//! is an [`envelope`] and one JSON message, together at most [`MAX_MESSAGE`] bytes. The first is [`ToSupervisor::Start`]. The
-//! supervisor's optional argument is the name of the engine that will be requested
-//! ([`Engine::name`]), so that it can prepare the engine while the caller determines what to boot.
-//! When the socket is closed, the VM is killed: a supervisor never outlives its caller.
+//! is an [`envelope`] and one JSON message, together at most [`MAX_MESSAGE`] bytes. The first is
+//! [`ToSupervisor::Start`]. The supervisor's optional argument is the name of the engine that will
+//! be requested ([`Engine::name`]), so that it can prepare the engine while the caller determines
+//! what to boot. When the socket is closed, the VM is killed: a supervisor never outlives its
+//! caller.
 
 use std::path::PathBuf;
 

@@ -7,8 +7,8 @@
 //! - control socket: each packet starts with it;
 //! - streams (the agent's report and agent sessions): the first bytes of each direction.
 //!
-//! Versions up to 3 had no envelope. No message of theirs starts with [`MAGIC`]: frames start with a
-//! small number, control packets with a JSON character.
+//! Versions up to 3 had no envelope. No message of theirs starts with [`MAGIC`]: frames start with
+//! a small number, control packets with a JSON character.
 
 use crate::VERSION;
 

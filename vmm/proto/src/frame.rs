@@ -1,9 +1,9 @@
 //! Frames of an agent session.
 //!
 //! Layout: one byte for the kind, four bytes for the payload length (little-endian), the payload. A
-//! payload longer than [`MAX_PAYLOAD`] bytes ([`MAX_REQUEST`] for a request) ends the session. Frames of kind [`Kind::Message`]
-//! hold one JSON message of [`crate::agent`]; all others hold raw bytes. The first frame of each
-//! direction follows an [`envelope`].
+//! payload longer than [`MAX_PAYLOAD`] bytes ([`MAX_REQUEST`] for a request) ends the session.
+//! Frames of kind [`Kind::Message`] hold one JSON message of [`crate::agent`]; all others hold raw
+//! bytes. The first frame of each direction follows an [`envelope`].
 
 use std::io::{self, Read, Write};
 

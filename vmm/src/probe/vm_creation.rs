@@ -3,8 +3,9 @@
 //! `KVM_CREATE_VM` starts a kernel thread that recovers huge pages, and before Linux 6.13, which
 //! made it a thread of the caller, moves it into the caller's cgroups. That takes the semaphore
 //! `cgroup_threadgroup_rwsem` for writing, which waits for a grace period of RCU, ten milliseconds
-//! and more. There is no wait if cgroups are mounted with `favordynmods` (admin-guide/cgroup-v2.rst),
-//! and no thread if `kvm.nx_huge_pages` is `never` (admin-guide/kernel-parameters.txt).
+//! and more. There is no wait if cgroups are mounted with `favordynmods`
+//! (admin-guide/cgroup-v2.rst), and no thread if `kvm.nx_huge_pages` is `never`
+//! (admin-guide/kernel-parameters.txt).
 
 use std::fs;
 use std::path::Path;
@@ -51,8 +52,8 @@ pub struct Cgroup2 {
     pub favordynmods: bool,
 }
 
-/// How long `KVM_CREATE_VM` takes if no VM was created just before: the median of five. Takes half a
-/// second.
+/// How long `KVM_CREATE_VM` takes if no VM was created just before: the median of five. Takes half
+/// a second.
 ///
 /// # Errors
 /// When a VM cannot be created.

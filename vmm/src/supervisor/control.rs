@@ -1,4 +1,5 @@
-//! The control socket: an envelope and one JSON message per packet, with a file descriptor attached to some.
+//! The control socket: an envelope and one JSON message per packet, with a file descriptor attached
+//! to some.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -149,29 +150,17 @@ impl Control {
 mod tests {
     use std::io::{IoSlice, Read, Write};
 
-    use rustix::net::{
-        AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SocketFlags, sendmsg, socketpair,
-    };
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
 
     use microagent_proto::VERSION;
     use microagent_proto::envelope::envelope;
 
     use super::*;
-
-    fn pair() -> (OwnedFd, Control) {
-        let (near, far) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        (near, Control::new(far))
-    }
+    use crate::supervisor::testing::Caller;
 
     #[test]
     fn a_descriptor_arrives_with_its_message() {
-        let (near, control) = pair();
+        let (caller, control) = Caller::connected();
         let (mut mine, theirs) = UnixStream::pair().unwrap();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -179,7 +168,7 @@ mod tests {
         assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
         let packet = encode(&ToSupervisor::Connect { port: 7 }).unwrap();
         sendmsg(
-            &near,
+            &caller,
             &[IoSlice::new(&packet)],
             &mut ancillary,
             SendFlags::empty(),
@@ -195,12 +184,12 @@ mod tests {
 
     #[test]
     fn a_closed_socket_is_the_end_and_an_unknown_message_an_error() {
-        let (near, control) = pair();
+        let (caller, control) = Caller::connected();
         let mut packet = envelope(VERSION).to_vec();
         packet.extend(b"{}");
-        send(&near, &packet, SendFlags::empty()).unwrap();
+        caller.send(&packet);
         assert!(matches!(control.receive(), Err(ControlError::Message(_))));
-        drop(near);
+        drop(caller);
         assert!(control.receive().unwrap().is_none());
     }
 }

@@ -94,25 +94,17 @@ impl Visit for Line {
 
 #[cfg(test)]
 mod tests {
-    use microagent_proto::control::{FromSupervisor, decode};
-    use microagent_proto::envelope::Program;
+    use microagent_proto::control::FromSupervisor;
     use microagent_proto::warning::Warning;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
     use super::*;
-    use crate::supervisor::Control;
+    use crate::supervisor::testing::Caller;
 
     #[test]
     fn warnings_are_forwarded_once_per_place_and_lower_levels_are_not() {
-        let (near, far) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
+        let (caller, control) = Caller::connected();
         let log = Log {
-            warnings: Warnings::new(Control::new(far)),
+            warnings: Warnings::new(control),
             seen: Mutex::default(),
         };
         tracing::subscriber::with_default(log, || {
@@ -122,17 +114,10 @@ mod tests {
             }
             tracing::error!("second place");
         });
-        let received = || {
-            let mut bytes = [0; 4096];
-            let (length, _) = recv(&near, &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
-            (length > 0).then(|| {
-                decode(&bytes[..length], Program::CommandLine, Program::Supervisor).unwrap()
-            })
-        };
         for expected in ["first place (number: 1, error: no space)", "second place"] {
             let expected = FromSupervisor::Warning(Warning::Log(expected.into()));
-            assert_eq!(received(), Some(expected));
+            assert_eq!(caller.received(), Some(expected));
         }
-        assert_eq!(received(), None);
+        assert_eq!(caller.received(), None);
     }
 }

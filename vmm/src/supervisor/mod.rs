@@ -2,9 +2,9 @@
 //!
 //! It reads the VM's configuration from the control socket on standard input
 //! ([`microagent_proto::control`]), creates the devices, starts the engine, and then waits for a
-//! message, the end of the VM, or the end of the socket. When the socket is closed, the process exits
-//! at once, whatever its threads do ([`hangup`]), so a supervisor never outlives the process that
-//! started it.
+//! message, the end of the VM, or the end of the socket. When the socket is closed, the process
+//! exits at once, whatever its threads do ([`hangup`]), so a supervisor never outlives the process
+//! that started it.
 //!
 //! ```text
 //!  Start ─▶ devices ─▶ engine ─▶ ┌─ wait ──┐ ── VM ended ─────▶ Stopped / Failed, exit
@@ -21,11 +21,11 @@ mod instance;
 mod log;
 mod ready;
 mod steps;
+#[cfg(test)]
+mod testing;
 mod warnings;
 
-use microagent_proto::control::{
-    CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor, VmConfig,
-};
+use microagent_proto::control::{CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor};
 use microagent_proto::envelope::Mismatch;
 use microagent_proto::error_chain;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -38,8 +38,8 @@ use self::warnings::Warnings;
 use crate::console::Console;
 use crate::engine::{EngineError, kvm};
 
-/// Ties the calling process to `control`: it is killed when the caller closes its end, and its log is
-/// sent to the caller as warnings. For a process that only calls [`run`].
+/// Ties the calling process to `control`: it is killed when the caller closes its end, and its log
+/// is sent to the caller as warnings. For a process that only calls [`run`].
 ///
 /// # Errors
 /// When the process is out of descriptors or threads.
@@ -74,7 +74,7 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     steps.note(StepName::StartReceived);
     let console = Console::new(config.console_to_stderr);
     let mut instance = None;
-    let outcome = start(control, &config, &console, prepared, &steps, &warnings)
+    let outcome = Instance::start(control, &config, &console, prepared, &steps, &warnings)
         .and_then(|started| watch(control, &console, instance.insert(started), &steps));
     let last = match outcome {
         Ok(Some(message)) => message,
@@ -136,17 +136,6 @@ fn mismatch_message(mismatch: Mismatch) -> FromSupervisor {
     }
 }
 
-fn start(
-    control: &Control,
-    config: &VmConfig,
-    console: &Console,
-    prepared: Option<Result<kvm::Prepared, EngineError>>,
-    steps: &Steps,
-    warnings: &Warnings,
-) -> Result<Instance, Failure> {
-    Instance::start(control, config, console, prepared, steps, warnings)
-}
-
 /// Handles messages until the VM ends. Returns the last message to send, or `None` when the caller
 /// has closed the socket.
 fn watch(
@@ -201,15 +190,10 @@ fn watch(
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
-
     use microagent_proto::VERSION;
-    use microagent_proto::control::{MAX_MESSAGE, decode};
-    use microagent_proto::envelope::{Program, envelope};
-    use rustix::net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
-    };
+    use microagent_proto::envelope::envelope;
 
+    use super::testing::Caller;
     use super::*;
 
     #[test]
@@ -223,21 +207,12 @@ mod tests {
             (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
             (without_envelope, "version 3 or older".into()),
         ] {
-            let (near, far): (OwnedFd, OwnedFd) = socketpair(
-                AddressFamily::UNIX,
-                SocketType::SEQPACKET,
-                SocketFlags::CLOEXEC,
-                None,
-            )
-            .unwrap();
-            send(&near, packet, SendFlags::empty()).unwrap();
-            assert!(!run(&Control::new(far), None).unwrap());
-            let mut answer = vec![0; MAX_MESSAGE];
-            let (length, _) = recv(&near, &mut answer[..], RecvFlags::empty()).unwrap();
-            let answer = &answer[..length];
-            let message = decode(answer, Program::CommandLine, Program::Supervisor).unwrap();
-            let FromSupervisor::Failed { message, .. } = message else {
-                panic!("{message:?}");
+            let (caller, control) = Caller::connected();
+            caller.send(packet);
+            assert!(!run(&control, None).unwrap());
+            let answer = caller.received();
+            let Some(FromSupervisor::Failed { message, .. }) = answer else {
+                panic!("{answer:?}");
             };
             assert_eq!(
                 message,

@@ -71,32 +71,22 @@ fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::os::fd::OwnedFd;
 
     use microagent_proto::VERSION;
-    use microagent_proto::control::{MAX_MESSAGE, decode};
     use microagent_proto::envelope::envelope;
     use microagent_proto::frame::write_opening;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 
     use super::*;
+    use crate::supervisor::testing::Caller;
 
     /// What the caller receives when an agent sends `report` and closes its stream.
     fn message_after(report: &[u8]) -> FromSupervisor {
-        let (near, far): (OwnedFd, OwnedFd) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
+        let (caller, control) = Caller::connected();
         let (mut agent, stream) = UnixStream::pair().unwrap();
         agent.write_all(report).unwrap();
         drop(agent);
-        forward(stream, &Control::new(far), &Steps::default());
-        let mut packet = vec![0; MAX_MESSAGE];
-        let (length, _) = recv(&near, &mut packet[..], RecvFlags::empty()).unwrap();
-        decode(&packet[..length], Program::CommandLine, Program::Supervisor).unwrap()
+        forward(stream, &control, &Steps::default());
+        caller.received().expect("a message")
     }
 
     #[test]

@@ -51,8 +51,8 @@ impl Warnings {
         self.send(Warning::Log(shortened(message)));
     }
 
-    /// Sends the warning unless the limit is reached. So few and small messages always fit into the
-    /// socket's buffer, so that the sender does not wait.
+    /// Sends the warning unless the limit is reached. A device does not wait for long: the messages
+    /// are few and small, and the caller has a thread that only reads them.
     fn send(&self, warning: Warning) {
         if self.0.sent.fetch_add(1, Ordering::Relaxed) < MAX_WARNINGS {
             // Fails only when the caller has closed its end; then the VM is killed anyway.
@@ -71,34 +71,17 @@ fn shortened(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::OwnedFd;
-
-    use microagent_proto::control::decode;
-    use microagent_proto::envelope::Program;
-    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
-
     use super::*;
+    use crate::supervisor::testing::Caller;
 
-    fn warnings() -> (Warnings, OwnedFd) {
-        let (near, far) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
-        (Warnings::new(Control::new(far)), near)
-    }
-
-    fn received(socket: &OwnedFd) -> Option<FromSupervisor> {
-        let mut bytes = vec![0; 4096];
-        let (length, _) = recv(socket, &mut bytes[..], RecvFlags::DONTWAIT).ok()?;
-        Some(decode(&bytes[..length], Program::CommandLine, Program::Supervisor).unwrap())
+    fn warnings() -> (Warnings, Caller) {
+        let (caller, control) = Caller::connected();
+        (Warnings::new(control), caller)
     }
 
     #[test]
     fn a_disk_failure_names_disk_operation_and_error() {
-        let (warnings, socket) = warnings();
+        let (warnings, caller) = warnings();
         warnings.of_disk(3)(DiskOperation::Flush, &io::Error::from_raw_os_error(28));
         let expected = FromSupervisor::Warning(Warning::Disk(DiskFailure {
             index: 3,
@@ -106,12 +89,12 @@ mod tests {
             errno: Some(28),
             error: "No space left on device (os error 28)".into(),
         }));
-        assert_eq!(received(&socket), Some(expected));
+        assert_eq!(caller.received(), Some(expected));
     }
 
     #[test]
     fn the_number_and_the_size_of_warnings_are_limited() {
-        let (warnings, socket) = warnings();
+        let (warnings, caller) = warnings();
         for _ in 0..2 * MAX_WARNINGS {
             // Two bytes each: the limit is within a character.
             warnings.log(format!("x{}", "é".repeat(MAX_WARNING_TEXT)));
@@ -119,8 +102,8 @@ mod tests {
         let expected = format!("x{}", "é".repeat(MAX_WARNING_TEXT / 2 - 1));
         let expected = FromSupervisor::Warning(Warning::Log(expected));
         for _ in 0..MAX_WARNINGS {
-            assert_eq!(received(&socket).as_ref(), Some(&expected));
+            assert_eq!(caller.received().as_ref(), Some(&expected));
         }
-        assert_eq!(received(&socket), None);
+        assert_eq!(caller.received(), None);
     }
 }

@@ -1,11 +1,11 @@
 //! The CPUID of a vCPU: the host's features that KVM supports, with a topology of one package and
 //! one thread per core ([`topology`]).
 //!
-//! Host-only features are hidden: performance counters and branch records, power management, cache allocation,
-//! processor trace, enclaves, and virtualization (nested guests are not supported, and nested
-//! virtualization would add much to the attack surface of the host's KVM). The TSC frequency is not
-//! reported here: guests read it from kvmclock, which KVM's own leaves announce. Sources: Intel SDM
-//! volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation/virt/kvm/x86/cpuid.rst.
+//! Host-only features are hidden: performance counters and branch records, power management, cache
+//! allocation, processor trace, enclaves, and virtualization (nested guests are not supported, and
+//! nested virtualization would add much to the attack surface of the host's KVM). The TSC frequency
+//! is not reported here: guests read it from kvmclock, which KVM's own leaves announce. Sources:
+//! Intel SDM volume 2A (CPUID), AMD APM volume 3 appendix E, Documentation/virt/kvm/x86/cpuid.rst.
 
 #[cfg(test)]
 mod recorded;

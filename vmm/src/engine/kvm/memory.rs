@@ -164,8 +164,8 @@ mod tests {
         }
     }
 
-    /// Also where `transparent_hugepage/enabled` is `madvise`. The first 2 MiB hold boot tables, and
-    /// a caller may exclude more.
+    /// Also where `transparent_hugepage/enabled` is `madvise`. The first 2 MiB hold boot tables,
+    /// and a caller may exclude more.
     #[test]
     fn ram_is_backed_with_huge_pages_except_where_little_of_one_is_used() {
         let ram = ram();

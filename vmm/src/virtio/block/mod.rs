@@ -288,7 +288,7 @@ impl VirtioDevice for Block {
             return Ok(());
         };
         let (mut completed, mut resized, mut paused) = (false, false, false);
-        let served = serve_queue_while(queue, mem, |buffers| {
+        let mut served = serve_queue_while(queue, mem, |buffers| {
             // After the chain was taken: a request that was made available after
             // [`Slot::attach`] goes to the new back end.
             resized |= self.swap_backend();
@@ -304,11 +304,8 @@ impl VirtioDevice for Block {
         if resized {
             io.config_changed();
         }
-        served.notify(index, io)?;
-        if paused {
-            io.reschedule(index);
-        }
-        Ok(())
+        served.more |= paused;
+        served.notify(index, io)
     }
 
     fn reset(&mut self) {}

@@ -1,5 +1,6 @@
-//! CPUID tables as `KVM_GET_SUPPORTED_CPUID` returns them on two kinds of servers, composed from the
-//! vendors' documents and KVM's own leaves. The lab's processor is an AMD one without most of this.
+//! CPUID tables as `KVM_GET_SUPPORTED_CPUID` returns them on two kinds of servers, composed from
+//! the vendors' documents and KVM's own leaves. The lab's processor is an AMD one without most of
+//! this.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 

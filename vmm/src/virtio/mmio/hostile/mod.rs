@@ -1,8 +1,8 @@
 //! Hostile drivers, for property tests and for the fuzz targets in `fuzz/`. Not part of the API.
 //!
 //! The input is a list of bytes ([`input`]) that determine what the driver does to the registers,
-//! rings and buffers of the device ([`script`]). A run has one thread and never waits ([`harness`]), and its
-//! guest memory has guard areas ([`memory`]). For any input:
+//! rings and buffers of the device ([`script`]). A run has one thread and never waits
+//! ([`harness`]), and its guest memory has guard areas ([`memory`]). For any input:
 //!
 //! - nothing panics, and every step ends;
 //! - nothing is written outside guest memory;
