@@ -43,6 +43,7 @@
 //! store         opening a store
 //! lease, format
 //! file/         temporary
+//!               seal                     whether an object was changed after it was published
 //!               partial                  an incomplete file that a later process completes
 //!               lock, hash, read, directory
 //! layout        the paths of a store

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::digest::{Digest, Hasher};
 use crate::error::StoreError;
+use crate::file::read::next_data;
 
 /// The length in bytes of the buffer for reading files.
 pub(crate) const BUFFER_SIZE: usize = 256 << 10;
@@ -26,13 +27,7 @@ pub fn digest_file(file: &File, path: &Path) -> Result<(Digest, u64), StoreError
     let mut buffer = vec![0; BUFFER_SIZE];
     let mut offset = 0;
     while offset < size {
-        let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => size,
-            // The file system does not support SEEK_DATA: everything is data.
-            Err(Errno::INVAL) => offset,
-            Err(error) => return Err(failed(error.into())),
-        };
+        let data = next_data(file, offset, size).map_err(failed)?;
         if data > offset {
             buffer.fill(0);
             while offset < data.min(size) {

@@ -114,8 +114,8 @@ pub(crate) fn flock(file: &File, operation: FlockOperation) -> Result<(), Errno>
 }
 
 /// Opens a file or directory of another owner, to take its lock; `None` when it is absent. For
-/// writing where that is possible: over NFS, flock(2) is emulated by fcntl(2), whose exclusive locks
-/// need it.
+/// writing where that is possible: over NFS, flock(2) is emulated by fcntl(2), whose exclusive
+/// locks need it.
 pub(crate) fn open_existing(path: &Path) -> Result<Option<File>, StoreError> {
     let writable = File::options().read(true).write(true).open(path);
     // A directory, or a read-only file.

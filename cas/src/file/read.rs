@@ -1,8 +1,11 @@
-//! Reading files that may be absent.
+//! Reading files that may be absent, or have holes.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use crate::error::StoreError;
 
@@ -45,4 +48,18 @@ pub(crate) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Sto
         });
     }
     Ok(Some(bytes))
+}
+
+/// The offset of the first data at or after `offset`; `size` when there is none.
+pub(crate) fn next_data(file: &File, offset: u64, size: u64) -> io::Result<u64> {
+    if offset >= size {
+        return Ok(size);
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => Ok(data),
+        Err(Errno::NXIO) => Ok(size),
+        // The file system does not support SEEK_DATA: everything is data.
+        Err(Errno::INVAL) => Ok(offset),
+        Err(error) => Err(error.into()),
+    }
 }

@@ -13,12 +13,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
-
 use crate::error::StoreError;
 use crate::file::hash::BUFFER_SIZE;
-use crate::file::read;
+use crate::file::read::{self, next_data};
 
 /// 2000-01-01T00:00:00Z, in seconds since 1970. All file systems represent it exactly.
 const SEALED: u64 = 946_684_800;
@@ -62,20 +59,6 @@ pub(crate) fn has_content(path: &Path, file: &File) -> Result<bool, StoreError> 
             return Ok(false);
         }
         offset += part as u64;
-    }
-}
-
-/// The offset of the first data at or after `offset`; `size` when there is none.
-fn next_data(file: &File, offset: u64, size: u64) -> io::Result<u64> {
-    if offset >= size {
-        return Ok(size);
-    }
-    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-        Ok(data) => Ok(data),
-        Err(Errno::NXIO) => Ok(size),
-        // The file system does not support SEEK_DATA: everything is data.
-        Err(Errno::INVAL) => Ok(offset),
-        Err(error) => Err(error.into()),
     }
 }
 

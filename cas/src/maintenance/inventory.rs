@@ -86,14 +86,7 @@ impl Store {
     /// When a directory cannot be listed; [`StoreError::Corrupt`] when `index.json` or a root is
     /// damaged: then it is unknown what must be kept.
     pub fn inventory(&self) -> Result<Inventory, StoreError> {
-        let inventory = self.inventory_as_found()?;
-        if inventory.broken_index {
-            self.index()?;
-        }
-        for name in &inventory.broken_roots {
-            self.get_root(name)?;
-        }
-        Ok(inventory)
+        self.scan(true)
     }
 
     /// Like [`Store::inventory`], with damaged documents in the result.
@@ -101,6 +94,11 @@ impl Store {
     /// # Errors
     /// When a directory cannot be listed.
     pub fn inventory_as_found(&self) -> Result<Inventory, StoreError> {
+        self.scan(false)
+    }
+
+    /// With `strict`, a damaged document is an error.
+    fn scan(&self, strict: bool) -> Result<Inventory, StoreError> {
         let mut inventory = Inventory::default();
         for lease in self.leases().list()?.0 {
             let held = lease.held.into_iter().collect();
@@ -133,7 +131,7 @@ impl Store {
                     inventory.roots.insert(name.to_owned(), root);
                 }
                 Ok(None) => {}
-                Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) => {
+                Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) if !strict => {
                     inventory.broken_roots.push(name.to_owned());
                 }
                 Err(error) => return Err(error),
@@ -146,7 +144,7 @@ impl Store {
                     inventory.images.push(self.known_image(entry)?);
                 }
             }
-            Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) => {
+            Err(StoreError::Corrupt { .. } | StoreError::TooLarge { .. }) if !strict => {
                 inventory.broken_index = true;
             }
             Err(error) => return Err(error),

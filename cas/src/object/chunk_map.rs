@@ -17,14 +17,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::SeekFrom;
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::canonical::canonical_json;
 use crate::digest::{Digest, Hasher};
 use crate::error::StoreError;
 use crate::file::hash::BUFFER_SIZE;
+use crate::file::read::next_data;
 use crate::parallel;
 
 /// The version of the chunk map format.
@@ -111,13 +110,7 @@ fn with_data(file: &File, size: u64) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     let mut offset = 0;
     while offset < size {
-        let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => break,
-            // The file system does not support SEEK_DATA: everything is data.
-            Err(Errno::INVAL) => offset,
-            Err(error) => return Err(error.into()),
-        };
+        let data = next_data(file, offset, size)?;
         if data >= size {
             break;
         }

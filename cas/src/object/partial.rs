@@ -38,8 +38,9 @@ impl Store {
         Ok(BlobWriter::new(self, Temporary::Partial(partial), left))
     }
 
-    /// Removes interrupted downloads without a writer: all, or those older than [`MAX_AGE`]; returns
-    /// their number. Each is removed while its lock is held, so that no writer resumes it meanwhile.
+    /// Removes interrupted downloads without a writer: all, or those older than [`MAX_AGE`];
+    /// returns their number. Each is removed while its lock is held, so that no writer resumes it
+    /// meanwhile.
     pub(crate) fn remove_stale_partials(&self, all: bool) -> Result<u64, StoreError> {
         let mut removed = 0;
         let dir = self.layout().dir("partial");

@@ -33,6 +33,14 @@ impl Read for VerifiedReader {
 }
 
 impl VerifiedReader {
+    /// The length of the blob in bytes.
+    ///
+    /// # Errors
+    /// When the file system fails.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
     /// Reads and hashes the rest, and verifies the whole blob. A damaged one is moved to
     /// `quarantine/`, so that it is absent from now on.
     ///
@@ -96,7 +104,7 @@ impl Store {
 
     /// Whether an object is in the store with the content that its name promises. An object that
     /// was written to since it was published (file/seal.rs) is hashed, and moved to `quarantine/`
-    /// if it is damaged; so is a sparse file whose chunk map is damaged.
+    /// if it is damaged. A sparse file counts as absent without an intact chunk map.
     ///
     /// # Errors
     /// When it cannot be read.
