@@ -19,12 +19,13 @@
 //! | 4 | `nodes` | the nodes: their keys and how their outputs are computed |
 //! | 5 | `source` | where images come from: registries ([`Registries`]), OCI layouts, archives |
 //! |   | `disk` | file system images: the built-in ext4 writer and mke2fs |
-//! | 6 | `image` | references ([`Reference`]), manifests, configurations |
-//! |   | `kernel` | guest kernels: images, packages, downloads, builds ([`KernelSource`]) |
+//! | 6 | `kernel` | guest kernels: images, packages, downloads, builds ([`KernelSource`]) |
+//! | 7 | `net` | HTTP clients: trust, proxies, redirects |
+//! | 8 | `image` | references ([`Reference`]), manifests, configurations |
 //! |   | `tree` | the merged tree of layers ([`MergeError`]) |
-//! | 7 | `engine` | finding or computing a node ([`NodeSpec`]), progress ([`Progress`]) |
+//! | 9 | `engine` | finding or computing a node ([`NodeSpec`]), progress ([`Progress`]) |
 //! |   | `tar` | from a compressed tar to members and an index ([`TarError`]) |
-//! | 8 | `diagnosis` | kind and remediation of an error ([`Diagnosis`]) |
+//! | 10 | `diagnosis` | kind and remediation of an error ([`Diagnosis`]) |
 
 mod diagnosis;
 mod disk;

@@ -108,14 +108,19 @@ impl Pipeline {
         Ok(rootfs::rootfs(&self.engine, image, options)?)
     }
 
-    /// Like [`Pipeline::rootfs`], but reads a file system that was found in the
-    /// store and verifies it: for a copy that outlives the store. A damaged one
-    /// is built again.
+    /// Reads the result of [`Pipeline::rootfs`] and verifies it, unless this
+    /// process has built it: for a copy that outlives the store. A damaged file
+    /// system is built again.
     ///
     /// # Errors
     /// Those of [`Pipeline::rootfs`].
-    pub fn verified_rootfs(&self, image: &Image, options: &RootfsOptions) -> Result<Rootfs, Error> {
-        Ok(rootfs::verified_rootfs(&self.engine, image, options)?)
+    pub fn verified_rootfs(
+        &self,
+        image: &Image,
+        options: &RootfsOptions,
+        found: Rootfs,
+    ) -> Result<Rootfs, Error> {
+        Ok(rootfs::verified(&self.engine, image, options, found)?)
     }
 
     /// Builds the disk of a tar, or finds it in the store.

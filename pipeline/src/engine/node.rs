@@ -2,8 +2,8 @@
 //!
 //! The key covers everything that the output depends on ([`microagent_cas::NodeKey`]). The version
 //! of an operation must rise whenever its output could change for the same inputs. If two processes
-//! request the same node, it is computed once: the second process waits for the node's lock and then
-//! finds the record.
+//! request the same node, it is computed once: the second process waits for the node's lock and
+//! then finds the record.
 //!
 //! A computation that fails records nothing. The blobs that it completed stay in the store; their
 //! content is verified, so a later computation can use them.

@@ -1,5 +1,6 @@
-//! Decodes JSON as Go's `encoding/json` decodes it into a struct. The documents of images are written
-//! and read by Go programs, and serde's rules differ from Go's in many documents that exist:
+//! Decodes JSON as Go's `encoding/json` decodes it into a struct. The documents of images are
+//! written and read by Go programs, and serde's rules differ from Go's in many documents that
+//! exist:
 //!
 //! | in the document | Go |
 //! |---|---|
@@ -10,8 +11,8 @@
 //! | a value of another type | is an error |
 //! | a byte that is not UTF-8, half of a surrogate pair | is U+FFFD |
 //!
-//! (Rules: the documentation of `json.Unmarshal`.) Only the depth differs: Go accepts 10000 levels in a
-//! known field, but no type here has more than six.
+//! (Rules: the documentation of `json.Unmarshal`.) Only the depth differs: Go accepts 10000 levels
+//! in a known field, but no type here has more than six.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -63,7 +63,7 @@ pub enum ManifestError {
     },
     #[error("image {image} has a manifest in Docker schema 1, which is not supported")]
     Schema1 { image: String },
-    #[error("{image} is not a container image but {}", if media_type.is_empty() { "without a media type".to_owned() } else { shown(media_type) })]
+    #[error("{image} is not a container image but {}", shown_type(media_type))]
     NotAnImage { image: String, media_type: String },
     #[error("image {image} is for {}; this machine runs {}/{}", shown(&available.join(", ")), PLATFORM.0, PLATFORM.1)]
     Platform {
@@ -96,6 +96,21 @@ pub enum ManifestError {
     Nesting { image: String },
 }
 
+/// How skopeo names an image.
+fn skopeo_source(image: &str) -> String {
+    match image.split_once(':') {
+        Some(("oci" | "oci-archive" | "docker-archive", _)) => image.to_owned(),
+        _ => format!("docker://{image}"),
+    }
+}
+
+fn shown_type(media_type: &str) -> String {
+    match media_type {
+        "" => "without a media type".to_owned(),
+        media_type => shown(media_type),
+    }
+}
+
 impl Diagnosis for ManifestError {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -109,9 +124,8 @@ impl Diagnosis for ManifestError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             ManifestError::Schema1 { image } => {
-                format!(
-                    "convert it with `skopeo copy docker://{image} oci:DIR:TAG` and use oci:DIR:TAG"
-                )
+                let source = skopeo_source(image);
+                format!("convert it with `skopeo copy {source} oci:DIR:TAG` and use oci:DIR:TAG")
             }
             ManifestError::Platform { .. } => format!(
                 "use an image that is also built for {}/{}",
@@ -126,12 +140,10 @@ impl Diagnosis for ManifestError {
                 ..
             } => "build the image with sha256 digests".into(),
             ManifestError::Algorithm { image, .. } => {
-                let transport = match image.split_once(':') {
-                    Some(("oci" | "oci-archive" | "docker-archive", _)) => "",
-                    _ => "docker://",
-                };
+                let source = skopeo_source(image);
                 format!(
-                    "convert it with `skopeo copy {transport}{image} docker-archive:FILE` and use docker-archive:FILE"
+                    "convert it with `skopeo copy {source} docker-archive:FILE` and use \
+                     docker-archive:FILE"
                 )
             }
             ManifestError::NotAnImage { .. } => "use a container image".into(),
@@ -148,7 +160,8 @@ pub(crate) enum Document {
 }
 
 /// The media types of configurations in Docker manifests. Old registries and build tools gave a
-/// configuration one of the last four (distribution/distribution#1621); Docker takes them for images.
+/// configuration one of the last four (distribution/distribution#1621); Docker takes them for
+/// images.
 const DOCKER_CONFIGS: [&str; 6] = [
     DOCKER_CONFIG,
     OCI_CONFIG,
@@ -177,8 +190,8 @@ impl Manifest {
 }
 
 /// Parses an index or a manifest; `announced` is the media type that it was received with. The
-/// document's own media type has priority, and its fields decide if neither names a known type: some
-/// registries serve every document as `application/json` or `text/plain`.
+/// document's own media type has priority, and its fields decide if neither names a known type:
+/// some registries serve every document as `application/json` or `text/plain`.
 pub(crate) fn parse(
     bytes: &[u8],
     announced: Option<&str>,
@@ -208,7 +221,7 @@ pub(crate) fn parse(
     };
     // A document that one tool reads as an index and another as a manifest (CVE-2021-41190).
     let has_layers = any.layers.is_some() || any.config.is_some() || any.fs_layers.0;
-    if any.manifests.is_some() && has_layers || is_index && any.manifests.is_none() && has_layers {
+    if has_layers && (is_index || any.manifests.is_some()) {
         let reason = "it has the fields of an index and of a manifest".to_owned();
         return Err(malformed("manifest", reason));
     }

@@ -6,8 +6,8 @@
 //! (`CONFIG_IA32_EMULATION`); 64-bit images are preferred.
 //!
 //! A variant of `amd64` is a level of the x86-64 psABI ("Micro-Architecture Levels"), `v1` to `v4`,
-//! each with the instructions of those below it. An image without a variant is for `v1`. What counts
-//! is the guest's processor, which depends on the engine ([`GuestCpu`]).
+//! each with the instructions of those below it. An image without a variant is for `v1`. What
+//! counts is the guest's processor, which depends on the engine ([`GuestCpu`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,7 +33,8 @@ pub enum CpuLevel {
 impl CpuLevel {
     /// The level of this machine's processor, as far as its operating system lets programs use it.
     pub fn of_host() -> CpuLevel {
-        // LAHF and SAHF, which v2 requires, cannot be asked for; every processor with SSE4.2 has them.
+        // LAHF and SAHF, which v2 requires, cannot be asked for; every processor with SSE4.2 has
+        // them.
         let v2 = is_x86_feature_detected!("cmpxchg16b")
             && is_x86_feature_detected!("popcnt")
             && is_x86_feature_detected!("sse3")

@@ -18,8 +18,8 @@ use super::tool::Tool;
 const META_PACKAGES: &[&str] = &["linux-image-cloud-amd64", "linux-image-virtual"];
 
 /// Name prefixes of the packages of a kernel. A kernel package's other dependencies are needed only
-/// to install it. Debian's kernels since 7.0 have the image in `linux-binary-`, the list of built-in
-/// modules in `linux-base-`, and nothing but dependencies in `linux-image-`.
+/// to install it. Debian's kernels since 7.0 have the image in `linux-binary-`, the list of
+/// built-in modules in `linux-base-`, and nothing but dependencies in `linux-image-`.
 const PARTS: &[&str] = &[
     "linux-image-",
     "linux-binary-",
@@ -231,8 +231,8 @@ fn parts(depends: &str) -> Vec<String> {
             .next()
             .map(|name| name.split(':').next().unwrap_or(name))
     });
-    // The name of a kernel package contains its version: `linux-image-6.1.0-…`. That of a metapackage
-    // does not: `linux-base-cloud-amd64`.
+    // The name of a kernel package contains its version: `linux-image-6.1.0-…`. That of a
+    // metapackage does not: `linux-base-cloud-amd64`.
     let is_version = |word: &str| word.starts_with(|first: char| first.is_ascii_digit());
     names
         .filter(|name| PARTS.iter().any(|part| name.starts_with(part)))

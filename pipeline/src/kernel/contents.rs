@@ -1,9 +1,9 @@
-//! What an uncompressed Linux kernel contains: its release, its entry points, and the built-in drivers
-//! that a microVM requires.
+//! What an uncompressed Linux kernel contains: its release, its entry points, and the built-in
+//! drivers that a microVM requires.
 //!
-//! A driver registers under a name, which is a string in the kernel. So a kernel without that string
-//! does not have the driver built in, whatever its configuration, which most distributions do not
-//! embed (`CONFIG_IKCONFIG`).
+//! A driver registers under a name, which is a string in the kernel. So a kernel without that
+//! string does not have the driver built in, whatever its configuration, which most distributions
+//! do not embed (`CONFIG_IKCONFIG`).
 
 use std::fs::File;
 use std::io;
@@ -17,9 +17,9 @@ const CHUNK: usize = 256 << 10;
 /// The maximum number of bytes of a note segment that are searched.
 const MAX_NOTES: u64 = 64 << 10;
 
-/// The drivers of [`super::module::REQUIRED`], and the strings under which they register: the names of
-/// the platform driver, of two virtio drivers, and of the file system. The linker merges a string
-/// with the end of a longer one, so only the final NUL is certain.
+/// The drivers of [`super::module::REQUIRED`], and the strings under which they register: the names
+/// of the platform driver, of two virtio drivers, and of the file system. The linker merges a
+/// string with the end of a longer one, so only the final NUL is certain.
 const DRIVERS: [(&str, &[u8]); 4] = [
     ("virtio_mmio", b"virtio-mmio\0"),
     ("virtio_blk", b"virtio_blk\0"),

@@ -1,5 +1,5 @@
-//! Downloads a kernel from a URL and verifies its digest. Proxies, certificates and timeouts are those of
-//! registries ([`crate::net`]).
+//! Downloads a kernel from a URL and verifies its digest. Proxies, certificates and timeouts are
+//! those of registries ([`crate::net`]).
 
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -19,8 +19,8 @@ use crate::net::redirect::{MAX_REDIRECTS, join, redirection};
 use crate::net::tls::host_directory;
 use crate::net::{Agents, Route};
 
-/// Where a kernel is downloaded from. User and password of the URL are sent to its server and are neither
-/// stored nor shown.
+/// Where a kernel is downloaded from. User and password of the URL are sent to its server and are
+/// neither stored nor shown.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
     /// The URL without user and password.
@@ -60,7 +60,8 @@ impl Address {
         Ok(Address { url, authorization })
     }
 
-    /// Sends the request and follows redirects. User and password are sent to the URL's own server only.
+    /// Sends the request and follows redirects. User and password are sent to the URL's own server
+    /// only.
     fn get(&self) -> Result<Response<Body>, KernelError> {
         let failed = |detail: String| KernelError::Transfer {
             url: self.url.clone(),

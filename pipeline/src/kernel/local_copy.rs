@@ -1,5 +1,5 @@
-//! Copies a local file into scratch space and verifies the copy, so that what is stored under a key is
-//! what the key was computed from, even if the file is written meanwhile.
+//! Copies a local file into scratch space and verifies the copy, so that what is stored under a key
+//! is what the key was computed from, even if the file is written meanwhile.
 
 use std::fs::File;
 use std::io::Read;
@@ -16,8 +16,8 @@ const CHUNK: usize = 256 << 10;
 /// Copies the file at `path`, which must have the digest `expected` and at most `limit` bytes.
 ///
 /// # Errors
-/// [`KernelError::Changed`] if its content is not `expected`, [`KernelError::Unreadable`], and those
-/// of the store.
+/// [`KernelError::Changed`] if its content is not `expected`, [`KernelError::Unreadable`], and
+/// those of the store.
 pub(crate) fn copy(
     store: &Store,
     path: &Path,

@@ -259,8 +259,8 @@ impl Unpacked {
         &self.lists
     }
 
-    /// Calls `with` with each module, uncompressed: its release, its path below the directory of the
-    /// release, and its content.
+    /// Calls `with` with each module, uncompressed: its release, its path below the directory of
+    /// the release, and its content.
     pub(crate) fn each_module(
         &self,
         mut with: impl FnMut(&str, &str, &[u8]) -> Result<(), KernelFailure>,

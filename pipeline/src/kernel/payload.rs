@@ -79,8 +79,8 @@ enum UnpackError {
     Write(io::Error),
 }
 
-/// Decompresses the payload. Returns whether its compression is supported; if so, its size is the one
-/// stored at its end.
+/// Decompresses the payload. Returns whether its compression is supported; if so, its size is the
+/// one stored at its end.
 fn unpack(
     mut bz_image: &File,
     offset: u64,

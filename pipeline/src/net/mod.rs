@@ -1,5 +1,5 @@
-//! HTTP(S) connections to registries and to the servers of kernels: which proxy to use, whom to trust,
-//! and what a redirect names. Both kinds of servers are reached with the same settings.
+//! HTTP(S) connections to registries and to the servers of kernels: which proxy to use, whom to
+//! trust, and what a redirect names. Both kinds of servers are reached with the same settings.
 
 mod agent;
 mod plain_proxy;

@@ -1,6 +1,6 @@
-//! Plain HTTP through an HTTP proxy: the proxy gets the request itself, with the whole URL in its first
-//! line (absolute-form, RFC 9112 section 3.2.2), as from curl and Go. The HTTP client would ask for a
-//! tunnel (`CONNECT`), which most proxies allow to port 443 only.
+//! Plain HTTP through an HTTP proxy: the proxy gets the request itself, with the whole URL in its
+//! first line (absolute-form, RFC 9112 section 3.2.2), as from curl and Go. The HTTP client would
+//! ask for a tunnel (`CONNECT`), which most proxies allow to port 443 only.
 
 use std::io::{Read, Write};
 
@@ -138,8 +138,8 @@ impl Transport for ProxiedTransport {
     }
 }
 
-/// The beginning of a request with the whole URL in its first line and another header line; `None` for
-/// what is not the beginning of a request (forms do not begin like that).
+/// The beginning of a request with the whole URL in its first line and another header line; `None`
+/// for what is not the beginning of a request (forms do not begin like that).
 fn with_whole_url(output: &[u8], prefix: &str, header: &str) -> Option<Vec<u8>> {
     let method = [&b"GET "[..], b"POST "]
         .into_iter()

@@ -1,15 +1,17 @@
 //! The `bundle` node: a local tar as an ext4 file system, to be mounted at a given path in a guest.
 //!
-//! Key: the digest of the file as it is (plain, gzip or zstd), the volume label, the mount point,
-//! the free space, and the writer with its version. The output depends on the tar in the file, not
-//! on its compression: the same tar, compressed again, gives the same disk.
+//! Key: the digest of the file as it is, compressed or not, the volume label, the mount point, the
+//! free space, the versions of unpacking and merging, and the writer with its version. The output
+//! depends on the tar in the file, not on its compression: the same tar, compressed again, gives
+//! the same disk.
 //!
 //! - The tree is the one that `tar -x` would create as root, with extended attributes. A bundle is
 //!   not a layer: names that begin with `.wh.` are ordinary names. A member that escapes from the
 //!   bundle is rejected, as in a layer ([`crate::tree::merge`]).
 //! - The label is the bundle's name, truncated to 16 bytes.
 //! - The mount point is recorded as the file system's "last mounted on", truncated to 63 bytes.
-//! - A read-only disk is as large as its content; a writable one has [`HEADROOM_MIB`] of free space.
+//! - A read-only disk is as large as its content; a writable one has [`HEADROOM_MIB`] of free
+//!   space.
 //!
 //! The file is read once: hashed, decompressed into a scratch file and indexed in one pass; then
 //! the file system is written from the scratch file. The data read must have the digest in the

@@ -1,10 +1,11 @@
 //! Exports an image of the store as one file, and imports it: `cache export`, `cache import`.
 //!
 //! The file is an OCI image layout in a tar (image-layout.md), as read by `skopeo copy
-//! oci-archive:…` and `podman load`: `oci-layout`, `index.json` with one manifest, `blobs/sha256/…`.
-//! It holds all documents and layers of the image: the manifest, the configuration, the layers as
-//! distributed and, if they differ from the manifest, the index that the reference names and the
-//! manifest in Docker's form. Annotations of the manifest's entry identify them:
+//! oci-archive:…` and `podman load`: `oci-layout`, `index.json` with one manifest,
+//! `blobs/sha256/…`. It holds all documents and layers of the image: the manifest, the
+//! configuration, the layers as distributed and, if they differ from the manifest, the index that
+//! the reference names and the manifest in Docker's form. Annotations of the manifest's entry
+//! identify them:
 //!
 //! | annotation | |
 //! |---|---|
@@ -21,7 +22,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
-use microagent_cas::{Digest, Store, StoreError};
+use microagent_cas::{Digest, StoreError};
 use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
@@ -173,12 +174,13 @@ fn write_archive(
     blobs.extend(image.descriptor.digest().to_string().parse::<Digest>());
     blobs.extend(image.layers.iter().map(|layer| layer.digest));
     for digest in blobs {
-        let blob = engine.open(&digest).map_err(io::Error::other)?;
+        let mut blob = engine.open_verified(&digest).map_err(io::Error::other)?;
         let name = format!("blobs/sha256/{}", digest.hex());
-        // Verified, so that a damaged blob is not exported.
-        let mut checked = Checked::new(blob.file, digest, engine.store());
-        file(&mut archive, &name, blob.size, &mut checked)?;
-        advance(blob.size);
+        let size = blob.size()?;
+        file(&mut archive, &name, size, &mut blob)?;
+        // A damaged blob is not exported.
+        blob.finish().map_err(io::Error::other)?;
+        advance(size);
     }
     let output = archive.into_inner()?.into_inner();
     Ok(output.map_err(io::IntoInnerError::into_error)?.size)
@@ -272,8 +274,9 @@ pub(crate) fn import(
     }
 }
 
-/// The reference that an image is imported as, by the rule of `podman load`: a name without a registry is
-/// one of `localhost`, not of Docker Hub. `None` for a name that is not one of a registry.
+/// The reference that an image is imported as, by the rule of `podman load`: a name without a
+/// registry is one of `localhost`, not of Docker Hub. `None` for a name that is not one of a
+/// registry.
 fn imported_name(name: &str) -> Option<Reference> {
     let registry = name.split_once('/').map_or("", |(registry, _)| registry);
     let is_registry = registry == "localhost" || registry.contains(['.', ':']);
@@ -288,8 +291,8 @@ fn imported_name(name: &str) -> Option<Reference> {
     parsed.filter(|reference| matches!(reference, Reference::Registry(_)))
 }
 
-/// The name that `podman load` gives an exported image; `None` if there is none that it accepts, and the
-/// image has its digest only.
+/// The name that `podman load` gives an exported image; `None` if there is none that it accepts,
+/// and the image has its digest only.
 fn exported_name(reference: &str) -> Option<String> {
     let registry = |reference| match reference {
         Reference::Registry(reference) => reference.tag.as_ref().map(|tag| {
@@ -348,48 +351,6 @@ fn file(
     header.set_mode(0o644);
     header.set_mtime(0);
     archive.append_data(&mut header, name, content)
-}
-
-/// Reads a blob and fails at its end if its content does not match its digest.
-struct Checked<'a> {
-    file: File,
-    hasher: Option<microagent_cas::Hasher>,
-    digest: Digest,
-    store: &'a Store,
-}
-
-impl Checked<'_> {
-    fn new(file: File, digest: Digest, store: &Store) -> Checked<'_> {
-        let hasher = Some(microagent_cas::Hasher::new());
-        Checked {
-            file,
-            hasher,
-            digest,
-            store,
-        }
-    }
-}
-
-impl Read for Checked<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(buffer)?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&buffer[..read]);
-        }
-        if read == 0
-            && !buffer.is_empty()
-            && let Some(hasher) = self.hasher.take()
-        {
-            let actual = hasher.finish();
-            if actual != self.digest {
-                return Err(io::Error::other(StoreError::Corrupt {
-                    path: self.store.blob_path(&self.digest),
-                    why: format!("its content has digest {actual}"),
-                }));
-            }
-        }
-        Ok(read)
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The `rootfs` node: an image's layers as one ext4 file system.
 //!
-//! Key: the layers' diff ids from the bottom up, the requested size, and the
-//! writer with its version. The compressed layers are not part of it: the same
-//! tars with another compression give the same file system.
+//! Key: the layers' diff ids from the bottom up, the requested size, the
+//! versions of unpacking and merging, and the writer with its version. The compressed layers are
+//! not part of it: the same tars with another compression give the same file system.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -148,17 +148,17 @@ pub(crate) fn rootfs(
     })
 }
 
-/// Like [`rootfs`], but a file system that was found in the store is verified, and built again if
-/// it is damaged.
+/// Verifies a root file system that [`rootfs`] found in the store, and builds it again if it is
+/// damaged.
 ///
 /// # Errors
 /// Those of [`rootfs`].
-pub(crate) fn verified_rootfs(
+pub(crate) fn verified(
     engine: &Engine,
     image: &Image,
     options: &RootfsOptions,
+    found: Rootfs,
 ) -> Result<Rootfs, RootfsFailure> {
-    let found = rootfs(engine, image, options)?;
     let output = Output::Sparse(found.digest);
     if found.verified || engine.store().verify_object(&output)? {
         return Ok(found);

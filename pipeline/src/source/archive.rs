@@ -1,5 +1,5 @@
-//! Random access to the members of a tar file on disk, without extracting it. What has no random access
-//! (a compressed file, a pipe) is first copied, decompressed, to scratch space of the store.
+//! Random access to the members of a tar file on disk, without extracting it. What has no random
+//! access (a compressed file, a pipe) is first copied, decompressed, to scratch space of the store.
 
 use std::collections::HashMap;
 use std::fs::File;

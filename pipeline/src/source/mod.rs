@@ -42,7 +42,8 @@ pub(crate) trait Source: Send + Sync + fmt::Debug {
     /// `store` if the reference has a digest.
     fn root(&self, store: &Store) -> Result<RawDocument, SourceFailure>;
 
-    /// Returns a manifest or index by digest, at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
+    /// Returns a manifest or index by digest, at most [`crate::image::manifest::MAX_DOCUMENT`]
+    /// bytes.
     fn manifest(&self, digest: &Digest) -> Result<Vec<u8>, SourceFailure>;
 
     /// Returns a configuration by digest, at most [`crate::image::manifest::MAX_DOCUMENT`] bytes.
@@ -77,8 +78,8 @@ fn number_of(name: &str) -> Option<usize> {
     name.strip_prefix('@')?.parse().ok()
 }
 
-/// Opens the source of a reference. `registries` configures access to registries, `store` provides scratch
-/// space.
+/// Opens the source of a reference. `registries` configures access to registries, `store` provides
+/// scratch space.
 ///
 /// # Errors
 /// When an archive or layout cannot be used, or the registries' settings are invalid.

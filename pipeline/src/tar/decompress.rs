@@ -86,7 +86,8 @@ impl<R: Read> Read for Sticky<R> {
     }
 }
 
-/// Reads the first bytes of a stream, also from short reads, and returns a stream that still has them.
+/// Reads the first bytes of a stream, also from short reads, and returns a stream that still has
+/// them.
 pub(crate) fn peek<R: BufRead>(mut input: R) -> io::Result<(Vec<u8>, impl BufRead)> {
     let mut first = Vec::with_capacity(MAGIC_LEN);
     input

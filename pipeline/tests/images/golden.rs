@@ -1,5 +1,5 @@
-//! Golden digests: what a fixed image, bundle and guest agent become, byte for byte, and under which
-//! keys.
+//! Golden digests: what a fixed image, bundle and guest agent become, byte for byte, and under
+//! which keys.
 //!
 //! A key names bytes, in stores that exist and on other machines. So bytes that change for the same
 //! key are an error, and the version in the key must rise. This test compares every output with

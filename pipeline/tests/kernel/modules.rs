@@ -1,4 +1,5 @@
-//! The modules disk of a kernel package, compared with what kmod's programs make of the same modules.
+//! The modules disk of a kernel package, compared with what kmod's programs make of the same
+//! modules.
 
 use std::collections::BTreeSet;
 

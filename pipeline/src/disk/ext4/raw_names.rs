@@ -22,9 +22,9 @@ const BLOCK: u64 = spec::BLOCK_SIZE as u64;
 /// The maximum number of candidates for a stand-in with a close hash. The
 /// expected number is the number of names in the directory.
 const CANDIDATES: u64 = 1 << 18;
-/// The maximum work for all stand-ins of an image, in hashed blocks of 32 bytes; some seconds. For N
-/// short names in one directory about 5 N² candidates are hashed, and an image decides about N: more
-/// than two thousand are possible.
+/// The maximum work for all stand-ins of an image, in hashed blocks of 32 bytes; some seconds. For
+/// N short names in one directory about 5 N² candidates are hashed, and an image decides about N:
+/// more than two thousand are possible.
 const MAX_WORK: u64 = 1 << 25;
 /// The characters of stand-ins.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";

@@ -5,7 +5,8 @@ use super::*;
 use crate::image::document::{Configuration, ImageConfig};
 
 /// Pairs of lines: a document, and what Go 1.19 makes of it. `{"os":…, "cmd":…}` is the result of
-/// `json.Unmarshal` into `v1.Image` of image-spec, in which `null` is a nil slice, `error` its error.
+/// `json.Unmarshal` into `v1.Image` of image-spec, in which `null` is a nil slice, `error` its
+/// error.
 const GOLDEN: &str = include_str!("golden.txt");
 
 fn read(document: &[u8]) -> Result<Value, serde_json::Error> {

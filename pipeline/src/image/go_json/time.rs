@@ -1,7 +1,8 @@
 //! Times as Go's `time.Parse(time.RFC3339, …)` accepts them.
 
-/// Whether `text` is a valid time: `2006-01-02T15:04:05Z`, with a fraction or an offset. Like Go, an hour
-/// of one digit and a comma before the fraction are accepted, and the offset's range is not checked.
+/// Whether `text` is a valid time: `2006-01-02T15:04:05Z`, with a fraction or an offset. Like Go,
+/// an hour of one digit and a comma before the fraction are accepted, and the offset's range is not
+/// checked.
 pub(super) fn is_valid(text: &str) -> bool {
     parse(text.as_bytes()).is_some()
 }

@@ -1,5 +1,5 @@
-//! The files by which `modprobe` finds modules: what depmod(8) writes at the installation of a kernel
-//! package, which does not contain them.
+//! The files by which `modprobe` finds modules: what depmod(8) writes at the installation of a
+//! kernel package, which does not contain them.
 //!
 //! | file | content, one line each (modules.dep(5)) |
 //! |---|---|
@@ -11,8 +11,8 @@
 //! The files `*.bin` have the same content as tries ([`trie`]), the only form that kmod reads.
 //! `modules.symbols` is empty: only `symbol_request()` asks for modules by symbol.
 //!
-//! `depmod` itself is not used, so that a disk depends on nothing but the package, and the host needs
-//! no kmod.
+//! `depmod` itself is not used, so that a disk depends on nothing but the package, and the host
+//! needs no kmod.
 
 mod trie;
 
@@ -106,8 +106,8 @@ fn dependency_line(
     line
 }
 
-/// The module and all that it needs, each after what it needs itself. Iterative, because the package
-/// determines the depth.
+/// The module and all that it needs, each after what it needs itself. Iterative, because the
+/// package determines the depth.
 fn load_order<'m>(name: &'m str, named: &'m BTreeMap<String, &IndexedModule>) -> Vec<&'m str> {
     let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
     let mut stack = vec![(name, false)];

@@ -1,13 +1,14 @@
 //! kmod's index files: a trie over strings, of which modprobe reads only the nodes on its way.
 //!
-//! Numbers are 32 bits, big-endian. The file begins with a magic number, a version and the reference of
-//! the root. A reference is the offset of a node, and in its upper bits which parts the node has, in
-//! this order (`shared/index` and `libkmod-index` of kmod):
+//! Numbers are 32 bits, big-endian. The file begins with a magic number, a version and the
+//! reference of the root. A reference is the offset of a node, and in its upper bits which parts
+//! the node has, in this order (`shared/index` and `libkmod-index` of kmod):
 //!
 //! - a prefix: bytes that all keys below the node have next, and a NUL;
-//! - children: the first and last byte by which they are told apart, and a reference for each byte in
-//!   that range, 0 for none;
-//! - values of the key that ends here: their number, and for each a priority and a string with a NUL.
+//! - children: the first and last byte by which they are told apart, and a reference for each byte
+//!   in that range, 0 for none;
+//! - values of the key that ends here: their number, and for each a priority and a string with a
+//!   NUL.
 
 use std::collections::BTreeMap;
 

@@ -35,14 +35,15 @@ impl CertificateError {
         }
     }
 
-    /// The error of a cryptographic provider that lacks what TLS needs, which this program's does not.
+    /// The error of a cryptographic provider that lacks what TLS needs, which this program's does
+    /// not.
     pub(super) fn of_provider(error: &dyn std::error::Error) -> CertificateError {
         CertificateError::new(Path::new("TLS"), error)
     }
 }
 
-/// The directory with certificates for a server (`host` or `host:port`, as in references), as docker and
-/// podman have them (containers-certs.d(5)): the first that exists.
+/// The directory with certificates for a server (`host` or `host:port`, as in references), as
+/// docker and podman have them (containers-certs.d(5)): the first that exists.
 pub(crate) fn host_directory(server: &str) -> Option<PathBuf> {
     directory_of(server, |name| std::env::var_os(name))
 }
@@ -65,8 +66,8 @@ pub(super) struct HostCertificates {
 }
 
 impl HostCertificates {
-    /// Reads a directory: `*.crt` are authorities, `NAME.cert` and `NAME.key` belong together. Other
-    /// files are ignored.
+    /// Reads a directory: `*.crt` are authorities, `NAME.cert` and `NAME.key` belong together.
+    /// Other files are ignored.
     ///
     /// # Errors
     /// When a file cannot be read, or half of a pair is missing.
@@ -131,8 +132,8 @@ fn pair(
 }
 
 /// The certificates that this host trusts, so that a server with a private authority works as for
-/// other tools: the file `$SSL_CERT_FILE` or else the distribution's, and the files in the directories
-/// `$SSL_CERT_DIR`. Unreadable ones are ignored, as by OpenSSL and Go.
+/// other tools: the file `$SSL_CERT_FILE` or else the distribution's, and the files in the
+/// directories `$SSL_CERT_DIR`. Unreadable ones are ignored, as by OpenSSL and Go.
 pub(super) fn system_authorities() -> Vec<CertificateDer<'static>> {
     authorities(|name| std::env::var_os(name))
 }

@@ -8,7 +8,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 use super::*;
 
-/// Makes `NAME.pem` and `NAME.key` for the host `reg.test` with `openssl req -x509` and these arguments.
+/// Makes `NAME.pem` and `NAME.key` for the host `reg.test` with `openssl req -x509` and these
+/// arguments.
 fn certificate(
     directory: &Path,
     name: &str,

@@ -11,9 +11,10 @@ use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
-/// The verification of `rustls`, and one rule of Go and OpenSSL beside it: a certificate that is itself in the
-/// trust store is trusted, whoever issued it and whatever else it may be used for. `openssl req -x509`
-/// makes certificates that are authorities (`CA:TRUE`), and servers present them.
+/// The verification of `rustls`, and one rule of Go and OpenSSL beside it: a certificate that is
+/// itself in the trust store is trusted, whoever issued it and whatever else it may be used for.
+/// `openssl req -x509` makes certificates that are authorities (`CA:TRUE`), and servers present
+/// them.
 #[derive(Debug)]
 pub(super) struct Verifier {
     inner: Arc<WebPkiServerVerifier>,
@@ -59,8 +60,8 @@ impl ServerCertVerifier for Verifier {
         let Err(error) = verified else {
             return verified;
         };
-        // All of them are found after its period of validity was checked. The signature is not that of
-        // another trusted certificate with the same name, such as its predecessor.
+        // All of them are found after its period of validity was checked. The signature is not that
+        // of another trusted certificate with the same name, such as its predecessor.
         let is_of_issuer = match &error {
             Error::InvalidCertificate(error) => match error {
                 CertificateError::UnknownIssuer
@@ -104,7 +105,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether the error is that an authority's certificate is used for a server. `rustls` has no name for it.
+/// Whether the error is that an authority's certificate is used for a server. `rustls` has no name
+/// for it.
 fn is_authority(error: &OtherError) -> bool {
     matches!(
         error.0.downcast_ref::<webpki::Error>(),

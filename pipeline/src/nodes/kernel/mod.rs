@@ -204,8 +204,8 @@ fn store_image(engine: &Engine, name: &str, image: Scratch) -> Result<Outputs, K
     Ok(image.store(engine.store(), false)?)
 }
 
-/// The files of a kernel. They are obtained and unpacked at most once, for the first node that is not
-/// in the store.
+/// The files of a kernel. They are obtained and unpacked at most once, for the first node that is
+/// not in the store.
 enum Packages<O> {
     NotObtained(O),
     Unpacked(Unpacked),

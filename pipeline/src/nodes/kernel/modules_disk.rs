@@ -1,5 +1,5 @@
-//! The `kernelModules` node: all modules of a kernel's packages as a read-only ext4 file system, to be
-//! mounted at `/lib/modules/<release>` in a guest.
+//! The `kernelModules` node: all modules of a kernel's packages as a read-only ext4 file system, to
+//! be mounted at `/lib/modules/<release>` in a guest.
 //!
 //! Its inputs are the packages, as for the node `kernel`. The modules are uncompressed, because the
 //! kernel links them as they are; the indexes that a package does not contain are added

@@ -120,9 +120,9 @@ impl Client {
     /// GETs `/v2/<repository>/<path>`, with retries, and authenticates if the
     /// registry requires it. Returns a success or a permanent error.
     ///
-    /// The request itself is sent first: a server that allows it needs no other, and a 401 tells how to
-    /// authenticate. Some servers tell that only at `/v2/` (OCI distribution, "Determining Support"), and
-    /// answer other requests without `Authorization` with a bare 401, 403 or 404.
+    /// The request itself is sent first: a server that allows it needs no other, and a 401 tells
+    /// how to authenticate. Some servers tell that only at `/v2/` (OCI distribution, "Determining
+    /// Support"), and answer other requests without `Authorization` with a bare 401, 403 or 404.
     pub(super) fn get(
         &self,
         path: &str,

@@ -152,8 +152,8 @@ struct Place {
     is_legacy: bool,
 }
 
-/// The files in their order, as in containers-auth.json(5): `podman login` writes the first one, and the
-/// one in `/run` where there is no `$XDG_RUNTIME_DIR`, as for root and in services.
+/// The files in their order, as in containers-auth.json(5): `podman login` writes the first one,
+/// and the one in `/run` where there is no `$XDG_RUNTIME_DIR`, as for root and in services.
 fn search_path(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> SearchPath {
     let get = |name| variable(name).filter(|value| !value.is_empty());
     let in_home = |path| get("HOME").map(|home| Path::new(&home).join(path));
@@ -351,8 +351,8 @@ fn is_prefix(prefix: &str, name: &str) -> bool {
 }
 
 impl Auth {
-    /// The credentials; `None` if the entry has none: Docker writes an empty one if a helper holds them,
-    /// and an `auth` without a colon is ignored by Docker and skopeo.
+    /// The credentials; `None` if the entry has none: Docker writes an empty one if a helper holds
+    /// them, and an `auth` without a colon is ignored by Docker and skopeo.
     fn credentials(&self, key: &str, path: &Path) -> Result<Option<Credentials>, String> {
         // Like Go's decoder: base64(1) wraps its output after 76 columns.
         let encoded = self.auth.replace(['\r', '\n'], "");

@@ -32,8 +32,8 @@ pub(super) struct Request<'a> {
     pub(super) form: Option<&'a [(&'a str, &'a str)]>,
     /// Whether the registry is on the loopback interface.
     pub(super) for_loopback: bool,
-    /// The directory with certificates for the registry. Like podman, its token server and its storage are
-    /// accessed with the same.
+    /// The directory with certificates for the registry. Like podman, its token server and its
+    /// storage are accessed with the same.
     pub(super) certificates: Option<&'a Path>,
 }
 

@@ -229,8 +229,8 @@ fn without_tag(client: &Client, error: SourceFailure) -> SourceFailure {
     }
 }
 
-/// Opens a layer at offset `from`, or at 0 if the server does not support ranges: whatever it answers
-/// to a request for one other than that range, it is asked for the whole layer.
+/// Opens a layer at offset `from`, or at 0 if the server does not support ranges: whatever it
+/// answers to a request for one other than that range, it is asked for the whole layer.
 fn open_layer<'a>(
     client: &Client,
     layer: &LayerDescriptor,

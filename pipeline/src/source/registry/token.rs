@@ -23,8 +23,8 @@ use super::http::{Answer, Request};
 /// The OAuth2 client id.
 const CLIENT_ID: &str = "microagent";
 
-/// The characters to percent-encode in a query: all but the unreserved ones of RFC 3986 and those in
-/// scopes, which some servers compare without decoding.
+/// The characters to percent-encode in a query: all but the unreserved ones of RFC 3986 and those
+/// in scopes, which some servers compare without decoding.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
