@@ -7,8 +7,6 @@ use microagent_cas::{Digest, NodeKey};
 use microagent_pipeline::{Image, Kernel, Pipeline};
 use serde::Serialize;
 
-use crate::failure::Failure;
-
 /// An image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -85,30 +83,4 @@ pub fn nodes(pipeline: &Pipeline) -> Vec<NodeDocument> {
 /// A time as RFC 3339 in UTC, with milliseconds.
 pub fn time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-/// A failure.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ErrorDocument {
-    /// Its kind; docs/cli.md has the list.
-    pub kind: &'static str,
-    /// What failed and why.
-    pub message: String,
-    /// How to fix it.
-    pub remediation: Option<String>,
-    /// Whether the same command may succeed later.
-    pub retryable: bool,
-}
-
-impl ErrorDocument {
-    /// The document of a failure.
-    pub fn new(failure: &Failure) -> ErrorDocument {
-        ErrorDocument {
-            kind: failure.kind.as_str(),
-            message: failure.message.clone(),
-            remediation: failure.remediation.clone(),
-            retryable: failure.retryable,
-        }
-    }
 }

@@ -109,8 +109,8 @@ pub fn choose(settings: &Settings) -> Result<Choice, Failure> {
     }
 }
 
-/// Selects the engine like [`choose`], and prints a notice if `auto` fell back to QEMU: at the first
-/// time for this state directory and reason, and always with `-v`.
+/// Selects the engine like [`choose`], and prints a notice if `auto` fell back to QEMU: at the
+/// first time for this state directory and reason, and always with `-v`.
 ///
 /// # Errors
 /// As [`choose`].
@@ -165,8 +165,8 @@ fn has_qemu() -> bool {
 }
 
 /// The processor of the guests. With KVM they get what KVM reports, which may be less than this
-/// machine's processor has. QEMU emulates one without KVM (`-cpu max`): since version 7.2 with AVX2,
-/// never with AVX-512, whatever this machine has.
+/// machine's processor has. QEMU emulates one without KVM (`-cpu max`): since version 7.2 with
+/// AVX2, never with AVX-512, whatever this machine has.
 pub fn guest_cpu(settings: &Settings) -> GuestCpu {
     let settings = settings.clone();
     let level = OnceLock::new();

@@ -1,10 +1,12 @@
 //! The failure of a command: kind, message, remediation and exit code.
 
 use std::error::Error;
+use std::io;
 
 use microagent_cas::StoreError;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
+use serde::Serialize;
 
 /// Exit code of any command but `run` for a failure.
 pub const EXIT_FAILED: u8 = 1;
@@ -82,6 +84,42 @@ impl Failure {
     /// The exit code; `default` is the command's own for failures: 1, or 125 for `run`.
     pub fn exit_code(&self, default: u8) -> u8 {
         self.exit.unwrap_or(default)
+    }
+}
+
+/// The kind of a file system's error.
+pub fn kind_of(error: &io::Error) -> ErrorKind {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            ErrorKind::Permission
+        }
+        _ => ErrorKind::Host,
+    }
+}
+
+/// A failure as a JSON document; docs/cli.md describes it.
+#[derive(Debug, Serialize)]
+pub struct ErrorDocument {
+    /// Its kind.
+    pub kind: &'static str,
+    /// What failed and why.
+    pub message: String,
+    /// How to fix it.
+    pub remediation: Option<String>,
+    /// Whether the same command may succeed later.
+    pub retryable: bool,
+}
+
+impl ErrorDocument {
+    /// The document of a failure.
+    pub fn new(failure: &Failure) -> ErrorDocument {
+        ErrorDocument {
+            kind: failure.kind.as_str(),
+            message: failure.message.clone(),
+            remediation: failure.remediation.clone(),
+            retryable: failure.retryable,
+        }
     }
 }
 

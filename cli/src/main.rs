@@ -1,8 +1,8 @@
 //! The `microagent` command.
 //!
 //! [`args`] parses the command line, [`settings`] and [`request`] validate it without side effects,
-//! and [`commands`] execute it. The library crates return typed errors; only this crate prints, logs
-//! and chooses exit codes.
+//! and [`commands`] execute it. The library crates return typed errors; only this crate prints,
+//! logs and chooses exit codes.
 //!
 //! Modules are arranged in floors. A module imports only from floors below its own; the rows inside
 //! a folder are floors too. docs/architecture.md lists the numbered ones, and a test checks the
@@ -40,6 +40,7 @@
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
 //! | 14 | [`failure`], [`table`], [`reaper`] | message, remediation, exit code; text columns; orphaned processes |
+//! | 15 | [`printable`] | text from elsewhere, safe for a terminal |
 
 mod app;
 mod args;

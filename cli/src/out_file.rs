@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use tempfile::NamedTempFile;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, kind_of};
 use crate::termination::Termination;
 
 /// Linux follows at most this many symbolic links in a path.
@@ -70,8 +70,7 @@ pub struct OutError {
 }
 
 impl OutError {
-    /// An error of a write to `path`.
-    pub fn new(path: &Path, source: io::Error) -> OutError {
+    fn new(path: &Path, source: io::Error) -> OutError {
         OutError {
             path: path.to_owned(),
             source,
@@ -82,12 +81,8 @@ impl OutError {
 impl From<OutError> for Failure {
     fn from(error: OutError) -> Failure {
         let kind = match error.source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                ErrorKind::Permission
-            }
             io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Host,
+            _ => kind_of(&error.source),
         };
         Failure::caused(kind, &error)
     }
@@ -106,6 +101,11 @@ impl OutFile {
             place,
             termination: termination.clone(),
         })
+    }
+
+    /// The path that the user gave.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The open file.
@@ -170,12 +170,9 @@ impl OutFile {
             Place::Unnamed { file, target } => file
                 .sync_all()
                 .and_then(|()| publish(&file, &target, &termination)),
-            Place::Named { file, target } => (file.as_file().sync_all()).and_then(|()| {
-                let name = file.path().to_owned();
-                file.persist(&target).map_err(|error| error.error)?;
-                termination.keep(&name);
-                sync_directory(&target)
-            }),
+            Place::Named { file, target } => {
+                (file.as_file().sync_all()).and_then(|()| replace(file, &target, &termination))
+            }
             Place::Device { file } => file.sync_all(),
             Place::Stream { .. } => Ok(()),
         };
@@ -286,8 +283,7 @@ fn new_file(target: PathBuf, termination: &Termination) -> io::Result<Place> {
             Err(error) => return Err(error.into()),
         }
     }
-    let file = tempfile::Builder::new()
-        .prefix(".microagent-")
+    let file = temporary()
         .permissions(fs::Permissions::from_mode(MODE))
         .tempfile_in(directory)
         // The error's own text names the temporary file, which means nothing to the user.
@@ -302,35 +298,37 @@ fn publish(file: &File, target: &Path, termination: &Termination) -> io::Result<
     let link =
         |name: &Path| rustix::fs::linkat(CWD, magic.as_str(), CWD, name, AtFlags::SYMLINK_FOLLOW);
     match link(target) {
+        // linkat(2) cannot replace, and rename(2) needs a name.
         Err(Errno::EXIST) => {
-            // linkat(2) cannot replace, and rename(2) needs a name.
-            let name = (0..)
-                .map(|number| {
-                    let name = format!(".microagent-{}-{number}", std::process::id());
-                    parent(target).join(name)
+            let named = temporary().make_in(parent(target), |name| {
+                termination.remove_on_exit(name);
+                link(name).map_err(|error| {
+                    termination.keep(name);
+                    io::Error::from(error)
                 })
-                .find_map(|name| {
-                    termination.remove_on_exit(&name);
-                    match link(&name) {
-                        Err(Errno::EXIST) => {
-                            termination.keep(&name);
-                            None
-                        }
-                        result => Some(result.map(|()| name)),
-                    }
-                });
-            let Some(name) = name.transpose()? else {
-                return Err(Errno::EXIST.into());
-            };
-            if let Err(error) = fs::rename(&name, target) {
-                let _ = fs::remove_file(&name);
-                return Err(error);
-            }
-            termination.keep(&name);
+            })?;
+            replace(named, target, termination)
         }
-        result => result?,
+        result => {
+            result?;
+            sync_directory(target)
+        }
     }
+}
+
+/// Renames a temporary file to `target`.
+fn replace<F>(file: NamedTempFile<F>, target: &Path, termination: &Termination) -> io::Result<()> {
+    let name = file.path().to_owned();
+    file.persist(target).map_err(|error| error.error)?;
+    termination.keep(&name);
     sync_directory(target)
+}
+
+/// The names of temporary files, beside the file that they become.
+fn temporary() -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".microagent-");
+    builder
 }
 
 fn sync_directory(target: &Path) -> io::Result<()> {

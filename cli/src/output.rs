@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::GlobalArgs;
-use crate::failure::Failure;
+use crate::failure::{ErrorDocument, Failure};
 use crate::printable;
 
 /// Output options.
@@ -92,25 +92,12 @@ impl Output {
     /// Prints the failure of the command on stderr.
     pub fn failure(&self, failure: &Failure) {
         #[derive(Serialize)]
-        struct Document<'a> {
-            error: Error<'a>,
-        }
-        #[derive(Serialize)]
-        struct Error<'a> {
-            kind: &'a str,
-            message: &'a str,
-            remediation: Option<&'a str>,
-            retryable: bool,
+        struct Document {
+            error: ErrorDocument,
         }
         let mut text = if self.json {
-            let document = Document {
-                error: Error {
-                    kind: failure.kind.as_str(),
-                    message: &failure.message,
-                    remediation: failure.remediation.as_deref(),
-                    retryable: failure.retryable,
-                },
-            };
+            let error = ErrorDocument::new(failure);
+            let document = Document { error };
             serde_json::to_string(&document).unwrap_or_else(|error| error_chain(&error))
         } else {
             let (bold, plain) = if self.color {
@@ -151,6 +138,7 @@ pub fn stdout_error(error: &io::Error) -> Failure {
         format!("cannot write to standard output: {error}"),
     )
 }
+
 /// Whether both descriptors refer to one file, pipe or terminal.
 fn are_one_file(one: &impl AsFd, other: &impl AsFd) -> bool {
     match (fstat(one), fstat(other)) {

@@ -1,9 +1,10 @@
-//! Text from elsewhere (registries, archives, image names) for a terminal: nothing in it may control the
-//! terminal or change how the rest of the line reads.
+//! Text from elsewhere (registries, archives, image names) for a terminal: nothing in it may
+//! control the terminal or change how the rest of the line reads.
 
 use std::borrow::Cow;
 
-/// `text` with control characters and those that change the direction of text escaped, such as `\u{1b}`.
+/// `text` with control characters and those that change the direction of text escaped, such as
+/// `\u{1b}`.
 pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_control)
 }

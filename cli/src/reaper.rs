@@ -3,6 +3,7 @@
 //! A process that outlives its parent becomes a child of process 1. An init reaps such children; a
 //! program that a container runs as process 1 usually does not, and every orphan stays a zombie.
 
+use std::fmt::Display;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,11 +20,7 @@ pub fn reaps_orphans() -> bool {
     let children = fs::read_to_string("/proc/1/task/1/children").unwrap_or_default();
     // The youngest are last.
     const RECENT: usize = 16;
-    let zombie = |pid: &str| {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')')
-            .is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
-    };
+    let zombie = |pid: &str| stat_after_name(pid).is_some_and(|rest| rest.starts_with('Z'));
     waits_for_children(&status) && !children.split_whitespace().rev().take(RECENT).any(zombie)
 }
 
@@ -49,13 +46,26 @@ pub fn reap_children(timeout: Duration) {
 /// Whether a process with this `/proc/PID/status` wants to know of the end of its children: it
 /// catches, ignores (the kernel then reaps them) or blocks (for signalfd or sigwait) SIGCHLD.
 fn waits_for_children(status: &str) -> bool {
-    status.lines().any(|line| {
-        let mask = ["SigBlk:", "SigIgn:", "SigCgt:"]
-            .iter()
-            .find_map(|name| line.strip_prefix(name));
-        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-        mask.is_some_and(|mask| mask & SIGCHLD != 0)
-    })
+    let masks = ["SigBlk", "SigIgn", "SigCgt"];
+    masks
+        .iter()
+        .any(|name| signal_mask(status, name) & SIGCHLD != 0)
+}
+
+/// A mask of signals in `/proc/PID/status`, such as `SigIgn`; signal N is bit N - 1 (proc(5)). Zero
+/// if there is none of this name.
+pub fn signal_mask(status: &str, name: &str) -> u64 {
+    let mask = (status.lines()).find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+/// The fields of `/proc/PID/stat` from the third on: state, parent and so on. The second, the name,
+/// ends with the last parenthesis.
+pub fn stat_after_name(pid: impl Display) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    Some(rest.trim_start().to_owned())
 }
 
 #[cfg(test)]

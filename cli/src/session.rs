@@ -122,8 +122,8 @@ impl StdinWindow {
         }
     }
 
-    /// Waits until `length` bytes may be sent, at most [`STDIN_WINDOW`]. Returns false at the end of
-    /// the session.
+    /// Waits until `length` bytes may be sent, at most [`STDIN_WINDOW`]. Returns false at the end
+    /// of the session.
     fn take(&self, length: usize) -> bool {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         loop {

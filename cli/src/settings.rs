@@ -1,12 +1,11 @@
 //! The resolved global flags.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
-use microagent_pipeline::{ErrorKind, Registries};
+use microagent_pipeline::Registries;
 
 use crate::args::{EngineArg, GlobalArgs};
-use crate::failure::Failure;
+use crate::failure::{Failure, kind_of};
 use crate::output::Output;
 
 /// The environment variable that names the registries file.
@@ -62,14 +61,8 @@ impl Settings {
     pub fn make_state_dir(&self) -> Result<(), Failure> {
         let path = &self.state_dir;
         make_private_dir(path).map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                    ErrorKind::Permission
-                }
-                _ => ErrorKind::Host,
-            };
-            Failure::new(kind, format!("cannot create {}: {error}", path.display()))
+            let message = format!("cannot create {}: {error}", path.display());
+            Failure::new(kind_of(&error), message)
                 .remediation("choose a writable directory with --state-dir")
         })
     }

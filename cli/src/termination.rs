@@ -191,12 +191,10 @@ fn stderr_is_writable() -> bool {
     matches!(poll(&mut fds, timeout.as_ref()), Ok(1))
 }
 
-/// The mask of ignored signals; signal N is bit N - 1 (proc(5), SigIgn). Without /proc, none.
+/// The mask of ignored signals. Without /proc, none.
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
+    reaper::signal_mask(&status, "SigIgn")
 }
 
 fn signal_error(error: io::Error) -> Failure {
@@ -206,7 +204,8 @@ fn signal_error(error: io::Error) -> Failure {
     )
 }
 
-/// Cleans up after an interrupted process if `words` select [`SWEEP_MODE`], otherwise returns `None`.
+/// Cleans up after an interrupted process if `words` select [`SWEEP_MODE`], otherwise returns
+/// `None`.
 pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
     let [_, mode, code, store, paths @ ..] = words else {
         return None;
@@ -284,11 +283,9 @@ fn kill_child(pid: i32) {
     }
 }
 
-/// The fourth field of `/proc/PID/stat`; the second ends with the last parenthesis.
 fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    let (_, rest) = stat.rsplit_once(')')?;
-    Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
+    let stat = reaper::stat_after_name(pid.as_raw_nonzero())?;
+    Pid::from_raw(stat.split_whitespace().nth(1)?.parse().ok()?)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The command-line grammar. Parsing has no side effects; values are validated by [`crate::request`].
+//! The command-line grammar. Parsing has no side effects; values are validated by
+//! [`crate::request`].
 
 mod cache;
 mod global;

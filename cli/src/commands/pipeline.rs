@@ -1,5 +1,6 @@
-//! Opens the pipeline for commands.
+//! Opens the pipeline and output files for commands.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use microagent_cas::Store;
@@ -7,6 +8,7 @@ use microagent_pipeline::Pipeline;
 
 use crate::engine;
 use crate::failure::Failure;
+use crate::out_file::OutFile;
 use crate::progress::Reporter;
 use crate::settings::Settings;
 use crate::termination::Termination;
@@ -24,4 +26,23 @@ pub fn open(settings: &Settings, termination: &Termination) -> Result<Pipeline, 
     Ok(Pipeline::new(store, reporter)
         .with_registries(settings.registries()?)
         .with_cpu(engine::guest_cpu(settings)))
+}
+
+/// Prepares the output file of a command.
+///
+/// # Errors
+/// As [`OutFile::create`], and if it is standard output, on which `--json` prints.
+pub fn out_file(
+    path: &Path,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<OutFile, Failure> {
+    let out = OutFile::create(path, termination)?;
+    if out.is_stdout() && settings.output.json {
+        return Err(Failure::usage(
+            "--json prints on standard output, and so does the output file",
+        )
+        .remediation("leave out --json, or write to a file"));
+    }
+    Ok(out)
 }

@@ -47,27 +47,25 @@ pub fn build(
     if reference.is_mutable() && !args.allow_mutable {
         return Err(mutable(&reference.to_string()));
     }
-    let out = match &args.out {
-        Some(path) => Some(OutFile::create(path, termination)?),
-        None => None,
-    };
+    let out = (args.out.as_ref())
+        .map(|path| pipeline::out_file(path, settings, termination))
+        .transpose()?;
     let on_stdout = out.as_ref().is_some_and(OutFile::is_stdout);
-    if on_stdout && settings.output.json {
-        return Err(two_results());
-    }
     let pipeline = pipeline::open(settings, termination)?;
     let image = pipeline.resolve(&reference)?;
-    let (rootfs, path) = match (out, &args.out) {
-        (Some(out), Some(path)) => {
-            let rootfs = pipeline.verified_rootfs(&image, &options)?;
-            let path = write_out(pipeline.store(), &rootfs, out, path)?;
-            (rootfs, path)
+    let mut rootfs = pipeline.rootfs(&image, &options)?;
+    let path = match out {
+        Some(out) => {
+            let path = absolute(out.path());
+            let store = pipeline.store();
+            // An unmodified earlier copy is kept.
+            if !out.is_regular() || !store.is_known(&path, &rootfs.digest)? {
+                rootfs = pipeline.verified_rootfs(&image, &options, rootfs)?;
+                write_out(store, &rootfs, out, &path)?;
+            }
+            path
         }
-        _ => {
-            let rootfs = pipeline.rootfs(&image, &options)?;
-            let path = rootfs.path.clone();
-            (rootfs, path)
-        }
+        None => rootfs.path.clone(),
     };
     if settings.output.json {
         settings.output.document(&Built {
@@ -87,28 +85,18 @@ pub fn build(
     Ok(0)
 }
 
-/// Copies a file system to `out`, unless that is an unmodified earlier copy of it.
-fn write_out(
-    store: &Store,
-    rootfs: &Rootfs,
-    out: OutFile,
-    path: &Path,
-) -> Result<PathBuf, Failure> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+/// Copies a file system to `out`, which is at `path`.
+fn write_out(store: &Store, rootfs: &Rootfs, out: OutFile, path: &Path) -> Result<(), Failure> {
     let is_regular = out.is_regular();
-    if !is_regular || !store.is_known(&path, &rootfs.digest)? {
-        disk_copy::copy(&rootfs.path, out)?;
-        if is_regular {
-            store.remember_known(&path, &rootfs.digest)?;
-        }
+    disk_copy::copy(&rootfs.path, out)?;
+    if is_regular {
+        store.remember_known(path, &rootfs.digest)?;
     }
-    Ok(path)
+    Ok(())
 }
 
-/// The failure of `--json` with an output file that is standard output.
-pub fn two_results() -> Failure {
-    Failure::usage("--json prints on standard output, and so does the output file")
-        .remediation("leave out --json, or write to a file")
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn mutable(reference: &str) -> Failure {

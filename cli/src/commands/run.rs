@@ -12,9 +12,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
 use crate::args::RunArgs;
-use crate::document::{ErrorDocument, ImageDocument, KernelDocument, nodes, time};
+use crate::document::{ImageDocument, KernelDocument, nodes, time};
 use crate::engine::{self, Choice};
-use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure};
+use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, ErrorDocument, Failure};
 use crate::install;
 use crate::output::Output;
 use crate::request::command::{environment, shell};

@@ -8,8 +8,9 @@
 //! | `--entrypoint E REF ARG…` | `E ARG…`; the image's default command is ignored |
 //! | `REF` alone | the image's entrypoint and default command |
 //!
-//! An entrypoint of one empty word, in the image or on the command line, is no entrypoint. A variable
-//! without `=` in the image is ignored: Docker passes it on as it is, where no program finds a value.
+//! An entrypoint of one empty word, in the image or on the command line, is no entrypoint. A
+//! variable without `=` in the image is ignored: Docker passes it on as it is, where no program
+//! finds a value.
 
 use microagent_pipeline::ErrorKind;
 

@@ -10,6 +10,8 @@ use crate::failure::Failure;
 /// The maximum length of one argument or variable, in bytes, with the NUL byte that ends it
 /// (`MAX_ARG_STRLEN`).
 const MAX_STRING: usize = 128 << 10;
+const REMEDIATION: &str =
+    "pass it in a file: --bundle NAME=TAR:/MOUNT:ro, or on standard input with -i";
 
 /// The maximum length of all of them, with a pointer for each, in bytes: a quarter of the stack
 /// limit, which is 8 MiB for a guest's commands.
@@ -63,7 +65,7 @@ pub fn check(command: &Exec, flags: &[(String, String)]) -> Result<(), Failure> 
             length - 1,
             MAX_STRING - 1
         ))
-        .remediation("pass it in a file: --bundle NAME=TAR:/MOUNT:ro, or on standard input with -i"));
+        .remediation(REMEDIATION));
     }
     let total: usize = parts.iter().map(|(_, length)| length + POINTER).sum();
     if total > MAX_TOTAL {
@@ -72,9 +74,7 @@ pub fn check(command: &Exec, flags: &[(String, String)]) -> Result<(), Failure> 
              {MAX_TOTAL} bytes; the longest part is {longest} with {} bytes",
             length - 1
         ))
-        .remediation(
-            "pass it in a file: --bundle NAME=TAR:/MOUNT:ro, or on standard input with -i",
-        ));
+        .remediation(REMEDIATION));
     }
     Ok(())
 }

@@ -104,10 +104,13 @@ fn prepare_image(
         size_mib: request.resources.size_mib,
         mke2fs: request.mke2fs.clone(),
     };
-    let rootfs = timed(&mut phases.rootfs, || match request.keep {
-        // The copy that is kept outlives the store.
-        true => pipeline.verified_rootfs(&image, &options),
-        false => pipeline.rootfs(&image, &options),
+    let rootfs = timed(&mut phases.rootfs, || {
+        let found = pipeline.rootfs(&image, &options)?;
+        match request.keep {
+            // The copy that is kept outlives the store.
+            true => pipeline.verified_rootfs(&image, &options, found),
+            false => Ok(found),
+        }
     })?;
     Ok((image, argv, rootfs))
 }

@@ -2,8 +2,8 @@
 //!
 //! A thread waits for the deadline and kills the VM, which unblocks the main thread unless it is
 //! blocked writing to standard output or standard error. If the main thread has not ended the
-//! process within [`GRACE`], this thread does. A shutdown of the guest after its command has its own
-//! time limit and is not cut short, so that disks are written; the time to print the result is
+//! process within [`GRACE`], this thread does. A shutdown of the guest after its command has its
+//! own time limit and is not cut short, so that disks are written; the time to print the result is
 //! limited again.
 
 use std::io;

@@ -202,7 +202,8 @@ pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle
         .collect()
 }
 
-/// Combines the requests with the bundles' disks from [`build`]. Deltas are created in `scratch_dir`.
+/// Combines the requests with the bundles' disks from [`build`]. Deltas are created in
+/// `scratch_dir`.
 pub fn attach(
     requests: &[DiskRequest],
     bundles: &[Bundle],
@@ -241,8 +242,9 @@ pub fn attach(
     attached
 }
 
-/// The disk with the modules of `kernel` as the supervisor needs it, and its serial number: the last
-/// disk, after the root and `others`. `None` if the kernel has no modules, or the engine no free device.
+/// The disk with the modules of `kernel` as the supervisor needs it, and its serial number: the
+/// last disk, after the root and `others`. `None` if the kernel has no modules, or the engine no
+/// free device.
 pub fn modules(
     pipeline: &Pipeline,
     kernel: &Kernel,

@@ -7,7 +7,8 @@ use microagent_proto::warning::DiskOperation;
 use serde::Serialize;
 
 use super::phases::Phases;
-use crate::document::{ErrorDocument, ImageDocument, KernelDocument, NodeDocument};
+use crate::document::{ImageDocument, KernelDocument, NodeDocument};
+use crate::failure::ErrorDocument;
 use crate::request::resources::Resources;
 use crate::timeline::Timeline;
 

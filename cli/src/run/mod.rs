@@ -9,8 +9,8 @@
 //! with the other steps. A kernel that must be downloaded is downloaded in parallel with the image.
 //!
 //! However a run ends, it leaves nothing behind: no run directory, no disk delta (an unlinked
-//! file), no supervisor. With `--keep` the workspace is kept once the command has started. Writes to
-//! a `--disk` remain in that disk.
+//! file), no supervisor. With `--keep` the workspace is kept once the command has started. Writes
+//! to a `--disk` remain in that disk.
 
 pub mod artifacts;
 pub mod deadline;

@@ -19,8 +19,8 @@ use crate::session::{self, SessionError};
 use crate::supervisor::{Supervisor, SupervisorError};
 use crate::timeline::{Mark, Timeline};
 
-/// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a busy
-/// host a boot takes a few seconds.
+/// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a
+/// busy host a boot takes a few seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Time limit for a clean shutdown: all dirty data must reach the host's disk first.

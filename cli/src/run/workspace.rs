@@ -19,14 +19,15 @@ use rustix::io::Errno;
 
 use super::document::RunDocument;
 use crate::disk_copy;
-use crate::failure::Failure;
+use crate::failure::{Failure, kind_of};
 use crate::out_file::OutFile;
 use crate::termination::Termination;
 
 /// The file that marks a workspace as not yet kept.
 const LOCK: &str = "lock";
 
-/// A workspace's directory. Dropping it removes the directory, unless [`Workspace::keep`] was called.
+/// A workspace's directory. Dropping it removes the directory, unless [`Workspace::keep`] was
+/// called.
 #[derive(Debug)]
 pub struct Workspace {
     path: PathBuf,
@@ -120,7 +121,8 @@ fn create_directory(path: &Path) -> Result<File, Failure> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(cannot("create", &lock, &error)),
         };
-        if is_free(&file) && is_current(&file, &lock) {
+        // A file system without locks has no other run's lock either.
+        if try_lock(&file) != Err(Errno::WOULDBLOCK) && is_current(&file, &lock) {
             return Ok(file);
         }
     }
@@ -135,15 +137,15 @@ fn sweep(parent: &Path) {
         let Ok(file) = File::options().write(true).open(&lock) else {
             continue;
         };
-        if is_free(&file) && is_current(&file, &lock) {
+        if try_lock(&file).is_ok() && is_current(&file, &lock) {
             let _ = fs::remove_dir_all(&directory);
         }
     }
 }
 
 /// Takes the lock of a file, unless another process holds it.
-fn is_free(file: &File) -> bool {
-    flock(file, FlockOperation::NonBlockingLockExclusive) != Err(Errno::WOULDBLOCK)
+fn try_lock(file: &File) -> Result<(), Errno> {
+    flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 fn is_current(file: &File, path: &Path) -> bool {
@@ -153,14 +155,8 @@ fn is_current(file: &File, path: &Path) -> bool {
 }
 
 fn cannot(action: &str, path: &Path, error: &io::Error) -> Failure {
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            ErrorKind::Permission
-        }
-        _ => ErrorKind::Host,
-    };
-    Failure::new(kind, format!("cannot {action} {}: {error}", path.display()))
+    let message = format!("cannot {action} {}: {error}", path.display());
+    Failure::new(kind_of(error), message)
 }
 
 #[cfg(test)]

@@ -44,8 +44,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the supervisor may take to report on a VM that hangs: its engine may take ten seconds.
 const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A running supervisor. Dropping it kills the VM; on KVM without waiting for it, if another process
-/// will reap it.
+/// A running supervisor. Dropping it kills the VM; on KVM without waiting for it, if another
+/// process will reap it.
 #[derive(Debug)]
 pub struct Supervisor {
     engine: Engine,
@@ -69,8 +69,8 @@ impl Killer {
 }
 
 impl Supervisor {
-    /// Starts the program `path`, which prepares `engine`. With `verbose` it inherits standard error;
-    /// otherwise the end of its standard error is kept for error messages.
+    /// Starts the program `path`, which prepares `engine`. With `verbose` it inherits standard
+    /// error; otherwise the end of its standard error is kept for error messages.
     pub fn spawn(
         path: &Path,
         engine: Engine,
@@ -97,7 +97,7 @@ impl Supervisor {
             } else {
                 Stdio::piped()
             })
-            // It makes itself a session of its own, which the leader of a process group cannot.
+            // No process group of its own: it calls setsid(2), which fails for a group's leader.
             .spawn()
             .map_err(failed)?;
         let pidfd = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
@@ -243,10 +243,10 @@ impl Supervisor {
         }
     }
 
-    /// Ends the VM, unless it has `stopped` by itself. When this returns, the supervisor has nothing
-    /// open any more in the file systems of the state directory and the disks, unless one of them
-    /// hangs. It is also gone if nobody else would reap it, and on engine `qemu`. On KVM it usually is
-    /// not: the host takes milliseconds to tear a VM down.
+    /// Ends the VM, unless it has `stopped` by itself. When this returns, the supervisor has
+    /// nothing open any more in the file systems of the state directory and the disks, unless one
+    /// of them hangs. It is also gone if nobody else would reap it, and on engine `qemu`. On KVM it
+    /// usually is not: the host takes milliseconds to tear a VM down.
     pub fn end(self, stopped: bool) {
         // Before it reports the end of a VM, the supervisor closes everything.
         if !stopped && !self.exited.get() && self.send(&ToSupervisor::Release, None).is_ok() {

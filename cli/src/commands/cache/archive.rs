@@ -6,10 +6,9 @@ use microagent_pipeline::Image;
 use serde::Serialize;
 
 use crate::args::{ExportArgs, ImportArgs};
-use crate::commands::{pipeline, rootfs::two_results};
+use crate::commands::pipeline;
 use crate::document::ImageDocument;
 use crate::failure::Failure;
-use crate::out_file::OutFile;
 use crate::request::reference;
 use crate::settings::Settings;
 use crate::termination::Termination;
@@ -30,11 +29,8 @@ pub fn export(
 ) -> Result<u8, Failure> {
     let reference = reference(&args.reference)?;
     let pipeline = pipeline::open(settings, termination)?;
-    let out = OutFile::create(&args.out, termination)?;
+    let out = pipeline::out_file(&args.out, settings, termination)?;
     let on_stdout = out.is_stdout();
-    if on_stdout && settings.output.json {
-        return Err(two_results());
-    }
     let (image, size) = pipeline.export_image(&reference, out.file(), &args.out)?;
     out.commit()?;
     let path = std::path::absolute(&args.out).unwrap_or_else(|_| args.out.clone());
