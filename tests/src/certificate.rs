@@ -10,8 +10,8 @@ pub fn self_signed(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf), E
     make(directory, name, "basicConstraints=critical,CA:FALSE")
 }
 
-/// Like [`self_signed`], as `openssl req -x509` makes it without further arguments: the certificate is an
-/// authority, too.
+/// Like [`self_signed`], as `openssl req -x509` makes it without further arguments: the certificate
+/// is an authority, too.
 pub fn self_signed_authority(directory: &Path, name: &str) -> Result<(PathBuf, PathBuf), Error> {
     make(directory, name, "keyUsage=digitalSignature,keyCertSign")
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo test` runs one test program after the other. Most tests here wait for a VM, a registry or
 //! a build, so `make test` runs several programs at once. A program with independent modules is
-//! divided into one [`Unit`] per module; a unit is one process, because its tests may share a lab or
-//! a VM.
+//! divided into one [`Unit`] per module; a unit is one process, because its tests may share a lab
+//! or a VM.
 //!
 //! ```text
 //! cargo test --no-run --message-format json | suite
@@ -38,9 +38,10 @@ struct Load {
 }
 
 impl Load {
-    /// Whether `unit` can start now. A lab uses its processor all the time and has one to itself, so
-    /// that the time limits of its steps hold. Without labs, one more unit than there are processors
-    /// runs, because many tests wait. A unit that needs more processors than there are runs alone.
+    /// Whether `unit` can start now. A lab uses its processor all the time and has one to itself,
+    /// so that the time limits of its steps hold. Without labs, one more unit than there are
+    /// processors runs, because many tests wait. A unit that needs more processors than there are
+    /// runs alone.
     fn admits(&self, unit: &Unit, processors: usize) -> bool {
         let has_labs = self.labs + unit.labs() > 0;
         let limit = if has_labs { processors } else { processors + 1 };

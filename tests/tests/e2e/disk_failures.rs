@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use microagent_tests::image::Layout;
-use microagent_tests::microagent::{Finished, Host};
-use microagent_tests::{or_skip, root_or_skip, tool};
+use microagent_tests::microagent::Host;
+use microagent_tests::{Error, or_skip, root_or_skip, tool};
 
 /// The start of every script: `small SIZE DIRECTORY` mounts a file system of that size, `run` runs
 /// a shell command in a guest with the disk `$disk`.
@@ -16,16 +16,44 @@ small() { mkdir -p "$2" && mount -t tmpfs -o size="$1" small "$2" && chmod 700 "
 run() { microagent --quiet --engine qemu "$@"; }
 "#;
 
-fn script(host: &Host, layout: &Layout, text: &str) -> Finished {
-    let text = format!("{PRELUDE}{text}");
-    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
-    for argument in ["--mount", "--propagation", "private", "sh", "-c", &text] {
-        invocation.argument(argument);
+/// An environment and an image.
+struct Setup {
+    host: Host,
+    layout: Layout,
+}
+
+impl Setup {
+    fn new() -> Result<Setup, Error> {
+        tool::find("qemu-system-x86_64")?;
+        Ok(Setup {
+            host: Host::with_kernel()?,
+            layout: Layout::busybox()?,
+        })
     }
-    invocation
-        .variable("IMAGE", layout.reference("latest"))
-        .deadline(Duration::from_secs(300))
-        .finish()
+
+    /// Runs a script and checks its standard output and that nothing is left behind.
+    fn prints(&self, script: &str, expected: &str) {
+        let text = format!("{PRELUDE}{script}");
+        let mut invocation = self.host.program(Path::new("/usr/bin/unshare"));
+        for argument in ["--mount", "--propagation", "private", "sh", "-c", &text] {
+            invocation.argument(argument);
+        }
+        let finished = invocation
+            .variable("IMAGE", self.layout.reference("latest"))
+            .deadline(Duration::from_secs(300))
+            .finish()
+            .expect_code(0);
+        assert_eq!(finished.text(), expected, "{}", finished.errors());
+        self.host.assert_clean();
+    }
+
+    /// A JSON document that a script wrote, with `.` for the directory of the script.
+    fn document(&self, name: &str) -> serde_json::Value {
+        let text = std::fs::read_to_string(self.host.path(name)).unwrap();
+        let home = self.host.path("").display().to_string();
+        let text = text.replace(home.trim_end_matches('/'), ".");
+        serde_json::from_str(&text).unwrap()
+    }
 }
 
 /// What the guest sees is unchanged: an error of `fsync`, of the write, or of both.
@@ -34,9 +62,7 @@ const FILL: &str = "dd if=/dev/zero of=/d/big bs=1M count=24 conv=fsync 2>/dev/n
 #[test]
 fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
     root_or_skip!();
-    or_skip!(tool::find("qemu-system-x86_64"));
-    let layout = or_skip!(Layout::busybox());
-    let host = or_skip!(Host::with_kernel());
+    let setup = or_skip!(Setup::new());
     let text = format!(
         r#"small 8M small && truncate -s 64M small/disk && mke2fs -q -t ext4 small/disk || exit 99
         disk="d=$PWD/small/disk:/d:rw"
@@ -49,29 +75,20 @@ fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
         run run --image "$IMAGE" --disk "$disk" --exec '{FILL}; echo "exits 7"; exit 7'; echo "code $?"
         e2fsck -fn small/disk >/dev/null 2>&1; echo "e2fsck $?""#
     );
-    let finished = script(&host, &layout, &text).expect_code(0);
     let lost = "disk d (./small/disk): data that the guest wrote is lost: \
                 No space left on device (os error 28)";
-    assert_eq!(
-        finished.text(),
-        format!(
+    setup.prints(
+        &text,
+        &format!(
             "failed\ncode 125\nmicroagent: {lost}\n  free space in the file system of \
              ./small/disk, then check the disk: e2fsck -f ./small/disk\n\
              code 125\n1\ne2fsck 1\nexits 7\ncode 7\ne2fsck 0\n"
         ),
-        "{}",
-        finished.errors()
     );
-    let read = |name: &str| {
-        let text = std::fs::read_to_string(host.path(name)).unwrap();
-        let home = host.path("").display().to_string();
-        let text = text.replace(home.trim_end_matches('/'), ".");
-        serde_json::from_str::<serde_json::Value>(&text).unwrap()
-    };
-    let error = read("errors");
+    let error = setup.document("errors");
     assert_eq!(error["error"]["kind"], "noSpace");
     assert_eq!(error["error"]["message"], lost);
-    let document = read("document");
+    let document = setup.document("document");
     assert_eq!(document["result"]["exitCode"], 7);
     assert_eq!(document["result"]["stdout"], "failed\nexits 7\n");
     let warning = serde_json::json!({
@@ -83,15 +100,12 @@ fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
         "dataLost": true,
     });
     assert_eq!(document["warnings"][0], warning, "{document}");
-    host.assert_clean();
 }
 
 #[test]
 fn a_full_scratch_space_is_named() {
     root_or_skip!();
-    or_skip!(tool::find("qemu-system-x86_64"));
-    let layout = or_skip!(Layout::busybox());
-    let host = or_skip!(Host::with_kernel());
+    let setup = or_skip!(Setup::new());
     let fill = FILL.replace("/d/", "/");
     let text = format!(
         r#"small 8M "$MICROAGENT_STATE_DIR/run" || exit 99
@@ -100,16 +114,12 @@ fn a_full_scratch_space_is_named() {
         mount -o remount,size=80M "$MICROAGENT_STATE_DIR/run"
         run run --image "$IMAGE" --exec '{fill}'; echo "code $?""#
     );
-    let finished = script(&host, &layout, &text).expect_code(0);
-    assert_eq!(
-        finished.text(),
+    setup.prints(
+        &text,
         "failed\ncode 125\nmicroagent: disk root (scratch space in state/run): data that the guest \
          wrote is lost: No space left on device (os error 28)\n  free space in the file system of \
          state/run\ncode 0\n",
-        "{}",
-        finished.errors()
     );
-    host.assert_clean();
 }
 
 /// A loop device over a full file system: writes reach the host's page cache and fail there later,
@@ -117,23 +127,17 @@ fn a_full_scratch_space_is_named() {
 #[test]
 fn an_error_that_only_the_final_flush_finds_is_reported() {
     root_or_skip!();
-    or_skip!(tool::find("qemu-system-x86_64"));
-    let layout = or_skip!(Layout::busybox());
-    let host = or_skip!(Host::with_kernel());
+    let setup = or_skip!(Setup::new());
     let text = r#"small 4M small && truncate -s 64M small/image && mke2fs -q -t ext4 small/image || exit 99
         device=$(losetup --show -f small/image) || exit 98
         run run --image "$IMAGE" --disk "d=$device:/d:rw" \
             --exec 'dd if=/dev/urandom of=/d/big bs=1M count=12 2>/dev/null; echo written' 2>errors
         echo "code $?"; sed "s|$device|LOOP|g" errors; losetup -d "$device""#;
-    let finished = script(&host, &layout, text).expect_code(0);
-    assert_eq!(
-        finished.text(),
+    setup.prints(
+        text,
         "written\ncode 125\nmicroagent: disk d (LOOP): data that the guest wrote is lost: \
          Input/output error (os error 5)\n  check the disk: e2fsck -f LOOP\n",
-        "{}",
-        finished.errors()
     );
-    host.assert_clean();
 }
 
 /// The guest fills the file system of the kept workspace, so that `run.json` cannot be written
@@ -141,28 +145,17 @@ fn an_error_that_only_the_final_flush_finds_is_reported() {
 #[test]
 fn a_workspace_on_a_full_file_system_keeps_its_disk_and_prints_the_document() {
     root_or_skip!();
-    or_skip!(tool::find("qemu-system-x86_64"));
-    let layout = or_skip!(Layout::busybox());
-    let host = or_skip!(Host::with_kernel());
+    let setup = or_skip!(Setup::new());
     let fill = FILL.replace("/d/", "/");
     let text = format!(
         r#"small 8M "$MICROAGENT_STATE_DIR/workspaces" || exit 99
         run --json run --keep --name full --image "$IMAGE" --exec '{fill}; exit 7' >document 2>errors
         echo "code $?"; cd "$MICROAGENT_STATE_DIR/workspaces" && ls -A . full"#
     );
-    let finished = script(&host, &layout, &text).expect_code(0);
-    assert_eq!(
-        finished.text(),
-        "code 125\n.:\nfull\n\nfull:\nrootfs.ext4\n",
-        "{}",
-        finished.errors()
-    );
-    let read = |name: &str| std::fs::read_to_string(host.path(name)).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&read("document")).unwrap();
+    setup.prints(&text, "code 125\n.:\nfull\n\nfull:\nrootfs.ext4\n");
+    let document = setup.document("document");
     assert_eq!(document["result"]["exitCode"], 7, "{document}");
     assert_eq!(document["warnings"][0]["dataLost"], true, "{document}");
-    let errors = read("errors");
-    let error: serde_json::Value = serde_json::from_str(&errors).unwrap();
-    assert_eq!(error["error"]["kind"], "noSpace", "{errors}");
-    host.assert_clean();
+    let error = setup.document("errors");
+    assert_eq!(error["error"]["kind"], "noSpace", "{error}");
 }

@@ -1,5 +1,5 @@
-//! Tests of the harness: the registry, the injected faults, the detection of leftovers, the listings
-//! of trees.
+//! Tests of the harness: the registry, the injected faults, the detection of leftovers, the
+//! listings of trees.
 
 use std::fs;
 use std::path::Path;

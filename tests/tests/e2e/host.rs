@@ -8,8 +8,8 @@ use microagent_tests::lab::{Lab, Machine};
 use microagent_tests::microagent::Host;
 use microagent_tests::{binaries, or_skip, program, root_or_skip, tool};
 
-/// What `doctor` says to do about the time that a VM's creation takes is done, and it no longer says
-/// so. Prints both remediations, and whether each made it faster.
+/// What `doctor` says to do about the time that a VM's creation takes is done, and it no longer
+/// says so. Prints both remediations, and whether each made it faster.
 const VM_CREATION: &str = r#"
     sudo() { "$@"; }
     look() {

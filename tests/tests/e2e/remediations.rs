@@ -5,8 +5,8 @@ use microagent_tests::microagent::Host;
 use microagent_tests::or_skip;
 use microagent_tests::registry::Registry;
 
-/// An error and the way out that it names. In the scripts `$IMAGE` is a tag in a registry, `$PINNED`
-/// the same image by digest, `$LAYOUT` a layout on disk and `$STATE` the state directory.
+/// An error and the way out that it names. In the scripts `$IMAGE` is a tag in a registry,
+/// `$PINNED` the same image by digest, `$LAYOUT` a layout on disk and `$STATE` the state directory.
 struct Remedy {
     /// The command that fails, after what makes it fail.
     provoke: &'static str,
