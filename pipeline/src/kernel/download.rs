@@ -101,7 +101,7 @@ impl Address {
                     }),
                 };
             };
-            url = join(&url, location).ok_or_else(|| failed("invalid redirect".into()))?;
+            url = join(&url, &location).ok_or_else(|| failed("invalid redirect".into()))?;
         }
         Err(failed(format!("more than {MAX_REDIRECTS} redirects")))
     }

@@ -13,6 +13,7 @@ use ureq::{Agent, Proxy};
 
 use super::plain_proxy::PlainProxyConnector;
 use super::proxy::{InvalidProxy, Proxies};
+use super::response_head::ResponseHeadConnector;
 use super::tls::{CertificateError, TlsConnector, client_config};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -81,13 +82,14 @@ impl Agents {
                 .user_agent(concat!("microagent/", env!("CARGO_PKG_VERSION")))
                 .build()
         };
-        // The client's own chain, but for the two connectors that it has no settings for.
+        // The client's own chain, but for the connectors that it has no settings for.
         let connector =
             ().chain(SocksConnector::default())
                 .chain(PlainProxyConnector::new(config(None)))
                 .chain(ConnectProxyConnector::default())
                 .chain(TcpConnector::default())
-                .chain(TlsConnector::new(tls));
+                .chain(TlsConnector::new(tls))
+                .chain(ResponseHeadConnector);
         let config = config(route.proxy.clone());
         let agent = Agent::with_parts(config, connector, DefaultResolver::default());
         agents.insert(route.clone(), agent.clone());

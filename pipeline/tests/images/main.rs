@@ -15,6 +15,7 @@ mod mirrors;
 mod mke2fs;
 mod redirects;
 mod registry;
+mod responses;
 mod scripted_server;
 mod sources;
 mod support;

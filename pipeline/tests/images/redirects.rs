@@ -77,10 +77,10 @@ fn redirect_loops_are_an_error() {
     let endless = redirecting(|address, count| format!("http://{address}/{count}"));
     let error = build(&TestDir::new(), &format!("{}/app:1", endless.address)).unwrap_err();
     assert!(
-        error.to_string().ends_with(" redirects more than 5 times"),
+        error.to_string().ends_with(" redirects more than 10 times"),
         "{error}"
     );
-    assert_eq!(endless.requests().len(), 6);
+    assert_eq!(endless.requests().len(), 11);
 }
 
 #[test]

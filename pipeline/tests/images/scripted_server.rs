@@ -12,6 +12,7 @@ use std::thread;
 pub struct Request {
     pub method: String,
     pub path: String,
+    pub range: Option<String>,
     pub authorization: Option<String>,
     pub body: String,
 }
@@ -23,7 +24,9 @@ pub struct ScriptedServer {
 
 impl ScriptedServer {
     /// Starts a server. `answer` receives the server's address and the request.
-    pub fn start(answer: impl Fn(&str, &Request) -> String + Send + 'static) -> ScriptedServer {
+    pub fn start<A: Into<Vec<u8>>>(
+        answer: impl Fn(&str, &Request) -> A + Send + 'static,
+    ) -> ScriptedServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = ScriptedServer {
             address: listener.local_addr().unwrap().to_string(),
@@ -34,7 +37,7 @@ impl ScriptedServer {
             for stream in listener.incoming().map_while(Result::ok) {
                 if let Some(request) = read(&stream) {
                     requests.lock().unwrap().push(request.clone());
-                    let _ = (&stream).write_all(answer(&address, &request).as_bytes());
+                    let _ = (&stream).write_all(&answer(&address, &request).into());
                 }
             }
         });
@@ -71,6 +74,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
     Some(Request {
         method: words.next()?,
         path: words.next()?,
+        range: header("range"),
         authorization: header("authorization"),
         body,
     })

@@ -11,6 +11,7 @@ use ureq::Body;
 use ureq::http::{Response, Uri};
 
 use super::challenge::{self, Challenge};
+use super::content_encoding;
 use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Failure, Http, Request};
@@ -18,8 +19,8 @@ use super::retry;
 use crate::image::reference::RegistryReference;
 use crate::net::tls::host_directory;
 
-/// Maximum length in bytes of a token response or an error document.
-pub(super) const MAX_ANSWER: u64 = 64 << 10;
+/// Maximum length in bytes of an error document.
+const MAX_ANSWER: u64 = 64 << 10;
 /// Maximum length in characters of a server's message in an error.
 const MAX_DETAIL: usize = 200;
 
@@ -260,14 +261,23 @@ impl Client {
         limit: u64,
         what: &str,
     ) -> Result<Option<Vec<u8>>, RegistryError> {
-        let mut bytes = Vec::new();
-        let mut reader = response.into_body().into_reader().take(limit + 1);
-        match reader.read_to_end(&mut bytes) {
-            Ok(_) if bytes.len() as u64 > limit => {
-                Err(self.error(RegistryProblem::TooLong(limit, what.to_owned())))
+        let is_encoded = content_encoding::is_gzip(&response);
+        let read = |reader: &mut dyn Read| {
+            let mut bytes = Vec::new();
+            match reader.take(limit + 1).read_to_end(&mut bytes) {
+                Ok(_) if bytes.len() as u64 > limit => {
+                    Err(self.error(RegistryProblem::TooLong(limit, what.to_owned())))
+                }
+                Ok(_) => Ok(Some(bytes)),
+                Err(_) => Ok(None),
             }
-            Ok(_) => Ok(Some(bytes)),
-            Err(_) => Ok(None),
+        };
+        match read(&mut response.into_body().into_reader())? {
+            // No document begins like that; without it the header is wrong.
+            Some(bytes) if is_encoded && bytes.starts_with(content_encoding::GZIP) => {
+                read(&mut content_encoding::decoder(&bytes[..]))
+            }
+            bytes => Ok(bytes),
         }
     }
 
@@ -333,7 +343,7 @@ impl Client {
 /// The challenge in a 401; `None` if there is none that is supported.
 fn challenge_of(answer: &Answer) -> Option<Challenge> {
     let values = answer.response.headers().get_all("WWW-Authenticate");
-    challenge::parse(values.iter().filter_map(|value| value.to_str().ok()))
+    challenge::parse(values.iter().map(|value| value.as_bytes()))
 }
 
 #[derive(Debug, Deserialize)]

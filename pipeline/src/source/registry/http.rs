@@ -6,7 +6,7 @@
 //!   token servers.
 //! - `Authorization` is sent to the original server only: a redirect keeps it if
 //!   scheme, host and port stay the same.
-//! - A request with a body is never redirected.
+//! - A request with a body is redirected within the server only, by 307 and 308, which repeat it.
 //! - A connection without progress times out; the duration of a whole transfer is
 //!   not limited.
 
@@ -152,23 +152,31 @@ impl Http {
                     });
                 }
             };
-            let next = match request.form {
-                None => redirection(&response),
-                Some(_) => None,
+            let next = match redirection(&response) {
+                Some(location) => {
+                    let next = join(&url, &location);
+                    Some(next.ok_or_else(|| failed(RegistryProblem::Protocol))?)
+                }
+                None => None,
             };
-            let Some(location) = next else {
+            let may_follow = |next: &Uri| {
+                request.form.is_none()
+                    || (matches!(response.status().as_u16(), 307 | 308)
+                        && Origin::of(next).as_ref() == Some(&home))
+            };
+            let Some(next) = next.filter(may_follow) else {
                 return Ok(Answer {
                     other_host: other_host(),
                     response,
                 });
             };
-            let next = join(&url, location).ok_or_else(|| failed(RegistryProblem::Protocol))?;
-            visited.push(url.clone());
-            if visited.contains(&next) {
-                return Err(RegistryProblem::RedirectLoop.into());
-            }
+            visited.push(url);
             if visited.len() > MAX_REDIRECTS {
-                return Err(RegistryProblem::TooManyRedirects(MAX_REDIRECTS).into());
+                // A server may redirect to the same URL once, for example to set a cookie.
+                return Err(match visited.contains(&next) {
+                    true => RegistryProblem::RedirectLoop.into(),
+                    false => RegistryProblem::TooManyRedirects(MAX_REDIRECTS).into(),
+                });
             }
             url = next;
         }

@@ -11,15 +11,20 @@
 //! within minutes, and large layers take longer.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::Deserializer;
 use ureq::http::Uri;
 
 use super::challenge::Challenge;
-use super::client::{Client, MAX_ANSWER};
+use super::client::Client;
 use super::credentials::Secret;
 use super::error::{RegistryError, RegistryProblem};
 use super::http::{Answer, Request};
+use crate::image::go_json::{self, Decode, Fields};
+use crate::net::redirect::encoded;
 
+/// Maximum length in bytes of the response of a token server, as in skopeo: some tokens list all
+/// that a user may do.
+const MAX_ANSWER: u64 = 1 << 20;
 /// The OAuth2 client id.
 const CLIENT_ID: &str = "microagent";
 
@@ -144,8 +149,9 @@ impl Client {
 
 /// Appends query fields to `realm`, which may already have a query.
 fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
-    let mut text = realm.to_owned();
+    let realm = encoded(realm.split('#').next().unwrap_or(realm).as_bytes());
     let mut separator = if realm.contains('?') { '&' } else { '?' };
+    let mut text = realm.into_owned();
     for (name, value) in query {
         text.push(separator);
         text.push_str(name);
@@ -157,21 +163,34 @@ fn url(realm: &str, query: &[(&str, &str)]) -> Option<Uri> {
     url.authority().is_some().then_some(url)
 }
 
+/// The response of a token server, read as Docker and skopeo do; its period of validity is not
+/// used.
+#[derive(Default)]
+struct TokenDocument {
+    token: String,
+    access_token: String,
+}
+
+impl Fields for TokenDocument {
+    const NAMES: &'static [&'static str] = &["token", "access_token"];
+
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &str, input: D) -> Result<(), D::Error> {
+        match name {
+            "token" => self.token.decode(input),
+            _ => self.access_token.decode(input),
+        }
+    }
+}
+
 /// The token in a response: `token`, or `access_token` as in OAuth2.
 fn token_in(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Document {
-        token: Option<String>,
-        access_token: Option<String>,
-    }
-    let document: Document = serde_json::from_slice(body).ok()?;
-    let tokens = [document.token, document.access_token]
-        .into_iter()
-        .flatten();
+    let document: TokenDocument = go_json::from_slice(body).ok()?;
     // It must be valid in a header.
-    tokens
+    let is_valid = |byte: u8| byte.is_ascii_graphic();
+    [document.token, document.access_token]
+        .into_iter()
         .filter(|token| !token.is_empty())
-        .find(|token| token.bytes().all(|byte| byte.is_ascii_graphic()))
+        .find(|token| token.bytes().all(is_valid))
 }
 
 #[cfg(test)]
@@ -191,6 +210,10 @@ mod tests {
             text("https://a.example/t?x=1").as_deref(),
             Some("https://a.example/t?x=1&service=a%20b%26c&scope=repository:x/y:pull,push")
         );
+        assert_eq!(
+            text("https://a.example/t?x=a b#f").as_deref(),
+            Some("https://a.example/t?x=a%20b&service=a%20b%26c&scope=repository:x/y:pull,push")
+        );
         assert_eq!(text("/token"), None);
         assert_eq!(text(""), None);
     }
@@ -205,7 +228,18 @@ mod tests {
             Some("a")
         );
         assert_eq!(read(r#"{"token":"a\r\nb: c"}"#), None);
+        for other in [
+            r#"{"Token":"t"}"#,
+            r#"{"ACCESS_TOKEN":"t","token":null}"#,
+            r#"{"token":"x","token":"t"}"#,
+            r#"{"token":"t","expires_in":"300","issued_at":"","scope":[1]}"#,
+            r#"{"token":"t","access_token":"x","expires_in":-1.5}"#,
+        ] {
+            assert_eq!(read(other).as_deref(), Some("t"), "{other}");
+        }
+        assert_eq!(read(r#"{"token":5,"access_token":"t"}"#), None);
         assert_eq!(read("{}"), None);
+        assert_eq!(read("null"), None);
         assert_eq!(read("<html>"), None);
     }
 
