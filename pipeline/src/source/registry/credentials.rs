@@ -15,7 +15,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, PAD, STANDARD};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -25,6 +26,11 @@ use crate::image::reference::{DOCKER_HUB, RegistryReference};
 
 /// The variable with the path of the file.
 const VARIABLE: &str = "REGISTRY_AUTH_FILE";
+/// Base64 as Go decodes it, which ignores the bits of the last character that are not in use.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    PAD.with_decode_allow_trailing_bits(true),
+);
 /// Maximum length of a file in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -41,8 +47,12 @@ pub(super) struct Credentials {
 pub(super) enum Secret {
     /// `user:password` in base64, as in HTTP's Basic scheme.
     Password(String),
-    /// A refresh token of the registry's token server.
-    IdentityToken(String),
+    /// A refresh token of the registry's token server, and the password beside it, in the form of
+    /// `Password`: the token is not for registries without a token server.
+    IdentityToken {
+        token: String,
+        password: Option<String>,
+    },
 }
 
 impl std::fmt::Debug for Credentials {
@@ -54,10 +64,11 @@ impl std::fmt::Debug for Credentials {
 impl Credentials {
     /// The value of an `Authorization` header, for a user with a password.
     pub(super) fn basic(&self) -> Option<String> {
-        match &self.secret {
-            Secret::Password(joined) => Some(format!("Basic {joined}")),
-            Secret::IdentityToken(_) => None,
-        }
+        let joined = match &self.secret {
+            Secret::Password(joined) => Some(joined),
+            Secret::IdentityToken { password, .. } => password.as_ref(),
+        };
+        joined.map(|joined| format!("Basic {joined}"))
     }
 }
 
@@ -356,7 +367,7 @@ impl Auth {
     fn credentials(&self, key: &str, path: &Path) -> Result<Option<Credentials>, String> {
         // Like Go's decoder: base64(1) wraps its output after 76 columns.
         let encoded = self.auth.replace(['\r', '\n'], "");
-        let decoded = (STANDARD.decode(encoded))
+        let decoded = (BASE64.decode(encoded))
             .map_err(|_| format!("the entry of {key} is not user:password in base64"))?;
         // The password may be in any encoding, so only the user is decoded.
         let mut parts = decoded.splitn(2, |byte| *byte == b':');
@@ -374,7 +385,10 @@ impl Auth {
             user: String::from_utf8_lossy(user).into_owned(),
             secret: match self.identitytoken.as_str() {
                 "" => Secret::Password(joined),
-                token => Secret::IdentityToken(token.to_owned()),
+                token => Secret::IdentityToken {
+                    token: token.to_owned(),
+                    password: Some(joined).filter(|_| !password.is_empty()),
+                },
             },
             file: path.to_owned(),
         }))

@@ -43,7 +43,7 @@ pub(crate) fn auth_file(bytes: &[u8], image: &RegistryReference) {
                 assert!(joined.bytes().all(|byte| byte.is_ascii_graphic()));
                 assert!(joined.len() < 8 || !shown.contains(joined));
             }
-            Secret::IdentityToken(token) => assert!(!token.is_empty()),
+            Secret::IdentityToken { token, .. } => assert!(!token.is_empty()),
         }
     }
 }

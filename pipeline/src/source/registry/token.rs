@@ -69,7 +69,7 @@ impl Client {
         }
         let mut answer = match self.credentials() {
             Some(credentials) => match &credentials.secret {
-                Secret::IdentityToken(token) => {
+                Secret::IdentityToken { token, .. } => {
                     let scopes = scopes.join(" ");
                     self.ask_token_server(
                         &url(realm, &[]).ok_or_else(|| self.error(RegistryProblem::Protocol))?,

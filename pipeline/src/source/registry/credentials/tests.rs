@@ -29,7 +29,10 @@ fn known(files: &[&str], of: &str) -> String {
                 assert!(pair.starts_with(&format!("{}:", found.user)));
                 pair
             }
-            Secret::IdentityToken(token) => format!("{}#{token}", found.user),
+            Secret::IdentityToken { token, password } => {
+                let password = password.map(|_| "*").unwrap_or_default();
+                format!("{}#{token}{password}", found.user)
+            }
         },
         Err(problem) => problem.to_string(),
     }
@@ -71,11 +74,14 @@ fn each_form_of_an_entry_is_parsed() {
         "a.io":{"username":"u","password":"p:q"},
         "b.io":{"auth":"dTpwOnE=","username":"other","password":"other"},
         "c.io":{"auth":"dTo=","identitytoken":"refresh"},
-        "d.io":{"identitytoken":"refresh"}, "e.io":{}, "f.io":{"auth":""}}}"#;
+        "d.io":{"identitytoken":"refresh"}, "e.io":{}, "f.io":{"auth":""},
+        "g.io":{"auth":"dTpw","identitytoken":"refresh"}}}"#;
     assert_eq!(known(&[file], "a.io/x"), "u:p:q");
     assert_eq!(known(&[file], "b.io/x"), "u:p:q");
     assert_eq!(known(&[file], "c.io/x"), "u#refresh");
     assert_eq!(known(&[file], "d.io/x"), "#refresh");
+    // With the password for registries that do not use tokens.
+    assert_eq!(known(&[file], "g.io/x"), "u#refresh*");
     assert_eq!(known(&[file], "e.io/x"), "-");
     assert_eq!(known(&[file], "f.io/x"), "-");
 }
@@ -181,9 +187,32 @@ fn base64_may_be_wrapped_and_passwords_padded() {
             format!("u:{password}")
         );
     }
+    // Go does not look at the bits that are not in use.
+    let file = r#"{"auths":{"a.b":{"auth":"dTpwcH=="}}}"#;
+    assert_eq!(known(&[file], "a.b/c"), "u:pp");
     let padded = STANDARD.encode("u:p\0\0");
     let file = serde_json::json!({ "Auths": { "a.b": { "AUTH": padded } } });
     assert_eq!(known(&[&file.to_string()], "a.b/c"), "u:p");
+}
+
+#[test]
+fn user_and_password_are_bytes() {
+    for (auth, expected) in [
+        (&b"u:a:b::"[..], &b"u:a:b::"[..]),
+        (b":p", b":p"),
+        (b"u:", b"u:"),
+        (b"u: p\n", b"u: p\n"),
+        (b"\xff:\xfe\xfb?>", b"\xff:\xfe\xfb?>"),
+        (b"u:\0p\0", b"u:p"),
+    ] {
+        let file = serde_json::json!({ "auths": { "a.b": { "auth": STANDARD.encode(auth) } } });
+        let Ok(Lookup::Credentials(found)) = keyring(&[&file.to_string()]).find(&image("a.b/c"))
+        else {
+            panic!("{auth:?}");
+        };
+        let basic = format!("Basic {}", STANDARD.encode(expected));
+        assert_eq!(found.basic(), Some(basic), "{auth:?}");
+    }
 }
 
 #[test]
