@@ -8,9 +8,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use microagent_cas::Digest;
 use microagent_pipeline::{Error, ErrorKind, Reference};
+use microagent_tests::image::Layout;
+use microagent_tests::registry::Registry;
+use microagent_tests::{certificate, or_skip};
 use serde_json::json;
 
-use crate::scripted_server::{Request, ScriptedServer};
+use crate::auth::build_with;
+use crate::scripted_server::{Request, ScriptedServer, answer};
 use crate::support::{TestDir, build, chain, layer};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -292,4 +296,31 @@ fn each_form_of_a_location_is_followed() {
     assert!(nowhere.ends_with("returned status 302"), "{nowhere}");
     let hops = redirected(|count| (count < 9).then_some(&b"/x"[..]));
     assert_eq!(hops.unwrap().len(), 9);
+}
+
+#[test]
+fn a_registry_on_the_loopback_interface_may_use_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = certificate::self_signed_authority(directory.path(), "localhost");
+    let (certificate, key) = or_skip!(made);
+    let layout = or_skip!(Layout::busybox());
+    let registry = or_skip!(Registry::with_certificate(&certificate, &key));
+    registry.push(&layout.reference("latest"), "app:1").unwrap();
+    let (_, port) = registry.address().rsplit_once(':').unwrap();
+    let reference = format!("localhost:{port}/app:1");
+    let trusted = [("SSL_CERT_FILE", &*certificate)];
+    assert_eq!(build_with(&trusted, &reference), "built");
+    let refused = build_with(&[], &reference);
+    assert!(refused.contains("cannot be trusted"), "{refused}");
+
+    // Other errors are reported as they are.
+    let document = r#"{"errors":[{"code":"X","message":"use https"}]}"#;
+    let server = ScriptedServer::start(move |_, _| answer(400, &[], document));
+    let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.ends_with("returned status 400 (use https)"),
+        "{error}"
+    );
+    assert_eq!(server.requests().len(), 1);
 }

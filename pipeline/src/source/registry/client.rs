@@ -37,7 +37,7 @@ pub(super) struct Client {
     certificates: Option<PathBuf>,
     /// Whether plain HTTP is tried if HTTPS fails.
     is_insecure: bool,
-    /// The scheme that an insecure server supports, once known.
+    /// The scheme that an insecure server or one on the loopback interface supports, once known.
     scheme: OnceLock<&'static str>,
     attempts: u32,
     /// How the server wants requests to be authorised, once known; `None` if it does not.
@@ -232,23 +232,32 @@ impl Client {
                 certificates: self.certificates(),
             })
         };
-        if self.image.is_loopback() {
-            return get("http");
-        }
-        if !self.is_insecure {
+        let is_loopback = self.image.is_loopback();
+        if !is_loopback && !self.is_insecure {
             return get("https");
         }
         if let Some(scheme) = self.scheme.get() {
             return get(scheme);
         }
-        let (answer, scheme) = match get("https") {
-            // A server without TLS fails in various ways.
-            Err(failure)
-                if failure.other_host.is_none() && failure.problem.suggests_plain_http() =>
-            {
-                (get("http")?, "http")
-            }
-            result => (result?, "https"),
+        let (answer, scheme) = match is_loopback {
+            true => match get("http")? {
+                answer if answer.other_host.is_none() && answer.response.status() == 400 => {
+                    match without_tls(answer) {
+                        Ok(answer) => (answer, "http"),
+                        Err(NeedsTls) => (get("https")?, "https"),
+                    }
+                }
+                answer => (answer, "http"),
+            },
+            false => match get("https") {
+                // A server without TLS fails in various ways.
+                Err(failure)
+                    if failure.other_host.is_none() && failure.problem.suggests_plain_http() =>
+                {
+                    (get("http")?, "http")
+                }
+                result => (result?, "https"),
+            },
         };
         let _ = self.scheme.set(scheme);
         Ok(answer)
@@ -338,6 +347,29 @@ impl Client {
     fn authorization(&self) -> MutexGuard<'_, Option<String>> {
         (self.authorization.lock()).unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A server only supports HTTPS.
+struct NeedsTls;
+
+/// The answer to a bad request (400), unless it says that plain HTTP was sent to a server with TLS,
+/// as the servers of Go, nginx and Apache do.
+fn without_tls(answer: Answer) -> Result<Answer, NeedsTls> {
+    let (head, body) = answer.response.into_parts();
+    let mut text = Vec::new();
+    // What cannot be read is not needed for the error either.
+    let _ = body.into_reader().take(MAX_ANSWER).read_to_end(&mut text);
+    let lower = String::from_utf8_lossy(&text).to_lowercase();
+    if ["to an https server", "to https port", "to an ssl-enabled"]
+        .iter()
+        .any(|phrase| lower.contains(phrase))
+    {
+        return Err(NeedsTls);
+    }
+    Ok(Answer {
+        response: Response::from_parts(head, Body::builder().data(text)),
+        other_host: answer.other_host,
+    })
 }
 
 /// The challenge in a 401; `None` if there is none that is supported.
