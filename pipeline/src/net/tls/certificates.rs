@@ -109,10 +109,15 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Certificate
     Ok(certificates_in(&bytes))
 }
 
-/// The certificates in a PEM file; anything else in it is ignored.
+/// The certificates in a PEM file; anything else in it is ignored, also a certificate that is cut
+/// off.
 fn certificates_in(bytes: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(bytes)
-        .filter_map(Result::ok)
+    const BEGIN: &[u8] = b"-----BEGIN";
+    let is_begin = |at: &usize| bytes[*at..].starts_with(BEGIN);
+    let begins: Vec<usize> = (0..bytes.len()).filter(is_begin).collect();
+    let ends = begins.iter().skip(1).copied().chain([bytes.len()]);
+    (begins.iter().zip(ends))
+        .filter_map(|(begin, end)| CertificateDer::from_pem_slice(&bytes[*begin..end]).ok())
         .collect()
 }
 
@@ -157,6 +162,23 @@ fn authorities(variable: impl Fn(&str) -> Option<OsString>) -> Vec<CertificateDe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_cut_off_does_not_hide_the_next() {
+        let pem = |body: &str| format!("-----BEGIN {body}");
+        let good = pem("CERTIFICATE-----\r\nMAA=\r\n-----END CERTIFICATE-----\r\n");
+        let cut = pem("CERTIFICATE-----\nMAA\n");
+        let key = pem("PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n");
+        for (file, count) in [
+            (format!("text\n{good}{cut}{good}"), 2),
+            (format!("{cut}{key}{good}"), 1),
+            (good.replace("\r\n", "\n"), 1),
+            (cut, 0),
+            (String::new(), 0),
+        ] {
+            assert_eq!(certificates_in(file.as_bytes()).len(), count, "{file}");
+        }
+    }
 
     #[test]
     fn the_first_directory_of_a_server_is_used() {

@@ -1,6 +1,8 @@
 //! TLS connections: whom to trust, and with what to introduce ourselves.
 
 mod certificates;
+mod explanation;
+mod provider;
 mod verifier;
 
 use std::io::{Read, Write};
@@ -8,7 +10,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
-use rustls::crypto::ring;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, SignatureScheme, StreamOwned};
@@ -19,6 +20,8 @@ use ureq::unversioned::transport::{
 
 pub(crate) use self::certificates::{CertificateError, host_directory};
 use self::certificates::{HostCertificates, system_authorities};
+use self::explanation::explained;
+use self::provider::provider;
 use self::verifier::{NoVerification, Verifier};
 
 /// The TLS settings for a server. `certificates` is a directory with certificates for it
@@ -30,7 +33,7 @@ pub(super) fn client_config(
     is_verified: bool,
     certificates: Option<&Path>,
 ) -> Result<Arc<ClientConfig>, CertificateError> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider());
     let own = match certificates {
         Some(directory) => HostCertificates::read(directory, &provider)?,
         None => HostCertificates::default(),
@@ -107,7 +110,7 @@ impl<In: Transport> Connector<In> for TlsConnector {
         let mut connection = ClientConnection::new(Arc::clone(&self.config), name)?;
         let mut socket = TransportAdapter::new(transport.boxed(), details.current_time.clone());
         socket.set_timeout(details.timeout);
-        connection.complete_io(&mut socket)?;
+        connection.complete_io(&mut socket).map_err(explained)?;
         let buffers = LazyBuffers::new(
             details.config.input_buffer_size(),
             details.config.output_buffer_size(),
@@ -158,5 +161,7 @@ impl Transport for TlsTransport {
     }
 }
 
+#[cfg(test)]
+mod servers;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use super::*;
 
 /// Makes `NAME.pem` and `NAME.key` for the host `reg.test` with `openssl req -x509` and these
 /// arguments.
-fn certificate(
+pub(super) fn certificate(
     directory: &Path,
     name: &str,
     arguments: &[&str],
@@ -34,7 +34,7 @@ fn der(file: &Path) -> CertificateDer<'static> {
 /// The error of verifying a server's certificate for `name`, after so many days.
 fn refusal(trusted: &[&Path], presented: &Path, name: &str, days: u64) -> Option<String> {
     let trusted = trusted.iter().map(|file| der(file)).collect();
-    let verifier = Verifier::new(trusted, &Arc::new(ring::default_provider())).unwrap();
+    let verifier = Verifier::new(trusted, &Arc::new(provider())).unwrap();
     let now = UnixTime::now().as_secs() + days * 24 * 60 * 60;
     let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -113,7 +113,7 @@ fn server(
     authority: Option<&Path>,
     version: &'static rustls::SupportedProtocolVersion,
 ) -> Arc<rustls::ServerConfig> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = Arc::new(provider());
     let key =
         rustls::pki_types::PrivateKeyDer::from_pem_file(dir.join(format!("{name}.key"))).unwrap();
     let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -196,7 +196,7 @@ fn a_directory_has_authorities_and_pairs() {
     let key = made.path().join("a.key");
     let rsa = certificate(made.path(), "rsa", &["-newkey", "rsa:2048"]).unwrap();
     let read = || {
-        HostCertificates::read(dir.path(), &ring::default_provider())
+        HostCertificates::read(dir.path(), &provider())
             .map(|found| (found.authorities.len(), found.keys.len()))
             .map_err(|error| error.to_string())
     };
