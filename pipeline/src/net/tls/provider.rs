@@ -66,3 +66,12 @@ impl ActiveKeyExchange for P521Exchange {
         NamedGroup::secp521r1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_first_connection_does_not_wait_for_entropy() {
+        // .cargo/config.toml: it is a setting of the build.
+        assert_eq!(option_env!("AWS_LC_SYS_NO_JITTER_ENTROPY"), Some("1"));
+    }
+}
