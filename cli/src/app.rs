@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use rustix::fs::Mode;
+use rustix::process::Signal;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{self, Command, KernelCommand, Parsed, PerfCommand, RootfsCommand};
@@ -18,6 +20,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     // What this process creates, it must be able to use: a umask hides nothing from the owner.
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask - Mode::RWXU);
+    survive_file_size_limit();
     if let Some(code) = termination::run_sweep_mode(&words) {
         return code;
     }
@@ -48,6 +51,13 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
         result
     });
     finish(output, default_code, result)
+}
+
+/// Makes a write beyond the limit of file sizes (`ulimit -f`) fail; otherwise SIGXFSZ would end this
+/// process without a message. By a handler, because ignoring a signal needs unsafe code.
+fn survive_file_size_limit() {
+    // Fails only for signals that cannot be handled.
+    let _ = signal_hook::flag::register(Signal::XFSZ.as_raw(), Arc::default());
 }
 
 fn dispatch(

@@ -8,6 +8,8 @@ use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
 use serde::Serialize;
 
+use crate::host_limit;
+
 /// Exit code of any command but `run` for a failure.
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code for a usage error.
@@ -39,12 +41,17 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of this kind, without remediation.
+    /// A failure of this kind. It has a remediation only if it is about a limit of this process.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Failure {
+        let message = message.into();
+        let remediation = match kind {
+            ErrorKind::Host => host_limit::remediation(&message).map(str::to_owned),
+            _ => None,
+        };
         Failure {
             kind,
-            message: message.into(),
-            remediation: None,
+            message,
+            remediation,
             retryable: matches!(kind, ErrorKind::Unreachable | ErrorKind::Timeout),
             exit: None,
         }
@@ -125,13 +132,10 @@ impl ErrorDocument {
 
 impl From<microagent_pipeline::Error> for Failure {
     fn from(error: microagent_pipeline::Error) -> Failure {
-        Failure {
-            kind: error.kind(),
-            message: error_chain(&error),
-            remediation: error.remediation(),
-            retryable: error.retryable(),
-            exit: None,
-        }
+        let mut failure =
+            Failure::caused(error.kind(), &error).maybe_remediation(error.remediation());
+        failure.retryable = error.retryable();
+        failure
     }
 }
 

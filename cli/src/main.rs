@@ -40,7 +40,7 @@
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
 //! | 14 | [`failure`], [`table`], [`reaper`] | message, remediation, exit code; text columns; orphaned processes |
-//! | 15 | [`printable`] | text from elsewhere, safe for a terminal |
+//! | 15 | [`printable`], [`host_limit`] | text from elsewhere, safe for a terminal; what to do about limits of the process |
 
 mod app;
 mod args;
@@ -49,6 +49,7 @@ mod disk_copy;
 mod document;
 mod engine;
 mod failure;
+mod host_limit;
 mod install;
 mod out_file;
 mod output;

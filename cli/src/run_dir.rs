@@ -58,6 +58,9 @@ impl From<RunDirError> for Failure {
             RunDirError::NotPrivate(path) => {
                 failure.remediation(format!("remove it: sudo rm -r {}", path.display()))
             }
+            RunDirError::Io { .. } if kind == ErrorKind::Host && failure.remediation.is_none() => {
+                failure.remediation("set XDG_RUNTIME_DIR to a writable directory with a short path")
+            }
             _ => failure,
         }
     }
@@ -90,7 +93,10 @@ impl RunDir {
         if !socket_path_fits(&path, 0) {
             return Err(RunDirError::TooLong(path));
         }
-        let lock = lock(&path, FlockOperation::NonBlockingLockExclusive)?;
+        let lock = lock(&path, FlockOperation::NonBlockingLockExclusive).inspect_err(|_| {
+            // Not recursively, which needs a descriptor: it may be the lack of one that failed.
+            let _ = fs::remove_dir(&path);
+        })?;
         Ok(RunDir {
             path: directory.keep(),
             _lock: lock,

@@ -1,7 +1,8 @@
 //! Bars on a terminal. A layer has one bar: for its download, then for unpacking.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -22,9 +23,11 @@ const UNKNOWN: &str = "{prefix:>9} {msg:12} {spinner} {bytes:>10} {bytes_per_sec
 pub(super) struct Bars {
     output: Output,
     all: MultiProgress,
-    /// By the subject of the stages, such as a layer's short digest.
-    bars: Mutex<HashMap<String, Bar>>,
+    bars: Arc<Mutex<BySubject>>,
 }
+
+/// By the subject of the stages, such as a layer's short digest.
+type BySubject = HashMap<String, Bar>;
 
 /// The bar of one subject and its active stages; the bar shows the first of them.
 #[derive(Debug)]
@@ -41,16 +44,24 @@ struct ActiveStage {
 }
 
 impl Bars {
+    /// No bars yet. A thread animates those of unknown length. It is not that of indicatif, which
+    /// starts one for each bar, and panics if it cannot; without it (process limit), bars move only
+    /// with what they show.
     pub(super) fn new(output: Output) -> Bars {
+        let bars = Arc::default();
+        let animated = Arc::downgrade(&bars);
+        let _ = thread::Builder::new()
+            .name("progress".into())
+            .spawn(move || animate(&animated));
         Bars {
             output,
             all: MultiProgress::new(),
-            bars: Mutex::default(),
+            bars,
         }
     }
 
     pub(super) fn event(&self, event: Event) {
-        let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bars = lock(&self.bars);
         match event {
             Event::StageStarted {
                 stage,
@@ -91,6 +102,23 @@ impl Bars {
             _ => {}
         }
     }
+}
+
+/// Advances spinners and elapsed times until `bars` is dropped.
+fn animate(bars: &Weak<Mutex<BySubject>>) {
+    while let Some(bars) = bars.upgrade() {
+        for bar in lock(&bars).values() {
+            if bar.bar.length().is_none() {
+                bar.bar.tick();
+            }
+        }
+        drop(bars);
+        thread::sleep(TICK);
+    }
+}
+
+fn lock(bars: &Mutex<BySubject>) -> MutexGuard<'_, BySubject> {
+    bars.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Bar {
@@ -140,13 +168,7 @@ impl Bar {
         self.bar.set_prefix(showing.stage.as_str());
         match showing.total {
             Some(total) => self.bar.set_length(total),
-            None => {
-                self.bar.unset_length();
-                // It starts a thread, and panics if that fails.
-                if std::thread::Builder::new().spawn(|| ()).is_ok() {
-                    self.bar.enable_steady_tick(TICK);
-                }
-            }
+            None => self.bar.unset_length(),
         }
         self.bar.set_position(showing.bytes);
         self.bar.reset_eta();

@@ -23,6 +23,9 @@ pub enum SupervisorError {
         /// The cause.
         source: io::Error,
     },
+    /// `/dev/null` cannot be opened.
+    #[error("cannot open /dev/null")]
+    Null(#[source] io::Error),
     /// The control socket failed while the supervisor was running.
     #[error("the control socket of the supervisor failed")]
     Control(#[source] io::Error),

@@ -1,11 +1,10 @@
 //! The thread that reads the control socket.
 
-use std::io::{IoSliceMut, Read};
+use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 
 use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, PacketError, decode};
 use microagent_proto::envelope::{Mismatch, Program};
@@ -14,10 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
+use super::stderr::StderrTail;
 use crate::reaper;
-
-/// How much of the supervisor's standard error is kept for error messages, in bytes.
-const STDERR_TAIL: usize = 4 << 10;
 
 /// What the control socket delivers.
 #[derive(Debug)]
@@ -90,15 +87,18 @@ impl Inbox {
         let _ = self.orphans_are_reaped.set(true);
     }
 
-    /// Reads messages until end of file.
-    fn read_to_end(&self) {
+    /// Reads messages until end of file, and what the supervisor writes to standard error.
+    fn read_to_end(&self, stderr: &mut StderrTail) {
         loop {
-            let mut socket = [PollFd::new(&self.control, PollFlags::IN)];
-            match poll(&mut socket, None) {
+            let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+            fds.extend((stderr.pipe()).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(_) => return,
             }
-            if let Found::End = self.receive(&mut self.state()) {
+            let has_message = !fds[0].revents().is_empty();
+            stderr.read();
+            if has_message && let Found::End = self.receive(&mut self.state()) {
                 return;
             }
         }
@@ -116,7 +116,9 @@ impl Inbox {
                 RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
             ) {
                 Ok(message) if message.bytes > 0 => break message.bytes,
-                Err(Errno::INTR) => {}
+                // Reported once, before the messages that have arrived, if the supervisor has
+                // exited without reading all of ours.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Found::Nothing,
                 _ => return Found::End,
             }
@@ -145,34 +147,17 @@ impl Inbox {
 
 /// Reads messages until end of file, then reaps the child.
 pub(super) fn listen(inbox: &Inbox, mut child: Child) {
-    let stderr = child.stderr.take().and_then(|pipe| {
-        // Without it (process limit), error messages have no last line, and a supervisor that
-        // writes so much that the pipe is full is rare.
-        thread::Builder::new()
-            .name("stderr".into())
-            .spawn(move || tail(pipe))
-            .ok()
-    });
+    let mut stderr = StderrTail::new(child.stderr.take());
     // Found out now, because this thread has nothing else to do until the guest has booted.
     inbox.orphans_are_reaped();
-    inbox.read_to_end();
+    inbox.read_to_end(&mut stderr);
     // A supervisor that closed its socket must not keep running.
     let _ = child.kill();
     let status = child.wait().ok();
-    let stderr = stderr
-        .and_then(|thread| thread.join().ok())
-        .unwrap_or_default();
-    let exited = SupervisorEvent::Exited { status, stderr };
+    stderr.read();
+    let exited = SupervisorEvent::Exited {
+        status,
+        stderr: stderr.text(),
+    };
     let _ = inbox.state().events.send(exited);
-}
-
-/// The end of what is read, as text.
-fn tail(mut pipe: impl Read) -> String {
-    let mut tail = Vec::new();
-    let mut chunk = [0; 1024];
-    while let Ok(length @ 1..) = pipe.read(&mut chunk) {
-        tail.extend_from_slice(&chunk[..length]);
-        tail.drain(..tail.len().saturating_sub(STDERR_TAIL));
-    }
-    String::from_utf8_lossy(&tail).into_owned()
 }

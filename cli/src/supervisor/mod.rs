@@ -6,8 +6,10 @@
 
 mod error;
 mod listener;
+mod stderr;
 
 use std::cell::Cell;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -27,13 +29,18 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     sendmsg, socketpair,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 pub use self::error::SupervisorError;
 use self::error::died;
 use self::listener::{Inbox, SupervisorEvent, listen};
 use crate::reaper;
 use crate::timeline::GuestReady;
+
+/// What the supervisor's standard output is.
+const NULL: &str = "/dev/null";
 
 /// How long to wait for the reason of a VM's end after its streams have closed.
 const EXIT_REASON_TIMEOUT: Duration = Duration::from_millis(800);
@@ -66,6 +73,12 @@ impl Killer {
     pub fn kill(&self) {
         let _ = pidfd_send_signal(&*self.0, Signal::KILL);
     }
+
+    /// Kills a supervisor that has not received a configuration, and waits for it.
+    fn reap(&self) {
+        self.kill();
+        let _ = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED);
+    }
 }
 
 impl Supervisor {
@@ -87,11 +100,15 @@ impl Supervisor {
             None,
         )
         .map_err(|error| failed(error.into()))?;
+        let inbox = control.try_clone().map_err(failed)?;
+        // Opened here, because an error of `spawn` would be one of the program.
+        let null = File::options().write(true).open(NULL);
+        let null = null.map_err(SupervisorError::Null)?;
         reaper::adopt_orphans();
         let mut child = Command::new(path)
             .arg(engine.name())
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
+            .stdout(null)
             .stderr(if verbose {
                 Stdio::inherit()
             } else {
@@ -104,11 +121,11 @@ impl Supervisor {
             Ok(pidfd) => pidfd,
             Err(error) => {
                 let _ = child.kill();
+                let _ = child.wait();
                 return Err(failed(error.into()));
             }
         };
         let (sender, events) = mpsc::channel();
-        let inbox = control.try_clone().map_err(failed)?;
         let inbox = Arc::new(Inbox::new(inbox, sender));
         let supervisor = Supervisor {
             engine,
@@ -118,10 +135,14 @@ impl Supervisor {
             inbox: Arc::clone(&inbox),
             killer: Killer(Arc::new(pidfd)),
         };
-        thread::Builder::new()
+        let listening = thread::Builder::new()
             .name("supervisor".into())
-            .spawn(move || listen(&inbox, child))
-            .map_err(failed)?;
+            .spawn(move || listen(&inbox, child));
+        if let Err(error) = listening {
+            supervisor.killer.reap();
+            supervisor.exited.set(true);
+            return Err(failed(error));
+        }
         Ok(supervisor)
     }
 

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{
     ConnectProxyConnector, Connector, SocksConnector, TcpConnector,
 };
@@ -13,6 +12,7 @@ use ureq::{Agent, Proxy};
 
 use super::plain_proxy::PlainProxyConnector;
 use super::proxy::{InvalidProxy, Proxies};
+use super::resolver::HostResolver;
 use super::response_head::ResponseHeadConnector;
 use super::tls::{CertificateError, TlsConnector, client_config};
 
@@ -91,7 +91,7 @@ impl Agents {
                 .chain(TlsConnector::new(tls))
                 .chain(ResponseHeadConnector);
         let config = config(route.proxy.clone());
-        let agent = Agent::with_parts(config, connector, DefaultResolver::default());
+        let agent = Agent::with_parts(config, connector, HostResolver);
         agents.insert(route.clone(), agent.clone());
         Ok(agent)
     }

@@ -6,6 +6,7 @@ mod agent;
 mod plain_proxy;
 pub(crate) mod proxy;
 pub(crate) mod redirect;
+mod resolver;
 mod response_head;
 pub(crate) mod tls;
 

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use microagent_proto::agent::{Configure, Failure, FailureKind, Reply, Request};
+use microagent_proto::agent::{Failure, FailureKind, Reply, Request};
 use microagent_proto::envelope::{Program, envelope};
 use microagent_proto::frame::{FrameError, read_opening, write_opening};
 use microagent_proto::{VERSION, error_chain};
 
 use crate::children::Children;
-use crate::configure::configure;
+use crate::configure::{ConfigureError, Configured, configure};
 use crate::console::log;
 use crate::exec::{self, Guest, Leftovers};
 use crate::namespaces::Namespaces;
@@ -122,10 +122,12 @@ impl Agent {
             Err(error) => return Err(error),
         };
         match request {
-            Request::Configure(request) => match self.configure(&request) {
-                Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros })?,
-                Err(failure) => return refuse(stream, failure),
-            },
+            Request::Configure(request) => {
+                match self.configure(|uevents| configure(&request, uevents)) {
+                    Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros })?,
+                    Err(failure) => return refuse(stream, failure),
+                }
+            }
             Request::Exec(request) => {
                 if let Err(failure) = self.check_configured() {
                     return refuse(stream, failure);
@@ -148,8 +150,11 @@ impl Agent {
         Ok(Leftovers::default())
     }
 
-    /// Configures the VM. The lock is not held meanwhile: it may wait for devices.
-    fn configure(&self, request: &Configure) -> Result<u64, Failure> {
+    /// Configures the VM with `apply`. The lock is not held meanwhile: it may wait for devices.
+    fn configure(
+        &self,
+        apply: impl FnOnce(&Uevents) -> Result<Configured, ConfigureError>,
+    ) -> Result<u64, Failure> {
         let mut state = self.lock();
         let uevents = match std::mem::replace(&mut *state, State::Configuring) {
             State::Unconfigured(uevents) => uevents,
@@ -163,7 +168,7 @@ impl Agent {
             }
         };
         drop(state);
-        let result = configure(request, &uevents);
+        let result = apply(&uevents);
         let mut state = self.lock();
         match result {
             Ok(configured) => {
@@ -208,5 +213,89 @@ fn bad_request(message: String) -> Failure {
     Failure {
         kind: FailureKind::BadRequest,
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+
+    use microagent_proto::agent::{Exec, Place};
+
+    use super::*;
+
+    /// The answer of `agent` to a command.
+    fn answer(agent: &Arc<Agent>) -> Reply {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        agent
+            .start_session(Stream::from(OwnedFd::from(theirs)))
+            .unwrap();
+        let exec = Exec {
+            argv: vec!["true".into()],
+            env: Vec::new(),
+            cwd: String::new(),
+            user: String::new(),
+            stdin: false,
+            merge_output: false,
+            place: Place::Workload,
+        };
+        write_opening(&mut ours, &Request::Exec(exec)).unwrap();
+        read_opening(&mut ours, Program::CommandLine, Program::Agent, "a reply").unwrap()
+    }
+
+    fn refusal(why: &str) -> Reply {
+        Reply::Failed(bad_request(format!("this VM {why}")))
+    }
+
+    #[test]
+    fn other_sessions_go_on_while_one_waits_for_devices() {
+        let program = std::fs::File::open("/proc/self/exe").unwrap();
+        let state = State::Unconfigured(Uevents::open().unwrap());
+        let agent = Arc::new(Agent::new(program.into(), OomKills::open().unwrap(), state));
+        assert_eq!(answer(&agent), refusal("is not configured"));
+        let (waits, waiting) = mpsc::channel();
+        let (appear, device) = mpsc::channel();
+        let configuring = {
+            let agent = Arc::clone(&agent);
+            thread::spawn(move || {
+                agent.configure(|_| {
+                    waits.send(()).unwrap();
+                    device.recv().unwrap();
+                    Ok(Configured {
+                        mount_micros: 7,
+                        disks: vec!["/data".into()],
+                    })
+                })
+            })
+        };
+        waiting.recv().unwrap();
+        assert_eq!(answer(&agent), refusal("is being configured"));
+        let second = agent.configure(|_| unreachable!());
+        assert_eq!(
+            second,
+            Err(bad_request("this VM is being configured".into()))
+        );
+        assert!(agent.disks().is_empty());
+        appear.send(()).unwrap();
+        assert_eq!(configuring.join().unwrap(), Ok(7));
+        assert_eq!(agent.disks(), [PathBuf::from("/data")]);
+        let third = agent.configure(|_| unreachable!());
+        assert_eq!(
+            third,
+            Err(bad_request("this VM is already configured".into()))
+        );
+    }
+
+    #[test]
+    fn a_configuration_that_failed_is_not_repeated() {
+        let program = std::fs::File::open("/proc/self/exe").unwrap();
+        let state = State::Unconfigured(Uevents::open().unwrap());
+        let agent = Arc::new(Agent::new(program.into(), OomKills::open().unwrap(), state));
+        let error = || ConfigureError::Clock(io::ErrorKind::InvalidInput.into());
+        assert_eq!(agent.configure(|_| Err(error())), Err(error().into()));
+        assert_eq!(answer(&agent), refusal("could not be configured"));
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use microagent_proto::control::Engine;
+use microagent_proto::error_chain;
 use microagent_vmm::supervisor::{self, Control};
 
 fn main() -> ExitCode {
@@ -12,15 +13,13 @@ fn main() -> ExitCode {
     let expected = std::env::args()
         .nth(1)
         .and_then(|name| Engine::from_name(&name));
-    let result = Control::from_stdin().and_then(|control| {
-        supervisor::tie_process(&control)?;
-        supervisor::run(&control, expected)
-    });
+    let result =
+        Control::from_stdin().and_then(|control| supervisor::run_process(&control, expected));
     let code = match result {
         Ok(true) => 0,
         Ok(false) => 1,
         Err(error) => {
-            eprintln!("microagent-supervisor: {error}");
+            eprintln!("microagent-supervisor: {}", error_chain(&error));
             2
         }
     };

@@ -24,6 +24,9 @@ pub enum ControlError {
     /// An operation on the socket failed.
     #[error("control socket error")]
     Io(#[from] io::Error),
+    /// A thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// The peer uses another version of the protocol.
     #[error(transparent)]
     Version(Mismatch),

@@ -18,6 +18,7 @@ mod control;
 mod diagnosis;
 mod hangup;
 mod instance;
+mod limits;
 mod log;
 mod ready;
 mod steps;
@@ -38,13 +39,23 @@ use self::warnings::Warnings;
 use crate::console::Console;
 use crate::engine::{EngineError, kvm};
 
-/// Ties the calling process to `control`: it is killed when the caller closes its end, and its log
-/// is sent to the caller as warnings. For a process that only calls [`run`].
+/// [`run`] for a process that does nothing else: it is killed when the caller closes its end of
+/// `control`, its log is sent to the caller as warnings, and the limits of the process are changed.
 ///
 /// # Errors
-/// When the process is out of descriptors or threads.
-pub fn tie_process(control: &Control) -> Result<(), ControlError> {
-    hangup::exit_with(control.try_clone()?)?;
+/// Those of [`run`].
+pub fn run_process(control: &Control, expected: Option<Engine>) -> Result<bool, ControlError> {
+    limits::relax();
+    if let Err(error) = tie_process(control) {
+        control.send(&Failure::from(error).into_message(&Console::new(false)))?;
+        return Ok(false);
+    }
+    run(control, expected)
+}
+
+/// Fails when the process is out of descriptors or threads.
+fn tie_process(control: &Control) -> Result<(), ControlError> {
+    hangup::exit_with(control.try_clone()?).map_err(ControlError::Thread)?;
     log::forward_to(Warnings::new(control.try_clone()?));
     Ok(())
 }

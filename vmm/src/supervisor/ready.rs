@@ -1,7 +1,7 @@
 //! The host service to which the guest agent reports that it is up.
 
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 
 use microagent_proto::agent::Ready;
@@ -10,28 +10,30 @@ use microagent_proto::envelope::Program;
 use microagent_proto::error_chain;
 use microagent_proto::frame::{FrameError, read_opening};
 
-use super::Control;
 use super::steps::{Steps, monotonic_micros};
+use super::{Control, ControlError, Failure};
+use crate::console::Console;
 
 /// Handles the guest's streams to [`microagent_proto::agent::READY_PORT`]. The first one is read,
 /// and its message is forwarded to the caller. It is read on its own thread, because a guest may
 /// send half a message and wait. Further streams are closed: a guest becomes ready once.
-pub(super) fn service(control: Control, steps: Steps) -> impl Fn(UnixStream) + Send + 'static {
-    let reported = AtomicBool::new(false);
+pub(super) fn service(control: Control, steps: Steps) -> impl FnMut(UnixStream) + Send + 'static {
+    let control = Arc::new(control);
+    let mut reported = false;
     move |stream| {
-        if reported.swap(true, Ordering::SeqCst) {
+        if reported {
             return;
         }
-        let Ok(control) = control.try_clone() else {
-            return;
-        };
-        let steps = steps.clone();
+        reported = true;
+        let (ours, steps) = (Arc::clone(&control), steps.clone());
         let spawned = thread::Builder::new()
             .name("ready".into())
             .stack_size(128 << 10)
-            .spawn(move || forward(stream, &control, &steps));
+            .spawn(move || forward(stream, &ours, &steps));
         if let Err(error) = spawned {
-            tracing::error!(%error, "cannot read the agent's report");
+            // The caller would wait in vain for a report.
+            let failure = Failure::from(ControlError::Thread(error));
+            let _ = control.send(&failure.into_message(&Console::new(false)));
         }
     }
 }

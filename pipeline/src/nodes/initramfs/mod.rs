@@ -90,6 +90,11 @@ impl Diagnosis for InitramfsError {
 
     fn remediation(&self) -> Option<String> {
         match self {
+            InitramfsError::Unreadable { source, .. }
+                if source.kind() != io::ErrorKind::NotFound =>
+            {
+                None
+            }
             InitramfsError::Unreadable { .. } | InitramfsError::UnfitAgent { .. } => {
                 Some("build the agent as a static executable: make build".to_owned())
             }

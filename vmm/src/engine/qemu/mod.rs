@@ -21,10 +21,12 @@ pub mod tsc;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use microagent_proto::control::StopReason;
+use rustix::process::{Resource, getrlimit};
 
 pub use self::command::MAX_DEVICES;
 use self::command::{Channels, FrontEnd};
@@ -38,6 +40,12 @@ use crate::virtio::net;
 
 /// How long QEMU may take to build its machine.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The number of descriptors of a VM without disks, in this process, which has more of them than
+/// QEMU: 37, and some for streams.
+const OPEN_FILES: u64 = 48;
+/// The number of descriptors for a disk: 14.
+const OPEN_FILES_PER_DISK: u64 = 16;
 
 /// A VM that QEMU runs.
 #[derive(Debug)]
@@ -67,8 +75,10 @@ pub fn start(
             devices.len()
         )));
     }
+    check_open_files(config.disks.len())?;
+    check_proc()?;
     let program = locate()?;
-    let sandbox = sandbox::Check::start(&program);
+    let sandbox = sandbox::Check::start(&program).map_err(failed("start QEMU"))?;
     let mut inherited = Vec::new();
     let mut pass = |end: OwnedFd| {
         let number = end.as_raw_fd();
@@ -128,6 +138,30 @@ pub fn start(
         console: Some(console),
         servers,
     }))
+}
+
+/// Refuses a VM that would run out of descriptors: one that does not arrive with its vhost-user
+/// message leaves a device that never responds.
+fn check_open_files(disks: usize) -> Result<(), EngineError> {
+    let needed = OPEN_FILES + OPEN_FILES_PER_DISK * disks as u64;
+    match getrlimit(Resource::Nofile).current {
+        Some(limit) if limit < needed => Err(EngineError::Missing {
+            what: format!("this VM needs {needed} open files, the limit is {limit}"),
+            remediation: "raise the limit: ulimit -n 1024".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a host where the frequency of the guest's clock cannot be found ([`tsc`]).
+fn check_proc() -> Result<(), EngineError> {
+    match Path::new("/proc/self").exists() {
+        true => Ok(()),
+        false => Err(EngineError::Missing {
+            what: "engine qemu needs /proc, which is not mounted".into(),
+            remediation: "mount it: mount -t proc proc /proc".into(),
+        }),
+    }
 }
 
 /// Waits until the machine runs. Returns QEMU's error if it exits before.
