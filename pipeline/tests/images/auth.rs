@@ -437,6 +437,29 @@ fn an_expired_token_is_replaced() {
 }
 
 #[test]
+fn a_token_whose_scope_does_not_suffice_is_replaced() {
+    let registry = or_skip!(registry(false));
+    let real = registry.address().to_owned();
+    let server = ScriptedServer::start(move |address, request| {
+        if let Some((_, query)) = request.path.split_once("/token?") {
+            let is_for_blobs = query.contains("scope=repository:app:blobs");
+            let token = if is_for_blobs { "blobs" } else { "manifests" };
+            return answer(200, &[], &format!(r#"{{"token":"{token}"}}"#));
+        }
+        let part = request.path.split('/').nth(3).unwrap();
+        if request.authorization == Some(format!("Bearer {part}")) {
+            return redirect(&real, &request.path);
+        }
+        let challenge = format!(
+            "WWW-Authenticate: Bearer realm=\"http://{address}/token\",error=\"insufficient_scope\",scope=\"repository:app:{part}\""
+        );
+        answer(401, &[&challenge], "")
+    });
+    build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap();
+    assert_eq!(server.requests_to("/token").len(), 2);
+}
+
+#[test]
 fn a_refusal_or_an_invalid_response_of_the_token_server_is_reported() {
     let registry = or_skip!(registry(false));
     for (status, body, expected) in [

@@ -89,10 +89,12 @@ fn a_redirect_to_plain_http_on_another_host_is_refused_before_anything_is_sent()
         "http://10.255.255.1/x",
         "http://storage.example/x",
         "//storage.example/x",
+        "http://user:secret@storage.example/x",
     ] {
         let server = redirecting(move |_, _| target.into());
         let error = build(&TestDir::new(), &format!("{}/app:1", server.address)).unwrap_err();
         let host = target.split('/').nth(2).unwrap();
+        let host = host.rsplit('@').next().unwrap();
         let expected = format!("(at {host}) requires plain HTTP, which is not allowed");
         assert!(error.to_string().ends_with(&expected), "{error}");
     }

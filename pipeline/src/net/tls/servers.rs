@@ -80,6 +80,7 @@ fn what_go_supports_is_supported_and_what_is_not_secure_is_named() {
         ("p521", P521),
         ("rsa", RSA),
         ("rsa1024", RSA_1024),
+        ("rsa2047", "-newkey rsa:2047"),
         ("ed25519", "-newkey ed25519"),
         ("pss", "-newkey rsa-pss -pkeyopt rsa_keygen_bits:2048"),
     ] {
@@ -104,6 +105,7 @@ fn what_go_supports_is_supported_and_what_is_not_secure_is_named() {
         ("p256", "-groups X448", no_suite),
         ("rsa1024", &format!("-tls1_2 {WEAK}"), short),
         ("rsa1024", &format!("-tls1_3 {WEAK}"), short),
+        ("rsa2047", "-tls1_2", short),
     ] {
         let result = hosts.shake_hands(name, server, Some(name));
         match expected {

@@ -116,10 +116,8 @@ impl Http {
         loop {
             let origin = Origin::of(&url).ok_or(RegistryProblem::Protocol)?;
             let is_home = origin == home;
-            let other_host = || {
-                let authority = url.authority().map(ToString::to_string);
-                authority.filter(|_| origin.host != home.host || origin.port != home.port)
-            };
+            let other_host =
+                || host_of(&url).filter(|_| origin.host != home.host || origin.port != home.port);
             let failed = |problem: RegistryProblem| Failure {
                 other_host: other_host(),
                 ..problem.into()
@@ -199,6 +197,12 @@ impl Http {
             certificates: certificates.map(Path::to_owned),
         })
     }
+}
+
+/// Host and port for messages, without user and password.
+pub(super) fn host_of(url: &Uri) -> Option<String> {
+    let authority = url.authority()?.as_str();
+    authority.rsplit('@').next().map(str::to_owned)
 }
 
 /// Whether a proxy refuses a request for plain HTTP. Some answer 401 instead of 407.

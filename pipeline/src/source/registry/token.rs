@@ -18,7 +18,7 @@ use super::challenge::Challenge;
 use super::client::Client;
 use super::credentials::Secret;
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Request};
+use super::http::{Answer, Request, host_of};
 use crate::image::go_json::{self, Decode, Fields};
 use crate::net::redirect::encoded;
 
@@ -126,7 +126,7 @@ impl Client {
         form: Option<&[(&str, &str)]>,
         authorization: Option<&str>,
     ) -> Result<Answer, RegistryError> {
-        let host = url.authority().map(ToString::to_string);
+        let host = host_of(url);
         let mut answer = self
             .with_retries(|| {
                 self.http().send(&Request {
