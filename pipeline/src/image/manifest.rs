@@ -5,9 +5,9 @@
 
 use microagent_cas::Digest;
 
+use super::document::AnyManifest;
 pub use super::document::ImageConfig;
-use super::document::{AnyManifest, Configuration};
-pub(crate) use super::document::{Descriptor, Index, Manifest};
+pub(crate) use super::document::{Configuration, Descriptor, Index, Manifest};
 use super::go_json;
 use super::platform::{self, CpuLevel, Fit, PLATFORM, Verdict};
 use crate::diagnosis::{Diagnosis, ErrorKind, shown};
@@ -205,11 +205,14 @@ pub(crate) fn parse(
     let any: AnyManifest =
         go_json::from_slice(bytes).map_err(|error| malformed("manifest", error.to_string()))?;
     let is_schema_1 = |media_type: &str| media_type.starts_with(DOCKER_SCHEMA_1);
-    let is_named_schema_1 = match any.media_type.as_str() {
-        "" => announced.is_some_and(is_schema_1) && any.config.is_none() && any.manifests.is_none(),
-        media_type => is_schema_1(media_type),
+    // The version alone says nothing: some OCI documents have a wrong one.
+    let is_schema_1 = match any.media_type.as_str() {
+        OCI_INDEX | DOCKER_LIST | OCI_MANIFEST | DOCKER_MANIFEST => false,
+        media_type if is_schema_1(media_type) => true,
+        _ if any.config.is_some() || any.manifests.is_some() => false,
+        _ => any.schema_version == 1 || announced.is_some_and(is_schema_1),
     };
-    if any.schema_version == 1 || is_named_schema_1 {
+    if is_schema_1 {
         return Err(ManifestError::Schema1 {
             image: image.to_owned(),
         });

@@ -117,9 +117,9 @@ impl Archive {
         &self.path
     }
 
-    /// Finds the file `name`, following links.
+    /// Finds the file `name`, in any spelling (`./x`, `a//x`), following links.
     pub(crate) fn find(&self, name: &str) -> Option<Extent> {
-        let mut name = name.to_owned();
+        let mut name = relative("", name);
         for _ in 0..MAX_LINKS {
             match self.members.get(&name)? {
                 Member::File(extent) => return Some(*extent),

@@ -10,13 +10,14 @@ use std::io::Read;
 use std::path::Path;
 
 use microagent_cas::{Digest, Hasher, Store};
-use serde::Deserialize;
+use serde::Deserializer;
 
 use super::archive::{Archive, Extent};
 use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
 use super::{LayerStream, RawDocument, Source, nth, number_of};
+use crate::image::go_json::{self, Decode, Fields};
 use crate::image::manifest::{
-    LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST,
+    Configuration, LayerDescriptor, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST,
 };
 use crate::tar::decompress::{self, Compression, MAGIC_LEN};
 
@@ -29,22 +30,24 @@ pub(super) struct DockerArchive {
 }
 
 /// An entry of `manifest.json`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[derive(Debug, Default)]
 struct ManifestEntry {
     config: String,
-    repo_tags: Option<Vec<String>>,
-    layers: Option<Vec<String>>,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
 }
 
-#[derive(Deserialize)]
-struct Config {
-    rootfs: DiffIds,
-}
+impl Fields for ManifestEntry {
+    const NAMES: &'static [&'static str] = &["Config", "RepoTags", "Layers", "Parent"];
 
-#[derive(Deserialize)]
-struct DiffIds {
-    diff_ids: Option<Vec<String>>,
+    fn field<'de, D: Deserializer<'de>>(&mut self, name: &str, input: D) -> Result<(), D::Error> {
+        match name {
+            "Config" => self.config.decode(input),
+            "RepoTags" => self.repo_tags.decode(input),
+            "Layers" => self.layers.decode(input),
+            _ => String::new().decode(input),
+        }
+    }
 }
 
 impl DockerArchive {
@@ -65,9 +68,9 @@ impl DockerArchive {
         let saved: Vec<ManifestEntry> = parse("manifest.json", &bytes).map_err(|p| p.at(path))?;
         let saved = choose(saved, name).map_err(|problem| problem.at(path))?;
         let config = archive.read(&saved.config)?;
-        let document: Config = parse(&saved.config, &config).map_err(|p| p.at(path))?;
-        let diff_ids = document.rootfs.diff_ids.unwrap_or_default();
-        let files = saved.layers.unwrap_or_default();
+        let document: Configuration = parse(&saved.config, &config).map_err(|p| p.at(path))?;
+        let diff_ids = document.rootfs.diff_ids;
+        let files = saved.layers;
         if diff_ids.len() != files.len() {
             return Err(ArchiveProblem::Malformed {
                 name: saved.config,
@@ -130,8 +133,8 @@ impl Source for DockerArchive {
     }
 }
 
-fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T, ArchiveProblem> {
-    serde_json::from_slice(bytes).map_err(|error| ArchiveProblem::Malformed {
+fn parse<T: Decode>(name: &str, bytes: &[u8]) -> Result<T, ArchiveProblem> {
+    go_json::from_slice(bytes).map_err(|error| ArchiveProblem::Malformed {
         name: name.to_owned(),
         reason: error.to_string(),
     })
@@ -142,9 +145,9 @@ fn choose(
     mut saved: Vec<ManifestEntry>,
     name: Option<&str>,
 ) -> Result<ManifestEntry, ArchiveProblem> {
-    let names = |(number, image): (usize, &ManifestEntry)| match &image.repo_tags {
-        Some(tags) if !tags.is_empty() => tags.clone(),
-        _ => vec![nth(number)],
+    let names = |(number, image): (usize, &ManifestEntry)| match image.repo_tags.is_empty() {
+        true => vec![nth(number)],
+        false => image.repo_tags.clone(),
     };
     let available: Vec<String> = saved.iter().enumerate().flat_map(names).collect();
     if let Some(number) = name.and_then(number_of)
@@ -153,7 +156,7 @@ fn choose(
         return Ok(saved.swap_remove(number));
     }
     let wanted = |image: &ManifestEntry| {
-        let mut tags = image.repo_tags.iter().flatten();
+        let mut tags = image.repo_tags.iter();
         name.is_none_or(|name| tags.any(|tag| is_same(tag, name)))
     };
     let mut matching = saved.into_iter().filter(wanted);
@@ -206,3 +209,6 @@ fn identify(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -273,3 +273,37 @@ proptest! {
         let _ = read_config(&bytes, &manifest(1), "x");
     }
 }
+
+/// Docker schema 1 is told by its fields, not by the version: podman and umoci read OCI documents
+/// with the version 1.
+#[test]
+fn the_version_alone_does_not_make_docker_schema_1() {
+    let oci = |media_type: Option<&str>| {
+        let mut document = manifest_document(1);
+        document["schemaVersion"] = json!(1);
+        if let Some(media_type) = media_type {
+            document["mediaType"] = json!(media_type);
+        }
+        document
+    };
+    let index = json!({ "schemaVersion": 1, "mediaType": OCI_INDEX, "manifests": [] });
+    let old = json!({ "schemaVersion": 1, "name": "x", "fsLayers": [], "history": [] });
+    let schema_1 = format!("{DOCKER_SCHEMA_1}+prettyjws");
+    for (document, announced, expected) in [
+        (oci(None), None, "manifest"),
+        (oci(Some(OCI_MANIFEST)), None, "manifest"),
+        (oci(None), Some(&*schema_1), "manifest"),
+        (index, None, "index"),
+        (old.clone(), None, "schema 1"),
+        (old.clone(), Some("application/json"), "schema 1"),
+        (oci(Some(&schema_1)), None, "schema 1"),
+    ] {
+        let found = match parse(document.to_string().as_bytes(), announced, "x") {
+            Ok(Document::Manifest(_)) => "manifest",
+            Ok(Document::Index(_)) => "index",
+            Err(ManifestError::Schema1 { .. }) => "schema 1",
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(found, expected, "{document}");
+    }
+}
