@@ -2,11 +2,14 @@
 //!
 //! The magic number decides, not the media type: some registries hold layers
 //! whose media type is wrong, and other unpackers check the magic number too.
-//! The media type is used only for what has no magic number (encryption).
+//! The media type is used only for what has no magic number (encryption). A tar whose first name
+//! begins with such a number is recognised by the checksum of its header.
 
 use std::io::{self, BufRead, Read};
 
 use flate2::bufread::MultiGzDecoder;
+
+use crate::tar::reader::is_tar;
 
 /// A supported compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,11 +29,14 @@ pub(crate) enum Compression {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Foreign(pub(crate) &'static str);
 
-/// The number of bytes that [`detect`] needs.
-pub(crate) const MAGIC_LEN: usize = 6;
+/// The number of bytes that [`detect`] needs: a tar header.
+pub(crate) const MAGIC_LEN: usize = 512;
 
 /// Detects the compression from the first bytes.
 pub(crate) fn detect(first: &[u8]) -> Result<Compression, Foreign> {
+    if is_tar(first) {
+        return Ok(Compression::None);
+    }
     match first {
         [0x1f, 0x8b, ..] => Ok(Compression::Gzip),
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Compression::Zstd),
@@ -163,5 +169,28 @@ mod tests {
         assert_eq!(plain(b"").unwrap(), b"");
         assert_eq!(detect(b"\x04\x22\x4d\x18xx"), Err(Foreign("lz4")));
         assert_eq!(detect(b"LZIP\x01x"), Err(Foreign("lzip")));
+    }
+
+    #[test]
+    fn a_tar_whose_first_name_begins_with_a_magic_number_is_not_compressed() {
+        for name in [
+            &b"LZIPx"[..],
+            b"BZh1x",
+            b"\x1f\x9dz",
+            b"\x1f\x8bz",
+            b"\x28\xb5\x2f\xfdz",
+            b"\xfd7zXZ",
+            b"\x04\x22\x4d\x18",
+        ] {
+            let mut header = tar::Header::new_ustar();
+            header.as_old_mut().name[..name.len()].copy_from_slice(name);
+            header.set_size(0);
+            header.set_cksum();
+            let tar = header.as_bytes();
+            assert_eq!(detect(tar), Ok(Compression::None), "{name:?}");
+            assert_eq!(plain(tar).unwrap(), tar);
+            // Without a header it is what the number says.
+            assert_ne!(detect(&tar[..511]), Ok(Compression::None), "{name:?}");
+        }
     }
 }

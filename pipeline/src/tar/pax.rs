@@ -29,8 +29,8 @@ pub(crate) struct PaxHeader {
 /// GNU tar's records for sparse files, formats 0.0, 0.1 and 1.0.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct PaxSparse {
-    pub(crate) major: Option<u64>,
-    pub(crate) minor: Option<u64>,
+    pub(crate) major: Option<Vec<u8>>,
+    pub(crate) minor: Option<Vec<u8>>,
     /// The real name; the member's own name is a placeholder for other readers.
     pub(crate) name: Option<Vec<u8>>,
     /// The file's size, including holes.
@@ -39,9 +39,26 @@ pub(crate) struct PaxSparse {
     pub(crate) map: Option<Vec<u64>>,
 }
 
+/// Where the map of a sparse file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MapPlace {
+    /// In the extended header.
+    Header,
+    /// Before the data.
+    Data,
+}
+
 impl PaxSparse {
-    pub(crate) fn is_sparse(&self) -> bool {
-        self.major.is_some() || self.map.is_some()
+    /// The place of the map; `None` if the file is not sparse. Go's rule: versions 0.0 and 0.1,
+    /// whose headers need not name it, and 1.0. With any other version, the file is an ordinary one.
+    pub(crate) fn map_place(&self) -> Option<MapPlace> {
+        let has_map = self.map.as_ref().is_some_and(|map| !map.is_empty());
+        match (self.major.as_deref(), self.minor.as_deref()) {
+            (Some(b"0"), Some(b"0" | b"1")) => Some(MapPlace::Header),
+            (Some(b"1"), Some(b"0")) => Some(MapPlace::Data),
+            (None, None) if has_map => Some(MapPlace::Header),
+            _ => None,
+        }
     }
 }
 
@@ -95,8 +112,8 @@ impl PaxHeader {
             b"uid" => self.uid = number(value)?,
             b"gid" => self.gid = number(value)?,
             b"mtime" => self.mtime = timestamp(value)?,
-            b"GNU.sparse.major" => sparse.major = number(value)?,
-            b"GNU.sparse.minor" => sparse.minor = number(value)?,
+            b"GNU.sparse.major" => sparse.major = bytes(),
+            b"GNU.sparse.minor" => sparse.minor = bytes(),
             b"GNU.sparse.name" => sparse.name = bytes(),
             b"GNU.sparse.size" | b"GNU.sparse.realsize" => sparse.size = number(value)?,
             b"GNU.sparse.map" => {
@@ -116,9 +133,6 @@ impl PaxHeader {
                     return Err("its sparse map is too long");
                 }
                 map.extend(number::<u64>(value)?);
-            }
-            b"GNU.sparse.numblocks" => {
-                sparse.map.get_or_insert_default();
             }
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {

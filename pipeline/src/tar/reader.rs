@@ -6,26 +6,29 @@
 //! rules are those of Go's `archive/tar`, which the tools that build and unpack
 //! images use: global PAX headers are skipped, GNU long names have priority
 //! over PAX names, the size field of members without content is ignored, owners are
-//! reduced to 32 bits, and the padding of the last member may be missing.
+//! reduced to 32 bits, the padding of the last member may be missing, and a sparse
+//! file of an unknown version is an ordinary file.
 //!
 //! The header layout comes from the `tar` crate. The iteration does not,
 //! because the crate keeps extension headers of any size in memory, reports no
 //! offsets for sparse members and does not support PAX sparse files.
 
 mod fields;
+mod format;
 mod sparse;
 
 use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use self::fields::{device, owner, signed, sum_is_right, unsigned};
+use self::fields::{owner, signed, sum_is_right, unsigned};
+use self::format::{device, name};
 use self::sparse::sparse_content;
 use crate::tar::entry::{Attributes, Content, Entry, EntryKind, Timestamp, display_name};
-use crate::tar::pax::{self, PaxHeader};
+use crate::tar::pax::{self, MapPlace, PaxHeader};
 
 /// The version of the reader. Must rise whenever it could read other members from the same tar.
-pub(crate) const READER_VERSION: u32 = 1;
+pub(crate) const READER_VERSION: u32 = 2;
 
 /// The block size of a tar.
 const BLOCK: u64 = 512;
@@ -136,10 +139,10 @@ impl<R: Read> TarReader<R> {
                         .map_err(|reason| TarError::Extended { offset: at, reason })?;
                 }
                 EntryType::GNULongName => {
-                    extensions.long_name = Some(until_nul(self.extension(size, at)?));
+                    extensions.long_name = long(self.extension(size, at)?);
                 }
                 EntryType::GNULongLink => {
-                    extensions.long_link = Some(until_nul(self.extension(size, at)?));
+                    extensions.long_link = long(self.extension(size, at)?);
                 }
                 _ => return self.member(&header, at, size, extensions).map(Some),
             }
@@ -182,8 +185,7 @@ impl<R: Read> TarReader<R> {
             long_link,
         } = extensions;
         let old = header.as_old();
-        let path = (long_name.or_else(|| pax.path.take()))
-            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let path = (long_name.or_else(|| pax.path.take())).unwrap_or_else(|| name(header));
         let link = (long_link.or_else(|| pax.link.take())).unwrap_or_else(|| {
             let bytes = header.link_name_bytes();
             bytes.map_or_else(Vec::new, |bytes| bytes.into_owned())
@@ -250,24 +252,22 @@ impl<R: Read> TarReader<R> {
             let (map, real) = self.old_sparse_map(header, at, &path)?;
             self.end_at(stored, at)?;
             sparse_content(&map, real, self.offset, stored).ok_or_else(|| broken(&path))?
-        } else if pax.sparse.is_sparse() {
+        } else if let Some(place) = pax.sparse.map_place() {
             path = pax.sparse.name.take().unwrap_or(path);
             self.end_at(stored, at)?;
             let begin = self.offset;
-            let map = match pax.sparse.major {
-                Some(1) => self.sparse_map_in_data(stored).map_err(|e| match e {
+            let map = match place {
+                MapPlace::Data => self.sparse_map_in_data(stored).map_err(|e| match e {
                     None => broken(&path),
                     Some(error) => error,
                 })?,
-                None | Some(0) => pax.sparse.map.take().unwrap_or_default(),
-                Some(_) => return Err(broken(&path)),
+                MapPlace::Header => pax.sparse.map.take().unwrap_or_default(),
             };
+            let real = pax.sparse.size.unwrap_or(stored);
             let stored = stored
                 .checked_sub(self.offset - begin)
                 .ok_or_else(|| broken(&path))?;
-            (pax.sparse.size)
-                .and_then(|real| sparse_content(&map, real, self.offset, stored))
-                .ok_or_else(|| broken(&path))?
+            sparse_content(&map, real, self.offset, stored).ok_or_else(|| broken(&path))?
         } else {
             self.end_at(stored, at)?;
             Content::dense(stored, self.offset)
@@ -403,11 +403,19 @@ fn has_content(header: &Header) -> bool {
     )
 }
 
-fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
+/// The name in an extension header of GNU. An empty one does not count.
+fn long(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     if let Some(nul) = bytes.iter().position(|byte| *byte == 0) {
         bytes.truncate(nul);
     }
+    Some(bytes).filter(|name| !name.is_empty())
+}
+
+/// Whether these bytes begin with a tar header.
+pub(crate) fn is_tar(bytes: &[u8]) -> bool {
     bytes
+        .get(..BLOCK as usize)
+        .is_some_and(|block| sum_is_right(Header::from_byte_slice(block)))
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 //!   attributes; in all other cases the new member replaces the old one. If the
 //!   replaced name is a hard link, the other names are unchanged.
 //! - A parent directory without a member is created (`root:root`, 0755, 1970); a
-//!   file in the place of a parent directory is replaced.
+//!   file in the place of a parent directory is replaced. So is a symbolic link to a file, but not
+//!   the file, and a link of a lower layer that leads nowhere because it is in a loop.
 //! - The target of a hard link is a name from the root, in this or a lower layer.
 //! - The metadata of AUFS (names below `.wh..wh.*`) is dropped. A file in
 //!   `.wh..wh.plnk` is the content of the hard links to it.
@@ -41,7 +42,7 @@ use crate::tree::xattr;
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
 
 /// The version of the rules. Must rise whenever the same layers could give another tree.
-pub(crate) const MERGE_VERSION: u32 = 1;
+pub(crate) const MERGE_VERSION: u32 = 2;
 
 const WHITEOUT: &[u8] = b".wh.";
 const WHITEOUT_META: &[u8] = b".wh..wh.";
@@ -129,7 +130,7 @@ impl Merger {
         }
         match name.strip_prefix(WHITEOUT) {
             Some(_) if *name == OPAQUE => {
-                if let Some(directory) = find(&self.tree, parents, &mut self.work)? {
+                if let Some(directory) = find(&self.tree, parents, self.layer, &mut self.work)? {
                     self.clear(directory);
                 }
                 Ok(())
@@ -154,7 +155,7 @@ impl Merger {
         if matches!(name, b"" | b"." | b"..") {
             return Err(MergeProblem::BadWhiteout);
         }
-        let Some(directory) = find(&self.tree, parents, &mut self.work)? else {
+        let Some(directory) = find(&self.tree, parents, self.layer, &mut self.work)? else {
             return Ok(());
         };
         match self.tree.lookup(directory, name) {
@@ -212,7 +213,7 @@ impl Merger {
 
     /// The inode of a member that is not a hard link.
     fn inode(&mut self, kind: EntryKind, attributes: Attributes) -> Result<Inode, MergeProblem> {
-        let mut attributes = xattr::kept(attributes);
+        let mut attributes = xattr::kept(&kind, attributes)?;
         // What the file system cannot store is refused before it takes memory.
         if !xattr::fit_ext4(&attributes.xattrs) {
             return Err(MergeProblem::Attributes);
@@ -252,7 +253,8 @@ impl Merger {
         };
         let inode = match *parents == [LINKED] && !self.plain {
             true => self.linked.get(*name).copied(),
-            false => find_edge(&self.tree, parents, name, &mut self.work)?.map(|edge| edge.inode),
+            false => find_edge(&self.tree, parents, name, self.layer, &mut self.work)?
+                .map(|edge| edge.inode),
         };
         let inode = inode.ok_or_else(|| MergeProblem::MissingTarget(text()))?;
         match self.tree.is_directory(inode) {
@@ -264,14 +266,14 @@ impl Merger {
     /// The directory at the path `parts`, for a new entry `name`. It is created if necessary, and
     /// every directory in its resolved path belongs to this layer from then on.
     fn directory(&mut self, parts: &[&[u8]], name: &[u8]) -> Result<InodeId, MergeProblem> {
-        let path = resolve(&self.tree, parts, &mut self.work)?;
+        let path = resolve(&self.tree, parts, self.layer, &mut self.work)?;
         let length = |step: &Step<'_>| step.name.len() + 1;
         if path.iter().map(length).sum::<usize>() + name.len() > MAX_PATH {
             return Err(MergeProblem::BadName);
         }
         // Owned, because a component may come from a link in the tree, which changes.
         let path: Vec<(Vec<u8>, Option<InodeId>)> = (path.iter())
-            .map(|step| (step.name.to_vec(), step.directory))
+            .map(|step| (step.name.to_vec(), step.directory()))
             .collect();
         let (mut here, layer) = (ROOT, self.layer);
         for (name, directory) in path {

@@ -36,6 +36,8 @@ struct Name {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Refused(#[allow(dead_code)] pub &'static str);
 
+const LOOP: Refused = Refused("a loop of links");
+
 impl Default for Model {
     fn default() -> Model {
         let root = implicit();
@@ -186,11 +188,28 @@ impl Model {
     }
 
     /// Resolves a path to one without symbolic links, as in a root directory of its own.
-    /// Components that do not exist are kept.
+    /// Components that do not exist are kept, as are links to files and lower layers' loops.
     pub fn resolved(&self, parts: &[Vec<u8>]) -> Result<Path, Refused> {
         let mut here: Path = Vec::new();
-        let mut ahead: Path = parts.iter().rev().cloned().collect();
-        let (mut links, mut steps) = (0, 0);
+        let mut limits = (0, 0);
+        for part in parts {
+            let next = joined(&here, part);
+            let is_link = matches!(self.kind(&next), Some(InodeKind::Symlink(_)));
+            here = match self.followed(&next, &mut limits) {
+                Ok(path) if !is_link || !self.passes_file(&path) => path,
+                Err(LOOP) if self.names[&next].layer == self.layer => return Err(LOOP),
+                Ok(_) | Err(LOOP) => next,
+                Err(refused) => return Err(refused),
+            };
+        }
+        Ok(here)
+    }
+
+    /// Follows the links of the last component of a path.
+    fn followed(&self, path: &Path, limits: &mut (usize, usize)) -> Result<Path, Refused> {
+        let mut here = path.clone();
+        let mut ahead: Path = here.pop().into_iter().collect();
+        let (links, steps) = limits;
         while let Some(part) = ahead.pop() {
             if part == b".." {
                 here.pop();
@@ -201,21 +220,27 @@ impl Model {
                 here = next;
                 continue;
             };
-            links += 1;
-            if links > 40 {
-                return Err(Refused("a loop of links"));
+            *links += 1;
+            if *links > 40 {
+                return Err(LOOP);
             }
             if target.starts_with(b"/") {
                 here.clear();
             }
             let target = parts_of(target);
-            steps += target.len();
-            if steps > 1024 || target.iter().any(|part| part.len() > 255) {
+            *steps += target.len();
+            if *steps > 1024 || target.iter().any(|part| part.len() > 255) {
                 return Err(Refused("a long link"));
             }
             ahead.extend(target.into_iter().rev());
         }
         Ok(here)
+    }
+
+    /// Whether the path has a file in it or at its end.
+    fn passes_file(&self, path: &Path) -> bool {
+        let mut kinds = (1..=path.len()).filter_map(|length| self.kind(&path[..length].to_vec()));
+        kinds.any(|kind| *kind != InodeKind::Directory)
     }
 
     /// Finds a directory.

@@ -21,7 +21,7 @@ fn entry(path: &[u8], kind: EntryKind) -> Entry {
                 nanos: 5,
             },
             xattrs: vec![Xattr {
-                name: b"user.x".to_vec(),
+                name: b"trusted.x".to_vec(),
                 value: b"y".to_vec(),
             }],
         },

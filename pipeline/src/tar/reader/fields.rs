@@ -4,7 +4,6 @@
 use tar::Header;
 
 use super::TarError;
-use crate::tar::entry::Device;
 
 /// Verifies the header's checksum: the sum of its unsigned bytes (signed ones in
 /// some old writers), with the checksum field read as blanks.
@@ -22,30 +21,6 @@ pub(super) fn sum_is_right(header: &Header) -> bool {
         of_signed += i64::from(byte as i8);
     }
     expected == of_unsigned || expected == of_signed
-}
-
-pub(super) fn device(header: &Header, at: u64) -> Result<Device, TarError> {
-    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
-        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
-        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-        (None, None) => {
-            return Err(TarError::Field {
-                offset: at,
-                field: "device",
-            });
-        }
-    };
-    let number = |bytes: &[u8]| {
-        let number = unsigned(bytes, at, "device")?;
-        u32::try_from(number).map_err(|_| TarError::Field {
-            offset: at,
-            field: "device",
-        })
-    };
-    Ok(Device {
-        major: number(major)?,
-        minor: number(minor)?,
-    })
 }
 
 /// A user or group id. Linux has 32 bits for it, to which other numbers are reduced: -2, which some

@@ -155,6 +155,189 @@ fn owners_times_modes_and_attributes_are_kept() {
     assert_eq!(attributes.xattrs[0].value, b"\0\n= ");
 }
 
+/// Each result is that of umoci and podman.
+#[test]
+fn the_prefix_of_a_name_depends_on_the_dialect() {
+    let name_with = |magic: &[u8; 8], rest: &[u8], star: bool| {
+        let mut header = header("f", b'1', 0);
+        header.as_old_mut().linkname[0] = b'a';
+        let bytes = header.as_mut_bytes();
+        bytes[257..265].copy_from_slice(magic);
+        bytes[345..512].fill(0);
+        bytes[345..345 + rest.len()].copy_from_slice(rest);
+        if star {
+            bytes[508..512].copy_from_slice(b"tar\0");
+        }
+        header.set_cksum();
+        let entry = entries(header.as_bytes()).unwrap().remove(0);
+        let target = b"a".to_vec();
+        assert_eq!(entry.kind, EntryKind::Hardlink { target });
+        String::from_utf8(entry.path).unwrap()
+    };
+    let (ustar, gnu) = (b"ustar\x0000", b"ustar  \0");
+    let long = [&[b'p'; 131][..], b"00000000001 00000000002 "].concat();
+    let in_131 = format!("{}/f", "p".repeat(131));
+    let in_155 = format!("{}/f", long.escape_ascii());
+    let times = b"00000001234\x0000000001235\0";
+    let binary_times = b"\x80\0\0\0\0\0\0\0\0\0\0\x05\x80\0\0\0\0\0\0\0\0\0\0\x05";
+    let cases: &[(&[u8; 8], &[u8], bool, &str)] = &[
+        (ustar, b"some/dir", false, "some/dir/f"),
+        (ustar, b"", false, "f"),
+        (ustar, b"/abs/", false, "/abs//f"),
+        (ustar, &long, false, &in_155),
+        // The version does not matter.
+        (b"ustar\0\0\0", b"some/dir", false, "some/dir/f"),
+        (b"ustar\0  ", b"some/dir", false, "some/dir/f"),
+        // Of star: 131 bytes, then two times.
+        (ustar, &long, true, &in_131),
+        (b"ustar\0  ", b"dir\0", true, "dir/f"),
+        // GNU has times there, but Go wrote a prefix once.
+        (gnu, b"", false, "f"),
+        (gnu, times, false, "f"),
+        (gnu, binary_times, false, "f"),
+        (gnu, b"some/dir", false, "some/dir/f"),
+        (gnu, b"\0\0\0\0\0\0\0\0\0\0\0\0garbage", false, "f"),
+        (gnu, "d\u{e9}/dir".as_bytes(), false, "f"),
+        // Others have none.
+        (b"ustar 00", b"some/dir", false, "f"),
+        (&[0; 8], b"some/dir", false, "f"),
+        (&[0; 8], b"some/dir", true, "f"),
+    ];
+    for (magic, rest, star, expected) in cases {
+        let found = name_with(magic, rest, *star);
+        assert_eq!(found, *expected, "{magic:?} {}", rest.escape_ascii());
+    }
+}
+
+/// As Go's `archive/tar`.
+#[test]
+fn a_device_in_a_header_without_its_number_is_0_0() {
+    let device = |magic: &[u8; 8]| {
+        let mut header = header("d", b'3', 0);
+        header.as_mut_bytes()[257..265].copy_from_slice(magic);
+        header.as_mut_bytes()[329..345].copy_from_slice(b"0000007\x000000011\0");
+        header.set_cksum();
+        match entries(header.as_bytes()).unwrap().remove(0).kind {
+            EntryKind::CharDevice(device) => (device.major, device.minor),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(device(&[0; 8]), (0, 0));
+    for magic in [b"ustar\x0000", b"ustar\0  ", b"ustar  \0"] {
+        assert_eq!(device(magic), (7, 9));
+    }
+}
+
+/// A member with content, padded.
+fn member(name: &str, flag: u8, content: &[u8]) -> Vec<u8> {
+    let mut tar = header(name, flag, content.len() as u64).as_bytes().to_vec();
+    tar.extend(content);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+    tar
+}
+
+#[test]
+fn an_empty_long_name_of_gnu_does_not_count() {
+    let mut link = header("link", b'1', 0);
+    link.as_old_mut().linkname[0] = b'a';
+    link.set_cksum();
+    let mut tar = Vec::new();
+    for flag in [b'L', b'K'] {
+        tar.extend(member("././@LongLink", flag, b"\0"));
+    }
+    tar.extend(link.as_bytes());
+    let entries = entries(&tar).unwrap();
+    assert_eq!(entries[0].path, b"link");
+    let target = b"a".to_vec();
+    assert_eq!(entries[0].kind, EntryKind::Hardlink { target });
+}
+
+/// Each result is that of umoci and podman.
+#[test]
+fn a_file_is_sparse_if_its_version_is_known() {
+    let map = |data: &[u8]| {
+        let mut map = b"1\n2\n3\n".to_vec();
+        map.resize(512, 0);
+        [&map, data].concat()
+    };
+    let hole = [&[0; 2][..], b"abc"].concat();
+    let sized = |size| [&hole[..], &vec![0; size - hole.len()]].concat();
+    let (major, minor) = ("GNU.sparse.major", "GNU.sparse.minor");
+    let (name, real, size) = ("GNU.sparse.name", "GNU.sparse.realsize", "GNU.sparse.size");
+    type Records<'a> = &'a [(&'a str, &'a str)];
+    let cases: &[(Records<'_>, Vec<u8>, &str, Vec<u8>)] = &[
+        (
+            &[(major, "1"), (minor, "0"), (name, "q"), (real, "10")],
+            map(b"abc"),
+            "q",
+            sized(10),
+        ),
+        // Without its size, it has that of the map and the data.
+        (
+            &[(major, "1"), (minor, "0"), (name, "q")],
+            map(b"abc"),
+            "q",
+            sized(515),
+        ),
+        (
+            &[
+                (size, "10"),
+                ("GNU.sparse.numblocks", "1"),
+                ("GNU.sparse.map", "2,3"),
+            ],
+            b"abc".to_vec(),
+            "f",
+            sized(10),
+        ),
+        // Unknown versions, and no version or map.
+        (
+            &[(major, "2"), (minor, "0"), (name, "q"), (real, "10")],
+            b"abc".to_vec(),
+            "f",
+            b"abc".to_vec(),
+        ),
+        (
+            &[(major, "1"), (minor, "1"), (name, "q"), (real, "10")],
+            b"abc".to_vec(),
+            "f",
+            b"abc".to_vec(),
+        ),
+        (
+            &[(major, "1"), (name, "q"), (real, "3")],
+            b"abc".to_vec(),
+            "f",
+            b"abc".to_vec(),
+        ),
+        (
+            &[(major, "x"), (minor, "0"), (real, "3")],
+            b"abc".to_vec(),
+            "f",
+            b"abc".to_vec(),
+        ),
+        (
+            &[(size, "10"), ("GNU.sparse.numblocks", "0")],
+            Vec::new(),
+            "f",
+            Vec::new(),
+        ),
+    ];
+    for (records, stored, path, expected) in cases {
+        let mut header = Vec::new();
+        for (key, value) in *records {
+            let body = format!(" {key}={value}\n");
+            // Of two digits, with its own length.
+            header.extend(format!("{}{body}", body.len() + 2).bytes());
+        }
+        let mut tar = member("x", b'x', &header);
+        tar.extend(member("f", b'0', stored));
+        tar.extend(member("next", b'0', b""));
+        let entries = entries(&tar).unwrap();
+        assert_eq!(entries[0].path, path.as_bytes(), "{records:?}");
+        assert_eq!(content(&tar, &entries[0]), *expected, "{records:?}");
+        assert_eq!(entries[1].path, b"next", "{records:?}");
+    }
+}
+
 #[test]
 fn names_are_bytes() {
     let mut tar = header("x", b'0', 0).as_bytes().to_vec();

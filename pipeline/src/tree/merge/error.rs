@@ -3,6 +3,7 @@
 use super::budget::{MAX_BLOCKS, MAX_INODES, MAX_MEMORY};
 use super::path::{MAX_LINKS, MAX_NAME, MAX_PATH, MAX_STEPS};
 use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::tree::xattr::Impossible;
 
 /// Why a layer cannot be added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,8 @@ pub enum MergeProblem {
     Root,
     #[error("it is a whiteout without a file name")]
     BadWhiteout,
+    #[error("its extended attribute {name:?} cannot be set: {reason}")]
+    Attribute { name: String, reason: &'static str },
     #[error("its extended attributes cannot be stored in an ext4 file system")]
     Attributes,
     #[error("the image has more than {MAX_INODES} files")]
@@ -52,6 +55,15 @@ pub enum MergeProblem {
     TooManyBlocks,
     #[error("the file tree of the image takes more than {} MiB of memory", MAX_MEMORY >> 20)]
     TooLarge,
+}
+
+impl From<Impossible> for MergeProblem {
+    fn from(attribute: Impossible) -> MergeProblem {
+        MergeProblem::Attribute {
+            name: attribute.name,
+            reason: attribute.reason,
+        }
+    }
 }
 
 impl Diagnosis for MergeError {
@@ -66,6 +78,9 @@ impl Diagnosis for MergeError {
         Some(match self.problem {
             MergeProblem::TooMany | MergeProblem::TooManyBlocks | MergeProblem::TooLarge => {
                 "use an image with fewer files".into()
+            }
+            MergeProblem::Attribute { .. } => {
+                "rebuild the image without the attribute: Linux refuses it, too".into()
             }
             MergeProblem::Attributes => {
                 "rebuild the image without the attributes: ext4 has 4 KiB for those of a file"

@@ -23,69 +23,148 @@ pub(super) const MAX_STEPS: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) name: &'a [u8],
-    /// The directory; `None` if there is none of this name.
-    pub(super) directory: Option<InodeId>,
+    pub(super) place: Place,
 }
 
-/// Resolves the path `parts`, and all symbolic links in it, to a path without symbolic links; adds
-/// the number of components to `work`.
+/// What has the name of a component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Directory(InodeId),
+    /// A file of another type, or a symbolic link that is not followed.
+    File,
+    Nothing,
+}
+
+impl Step<'_> {
+    pub(super) fn directory(&self) -> Option<InodeId> {
+        match self.place {
+            Place::Directory(inode) => Some(inode),
+            Place::File | Place::Nothing => None,
+        }
+    }
+}
+
+/// Resolves the path `parts` of a member of layer number `layer`, and all symbolic links in it, to
+/// a path without symbolic links; adds the number of components to `work`.
+///
+/// A link that leads to or through a file is not followed: a member below it replaces the link by a
+/// directory, and not the file. So is a link of a lower layer that is in a loop; one of this layer
+/// is an error. (podman replaces every link of a lower layer, umoci refuses all of these.)
 pub(super) fn resolve<'a>(
     tree: &'a Tree,
     parts: &[&'a [u8]],
+    layer: usize,
     work: &mut u64,
 ) -> Result<Vec<Step<'a>>, MergeProblem> {
     let mut path: Vec<Step<'a>> = Vec::with_capacity(parts.len());
-    let mut rest: Vec<&[u8]> = parts.iter().rev().copied().collect();
-    let (mut links, mut steps) = (0, 0);
-    while let Some(name) = rest.pop() {
+    let mut links = Links::default();
+    for name in parts {
         *work += 1;
-        if name == b".." {
-            path.pop();
-            continue;
-        }
-        let here = path.last().map_or(Some(ROOT), |step| step.directory);
-        let edge = here.and_then(|here| tree.lookup(here, name));
-        match edge.map(|edge| (edge.inode, &tree.inode(edge.inode).kind)) {
-            Some((_, InodeKind::Symlink { target })) => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(MergeProblem::SymlinkLoop);
+        let edge = edge(tree, &path, name);
+        if let Some(edge) = edge
+            && let InodeKind::Symlink { target } = &tree.inode(edge.inode).kind
+        {
+            match links.follow(tree, &path, target, work) {
+                Ok(led) if led.iter().all(|step| step.place != Place::File) => {
+                    path = led;
+                    continue;
                 }
-                if target.starts_with(b"/") {
-                    path.clear();
-                }
-                for name in split(target).rev() {
-                    steps += 1;
-                    if steps > MAX_STEPS {
-                        return Err(MergeProblem::SymlinkSteps);
-                    }
-                    if name.len() > MAX_NAME {
-                        return Err(MergeProblem::BadName);
-                    }
-                    rest.push(name);
-                }
+                Err(MergeProblem::SymlinkLoop) if edge.layer < layer => {}
+                Err(problem) => return Err(problem),
+                Ok(_) => {}
             }
-            Some((inode, InodeKind::Directory(_))) => path.push(Step {
-                name,
-                directory: Some(inode),
-            }),
-            _ => path.push(Step {
-                name,
-                directory: None,
-            }),
         }
+        path.push(step(tree, name, edge));
     }
     Ok(path)
+}
+
+/// The name `name` in the directory that the path leads to.
+fn edge(tree: &Tree, path: &[Step<'_>], name: &[u8]) -> Option<Edge> {
+    let here = path.last().map_or(Some(ROOT), Step::directory);
+    here.and_then(|here| tree.lookup(here, name))
+}
+
+fn step<'a>(tree: &Tree, name: &'a [u8], edge: Option<Edge>) -> Step<'a> {
+    let place = match edge {
+        Some(edge) if tree.is_directory(edge.inode) => Place::Directory(edge.inode),
+        Some(_) => Place::File,
+        None => Place::Nothing,
+    };
+    Step { name, place }
+}
+
+/// The symbolic links of one resolution.
+#[derive(Default)]
+struct Links {
+    count: usize,
+    steps: usize,
+}
+
+impl Links {
+    /// The path that a link to `target` in the directory at `path` leads to.
+    fn follow<'a>(
+        &mut self,
+        tree: &'a Tree,
+        path: &[Step<'a>],
+        target: &'a [u8],
+        work: &mut u64,
+    ) -> Result<Vec<Step<'a>>, MergeProblem> {
+        let mut path = path.to_vec();
+        let mut rest: Vec<&[u8]> = Vec::new();
+        self.expand(target, &mut path, &mut rest)?;
+        while let Some(name) = rest.pop() {
+            *work += 1;
+            if name == b".." {
+                path.pop();
+                continue;
+            }
+            let edge = edge(tree, &path, name);
+            match edge.map(|edge| &tree.inode(edge.inode).kind) {
+                Some(InodeKind::Symlink { target }) => self.expand(target, &mut path, &mut rest)?,
+                _ => path.push(step(tree, name, edge)),
+            }
+        }
+        Ok(path)
+    }
+
+    /// Adds the components of a link's target to those that are still to be resolved.
+    fn expand<'a>(
+        &mut self,
+        target: &'a [u8],
+        path: &mut Vec<Step<'a>>,
+        rest: &mut Vec<&'a [u8]>,
+    ) -> Result<(), MergeProblem> {
+        self.count += 1;
+        if self.count > MAX_LINKS {
+            return Err(MergeProblem::SymlinkLoop);
+        }
+        if target.starts_with(b"/") {
+            path.clear();
+        }
+        for name in split(target).rev() {
+            self.steps += 1;
+            if self.steps > MAX_STEPS {
+                return Err(MergeProblem::SymlinkSteps);
+            }
+            if name.len() > MAX_NAME {
+                return Err(MergeProblem::BadName);
+            }
+            rest.push(name);
+        }
+        Ok(())
+    }
 }
 
 /// The directory at the path `parts`, if it exists.
 pub(super) fn find(
     tree: &Tree,
     parts: &[&[u8]],
+    layer: usize,
     work: &mut u64,
 ) -> Result<Option<InodeId>, MergeProblem> {
-    let path = resolve(tree, parts, work)?;
-    Ok(path.last().map_or(Some(ROOT), |step| step.directory))
+    let path = resolve(tree, parts, layer, work)?;
+    Ok(path.last().map_or(Some(ROOT), Step::directory))
 }
 
 /// The name `name` in the directory at the path `parts`, if both exist.
@@ -93,9 +172,10 @@ pub(super) fn find_edge(
     tree: &Tree,
     parts: &[&[u8]],
     name: &[u8],
+    layer: usize,
     work: &mut u64,
 ) -> Result<Option<Edge>, MergeProblem> {
-    let directory = find(tree, parts, work)?;
+    let directory = find(tree, parts, layer, work)?;
     Ok(directory.and_then(|directory| tree.lookup(directory, name)))
 }
 

@@ -160,6 +160,114 @@ fn links_on_the_way_are_resolved_as_linux_does_inside_the_root() {
     }
 }
 
+/// As podman, which so treats every link of a lower layer; umoci refuses these layers.
+#[test]
+fn a_link_to_a_file_is_replaced_and_the_file_is_kept() {
+    let shell: Members<'_> = &[('f', "bin/busybox", "333"), ('l', "bin/sh", "busybox")];
+    let cases: &[(&[Members<'_>], &[&str])] = &[
+        (
+            &[shell, &[('f', "bin/sh/x", "1")]],
+            &[
+                "bin/ 755",
+                "bin/busybox = 3 of 0",
+                "bin/sh/ 755",
+                "bin/sh/x = 1 of 1",
+            ],
+        ),
+        (
+            &[shell, &[('d', "bin/sh/x", "")]],
+            &[
+                "bin/ 755",
+                "bin/busybox = 3 of 0",
+                "bin/sh/ 755",
+                "bin/sh/x/ 700",
+            ],
+        ),
+        (
+            &[shell, &[('h', "bin/sh/x", "bin/busybox")]],
+            &[
+                "bin/ 755",
+                "bin/busybox = 3 of 0",
+                "bin/sh/ 755",
+                "bin/sh/x ~ bin/busybox",
+            ],
+        ),
+        // Within a layer too, as a file in the place of a directory.
+        (
+            &[&[shell[0], shell[1], ('f', "bin/sh/x", "1")]],
+            &[
+                "bin/ 755",
+                "bin/busybox = 3 of 0",
+                "bin/sh/ 755",
+                "bin/sh/x = 1 of 0",
+            ],
+        ),
+        // Chains, relative and absolute; a link below a link to a directory; a link through a file.
+        (
+            &[
+                &[('f', "b/f", "1"), ('l', "b/m", "/b/f"), ('l', "b/l", "m")],
+                &[('f', "b/l/x/y", "22")],
+            ],
+            &[
+                "b/ 755",
+                "b/f = 1 of 0",
+                "b/l/ 755",
+                "b/l/x/ 755",
+                "b/l/x/y = 2 of 1",
+                "b/m -> /b/f",
+            ],
+        ),
+        (
+            &[
+                &[('f', "b/f", "1"), ('l', "b/l", "f"), ('l', "c", "b")],
+                &[('f', "c/l/x", "22")],
+            ],
+            &[
+                "b/ 755",
+                "b/f = 1 of 0",
+                "b/l/ 755",
+                "b/l/x = 2 of 1",
+                "c -> b",
+            ],
+        ),
+        (
+            &[
+                &[('f', "b", "1"), ('l', "l", "b/c/d")],
+                &[('f', "l/x", "22")],
+            ],
+            &["b = 1 of 0", "l/ 755", "l/x = 2 of 1"],
+        ),
+        // Whiteouts hide nothing there, and create nothing.
+        (
+            &[
+                &[('f', "b", "1"), ('l', "l", "b")],
+                &[('f', "l/.wh.x", ""), ('f', "l/.wh..wh..opq", "")],
+            ],
+            &["b = 1 of 0", "l -> b"],
+        ),
+        // Loops of a lower layer.
+        (
+            &[&[('l', "a", "a")], &[('f', "a/x", "1"), ('f', "a/y", "22")]],
+            &["a/ 755", "a/x = 1 of 1", "a/y = 2 of 1"],
+        ),
+        (
+            &[
+                &[('l', "a", "b"), ('l', "b", "a")],
+                &[('f', "a/.wh.x", ""), ('d', "b/d", "")],
+            ],
+            &["a -> b", "b/ 755", "b/d/ 700"],
+        ),
+    ];
+    for (layers, expected) in cases {
+        assert_eq!(merged(layers), *expected, "{layers:?}");
+    }
+    // A hard link's target is not created.
+    assert_eq!(
+        merge(&[shell, &[('h', "h", "bin/sh/x")]]).unwrap_err(),
+        MergeProblem::MissingTarget("bin/sh/x".into())
+    );
+}
+
 #[test]
 fn a_path_has_the_limits_of_linux() {
     let links = |count: usize| {
