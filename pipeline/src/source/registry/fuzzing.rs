@@ -6,7 +6,7 @@ use crate::image::reference::RegistryReference;
 
 /// A parsed challenge, formatted according to RFC 9110, parses to the same value.
 pub(crate) fn challenge(header: &str) {
-    let Some(found) = challenge::parse(header.lines()) else {
+    let Some(found) = challenge::parse(header.lines().map(str::as_bytes)) else {
         return;
     };
     let quoted = |text: &str| {
@@ -27,7 +27,7 @@ pub(crate) fn challenge(header: &str) {
             text + &format!(",scope={}", quoted(&scopes.join(" ")))
         }
     };
-    let again = challenge::parse(std::iter::once(&*written));
+    let again = challenge::parse(std::iter::once(written.as_bytes()));
     assert_eq!(again.as_ref(), Some(&found), "{written}");
 }
 
