@@ -257,6 +257,15 @@ pub enum DiskMode {
         /// Where to create the delta, an unnamed file that is deleted when the VM ends.
         scratch_dir: PathBuf,
     },
+    /// Writes go to a delta that is kept; the image is only read, and must stay as it is as long as
+    /// the delta exists. Both files are created if they are missing; no other VM may use them at
+    /// the same time.
+    Delta {
+        /// The blocks that were written: a sparse file as large as the image.
+        delta: PathBuf,
+        /// Which blocks these are.
+        presence: PathBuf,
+    },
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! completes them. Back ends handle bytes and offsets and do not depend on virtio:
 //!
 //! - [`Raw`]: a raw image, read-only or written in place;
-//! - [`Overlay`]: a read-only raw image, and a sparse delta that holds what is written.
+//! - [`Overlay`]: a read-only raw image, and a sparse delta that holds what is written, for the time
+//!   of the VM or with a [`Presence`] map for longer.
 //!
 //! A write is durable when a later flush completes, or when the write itself completes if the
 //! driver did not accept `VIRTIO_BLK_F_FLUSH`. If writes need not outlive the VM
@@ -34,7 +35,7 @@ use microagent_proto::warning::DiskOperation;
 use super::device::copy_config;
 use super::serve::serve_queue_while;
 use super::{DeviceError, DeviceIo, VirtioDevice};
-pub use backend::{Backend, Overlay, Raw};
+pub use backend::{Backend, Overlay, Presence, PresenceError, Raw};
 use config::{MAX_DISCARD_SECTORS, MAX_WRITE_ZEROES_SECTORS, config};
 use failure::Failures;
 pub use open::{BlockError, lock, open};

@@ -7,6 +7,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use microagent_proto::control::{DiskConfig, DiskMode};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::{Backend, Block, Overlay, Raw, SECTOR};
+use super::{Backend, Block, Overlay, Presence, PresenceError, Raw, SECTOR};
 
 /// How long to wait for the lock on an image: a supervisor that has just been killed holds it until
 /// the kernel has torn down its VM.
@@ -60,6 +61,24 @@ pub enum BlockError {
         /// The cause.
         #[source]
         source: io::Error,
+    },
+    /// A delta that is kept cannot be opened.
+    #[error("cannot open disk delta {}", path.display())]
+    KeptDelta {
+        /// The delta.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The presence map of a delta cannot be used.
+    #[error("cannot use presence map {}", path.display())]
+    Presence {
+        /// The presence map.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: PresenceError,
     },
     /// The delta of an overlay cannot be created.
     #[error("cannot create a disk delta in {}", dir.display())]
@@ -105,8 +124,42 @@ pub fn open(config: &DiskConfig, id: &str) -> Result<Block, BlockError> {
                 })?;
             Box::new(overlay)
         }
+        DiskMode::Delta { delta, presence } => Box::new(open_delta(file, len, delta, presence)?),
     };
     Ok(Block::new(backend, id))
+}
+
+/// The disk of `base` and a delta that is kept.
+fn open_delta(base: File, len: u64, delta: &Path, presence: &Path) -> Result<Overlay, BlockError> {
+    let open = |path: &Path| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        options.mode(0o600).open(path)
+    };
+    let kept = |source| BlockError::KeptDelta {
+        path: delta.to_owned(),
+        source,
+    };
+    let file = open(delta).map_err(kept)?;
+    // The lock of the delta is that of both files.
+    lock(&file, delta, true)?;
+    let map = open(presence)
+        .map_err(PresenceError::from)
+        .and_then(|map| Presence::open(map, len))
+        .map_err(|source| BlockError::Presence {
+            path: presence.to_owned(),
+            source,
+        })?;
+    // What a flush makes durable must have a name.
+    for path in [delta, presence] {
+        sync_directory(path).map_err(kept)?;
+    }
+    Overlay::kept(base, len, file, map).map_err(kept)
+}
+
+fn sync_directory(of: &Path) -> io::Result<()> {
+    let parent = of.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 fn open_image(path: &Path, writable: bool) -> Result<(File, u64), BlockError> {
@@ -197,6 +250,25 @@ mod tests {
             error.to_string(),
             format!("disk {} is in use by another VM", image.path().display())
         );
+    }
+
+    #[test]
+    fn a_kept_delta_belongs_to_one_vm_and_to_one_base() {
+        let (base, directory) = (image(), tempfile::tempdir().unwrap());
+        let mode = DiskMode::Delta {
+            delta: directory.path().join("root.delta"),
+            presence: directory.path().join("root.presence"),
+        };
+        let first = open_as(base.path(), mode.clone()).unwrap();
+        // Not a lock on the base: others share it.
+        let _other = open_as(base.path(), DiskMode::ReadOnly).unwrap();
+        let error = open_as(base.path(), mode.clone()).unwrap_err();
+        assert!(matches!(error, BlockError::InUse { .. }), "{error}");
+        drop(first);
+        drop(open_as(base.path(), mode.clone()).unwrap());
+        base.as_file().set_len(8192).unwrap();
+        let error = open_as(base.path(), mode).unwrap_err();
+        assert!(matches!(error, BlockError::Presence { .. }), "{error}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Storage back ends. They read and write byte ranges and do not depend on virtio.
 
 mod overlay;
+mod presence;
 mod raw;
 mod zero;
 
@@ -9,6 +10,7 @@ use std::io;
 
 use crate::virtio::Segments;
 pub use overlay::Overlay;
+pub use presence::{Presence, PresenceError};
 pub use raw::Raw;
 
 /// The storage of a disk.

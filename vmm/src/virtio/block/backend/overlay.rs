@@ -1,9 +1,12 @@
 //! A read-only raw image (the base), and a sparse delta that holds what is written.
 //!
 //! The delta is a file as large as the base. It holds whole blocks of [`BLOCK`] bytes; all others
-//! are read from the base. A bitmap in memory records which blocks it holds, so that a read needs
-//! no system call to find out (32 KiB for 1 GiB of disk). A write to part of a block that the delta
-//! does not hold first copies the rest of the block from the base (copy-up).
+//! are read from the base. [`Presence`] records which blocks it holds. A write to part of a block
+//! that the delta does not hold first copies the rest of the block from the base (copy-up).
+//!
+//! A delta is either lost when the VM ends, or kept with its presence map. Of a kept delta, what
+//! was not flushed may be lost in a crash: a block is then as it was before (a new block in the
+//! delta whose bit is not stored is not seen), or as it was written.
 //!
 //! Blocks that are discarded or filled with zeros become holes in the delta, which hide the base.
 
@@ -13,33 +16,43 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
+use super::presence::Presence;
 use super::{Backend, zero};
 use crate::virtio::Segments;
 
 /// The block size of the delta, in bytes: that of the file systems on these disks.
 pub const BLOCK: u64 = 4096;
 
-/// A base and its delta. The delta is not durable: it is lost when the VM ends.
+/// A base and its delta.
 #[derive(Debug)]
 pub struct Overlay {
     base: File,
     delta: File,
     len: u64,
-    held: Bitmap,
+    held: Presence,
 }
 
 impl Overlay {
-    /// The disk in `base`, `len` bytes long (whole sectors), under the empty file `delta`.
+    /// The disk in `base`, `len` bytes long (whole sectors), under the empty file `delta`, which is
+    /// lost when the VM ends.
     ///
     /// # Errors
     /// When the delta cannot be extended to the size of the base.
     pub fn new(base: File, len: u64, delta: File) -> io::Result<Overlay> {
+        Overlay::kept(base, len, delta, Presence::volatile(len))
+    }
+
+    /// The same under a `delta` of which `held` records the blocks.
+    ///
+    /// # Errors
+    /// When the delta cannot be extended to the size of the base.
+    pub fn kept(base: File, len: u64, delta: File, held: Presence) -> io::Result<Overlay> {
         delta.set_len(len)?;
         Ok(Overlay {
             base,
             delta,
             len,
-            held: Bitmap::new(len.div_ceil(BLOCK)),
+            held,
         })
     }
 
@@ -107,7 +120,7 @@ impl Backend for Overlay {
     }
 
     fn durable(&self) -> bool {
-        false
+        self.held.is_kept()
     }
 
     fn read_at(&mut self, mut into: Segments<'_>, mut offset: u64) -> io::Result<()> {
@@ -173,44 +186,12 @@ impl Backend for Overlay {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The blocks that the delta holds.
-struct Bitmap(Vec<u64>);
-
-impl Bitmap {
-    fn new(blocks: u64) -> Bitmap {
-        Bitmap(vec![0; blocks.div_ceil(64) as usize])
-    }
-
-    fn get(&self, block: u64) -> bool {
-        self.0
-            .get((block / 64) as usize)
-            .is_some_and(|word| word >> (block % 64) & 1 == 1)
-    }
-
-    fn set(&mut self, block: u64) {
-        if let Some(word) = self.0.get_mut((block / 64) as usize) {
-            *word |= 1 << (block % 64);
+        if self.held.is_kept() {
+            // First the blocks, then that they are there.
+            self.delta.sync_data()?;
+            self.held.store()?;
         }
-    }
-
-    /// Whether `start` is held, and where the run of blocks in the same state ends, at most `end`.
-    fn run(&self, start: u64, end: u64) -> (bool, u64) {
-        let held = self.get(start);
-        let run_end = (start + 1..end)
-            .find(|&block| self.get(block) != held)
-            .unwrap_or(end);
-        (held, run_end)
-    }
-}
-
-impl std::fmt::Debug for Bitmap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let held: u32 = self.0.iter().map(|word| word.count_ones()).sum();
-        write!(f, "Bitmap({held} held)")
+        Ok(())
     }
 }
 
@@ -297,6 +278,109 @@ mod tests {
         }
     }
 
+    /// What a crash leaves of the two files.
+    #[derive(Debug, Clone, Copy)]
+    enum Crash {
+        /// The process was killed: all that it wrote.
+        Process,
+        /// The host lost its power: of the delta all, of the presence map what was synced.
+        Map,
+        /// The same, and of the delta only what was synced.
+        Host,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Write(u8),
+        Zero,
+        Flush,
+        Crash(Crash),
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        let crash = prop_oneof![Just(Crash::Process), Just(Crash::Map), Just(Crash::Host)];
+        prop_oneof![
+            6 => any::<u8>().prop_map(Event::Write),
+            1 => Just(Event::Zero),
+            2 => Just(Event::Flush),
+            2 => crash.prop_map(Event::Crash),
+        ]
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// After any crash, each sector is as at the last flush, or as it was written since then.
+        #[test]
+        fn nothing_that_was_flushed_is_lost(
+            sectors in 1u64..60,
+            events in prop::collection::vec((any::<u64>(), 1u64..20, any_event()), 1..30),
+        ) {
+            let len = sectors * 512;
+            let original: Vec<u8> = (0..len).map(|i| (i / 512) as u8 | 1).collect();
+            let base = file(&original);
+            let open = |delta: &[u8], map: &[u8]| {
+                let (delta, map) = (file(delta), file(map));
+                let held = Presence::open(map.try_clone().unwrap(), len).unwrap();
+                let files = (delta.try_clone().unwrap(), map);
+                (Overlay::kept(base.try_clone().unwrap(), len, delta, held).unwrap(), files)
+            };
+            let (mut disk, mut files) = open(&[], &[]);
+            let mut synced = (content(&files.0), content(&files.1));
+            // The bytes that each sector may have after a crash.
+            let first = |sector: u64| vec![original[sector as usize * 512]];
+            let mut allowed: Vec<Vec<u8>> = (0..sectors).map(first).collect();
+            for (at, count, event) in events {
+                let at = at % sectors;
+                let count = count.min(sectors - at);
+                let (offset, bytes) = (at * 512, count * 512);
+                let range = at as usize..(at + count) as usize;
+                match event {
+                    Event::Write(byte) => {
+                        let mut data = vec![byte; bytes as usize];
+                        let data = VolatileSlice::from(&mut data[..]);
+                        disk.write_at(data.into(), offset).unwrap();
+                        allowed[range].iter_mut().for_each(|values| values.push(byte));
+                    }
+                    Event::Zero => {
+                        disk.write_zeroes(offset, bytes, true).unwrap();
+                        allowed[range].iter_mut().for_each(|values| values.push(0));
+                    }
+                    Event::Flush => {
+                        disk.flush().unwrap();
+                        synced = (content(&files.0), content(&files.1));
+                        for values in &mut allowed {
+                            *values = values.split_off(values.len() - 1);
+                        }
+                    }
+                    Event::Crash(crash) => {
+                        let now = (content(&files.0), content(&files.1));
+                        drop(disk);
+                        (disk, files) = match crash {
+                            Crash::Process => open(&now.0, &now.1),
+                            Crash::Map => open(&now.0, &synced.1),
+                            Crash::Host => open(&synced.0, &synced.1),
+                        };
+                        synced = (content(&files.0), content(&files.1));
+                        let mut all = vec![0; len as usize];
+                        disk.read_at(VolatileSlice::from(&mut all[..]).into(), 0).unwrap();
+                        for (sector, values) in all.chunks(512).zip(&mut allowed) {
+                            prop_assert!(sector.iter().all(|&byte| byte == sector[0]));
+                            prop_assert!(values.contains(&sector[0]), "{:?} {}", values, sector[0]);
+                            *values = vec![sector[0]];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn discarded_blocks_hide_the_base_and_are_freed_in_the_delta() {
         use std::os::unix::fs::MetadataExt;
@@ -329,7 +413,7 @@ mod tests {
             base: file(&[1; 4096]),
             delta: full().unwrap(),
             len: 4096,
-            held: Bitmap::new(1),
+            held: Presence::volatile(4096),
         };
         disk.discard(0, 4096).unwrap();
         let mut data = [0; 4096];
