@@ -1,0 +1,370 @@
+//! The directory of a workspace, `<state-dir>/workspaces/<name>/`, mode 0700.
+//!
+//! | file | content |
+//! |---|---|
+//! | `spec.json` | the specification with what `create` resolved, replaced by rename |
+//! | `root.delta`, `root.presence` | what the guest wrote; the base stays in the store |
+//! | `event.json`, `events.jsonl` | the last event; a bounded history |
+//! | `console.log` | the end of the guest's console |
+//! | `result.json` | how the workload ended |
+//! | `lock` | held while a supervisor lives; says where it listens |
+//!
+//! A workspace is made under a name that starts with a dot and gets its own name by rename, when it
+//! is complete. So a name exists entirely or not at all, and what a killed `create` leaves is
+//! recognised: its lock is not held.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::event::replace;
+use crate::lock::Lock;
+use crate::spec::{Spec, SpecError};
+
+/// The file of the specification.
+const SPEC: &str = "spec.json";
+/// The file of the lock.
+const LOCK: &str = "lock";
+/// How the names of incomplete workspaces start.
+const INCOMPLETE: &str = ".create-";
+
+/// Why a workspace's directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirError {
+    /// A system call failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What failed, as a verb.
+        action: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no workspace of this name.
+    #[error("there is no workspace {0:?}")]
+    Absent(String),
+    /// A workspace of this name exists.
+    #[error("workspace {0:?} already exists")]
+    Exists(String),
+    /// The manifest cannot be read.
+    #[error("{}:{source}", path.display())]
+    Spec {
+        /// The manifest.
+        path: PathBuf,
+        /// The mistake.
+        #[source]
+        source: SpecError,
+    },
+}
+
+fn failed(action: &'static str, path: &Path, source: impl Into<io::Error>) -> DirError {
+    DirError::Io {
+        action,
+        path: path.to_owned(),
+        source: source.into(),
+    }
+}
+
+/// All workspaces of a state directory.
+#[derive(Debug, Clone)]
+pub struct Workspaces(PathBuf);
+
+impl Workspaces {
+    /// Those of `state_dir`.
+    pub fn of(state_dir: &Path) -> Workspaces {
+        Workspaces(state_dir.join("workspaces"))
+    }
+
+    /// The workspace `name`.
+    ///
+    /// # Errors
+    /// [`DirError::Absent`].
+    pub fn get(&self, name: &str) -> Result<WorkspaceDir, DirError> {
+        let path = self.0.join(name);
+        if path.join(SPEC).is_file() {
+            return Ok(WorkspaceDir(path));
+        }
+        Err(DirError::Absent(name.to_owned()))
+    }
+
+    /// The names of all workspaces, sorted.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn names(&self) -> Result<Vec<String>, DirError> {
+        let entries = match fs::read_dir(&self.0) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &self.0, error)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| failed("read", &self.0, error))?;
+            // Names are ASCII.
+            let Ok(name) = entry.file_name().into_string() else {
+                continue;
+            };
+            if !name.starts_with('.') && entry.path().join(SPEC).is_file() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Begins a workspace. Removes what killed processes left of others.
+    ///
+    /// # Errors
+    /// [`DirError::Exists`] if the name is taken, and those of the file system.
+    pub fn begin(&self, name: &str) -> Result<NewWorkspace, DirError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.0)
+            .map_err(|error| failed("create", &self.0, error))?;
+        if self.0.join(name).exists() {
+            return Err(DirError::Exists(name.to_owned()));
+        }
+        self.sweep();
+        loop {
+            let path = tempfile::Builder::new()
+                .prefix(INCOMPLETE)
+                .tempdir_in(&self.0)
+                .map_err(|error| failed("create a directory in", &self.0, error))?
+                .keep();
+            let lock = path.join(LOCK);
+            match Lock::acquire(&lock) {
+                Ok(Some(lock)) if path.is_dir() => {
+                    return Ok(NewWorkspace {
+                        directory: WorkspaceDir(path),
+                        name: name.to_owned(),
+                        lock,
+                        kept: false,
+                    });
+                }
+                // Another process has swept it before it was locked.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let _ = fs::remove_dir_all(&path);
+                    return Err(failed("lock", &lock, error));
+                }
+            }
+        }
+    }
+
+    fn sweep(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            let left = entry.file_name().to_string_lossy().starts_with(INCOMPLETE);
+            if left && let Ok(Some(_lock)) = Lock::acquire(&entry.path().join(LOCK)) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// The directory of one workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkspaceDir(PathBuf);
+
+impl WorkspaceDir {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The file of the lock.
+    pub fn lock(&self) -> PathBuf {
+        self.0.join(LOCK)
+    }
+
+    /// The file with what the guest wrote.
+    pub fn delta(&self) -> PathBuf {
+        self.0.join("root.delta")
+    }
+
+    /// The file that says which blocks the delta holds.
+    pub fn presence(&self) -> PathBuf {
+        self.0.join("root.presence")
+    }
+
+    /// The end of the guest's console.
+    pub fn console(&self) -> PathBuf {
+        self.0.join("console.log")
+    }
+
+    /// How the workload ended.
+    pub fn result(&self) -> PathBuf {
+        self.0.join("result.json")
+    }
+
+    /// Reads the specification.
+    ///
+    /// # Errors
+    /// [`DirError::Spec`], and those of the file system.
+    pub fn spec(&self) -> Result<Spec, DirError> {
+        let path = self.0.join(SPEC);
+        let text = fs::read_to_string(&path).map_err(|error| failed("read", &path, error))?;
+        Spec::from_json(&text).map_err(|source| DirError::Spec { path, source })
+    }
+
+    /// Replaces the specification.
+    ///
+    /// # Errors
+    /// Those of the file system; the former one is then unchanged.
+    pub fn write_spec(&self, spec: &Spec) -> Result<(), DirError> {
+        let path = self.0.join(SPEC);
+        replace(&path, spec.to_json().as_bytes()).map_err(|error| failed("write", &path, error))
+    }
+
+    /// Removes the directory and all that it contains.
+    ///
+    /// # Errors
+    /// Those of the file system. The name is then free, and the rest is removed by the next
+    /// [`Workspaces::begin`].
+    pub fn remove(self) -> Result<(), DirError> {
+        let Some(parent) = self.0.parent() else {
+            return Ok(());
+        };
+        // First out of sight, so that nobody sees half of it.
+        let hidden = tempfile::Builder::new()
+            .prefix(INCOMPLETE)
+            .tempdir_in(parent)
+            .map_err(|error| failed("create a directory in", parent, error))?;
+        let moved = hidden.path().join("deleted");
+        fs::rename(&self.0, &moved).map_err(|error| failed("remove", &self.0, error))?;
+        hidden
+            .close()
+            .map_err(|error| failed("remove", &moved, error))
+    }
+}
+
+/// A workspace that is not complete. Dropping it removes it.
+#[derive(Debug)]
+pub struct NewWorkspace {
+    directory: WorkspaceDir,
+    name: String,
+    lock: Lock,
+    kept: bool,
+}
+
+impl NewWorkspace {
+    /// Its directory for the time being.
+    pub fn directory(&self) -> &WorkspaceDir {
+        &self.directory
+    }
+
+    /// Gives it its name; returns its directory, and its lock, which is still held.
+    ///
+    /// # Errors
+    /// [`DirError::Exists`] if the name was taken meanwhile, and those of the file system.
+    pub fn complete(mut self) -> Result<WorkspaceDir, DirError> {
+        let path = self.directory.0.with_file_name(&self.name);
+        match renameat_with(CWD, &self.directory.0, CWD, &path, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Err(DirError::Exists(self.name.clone())),
+            Err(error) => return Err(failed("create", &path, error)),
+        }
+        self.kept = true;
+        let parent = path.parent().unwrap_or(Path::new("."));
+        fs::File::open(parent)
+            .and_then(|parent| parent.sync_all())
+            .map_err(|error| failed("create", &path, error))?;
+        Ok(WorkspaceDir(path))
+    }
+
+    /// The lock.
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+}
+
+impl Drop for NewWorkspace {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_dir_all(&self.directory.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lock::is_held;
+
+    fn names(workspaces: &Workspaces) -> Vec<String> {
+        let entries = fs::read_dir(&workspaces.0).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn create(workspaces: &Workspaces, name: &str) -> Result<WorkspaceDir, DirError> {
+        let new = workspaces.begin(name)?;
+        let spec = Spec {
+            name: Some(name.into()),
+            ..Spec::default()
+        };
+        new.directory().write_spec(&spec)?;
+        new.complete()
+    }
+
+    #[test]
+    fn a_workspace_appears_when_it_is_complete_and_disappears_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::of(directory.path());
+        assert_eq!(workspaces.names().unwrap(), Vec::<String>::new());
+        let new = workspaces.begin("b").unwrap();
+        new.directory().write_spec(&Spec::default()).unwrap();
+        assert_eq!(workspaces.names().unwrap(), Vec::<String>::new());
+        assert!(matches!(workspaces.get("b"), Err(DirError::Absent(_))));
+        let b = new.complete().unwrap();
+        assert!(!is_held(&b.lock()).unwrap());
+        create(&workspaces, "a").unwrap();
+        assert_eq!(workspaces.names().unwrap(), ["a", "b"]);
+        assert_eq!(
+            workspaces.get("a").unwrap().spec().unwrap().name.as_deref(),
+            Some("a")
+        );
+        b.remove().unwrap();
+        assert_eq!(names(&workspaces), ["a"]);
+    }
+
+    #[test]
+    fn a_name_is_given_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::of(directory.path());
+        let late = workspaces.begin("a").unwrap();
+        create(&workspaces, "a").unwrap();
+        let error = workspaces.begin("a").unwrap_err();
+        assert_eq!(error.to_string(), "workspace \"a\" already exists");
+        assert!(matches!(late.complete(), Err(DirError::Exists(_))));
+        assert_eq!(names(&workspaces), ["a"]);
+    }
+
+    #[test]
+    fn what_killed_processes_left_is_removed_and_the_rest_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::of(directory.path());
+        let living = workspaces.begin("living").unwrap();
+        // Its drop does not run, and its lock is released.
+        let mut killed = workspaces.begin("killed").unwrap();
+        killed.kept = true;
+        drop(killed);
+        assert_eq!(names(&workspaces).len(), 2);
+        create(&workspaces, "a").unwrap();
+        assert_eq!(names(&workspaces).len(), 2);
+        assert!(living.directory().path().is_dir());
+        drop(living);
+        assert_eq!(names(&workspaces), ["a"]);
+    }
+}

@@ -1,0 +1,179 @@
+//! What happened to a workspace: the last event in `event.json`, replaced by rename, and a bounded
+//! history in `events.jsonl`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::state::State;
+
+/// The file of the last event.
+pub const LAST: &str = "event.json";
+/// The file of the history: one event in each line, oldest first.
+pub const HISTORY: &str = "events.jsonl";
+
+/// The history is cut to its newer half when it is longer than this, in bytes.
+const HISTORY_LIMIT: u64 = 1 << 20;
+
+/// The longest detail, in bytes; a longer one is cut.
+const DETAIL_LIMIT: usize = 4 << 10;
+
+/// Something that happened to a workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    /// The identity of the request that caused it.
+    pub request_id: String,
+    /// The identity of the workspace; a new one for each `create`.
+    pub runtime_id: String,
+    /// The caller's label.
+    pub role: String,
+    /// The engine, once it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// The state after it.
+    pub state: State,
+    /// When, as RFC 3339 in UTC.
+    pub observed_at: String,
+    /// More about it, such as a reason. Never a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// The current time as documents have it.
+pub fn now() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+/// Records `event` in the workspace's `directory`.
+///
+/// # Errors
+/// Those of the file system. The last event is then the one before or this one.
+pub fn record(directory: &Path, mut event: Event) -> io::Result<()> {
+    if let Some(detail) = &mut event.detail {
+        let end = (0..=DETAIL_LIMIT.min(detail.len()))
+            .rev()
+            .find(|&end| detail.is_char_boundary(end));
+        detail.truncate(end.unwrap_or_default());
+    }
+    let mut line = serde_json::to_vec(&event)?;
+    line.push(b'\n');
+    append(&directory.join(HISTORY), &line)?;
+    replace(&directory.join(LAST), &line)
+}
+
+/// The last event. `None` if there is none.
+///
+/// # Errors
+/// Those of the file system, and an event that cannot be read.
+pub fn last(directory: &Path) -> io::Result<Option<Event>> {
+    match fs::read(directory.join(LAST)) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The history, oldest event first. Lines that are not events are ignored: a crash may leave part
+/// of one.
+///
+/// # Errors
+/// Those of the file system.
+pub fn history(directory: &Path) -> io::Result<Vec<Event>> {
+    let file = match File::open(directory.join(HISTORY)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut events = Vec::new();
+    for line in BufReader::new(file).split(b'\n') {
+        events.extend(serde_json::from_slice::<Event>(&line?));
+    }
+    Ok(events)
+}
+
+/// Appends a line, after the newer half of the file if it has become too long.
+fn append(path: &Path, line: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600);
+    let mut file = options.open(path)?;
+    let length = file.metadata()?.len();
+    if length + (line.len() as u64) <= HISTORY_LIMIT {
+        return file.write_all(line);
+    }
+    file.seek(SeekFrom::Start(length - HISTORY_LIMIT / 2))?;
+    let mut reader = BufReader::new(&file);
+    reader.skip_until(b'\n')?;
+    let mut newer = Vec::new();
+    io::copy(&mut reader, &mut newer)?;
+    newer.extend_from_slice(line);
+    replace(path, &newer)
+}
+
+/// Replaces a file by one with this content, readable by the owner only.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".replace-")
+        .tempfile_in(directory)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(state: State, detail: &str) -> Event {
+        Event {
+            request_id: "r".into(),
+            runtime_id: "w".into(),
+            role: "workload".into(),
+            engine: None,
+            state,
+            observed_at: now(),
+            detail: Some(detail.into()),
+        }
+    }
+
+    #[test]
+    fn events_are_kept_in_order_and_the_last_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(last(directory.path()).unwrap(), None);
+        assert_eq!(history(directory.path()).unwrap(), []);
+        let events = [event(State::Prepared, "a"), event(State::Starting, "b")];
+        for event in &events {
+            record(directory.path(), event.clone()).unwrap();
+        }
+        assert_eq!(last(directory.path()).unwrap().as_ref(), events.last());
+        // What a crash may leave.
+        let path = directory.path().join(HISTORY);
+        append(&path, b"{\"requestId\":\n").unwrap();
+        assert_eq!(history(directory.path()).unwrap(), events);
+    }
+
+    #[test]
+    fn the_history_is_bounded_and_keeps_the_newest() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = "é".repeat(DETAIL_LIMIT);
+        let path = directory.path().join(HISTORY);
+        for _ in 0..400 {
+            record(directory.path(), event(State::Running, &long)).unwrap();
+            assert!(fs::metadata(&path).unwrap().len() <= HISTORY_LIMIT);
+        }
+        record(directory.path(), event(State::Halted, "end")).unwrap();
+        let events = history(directory.path()).unwrap();
+        assert!(events.len() > 100, "{}", events.len());
+        assert_eq!(events.last().unwrap().state, State::Halted);
+        let first = events.first().unwrap().detail.as_ref().unwrap();
+        assert_eq!(first.len(), DETAIL_LIMIT);
+        let names: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
+        assert_eq!(names.len(), 2);
+    }
+}
