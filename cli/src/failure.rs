@@ -6,6 +6,9 @@ use std::io;
 use microagent_cas::StoreError;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
+use microagent_workspace::machine::MachineError;
+use microagent_workspace::machine::run_dir::RunDirError;
+use microagent_workspace::machine::supervisor::SupervisorError;
 use serde::Serialize;
 
 use crate::host_limit;
@@ -136,6 +139,29 @@ impl From<microagent_pipeline::Error> for Failure {
             Failure::caused(error.kind(), &error).maybe_remediation(error.remediation());
         failure.retryable = error.retryable();
         failure
+    }
+}
+
+impl From<SupervisorError> for Failure {
+    fn from(error: SupervisorError) -> Failure {
+        Failure::caused(error.kind(), &error).maybe_remediation(error.remediation())
+    }
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Failure {
+        Failure::caused(error.kind(), &error).maybe_remediation(error.remediation())
+    }
+}
+
+impl From<RunDirError> for Failure {
+    fn from(error: RunDirError) -> Failure {
+        let failure = Failure::caused(error.kind(), &error);
+        match failure.remediation {
+            // It is about a limit of this process.
+            Some(_) => failure,
+            None => failure.maybe_remediation(error.remediation()),
+        }
     }
 }
 

@@ -28,18 +28,16 @@
 //! | | `disks`, `command`, `resources` | its parts |
 //! | | `name` | name rules |
 //! | 6 | [`engine`] | engine selection |
-//! | 7 | [`supervisor`], [`session`] | one VM's process and control socket; one guest agent session |
-//! | | `supervisor::{error, listener}` | its errors; the thread that reads the socket |
 //! | 8 | [`disk_copy`] | disk image copies |
 //! | 9 | [`out_file`] | files that the user names |
-//! | 10 | [`settings`], [`termination`], [`install`], [`run_dir`], [`timeline`], [`document`] | resolved global flags; signals and cleanup; helper programs; socket directory; timestamps; shared JSON |
+//! | 10 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
 //! | 11 | [`progress`] | progress reports |
 //! | | `bars`, `lines`, `events` | their forms |
 //! | 12 | [`output`] | results, notices, events, errors |
 //! | 13 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
-//! | 14 | [`failure`], [`table`], [`reaper`] | message, remediation, exit code; text columns; orphaned processes |
+//! | 14 | [`failure`], [`table`] | message, remediation, exit code; text columns |
 //! | 15 | [`printable`], [`host_limit`] | text from elsewhere, safe for a terminal; what to do about limits of the process |
 
 mod app;
@@ -56,16 +54,11 @@ mod output;
 mod perf;
 mod printable;
 mod progress;
-mod reaper;
 mod request;
 mod run;
-mod run_dir;
-mod session;
 mod settings;
-mod supervisor;
 mod table;
 mod termination;
-mod timeline;
 
 use std::process::ExitCode;
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
+use microagent_workspace::machine::reaper;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -26,7 +27,6 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
-use crate::reaper;
 
 /// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";

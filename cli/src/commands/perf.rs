@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 
 use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
+use microagent_workspace::machine::run_dir::RunDir;
 
 use super::pipeline;
 use crate::args::{PerfBootArgs, RunArgs};
@@ -16,7 +17,6 @@ use crate::perf::report::Report;
 use crate::perf::waterfall;
 use crate::request::{RunRequest, resources};
 use crate::run::artifacts;
-use crate::run_dir::RunDir;
 use crate::settings::Settings;
 use crate::termination::Termination;
 

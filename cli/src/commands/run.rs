@@ -8,6 +8,10 @@ use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use microagent_vmm::boot::minimum_memory_mib;
+use microagent_workspace::machine::boot::{Guest, shut_down};
+use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::machine::supervisor::Supervisor;
+use microagent_workspace::machine::timeline::{Mark, Timeline};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
@@ -28,11 +32,8 @@ use crate::run::phases::{Phases, millis, timed};
 use crate::run::vm::{self, Outcome, Status, Task};
 use crate::run::warnings::RunWarnings;
 use crate::run::workspace::Workspace;
-use crate::run_dir::RunDir;
 use crate::settings::{Settings, make_private_dir};
-use crate::supervisor::Supervisor;
 use crate::termination::Termination;
-use crate::timeline::{Mark, Timeline};
 
 /// Exit code when the reader of standard output closed it: that of a program killed by SIGPIPE.
 const EXIT_SIGPIPE: u8 = EXIT_SIGNAL_BASE + 13;
@@ -104,7 +105,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         console_to_stderr: verbose,
     };
     let mut task = task(settings, &request, &artifacts, &name, config, &attached);
-    task.modules = modules.map(|(_, serial)| serial);
+    task.guest.modules = modules.map(|(_, serial)| serial);
     exec_size::check(&task.command, &request.env)?;
     for (_, setup) in &task.setup {
         exec_size::check(setup, &request.env)?;
@@ -123,7 +124,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     let exited = matches!(outcome.status, Status::Exited(_));
     let (halted, warnings) = timed(&mut phases.teardown, || {
         let persistent = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
-        let halted = persistent && exited && vm::shut_down(&supervisor);
+        let halted = persistent && exited && shut_down(&supervisor);
         let warnings = RunWarnings::new(supervisor.warnings(), root, &attached);
         supervisor.end(halted);
         drop(run_dir);
@@ -367,9 +368,11 @@ fn task(
             merge_output: settings.output.streams_are_one(),
             ..exec(artifacts.argv.clone(), Place::Workload)
         },
-        disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
-        modules: None,
-        hostname,
+        guest: Guest {
+            hostname,
+            disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
+            modules: None,
+        },
     }
 }
 

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::process::{Command, Stdio};
 
 use microagent_pipeline::ErrorKind;
+use microagent_workspace::machine::timeline::{TimelineEntry, monotonic_micros};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, set_child_subreaper, wait};
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::timeline::{TimelineEntry, monotonic_micros};
 
 /// The timestamps of one run, in microseconds of `CLOCK_MONOTONIC`.
 #[derive(Debug, Clone)]

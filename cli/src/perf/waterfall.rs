@@ -1,10 +1,10 @@
 //! The phases of a boot, each from one point of a run to another. Phases may overlap.
 
+use microagent_workspace::machine::timeline::Mark;
 use serde::Serialize;
 
 use super::iteration::Iteration;
 use super::statistics::Summary;
-use crate::timeline::Mark;
 
 /// A point of a measured run.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +125,7 @@ fn at(iteration: &Iteration, point: Point) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::timeline::TimelineEntry;
+    use microagent_workspace::machine::timeline::TimelineEntry;
 
     fn iteration(marks: &[(Mark, u64)]) -> Iteration {
         Iteration {

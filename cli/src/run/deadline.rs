@@ -14,9 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microagent_pipeline::ErrorKind;
+use microagent_workspace::machine::supervisor::Killer;
 
 use crate::failure::{EXIT_TIMED_OUT, Failure};
-use crate::supervisor::Killer;
 use crate::termination::Termination;
 
 /// How long the main thread may take to end the process after the deadline, and at least to print

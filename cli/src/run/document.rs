@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use microagent_cas::Digest;
 use microagent_proto::warning::DiskOperation;
+use microagent_workspace::machine::timeline::Timeline;
 use serde::Serialize;
 
 use super::phases::Phases;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument};
 use crate::failure::ErrorDocument;
 use crate::request::resources::Resources;
-use crate::timeline::Timeline;
 
 /// `run --json`, and `run.json` of a kept workspace.
 #[derive(Debug, Serialize)]

@@ -6,11 +6,11 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
+use microagent_workspace::machine::session::Sink;
+use microagent_workspace::machine::timeline::{Mark, Timeline, monotonic_micros};
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::output::Output;
-use crate::session::Sink;
-use crate::timeline::{Mark, Timeline, monotonic_micros};
 
 /// The maximum captured size of each stream, in bytes; the rest is dropped.
 pub const CAPTURE_LIMIT: usize = 16 << 20;

@@ -1,45 +1,30 @@
 //! Boots a VM, configures it, and runs its commands.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use microagent_pipeline::ErrorKind;
-use microagent_proto::agent::{
-    AGENT_PORT, Configure, Disk, Exec, Exited, Failure as AgentFailure, FailureKind, Root,
-};
+use microagent_proto::agent::{AGENT_PORT, Exec, Exited, Failure as AgentFailure, FailureKind};
 use microagent_proto::control::VmConfig;
-use rustix::rand::{GetRandomFlags, getrandom};
+use microagent_workspace::machine::MachineError;
+use microagent_workspace::machine::boot::{Guest, boot, configure};
+use microagent_workspace::machine::session::{self, SessionError};
+use microagent_workspace::machine::supervisor::Supervisor;
+use microagent_workspace::machine::timeline::{Mark, Timeline};
 
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
 use crate::failure::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
 use crate::output::{Output, stdout_error};
-use crate::session::{self, SessionError};
-use crate::supervisor::{Supervisor, SupervisorError};
-use crate::timeline::{Mark, Timeline};
-
-/// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a
-/// busy host a boot takes a few seconds.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Time limit for a clean shutdown: all dirty data must reach the host's disk first.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Entropy for the guest, in bytes.
-const ENTROPY: usize = 32;
 
 /// A VM and the commands to run in it.
 #[derive(Debug)]
 pub struct Task {
     /// Configuration of the VM.
     pub config: VmConfig,
-    /// Host name of the guest.
-    pub hostname: String,
-    /// Additional disks.
-    pub disks: Vec<Disk>,
-    /// Serial number of the disk with the kernel's modules, if it has any.
-    pub modules: Option<String>,
+    /// What the guest is told after its boot.
+    pub guest: Guest,
     /// Shell commands to run first: the command line, and the request.
     pub setup: Vec<(String, Exec)>,
     /// The command.
@@ -133,15 +118,11 @@ fn run_steps(
 ) -> Result<Exited, Stop> {
     let memory_mib = task.config.memory_mib;
     timed(&mut phases.boot, || {
-        supervisor.start(task.config)?;
-        let ready = supervisor.wait_until_ready(BOOT_TIMEOUT)?;
-        timeline.record_boot(&ready);
-        Ok::<_, SupervisorError>(())
-    })
-    .map_err(|error| vm_failure(error, memory_mib))?;
+        timeline.record_boot(&boot(supervisor, task.config)?);
+        Ok::<_, MachineError>(())
+    })?;
     timed(&mut phases.configure, || {
-        let disks = (task.disks, task.modules);
-        configure(supervisor, &task.hostname, disks, memory_mib)
+        configure(supervisor, task.guest, memory_mib)
     })?;
     timeline.record_now(Mark::Root);
     if !task.setup.is_empty() {
@@ -157,39 +138,8 @@ fn run_steps(
             }
             SessionError::Output(error) => Stop::Failed(stdout_error(&error)),
             SessionError::Refused(failure) => Stop::Failed(exec_failure(&failure)),
-            error => Stop::Failed(session_failure(supervisor, error, memory_mib)),
+            error => MachineError::of_session(error, supervisor, memory_mib).into(),
         })
-    })
-}
-
-fn configure(
-    supervisor: &Supervisor,
-    hostname: &str,
-    (disks, modules): (Vec<Disk>, Option<String>),
-    memory_mib: u64,
-) -> Result<(), Failure> {
-    let mut entropy = vec![0; ENTROPY];
-    getrandom(&mut entropy[..], GetRandomFlags::empty())
-        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    let stream = supervisor.connect(AGENT_PORT)?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let request = Configure {
-        unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-        entropy,
-        hostname: hostname.to_owned(),
-        root: Root {
-            device: "vda".into(),
-            fs_type: "ext4".into(),
-            read_only: false,
-        },
-        disks,
-        modules,
-    };
-    session::configure(stream, request).map_err(|error| match error {
-        SessionError::Refused(failure) => Failure::new(ErrorKind::Guest, failure.message),
-        error => session_failure(supervisor, error, memory_mib),
     })
 }
 
@@ -213,7 +163,7 @@ fn set_up(
                 Failure::new(why.kind, format!("{name}: {}", why.message))
                     .maybe_remediation(why.remediation)
             }
-            error => session_failure(supervisor, error, memory_mib),
+            error => MachineError::of_session(error, supervisor, memory_mib).into(),
         })?;
         let how = match (exited.code, exited.signal) {
             (Some(0), _) => continue,
@@ -255,41 +205,7 @@ fn exec_failure(failure: &AgentFailure) -> Failure {
     }
 }
 
-/// The failure for a broken session: the reason of the VM's end, if the supervisor reports one.
-fn session_failure(supervisor: &Supervisor, error: SessionError, memory_mib: u64) -> Failure {
-    match (error, supervisor.exit_reason()) {
-        (SessionError::Version(mismatch), _) => {
-            Failure::new(ErrorKind::Internal, mismatch.to_string())
-                .remediation(mismatch.remediation())
-        }
-        (_, Some(end)) => vm_failure(end, memory_mib),
-        (error, None) => Failure::caused(ErrorKind::Guest, &error),
-    }
-}
-
-/// The failure for a VM that has ended or does not start.
-fn vm_failure(error: SupervisorError, memory_mib: u64) -> Failure {
-    match error.is_out_of_memory() {
-        true => out_of_memory(memory_mib),
-        false => error.into(),
-    }
-}
-
 /// The failure of a guest whose memory was exhausted.
 pub fn out_of_memory(memory_mib: u64) -> Failure {
-    Failure::new(
-        ErrorKind::Guest,
-        format!("the guest ran out of memory ({memory_mib} MiB)"),
-    )
-    .remediation(format!("use more, as in --memory {}", 2 * memory_mib))
-}
-
-/// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.
-pub fn shut_down(supervisor: &Supervisor) -> bool {
-    supervisor
-        .connect(AGENT_PORT)
-        .ok()
-        .and_then(|stream| session::shut_down(stream).ok())
-        .is_some()
-        && supervisor.wait_until_stopped(SHUTDOWN_TIMEOUT).is_some()
+    MachineError::OutOfMemory { memory_mib }.into()
 }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use microagent_pipeline::ErrorKind;
 use microagent_proto::agent::RESET_AT_ONCE;
 use microagent_proto::control::{Engine, VmConfig};
+use microagent_workspace::machine::supervisor::Supervisor;
 
 use super::guest::Guest;
 use crate::failure::Failure;
 use crate::run::phases::millis;
-use crate::supervisor::Supervisor;
 
 /// Time limit of one boot.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -14,8 +14,6 @@ use std::path::{Path, PathBuf};
 use microagent_pipeline::ErrorKind;
 use rustix::fs::{FlockOperation, flock};
 
-use crate::failure::Failure;
-
 /// Maximum length of a Unix socket path in bytes (`sun_path` without its NUL).
 const MAX_SOCKET_PATH: usize = 107;
 /// Length of the directory's name in bytes.
@@ -44,24 +42,28 @@ pub enum RunDirError {
     TooLong(PathBuf),
 }
 
-impl From<RunDirError> for Failure {
-    fn from(error: RunDirError) -> Failure {
-        let kind = match &error {
+impl RunDirError {
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
             RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 ErrorKind::NoSpace
             }
             RunDirError::NotPrivate(_) => ErrorKind::Permission,
-            _ => ErrorKind::Host,
-        };
-        let failure = Failure::caused(kind, &error);
-        match error {
+            RunDirError::Io { .. } | RunDirError::TooLong(_) => ErrorKind::Host,
+        }
+    }
+
+    /// What the user can do about it, if anything.
+    pub fn remediation(&self) -> Option<String> {
+        match self {
             RunDirError::NotPrivate(path) => {
-                failure.remediation(format!("remove it: sudo rm -r {}", path.display()))
+                Some(format!("remove it: sudo rm -r {}", path.display()))
             }
-            RunDirError::Io { .. } if kind == ErrorKind::Host && failure.remediation.is_none() => {
-                failure.remediation("set XDG_RUNTIME_DIR to a writable directory with a short path")
+            RunDirError::Io { .. } if self.kind() == ErrorKind::Host => {
+                Some("set XDG_RUNTIME_DIR to a writable directory with a short path".to_owned())
             }
-            _ => failure,
+            RunDirError::Io { .. } | RunDirError::TooLong(_) => None,
         }
     }
 }

@@ -36,8 +36,8 @@ use rustix::process::{
 pub use self::error::SupervisorError;
 use self::error::died;
 use self::listener::{Inbox, SupervisorEvent, listen};
-use crate::reaper;
-use crate::timeline::GuestReady;
+use super::reaper;
+use super::timeline::GuestReady;
 
 /// What the supervisor's standard output is.
 const NULL: &str = "/dev/null";
@@ -355,7 +355,6 @@ mod tests {
     use microagent_proto::envelope::envelope;
 
     use super::*;
-    use crate::failure::Failure;
 
     /// A supervisor without a process: what feeds its messages, and its end of the socket.
     fn supervisor() -> (Supervisor, mpsc::Sender<SupervisorEvent>, OwnedFd) {
@@ -380,11 +379,8 @@ mod tests {
         (supervisor, sender, theirs)
     }
 
-    fn ready_timeout(supervisor: &Supervisor) -> Failure {
-        supervisor
-            .wait_until_ready(Duration::ZERO)
-            .unwrap_err()
-            .into()
+    fn ready_timeout(supervisor: &Supervisor) -> SupervisorError {
+        supervisor.wait_until_ready(Duration::ZERO).unwrap_err()
     }
 
     #[test]
@@ -402,11 +398,13 @@ mod tests {
                 }))
                 .unwrap();
         });
-        let failure = ready_timeout(&supervisor);
+        let error = ready_timeout(&supervisor);
         answering.join().unwrap();
-        assert_eq!(failure.message, "the guest agent did not report within 0 s");
-        let hint = failure.remediation.unwrap();
-        assert!(hint.ends_with(": last"), "{hint}");
+        assert_eq!(
+            error.to_string(),
+            "the guest agent did not report within 0 s"
+        );
+        assert_eq!(error.remediation().unwrap(), "guest console: last");
     }
 
     #[test]
@@ -427,18 +425,18 @@ mod tests {
             format!("version {}", VERSION + 1),
             "version 3 or older".to_owned(),
         ] {
+            let error = ready_timeout(&supervisor);
             assert_eq!(
-                ready_timeout(&supervisor),
-                Failure::new(
-                    ErrorKind::Internal,
-                    format!(
-                        "protocol mismatch: microagent uses version {VERSION}, \
-                         microagent-supervisor {version}"
-                    )
+                error.to_string(),
+                format!(
+                    "protocol mismatch: microagent uses version {VERSION}, \
+                     microagent-supervisor {version}"
                 )
-                .remediation(
-                    "use the microagent-supervisor of the same installation as microagent"
-                )
+            );
+            assert_eq!(error.kind(), ErrorKind::Internal);
+            assert_eq!(
+                error.remediation().unwrap(),
+                "use the microagent-supervisor of the same installation as microagent"
             );
         }
     }
@@ -486,8 +484,11 @@ mod tests {
     fn a_supervisor_that_does_not_answer_leaves_the_error_as_it_is() {
         let (supervisor, _sender, theirs) = supervisor();
         drop(theirs);
-        let failure = ready_timeout(&supervisor);
-        assert_eq!(failure.message, "the guest agent did not report within 0 s");
-        assert_eq!(failure.remediation, None);
+        let error = ready_timeout(&supervisor);
+        assert_eq!(
+            error.to_string(),
+            "the guest agent did not report within 0 s"
+        );
+        assert_eq!(error.remediation(), None);
     }
 }

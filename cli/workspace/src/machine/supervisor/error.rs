@@ -10,8 +10,6 @@ use microagent_pipeline::ErrorKind;
 use microagent_proto::control::StopReason;
 use microagent_proto::envelope::{Mismatch, Program};
 
-use crate::failure::Failure;
-
 /// The VM ended, or could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SupervisorError {
@@ -92,6 +90,32 @@ impl SupervisorError {
             _ => false,
         }
     }
+
+    /// The kind of failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            SupervisorError::Stopped { .. } => ErrorKind::Guest,
+            SupervisorError::ReadyTimeout { .. } => ErrorKind::Timeout,
+            SupervisorError::Version(_) | SupervisorError::Protocol => ErrorKind::Internal,
+            SupervisorError::Spawn { .. }
+            | SupervisorError::Null(_)
+            | SupervisorError::Control(_)
+            | SupervisorError::Failed { .. }
+            | SupervisorError::Died { .. } => ErrorKind::Host,
+        }
+    }
+
+    /// What the user can do about it, or the line of the guest's console that explains it.
+    pub fn remediation(&self) -> Option<String> {
+        let console = match self {
+            SupervisorError::Failed { remediation, .. } => return remediation.clone(),
+            SupervisorError::Version(mismatch) => return Some(mismatch.remediation()),
+            SupervisorError::Stopped { console, .. }
+            | SupervisorError::ReadyTimeout { console, .. } => console,
+            _ => return None,
+        };
+        relevant_line(console).map(|line| format!("guest console: {line}"))
+    }
 }
 
 fn describe(reason: StopReason) -> &'static str {
@@ -100,32 +124,6 @@ fn describe(reason: StopReason) -> &'static str {
         StopReason::Reset => "was reset before its command ended",
         StopReason::Crash => "crashed before its command ended",
         StopReason::Killed => "was killed before its command ended",
-    }
-}
-
-impl From<SupervisorError> for Failure {
-    fn from(error: SupervisorError) -> Failure {
-        let (kind, console) = match &error {
-            SupervisorError::Stopped { console, .. } => (ErrorKind::Guest, console.as_str()),
-            SupervisorError::Failed { console, .. } => (ErrorKind::Host, console.as_str()),
-            SupervisorError::ReadyTimeout { console, .. } => (ErrorKind::Timeout, console.as_str()),
-            SupervisorError::Version(_) | SupervisorError::Protocol => (ErrorKind::Internal, ""),
-            _ => (ErrorKind::Host, ""),
-        };
-        let mut failure = Failure::caused(kind, &error);
-        match error {
-            SupervisorError::Failed { remediation, .. } => {
-                return failure.maybe_remediation(remediation);
-            }
-            SupervisorError::Version(mismatch) => {
-                return failure.remediation(mismatch.remediation());
-            }
-            _ => {}
-        }
-        if let Some(line) = relevant_line(console) {
-            failure = failure.remediation(format!("guest console: {line}"));
-        }
-        failure
     }
 }
 

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
 
+use super::super::reaper;
 use super::stderr::StderrTail;
-use crate::reaper;
 
 /// What the control socket delivers.
 #[derive(Debug)]

@@ -1,0 +1,90 @@
+//! From a started supervisor to a guest that accepts commands, and its clean end.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Root};
+use microagent_proto::control::VmConfig;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::error::MachineError;
+use super::session;
+use super::supervisor::Supervisor;
+use super::timeline::GuestReady;
+
+/// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a
+/// busy host a boot takes a few seconds.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Time limit for a clean shutdown: all dirty data must reach the host's disk first.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Entropy for the guest, in bytes.
+const ENTROPY: usize = 32;
+
+/// What the guest is told after its boot.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Guest {
+    /// Its host name.
+    pub hostname: String,
+    /// Disks besides the root, which is `vda`.
+    pub disks: Vec<Disk>,
+    /// Serial number of the disk with the kernel's modules, if it has any.
+    pub modules: Option<String>,
+}
+
+/// Boots the VM and waits for its agent.
+///
+/// # Errors
+/// [`MachineError`].
+pub fn boot(supervisor: &Supervisor, config: VmConfig) -> Result<GuestReady, MachineError> {
+    let memory_mib = config.memory_mib;
+    supervisor
+        .start(config)
+        .and_then(|()| supervisor.wait_until_ready(BOOT_TIMEOUT))
+        .map_err(|error| MachineError::of_vm(error, memory_mib))
+}
+
+/// Gives a booted VM of `memory_mib` MiB its identity and disks.
+///
+/// # Errors
+/// [`MachineError`].
+pub fn configure(
+    supervisor: &Supervisor,
+    guest: Guest,
+    memory_mib: u64,
+) -> Result<(), MachineError> {
+    let mut entropy = vec![0; ENTROPY];
+    getrandom(&mut entropy[..], GetRandomFlags::empty())
+        .map_err(|error| MachineError::Entropy(error.into()))?;
+    let stream = supervisor
+        .connect(AGENT_PORT)
+        .map_err(|error| MachineError::of_vm(error, memory_mib))?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let request = Configure {
+        unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        entropy,
+        hostname: guest.hostname,
+        root: Root {
+            device: "vda".into(),
+            fs_type: "ext4".into(),
+            read_only: false,
+        },
+        disks: guest.disks,
+        modules: guest.modules,
+    };
+    session::configure(stream, request)
+        .map_err(|error| MachineError::of_session(error, supervisor, memory_mib))
+}
+
+/// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.
+pub fn shut_down(supervisor: &Supervisor) -> bool {
+    supervisor
+        .connect(AGENT_PORT)
+        .ok()
+        .and_then(|stream| session::shut_down(stream).ok())
+        .is_some()
+        && supervisor.wait_until_stopped(SHUTDOWN_TIMEOUT).is_some()
+}

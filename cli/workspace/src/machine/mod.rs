@@ -1,0 +1,19 @@
+//! A running VM, from the host's side.
+//!
+//! - [`supervisor`] is the process that runs one VM, and its control socket; [`run_dir`] the
+//!   directory of its sockets.
+//! - [`boot`] leads from a started supervisor to a guest that accepts commands, and to its clean
+//!   end.
+//! - [`session`] is one request to the agent in the guest.
+//! - [`timeline`] has the times of a boot's steps.
+//! - [`reaper`] waits for processes that outlive their parents.
+
+pub mod boot;
+mod error;
+pub mod reaper;
+pub mod run_dir;
+pub mod session;
+pub mod supervisor;
+pub mod timeline;
+
+pub use error::MachineError;
