@@ -117,7 +117,7 @@ pub struct Exec {
     /// `PATH` of [`Exec::env`].
     pub argv: Vec<String>,
     /// The complete environment, in order. If a name occurs twice, the last value is used. The
-    /// agent adds only `HOME`, from the user's entry in `/etc/passwd`, if it is missing.
+    /// agent adds only `HOME`, from the user's entry in `/etc/passwd`, if it is missing or empty.
     pub env: Vec<(String, String)>,
     /// The working directory; created if it is missing, as container engines do. Empty means `/`.
     pub cwd: String,

@@ -177,7 +177,8 @@ fn environment(request: &Exec, identity: &Identity) -> Vec<String> {
     let mut places = HashMap::new();
     let mut words: Vec<String> = Vec::with_capacity(request.env.len() + 1);
     let home = ("HOME".to_owned(), identity.home.clone());
-    let home = variable(&request.env, "HOME").is_none().then_some(&home);
+    let given = variable(&request.env, "HOME").is_some_and(|home| !home.is_empty());
+    let home = (!given).then_some(&home);
     for (name, value) in request.env.iter().chain(home) {
         let word = format!("{name}={value}");
         match places.get(name) {

@@ -91,6 +91,8 @@ fn the_environment_is_that_of_the_request_plus_home() {
     lines.sort_unstable();
     assert_eq!(lines, ["A=x=y z", "EMPTY=", "HOME=/root", "PATH=/bin"]);
 
+    exec.env.push(("HOME".into(), String::new()));
+    assert!(stdout_of(root.path(), exec.clone()).contains("HOME=/root\n"));
     exec.env.push(("HOME".into(), "/elsewhere".into()));
     assert!(stdout_of(root.path(), exec).contains("HOME=/elsewhere\n"));
 }
@@ -107,6 +109,10 @@ fn the_user_has_its_ids_groups_and_home() {
     assert_eq!(ids("www"), "33\n34\n34 35\n/var/www\n");
     assert_eq!(ids("www:log"), "33\n35\n35\n/var/www\n");
     assert_eq!(ids("1234:99"), "1234\n99\n99\n/\n");
+    // The group is one of the supplementary ones, too: a setgid program keeps it.
+    let mut exec = shell("grep ^Groups: /proc/self/status");
+    exec.user = "www".into();
+    assert_eq!(stdout_of(root.path(), exec), "Groups:\t34 35 \n");
 }
 
 #[test]
