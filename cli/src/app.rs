@@ -10,6 +10,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::args::{self, Command, KernelCommand, Parsed, PerfCommand, RootfsCommand};
 use crate::commands;
+use crate::commands::workspace::{self, End};
 use crate::failure::{EXIT_FAILED, EXIT_RUN_FAILED, Failure};
 use crate::output::Output;
 use crate::settings::Settings;
@@ -22,6 +23,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     rustix::process::umask(umask - Mode::RWXU);
     survive_file_size_limit();
     if let Some(code) = termination::run_sweep_mode(&words) {
+        return code;
+    }
+    if let Some(code) = commands::workspace::run_shim_mode(&words) {
         return code;
     }
     let cli = match args::parse(&words) {
@@ -41,7 +45,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     let output = Output::from_args(&cli.global);
     start_logging(output);
     let default_code = match cli.command {
-        Command::Run(_) => EXIT_RUN_FAILED,
+        Command::Run(_) | Command::Exec(_) => EXIT_RUN_FAILED,
         _ => EXIT_FAILED,
     };
     let result = Settings::resolve(&cli.global).and_then(|settings| {
@@ -67,6 +71,21 @@ fn dispatch(
 ) -> Result<u8, Failure> {
     match command {
         Command::Run(args) => commands::run::run(*args, settings, termination),
+        Command::Create(args) => workspace::create(*args, settings, termination),
+        Command::Start(args) => workspace::start(&args, settings),
+        Command::Exec(args) => workspace::exec(args, settings),
+        Command::Stop(args) => workspace::end(End::Stop, args, settings),
+        Command::Halt(args) => workspace::end(End::Halt, args, settings),
+        Command::Kill(args) => workspace::end(End::Kill, args, settings),
+        Command::Delete(args) => workspace::delete(&args, settings),
+        Command::Status(args) => workspace::status(&args, settings),
+        Command::Ps => workspace::list(true, settings),
+        Command::List => workspace::list(false, settings),
+        Command::Logs(args) => workspace::logs(&args, settings),
+        Command::Events(args) => workspace::events(&args, settings),
+        Command::Result(args) => workspace::result(&args, settings),
+        Command::Wait(args) => workspace::wait(&args, settings),
+        Command::Spec(args) => workspace::spec(&args, settings),
         Command::Rootfs {
             command: RootfsCommand::Build(args),
         } => commands::rootfs::build(&args, settings, termination),

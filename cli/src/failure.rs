@@ -28,6 +28,9 @@ pub const EXIT_NOT_FOUND: u8 = 127;
 /// Added to a signal number for the exit code of a command killed by that signal, as shells do.
 pub const EXIT_SIGNAL_BASE: u8 = 128;
 
+/// Exit code when the reader of standard output closed it: that of a program killed by SIGPIPE.
+pub const EXIT_SIGPIPE: u8 = EXIT_SIGNAL_BASE + 13;
+
 /// A failure, ready to be printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

@@ -13,6 +13,7 @@
 //! | 1 | `main`, [`app`] | parse, dispatch, exit code |
 //! | 2 | [`commands`]: `run`, `perf`, `rootfs`, `kernel`, `image`, `cache`, `doctor`, `version` | one module per command: check, call, print |
 //! | | `cache::{ls, gc, verify, explain, archive}` | one module per subcommand |
+//! | | `workspace::{create, start, exec, end, delete, status, logs}` | one module per command for workspaces |
 //! | | `cache::purpose`, `pipeline`, `format` | open the pipeline; values as text |
 //! | 3 | [`perf`]: `report` | the result of `perf boot` |
 //! | | `monitors`, `waterfall` | comparison with other monitors; phases of a boot |
@@ -25,20 +26,21 @@
 //! | | `document` | the JSON document of a run |
 //! | | `phases` | phase durations |
 //! | 5 | [`request`] | a validated `run` |
+//! | | `create` | a validated `create` |
 //! | | `disks`, `command`, `resources` | its parts |
 //! | | `name` | name rules |
 //! | 6 | [`engine`] | engine selection |
-//! | 8 | [`disk_copy`] | disk image copies |
-//! | 9 | [`out_file`] | files that the user names |
-//! | 10 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
-//! | 11 | [`progress`] | progress reports |
+//! | 7 | [`disk_copy`] | disk image copies |
+//! | 8 | [`out_file`] | files that the user names |
+//! | 9 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
+//! | 10 | [`progress`] | progress reports |
 //! | | `bars`, `lines`, `events` | their forms |
-//! | 12 | [`output`] | results, notices, events, errors |
-//! | 13 | [`args`] | the command-line grammar |
+//! | 11 | [`output`] | results, notices, events, errors |
+//! | 12 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
 //! | | `global`, `image`, `kernel`, `rootfs`, `run` | |
-//! | 14 | [`failure`], [`table`] | message, remediation, exit code; text columns |
-//! | 15 | [`printable`], [`host_limit`] | text from elsewhere, safe for a terminal; what to do about limits of the process |
+//! | 13 | [`failure`], [`table`] | message, remediation, exit code; text columns |
+//! | 14 | [`printable`], [`host_limit`] | text from elsewhere, safe for a terminal; what to do about limits of the process |
 
 mod app;
 mod args;

@@ -40,6 +40,30 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// All kinds.
+    pub const ALL: [ErrorKind; 15] = [
+        ErrorKind::Usage,
+        ErrorKind::NotFound,
+        ErrorKind::Unauthorized,
+        ErrorKind::Unreachable,
+        ErrorKind::Corrupt,
+        ErrorKind::Unsupported,
+        ErrorKind::TooSmall,
+        ErrorKind::NoSpace,
+        ErrorKind::Permission,
+        ErrorKind::Conflict,
+        ErrorKind::Interrupted,
+        ErrorKind::Host,
+        ErrorKind::Guest,
+        ErrorKind::Timeout,
+        ErrorKind::Internal,
+    ];
+
+    /// The kind that is written `name` in JSON.
+    pub fn from_name(name: &str) -> Option<ErrorKind> {
+        (ErrorKind::ALL.into_iter()).find(|kind| kind.as_str() == name)
+    }
+
     /// The kind as written in JSON.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //! `roots/<name>.json`. Garbage collection keeps every object that a root lists. The value is
 //! opaque to the store.
 
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -73,6 +74,20 @@ impl Store {
             return Err(corrupt(format!("unknown format {}", record.format)));
         }
         Ok(Some(record))
+    }
+
+    /// Removes a root; what only it kept becomes garbage. An absent one is fine.
+    ///
+    /// # Errors
+    /// As [`Store::set_root`], and those of the file system.
+    pub fn remove_root(&self, name: &str) -> Result<(), StoreError> {
+        let path = self.root_path(name)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &path, error))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn root_path(&self, name: &str) -> Result<PathBuf, StoreError> {

@@ -9,6 +9,7 @@ mod perf;
 mod rootfs;
 mod run;
 mod usage_error;
+mod workspace;
 
 use std::ffi::OsString;
 
@@ -22,6 +23,7 @@ pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
+pub use workspace::{CreateArgs, DeleteArgs, EndArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs};
 
 /// Run OCI images as Linux microVMs
 #[derive(Debug, Parser)]
@@ -40,6 +42,39 @@ pub struct Cli {
 pub enum Command {
     /// Run one command in a fresh microVM made from an image
     Run(Box<RunArgs>),
+    /// Create a workspace: a microVM that is kept
+    Create(Box<CreateArgs>),
+    /// Start a workspace
+    Start(NameArgs),
+    /// Run a command in a running workspace
+    Exec(ExecArgs),
+    /// Shut a workspace down; kill its VM if it does not obey
+    Stop(EndArgs),
+    /// Shut a workspace down; never kill its VM
+    Halt(EndArgs),
+    /// Kill the VM of a workspace at once
+    Kill(EndArgs),
+    /// Delete workspaces
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
+    /// Print the state of a workspace
+    #[command(visible_alias = "inspect")]
+    Status(NameArgs),
+    /// List running workspaces
+    Ps,
+    /// List all workspaces
+    #[command(visible_alias = "ls")]
+    List,
+    /// Print what a workspace's workload wrote
+    Logs(LogsArgs),
+    /// Print what happened to a workspace
+    Events(NameArgs),
+    /// Print how a workspace's workload ended
+    Result(NameArgs),
+    /// Wait until a workspace has ended
+    Wait(NameArgs),
+    /// Describe specification files
+    Spec(SpecArgs),
     /// Build root file systems
     Rootfs {
         /// The subcommand.
@@ -90,6 +125,7 @@ pub enum Parsed {
 /// # Errors
 /// A usage failure: one line and a remediation.
 pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
+    let words = &request_words(words)[..];
     match Cli::try_parse_from(words) {
         // clap compares flags at one place of the command line only.
         Ok(cli) if cli.global.quiet && cli.global.verbose > 0 => {
@@ -107,6 +143,27 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
             _ => Err(usage_error::usage_error(&error, words, &grammar())),
         },
     }
+}
+
+/// The words, in which `--json` after `create` is spelled `--request`: there it names a file, and
+/// the global flag must come before (docs/cli.md).
+fn request_words(words: &[OsString]) -> Vec<OsString> {
+    let mut create = false;
+    let mut words = words.to_vec();
+    for (index, word) in words.iter_mut().enumerate().skip(1) {
+        if !create {
+            // A value of a global flag is not `create` by accident: none of them takes that.
+            create = word == "create";
+            if !create && !word.to_string_lossy().starts_with('-') && index == 1 {
+                break;
+            }
+        } else if word == "--json" {
+            *word = "--request".into();
+        } else if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--json=")) {
+            *word = format!("--request={path}").into();
+        }
+    }
+    words
 }
 
 /// Whether `--json` is given, for errors of a command line that cannot be parsed.

@@ -10,3 +10,4 @@ mod pipeline;
 pub mod rootfs;
 pub mod run;
 pub mod version;
+pub mod workspace;

@@ -8,6 +8,7 @@ use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use microagent_vmm::boot::minimum_memory_mib;
+use microagent_workspace::environment::environment;
 use microagent_workspace::machine::boot::{Guest, shut_down};
 use microagent_workspace::machine::run_dir::RunDir;
 use microagent_workspace::machine::supervisor::Supervisor;
@@ -18,10 +19,10 @@ use super::pipeline;
 use crate::args::RunArgs;
 use crate::document::{ImageDocument, KernelDocument, nodes, time};
 use crate::engine::{self, Choice};
-use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, ErrorDocument, Failure};
+use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, EXIT_TIMED_OUT, ErrorDocument, Failure};
 use crate::install;
 use crate::output::Output;
-use crate::request::command::{environment, shell};
+use crate::request::command::shell;
 use crate::request::resources::Resources;
 use crate::request::{RunRequest, exec_size, resources};
 use crate::run::artifacts::{self, Artifacts};
@@ -29,14 +30,11 @@ use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::phases::{Phases, millis, timed};
-use crate::run::vm::{self, Outcome, Status, Task};
+use crate::run::vm::{self, Outcome, Status, Task, exit_code};
 use crate::run::warnings::RunWarnings;
 use crate::run::workspace::Workspace;
 use crate::settings::{Settings, make_private_dir};
 use crate::termination::Termination;
-
-/// Exit code when the reader of standard output closed it: that of a program killed by SIGPIPE.
-const EXIT_SIGPIPE: u8 = EXIT_SIGNAL_BASE + 13;
 
 /// Runs one command in a fresh VM; returns the exit code.
 pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
@@ -342,7 +340,8 @@ fn task(
 ) -> Task {
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
-    let env = environment(&image.env, &request.env, &hostname);
+    let overrides = request.env.iter().map(|(name, value)| (&**name, &**value));
+    let env = environment(&image.env, overrides, &hostname);
     let exec = |argv: Vec<String>, place| Exec {
         argv,
         env: env.clone(),
@@ -373,15 +372,6 @@ fn task(
             disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
             modules: None,
         },
-    }
-}
-
-fn exit_code(exited: Exited) -> u8 {
-    match (exited.code, exited.signal) {
-        // An exit status has eight bits.
-        (Some(code), _) => (code & 0xff) as u8,
-        (None, Some(signal)) => EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
-        (None, None) => EXIT_RUN_FAILED,
     }
 }
 

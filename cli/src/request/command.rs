@@ -1,5 +1,5 @@
-//! The guest's command and environment, from the image's configuration and the command line, by
-//! the rules of container engines.
+//! The guest's command, from the image's configuration and the command line, by the rules of
+//! container engines.
 //!
 //! | command line | guest command |
 //! |---|---|
@@ -8,16 +8,11 @@
 //! | `--entrypoint E REF ARG…` | `E ARG…`; the image's default command is ignored |
 //! | `REF` alone | the image's entrypoint and default command |
 //!
-//! An entrypoint of one empty word, in the image or on the command line, is no entrypoint. A
-//! variable without `=` in the image is ignored: Docker passes it on as it is, where no program
-//! finds a value.
+//! An entrypoint of one empty word, in the image or on the command line, is no entrypoint.
 
 use microagent_pipeline::ErrorKind;
 
 use crate::failure::Failure;
-
-/// `PATH` if neither the image nor `--env` sets it.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The command as given on the command line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,30 +63,6 @@ pub fn argv(
 /// The arguments that run `command` in the image's shell.
 pub fn shell(command: &str) -> Vec<String> {
     vec!["/bin/sh".into(), "-c".into(), command.into()]
-}
-
-/// The environment: `PATH` and `HOSTNAME`, overridden by the image's variables, overridden by those
-/// of `--env`. Image entries without `=` are ignored.
-pub fn environment(
-    image: &[String],
-    overrides: &[(String, String)],
-    hostname: &str,
-) -> Vec<(String, String)> {
-    let mut environment = vec![
-        ("PATH".to_owned(), DEFAULT_PATH.to_owned()),
-        ("HOSTNAME".to_owned(), hostname.to_owned()),
-    ];
-    let image = image.iter().filter_map(|entry| {
-        let (name, value) = entry.split_once('=')?;
-        (!name.is_empty()).then(|| (name.to_owned(), value.to_owned()))
-    });
-    for (name, value) in image.chain(overrides.iter().cloned()) {
-        match environment.iter_mut().find(|(known, _)| *known == name) {
-            Some(entry) => entry.1 = value,
-            None => environment.push((name, value)),
-        }
-    }
-    environment
 }
 
 #[cfg(test)]
@@ -178,21 +149,5 @@ mod tests {
             Failure::new(ErrorKind::Usage, "image oci:x has no default command")
                 .remediation("use --exec 'COMMAND', or add a command after the image")
         );
-    }
-
-    #[test]
-    fn flags_override_the_image_and_the_image_overrides_defaults() {
-        let image = words("A=1 PATH=/opt/bin B= broken =x A=2");
-        let overrides = [("B".into(), "flag=yes".into()), ("C".into(), "3".into())];
-        let expected = [
-            ("PATH", "/opt/bin"),
-            ("HOSTNAME", "box"),
-            ("A", "2"),
-            ("B", "flag=yes"),
-            ("C", "3"),
-        ]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(environment(&image, &overrides, "box"), expected);
-        assert_eq!(environment(&[], &[], "box")[0].1, DEFAULT_PATH);
     }
 }

@@ -1,6 +1,7 @@
 //! Linux's limits on the size of a command and its environment (execve(2)), checked before a VM is
 //! booted: the guest's kernel would only say "argument list too long".
 
+use std::collections::HashSet;
 use std::fmt;
 
 use microagent_proto::agent::Exec;
@@ -47,8 +48,9 @@ impl fmt::Display for Part<'_> {
 pub fn check(command: &Exec, flags: &[(String, String)]) -> Result<(), Failure> {
     let arguments = command.argv.iter().enumerate();
     let arguments = arguments.map(|(index, word)| (Part::Argument(index), word.len() + 1));
+    let flags: HashSet<&str> = flags.iter().map(|(flag, _)| flag.as_str()).collect();
     let variables = command.env.iter().map(|(name, value)| {
-        let part = match flags.iter().any(|(flag, _)| flag == name) {
+        let part = match flags.contains(name.as_str()) {
             true => Part::Flag(name),
             false => Part::Image(name),
         };

@@ -1,6 +1,7 @@
 //! A validated `run`. Validation has no side effects and accesses no files.
 
 pub mod command;
+pub mod create;
 mod disks;
 pub mod exec_size;
 mod name;
@@ -23,8 +24,8 @@ pub struct RunRequest {
     pub reference: Reference,
     /// Shell commands to run before the command, in order.
     pub setup: Vec<String>,
-    /// The command.
-    pub command: CommandSpec,
+    /// The command; `None` for a VM that idles.
+    pub command: Option<CommandSpec>,
     /// Forward standard input.
     pub stdin: bool,
     /// Environment variables, in order.
@@ -87,7 +88,7 @@ impl RunRequest {
         Ok(RunRequest {
             reference,
             setup: args.setup,
-            command,
+            command: Some(command),
             stdin: args.interactive,
             env,
             name,
@@ -112,7 +113,7 @@ pub fn reference(text: &str) -> Result<Reference, Failure> {
         .map_err(|error| microagent_pipeline::Error::Reference(error).into())
 }
 
-fn unavailable_flag(flag: &str) -> Failure {
+pub(crate) fn unavailable_flag(flag: &str) -> Failure {
     Failure::new(
         ErrorKind::Unsupported,
         format!("{flag} is not available yet"),
@@ -177,7 +178,7 @@ fn image_and_command(
     ))
 }
 
-fn env_variable(word: &str) -> Result<(String, String), Failure> {
+pub(crate) fn env_variable(word: &str) -> Result<(String, String), Failure> {
     match word.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) => Err(
@@ -192,7 +193,10 @@ fn env_variable(word: &str) -> Result<(String, String), Failure> {
     }
 }
 
-fn workspace_name(name: Option<String>, id: Option<String>) -> Result<Option<String>, Failure> {
+pub(crate) fn workspace_name(
+    name: Option<String>,
+    id: Option<String>,
+) -> Result<Option<String>, Failure> {
     if let (Some(name), Some(id)) = (&name, &id)
         && name != id
     {
@@ -271,7 +275,7 @@ mod tests {
         .unwrap();
         assert_eq!(request.reference.to_string(), "localhost:5000/app:1");
         assert_eq!(request.setup, ["a", "b"]);
-        assert_eq!(request.command.exec.as_deref(), Some("echo hi"));
+        assert_eq!(request.command.unwrap().exec.as_deref(), Some("echo hi"));
         assert_eq!(
             request.env,
             [("A".into(), "1".into()), ("B".into(), "x=y".into())]
@@ -303,7 +307,7 @@ mod tests {
         ] {
             let request = check(line).unwrap();
             assert_eq!(
-                request.command.words,
+                request.command.unwrap().words,
                 ["ls", "-l", "--color", "--", "x"],
                 "{line:?}"
             );

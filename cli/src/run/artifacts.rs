@@ -23,7 +23,7 @@ use crate::termination::Termination;
 pub struct Artifacts {
     /// The image.
     pub image: Image,
-    /// The command and its arguments; never empty.
+    /// The command and its arguments; empty if none was requested.
     pub argv: Vec<String>,
     /// Its root file system.
     pub rootfs: Rootfs,
@@ -94,12 +94,11 @@ fn prepare_image(
     phases: &mut Phases,
 ) -> Result<(Image, Vec<String>, Rootfs), Failure> {
     let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
-    let argv = command::argv(
-        &request.command,
-        &image.config.entrypoint,
-        &image.config.cmd,
-        &image.reference,
-    )?;
+    let config = &image.config;
+    let argv = match &request.command {
+        Some(spec) => command::argv(spec, &config.entrypoint, &config.cmd, &image.reference)?,
+        None => Vec::new(),
+    };
     let options = RootfsOptions {
         size_mib: request.resources.size_mib,
         mke2fs: request.mke2fs.clone(),

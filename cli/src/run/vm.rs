@@ -15,7 +15,9 @@ use microagent_workspace::machine::timeline::{Mark, Timeline};
 use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
-use crate::failure::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Failure};
+use crate::failure::{
+    EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, Failure,
+};
 use crate::output::{Output, stdout_error};
 
 /// A VM and the commands to run in it.
@@ -143,7 +145,8 @@ fn run_steps(
     })
 }
 
-fn set_up(
+/// Runs setup commands one after the other, until one fails.
+pub fn set_up(
     supervisor: &Supervisor,
     commands: Vec<(String, Exec)>,
     output: Output,
@@ -185,7 +188,7 @@ fn set_up(
 }
 
 /// The failure for a command that the agent could not start.
-fn exec_failure(failure: &AgentFailure) -> Failure {
+pub fn exec_failure(failure: &AgentFailure) -> Failure {
     match failure.kind {
         FailureKind::NotFound => {
             let failed =
@@ -208,4 +211,14 @@ fn exec_failure(failure: &AgentFailure) -> Failure {
 /// The failure of a guest whose memory was exhausted.
 pub fn out_of_memory(memory_mib: u64) -> Failure {
     MachineError::OutOfMemory { memory_mib }.into()
+}
+
+/// The exit code of this program for a command that ended.
+pub fn exit_code(exited: Exited) -> u8 {
+    match (exited.code, exited.signal) {
+        // An exit status has eight bits.
+        (Some(code), _) => (code & 0xff) as u8,
+        (None, Some(signal)) => EXIT_SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
+        (None, None) => EXIT_RUN_FAILED,
+    }
 }

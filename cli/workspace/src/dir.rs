@@ -5,7 +5,8 @@
 //! | `spec.json` | the specification with what `create` resolved, replaced by rename |
 //! | `root.delta`, `root.presence` | what the guest wrote; the base stays in the store |
 //! | `event.json`, `events.jsonl` | the last event; a bounded history |
-//! | `console.log` | the end of the guest's console |
+//! | `output.log` | the end of what the workload wrote |
+//! | `console.log` | the end of the guest's console, and the supervisor's messages |
 //! | `result.json` | how the workload ended |
 //! | `lock` | held while a supervisor lives; says where it listens |
 //!
@@ -15,14 +16,14 @@
 
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::event::replace;
 use crate::lock::Lock;
+use crate::log::replace;
 use crate::spec::{Spec, SpecError};
 
 /// The file of the specification.
@@ -136,6 +137,7 @@ impl Workspaces {
         loop {
             let path = tempfile::Builder::new()
                 .prefix(INCOMPLETE)
+                .permissions(fs::Permissions::from_mode(0o700))
                 .tempdir_in(&self.0)
                 .map_err(|error| failed("create a directory in", &self.0, error))?
                 .keep();
@@ -175,6 +177,11 @@ impl Workspaces {
 pub struct WorkspaceDir(PathBuf);
 
 impl WorkspaceDir {
+    /// The directory `path` of a workspace that exists.
+    pub fn at(path: PathBuf) -> WorkspaceDir {
+        WorkspaceDir(path)
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
@@ -198,6 +205,11 @@ impl WorkspaceDir {
     /// The end of the guest's console.
     pub fn console(&self) -> PathBuf {
         self.0.join("console.log")
+    }
+
+    /// The end of what the workload wrote.
+    pub fn output(&self) -> PathBuf {
+        self.0.join("output.log")
     }
 
     /// How the workload ended.

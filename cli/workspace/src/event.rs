@@ -1,14 +1,14 @@
 //! What happened to a workspace: the last event in `event.json`, replaced by rename, and a bounded
 //! history in `events.jsonl`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::log::{BoundedLog, replace};
 use crate::state::State;
 
 /// The file of the last event.
@@ -16,7 +16,7 @@ pub const LAST: &str = "event.json";
 /// The file of the history: one event in each line, oldest first.
 pub const HISTORY: &str = "events.jsonl";
 
-/// The history is cut to its newer half when it is longer than this, in bytes.
+/// The maximum size of the history, in bytes.
 const HISTORY_LIMIT: u64 = 1 << 20;
 
 /// The longest detail, in bytes; a longer one is cut.
@@ -62,7 +62,7 @@ pub fn record(directory: &Path, mut event: Event) -> io::Result<()> {
     }
     let mut line = serde_json::to_vec(&event)?;
     line.push(b'\n');
-    append(&directory.join(HISTORY), &line)?;
+    BoundedLog::open(&directory.join(HISTORY), HISTORY_LIMIT)?.append(&line)?;
     replace(&directory.join(LAST), &line)
 }
 
@@ -96,36 +96,6 @@ pub fn history(directory: &Path) -> io::Result<Vec<Event>> {
     Ok(events)
 }
 
-/// Appends a line, after the newer half of the file if it has become too long.
-fn append(path: &Path, line: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600);
-    let mut file = options.open(path)?;
-    let length = file.metadata()?.len();
-    if length + (line.len() as u64) <= HISTORY_LIMIT {
-        return file.write_all(line);
-    }
-    file.seek(SeekFrom::Start(length - HISTORY_LIMIT / 2))?;
-    let mut reader = BufReader::new(&file);
-    reader.skip_until(b'\n')?;
-    let mut newer = Vec::new();
-    io::copy(&mut reader, &mut newer)?;
-    newer.extend_from_slice(line);
-    replace(path, &newer)
-}
-
-/// Replaces a file by one with this content, readable by the owner only.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new()
-        .prefix(".replace-")
-        .tempfile_in(directory)?;
-    file.write_all(content)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,7 +124,8 @@ mod tests {
         assert_eq!(last(directory.path()).unwrap().as_ref(), events.last());
         // What a crash may leave.
         let path = directory.path().join(HISTORY);
-        append(&path, b"{\"requestId\":\n").unwrap();
+        let mut log = BoundedLog::open(&path, HISTORY_LIMIT).unwrap();
+        log.append(b"{\"requestId\":\n").unwrap();
         assert_eq!(history(directory.path()).unwrap(), events);
     }
 

@@ -4,13 +4,23 @@
 //!   for the manifest in the workspace's directory.
 //! - [`dir`] is that directory, [`lock`] says whether its supervisor lives, [`event`] what happened
 //!   to it, and [`state`] is computed from both.
-//! - [`machine`] is its running VM.
+//! - [`machine`] is a running VM; [`shim`] the process that keeps one for a workspace and outlives
+//!   its caller; [`client`] talks to it.
+//! - [`start`] leads from a manifest to what the shim is told.
+//! - [`result`] is how the workload ended; [`log`] has log files of bounded size.
 //!
 //! The crate prints nothing and knows no command line.
 
+pub mod client;
 pub mod dir;
+pub mod environment;
 pub mod event;
 pub mod lock;
+pub mod log;
 pub mod machine;
+pub mod result;
+pub mod shim;
+pub mod signal;
 pub mod spec;
+pub mod start;
 pub mod state;

@@ -294,6 +294,51 @@ END
                 code: 0,
                 stdout: "3\n124\n0\n",
             }
+            a_workspace_keeps_what_its_guest_wrote {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create w --image "$IMAGE" --memory 128 -e A=1 --setup 'echo prepared >/root/status' --setup 'echo twice >>/root/status'
+                    w start w; w exec w -- sh -c 'cat /root/status; echo $A; echo kept >/root/kept'
+                    w exec -e A=2 --cwd /tmp --user user w -- sh -c 'echo $A; pwd; id -un; exit 7'; echo $?
+                    echo input | w exec -i w cat; w ps | wc -l
+                    w halt w --reason 'for a test'; w status w | grep -E '^(state|detail)'; w start w; w exec w cat /root/kept
+                    w kill w; w exec w true 2>/dev/null; echo $?; w events w | awk '{print $2}' | tr '\n' ' '; echo
+                    w delete w w; w list"#,
+                seconds: 240,
+                code: 0,
+                stdout: "w\nw\nprepared\ntwice\n1\n2\n/tmp\nuser\n7\ninput\n2\nw\n\
+                         state      halted\ndetail     for a test\nw\nkept\nw\n125\n\
+                         prepared starting running stopping halted starting running stopped \n\
+                         w\nNAME  STATE  IMAGE  CREATED\n",
+            }
+            a_workload_is_run_stopped_and_its_end_is_kept {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create ends --image "$IMAGE" --memory 128 --entrypoint 'echo out; echo error >&2; exit 3' >/dev/null
+                    w create stays --image "$IMAGE" --memory 128 --entrypoint 'trap "echo asked; exit 0" TERM; echo up; while :; do sleep 1; done' >/dev/null
+                    w start ends & w start stays >/dev/null; wait; w wait ends; echo $?; w logs ends; w result ends | grep exitCode
+                    w stop stays; w logs stays; w result stays | grep exitCode; w wait stays; echo $?
+                    w start absent 2>&1; w delete ends stays; w create fails --image "$IMAGE" --memory 128 --setup 'echo why; exit 4' 2>&1
+                    w list; ls -A "$MICROAGENT_STATE_DIR/workspaces" | wc -l; ls "$MICROAGENT_STATE_DIR/cas/roots" | grep -c workspace"#,
+                seconds: 240,
+                code: 1,
+                stdout: "ends\nends\n1\nout\nerror\n  \"exitCode\": 3,\nstays\nup\nasked\n  \"exitCode\": 0,\nstays\n0\n\
+                         microagent: there is no workspace \"absent\"\n  list them: microagent list\nends\nstays\n\
+                         microagent: setup command \"echo why; exit 4\" failed with exit code 4\n  its last output: why\n\
+                         NAME  STATE  IMAGE  CREATED\n0\n0\n",
+            }
+            a_workspace_whose_processes_are_killed_has_failed_and_starts_again {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create w --image "$IMAGE" --memory 128; lock="$MICROAGENT_STATE_DIR/workspaces/w/lock"
+                    pid() { sed 's/.*"pid":\([0-9]*\).*/\1/' "$lock"; }
+                    for round in 1 2; do
+                        w start w; w exec w sh -c "echo $round >>/root/rounds; sync"; shim=$(pid)
+                        case $round in 1) kill -9 $shim ;; 2) read -r child rest </proc/$shim/task/$shim/children; kill -9 $child ;; esac
+                        w wait w; echo $?; w status w | grep ^state
+                    done
+                    w start w; w exec w cat /root/rounds; w delete w 2>/dev/null; echo $?; w delete --force w"#,
+                seconds: 300,
+                code: 0,
+                stdout: "w\nw\nw\n1\nstate      failed\nw\nw\n1\nstate      failed\nw\n1\n2\n1\nw\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

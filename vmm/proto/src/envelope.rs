@@ -91,12 +91,16 @@ pub fn envelope(version: u32) -> [u8; LENGTH] {
 /// The envelope is missing, or its version is not [`VERSION`].
 pub fn open(bytes: &[u8], us: Program, peer: Program) -> Result<&[u8], Mismatch> {
     let mismatch = |version| Mismatch { us, peer, version };
-    let rest = bytes.strip_prefix(&MAGIC).ok_or(mismatch(None))?;
-    let (version, rest) = rest.split_first_chunk().ok_or(mismatch(None))?;
-    match u32::from_le_bytes(*version) {
-        VERSION => Ok(rest),
-        other => Err(mismatch(Some(other))),
+    match split(bytes).ok_or(mismatch(None))? {
+        (VERSION, rest) => Ok(rest),
+        (other, _) => Err(mismatch(Some(other))),
     }
+}
+
+/// The version in the envelope, and the bytes after it. `None` without an envelope.
+pub fn split(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let (version, rest) = bytes.strip_prefix(&MAGIC)?.split_first_chunk()?;
+    Some((u32::from_le_bytes(*version), rest))
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
-use microagent_proto::agent::{Configure, Exec, Exited, Failure, Reply, Request, STDIN_WINDOW};
+use microagent_proto::agent::{
+    Configure, Exec, Exited, Failure, Input, Reply, Request, STDIN_WINDOW,
+};
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
     DATA_CHUNK, Frame, FrameError, Kind, read_frame, read_opening, write_frame, write_opening,
@@ -91,6 +93,13 @@ pub fn exec(
     window.close();
     let _ = stream.shutdown(Shutdown::Both);
     end
+}
+
+/// Sends a signal to the command of a session that another thread serves. `stream` is a second
+/// handle on its stream.
+pub fn signal(stream: &mut UnixStream, number: i32) -> Result<(), SessionError> {
+    let message = serde_json::to_vec(&Input::Signal(number)).map_err(FrameError::from)?;
+    Ok(write_frame(stream, Kind::Message, &message)?)
 }
 
 /// Asks the guest to power off; returns when the agent has accepted.

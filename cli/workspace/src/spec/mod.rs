@@ -12,6 +12,7 @@ mod error;
 mod health;
 mod mode;
 mod parse;
+mod recorded;
 mod schema;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use entrypoint::Entrypoint;
 pub use error::SpecError;
 pub use health::{Check, Health};
 pub use mode::FileMode;
+pub use recorded::{Recorded, RecordedImage, RecordedKernel};
 pub use schema::schema;
 
 /// The largest document that is read, in bytes. The environment is most of one, and Linux limits it
@@ -98,6 +100,9 @@ pub struct Spec {
     /// How `supervise` finds out whether the workload works.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// What `create` resolved. Only in manifests; a request with it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<Recorded>,
 }
 
 /// The size of a VM.

@@ -81,6 +81,31 @@ impl Killer {
     }
 }
 
+/// Opens streams to the guest from any thread.
+#[derive(Debug, Clone)]
+pub struct Connector(Arc<OwnedFd>);
+
+impl Connector {
+    /// Connects `stream` to a vsock port of the guest. It is closed if the guest refuses.
+    ///
+    /// # Errors
+    /// When the VM has ended.
+    pub fn connect(&self, port: u32, stream: UnixStream) -> io::Result<()> {
+        let message = encode(&ToSupervisor::Connect { port })?;
+        Ok(send(&self.0, &message, Some(stream))?)
+    }
+
+    /// A stream to a vsock port of the guest.
+    ///
+    /// # Errors
+    /// When the VM has ended, or this process is out of descriptors.
+    pub fn open(&self, port: u32) -> io::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.connect(port, theirs)?;
+        Ok(ours)
+    }
+}
+
 impl Supervisor {
     /// Starts the program `path`, which prepares `engine`. With `verbose` it inherits standard
     /// error; otherwise the end of its standard error is kept for error messages.
@@ -149,6 +174,14 @@ impl Supervisor {
     /// The warnings of the VM so far, also after its end.
     pub fn warnings(&self) -> Vec<Warning> {
         self.inbox.warnings()
+    }
+
+    /// A handle that opens streams to the guest.
+    ///
+    /// # Errors
+    /// When this process is out of descriptors.
+    pub fn connector(&self) -> io::Result<Connector> {
+        Ok(Connector(Arc::new(self.control.try_clone()?)))
     }
 
     /// A handle that kills it.
@@ -238,7 +271,11 @@ impl Supervisor {
 
     /// Why the VM's streams closed, if the supervisor reports it within a short time.
     pub fn exit_reason(&self) -> Option<SupervisorError> {
-        let deadline = Instant::now() + EXIT_REASON_TIMEOUT;
+        self.wait_for_end(Instant::now() + EXIT_REASON_TIMEOUT)
+    }
+
+    /// Waits for the end of the VM, and returns how it ended; `None` at `deadline`.
+    pub fn wait_for_end(&self, deadline: Instant) -> Option<SupervisorError> {
         loop {
             match self.next(deadline) {
                 Ok(Some(message)) => {
@@ -292,26 +329,34 @@ impl Supervisor {
         stream: Option<UnixStream>,
     ) -> Result<(), SupervisorError> {
         let bytes = encode(message).map_err(|_| SupervisorError::Protocol)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
-        if let Some(fds) = &fds {
-            // The buffer has room for exactly one.
-            ancillary.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        match sendmsg(
-            &self.control,
-            &[IoSlice::new(&bytes)],
-            &mut ancillary,
-            SendFlags::NOSIGNAL,
-        ) {
-            Ok(_) => Ok(()),
-            // Its last message has the reason.
-            Err(error) => Err(self
-                .exit_reason()
-                .unwrap_or_else(|| SupervisorError::Control(error.into()))),
-        }
+        // Its last message has the reason.
+        send(&self.control, &bytes, stream).map_err(|error| {
+            self.exit_reason()
+                .unwrap_or_else(|| SupervisorError::Control(error.into()))
+        })
     }
+}
+
+/// Sends a packet, with a descriptor if there is one.
+fn send(
+    control: &OwnedFd,
+    packet: &[u8],
+    stream: Option<UnixStream>,
+) -> Result<(), rustix::io::Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
+    if let Some(fds) = &fds {
+        // The buffer has room for exactly one.
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    sendmsg(
+        control,
+        &[IoSlice::new(packet)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL,
+    )
+    .map(drop)
 }
 
 impl Drop for Supervisor {

@@ -1,0 +1,195 @@
+//! The commands for workspaces.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::run::MachineArgs;
+
+/// `microagent create`.
+#[derive(Debug, Default, Args)]
+#[command(override_usage = "microagent create [NAME] --image REF [OPTIONS]")]
+pub struct CreateArgs {
+    /// The name, unless given with --name
+    #[arg(value_name = "NAME")]
+    pub positional: Option<String>,
+    /// The image [default: docker.io/library/python:3.13-slim]
+    #[arg(long, value_name = "REF")]
+    pub image: Option<String>,
+    /// Read the specification from this file [default: microagent.yaml or microagent.yml, if present]
+    #[arg(long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Read the request from a JSON file, or from standard input with -; --json after create is the
+    /// same
+    #[arg(long, value_name = "PATH|-", conflicts_with = "file")]
+    pub request: Option<PathBuf>,
+    /// The name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Same as --name
+    #[arg(long, value_name = "NAME")]
+    pub id: Option<String>,
+    /// A label for the caller's own use [default: workload]
+    #[arg(long, value_name = "ROLE")]
+    pub role: Option<String>,
+    /// Shell command to run before the first start; repeatable
+    #[arg(long, value_name = "COMMAND")]
+    pub setup: Vec<String>,
+    /// Shell command to run on start [default: none, the VM idles]
+    #[arg(long, value_name = "COMMAND")]
+    pub entrypoint: Option<String>,
+    /// Run the image's own entrypoint and command on start
+    #[arg(long, conflicts_with = "entrypoint")]
+    pub image_command: bool,
+    /// Guest host name [default: the name]
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Environment variable; repeatable
+    #[arg(long, short = 'e', value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Attach an ext4 disk; rw writes to the file itself. Repeatable
+    #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw")]
+    pub disk: Vec<String>,
+    /// Attach a disk built from a tar archive. Repeatable
+    #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
+    pub bundle: Vec<String>,
+    /// VM resources and kernel.
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Size of the root disk in MiB [default: content plus 512]
+    #[arg(long, value_name = "MiB")]
+    pub size_mib: Option<String>,
+    /// Use this mke2fs instead of the built-in writer
+    #[arg(long, value_name = "PATH")]
+    pub mke2fs: Option<PathBuf>,
+    /// Validate everything, print the resolved specification, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Not available yet.
+    #[command(flatten)]
+    pub later: LaterArgs,
+}
+
+/// Flags of `create` that arrive with a later version.
+#[derive(Debug, Default, Args)]
+pub struct LaterArgs {
+    /// Not available yet
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub shell: Option<String>,
+    /// Not available yet
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub rootfs: Option<PathBuf>,
+    /// Not available yet
+    #[arg(long, value_name = "NAME=/PATH", hide = true)]
+    pub output: Vec<String>,
+    /// Not available yet
+    #[arg(long, value_name = "POLICY", hide = true)]
+    pub restart: Option<String>,
+    /// Not available yet
+    #[arg(long, value_name = "MODE", hide = true)]
+    pub network: Option<String>,
+    /// Not available yet
+    #[arg(long, value_name = "INTERFACE", hide = true)]
+    pub network_interface: Option<String>,
+    /// Not available yet
+    #[arg(long, value_name = "MAPPING", hide = true)]
+    pub publish: Vec<String>,
+    /// Not available yet
+    #[arg(long, value_name = "PORT=HOST:PORT", hide = true)]
+    pub mediation: Option<String>,
+    /// Not available yet
+    #[arg(long, hide = true)]
+    pub mediation_optional: bool,
+    /// Not available yet
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub supervisor: Option<PathBuf>,
+}
+
+impl LaterArgs {
+    /// The first given flag.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            ("--shell", self.shell.is_some()),
+            ("--rootfs", self.rootfs.is_some()),
+            ("--output", !self.output.is_empty()),
+            ("--restart", self.restart.is_some()),
+            ("--network", self.network.is_some()),
+            ("--network-interface", self.network_interface.is_some()),
+            ("--publish", !self.publish.is_empty()),
+            ("--mediation", self.mediation.is_some()),
+            ("--mediation-optional", self.mediation_optional),
+            ("--supervisor", self.supervisor.is_some()),
+        ]
+        .into_iter()
+        .find_map(|(flag, given)| given.then_some(flag))
+    }
+}
+
+/// A command about one workspace.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// The workspace
+    pub name: String,
+}
+
+/// `microagent halt`, `stop` and `kill`.
+#[derive(Debug, Args)]
+pub struct EndArgs {
+    /// The workspace
+    pub name: String,
+    /// Why, for the event
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// `microagent delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The workspaces
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Kill a running workspace first
+    #[arg(long, short = 'f')]
+    pub force: bool,
+}
+
+/// `microagent exec`.
+#[derive(Debug, Args)]
+#[command(override_usage = "microagent exec [OPTIONS] NAME [--] COMMAND [ARG...]")]
+pub struct ExecArgs {
+    /// Pass standard input to the command
+    #[arg(long, short = 'i')]
+    pub interactive: bool,
+    /// Environment variable; repeatable
+    #[arg(long, short = 'e', value_name = "KEY=VALUE")]
+    pub env: Vec<String>,
+    /// Working directory [default: the image's]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// User, as in USER[:GROUP] [default: the image's]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// The workspace
+    pub name: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub words: Vec<String>,
+}
+
+/// `microagent logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The workspace
+    pub name: String,
+    /// The guest's console instead of the workload's output
+    #[arg(long)]
+    pub console: bool,
+}
+
+/// `microagent spec`.
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// Print the JSON Schema of specifications
+    #[arg(long, required = true)]
+    pub schema: bool,
+}

@@ -1,0 +1,318 @@
+//! `microagent create`.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use microagent_cas::Store;
+use microagent_pipeline::{ErrorKind, Pipeline};
+use microagent_proto::agent::Place;
+use microagent_workspace::dir::{NewWorkspace, WorkspaceDir};
+use microagent_workspace::event::{Event, now, record};
+use microagent_workspace::machine::boot::{boot, configure, shut_down};
+use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::machine::supervisor::Supervisor;
+use microagent_workspace::spec::{MAX_DOCUMENT, Recorded, RecordedImage, RecordedKernel, Spec};
+use microagent_workspace::start::{self, StartOptions};
+use microagent_workspace::state::State;
+use rustix::rand::{GetRandomFlags, getrandom};
+use serde::Serialize;
+
+use crate::args::CreateArgs;
+use crate::commands::pipeline;
+use crate::document::{ImageDocument, KernelDocument, NodeDocument, nodes};
+use crate::engine::{self, Choice};
+use crate::failure::{Failure, kind_of};
+use crate::install;
+use crate::request::command::shell;
+use crate::request::create::CreateRequest;
+use crate::request::exec_size;
+use crate::request::resources::{self, Resources};
+use crate::run::artifacts::{self, Artifacts};
+use crate::run::disks;
+use crate::run::phases::Phases;
+use crate::run::vm;
+use crate::settings::Settings;
+use crate::termination::Termination;
+
+/// The specification files that are read if they exist.
+const DEFAULT_FILES: [&str; 2] = ["microagent.yaml", "microagent.yml"];
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    workspace: String,
+    state_dir: PathBuf,
+    state: State,
+    image: ImageDocument,
+    resources: Resources,
+    kernel: KernelDocument,
+    nodes: Vec<NodeDocument>,
+}
+
+/// Creates a workspace.
+pub fn create(
+    args: CreateArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let dry_run = args.dry_run;
+    let (document, base) = document(&args, settings)?;
+    let request = CreateRequest::check(args, document, &base, resources::host_cpus())?;
+    let choice = engine::choose_with_notice(settings)?;
+    disks::inspect(&request.run.disks, choice.engine)?;
+    if dry_run {
+        settings.output.text(&request.spec.to_json())?;
+        return Ok(0);
+    }
+    let agent = install::find(install::AGENT)?;
+    let pipeline = pipeline::open(settings, termination)?;
+    let new = super::workspaces(settings).begin(&request.name)?;
+    termination.remove_on_exit(new.directory().path());
+    let mut phases = Phases::default();
+    let artifacts = artifacts::prepare(
+        &pipeline,
+        &request.run,
+        &agent,
+        settings.output,
+        &mut phases,
+        termination,
+    )?;
+    let mut spec = request.spec;
+    let recorded = recorded(&request.run.resources, &artifacts)?;
+    spec.recorded = Some(recorded.clone());
+    check_sizes(&spec, &recorded)?;
+    new.directory().write_spec(&spec)?;
+    let root = root_name(&recorded);
+    let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
+    let value = serde_json::json!({ "workspace": request.name });
+    pipeline.store().set_root(&root, objects, value)?;
+    let made = set_up(&new, &spec, &pipeline, &choice, settings, termination)
+        .and_then(|()| record_prepared(new.directory(), &spec, &recorded))
+        .and_then(|()| Ok(new.complete()?));
+    let directory = made.inspect_err(|_| {
+        let _ = pipeline.store().remove_root(&root);
+    })?;
+    termination.keep(directory.path());
+    if !settings.output.json {
+        settings.output.text(&format!("{}\n", request.name))?;
+        return Ok(0);
+    }
+    settings.output.document(&Document {
+        workspace: request.name,
+        state_dir: settings.state_dir.clone(),
+        state: State::Prepared,
+        image: ImageDocument::new(&artifacts.image),
+        resources: request.run.resources,
+        kernel: KernelDocument::new(&artifacts.kernel, request.run.kernel),
+        nodes: nodes(&pipeline),
+    })?;
+    Ok(0)
+}
+
+/// The name of the store's root for a workspace.
+pub(super) fn root_name(recorded: &Recorded) -> String {
+    format!("workspace-{}", recorded.runtime_id)
+}
+
+/// Removes what the store holds for a workspace.
+pub(super) fn release(store: &Store, spec: &Spec) -> Result<(), Failure> {
+    if let Some(recorded) = &spec.recorded {
+        store.remove_root(&root_name(recorded))?;
+    }
+    Ok(())
+}
+
+fn internal(error: &dyn std::error::Error) -> Failure {
+    Failure::caused(ErrorKind::Internal, error)
+}
+
+/// The document to start from, and the directory of its relative paths.
+fn document(args: &CreateArgs, settings: &Settings) -> Result<(Spec, PathBuf), Failure> {
+    let here = || std::path::absolute(".").map_err(|error| internal(&error));
+    if let Some(path) = &args.request {
+        if path == Path::new("-") {
+            let text = read(&mut io::stdin().lock(), "standard input")?;
+            return Ok((parse(Path::new("standard input"), &text)?, here()?));
+        }
+        return Ok((read_file(path)?, parent(path)?));
+    }
+    if let Some(path) = &args.file {
+        return Ok((read_file(path)?, parent(path)?));
+    }
+    let found = DEFAULT_FILES
+        .iter()
+        .map(Path::new)
+        .find(|path| path.is_file());
+    match found {
+        Some(path) => {
+            let notice = format!("reading {}", path.display());
+            settings.output.notice(&notice);
+            Ok((read_file(path)?, here()?))
+        }
+        None => Ok((Spec::default(), here()?)),
+    }
+}
+
+fn parent(path: &Path) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path).map_err(|error| internal(&error))?;
+    Ok(path.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+fn read_file(path: &Path) -> Result<Spec, Failure> {
+    let shown = path.display().to_string();
+    let mut file = fs::File::open(path).map_err(|error| unreadable(&shown, &error))?;
+    parse(path, &read(&mut file, &shown)?)
+}
+
+fn unreadable(shown: &str, error: &io::Error) -> Failure {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        _ => kind_of(error),
+    };
+    Failure::new(kind, format!("cannot read {shown}: {error}"))
+}
+
+/// Reads a document, but not more than one may have.
+fn read(from: &mut dyn Read, shown: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    from.take(MAX_DOCUMENT as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| unreadable(shown, &error))?;
+    Ok(text)
+}
+
+/// Parses a document: JSON if its name or its first character says so, otherwise YAML.
+fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
+    let is_json = path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+        || text.trim_start().starts_with('{');
+    let parsed = match is_json {
+        true => Spec::from_json(text),
+        false => Spec::from_yaml(text),
+    };
+    parsed.map_err(|error| {
+        let separator = if error.line == 0 { ": " } else { ":" };
+        Failure::usage(format!("{}{separator}{error}", path.display()))
+            .remediation("the fields: microagent spec --schema")
+    })
+}
+
+fn recorded(resources: &Resources, artifacts: &Artifacts) -> Result<Recorded, Failure> {
+    let image = &artifacts.image;
+    let config = &image.config;
+    Ok(Recorded {
+        runtime_id: random_id()?,
+        created_at: now(),
+        image: RecordedImage {
+            reference: image.reference.clone(),
+            resolved: image.resolved.clone(),
+            digest: image.digest.to_string(),
+            env: config.env.clone(),
+            working_dir: config.working_dir.clone(),
+            user: config.user.clone(),
+            stop_signal: config.stop_signal.clone(),
+        },
+        memory_mib: resources.memory_mib,
+        cpu_count: resources.cpu_count,
+        rootfs: artifacts.rootfs.digest.to_string(),
+        kernel: RecordedKernel {
+            digest: artifacts.kernel.digest.to_string(),
+            modules_disk: artifacts.kernel.modules_disk.map(|disk| disk.to_string()),
+        },
+        initramfs: artifacts.initramfs.digest.to_string(),
+        bundles: (artifacts.bundles.iter())
+            .map(|bundle| bundle.digest.to_string())
+            .collect(),
+        argv: artifacts.argv.clone(),
+    })
+}
+
+/// A random identity: 16 hexadecimal digits.
+pub(super) fn random_id() -> Result<String, Failure> {
+    let mut random = [0; 8];
+    getrandom(&mut random[..], GetRandomFlags::empty())
+        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
+}
+
+/// Refuses commands that Linux cannot execute.
+fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
+    let env: Vec<_> = spec.env.clone().into_iter().collect();
+    let setup = spec.setup.iter().map(|line| shell(line));
+    let workload = Some(recorded.argv.clone()).filter(|argv| !argv.is_empty());
+    for argv in setup.chain(workload) {
+        exec_size::check(&start::exec(spec, recorded, argv, Place::Beside), &env)?;
+    }
+    Ok(())
+}
+
+fn record_prepared(
+    directory: &WorkspaceDir,
+    spec: &Spec,
+    recorded: &Recorded,
+) -> Result<(), Failure> {
+    let event = Event {
+        request_id: random_id()?,
+        runtime_id: recorded.runtime_id.clone(),
+        role: start::role(spec).to_owned(),
+        engine: None,
+        state: State::Prepared,
+        observed_at: now(),
+        detail: None,
+    };
+    record(directory.path(), event)
+        .map_err(|error| Failure::new(kind_of(&error), format!("cannot record the event: {error}")))
+}
+
+/// Runs the setup commands in a VM of their own. What they write is in the workspace's delta.
+fn set_up(
+    new: &NewWorkspace,
+    spec: &Spec,
+    pipeline: &Pipeline,
+    choice: &Choice,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<(), Failure> {
+    if spec.setup.is_empty() {
+        return Ok(());
+    }
+    let options = StartOptions {
+        engine: choice.engine,
+        supervisor: install::find(install::SUPERVISOR)?,
+        request_id: String::new(),
+        memory_mib: None,
+        cpu_count: None,
+    };
+    let config = start::shim_config(new.directory(), spec, pipeline.store(), options)
+        .map_err(|error| internal(&error))?;
+    let recorded = start::recorded(spec).map_err(|error| internal(&error))?;
+    let commands = spec.setup.iter().map(|line| {
+        let mut exec = start::exec(spec, recorded, shell(line), Place::Beside);
+        exec.merge_output = true;
+        (line.clone(), exec)
+    });
+    let run_dir = RunDir::create()?;
+    termination.remove_on_exit(run_dir.path());
+    let verbose = settings.output.verbose > 1;
+    let supervisor = Supervisor::spawn(&config.supervisor, choice.engine, verbose)?;
+    let memory_mib = config.vm.memory_mib;
+    let vm = microagent_proto::control::VmConfig {
+        run_dir: run_dir.path().to_owned(),
+        console_to_stderr: verbose,
+        ..config.vm
+    };
+    boot(&supervisor, vm)?;
+    configure(&supervisor, config.guest, memory_mib)?;
+    vm::set_up(&supervisor, commands.collect(), settings.output, memory_mib)?;
+    let halted = shut_down(&supervisor);
+    supervisor.end(halted);
+    match halted {
+        true => Ok(()),
+        false => Err(Failure::new(
+            ErrorKind::Guest,
+            "the guest did not shut down after its setup",
+        )),
+    }
+}

@@ -1,0 +1,136 @@
+//! The commands for workspaces. What they do is in `microagent_workspace`; here it is called and
+//! printed.
+
+mod create;
+mod delete;
+mod end;
+mod exec;
+mod logs;
+mod start;
+mod status;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use microagent_pipeline::ErrorKind;
+use microagent_workspace::client::{Client, ClientError};
+use microagent_workspace::dir::{DirError, WorkspaceDir, Workspaces};
+use microagent_workspace::event::{self, Event};
+use microagent_workspace::lock::is_held;
+use microagent_workspace::state::State;
+use serde::Serialize;
+
+pub use create::create;
+pub use delete::delete;
+pub use end::{End, end, wait};
+pub use exec::exec;
+pub use logs::{events, logs, result, spec};
+pub use start::{run_shim_mode, start};
+pub use status::{list, status};
+
+use crate::failure::{Failure, kind_of};
+use crate::settings::Settings;
+
+/// A workspace and its state.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct StateDocument<'a> {
+    workspace: &'a str,
+    state: State,
+}
+
+/// Prints the state of a workspace after a command: its name, or the document.
+fn print_state(settings: &Settings, name: &str, state: State) -> Result<u8, Failure> {
+    match settings.output.json {
+        true => settings.output.document(&StateDocument {
+            workspace: name,
+            state,
+        })?,
+        false => settings.output.text(&format!("{name}\n"))?,
+    }
+    Ok(0)
+}
+
+fn workspaces(settings: &Settings) -> Workspaces {
+    Workspaces::of(&settings.state_dir)
+}
+
+/// The workspace `name`.
+fn get(settings: &Settings, name: &str) -> Result<WorkspaceDir, Failure> {
+    Ok(workspaces(settings).get(name)?)
+}
+
+/// The state of a workspace, and its last event.
+fn state_of(directory: &WorkspaceDir) -> Result<(State, Option<Event>), Failure> {
+    let path = directory.path();
+    let cannot = |error| {
+        let message = format!("cannot read the state of {}: {error}", path.display());
+        Failure::new(kind_of(&error), message)
+    };
+    // The lock first: if it is released in between, the event is that of the end.
+    let held = is_held(&directory.lock()).map_err(cannot)?;
+    let last = event::last(path).map_err(cannot)?;
+    let recorded = last.as_ref().map_or(State::Failed, |event| event.state);
+    let state = State::compute(recorded, held);
+    // A supervisor that ended after the lock was read recorded the end first.
+    if held && !recorded.is_live() && !is_held(&directory.lock()).map_err(cannot)? {
+        return Ok((recorded, last));
+    }
+    Ok((state, last))
+}
+
+/// How long a supervisor that has just been started may take to listen.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often to look meanwhile: a lock that is released and a socket that appears send no event.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+/// The client of a running workspace. Waits for a supervisor that does not listen yet.
+fn client(directory: &WorkspaceDir, name: &str) -> Result<Client, Failure> {
+    let deadline = Instant::now() + LISTEN_TIMEOUT;
+    loop {
+        let found = Client::new(directory);
+        let asked = found.and_then(|client| client.status().map(|_| client));
+        match asked {
+            Err(ClientError::NotRunning)
+                if state_of(directory)?.0.is_live() && Instant::now() < deadline =>
+            {
+                thread::sleep(INTERVAL);
+            }
+            asked => return asked.map_err(|error| client_failure(error, name)),
+        }
+    }
+}
+
+fn client_failure(error: ClientError, name: &str) -> Failure {
+    match error {
+        ClientError::NotRunning => Failure::new(
+            ErrorKind::Conflict,
+            format!("workspace {name} is not running"),
+        )
+        .remediation(format!("start it first: microagent start {name}")),
+        ClientError::Refused(why) => {
+            Failure::new(ErrorKind::Conflict, format!("workspace {name}: {why}"))
+        }
+        error => Failure::caused(ErrorKind::Host, &error),
+    }
+}
+
+impl From<DirError> for Failure {
+    fn from(error: DirError) -> Failure {
+        let kind = match &error {
+            DirError::Io { source, .. } => kind_of(source),
+            DirError::Absent(_) => ErrorKind::NotFound,
+            DirError::Exists(_) => ErrorKind::Conflict,
+            _ => ErrorKind::Corrupt,
+        };
+        let remediation = match &error {
+            DirError::Absent(_) => Some("list them: microagent list".to_owned()),
+            DirError::Exists(name) => Some(format!(
+                "use another name, or delete it first: microagent delete {name}"
+            )),
+            _ => None,
+        };
+        Failure::caused(kind, &error).maybe_remediation(remediation)
+    }
+}

@@ -1,0 +1,343 @@
+//! A validated `create`: a document, overridden by flags.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use microagent_workspace::spec::{Access, Disk, Entrypoint, NetworkMode, Resources as Sizes, Spec};
+
+use super::command::CommandSpec;
+use super::resources::{self, ResourceArgs};
+use super::{RunRequest, disks, env_variable, name, reference, unavailable_flag, workspace_name};
+use crate::args::CreateArgs;
+use crate::failure::Failure;
+
+/// The image if none is given.
+const DEFAULT_IMAGE: &str = "docker.io/library/python:3.13-slim";
+
+/// One `create`.
+#[derive(Debug)]
+pub struct CreateRequest {
+    /// The name.
+    pub name: String,
+    /// The complete specification, with absolute paths.
+    pub spec: Spec,
+    /// What to build and how to boot it.
+    pub run: RunRequest,
+}
+
+impl CreateRequest {
+    /// Validates `document`, whose relative paths are relative to `base`, overridden by `args`, for a
+    /// host with `host_cpus` CPUs.
+    ///
+    /// # Errors
+    /// The first invalid value.
+    pub fn check(
+        args: CreateArgs,
+        document: Spec,
+        base: &Path,
+        host_cpus: u32,
+    ) -> Result<CreateRequest, Failure> {
+        if let Some(flag) = args.later.given() {
+            return Err(unavailable_flag(flag));
+        }
+        if let Some(field) = unavailable_field(&document) {
+            return Err(
+                Failure::usage(format!("field {field} is not available yet"))
+                    .remediation("omit it"),
+            );
+        }
+        let name = the_name(&args, document.name.as_deref())?;
+        let mut spec = absolute(document, base)?;
+        spec.name = Some(name.clone());
+        override_with(&mut spec, &args)?;
+        if let Some(hostname) = &spec.hostname {
+            name::check_hostname(hostname)?;
+        }
+        let image = spec.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
+        let reference = reference(image)?;
+        let number = |value: Option<u64>| value.map(|value| value.to_string());
+        let (memory, cpus, size) = (
+            args.machine.memory.or(number(spec.resources.memory_mib)),
+            (args.machine.cpus).or(number(spec.resources.cpu_count.map(u64::from))),
+            args.size_mib.or(number(spec.resources.size_mib)),
+        );
+        let resources = resources::resolve(
+            &ResourceArgs {
+                profile: spec.profile.as_deref(),
+                memory: memory.as_deref(),
+                cpus: cpus.as_deref(),
+                size_mib: size.as_deref(),
+            },
+            host_cpus,
+        )?;
+        spec.resources = Sizes {
+            memory_mib: memory.map(|_| resources.memory_mib),
+            cpu_count: cpus.map(|_| resources.cpu_count),
+            size_mib: size.and(resources.size_mib),
+        };
+        let disks = disks::check(&words(&spec.disks), &words(&spec.bundles))?;
+        let run = RunRequest {
+            reference,
+            setup: spec.setup.clone(),
+            command: command(&spec),
+            stdin: false,
+            env: spec.env.clone().into_iter().collect(),
+            name: Some(name.clone()),
+            hostname: spec.hostname.clone(),
+            resources,
+            disks,
+            timeout: None,
+            kernel: spec.kernel.clone(),
+            keep: false,
+            mke2fs: args.mke2fs,
+            supervisor: None,
+        };
+        Ok(CreateRequest { name, spec, run })
+    }
+}
+
+/// The name; given twice in different ways it must agree.
+fn the_name(args: &CreateArgs, document: Option<&str>) -> Result<String, Failure> {
+    let flags = workspace_name(args.name.clone(), args.id.clone())?;
+    let positional = workspace_name(args.positional.clone(), None)?;
+    if let (Some(flag), Some(positional)) = (&flags, &positional)
+        && flag != positional
+    {
+        return Err(Failure::usage(format!(
+            "the name {positional} conflicts with --name {flag}"
+        ))
+        .remediation("give one name"));
+    }
+    let document = workspace_name(document.map(str::to_owned), None)?;
+    flags.or(positional).or(document).ok_or_else(|| {
+        Failure::usage("the workspace has no name")
+            .remediation("use microagent create NAME --image REF")
+    })
+}
+
+/// The first field of a document that arrives with a later version.
+fn unavailable_field(spec: &Spec) -> Option<&'static str> {
+    let network = spec.network.as_ref();
+    [
+        ("recorded", spec.recorded.is_some()),
+        ("rootfs", spec.rootfs.is_some()),
+        ("shell", spec.shell.is_some()),
+        ("restart", spec.restart.is_some()),
+        ("outputs", !spec.outputs.is_empty()),
+        ("files", !spec.files.is_empty()),
+        ("mediation", spec.mediation.is_some()),
+        ("health", spec.health.is_some()),
+        (
+            "network.forwards",
+            network.is_some_and(|network| !network.forwards.is_empty()),
+        ),
+        (
+            "network.mode",
+            network.is_some_and(|network| network.mode != NetworkMode::Isolated),
+        ),
+    ]
+    .into_iter()
+    .find_map(|(field, given)| given.then_some(field))
+}
+
+/// Makes the paths of a document absolute.
+fn absolute(mut spec: Spec, base: &Path) -> Result<Spec, Failure> {
+    let resolve = |path: &mut PathBuf| -> Result<(), Failure> {
+        *path = std::path::absolute(base.join(&*path))
+            .map_err(|error| Failure::usage(format!("invalid path {}: {error}", path.display())))?;
+        Ok(())
+    };
+    spec.kernel.iter_mut().try_for_each(resolve)?;
+    for disk in spec.disks.iter_mut().chain(&mut spec.bundles) {
+        resolve(&mut disk.path)?;
+    }
+    Ok(spec)
+}
+
+/// Replaces fields by the flags that are given.
+fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
+    let replace = |field: &mut Option<String>, flag: &Option<String>| {
+        if flag.is_some() {
+            field.clone_from(flag);
+        }
+    };
+    replace(&mut spec.image, &args.image);
+    replace(&mut spec.role, &args.role);
+    replace(&mut spec.hostname, &args.hostname);
+    replace(&mut spec.profile, &args.machine.profile);
+    if let Some(kernel) = &args.machine.kernel {
+        spec.kernel = Some(std::path::absolute(kernel).unwrap_or_else(|_| kernel.clone()));
+    }
+    if !args.setup.is_empty() {
+        spec.setup.clone_from(&args.setup);
+    }
+    if let Some(line) = &args.entrypoint {
+        spec.entrypoint = Some(Entrypoint::Shell(line.clone()));
+        spec.image_command = false;
+    }
+    if args.image_command {
+        spec.entrypoint = None;
+        spec.image_command = true;
+    }
+    if spec.entrypoint.is_some() && spec.image_command {
+        return Err(
+            Failure::usage("entrypoint conflicts with imageCommand").remediation("use one of them")
+        );
+    }
+    let variables: BTreeMap<_, _> = (args.env.iter())
+        .map(|word| env_variable(word))
+        .collect::<Result<_, _>>()?;
+    spec.env.extend(variables);
+    let images = disks::check(&args.disk, &args.bundle)?;
+    for disk in images {
+        let (list, path) = match disk.source {
+            super::DiskSource::Image(path) => (&mut spec.disks, path),
+            super::DiskSource::Bundle(path) => (&mut spec.bundles, path),
+        };
+        list.retain(|known| known.name != disk.name);
+        list.push(Disk {
+            name: disk.name,
+            path,
+            mountpoint: disk.mount,
+            mode: match disk.read_only {
+                true => Access::Ro,
+                false => Access::Rw,
+            },
+        });
+    }
+    Ok(())
+}
+
+/// The disks as values of `--disk` and `--bundle`, which are checked as one.
+fn words(disks: &[Disk]) -> Vec<String> {
+    let word = |disk: &Disk| {
+        let mode = match disk.mode {
+            Access::Ro => "ro",
+            Access::Rw => "rw",
+        };
+        format!(
+            "{}={}:{}:{mode}",
+            disk.name,
+            disk.path.display(),
+            disk.mountpoint
+        )
+    };
+    disks.iter().map(word).collect()
+}
+
+fn command(spec: &Spec) -> Option<CommandSpec> {
+    match &spec.entrypoint {
+        Some(Entrypoint::Shell(line)) => Some(CommandSpec {
+            exec: Some(line.clone()),
+            ..CommandSpec::default()
+        }),
+        Some(Entrypoint::Argv(words)) => Some(CommandSpec {
+            entrypoint: words.first().cloned(),
+            words: words.iter().skip(1).cloned().collect(),
+            ..CommandSpec::default()
+        }),
+        None => spec.image_command.then(CommandSpec::default),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Command, Parsed, parse};
+
+    fn check(line: &[&str], document: &str) -> Result<CreateRequest, Failure> {
+        let words = ["microagent", "create"].iter().chain(line);
+        let words: Vec<_> = words.map(std::ffi::OsString::from).collect();
+        let Parsed::Command(cli) = parse(&words)? else {
+            panic!("help");
+        };
+        let Command::Create(args) = cli.command else {
+            panic!("another command");
+        };
+        let document = Spec::from_yaml(document).unwrap();
+        CreateRequest::check(*args, document, Path::new("/base"), 4)
+    }
+
+    #[test]
+    fn flags_override_single_fields_of_the_document() {
+        let document = "\
+name: research
+image: docker.io/library/ubuntu:24.04
+profile: medium
+entrypoint: [sleep, \"1\"]
+env: {A: a, B: b}
+disks:
+  - {name: data, path: data.ext4, mountpoint: /data, mode: rw}
+";
+        let request = check(
+            &["--memory", "1024", "-e", "B=c", "--entrypoint", "ls"],
+            document,
+        )
+        .unwrap();
+        assert_eq!(request.name, "research");
+        let run = &request.run;
+        assert_eq!(
+            (run.resources.memory_mib, run.resources.cpu_count),
+            (1024, 2)
+        );
+        assert_eq!(run.resources.profile.as_deref(), Some("medium"));
+        assert_eq!(request.spec.resources.memory_mib, Some(1024));
+        assert_eq!(request.spec.resources.cpu_count, None);
+        assert_eq!(run.command.as_ref().unwrap().exec.as_deref(), Some("ls"));
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(run.env, [pair("A", "a"), pair("B", "c")]);
+        assert_eq!(request.spec.disks[0].path, Path::new("/base/data.ext4"));
+        assert!(!run.disks[0].read_only);
+    }
+
+    #[test]
+    fn a_name_is_needed_and_must_agree() {
+        let name = |line: &[&str], document: &str| check(line, document).map(|found| found.name);
+        assert_eq!(name(&["a"], "").unwrap(), "a");
+        assert_eq!(name(&["a", "--name", "a", "--id", "a"], "").unwrap(), "a");
+        assert_eq!(name(&["a"], "name: b").unwrap(), "a");
+        for (line, document, message) in [
+            (&[][..], "", "the workspace has no name"),
+            (
+                &["a", "--name", "b"],
+                "",
+                "the name a conflicts with --name b",
+            ),
+            (
+                &["--name", "a", "--id", "b"],
+                "",
+                "--name a conflicts with --id b",
+            ),
+            (&["A"], "", "invalid workspace name \"A\""),
+            (&[], "name: a_b", "invalid workspace name \"a_b\""),
+        ] {
+            let failure = name(line, document).unwrap_err();
+            assert_eq!(failure.message, message);
+            assert_eq!(failure.exit_code(1), 2);
+        }
+    }
+
+    #[test]
+    fn what_arrives_later_is_refused() {
+        for (line, document, message) in [
+            (
+                &["a", "--publish", "80:80"][..],
+                "",
+                "--publish is not available yet",
+            ),
+            (
+                &["a"],
+                "restart: always",
+                "field restart is not available yet",
+            ),
+            (
+                &["a"],
+                "network: {mode: nat}",
+                "field network.mode is not available yet",
+            ),
+        ] {
+            assert_eq!(check(line, document).unwrap_err().message, message);
+        }
+        check(&["a"], "network: {mode: isolated}").unwrap();
+    }
+}

@@ -1,0 +1,50 @@
+//! What a shim is told by the command that starts it.
+
+use std::path::PathBuf;
+
+use microagent_proto::agent::Exec;
+use microagent_proto::control::VmConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::boot::Guest;
+
+/// A workspace to start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShimConfig {
+    /// The directory of the workspace.
+    pub directory: PathBuf,
+    /// The identity of the workspace.
+    pub runtime_id: String,
+    /// The caller's label.
+    pub role: String,
+    /// The identity of this start.
+    pub request_id: String,
+    /// The supervisor program.
+    pub supervisor: PathBuf,
+    /// The VM. Its `run_dir` is ignored: the shim makes its own.
+    pub vm: VmConfig,
+    /// What the guest is told after its boot.
+    pub guest: Guest,
+    /// What to run; without it the VM idles.
+    pub workload: Option<Exec>,
+    /// The signal that asks the workload to end.
+    pub stop_signal: i32,
+}
+
+/// The shim's report to the command that started it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Started {
+    /// The guest is ready and the workload was executed.
+    Ready,
+    /// The workspace could not be started.
+    Failed {
+        /// The kind of failure, as in documents.
+        kind: String,
+        /// One line: what failed and why.
+        message: String,
+        /// One line: the way out, if there is one.
+        remediation: Option<String>,
+    },
+}

@@ -1,0 +1,199 @@
+//! The socket on which a shim listens. Each client has a thread, so that one which stalls disturbs
+//! no other.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use rustix::process::getuid;
+
+use super::Event;
+use super::packet::{receive, send};
+use super::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
+use crate::machine::supervisor::{Connector, Killer};
+use crate::state::State;
+
+/// How long a client may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait after a client could not be accepted, for example because this process is out
+/// of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The maximum number of clients at a time.
+const MAX_CLIENTS: usize = 256;
+
+/// What the threads of the clients share.
+#[derive(Debug)]
+pub struct Shared {
+    status: Mutex<Status>,
+    connector: Connector,
+    killer: Killer,
+    events: Sender<Event>,
+    clients: AtomicUsize,
+}
+
+impl Shared {
+    /// The initial state.
+    pub fn new(
+        status: Status,
+        connector: Connector,
+        killer: Killer,
+        events: Sender<Event>,
+    ) -> Shared {
+        Shared {
+            status: Mutex::new(status),
+            connector,
+            killer,
+            events,
+            clients: AtomicUsize::new(0),
+        }
+    }
+
+    /// The state to read or change.
+    pub fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` if the workspace has ended, which the client finds out.
+    fn answer(&self, request: Request, attached: Option<OwnedFd>) -> Option<Reply> {
+        match request {
+            Request::Status => Some(Reply::Status(self.status().clone())),
+            Request::Connect { port } => Some(match attached {
+                Some(stream) => self.connect(port, stream.into()),
+                None => refused("a stream is missing"),
+            }),
+            Request::Stop { force, reason } => self.ask(|reply| Event::Stop {
+                force,
+                reason,
+                reply,
+            }),
+            Request::Kill { reason } => self.kill(reason),
+            Request::Wait => self.ask(|reply| Event::Wait { reply }),
+        }
+    }
+
+    fn connect(&self, port: u32, stream: UnixStream) -> Reply {
+        let state = self.status().state;
+        if state != State::Running {
+            return refused(&format!("the workspace is {state}"));
+        }
+        match self.connector.connect(port, stream) {
+            Ok(()) => Reply::Connected,
+            Err(_) => refused("the VM has ended"),
+        }
+    }
+
+    /// Kills the VM at once, also while it boots and the main thread waits for it.
+    fn kill(&self, reason: Option<String>) -> Option<Reply> {
+        let (sender, receiver) = mpsc::channel();
+        let reply = sender;
+        let _ = self.events.send(Event::Kill { reason, reply });
+        if self.status().state == State::Starting {
+            self.killer.kill();
+        }
+        receiver.recv().ok()
+    }
+
+    /// Passes an event to the main thread and waits for its reply.
+    fn ask(&self, event: impl FnOnce(Sender<Reply>) -> Event) -> Option<Reply> {
+        let (sender, receiver) = mpsc::channel();
+        let _ = self.events.send(event(sender));
+        receiver.recv().ok()
+    }
+}
+
+fn refused(message: &str) -> Reply {
+    Reply::Refused {
+        message: message.to_owned(),
+    }
+}
+
+/// Listens on `path`, which must not exist, and serves clients on threads of their own.
+///
+/// # Errors
+/// When the socket or its thread cannot be created.
+pub fn serve(path: &Path, shared: Arc<Shared>) -> io::Result<()> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, 128)?;
+    thread::Builder::new()
+        .name("listener".into())
+        .spawn(move || accept_forever(&socket, &shared))
+        .map(drop)
+}
+
+fn accept_forever(socket: &OwnedFd, shared: &Arc<Shared>) {
+    loop {
+        let accepted = accept_with(socket, SocketFlags::CLOEXEC);
+        let served = match accepted {
+            Ok(client) => start_client(client, shared),
+            Err(Errno::INTR | Errno::CONNABORTED) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = served {
+            tracing::warn!(%error, "cannot serve a client");
+            thread::sleep(ACCEPT_RETRY);
+        }
+    }
+}
+
+fn start_client(client: OwnedFd, shared: &Arc<Shared>) -> io::Result<()> {
+    let ours = getuid();
+    let uid = socket_peercred(&client)?.uid;
+    // The directory of the socket admits no others; this is the second lock of the door.
+    if uid != ours && !uid.is_root() {
+        return Ok(());
+    }
+    set_socket_timeout(&client, Timeout::Recv, Some(REQUEST_TIMEOUT))?;
+    if shared.clients.fetch_add(1, Ordering::SeqCst) >= MAX_CLIENTS {
+        shared.clients.fetch_sub(1, Ordering::SeqCst);
+        let _ = reply(&client, VERSION, &refused("too many clients"));
+        return Ok(());
+    }
+    let serving = Arc::clone(shared);
+    let started = thread::Builder::new().name("client".into()).spawn(move || {
+        serve_client(&client, &serving);
+        serving.clients.fetch_sub(1, Ordering::SeqCst);
+    });
+    if started.is_err() {
+        shared.clients.fetch_sub(1, Ordering::SeqCst);
+    }
+    started.map(drop)
+}
+
+/// Answers one request. A client that is gone needs no answer.
+fn serve_client(client: &OwnedFd, shared: &Shared) {
+    let Ok(Some((packet, attached))) = receive(client) else {
+        return;
+    };
+    let (version, answer) = match decode(&packet) {
+        Ok((version, request)) => (version, shared.answer(request, attached)),
+        Err(error @ PacketError::Version(version)) => (version, Some(refused(&error.to_string()))),
+        Err(error) => (VERSION, Some(refused(&error.to_string()))),
+    };
+    if let Some(answer) = answer {
+        let _ = reply(client, version, &answer);
+    }
+}
+
+fn reply(client: &OwnedFd, version: u32, answer: &Reply) -> io::Result<()> {
+    let packet = encode(answer, version).map_err(io::Error::other)?;
+    send(client, &packet, None)
+}

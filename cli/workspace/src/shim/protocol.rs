@@ -1,0 +1,159 @@
+//! The protocol between a command and the shim of a workspace.
+//!
+//! The socket is of type `SOCK_SEQPACKET`; each packet is an [`envelope`] and one JSON message. A
+//! client sends one request and reads one reply; [`Request::Wait`] is answered at the end.
+//!
+//! Unlike the links within an installation, both ends may be of different releases: a shim lives as
+//! long as its VM. So a shim answers a request of any version from [`OLDEST`] on, with the version
+//! of the client, and both ignore fields that they do not know. [`VERSION`] rises with every
+//! message or field that is added.
+
+use microagent_proto::control::MAX_MESSAGE;
+use microagent_proto::envelope::{self, envelope};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::state::State;
+
+/// The version of this program.
+pub const VERSION: u32 = 1;
+
+/// The oldest version that is understood.
+pub const OLDEST: u32 = 1;
+
+/// A request of a client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Request {
+    /// What is the state? Answered at once.
+    Status,
+    /// Connect the attached stream socket (`SCM_RIGHTS`, exactly one) to a vsock port of the guest.
+    Connect {
+        /// The guest's port.
+        port: u32,
+    },
+    /// Shut the guest down. Answered when the VM has ended, or does not obey.
+    Stop {
+        /// Kill the VM if the guest does not obey in time.
+        force: bool,
+        /// Why, for the event.
+        reason: Option<String>,
+    },
+    /// Kill the VM. Answered when it has ended.
+    Kill {
+        /// Why, for the event.
+        reason: Option<String>,
+    },
+    /// Answered when the workspace has ended.
+    Wait,
+}
+
+/// A reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Reply {
+    /// The state.
+    Status(Status),
+    /// The stream was passed to the guest.
+    Connected,
+    /// The workspace has ended, or it ends and this is its last state.
+    Ended {
+        /// The state after the end.
+        state: State,
+    },
+    /// The request cannot be carried out.
+    Refused {
+        /// One line: why.
+        message: String,
+    },
+}
+
+/// See [`Request::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The state.
+    pub state: State,
+    /// The process that keeps the VM.
+    pub pid: u32,
+    /// The engine.
+    pub engine: String,
+    /// Whether the workload runs.
+    pub workload: bool,
+}
+
+/// A packet cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PacketError {
+    /// The peer's version is not understood.
+    #[error("the workspace is kept by another version of microagent (protocol {0})")]
+    Version(u32),
+    /// It is not a message of the protocol.
+    #[error("invalid message")]
+    Message,
+}
+
+/// A packet with `message` for a peer of this version.
+///
+/// # Errors
+/// When it is too long.
+pub fn encode<T: Serialize>(message: &T, version: u32) -> Result<Vec<u8>, PacketError> {
+    let mut packet = envelope(version).to_vec();
+    serde_json::to_writer(&mut packet, message).map_err(|_| PacketError::Message)?;
+    match packet.len() <= MAX_MESSAGE {
+        true => Ok(packet),
+        false => Err(PacketError::Message),
+    }
+}
+
+/// The peer's version and message.
+///
+/// # Errors
+/// [`PacketError`].
+pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<(u32, T), PacketError> {
+    let (version, message) = envelope::split(packet).ok_or(PacketError::Message)?;
+    if version < OLDEST {
+        return Err(PacketError::Version(version));
+    }
+    match serde_json::from_slice(message) {
+        Ok(message) => Ok((version, message)),
+        // A newer peer may know more messages.
+        Err(_) if version > VERSION => Err(PacketError::Version(version)),
+        Err(_) => Err(PacketError::Message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_newer_versions_are_ignored_and_their_messages_named() {
+        let packet = encode(&Request::Status, VERSION).unwrap();
+        assert_eq!(decode(&packet).unwrap(), (VERSION, Request::Status));
+        let with = |version: u32, message: &str| {
+            let mut packet = envelope(version).to_vec();
+            packet.extend(message.as_bytes());
+            decode::<Request>(&packet)
+        };
+        let newer = VERSION + 1;
+        let stop = Request::Stop {
+            force: true,
+            reason: None,
+        };
+        assert_eq!(
+            with(newer, r#"{"stop":{"force":true,"reason":null,"gently":1}}"#),
+            Ok((newer, stop))
+        );
+        assert_eq!(
+            with(newer, r#"{"dance":{}}"#),
+            Err(PacketError::Version(newer))
+        );
+        assert_eq!(with(VERSION, r#"{"dance":{}}"#), Err(PacketError::Message));
+        assert_eq!(
+            with(OLDEST - 1, "{}"),
+            Err(PacketError::Version(OLDEST - 1))
+        );
+        assert_eq!(decode::<Request>(b"x"), Err(PacketError::Message));
+    }
+}

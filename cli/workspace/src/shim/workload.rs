@@ -1,0 +1,89 @@
+//! The workload of a workspace: its session with the agent, and its output.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::thread;
+
+use microagent_proto::agent::Exec;
+
+use super::Event;
+use crate::log::BoundedLog;
+use crate::machine::session::{self, Sink};
+
+/// How much of the output is kept, in bytes.
+const OUTPUT_LIMIT: u64 = 1 << 20;
+
+/// A running workload.
+#[derive(Debug)]
+pub struct Workload {
+    stream: UnixStream,
+}
+
+impl Workload {
+    /// Executes `request` on `stream`; its output goes to the file `output`. `events` receives
+    /// [`Event::WorkloadStarted`] and [`Event::WorkloadEnded`].
+    ///
+    /// # Errors
+    /// When the output or the thread cannot be created.
+    pub fn start(
+        stream: UnixStream,
+        request: Exec,
+        output: &Path,
+        events: Sender<Event>,
+    ) -> io::Result<Workload> {
+        let log = BoundedLog::open(output, OUTPUT_LIMIT)?;
+        let signals = stream.try_clone()?;
+        thread::Builder::new()
+            .name("workload".into())
+            .spawn(move || {
+                let mut sink = Output {
+                    log,
+                    events: events.clone(),
+                };
+                let end = session::exec(stream, request, &mut sink);
+                // The main thread ends with the process.
+                let _ = events.send(Event::WorkloadEnded(end));
+            })?;
+        Ok(Workload { stream: signals })
+    }
+
+    /// Sends it a signal. A workload that has ended receives none.
+    pub fn signal(&mut self, number: i32) {
+        if let Err(error) = session::signal(&mut self.stream, number) {
+            tracing::debug!(%error, "the workload cannot be signalled");
+        }
+    }
+}
+
+/// What the workload writes.
+struct Output {
+    log: BoundedLog,
+    events: Sender<Event>,
+}
+
+impl Output {
+    /// A full disk must not stop the workload.
+    fn append(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.log.append(bytes) {
+            tracing::warn!(%error, "the output of the workload cannot be kept");
+        }
+    }
+}
+
+impl Sink for Output {
+    fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.append(bytes);
+        Ok(())
+    }
+
+    fn stderr(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.append(bytes);
+        Ok(())
+    }
+
+    fn started(&mut self) {
+        let _ = self.events.send(Event::WorkloadStarted);
+    }
+}

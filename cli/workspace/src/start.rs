@@ -1,0 +1,193 @@
+//! From a manifest to what a shim is told: which files of the store and of the workspace the VM
+//! uses, and what it runs. Nothing is read, copied or created here.
+
+use std::path::PathBuf;
+
+use microagent_cas::{Digest, Output, Store};
+use microagent_proto::agent::{Disk as Mount, Exec, Place};
+use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig, disk_serial};
+use microagent_vmm::engine::max_disks;
+
+use crate::dir::WorkspaceDir;
+use crate::environment::environment;
+use crate::machine::boot::Guest;
+use crate::shim::config::ShimConfig;
+use crate::signal;
+use crate::spec::{Access, Recorded, Spec};
+
+/// How one start differs from others.
+#[derive(Debug, Clone)]
+pub struct StartOptions {
+    /// The engine.
+    pub engine: Engine,
+    /// The supervisor program.
+    pub supervisor: PathBuf,
+    /// The identity of the request, for events.
+    pub request_id: String,
+    /// Memory in MiB instead of the recorded one.
+    pub memory_mib: Option<u64>,
+    /// The number of CPUs instead of the recorded one.
+    pub cpu_count: Option<u32>,
+}
+
+/// A manifest from which nothing can be started.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// `create` recorded nothing.
+    #[error("the manifest of the workspace is incomplete: {0} is missing")]
+    Missing(&'static str),
+    /// A digest is malformed.
+    #[error("the manifest of the workspace is damaged: {0:?} is not a digest")]
+    Digest(String),
+}
+
+/// What the shim of a workspace is told.
+///
+/// # Errors
+/// [`ManifestError`].
+pub fn shim_config(
+    directory: &WorkspaceDir,
+    spec: &Spec,
+    store: &Store,
+    options: StartOptions,
+) -> Result<ShimConfig, ManifestError> {
+    let recorded = recorded(spec)?;
+    let name = spec.name.clone().ok_or(ManifestError::Missing("name"))?;
+    let hostname = spec.hostname.clone().unwrap_or_else(|| name.clone());
+    let disks = disks(directory, spec, recorded, store)?;
+    let mut configs: Vec<DiskConfig> = disks.iter().map(|(config, _)| config.clone()).collect();
+    let modules = match &recorded.kernel.modules_disk {
+        Some(modules) if configs.len() < max_disks(options.engine) => {
+            configs.push(DiskConfig {
+                path: store.sparse_path(&digest(modules)?),
+                mode: DiskMode::ReadOnly,
+            });
+            Some(disk_serial(configs.len() - 1))
+        }
+        _ => None,
+    };
+    let workload = (!recorded.argv.is_empty())
+        .then(|| exec(spec, recorded, recorded.argv.clone(), Place::Workload));
+    Ok(ShimConfig {
+        directory: directory.path().to_owned(),
+        runtime_id: recorded.runtime_id.clone(),
+        role: role(spec).to_owned(),
+        request_id: options.request_id,
+        supervisor: options.supervisor,
+        vm: VmConfig {
+            name,
+            engine: options.engine,
+            cpus: options.cpu_count.unwrap_or(recorded.cpu_count),
+            memory_mib: options.memory_mib.unwrap_or(recorded.memory_mib),
+            kernel: store.blob_path(&digest(&recorded.kernel.digest)?),
+            initramfs: Some(store.blob_path(&digest(&recorded.initramfs)?)),
+            extra_cmdline: None,
+            disks: configs,
+            run_dir: PathBuf::new(),
+            console_to_stderr: true,
+        },
+        guest: Guest {
+            hostname,
+            // The root is not mounted by name.
+            disks: disks.into_iter().filter_map(|(_, mount)| mount).collect(),
+            modules,
+        },
+        workload,
+        stop_signal: (recorded.image.stop_signal.as_deref())
+            .and_then(signal::number)
+            .unwrap_or(signal::SIGTERM),
+    })
+}
+
+/// What `create` recorded.
+///
+/// # Errors
+/// [`ManifestError::Missing`].
+pub fn recorded(spec: &Spec) -> Result<&Recorded, ManifestError> {
+    (spec.recorded.as_ref()).ok_or(ManifestError::Missing("recorded"))
+}
+
+/// The caller's label.
+pub fn role(spec: &Spec) -> &str {
+    spec.role.as_deref().unwrap_or("workload")
+}
+
+/// A command in the workspace, with the environment, directory and user of its image.
+pub fn exec(spec: &Spec, recorded: &Recorded, argv: Vec<String>, place: Place) -> Exec {
+    let name = spec.name.as_deref().unwrap_or_default();
+    let hostname = spec.hostname.as_deref().unwrap_or(name);
+    let overrides = spec.env.iter().map(|(name, value)| (&**name, &**value));
+    Exec {
+        argv,
+        env: environment(&recorded.image.env, overrides, hostname),
+        cwd: recorded.image.working_dir.clone(),
+        user: recorded.image.user.clone(),
+        stdin: false,
+        merge_output: false,
+        place,
+    }
+}
+
+/// The objects of the store that the workspace needs.
+///
+/// # Errors
+/// [`ManifestError::Digest`].
+pub fn objects(recorded: &Recorded) -> Result<Vec<Output>, ManifestError> {
+    let kernel = &recorded.kernel;
+    let blobs = [&kernel.digest, &recorded.initramfs].into_iter();
+    let disks = [&recorded.rootfs].into_iter();
+    let disks = disks.chain(&kernel.modules_disk).chain(&recorded.bundles);
+    blobs
+        .map(|text| digest(text).map(Output::Blob))
+        .chain(disks.map(|text| digest(text).map(Output::Sparse)))
+        .collect()
+}
+
+/// The root disk, then disks and bundles in their order, each with its mount.
+fn disks(
+    directory: &WorkspaceDir,
+    spec: &Spec,
+    recorded: &Recorded,
+    store: &Store,
+) -> Result<Vec<(DiskConfig, Option<Mount>)>, ManifestError> {
+    let root = DiskConfig {
+        path: store.sparse_path(&digest(&recorded.rootfs)?),
+        mode: DiskMode::Delta {
+            delta: directory.delta(),
+            presence: directory.presence(),
+        },
+    };
+    let mut disks = vec![(root, None)];
+    let bundles = spec.bundles.iter().zip(recorded.bundles.iter().map(Some));
+    for (disk, bundle) in spec.disks.iter().map(|disk| (disk, None)).chain(bundles) {
+        let path = match bundle {
+            Some(bundle) => store.sparse_path(&digest(bundle)?),
+            None => disk.path.clone(),
+        };
+        let mode = match (disk.mode, bundle) {
+            (Access::Ro, _) => DiskMode::ReadOnly,
+            (Access::Rw, None) => DiskMode::ReadWrite,
+            (Access::Rw, Some(_)) => DiskMode::Delta {
+                delta: directory.path().join(format!("bundle-{}.delta", disk.name)),
+                presence: directory
+                    .path()
+                    .join(format!("bundle-{}.presence", disk.name)),
+            },
+        };
+        let mount = Mount {
+            name: disk.name.clone(),
+            serial: disk_serial(disks.len()),
+            mount: disk.mountpoint.clone(),
+            fs_type: "ext4".into(),
+            read_only: disk.mode == Access::Ro,
+        };
+        disks.push((DiskConfig { path, mode }, Some(mount)));
+    }
+    Ok(disks)
+}
+
+fn digest(text: &str) -> Result<Digest, ManifestError> {
+    text.parse()
+        .map_err(|_| ManifestError::Digest(text.to_owned()))
+}
