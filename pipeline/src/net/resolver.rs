@@ -34,7 +34,8 @@ impl Resolver for HostResolver {
                 // Fails after the timeout; then nobody needs the addresses.
                 let _ = sender.send(DefaultResolver::default().resolve(&uri, &config, unlimited));
             })
-            .map_err(ureq::Error::Io)?;
+            // Not as it is: EAGAIN is also what a socket reports after its timeout.
+            .map_err(|error| io::Error::other(format!("cannot start a thread: {error}")))?;
         match resolved.recv_timeout(*timeout.after) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => Err(ureq::Error::Timeout(timeout.reason)),

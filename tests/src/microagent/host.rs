@@ -104,6 +104,16 @@ impl Host {
         invocation
     }
 
+    /// Prepares a run of a shell script, as [`Host::shell`], in a mount namespace of its own, where
+    /// it may mount and unmount. Needs root.
+    pub fn shell_with_mounts(&self, script: &str) -> Invocation {
+        let mut invocation = self.program(Path::new("/usr/bin/unshare"));
+        for argument in ["--mount", "--propagation", "private", "sh", "-c", script] {
+            invocation.argument(argument);
+        }
+        invocation
+    }
+
     /// Prepares a run of any program in the same environment as [`Host::microagent`].
     pub fn program(&self, program: &Path) -> Invocation {
         let mut command = Command::new(program);

@@ -369,10 +369,7 @@ fn missing_kvm_and_qemu_are_reported() {
     let script = r#"mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 &&
         mknod -m 666 /dev/urandom c 1 9 && mkdir /dev/shm &&
         PATH="$(dirname "$(command -v microagent)")" microagent --quiet run "$IMAGE" true"#;
-    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
-    for argument in ["--mount", "--propagation", "private", "sh", "-c", script] {
-        invocation.argument(argument);
-    }
+    let mut invocation = host.shell_with_mounts(script);
     invocation.variable("IMAGE", layout.reference("latest"));
     refused(&host, &mut invocation, OURS, &["/dev/kvm", "qemu", "apt"]);
 }
@@ -456,10 +453,7 @@ fn an_invalid_bundle_is_named() {
 /// Prepares a run in a mount namespace where `mount` has changed the state directory.
 fn run_on(host: &Host, mount: &str, image: &str) -> Invocation {
     let script = format!(r#"{mount} && exec microagent --quiet --engine qemu run "$IMAGE" true"#);
-    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
-    for argument in ["--mount", "--propagation", "private", "sh", "-c", &script] {
-        invocation.argument(argument);
-    }
+    let mut invocation = host.shell_with_mounts(&script);
     invocation.variable("IMAGE", image);
     invocation
 }

@@ -1,7 +1,6 @@
 //! Disks that fail on the host while a guest writes: the guest gets an error, the run names the
 //! disk and ends with 125. File systems are mounted in a mount namespace of each script.
 
-use std::path::Path;
 use std::time::Duration;
 
 use microagent_tests::image::Layout;
@@ -34,11 +33,8 @@ impl Setup {
     /// Runs a script and checks its standard output and that nothing is left behind.
     fn prints(&self, script: &str, expected: &str) {
         let text = format!("{PRELUDE}{script}");
-        let mut invocation = self.host.program(Path::new("/usr/bin/unshare"));
-        for argument in ["--mount", "--propagation", "private", "sh", "-c", &text] {
-            invocation.argument(argument);
-        }
-        let finished = invocation
+        let finished = (self.host)
+            .shell_with_mounts(&text)
             .variable("IMAGE", self.layout.reference("latest"))
             .deadline(Duration::from_secs(300))
             .finish()

@@ -73,11 +73,11 @@ fn doctor_names_what_is_missing_and_the_command_that_fixes_it() {
     let script = r#"mount -t tmpfs dev /dev && mknod -m 666 /dev/null c 1 3 &&
         mknod -m 666 /dev/urandom c 1 9 &&
         PATH="$(dirname "$(command -v microagent)")" exec microagent doctor"#;
-    let mut invocation = host.program(Path::new("/usr/bin/unshare"));
-    for argument in ["--mount", "--propagation", "private", "sh", "-c", script] {
-        invocation.argument(argument);
-    }
-    let text = invocation.finish().expect_code(1).text();
+    let text = host
+        .shell_with_mounts(script)
+        .finish()
+        .expect_code(1)
+        .text();
     assert!(text.contains("/dev/kvm"), "{text}");
     assert!(
         text.contains("apt-get install --yes qemu-system-x86"),
