@@ -45,6 +45,7 @@ pub(super) fn declare<'a>(
     tree: &'a Tree,
     mut builder: FsBuilder,
     seed: &HashSeed,
+    mut stand_ins: StandIns,
 ) -> Result<Declared<'a>, DiskError> {
     let root = tree.inode(ROOT);
     let fail = |path: &[u8]| {
@@ -55,7 +56,6 @@ pub(super) fn declare<'a>(
     set_xattrs(&mut builder, mkext4::ROOT, root, b"/")?;
     let mut handles: Vec<Option<InodeHandle>> = vec![None; tree.capacity()];
     let mut contents = Vec::new();
-    let mut stand_ins = StandIns::default();
     let mut lost_and_found = None;
     let mut pending = vec![Pending {
         inode: ROOT,

@@ -76,32 +76,42 @@ pub(crate) fn plan_as<'a>(
     identity: Identity<'_>,
     size: Size,
 ) -> Result<Planned<'a>, DiskError> {
+    plan_with(tree, identity, size, StandIns::default)
+}
+
+fn plan_with<'a>(
+    tree: &'a Tree,
+    identity: Identity<'_>,
+    size: Size,
+    stand_ins: fn() -> StandIns,
+) -> Result<Planned<'a>, DiskError> {
     let need = Need::of(tree);
+    let attempt = |size| attempt(tree, identity, &need, size, stand_ins());
     match size {
         Size::Headroom(free) => {
             let mut size = need.bytes.saturating_add(free).next_multiple_of(STEP);
             loop {
-                if let Some(planned) = attempt(tree, identity, &need, size)? {
+                if let Some(planned) = attempt(size)? {
                     return Ok(planned);
                 }
                 size = grown(size);
             }
         }
-        Size::Exact(size) => match attempt(tree, identity, &need, size)? {
+        Size::Exact(size) => match attempt(size)? {
             Some(planned) => Ok(planned),
             None => Err(DiskError::TooSmall {
                 requested_mib: size / MIB,
-                minimum_mib: smallest(size, |size| {
-                    Ok(attempt(tree, identity, &need, size)?.is_some())
-                })? / MIB,
+                minimum_mib: smallest(size, |size| Ok(attempt(size)?.is_some()))? / MIB,
             }),
         },
     }
 }
 
-/// The size of the image of a tree and its number of inodes.
+/// The size of the image of a tree and its number of inodes, for another writer. Names that this
+/// one cannot store count as well.
 pub(crate) fn measure(tree: &Tree, seed: &Digest, size: Size) -> Result<(u64, u32), DiskError> {
-    let size = plan(tree, seed, size)?.size();
+    let identity = Identity { seed, label: "" };
+    let size = plan_with(tree, identity, size, StandIns::for_measuring)?.size();
     let inodes = Need::of(tree).inodes_for(size);
     Ok((size, inodes.unwrap_or(u32::MAX)))
 }
@@ -165,6 +175,7 @@ fn attempt<'a>(
     identity: Identity<'_>,
     need: &Need,
     size: u64,
+    stand_ins: StandIns,
 ) -> Result<Option<Planned<'a>>, DiskError> {
     if size > MAX_IMAGE {
         return Err(DiskError::TooLarge {
@@ -182,7 +193,7 @@ fn attempt<'a>(
     options.reserved_percent = 0;
     let hash_seed = options.hash_seed;
     let builder = FsBuilder::new(options).map_err(layout_failed)?;
-    let declared = declare(tree, builder, &hash_seed)?;
+    let declared = declare(tree, builder, &hash_seed, stand_ins)?;
     match declared.builder.seal() {
         Ok(layout) => Ok(Some(Planned {
             layout,

@@ -26,6 +26,8 @@ const CANDIDATES: u64 = 1 << 18;
 /// N short names in one directory about 5 N² candidates are hashed, and an image decides about N:
 /// more than two thousand are possible.
 const MAX_WORK: u64 = 1 << 25;
+/// The maximum length of a name in bytes (`EXT4_NAME_LEN`).
+const MAX_NAME: usize = 255;
 /// The characters of stand-ins.
 const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
 /// Offsets in an inode: `i_block`, which holds a short link's target, and the two
@@ -42,6 +44,8 @@ pub(crate) struct StandIns {
     targets: Vec<Target>,
     used: HashSet<(String, String)>,
     work: u64,
+    /// Of names with any hash: how many candidates of each length are used up in each directory.
+    tried: Option<HashMap<(String, usize), u64>>,
 }
 
 /// The sorted hashes of a directory's real names.
@@ -107,6 +111,32 @@ impl From<mkext4::Error> for ReplaceError {
 }
 
 impl StandIns {
+    /// Stand-ins that are never replaced, because nothing but their length matters.
+    pub(crate) fn for_measuring() -> StandIns {
+        StandIns {
+            tried: Some(HashMap::new()),
+            ..StandIns::default()
+        }
+    }
+
+    /// A stand-in with any hash; longer than the name if all of its length are taken.
+    fn with_any_hash(
+        tried: &mut HashMap<(String, usize), u64>,
+        directory: &str,
+        length: usize,
+        taken: &dyn Fn(&str) -> bool,
+    ) -> Option<String> {
+        (length..=MAX_NAME).find_map(|length| {
+            let next = tried.entry((directory.to_owned(), length)).or_default();
+            std::iter::from_fn(|| {
+                let name = spelled(*next, length)?;
+                *next += 1;
+                Some(name)
+            })
+            .find(|name| !taken(name))
+        })
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty() && self.targets.is_empty()
     }
@@ -121,6 +151,9 @@ impl StandIns {
         hashes: &Hashes,
         taken: &dyn Fn(&str) -> bool,
     ) -> Option<String> {
+        if let Some(tried) = &mut self.tried {
+            return StandIns::with_any_hash(tried, directory, real.len(), taken);
+        }
         let wanted = hash(&hashes.seed, real);
         let before = hashes.before(wanted);
         let mut best: Option<(u32, String)> = None;

@@ -196,6 +196,14 @@ fn many_names_that_are_not_utf8_do_not_take_quadratic_time() {
     assert!(matches!(error, DiskError::Name { .. }), "{error}");
     // Minutes without the limit.
     assert!(begun.elapsed().as_secs() < 60, "{:?}", begun.elapsed());
+    // Other writers are told the size that names of the same length take.
+    let ascii = |n: u32| format!("{n:06}x").into_bytes();
+    let same = super::tests::tree((0..40_000).map(|n| file(&ascii(n), 0)).collect());
+    let measured = measure(&tree(40_000), &seed(), SMALL).unwrap();
+    assert_eq!(measured, measure(&same, &seed(), SMALL).unwrap());
+    // Of one byte there are more names than candidates.
+    let short: Vec<_> = (0x80..=0xff).map(|byte| file(&[byte], 0)).collect();
+    measure(&super::tests::tree(short), &seed(), SMALL).unwrap();
 }
 
 #[test]
