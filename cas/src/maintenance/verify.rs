@@ -44,6 +44,19 @@ pub struct Problem {
     what: What,
 }
 
+impl Problem {
+    /// Whether [`Store::repair`] can repair it: all but images without a name, which other tools
+    /// wrote and only they can restore.
+    pub fn is_repairable(&self) -> bool {
+        self.what != What::Image(None)
+    }
+
+    /// Whether it is the record of a root: what its creator kept must be made again.
+    pub fn is_root(&self) -> bool {
+        self.what == What::Root
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     Object(Output),
@@ -161,11 +174,18 @@ impl Store {
                         .map_err(|error| StoreError::io("quarantine", path, error))?;
                     self.create_documents()?;
                 }
+                // Its objects are gone. Kept aside, it still tells what they were.
+                What::Root => {
+                    let name = path.file_name().unwrap_or_default();
+                    let aside = self.layout().dir("quarantine").join(name);
+                    absent_is_ok(std::fs::rename(path, aside))
+                        .map_err(|error| StoreError::io("quarantine", path, error))?;
+                }
                 What::Image(Some(name)) => {
                     images.insert(name.clone());
                 }
-                // Only their creator can restore these.
-                What::Image(None) | What::Root => problem.repaired = false,
+                // Only the tool that wrote it can restore it.
+                What::Image(None) => problem.repaired = false,
             }
         }
         self.untag(|name| images.contains(name))?;

@@ -81,7 +81,7 @@ fn a_flipped_bit_is_quarantined_and_its_node_removed() {
 }
 
 #[test]
-fn a_missing_object_of_a_root_is_reported_but_not_repaired() {
+fn a_root_whose_object_is_missing_is_set_aside() {
     let (_dir, store) = store();
     let (blob, _) = fill(&store);
     store
@@ -96,9 +96,17 @@ fn a_missing_object_of_a_root_is_reported_but_not_repaired() {
         problems,
         [
             (format!("output {blob} is missing"), true),
-            (format!("kept object {blob} is missing"), false),
+            (format!("kept object {blob} is missing"), true),
         ]
     );
+    assert_eq!(store.get_root("default-kernel").unwrap(), None);
+    let aside = store.root().join("quarantine/default-kernel.json");
+    assert!(
+        fs::read_to_string(aside)
+            .unwrap()
+            .contains(&blob.digest().hex())
+    );
+    assert_eq!(store.verify(&|_| {}).unwrap().problems, []);
 }
 
 #[test]

@@ -11,6 +11,11 @@ use crate::progress::Reporter;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
+const REMEDIATION: &str = "repair it with: microagent cache verify --repair";
+/// After a repair that dropped the default kernel, the only root.
+const KERNEL_REMEDIATION: &str =
+    "the default kernel is gone; install one: microagent kernel install";
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
@@ -83,8 +88,13 @@ pub fn verify(
                 (count, _) => format!("{count} problems"),
             }
         ));
-        if !ok && !args.repair {
-            text.push_str("repair it with: microagent cache verify --repair\n");
+        let mut problems = found.problems.iter();
+        let remediation = match args.repair {
+            false => problems.any(Problem::is_repairable).then_some(REMEDIATION),
+            true => problems.any(Problem::is_root).then_some(KERNEL_REMEDIATION),
+        };
+        if let Some(remediation) = remediation {
+            text.push_str(&format!("{remediation}\n"));
         }
         settings.output.text(&text)?;
     }
