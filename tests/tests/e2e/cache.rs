@@ -1,5 +1,6 @@
 //! `cache` and `image`: listing, explanation, verification, collection, transfer and drift.
 
+mod boot_objects;
 mod damage;
 
 use std::fs;
@@ -40,6 +41,25 @@ fn blobs(host: &Host) -> Vec<PathBuf> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect()
+}
+
+/// The records of these operations.
+fn records(host: &Host, ops: &[&str]) -> Vec<PathBuf> {
+    let listing = json(host, &["cache", "ls"]);
+    let nodes = listing["nodes"].as_array().unwrap().iter();
+    nodes
+        .filter(|node| ops.contains(&node["op"].as_str().unwrap()))
+        .map(|node| {
+            let hex = node["key"].as_str().unwrap().split_once(':').unwrap().1;
+            host.state().join(format!("cas/nodes/{hex}.json"))
+        })
+        .collect()
+}
+
+fn remove_all(paths: &[PathBuf]) {
+    for path in paths {
+        let _ = fs::remove_file(path);
+    }
 }
 
 fn layout_with(content: &[u8]) -> Result<Layout, microagent_tests::Error> {

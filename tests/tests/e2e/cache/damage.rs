@@ -3,7 +3,7 @@
 use super::*;
 
 /// Flips a byte of a file, as a decaying disk does: its times stay.
-fn decay(path: &Path, offset: u64) {
+pub(super) fn decay(path: &Path, offset: u64) {
     let modified = fs::metadata(path).unwrap().modified().unwrap();
     corrupt(path, offset);
     let file = fs::File::open(path).unwrap();
@@ -11,7 +11,7 @@ fn decay(path: &Path, offset: u64) {
 }
 
 /// Flips a byte of a read-only file.
-fn corrupt(path: &Path, offset: u64) {
+pub(super) fn corrupt(path: &Path, offset: u64) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     let file = fs::File::options()
         .read(true)
@@ -67,25 +67,6 @@ fn damaged_objects_are_detected_removed_and_rebuilt() {
         assert_eq!(again["rootfs"]["digest"], built["rootfs"]["digest"]);
         let report = json(&host, &["cache", "verify"]);
         assert_eq!(report["ok"], true, "after {}: {report}", object.display());
-    }
-}
-
-/// The records of these operations.
-fn records(host: &Host, ops: &[&str]) -> Vec<PathBuf> {
-    let listing = json(host, &["cache", "ls"]);
-    let nodes = listing["nodes"].as_array().unwrap().iter();
-    nodes
-        .filter(|node| ops.contains(&node["op"].as_str().unwrap()))
-        .map(|node| {
-            let hex = node["key"].as_str().unwrap().split_once(':').unwrap().1;
-            host.state().join(format!("cas/nodes/{hex}.json"))
-        })
-        .collect()
-}
-
-fn remove_all(paths: &[PathBuf]) {
-    for path in paths {
-        let _ = fs::remove_file(path);
     }
 }
 
