@@ -20,8 +20,7 @@ use crate::args::EngineArg;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
-/// The command that installs QEMU.
-pub const INSTALL_QEMU: &str = "sudo apt-get install --yes qemu-system-x86";
+pub use microagent_vmm::probe::INSTALL_QEMU;
 
 /// The file with the reason for the last notice, in the directory of facts about this host.
 const TOLD: &str = "qemu-notice";

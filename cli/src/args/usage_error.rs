@@ -18,27 +18,32 @@ const NO_VOLUMES: &str = "a microVM shares no directories with the host: put the
 const SIMILAR: f64 = 0.8;
 
 /// Flags of `docker run`, and what to do instead.
-const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
-    (
-        &[
+struct ContainerFlags {
+    flags: &'static [&'static str],
+    remediation: &'static str,
+}
+
+const CONTAINER_FLAGS: &[ContainerFlags] = &[
+    ContainerFlags {
+        flags: &[
             "--privileged",
             "--cap-add",
             "--cap-drop",
             "--security-opt",
             "--userns",
         ],
-        "omit it: the command runs in its own VM and needs no extra privileges",
-    ),
-    (
-        &["--device", "--gpus"],
-        "a microVM has no access to host devices: run the command on the host instead",
-    ),
-    (
-        &["--volume", "--mount", "--volumes-from", "--tmpfs"],
-        NO_VOLUMES,
-    ),
-    (
-        &[
+        remediation: "omit it: the command runs in its own VM and needs no extra privileges",
+    },
+    ContainerFlags {
+        flags: &["--device", "--gpus"],
+        remediation: "a microVM has no access to host devices: run the command on the host instead",
+    },
+    ContainerFlags {
+        flags: &["--volume", "--mount", "--volumes-from", "--tmpfs"],
+        remediation: NO_VOLUMES,
+    },
+    ContainerFlags {
+        flags: &[
             "--network",
             "--net",
             "--publish",
@@ -49,29 +54,32 @@ const CONTAINER_FLAGS: &[(&[&str], &str)] = &[
             "--add-host",
             "--link",
         ],
-        "omit it: the guest has no network yet",
-    ),
-    (
-        &["--tty", "-t", "-it", "-ti"],
-        "omit it: the guest has no terminal yet; use -i for standard input",
-    ),
-    (
-        &["--detach", "-d"],
-        "omit it: a run is always in the foreground; use a background job of the shell instead",
-    ),
-    (
-        &["--rm"],
-        "omit it: a run leaves nothing behind unless --keep is given",
-    ),
-    (
-        &["--pid", "--ipc", "--uts", "--cgroupns", "--cgroup-parent"],
-        "omit it: host namespaces do not apply to a VM",
-    ),
-    (
-        &["--user", "-u", "--workdir", "-w"],
-        "the image sets this; change it in the command, as in --exec 'cd DIR && su USER -c …'",
-    ),
-    (&["--platform"], "omit it: a VM has the host's architecture"),
+        remediation: "omit it: the guest has no network yet",
+    },
+    ContainerFlags {
+        flags: &["--tty", "-t", "-it", "-ti"],
+        remediation: "omit it: the guest has no terminal yet; use -i for standard input",
+    },
+    ContainerFlags {
+        flags: &["--detach", "-d"],
+        remediation: "omit it: a run is always in the foreground; use a background job of the shell instead",
+    },
+    ContainerFlags {
+        flags: &["--rm"],
+        remediation: "omit it: a run leaves nothing behind unless --keep is given",
+    },
+    ContainerFlags {
+        flags: &["--pid", "--ipc", "--uts", "--cgroupns", "--cgroup-parent"],
+        remediation: "omit it: host namespaces do not apply to a VM",
+    },
+    ContainerFlags {
+        flags: &["--user", "-u", "--workdir", "-w"],
+        remediation: "the image sets this; change it in the command, as in --exec 'cd DIR && su USER -c …'",
+    },
+    ContainerFlags {
+        flags: &["--platform"],
+        remediation: "omit it: a VM has the host's architecture",
+    },
 ];
 
 /// The failure for a command line that clap rejects with `error`. `grammar` must be built.
@@ -120,7 +128,7 @@ fn nearer(flag: &str, one: &str, other: &str) -> bool {
 /// The flag of `docker run` that is `flag` or most similar to it, and what to do instead.
 fn container_flag(flag: &str) -> Option<(&'static str, &'static str)> {
     let known = (CONTAINER_FLAGS.iter())
-        .flat_map(|(flags, remediation)| flags.iter().map(move |known| (*known, *remediation)));
+        .flat_map(|entry| entry.flags.iter().map(|known| (*known, entry.remediation)));
     known
         .map(|(known, remediation)| {
             let similarity = match known == flag {

@@ -171,8 +171,10 @@ impl Diagnosis for KernelError {
             KernelError::NotAKernel { .. } => {
                 "use a bzImage or an ELF vmlinux for x86-64, or a .deb that contains one".to_owned()
             }
-            KernelError::ProgramNotFound { .. } | KernelError::NoKernelPackage { .. } => {
-                OTHER_SOURCES.to_owned()
+            KernelError::ProgramNotFound { .. } => OTHER_SOURCES.to_owned(),
+            // apt-get update succeeds without a network.
+            KernelError::NoKernelPackage { .. } => {
+                format!("check the network and /etc/apt, or {OTHER_SOURCES}")
             }
             KernelError::Program { program, .. } if program.starts_with("apt") => {
                 format!("check the network and /etc/apt, or {OTHER_SOURCES}")

@@ -49,14 +49,13 @@ pub enum BootError {
 }
 
 impl BootError {
-    /// The remediation, if there is one.
+    /// The remediation, if there is one. The command line boots only kernels that were checked when
+    /// they were stored, and computes the memory that they take beforehand.
     pub fn remediation(&self) -> Option<String> {
         match self {
-            BootError::NotAKernel { .. } => Some(
-                "use a vmlinux (ELF) or bzImage, or install one with `microagent kernel install`"
-                    .into(),
-            ),
-            BootError::TooLittleMemory { .. } => Some("increase it with `--memory MiB`".into()),
+            BootError::NotAKernel { .. } => {
+                Some("repair the store with: microagent cache verify --repair".into())
+            }
             _ => None,
         }
     }

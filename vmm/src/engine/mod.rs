@@ -138,9 +138,7 @@ impl EngineError {
     pub fn remediation(&self) -> Option<String> {
         match self {
             EngineError::Missing { remediation, .. } => Some(remediation.clone()),
-            EngineError::Kvm { .. } | EngineError::Guest(_) => {
-                Some("check this host with `microagent doctor`, or use `--engine qemu`".into())
-            }
+            EngineError::Kvm { .. } | EngineError::Guest(_) => Some(kvm::REMEDIATION.into()),
             EngineError::Boot(error) => error.remediation(),
             EngineError::Qemu(_) | EngineError::VhostUser(_) | EngineError::Io { .. } => None,
         }

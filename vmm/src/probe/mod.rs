@@ -8,6 +8,8 @@
 mod kvm;
 mod vm_creation;
 
-pub use crate::engine::qemu::{QemuInfo as QemuProbe, describe as qemu, locate as find_qemu};
+pub use crate::engine::qemu::{
+    INSTALL_QEMU, QemuInfo as QemuProbe, describe as qemu, locate as find_qemu,
+};
 pub use kvm::{GuestCpuid, KvmProbe, kvm, kvm_guest_cpuid};
 pub use vm_creation::{Cgroup2, VmCreationFacts, vm_creation_time};

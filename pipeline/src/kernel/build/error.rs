@@ -106,10 +106,10 @@ impl Diagnosis for KernelBuildError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             KernelBuildError::BadSource { .. } => {
-                "use a linux-*.tar.xz or Debian's package linux-source-6.1".to_owned()
+                "use Debian's package linux-source-6.1 (.deb), or a linux-6.1.N.tar.xz from kernel.org".to_owned()
             }
             KernelBuildError::NoSourcePackage { .. } => {
-                "use --source with a linux-6.1.N.tar.xz from kernel.org".to_owned()
+                "use --source with Debian's package linux-source-6.1 (.deb), or a linux-6.1.N.tar.xz from kernel.org".to_owned()
             }
             KernelBuildError::MissingTool { package, .. } => {
                 format!("apt-get install {package}")

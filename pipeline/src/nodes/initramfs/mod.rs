@@ -96,7 +96,7 @@ impl Diagnosis for InitramfsError {
                 None
             }
             InitramfsError::Unreadable { .. } | InitramfsError::UnfitAgent { .. } => {
-                Some("build the agent as a static executable: make build".to_owned())
+                Some("use the microagent-guest of the same installation as microagent".to_owned())
             }
             InitramfsError::BadModules { .. } => {
                 Some("install the kernel again: microagent kernel install".to_owned())

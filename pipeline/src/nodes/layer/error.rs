@@ -78,7 +78,9 @@ impl Diagnosis for LayerError {
     fn remediation(&self) -> Option<String> {
         Some(match self {
             LayerError::CutShort { .. } => {
-                "try again: the transfer resumes where it stopped".into()
+                "try again: the transfer resumes where it stopped; if it stops there again, push or save \
+                 the image again"
+                    .into()
             }
             LayerError::Compression { .. } => {
                 "build the image with gzip, zstd or uncompressed layers".into()

@@ -177,7 +177,7 @@ impl Diagnosis for RegistryError {
                 format!("repair or remove {}", path.display())
             }
             RegistryProblem::AuthFile { .. } => {
-                "create it again with `skopeo login --authfile FILE`, and set REGISTRY_AUTH_FILE=FILE".into()
+                format!("create it again with `skopeo login --authfile FILE {registry}`, and set REGISTRY_AUTH_FILE=FILE")
             }
             RegistryProblem::Timeout | RegistryProblem::Disconnected | RegistryProblem::Status { .. } => {
                 "try again later, or use another registry".into()

@@ -29,6 +29,10 @@ use self::vm::Vm;
 use super::{EngineError, Launch, RunningVm, StepName};
 use crate::boot::{Boot, CommandLine};
 
+/// What to do if KVM cannot be used or does not run a guest. `doctor` knows more about the cause.
+pub(super) const REMEDIATION: &str =
+    "check this host with `microagent doctor`, or use `--engine qemu`";
+
 pub(crate) use self::memory::{map_ram, register_ram};
 pub(crate) use self::registers::long_mode;
 pub use self::vm::Prepared;

@@ -139,15 +139,9 @@ impl Vm {
 pub(crate) fn open() -> Result<Kvm, EngineError> {
     let kvm = Kvm::new().map_err(|error| {
         let source = io::Error::from_raw_os_error(error.errno());
-        let (what, remediation) = match source.kind() {
-            io::ErrorKind::NotFound => (
-                "this host has no /dev/kvm",
-                "load the kvm-intel or kvm-amd module, or use `--engine qemu`",
-            ),
-            io::ErrorKind::PermissionDenied => (
-                "this user may not open /dev/kvm",
-                "add the user to its group: `sudo usermod -aG kvm $USER`, then log in again",
-            ),
+        let what = match source.kind() {
+            io::ErrorKind::NotFound => "this host has no /dev/kvm",
+            io::ErrorKind::PermissionDenied => "this user may not open /dev/kvm",
             _ => {
                 return EngineError::Kvm {
                     operation: "opening /dev/kvm",
@@ -157,13 +151,13 @@ pub(crate) fn open() -> Result<Kvm, EngineError> {
         };
         EngineError::Missing {
             what: what.into(),
-            remediation: remediation.into(),
+            remediation: super::REMEDIATION.into(),
         }
     })?;
     if kvm.get_api_version() != kvm_bindings::KVM_API_VERSION as i32 {
         return Err(EngineError::Missing {
             what: format!("unsupported KVM API version {}", kvm.get_api_version()),
-            remediation: "use a newer Linux kernel, or `--engine qemu`".into(),
+            remediation: super::REMEDIATION.into(),
         });
     }
     Ok(kvm)

@@ -8,6 +8,9 @@ use crate::engine::EngineError;
 /// The program's name.
 const PROGRAM: &str = "qemu-system-x86_64";
 
+/// The command that installs it on Debian and Ubuntu.
+pub const INSTALL_QEMU: &str = "sudo apt-get install --yes qemu-system-x86";
+
 /// The device types that a VM needs, by their QEMU names.
 const FRONT_ENDS: [&str; 3] = [
     "vhost-user-blk",
@@ -36,10 +39,12 @@ pub fn locate() -> Result<PathBuf, EngineError> {
     std::env::split_paths(&paths)
         .filter(|dir| dir.is_absolute())
         .map(|dir| dir.join(PROGRAM))
-        .find(|path| rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file())
+        .find(|path| {
+            rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok() && path.is_file()
+        })
         .ok_or_else(|| EngineError::Missing {
             what: format!("{PROGRAM} is not installed"),
-            remediation: "install QEMU: `apt-get install qemu-system-x86` (Debian, Ubuntu), `dnf install qemu-system-x86` (Fedora)".into(),
+            remediation: INSTALL_QEMU.into(),
         })
 }
 

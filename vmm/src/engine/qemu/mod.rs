@@ -30,7 +30,7 @@ use rustix::process::{Resource, getrlimit};
 
 pub use self::command::MAX_DEVICES;
 use self::command::{Channels, FrontEnd};
-pub use self::locate::{QemuInfo, describe, locate};
+pub use self::locate::{INSTALL_QEMU, QemuInfo, describe, locate};
 use self::process::QemuProcess;
 use self::qmp::{Message, Monitor, Response};
 use super::{DeviceKind, EngineError, Launch, RunningVm, StepName};
