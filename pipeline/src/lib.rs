@@ -71,7 +71,7 @@ pub use pipeline::Pipeline;
 pub use report::drift::{Drift, DriftReport, DriftState};
 pub use report::explain::Step;
 pub use source::{
-    ArchiveError, ArchiveProblem, Registries, RegistriesError, RegistriesProblem, RegistryError,
-    RegistryProblem,
+    ArchiveError, ArchiveFormat, ArchiveProblem, Registries, RegistriesError, RegistriesProblem,
+    RegistryError, RegistryProblem,
 };
 pub use tree::merge::{MergeError, MergeProblem};

@@ -374,8 +374,9 @@ pub(crate) fn read_config(
             });
         }
     };
+    // More are ignored, as by podman and umoci.
     let diff_ids = document.rootfs.diff_ids;
-    if diff_ids.len() != manifest.layers.len() {
+    if diff_ids.len() < manifest.layers.len() {
         return Err(malformed(format!(
             "it has {} layers, the manifest has {}",
             diff_ids.len(),

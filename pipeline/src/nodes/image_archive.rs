@@ -33,7 +33,7 @@ use crate::image::platform::GuestCpu;
 use crate::image::reference::{Reference, Selector};
 use crate::nodes::layer::{self, LayerFailure};
 use crate::nodes::resolve::{self, Image, ResolveFailure};
-use crate::source::{self, ArchiveError, OciArchive, Registries, SourceFailure};
+use crate::source::{self, ArchiveError, ArchiveProblem, OciArchive, Registries, SourceFailure};
 
 const REFERENCE: &str = "microagent.reference";
 /// The full name in archives of Docker, BuildKit and containerd, where the reference name is a tag.
@@ -55,6 +55,11 @@ pub enum ImageArchiveError {
         path: std::path::PathBuf,
         #[source]
         source: io::Error,
+    },
+    #[error("cannot import {}: only an OCI archive can be imported", path.display())]
+    OtherFormat {
+        path: std::path::PathBuf,
+        prefix: &'static str,
     },
     #[error("{} contains no named image", path.display())]
     Nameless { path: std::path::PathBuf },
@@ -78,6 +83,7 @@ impl Diagnosis for ImageArchiveError {
                 }
                 _ => ErrorKind::Host,
             },
+            ImageArchiveError::OtherFormat { .. } => ErrorKind::Unsupported,
             ImageArchiveError::FalseName { .. } => ErrorKind::Corrupt,
         }
     }
@@ -87,6 +93,9 @@ impl Diagnosis for ImageArchiveError {
             ImageArchiveError::Unknown { image } => Some(format!(
                 "build it first: microagent rootfs build --allow-mutable --image {image}"
             )),
+            ImageArchiveError::OtherFormat { path, prefix } => {
+                Some(format!("use it directly: run {prefix}{}", path.display()))
+            }
             ImageArchiveError::Nameless { .. } => {
                 Some("use it directly: run oci-archive:FILE".to_owned())
             }
@@ -216,7 +225,10 @@ pub(crate) fn import(
 ) -> Result<Vec<Image>, ImageArchiveFailure> {
     let store = engine.store();
     let mut imported = Vec::new();
-    let archive = OciArchive::open(path, store)?;
+    let archive = OciArchive::open(path, store).map_err(|error| match error {
+        SourceFailure::Archive(error) => not_importable(error),
+        error => error.into(),
+    })?;
     for entry in archive.index()?.manifests {
         let annotations = &entry.annotations;
         let Some(name) = [REFERENCE, CONTAINERD_NAME, ANNOTATION_REF_NAME]
@@ -271,6 +283,21 @@ pub(crate) fn import(
         }
         .into()),
         false => Ok(imported),
+    }
+}
+
+/// The error for what is not an OCI archive.
+fn not_importable(error: ArchiveError) -> ImageArchiveFailure {
+    match &error.problem {
+        ArchiveProblem::OtherFormat { found, .. } => match found.prefix() {
+            Some(prefix) => ImageArchiveError::OtherFormat {
+                path: error.path,
+                prefix,
+            }
+            .into(),
+            None => error.into(),
+        },
+        _ => error.into(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::{Digest, Store, StoreError};
 
-use super::error::{ArchiveError, ArchiveProblem, SourceFailure};
+use super::error::{ArchiveError, ArchiveProblem, Format, SourceFailure};
 use crate::image::manifest::MAX_DOCUMENT;
 use crate::tar::decompress::{self, Compression};
 use crate::tar::entry::{EntryKind, display_name};
@@ -83,6 +83,11 @@ impl Archive {
             .metadata()
             .map_err(|e| problem(ArchiveProblem::Open(e)))?;
         let is_pipe = metadata.file_type().is_fifo() || metadata.file_type().is_socket();
+        if metadata.is_dir() {
+            let expected = "a regular file or a pipe";
+            let found = Format::of_directory(path);
+            return Err(problem(ArchiveProblem::OtherFormat { expected, found }).into());
+        }
         if !metadata.is_file() && !is_pipe {
             let expected = "a regular file or a pipe";
             return Err(problem(ArchiveProblem::UnexpectedFormat(expected)).into());
@@ -133,6 +138,27 @@ impl Archive {
     pub(crate) fn require(&self, name: &str) -> Result<Extent, ArchiveError> {
         self.find(name)
             .ok_or_else(|| ArchiveProblem::Missing(name.to_owned()).at(&self.path))
+    }
+
+    /// The error for an archive that is not `expected`.
+    pub(crate) fn is_not(&self, expected: &'static str) -> ArchiveError {
+        let has = |name: &str| self.find(name).is_some();
+        // The shortest, so that the message is always the same.
+        let below = || {
+            let names = self.members.keys();
+            let below = names.filter_map(|name| name.strip_suffix("/index.json"));
+            below.min_by_key(|directory| (directory.len(), *directory))
+        };
+        let found = match (has("index.json"), has("manifest.json"), has("repositories")) {
+            (true, _, _) => Format::OciArchive,
+            (_, true, _) => Format::DockerArchive,
+            (_, _, true) => Format::OldDockerArchive,
+            _ => match below() {
+                Some(directory) => Format::OciSubdirectory(directory.to_owned()),
+                None => return ArchiveProblem::UnexpectedFormat(expected).at(&self.path),
+            },
+        };
+        ArchiveProblem::OtherFormat { expected, found }.at(&self.path)
     }
 
     /// Reads a member of at most [`MAX_DOCUMENT`] bytes.

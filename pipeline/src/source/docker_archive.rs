@@ -62,7 +62,7 @@ impl DockerArchive {
     fn of(archive: Archive, name: Option<&str>) -> Result<DockerArchive, ArchiveError> {
         let path = archive.path();
         if archive.find("manifest.json").is_none() {
-            return Err(ArchiveProblem::UnexpectedFormat("a docker-save archive").at(path));
+            return Err(archive.is_not("a docker-save archive"));
         }
         let bytes = archive.read("manifest.json")?;
         let saved: Vec<ManifestEntry> = parse("manifest.json", &bytes).map_err(|p| p.at(path))?;

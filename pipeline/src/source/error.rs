@@ -56,6 +56,11 @@ pub enum ArchiveProblem {
     Read(#[source] io::Error),
     #[error("it is not {0}")]
     UnexpectedFormat(&'static str),
+    #[error("it is not {expected} but {}", found.name())]
+    OtherFormat {
+        expected: &'static str,
+        found: Format,
+    },
     #[error("it is compressed with {0}")]
     Compressed(&'static str),
     #[error("it unpacks to more than {} GiB", MAX_UNPACKED >> 30)]
@@ -78,6 +83,89 @@ pub enum ArchiveProblem {
     #[error("it contains more than one image: {}", list(available))]
     Ambiguous { available: Vec<String> },
 }
+
+/// The format of a file or directory that another one was expected at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// A directory with an OCI image layout.
+    OciLayout,
+    /// The same in a tar file.
+    OciArchive,
+    /// The same in a subdirectory of a tar file, with the subdirectory's name.
+    OciSubdirectory(String),
+    /// A tar file of `docker save`.
+    DockerArchive,
+    /// The same of a Docker before version 1.10, which has no `manifest.json`.
+    OldDockerArchive,
+    /// A directory of skopeo's transport `dir:`.
+    SkopeoDirectory,
+    /// Any other directory.
+    Directory,
+    /// A regular file, when a directory was expected.
+    File,
+}
+
+impl Format {
+    /// The format of a directory.
+    pub(crate) fn of_directory(path: &Path) -> Format {
+        let has = |name: &str| path.join(name).is_file();
+        match (has("index.json"), has("manifest.json") && has("version")) {
+            (true, _) => Format::OciLayout,
+            (false, true) => Format::SkopeoDirectory,
+            (false, false) => Format::Directory,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Format::OciLayout => "an OCI image layout directory".into(),
+            Format::OciArchive => "an OCI archive".into(),
+            Format::OciSubdirectory(directory) => {
+                format!("one with an OCI image layout in {}", shown(directory))
+            }
+            Format::DockerArchive => "a docker-save archive".into(),
+            Format::OldDockerArchive => "one of a Docker before 1.10".into(),
+            Format::SkopeoDirectory => "a directory of skopeo's transport dir:".into(),
+            Format::Directory => "a directory".into(),
+            Format::File => "a file".into(),
+        }
+    }
+
+    /// The prefix of references to an image in this format, if there is one.
+    pub(crate) fn prefix(&self) -> Option<&'static str> {
+        match self {
+            Format::OciLayout => Some("oci:"),
+            Format::OciArchive => Some("oci-archive:"),
+            Format::DockerArchive => Some("docker-archive:"),
+            _ => None,
+        }
+    }
+
+    /// How to use what is at `path`.
+    fn remediation(&self, path: &Path) -> String {
+        let path = path.display();
+        match self {
+            Format::OciSubdirectory(directory) => format!(
+                "extract it with `tar -xf {path}` and use oci:{}",
+                shown(directory)
+            ),
+            Format::OldDockerArchive => {
+                "load it into Docker and save it again with version 1.10 or later".into()
+            }
+            Format::SkopeoDirectory => {
+                format!("convert it with `skopeo copy dir:{path} oci:DIR:TAG` and use oci:DIR:TAG")
+            }
+            Format::File => format!("use oci-archive:{path} or docker-archive:{path}"),
+            Format::Directory => NO_IMAGE.into(),
+            Format::OciLayout | Format::OciArchive | Format::DockerArchive => {
+                format!("use {}{path}", self.prefix().unwrap_or_default())
+            }
+        }
+    }
+}
+
+const NO_IMAGE: &str =
+    "use what `skopeo copy`, `podman save`, `docker save` or `buildah push` has written";
 
 /// Lists names for a message, at most 8.
 fn list(names: &[String]) -> String {
@@ -107,9 +195,10 @@ impl Diagnosis for ArchiveError {
                 io::ErrorKind::PermissionDenied => ErrorKind::Permission,
                 _ => ErrorKind::Host,
             },
-            ArchiveProblem::UnexpectedFormat(_) | ArchiveProblem::Compressed(_) => {
-                ErrorKind::Unsupported
-            }
+            ArchiveProblem::UnexpectedFormat(_)
+            | ArchiveProblem::OtherFormat { .. }
+            | ArchiveProblem::Compressed(_)
+            | ArchiveProblem::Tar(TarError::Type { .. }) => ErrorKind::Unsupported,
             _ => ErrorKind::Corrupt,
         }
     }
@@ -121,12 +210,12 @@ impl Diagnosis for ArchiveError {
                 "append a colon and one of them to the path".into()
             }
             ArchiveProblem::Compressed(with) => {
-                format!("decompress it first, or compress it with gzip, zstd, bzip2 or xz instead of {with}")
+                format!(
+                    "decompress it first, or compress it with gzip, zstd, bzip2 or xz instead of {with}"
+                )
             }
-            ArchiveProblem::UnexpectedFormat(_) => {
-                "convert it with `skopeo copy` to oci:DIR:TAG, oci-archive:FILE or docker-archive:FILE"
-                    .into()
-            }
+            ArchiveProblem::OtherFormat { found, .. } => found.remediation(&self.path),
+            ArchiveProblem::UnexpectedFormat(_) | ArchiveProblem::Empty => NO_IMAGE.into(),
             ArchiveProblem::Open(_) | ArchiveProblem::Read(_) => return None,
             _ => "the archive is damaged; save it again".into(),
         })

@@ -97,9 +97,7 @@ impl OciArchive {
             Some(_) => Ok(OciArchive {
                 archive: Arc::new(archive),
             }),
-            None => Err(ArchiveProblem::UnexpectedFormat("an OCI archive")
-                .at(path)
-                .into()),
+            None => Err(archive.is_not("an OCI archive").into()),
         }
     }
 

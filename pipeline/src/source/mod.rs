@@ -17,7 +17,7 @@ use crate::image::manifest::LayerDescriptor;
 use crate::image::reference::Reference;
 
 pub(crate) use error::SourceFailure;
-pub use error::{ArchiveError, ArchiveProblem};
+pub use error::{ArchiveError, ArchiveProblem, Format as ArchiveFormat};
 pub(crate) use layout::OciArchive;
 #[cfg(feature = "fuzzing")]
 pub(crate) use registry::fuzzing;

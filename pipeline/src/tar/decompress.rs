@@ -74,6 +74,12 @@ where
     })
 }
 
+/// Whether a stream of [`reader`] failed because the window of the data is above the limit.
+pub(crate) fn needs_too_much_memory(error: &io::Error) -> bool {
+    // The text of `ZSTD_error_frameParameter_windowTooLarge`; the crate keeps no code.
+    error.to_string().contains("too much memory")
+}
+
 /// Repeats an error as often as it is asked.
 struct Sticky<R> {
     decoder: R,
@@ -136,6 +142,17 @@ mod tests {
         let shipped = [skippable.clone(), frame(b"one"), skippable, frame(b"two")].concat();
         assert_eq!(plain(&shipped).unwrap(), b"onetwo");
         assert!(plain(&frame(b"cut")[..8]).is_err());
+    }
+
+    #[test]
+    fn a_window_above_the_limit_is_distinguished_from_damage() {
+        // A frame header (RFC 8878, section 3.1.1.1) with a window of 2^(10 + exponent) bytes, and
+        // an empty last block.
+        let frame =
+            |exponent: u8| [b"\x28\xb5\x2f\xfd\0", &[exponent << 3][..], b"\x01\0\0"].concat();
+        assert_eq!(plain(&frame(17)).unwrap(), b"");
+        assert!(needs_too_much_memory(&plain(&frame(18)).unwrap_err()));
+        assert!(!needs_too_much_memory(&plain(&frame(17)[..6]).unwrap_err()));
     }
 
     /// With the tools themselves, which the archives of images are compressed with.

@@ -37,7 +37,7 @@ use std::collections::{HashMap, HashSet};
 use self::budget::{Budget, MAX_INODES};
 pub use self::error::{MergeError, MergeProblem};
 use self::path::{MAX_PATH, Step, find, find_edge, is_target, parts, resolve};
-use crate::tar::entry::{Attributes, Entry, EntryKind, display_name};
+use crate::tar::entry::{Attributes, Device, Entry, EntryKind, display_name};
 use crate::tree::xattr;
 use crate::tree::{Edge, Inode, InodeId, InodeKind, ROOT, Tree};
 
@@ -232,8 +232,8 @@ impl Merger {
                 InodeKind::File { layer, content }
             }
             EntryKind::Directory => InodeKind::Directory(Default::default()),
-            EntryKind::CharDevice(device) => InodeKind::CharDevice(device),
-            EntryKind::BlockDevice(device) => InodeKind::BlockDevice(device),
+            EntryKind::CharDevice(device) => InodeKind::CharDevice(reduced(device)),
+            EntryKind::BlockDevice(device) => InodeKind::BlockDevice(reduced(device)),
             EntryKind::Fifo => InodeKind::Fifo,
         };
         let inode = Inode { kind, attributes };
@@ -300,6 +300,14 @@ impl Merger {
             return Err(MergeProblem::TooMany);
         }
         self.tree.add(inode).ok_or(MergeProblem::TooMany)
+    }
+}
+
+/// The number as `mknod(2)` takes it: Linux has 12 bits for the major and 20 for the minor number.
+fn reduced(device: Device) -> Device {
+    Device {
+        major: device.major & 0xfff,
+        minor: device.minor & 0xf_ffff,
     }
 }
 

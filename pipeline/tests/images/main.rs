@@ -9,6 +9,7 @@
 
 mod auth;
 mod bundles;
+mod formats;
 mod golden;
 mod manifests;
 mod mirrors;

@@ -35,6 +35,8 @@ pub enum ReferenceProblem {
     Digest(String),
     #[error("there is no path after {0:?}")]
     NoPath(&'static str),
+    #[error("{0:?} is a transport of skopeo that is not supported")]
+    Transport(&'static str),
 }
 
 impl Diagnosis for ReferenceError {
@@ -48,6 +50,10 @@ impl Diagnosis for ReferenceError {
                 format!("write it in lower case: {}", self.reference.to_lowercase())
             }
             ReferenceProblem::NoPath(prefix) => format!("write {prefix}PATH or {prefix}PATH:TAG"),
+            ReferenceProblem::Transport(_) => format!(
+                "copy it with `skopeo copy {} oci-archive:FILE` and use oci-archive:FILE",
+                self.reference
+            ),
             ReferenceProblem::Digest(_) => {
                 "a digest is sha256: and 64 hexadecimal digits, as in busybox@sha256:9ae9…".into()
             }

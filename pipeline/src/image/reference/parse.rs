@@ -9,6 +9,8 @@ use super::{DOCKER_HUB, Reference, RegistryReference, Selector};
 
 /// The maximum length of a reference, in bytes.
 const MAX_LEN: usize = 4096;
+/// Other transports of skopeo and podman, which do not read these as names either.
+const TRANSPORTS: [&str; 3] = ["dir:", "containers-storage:", "docker-daemon:"];
 /// The maximum length of a tag (`distribution`'s grammar).
 const MAX_TAG: usize = 128;
 /// Parses a reference in any form.
@@ -42,6 +44,12 @@ pub(super) fn parse(text: &str) -> Result<Reference, ReferenceProblem> {
             path: path.into(),
             name: name.map(str::to_owned),
         });
+    }
+    if let Some(transport) = TRANSPORTS
+        .iter()
+        .find(|transport| text.starts_with(**transport))
+    {
+        return Err(ReferenceProblem::Transport(transport));
     }
     let text = text.strip_prefix("docker://").unwrap_or(text);
     registry_reference(text).map(Reference::Registry)

@@ -97,6 +97,18 @@ fn an_error_names_the_reference_and_has_a_remediation() {
             "oci:",
             "\"oci:\" is not an image reference: there is no path after \"oci:\"",
         ),
+        (
+            "dir:/saved",
+            "\"dir:/saved\" is not an image reference: \"dir:\" is a transport of skopeo that is not supported",
+        ),
+        (
+            "containers-storage:busybox",
+            "\"containers-storage:busybox\" is not an image reference: \"containers-storage:\" is a transport of skopeo that is not supported",
+        ),
+        (
+            "docker-daemon:busybox:1",
+            "\"docker-daemon:busybox:1\" is not an image reference: \"docker-daemon:\" is a transport of skopeo that is not supported",
+        ),
     ] {
         let error = text.parse::<Reference>().unwrap_err();
         assert_eq!(error.to_string(), expected);

@@ -5,6 +5,7 @@ use std::io;
 use microagent_cas::Digest;
 
 use crate::diagnosis::{Diagnosis, ErrorKind};
+use crate::tar::decompress::needs_too_much_memory;
 use crate::tar::reader::TarError;
 use crate::tar::stream::MAX_UNPACKED;
 
@@ -19,6 +20,8 @@ pub enum LayerError {
         image: String,
         received: u64,
         expected: u64,
+        /// Whether another attempt may receive the rest.
+        resumable: bool,
         #[source]
         source: Option<io::Error>,
     },
@@ -69,19 +72,39 @@ pub enum LayerError {
 impl Diagnosis for LayerError {
     fn kind(&self) -> ErrorKind {
         match self {
-            LayerError::CutShort { .. } => ErrorKind::Unreachable,
-            LayerError::Compression { .. } => ErrorKind::Unsupported,
+            LayerError::CutShort {
+                resumable: true, ..
+            } => ErrorKind::Unreachable,
+            LayerError::Compression { .. }
+            | LayerError::Tar {
+                source: TarError::Type { .. },
+                ..
+            } => ErrorKind::Unsupported,
+            LayerError::Decompress { source, .. } if needs_too_much_memory(source) => {
+                ErrorKind::Unsupported
+            }
             _ => ErrorKind::Corrupt,
         }
     }
 
     fn remediation(&self) -> Option<String> {
         Some(match self {
-            LayerError::CutShort { .. } => {
+            LayerError::CutShort {
+                resumable: true, ..
+            } => {
                 "try again: the transfer resumes where it stopped; if it stops there again, push or save \
                  the image again"
                     .into()
             }
+            LayerError::Decompress { source, .. } if needs_too_much_memory(source) => {
+                "build the image with layers of a smaller window: at most 128 MiB (`zstd --long=27`)"
+                    .into()
+            }
+            LayerError::Tar {
+                source: TarError::Type { .. },
+                ..
+            } => "build the image without it, or with a tar of another format (`tar --format=pax`)"
+                .into(),
             LayerError::Compression { .. } => {
                 "build the image with gzip, zstd or uncompressed layers".into()
             }

@@ -122,6 +122,7 @@ impl<'a> Transfer<'a> {
                 image: self.image.to_owned(),
                 received: self.received,
                 expected: self.layer.size,
+                resumable: self.source.may_recover(),
                 source,
             }
             .into());

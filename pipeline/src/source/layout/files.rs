@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Files;
 use crate::source::LayerStream;
 use crate::source::archive::{Archive, read_small};
-use crate::source::error::{ArchiveError, ArchiveProblem};
+use crate::source::error::{ArchiveError, ArchiveProblem, Format};
 
 /// The directory of a layout.
 #[derive(Debug)]
@@ -21,8 +21,13 @@ impl Directory {
         if !path.exists() {
             return Err(ArchiveProblem::Absent.at(path));
         }
-        if !path.is_dir() || !path.join("index.json").exists() {
-            return Err(ArchiveProblem::UnexpectedFormat("an OCI image layout directory").at(path));
+        let found = match path.is_dir() {
+            true => Format::of_directory(path),
+            false => Format::File,
+        };
+        if found != Format::OciLayout {
+            let expected = "an OCI image layout directory";
+            return Err(ArchiveProblem::OtherFormat { expected, found }.at(path));
         }
         Ok(Directory {
             path: path.to_owned(),

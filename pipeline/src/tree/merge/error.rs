@@ -79,9 +79,7 @@ impl Diagnosis for MergeError {
             MergeProblem::TooMany | MergeProblem::TooManyBlocks | MergeProblem::TooLarge => {
                 "use an image with fewer files".into()
             }
-            MergeProblem::Attribute { .. } => {
-                "rebuild the image without the attribute: Linux refuses it, too".into()
-            }
+            MergeProblem::Attribute { .. } => "rebuild the image without the attribute".into(),
             MergeProblem::Attributes => {
                 "rebuild the image without the attributes: ext4 has 4 KiB for those of a file"
                     .into()

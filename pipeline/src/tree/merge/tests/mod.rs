@@ -294,6 +294,40 @@ fn members_that_cannot_be_unpacked_are_rejected() {
     }
 }
 
+/// As mknod(2), and so umoci and podman.
+#[test]
+fn the_number_of_a_device_is_reduced_to_12_and_20_bits() {
+    use crate::tar::entry::Device;
+    let device = |major, minor| Device { major, minor };
+    let mut merger = Merger::new();
+    merger.begin_layer(0, "");
+    let cases = [
+        (device(4095, (1 << 20) - 1), device(4095, (1 << 20) - 1)),
+        (device(4096 + 7, (1 << 20) + 9), device(7, 9)),
+        (device(u32::MAX, u32::MAX), device(4095, (1 << 20) - 1)),
+    ];
+    for (number, (given, _)) in cases.iter().enumerate() {
+        let kinds = [
+            EntryKind::CharDevice(*given),
+            EntryKind::BlockDevice(*given),
+        ];
+        for (name, kind) in ["c", "b"].iter().zip(kinds) {
+            let mut entry = member('f', &format!("{name}{number}"), "");
+            entry.kind = kind;
+            merger.add(entry).unwrap();
+        }
+    }
+    let tree = merger.finish();
+    for (number, (_, expected)) in cases.into_iter().enumerate() {
+        let kind = |name: &str| {
+            let edge = tree.lookup(ROOT, format!("{name}{number}").as_bytes());
+            tree.inode(edge.unwrap().inode).kind.clone()
+        };
+        assert_eq!(kind("c"), InodeKind::CharDevice(expected));
+        assert_eq!(kind("b"), InodeKind::BlockDevice(expected));
+    }
+}
+
 #[test]
 fn the_message_names_the_layer_and_the_member() {
     let mut merger = Merger::new();
