@@ -69,11 +69,16 @@ impl Output {
     /// # Errors
     /// When stdout cannot be written. A closed pipe is not an error.
     pub fn text(&self, text: &str) -> Result<(), Failure> {
+        self.bytes(printable::lines(text).as_bytes())
+    }
+
+    /// Prints what a guest wrote, as it is.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        match stdout
-            .write_all(printable::lines(text).as_bytes())
-            .and_then(|()| stdout.flush())
-        {
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(stdout_error(&error)),
             _ => Ok(()),
         }

@@ -145,25 +145,27 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
     }
 }
 
+/// Global flags that take a value.
+const VALUED: [&str; 2] = ["--state-dir", "--engine"];
+
 /// The words, in which `--json` after `create` is spelled `--request`: there it names a file, and
 /// the global flag must come before (docs/cli.md).
 fn request_words(words: &[OsString]) -> Vec<OsString> {
-    let mut create = false;
-    let mut words = words.to_vec();
-    for (index, word) in words.iter_mut().enumerate().skip(1) {
-        if !create {
-            // A value of a global flag is not `create` by accident: none of them takes that.
-            create = word == "create";
-            if !create && !word.to_string_lossy().starts_with('-') && index == 1 {
-                break;
-            }
-        } else if word == "--json" {
+    let is_value = |index: usize| VALUED.iter().any(|flag| words[index - 1] == *flag);
+    let is_flag = |word: &OsString| word.to_string_lossy().starts_with('-');
+    let command = (1..words.len()).find(|&index| !is_flag(&words[index]) && !is_value(index));
+    let mut changed = words.to_vec();
+    let Some(command) = command.filter(|&index| words[index] == "create") else {
+        return changed;
+    };
+    for word in &mut changed[command + 1..] {
+        if word == "--json" {
             *word = "--request".into();
         } else if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--json=")) {
             *word = format!("--request={path}").into();
         }
     }
-    words
+    changed
 }
 
 /// Whether `--json` is given, for errors of a command line that cannot be parsed.
@@ -182,6 +184,7 @@ fn grammar() -> clap::Command {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::path::Path;
 
     use super::*;
 
@@ -266,6 +269,29 @@ mod tests {
         }
         assert!(parsed("microagent cache ls -q").unwrap().global.quiet);
         assert!(parsed("microagent -q cache ls -v").is_err());
+    }
+
+    #[test]
+    fn json_after_create_names_a_request_and_before_it_is_the_global_flag() {
+        for (line, json, request) in [
+            ("--json create a", true, None),
+            ("create a --json file", false, Some("file")),
+            ("create --json=- a", false, Some("-")),
+            (
+                "--json --state-dir create create --json file",
+                true,
+                Some("file"),
+            ),
+        ] {
+            let cli = parsed(&format!("microagent {line}")).unwrap();
+            assert_eq!(cli.global.json, json, "{line}");
+            let Command::Create(args) = cli.command else {
+                panic!("another command");
+            };
+            assert_eq!(args.request.as_deref(), request.map(Path::new), "{line}");
+        }
+        let cli = parsed("microagent --state-dir create cache ls --json").unwrap();
+        assert!(cli.global.json);
     }
 
     #[test]

@@ -40,6 +40,10 @@ impl CreateRequest {
         if let Some(flag) = args.later.given() {
             return Err(unavailable_flag(flag));
         }
+        if document.recorded.is_some() {
+            return Err(Failure::usage("field recorded is that of a manifest")
+                .remediation("remove it: create records what it resolves"));
+        }
         if let Some(field) = unavailable_field(&document) {
             return Err(
                 Failure::usage(format!("field {field} is not available yet"))
@@ -119,7 +123,6 @@ fn the_name(args: &CreateArgs, document: Option<&str>) -> Result<String, Failure
 fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     let network = spec.network.as_ref();
     [
-        ("recorded", spec.recorded.is_some()),
         ("rootfs", spec.rootfs.is_some()),
         ("shell", spec.shell.is_some()),
         ("restart", spec.restart.is_some()),

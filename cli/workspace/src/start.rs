@@ -67,8 +67,11 @@ pub fn shim_config(
         }
         _ => None,
     };
-    let workload = (!recorded.argv.is_empty())
-        .then(|| exec(spec, recorded, recorded.argv.clone(), Place::Workload));
+    let workload = (!recorded.argv.is_empty()).then(|| Exec {
+        // Both streams go to one log, in the order in which they were written.
+        merge_output: true,
+        ..exec(spec, recorded, recorded.argv.clone(), Place::Workload)
+    });
     Ok(ShimConfig {
         directory: directory.path().to_owned(),
         runtime_id: recorded.runtime_id.clone(),

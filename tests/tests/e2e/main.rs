@@ -33,3 +33,4 @@ mod run_surroundings;
 mod second_run;
 mod store;
 mod surroundings;
+mod workspaces;

@@ -42,13 +42,12 @@ pub fn logs(args: &LogsArgs, settings: &Settings) -> Result<u8, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(unreadable(&path, &error)),
     };
-    let text = String::from_utf8_lossy(&bytes).into_owned();
     match settings.output.json {
         true => settings.output.document(&Logs {
             workspace: &args.name,
-            text,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
         })?,
-        false => settings.output.text(&text)?,
+        false => settings.output.bytes(&bytes)?,
     }
     Ok(0)
 }
