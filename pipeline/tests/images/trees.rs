@@ -3,6 +3,7 @@
 use microagent_pipeline::{ErrorKind, RootfsOptions};
 use microagent_tests::image::{self, Layout, Tar};
 use microagent_tests::or_skip;
+use tar::EntryType;
 
 use crate::support::{TestDir, assert_clean, assert_same, build, build_with, layer, unpacked};
 
@@ -40,6 +41,86 @@ fn layers_with_edge_cases_equal_what_umoci_unpacks() {
     let rootfs = build(&dir, &layout.reference("latest")).unwrap();
     assert_clean(&rootfs.path);
     assert_same(&rootfs.path, &unpacked(layout.directory(), "latest"));
+}
+
+/// A tar of one file `f`, after `before`: the magic number and the version of its header, what follows
+/// the number of a device, and the end of the header.
+fn dialect(before: &[u8], magic: &[u8; 8], path: &[u8], trailer: &[u8]) -> Vec<u8> {
+    let mut tar = Tar::new().file("f", b"x").finish();
+    tar[257..265].copy_from_slice(magic);
+    tar[345..512].fill(0);
+    tar[345..345 + path.len()].copy_from_slice(path);
+    tar[512 - trailer.len()..512].copy_from_slice(trailer);
+    tar[148..156].fill(b' ');
+    let sum: u32 = tar[..512].iter().map(|byte| u32::from(*byte)).sum();
+    tar[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    [before, &tar].concat()
+}
+
+/// Headers of old and rare writers, and access control lists that the mode contradicts.
+#[test]
+fn unusual_headers_equal_what_umoci_unpacks() {
+    let layout = or_skip!(Layout::empty());
+    let (ustar, gnu) = (b"ustar\x0000", b"ustar  \0");
+    let star = [&[b'p'; 131][..], b"00000000001 00000000002 "].concat();
+    // An extended header with an access control list: rw-, user 1000 r--, ---, mask rwx, --x.
+    let list = |entries: &[(u8, u8, u32)]| {
+        let mut value = vec![2, 0, 0, 0];
+        for (tag, permissions, id) in entries {
+            value.extend([*tag, 0, *permissions, 0]);
+            value.extend(id.to_le_bytes());
+        }
+        let record = [
+            &b" SCHILY.xattr.system.posix_acl_access="[..],
+            &value,
+            b"\n",
+        ]
+        .concat();
+        let record = [format!("{}", record.len() + 2).as_bytes(), &record].concat();
+        let tar = Tar::new()
+            .entry("x", EntryType::XHeader, "", &record)
+            .finish();
+        // Without the end of the archive.
+        tar[..1024].to_vec()
+    };
+    let any = u32::MAX;
+    let minimal = list(&[(1, 6, any), (4, 4, any), (32, 1, any)]);
+    let extended = list(&[
+        (1, 6, any),
+        (2, 4, 1000),
+        (4, 0, any),
+        (16, 7, any),
+        (32, 1, any),
+    ]);
+    let long_name = Tar::new()
+        .entry("L", EntryType::GNULongName, "", b"\0")
+        .finish();
+    for layer in [
+        dialect(&[], gnu, b"old/go", b""),
+        dialect(&[], gnu, b"00000001234\x0000000001235\0", b""),
+        dialect(&[], b"ustar\0\0\0", b"version", b""),
+        dialect(&[], ustar, &star, b"tar\0"),
+        dialect(&minimal, ustar, b"minimal", b""),
+        dialect(&extended, ustar, b"extended", b""),
+        dialect(&long_name[..1024], gnu, b"old/empty", b""),
+    ] {
+        layout.add_layer("latest", &layer).unwrap();
+    }
+    let dir = TestDir::new();
+    let rootfs = build(&dir, &layout.reference("latest")).unwrap();
+    assert_clean(&rootfs.path);
+    let expected = unpacked(layout.directory(), "latest");
+    for path in [
+        "/f ",
+        "/old/go/f ",
+        "/version/f ",
+        "/minimal/f 100641",
+        "/extended/f 100671",
+    ] {
+        let found = expected.iter().any(|line| line.starts_with(path));
+        assert!(found, "{path}: {expected:?}");
+    }
+    assert_same(&rootfs.path, &expected);
 }
 
 /// What tools that write a layer member by member make of links and odd names.
