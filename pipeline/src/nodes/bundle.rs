@@ -33,6 +33,7 @@ use crate::engine::node::NodeSpec;
 use crate::engine::progress::Stage;
 use crate::nodes::local_file;
 use crate::tar::decompress::Compression;
+use crate::tar::decompress::needs_too_much_memory;
 use crate::tar::reader::READER_VERSION;
 use crate::tar::reader::TarError;
 use crate::tar::stream::{MAX_UNPACKED, Meter, UnpackError, unpack};
@@ -132,6 +133,17 @@ impl Diagnosis for BundleError {
                 _ => ErrorKind::Host,
             },
             BundleError::NoFile { .. } | BundleError::Compression { .. } => ErrorKind::Unsupported,
+            BundleError::Tar {
+                source: TarError::Type { .. },
+                ..
+            }
+            | BundleError::Member {
+                problem: MergeProblem::Attribute { .. } | MergeProblem::Attributes,
+                ..
+            } => ErrorKind::Unsupported,
+            BundleError::Decompress { source, .. } if needs_too_much_memory(source) => {
+                ErrorKind::Unsupported
+            }
             BundleError::FileSystem { source, .. } => source.kind(),
             BundleError::Changed { .. } => ErrorKind::Conflict,
             _ => ErrorKind::Corrupt,
@@ -147,6 +159,17 @@ impl Diagnosis for BundleError {
             BundleError::Compression { .. } => {
                 "use a tar that is compressed with gzip or zstd, or uncompressed".into()
             }
+            BundleError::Decompress { source, .. } if needs_too_much_memory(source) => {
+                "compress it with a window of at most 128 MiB (`zstd --long=27`)".into()
+            }
+            BundleError::Tar {
+                source: TarError::Type { .. },
+                ..
+            } => "create the tar without it, or in another format (`tar --format=pax`)".into(),
+            BundleError::Member {
+                problem: MergeProblem::Attribute { .. } | MergeProblem::Attributes,
+                ..
+            } => "create the tar without the attribute".into(),
             BundleError::FileSystem { .. } => "remove the named files from the tar".into(),
             BundleError::Bomb { .. } => "use a smaller tar".into(),
             BundleError::Changed { .. } => "try again when nothing writes to it".into(),

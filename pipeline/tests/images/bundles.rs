@@ -6,6 +6,7 @@ use std::process::Command;
 use microagent_pipeline::{Bundle, BundleOptions, DriftState, Error, ErrorKind};
 use microagent_tests::image::Tar;
 use microagent_tests::{root_or_skip, tool, tree};
+use tar::EntryType;
 
 use crate::support::{TestDir, assert_clean, assert_same, chain, layer};
 
@@ -245,6 +246,28 @@ fn an_invalid_bundle_is_refused_with_its_path_and_the_reason() {
             "the bundle {path} has a member that cannot be unpacked: \"../evil\": its name leaves the root directory"
         ),
     );
+    // Not damaged, but not supported: the remediation says what to leave out.
+    let volume = Tar::new().entry("v", EntryType::new(b'V'), "", b"");
+    let record = b"39 SCHILY.xattr.security.capability=zz\n";
+    let capability = Tar::new()
+        .entry("x", EntryType::XHeader, "", record)
+        .file("f", b"x");
+    let window = b"\x28\xb5\x2f\xfd\0\x90\x01\0\0".to_vec();
+    for (bytes, remediation) in [
+        (
+            volume.finish(),
+            "create the tar without it, or in another format (`tar --format=pax`)",
+        ),
+        (capability.finish(), "create the tar without the attribute"),
+        (
+            window,
+            "compress it with a window of at most 128 MiB (`zstd --long=27`)",
+        ),
+    ] {
+        let error = named("unsupported", &bytes).0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}", chain(&error));
+        assert_eq!(error.remediation().as_deref(), Some(remediation));
+    }
     let directory = dir.path("directory");
     std::fs::create_dir(&directory).unwrap();
     refused(
