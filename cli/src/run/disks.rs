@@ -11,6 +11,7 @@ use microagent_proto::agent::Disk;
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, disk_serial};
 use microagent_vmm::engine::max_disks;
 use microagent_vmm::virtio::block::{BlockError, lock};
+use microagent_workspace::shell;
 
 use super::document::DiskDocument;
 use crate::failure::Failure;
@@ -50,8 +51,8 @@ impl AttachedDisk {
             ),
         )
         .remediation(format!(
-            "check the file system: e2fsck -f {}",
-            self.config.path.display()
+            "check the disk: e2fsck -fp {}",
+            shell::word(&self.config.path)
         ))
     }
 
@@ -171,7 +172,7 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
         )
         .remediation(format!(
             "attach it once with :rw, or repair it: e2fsck -p {}",
-            path.display()
+            shell::word(path)
         )));
     }
     Ok((metadata.dev(), metadata.ino()))

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use microagent_pipeline::ErrorKind;
 use microagent_proto::control::{DiskConfig, DiskMode};
 use microagent_proto::warning::{DiskFailure, DiskOperation, Warning};
+use microagent_workspace::shell;
 use rustix::io::Errno;
 
 use super::disks::AttachedDisk;
@@ -78,13 +79,13 @@ impl RunWarnings {
             false => ErrorKind::Host,
         };
         let kept = disk.config.mode == DiskMode::ReadWrite;
-        let place = place.display();
+        let (shown, word) = (place.display(), shell::word(place));
         let remediation = match (full, kept) {
             (true, true) => Some(format!(
-                "free space in the file system of {place}, then check the disk: e2fsck -f {place}"
+                "free space in the file system of {shown}, then check the disk: e2fsck -fp {word}"
             )),
-            (true, false) => Some(format!("free space in the file system of {place}")),
-            (false, true) => Some(format!("check the disk: e2fsck -f {place}")),
+            (true, false) => Some(format!("free space in the file system of {shown}")),
+            (false, true) => Some(format!("check the disk: e2fsck -fp {word}")),
             (false, false) => None,
         };
         Some(Failure::new(kind, describe(disk, failure)).maybe_remediation(remediation))
@@ -209,7 +210,7 @@ mod tests {
         );
         assert_eq!(
             kept.remediation.unwrap(),
-            "free space in the file system of /cas/root, then check the disk: e2fsck -f /cas/root"
+            "free space in the file system of /cas/root, then check the disk: e2fsck -fp /cas/root"
         );
         let scratch = run(&warnings, overlay()).data_loss().unwrap();
         assert_eq!(
@@ -236,7 +237,7 @@ mod tests {
         assert_eq!(flush.kind, ErrorKind::Host);
         assert_eq!(
             flush.remediation.unwrap(),
-            "check the disk: e2fsck -f /cas/root"
+            "check the disk: e2fsck -fp /cas/root"
         );
     }
 

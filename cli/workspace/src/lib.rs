@@ -7,7 +7,8 @@
 //! - [`machine`] is a running VM; [`shim`] the process that keeps one for a workspace and outlives
 //!   its caller; [`client`] talks to it.
 //! - [`start`] leads from a manifest to what the shim is told.
-//! - [`result`] is how the workload ended; [`log`] has log files of bounded size.
+//! - [`result`] is how the workload ended; [`log`] has log files of bounded size,
+//!   [`shell`] the words of commands that a user is told to run.
 //!
 //! The crate prints nothing and knows no command line.
 
@@ -19,6 +20,7 @@ pub mod lock;
 pub mod log;
 pub mod machine;
 pub mod result;
+pub mod shell;
 pub mod shim;
 pub mod signal;
 pub mod spec;

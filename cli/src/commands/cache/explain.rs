@@ -2,6 +2,7 @@
 
 use microagent_cas::MaterialChange;
 use microagent_pipeline::{ErrorKind, Reference, Step};
+use microagent_workspace::shell;
 use serde::Serialize;
 
 use crate::args::ReferenceArgs;
@@ -45,7 +46,8 @@ fn not_resolved(reference: &Reference) -> Failure {
         format!("{reference} has not been resolved in this store"),
     )
     .remediation(format!(
-        "resolve it first: microagent image resolve {reference}"
+        "resolve it first: microagent image resolve {}",
+        shell::word(reference.to_string())
     ))
 }
 

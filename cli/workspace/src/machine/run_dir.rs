@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use microagent_pipeline::ErrorKind;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::shell;
+
 /// Maximum length of a Unix socket path in bytes (`sun_path` without its NUL).
 const MAX_SOCKET_PATH: usize = 107;
 /// Length of the directory's name in bytes.
@@ -35,8 +37,13 @@ pub enum RunDirError {
         source: io::Error,
     },
     /// The parent directory belongs to another user or grants access to others.
-    #[error("{} belongs to another user or is accessible to others", .0.display())]
-    NotPrivate(PathBuf),
+    #[error("{} belongs to another user or is accessible to others", .path.display())]
+    NotPrivate {
+        /// The directory.
+        path: PathBuf,
+        /// Whether it is a directory of this user, so that its permissions can be changed.
+        ours: bool,
+    },
     /// Its path is too long for sockets.
     #[error("{} is too long for a socket path", .0.display())]
     TooLong(PathBuf),
@@ -49,7 +56,7 @@ impl RunDirError {
             RunDirError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 ErrorKind::NoSpace
             }
-            RunDirError::NotPrivate(_) => ErrorKind::Permission,
+            RunDirError::NotPrivate { .. } => ErrorKind::Permission,
             RunDirError::Io { .. } | RunDirError::TooLong(_) => ErrorKind::Host,
         }
     }
@@ -57,8 +64,12 @@ impl RunDirError {
     /// What the user can do about it, if anything.
     pub fn remediation(&self) -> Option<String> {
         match self {
-            RunDirError::NotPrivate(path) => {
-                Some(format!("remove it: sudo rm -r {}", path.display()))
+            // Removing it would break this user's other runs.
+            RunDirError::NotPrivate { path, ours: true } => {
+                Some(format!("make it private: chmod 700 {}", shell::word(path)))
+            }
+            RunDirError::NotPrivate { path, ours: false } => {
+                Some(format!("remove it: sudo rm -r {}", shell::word(path)))
             }
             RunDirError::Io { .. } if self.kind() == ErrorKind::Host => {
                 Some("set XDG_RUNTIME_DIR to a writable directory with a short path".to_owned())
@@ -144,13 +155,13 @@ fn ensure_private(path: &Path) -> Result<(), RunDirError> {
         Err(error) => return Err(failed("create", path, error)),
     }
     let metadata = fs::symlink_metadata(path).map_err(|error| failed("stat", path, error))?;
-    let ours = metadata.is_dir()
-        && metadata.uid() == rustix::process::getuid().as_raw()
-        && metadata.mode() & 0o077 == 0;
-    if ours {
-        Ok(())
-    } else {
-        Err(RunDirError::NotPrivate(path.to_owned()))
+    let ours = metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw();
+    match ours && metadata.mode() & 0o077 == 0 {
+        true => Ok(()),
+        false => Err(RunDirError::NotPrivate {
+            path: path.to_owned(),
+            ours,
+        }),
     }
 }
 
@@ -213,13 +224,13 @@ mod tests {
         fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(matches!(
             RunDir::create_in(&open),
-            Err(RunDirError::NotPrivate(_))
+            Err(RunDirError::NotPrivate { ours: true, .. })
         ));
         let link = parent.path().join("link");
         std::os::unix::fs::symlink(parent.path(), &link).unwrap();
         assert!(matches!(
             RunDir::create_in(&link),
-            Err(RunDirError::NotPrivate(_))
+            Err(RunDirError::NotPrivate { ours: false, .. })
         ));
     }
 
