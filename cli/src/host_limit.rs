@@ -3,50 +3,60 @@
 //! The texts of such errors come from this process, from the supervisor and from QEMU, some of them
 //! without an error number, so they are recognised by the words of strerror(3).
 
-/// The words, what they are not, and what to do.
-const LIMITS: [(&str, Option<&str>, &str); 6] = [
-    (
-        "Too many open files",
+/// A limit.
+struct Limit {
+    /// The words of its error.
+    words: &'static str,
+    /// What contains them but is another error.
+    others: Option<&'static str>,
+    /// What to do.
+    remediation: &'static str,
+}
+
+const LIMITS: [Limit; 6] = [
+    Limit {
+        words: "Too many open files",
         // ENFILE, the limit of the whole system.
-        Some("Too many open files in system"),
-        "raise the limit of open files: ulimit -n 1024",
-    ),
-    (
-        "Resource temporarily unavailable",
-        None,
-        "raise the limit of processes: ulimit -u 4096 (in a container, its limit of processes)",
-    ),
-    (
-        "File too large",
-        None,
-        "raise the limit of file sizes: ulimit -f unlimited",
-    ),
-    (
-        "Cannot allocate memory",
-        None,
-        "free memory, or raise the limit of memory: ulimit -v unlimited",
-    ),
+        others: Some("Too many open files in system"),
+        remediation: "raise the limit of open files: ulimit -n 1024",
+    },
+    Limit {
+        words: "Resource temporarily unavailable",
+        others: None,
+        remediation: "raise the limit of processes: ulimit -u 4096 (in a container, its limit of processes)",
+    },
+    Limit {
+        words: "File too large",
+        others: None,
+        remediation: "raise the limit of file sizes: ulimit -f unlimited",
+    },
+    Limit {
+        words: "Cannot allocate memory",
+        others: None,
+        remediation: "free memory, or raise the limit of memory: ulimit -v unlimited",
+    },
     // QEMU's dynamic loader.
-    (
-        "failed to map segment from shared object",
-        None,
-        "free memory, or raise the limit of memory: ulimit -v unlimited",
-    ),
+    Limit {
+        words: "failed to map segment from shared object",
+        others: None,
+        remediation: "free memory, or raise the limit of memory: ulimit -v unlimited",
+    },
     // `std::io::ErrorKind::OutOfMemory`.
-    (
-        ": out of memory",
-        None,
-        "free memory, or raise the limit of memory: ulimit -v unlimited",
-    ),
+    Limit {
+        words: ": out of memory",
+        others: None,
+        remediation: "free memory, or raise the limit of memory: ulimit -v unlimited",
+    },
 ];
 
 /// The remediation for a message about an error of the host; `None` if it is not about a limit.
 pub fn remediation(message: &str) -> Option<&'static str> {
     (LIMITS.iter())
-        .find(|(words, others, _)| {
-            message.contains(words) && !others.is_some_and(|others| message.contains(others))
+        .find(|limit| {
+            message.contains(limit.words)
+                && !(limit.others).is_some_and(|others| message.contains(others))
         })
-        .map(|(_, _, remediation)| *remediation)
+        .map(|limit| limit.remediation)
 }
 
 #[cfg(test)]

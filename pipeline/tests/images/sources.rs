@@ -493,4 +493,6 @@ fn sha512_digests_are_refused_with_a_conversion_that_works() {
             _ => assert_eq!(remediation, "build the image with sha256 digests"),
         }
     }
+    std::fs::write(&index_file, original.to_string()).unwrap();
+    build(&dir, &reference).unwrap();
 }

@@ -62,12 +62,13 @@ fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
     let text = format!(
         r#"small 8M small && truncate -s 64M small/disk && mke2fs -q -t ext4 small/disk || exit 99
         disk="d=$PWD/small/disk:/d:rw"
-        run run --image "$IMAGE" --disk "$disk" --exec '{FILL}' 2>errors; echo "code $?"
-        sed "s|$PWD|.|g" errors
+        run run --image "$IMAGE" --disk "$disk" --exec '{FILL}' 2>first; echo "code $?"
+        sed "s|$PWD|.|g" first
         run --json run --image "$IMAGE" --disk "$disk" --exec '{FILL}; echo "exits 7"; exit 7' >document 2>errors
         echo "code $?"; grep -c . errors
         # The remediation.
-        mount -o remount,size=80M small && e2fsck -fp small/disk >/dev/null; echo "e2fsck $(($? < 4))"
+        mount -o remount,size=80M small; command=$(sed -n 's/.*then check the disk: //p' first)
+        $command >/dev/null; echo "e2fsck $(($? < 4))"
         run run --image "$IMAGE" --disk "$disk" --exec '{FILL}; echo "exits 7"; exit 7'; echo "code $?"
         e2fsck -fn small/disk >/dev/null 2>&1; echo "e2fsck $?""#
     );
@@ -77,7 +78,7 @@ fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
         &text,
         &format!(
             "failed\ncode 125\nmicroagent: {lost}\n  free space in the file system of \
-             ./small/disk, then check the disk: e2fsck -f ./small/disk\n\
+             ./small/disk, then check the disk: e2fsck -fp ./small/disk\n\
              code 125\n1\ne2fsck 1\nexits 7\ncode 7\ne2fsck 0\n"
         ),
     );
@@ -128,11 +129,15 @@ fn an_error_that_only_the_final_flush_finds_is_reported() {
         device=$(losetup --show -f small/image) || exit 98
         run run --image "$IMAGE" --disk "d=$device:/d:rw" \
             --exec 'dd if=/dev/urandom of=/d/big bs=1M count=12 2>/dev/null; echo written' 2>errors
-        echo "code $?"; sed "s|$device|LOOP|g" errors; losetup -d "$device""#;
+        echo "code $?"; sed "s|$device|LOOP|g" errors
+        # The remediation, with space for what it writes.
+        mount -o remount,size=80M small; $(sed -n 's/.*check the disk: //p' errors) >/dev/null; echo "e2fsck $(($? < 4))"
+        run run --image "$IMAGE" --disk "d=$device:/d:rw" --exec 'echo again >/d/file'; echo "code $?"
+        losetup -d "$device""#;
     setup.prints(
         text,
         "written\ncode 125\nmicroagent: disk d (LOOP): data that the guest wrote is lost: \
-         Input/output error (os error 5)\n  check the disk: e2fsck -f LOOP\n",
+         Input/output error (os error 5)\n  check the disk: e2fsck -fp LOOP\ne2fsck 1\ncode 0\n",
     );
 }
 

@@ -16,7 +16,7 @@ type Module = String;
 /// A crate's floors, top first; each is a list of modules, including their submodules.
 type Floors = Vec<Vec<Module>>;
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -51,7 +51,7 @@ struct Reader {
     source: Source,
 }
 
-fn is_for_tests(attributes: &[Attribute]) -> bool {
+pub(crate) fn is_for_tests(attributes: &[Attribute]) -> bool {
     let is_test = |attribute: &Attribute| {
         attribute.path().is_ident("cfg")
             && attribute

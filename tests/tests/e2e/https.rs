@@ -94,6 +94,14 @@ fn a_registry_is_accessed_over_https_and_its_certificate_is_verified() {
         errors.contains(expected) && errors.contains("client.cert"),
         "{errors}"
     );
+    let incomplete = errors
+        .trim_end()
+        .rsplit_once("repair or remove ")
+        .unwrap()
+        .1;
+    std::fs::remove_file(incomplete).unwrap();
+    build(&host, port, &[("HOME", &home)]).expect_code(0);
+    assert_built(&host, &layout);
 
     // `insecure` applies to a registry, whose name includes the port.
     let registries = |port: &str| {

@@ -149,6 +149,10 @@ fn a_disk_has_many_readers_or_one_writer() {
             error["error"]["message"],
             format!("disk {} is in use by another VM", setup.disk.display())
         );
+        assert_eq!(
+            error["error"]["remediation"],
+            "stop the other VM first, or attach a copy of the disk"
+        );
     };
     let reader = holding("ro");
     setup
@@ -156,6 +160,11 @@ fn a_disk_has_many_readers_or_one_writer() {
         .finish()
         .expect_code(0);
     refused("rw");
+    let copy = setup.host.path("copy.img");
+    std::fs::copy(&setup.disk, &copy).unwrap();
+    let copy = format!("data={}:/data:rw", copy.display());
+    let copied = setup.run(&["--disk", &copy], "true").finish();
+    copied.expect_code(0);
     reader.signal(Signal::INT);
     reader.finish().expect_code(130);
 

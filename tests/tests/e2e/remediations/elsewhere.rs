@@ -1,0 +1,196 @@
+//! Remediations that are executed by other tests, and those that are not commands.
+
+use std::path::Path;
+
+/// A remediation, and the test that executes it.
+#[derive(Debug)]
+pub struct Elsewhere {
+    /// The remediation, as in [`super::remedy::Remedy::says`].
+    pub says: &'static str,
+    /// The file of the test, from the root of the source tree.
+    pub file: &'static str,
+    /// Its function.
+    pub test: &'static str,
+}
+
+impl Elsewhere {
+    /// # Panics
+    /// If there is no such test.
+    pub fn assert_exists(&self, root: &Path) {
+        let text = std::fs::read_to_string(root.join(self.file)).unwrap();
+        let function = format!("fn {}()", self.test);
+        let found = text
+            .split("#[test]")
+            .skip(1)
+            .any(|test| test.trim_start().starts_with(&function));
+        assert!(found, "{} has no test {}", self.file, self.test);
+    }
+}
+
+/// Executed by other tests.
+pub const ELSEWHERE: &[Elsewhere] = &[
+    Elsewhere {
+        says: "free space in the file system of {}, then check the disk: e2fsck -fp {}",
+        file: "tests/tests/e2e/disk_failures.rs",
+        test: "a_full_file_system_below_a_disk_is_named_and_the_remediation_works",
+    },
+    Elsewhere {
+        says: "free space in the file system of {}",
+        file: "tests/tests/e2e/disk_failures.rs",
+        test: "a_full_scratch_space_is_named",
+    },
+    Elsewhere {
+        says: "check the disk: e2fsck -fp {}",
+        file: "tests/tests/e2e/disk_failures.rs",
+        test: "an_error_that_only_the_final_flush_finds_is_reported",
+    },
+    Elsewhere {
+        says: "stop the other VM first, or attach a copy of the disk",
+        file: "tests/tests/e2e/run_disks.rs",
+        test: "a_disk_has_many_readers_or_one_writer",
+    },
+    Elsewhere {
+        says: "install the server's CA certificate on this host, or mark it as insecure in registries.json \
+               (docs/registries.md)",
+        file: "tests/tests/e2e/https.rs",
+        test: "a_registry_is_accessed_over_https_and_its_certificate_is_verified",
+    },
+    Elsewhere {
+        says: "repair or remove {}",
+        file: "tests/tests/e2e/https.rs",
+        test: "a_registry_is_accessed_over_https_and_its_certificate_is_verified",
+    },
+    Elsewhere {
+        says: "convert it with `skopeo copy {} oci:DIR:TAG` and use oci:DIR:TAG",
+        file: "pipeline/tests/images/manifests.rs",
+        test: "a_schema_1_manifest_is_refused_with_a_remediation",
+    },
+    Elsewhere {
+        says: "convert it with `skopeo copy {} docker-archive:FILE` and use docker-archive:FILE",
+        file: "pipeline/tests/images/sources.rs",
+        test: "sha512_digests_are_refused_with_a_conversion_that_works",
+    },
+    Elsewhere {
+        says: "build the image with sha256 digests",
+        file: "pipeline/tests/images/sources.rs",
+        test: "sha512_digests_are_refused_with_a_conversion_that_works",
+    },
+    Elsewhere {
+        says: "copy it with `skopeo copy {} oci-archive:FILE` and use oci-archive:FILE",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "use it directly: run {}{}",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "extract it with `tar -xf {}` and use oci:{}",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "convert it with `skopeo copy dir:{} oci:DIR:TAG` and use oci:DIR:TAG",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "use oci-archive:{} or docker-archive:{}",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "use {}{}",
+        file: "pipeline/tests/images/formats.rs",
+        test: "another_format_is_named_with_the_reference_that_works",
+    },
+    Elsewhere {
+        says: "raise the limit of open files: ulimit -n 1024",
+        file: "tests/tests/e2e/run_surroundings.rs",
+        test: "each_limit_that_is_too_low_is_named_and_can_be_raised",
+    },
+    Elsewhere {
+        says: "raise the limit: ulimit -n 1024",
+        file: "tests/tests/e2e/run_surroundings.rs",
+        test: "each_limit_that_is_too_low_is_named_and_can_be_raised",
+    },
+    Elsewhere {
+        says: "raise the limit of processes: ulimit -u 4096 (in a container, its limit of processes)",
+        file: "tests/tests/e2e/run_surroundings.rs",
+        test: "each_limit_that_is_too_low_is_named_and_can_be_raised",
+    },
+    Elsewhere {
+        says: "raise the limit of file sizes: ulimit -f unlimited",
+        file: "tests/tests/e2e/run_surroundings.rs",
+        test: "each_limit_that_is_too_low_is_named_and_can_be_raised",
+    },
+    Elsewhere {
+        says: "free memory, or raise the limit of memory: ulimit -v unlimited",
+        file: "tests/tests/e2e/run_surroundings.rs",
+        test: "each_limit_that_is_too_low_is_named_and_can_be_raised",
+    },
+    Elsewhere {
+        says: "install the kernel again: microagent kernel install",
+        file: "tests/tests/e2e/cache/boot_objects.rs",
+        test: "an_initramfs_is_never_built_from_decayed_modules",
+    },
+    Elsewhere {
+        says: "sudo mount -o remount,favordynmods {}",
+        file: "tests/tests/e2e/host.rs",
+        test: "what_doctor_says_about_the_creation_of_vms_works",
+    },
+    Elsewhere {
+        says: "while no VM runs: echo never | sudo tee /sys/module/kvm/parameters/nx_huge_pages",
+        file: "tests/tests/e2e/host.rs",
+        test: "what_doctor_says_about_the_creation_of_vms_works",
+    },
+    Elsewhere {
+        says: "on hardware: enable virtualization in the firmware, then sudo modprobe kvm_intel or kvm_amd; in \
+               a VM: enable nested virtualization",
+        file: "tests/tests/e2e/host.rs",
+        test: "what_doctor_says_about_the_creation_of_vms_works",
+    },
+];
+
+/// Not executed, with the reason.
+pub const HINTS: &[(&str, &str)] = &[
+    (
+        "load it into Docker and save it again with version 1.10 or later",
+        "no such old Docker is packaged",
+    ),
+    (
+        "its last output: {}",
+        "the output of a setup command, which explains its failure",
+    ),
+    (
+        "guest console: {}",
+        "the console's last message, which explains the end of the VM",
+    ),
+    (
+        "another option overrides it, or this source does not have it; see its `depends on` in the kernel's \
+         Kconfig files",
+        "where to look",
+    ),
+    (
+        "a microVM has no access to host devices: run the command on the host instead",
+        "there is no way out inside a VM",
+    ),
+    (
+        "use an image with fewer files",
+        "the limits are 4 million files and 512 MiB of names",
+    ),
+    (
+        "do not use this image, or build a smaller one",
+        "the limit is 64 GiB",
+    ),
+    ("use a smaller tar", "the limit is 64 GiB"),
+    (
+        "use at most {}",
+        "of the monitor's crate: the command line refuses more disks than a VM can have",
+    ),
+    (
+        "install one: microagent kernel install",
+        "only if the kernel disappears while `perf boot` runs, whose first run installs one",
+    ),
+];

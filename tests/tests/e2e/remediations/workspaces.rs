@@ -1,0 +1,115 @@
+//! Workspaces. They share one, whose VM is started a few times.
+
+use super::remedy::Remedy;
+
+/// `create_w` creates the workspace `w`, whose workload ends when there is a file `/go`.
+pub const FUNCTIONS: &str = r#"
+export MICROAGENT_ENGINE=qemu
+create_w() {
+    microagent create w --image $IMAGE --memory 128 --cpus 1 --entrypoint 'until test -e /go; do sleep 0.1; done'
+}
+"#;
+
+/// In this order.
+pub const WORKSPACES: &[Remedy] = &[
+    Remedy {
+        given: "printf 'image: %s\\nimag: x\\n' $IMAGE >field.yaml",
+        command: "microagent create a --file field.yaml --dry-run",
+        code: 2,
+        says: "the fields: microagent spec --schema",
+        follow: "${SAID#the fields: } >schema; grep '\"image\"' schema; ! grep '\"imag\"' schema; sed -i /imag:/d field.yaml",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nrestart: always\\n' $IMAGE >later.yaml",
+        command: "microagent create a --file later.yaml --dry-run",
+        code: 2,
+        says: "omit it",
+        follow: "sed -i /restart:/d later.yaml",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nentrypoint: ls\\nimageCommand: true\\n' $IMAGE >both.yaml",
+        command: "microagent create a --file both.yaml --dry-run",
+        code: 2,
+        says: "use one of them",
+        follow: "grep -v imageCommand: both.yaml >one.yaml; grep -v entrypoint: both.yaml >other.yaml",
+        works: "for file in one other; do microagent create a --file $file.yaml --dry-run; done",
+    },
+    Remedy {
+        command: "microagent create a --name b --image $IMAGE --dry-run",
+        code: 2,
+        says: "give one name",
+        works: "microagent create a --image $IMAGE --dry-run && microagent create --name b --image $IMAGE --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create --dry-run",
+        code: 2,
+        says: "use microagent create NAME --image REF",
+        follow: "create=$(echo \"${SAID#use }\" | sed \"s/NAME/a/; s|REF|$IMAGE|\")",
+        works: "$create --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "create_w",
+        command: "create_w",
+        says: "use another name, or delete it first: microagent delete {}",
+        follow: "microagent create other --image $IMAGE; microagent delete other; ${SAID#*delete it first: }",
+        ..Remedy::NEW
+    },
+    // The last field.
+    Remedy {
+        given: "cp $STATE/workspaces/w/spec.json manifest.json",
+        command: "microagent create a --request manifest.json --dry-run",
+        code: 2,
+        says: "remove it: create records what it resolves",
+        follow: "tr -d '\\n' <manifest.json | sed 's/, *\"recorded\": {.*/}/' >request.json",
+        works: "microagent create a --request request.json --dry-run",
+    },
+    Remedy {
+        command: "microagent status v",
+        says: "list them: microagent list",
+        follow: "${SAID#list them: } | grep '^w '",
+        works: "microagent status w",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent exec w true",
+        code: 125,
+        says: "start it first: microagent start {}",
+        follow: "${SAID#start it first: }",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent start w",
+        says: "stop it first: microagent stop {}",
+        follow: "${SAID#stop it first: }",
+        ..Remedy::NEW
+    },
+    // The process that keeps the VM is killed by what it starts.
+    Remedy {
+        given: "microagent kill w; mkdir killer; cp $(dirname $(command -v microagent))/microagent-guest killer; \
+                printf '#!/bin/sh\\nkill -9 $PPID\\n' >killer/microagent-supervisor; chmod 755 killer/microagent-supervisor",
+        command: "MICROAGENT_LIBEXEC=$PWD/killer microagent start w",
+        says: "see its console: microagent logs --console {}",
+        // It has that of the last start.
+        follow: "${SAID#see its console: } >console",
+        works: "microagent start w",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent delete w",
+        says: "stop it first: microagent stop {}; or kill it: microagent delete --force {}",
+        follow: "stop=${SAID%;*}; ${stop#*: }; microagent delete w; create_w; microagent start w",
+        works: "${SAID#*or kill it: }; ! microagent status w",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "create_w; microagent start w",
+        command: "microagent result w",
+        says: "wait for it: microagent wait {}",
+        follow: "microagent exec w touch /go; ${SAID#wait for it: }",
+        ..Remedy::NEW
+    },
+];
