@@ -75,16 +75,25 @@ fn image(path: &Path) -> Result<Image, BootError> {
             }),
         };
     }
-    bzimage(&mut file, length).map_err(kernel::read_error(path))
+    let image = bzimage(&mut file, length).map_err(kernel::read_error(path))?;
+    image.ok_or_else(|| BootError::NotAKernel {
+        path: path.to_owned(),
+        why: "it is neither ELF nor bzImage".into(),
+    })
 }
 
-/// The fields of a bzImage's setup header (boot.rst). A file that is none is refused when it is
-/// loaded.
-fn bzimage(file: &mut File, length: u64) -> io::Result<Image> {
+/// The fields of a bzImage's setup header (boot.rst); `None` if the file has none. Not every engine
+/// says what is wrong with such a file.
+fn bzimage(file: &mut File, length: u64) -> io::Result<Option<Image>> {
+    const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
     const PREF_ADDRESS: usize = 0x258;
     const INIT_SIZE: usize = 0x260;
     let mut header = Vec::new();
     file.take(0x264).read_to_end(&mut header)?;
+    let magic = header.get(MAGIC.0..MAGIC.0 + MAGIC.1.len());
+    if magic != Some(MAGIC.1) {
+        return Ok(None);
+    }
     let word = |at: usize| {
         let bytes = header
             .get(at..at + 4)
@@ -92,10 +101,10 @@ fn bzimage(file: &mut File, length: u64) -> io::Result<Image> {
         u64::from(bytes.map_or(0, u32::from_le_bytes))
     };
     let unpacked = word(INIT_SIZE).max(length);
-    Ok(Image {
+    Ok(Some(Image {
         length: unpacked,
         end: word(PREF_ADDRESS).saturating_add(unpacked),
-    })
+    }))
 }
 
 #[cfg(test)]
@@ -129,6 +138,25 @@ mod tests {
                 (measured..=measured + 3).contains(&minimum),
                 "{image:?} {cpus}: {minimum}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kernel");
+        let mut header = vec![0; 0x264];
+        for (bytes, is_kernel) in [(&b"HdrS"[..], true), (b"HdrX", false), (b"", false)] {
+            header[0x202..0x202 + bytes.len()].copy_from_slice(bytes);
+            std::fs::write(&path, &header[..if bytes.is_empty() { 9 } else { 0x264 }]).unwrap();
+            match image(&path) {
+                Ok(_) => assert!(is_kernel),
+                Err(error) => {
+                    let text = format!("{error}");
+                    assert!(text.ends_with("it is neither ELF nor bzImage"), "{text}");
+                    assert!(!is_kernel && error.remediation().is_some());
+                }
+            }
         }
     }
 
