@@ -143,13 +143,26 @@ fn open_delta(base: File, len: u64, delta: &Path, presence: &Path) -> Result<Ove
     let file = open(delta).map_err(kept)?;
     // The lock of the delta is that of both files.
     lock(&file, delta, true)?;
-    let map = open(presence)
-        .map_err(PresenceError::from)
-        .and_then(|map| Presence::open(map, len))
-        .map_err(|source| BlockError::Presence {
-            path: presence.to_owned(),
-            source,
-        })?;
+    let unusable = |source| BlockError::Presence {
+        path: presence.to_owned(),
+        source,
+    };
+    let map_file = open(presence).map_err(|error| unusable(error.into()))?;
+    let length = |file: &File| file.metadata().map(|metadata| metadata.len());
+    let (had, mapped) = (
+        length(&file).map_err(kept)?,
+        length(&map_file).map_err(kept)?,
+    );
+    let map = Presence::open(map_file, len).map_err(unusable)?;
+    // The map gets its header before the delta gets its size, so one without the other is not what
+    // a crash leaves: the guest would see its disk as it was once, or zeros.
+    let belong_together = match had {
+        0 => map.is_empty(),
+        had => had == len && mapped != 0,
+    };
+    if !belong_together {
+        return Err(unusable(PresenceError::Other));
+    }
     // What a flush makes durable must have a name.
     for path in [delta, presence] {
         sync_directory(path).map_err(kept)?;
@@ -268,6 +281,40 @@ mod tests {
         drop(open_as(base.path(), mode.clone()).unwrap());
         base.as_file().set_len(8192).unwrap();
         let error = open_as(base.path(), mode).unwrap_err();
+        assert!(matches!(error, BlockError::Presence { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_delta_and_a_map_that_do_not_belong_together_are_refused() {
+        let (base, directory) = (image(), tempfile::tempdir().unwrap());
+        let (delta, presence) = (directory.path().join("d"), directory.path().join("p"));
+        let mode = || DiskMode::Delta {
+            delta: delta.clone(),
+            presence: presence.clone(),
+        };
+        let cut = |path: &Path, len: u64| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(len).unwrap();
+        };
+        drop(open_as(base.path(), mode()).unwrap());
+        // A delta without its map, cut, and longer than the base.
+        let map = std::fs::read(&presence).unwrap();
+        std::fs::remove_file(&presence).unwrap();
+        assert!(open_as(base.path(), mode()).is_err());
+        std::fs::write(&presence, &map).unwrap();
+        for len in [512, 8192] {
+            cut(&delta, len);
+            assert!(open_as(base.path(), mode()).is_err(), "{len}");
+        }
+        // An empty delta is new only if its map is empty.
+        cut(&delta, 0);
+        drop(open_as(base.path(), mode()).unwrap());
+        let mut map = std::fs::read(&presence).unwrap();
+        map[4096] = 1;
+        std::fs::write(&presence, &map).unwrap();
+        drop(open_as(base.path(), mode()).unwrap());
+        cut(&delta, 0);
+        let error = open_as(base.path(), mode()).unwrap_err();
         assert!(matches!(error, BlockError::Presence { .. }), "{error}");
     }
 

@@ -30,6 +30,9 @@ pub struct Overlay {
     delta: File,
     len: u64,
     held: Presence,
+    /// A flush has failed: what it should have made durable may be lost, and the host reports that
+    /// only once.
+    broken: bool,
 }
 
 impl Overlay {
@@ -53,6 +56,7 @@ impl Overlay {
             delta,
             len,
             held,
+            broken: false,
         })
     }
 
@@ -187,9 +191,14 @@ impl Backend for Overlay {
 
     fn flush(&mut self) -> io::Result<()> {
         if self.held.is_kept() {
+            if self.broken {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            self.broken = true;
             // First the blocks, then that they are there.
             self.delta.sync_data()?;
             self.held.store()?;
+            self.broken = false;
         }
         Ok(())
     }
@@ -414,6 +423,7 @@ mod tests {
             delta: full().unwrap(),
             len: 4096,
             held: Presence::volatile(4096),
+            broken: false,
         };
         disk.discard(0, 4096).unwrap();
         let mut data = [0; 4096];

@@ -40,6 +40,9 @@ pub enum PresenceError {
     /// The file is not a presence map, or shorter than its header says.
     #[error("it is not a presence map, or it is damaged")]
     Damaged,
+    /// It does not belong to the delta beside it.
+    #[error("it does not belong to the delta beside it")]
+    Other,
     /// It belongs to a disk of another size.
     #[error("it belongs to a disk of {found} bytes, not of {expected}")]
     Size {
@@ -128,6 +131,11 @@ impl Presence {
     /// Whether the map outlives the VM.
     pub fn is_kept(&self) -> bool {
         self.file.is_some()
+    }
+
+    /// Whether the delta holds no block.
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
     }
 
     /// Whether the delta holds a block.
