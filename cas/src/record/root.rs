@@ -76,6 +76,14 @@ impl Store {
         Ok(Some(record))
     }
 
+    /// The file of a root, whether or not it exists.
+    ///
+    /// # Errors
+    /// As [`Store::set_root`].
+    pub fn root_file(&self, name: &str) -> Result<PathBuf, StoreError> {
+        self.root_path(name)
+    }
+
     /// Removes a root; what only it kept becomes garbage. An absent one is fine.
     ///
     /// # Errors

@@ -23,7 +23,9 @@ pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
-pub use workspace::{CreateArgs, DeleteArgs, EndArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs};
+pub use workspace::{
+    CreateArgs, DeleteArgs, EndArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs,
+};
 
 /// Run OCI images as Linux microVMs
 #[derive(Debug, Parser)]
@@ -45,7 +47,7 @@ pub enum Command {
     /// Create a workspace: a microVM that is kept
     Create(Box<CreateArgs>),
     /// Start a workspace
-    Start(NameArgs),
+    Start(StartArgs),
     /// Run a command in a running workspace
     Exec(ExecArgs),
     /// Shut a workspace down; kill its VM if it does not obey

@@ -132,6 +132,19 @@ pub struct NameArgs {
     pub name: String,
 }
 
+/// `microagent start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// The workspace
+    pub name: String,
+    /// Memory in MiB for this start
+    #[arg(long, short = 'm', value_name = "MiB")]
+    pub memory: Option<String>,
+    /// Number of CPUs for this start
+    #[arg(long, value_name = "COUNT")]
+    pub cpus: Option<String>,
+}
+
 /// `microagent halt`, `stop` and `kill`.
 #[derive(Debug, Args)]
 pub struct EndArgs {

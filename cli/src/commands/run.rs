@@ -7,7 +7,6 @@ use std::time::Instant;
 use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
-use microagent_vmm::boot::minimum_memory_mib;
 use microagent_workspace::environment::environment;
 use microagent_workspace::machine::boot::{Guest, shut_down};
 use microagent_workspace::machine::run_dir::RunDir;
@@ -23,9 +22,8 @@ use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, EXIT_TIMED_OUT, ErrorDocumen
 use crate::install;
 use crate::output::Output;
 use crate::request::command::shell;
-use crate::request::resources::Resources;
 use crate::request::{RunRequest, exec_size, resources};
-use crate::run::artifacts::{self, Artifacts};
+use crate::run::artifacts::{self, Artifacts, check_memory};
 use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
@@ -72,7 +70,12 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         termination,
     )?;
     timeline.record_now(Mark::LookedUp);
-    check_memory(&request, &artifacts)?;
+    check_memory(
+        &artifacts.kernel.path,
+        &artifacts.initramfs.path,
+        request.resources.memory_mib,
+        request.resources.cpu_count,
+    )?;
     let workspace = if request.keep {
         let path = settings.workspace_dir(&name);
         Some(Workspace::create(
@@ -176,26 +179,6 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         document: &document,
     };
     report.print(settings.output, termination)
-}
-
-/// Refuses a VM in which the kernel could not start the command.
-fn check_memory(request: &RunRequest, artifacts: &Artifacts) -> Result<(), Failure> {
-    let Resources {
-        memory_mib,
-        cpu_count,
-        ..
-    } = request.resources;
-    let (kernel, initramfs) = (&artifacts.kernel.path, &artifacts.initramfs.path);
-    let minimum = minimum_memory_mib(kernel, initramfs, cpu_count).map_err(|error| {
-        Failure::caused(ErrorKind::Host, &error).maybe_remediation(error.remediation())
-    })?;
-    if memory_mib >= minimum {
-        return Ok(());
-    }
-    Err(Failure::usage(format!(
-        "--memory {memory_mib} is below the minimum of {minimum} MiB for this kernel"
-    ))
-    .remediation(format!("use --memory {minimum} or more")))
 }
 
 /// The result of a run.

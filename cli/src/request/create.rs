@@ -57,6 +57,7 @@ impl CreateRequest {
         if let Some(hostname) = &spec.hostname {
             name::check_hostname(hostname)?;
         }
+        check_words(&spec)?;
         let image = spec.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
         let reference = reference(image)?;
         let number = |value: Option<u64>| value.map(|value| value.to_string());
@@ -141,6 +142,28 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(field, given)| given.then_some(field))
+}
+
+/// Refuses what no program can be given: names of variables that are empty or contain `=`, and NUL
+/// bytes.
+fn check_words(spec: &Spec) -> Result<(), Failure> {
+    let invalid = |what: &str| Err(Failure::usage(format!("{what} contains a NUL byte")));
+    for (name, value) in &spec.env {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            let message = format!("{name:?} is not the name of a variable");
+            return Err(Failure::usage(message));
+        }
+        if value.contains('\0') {
+            return invalid(&format!("the value of variable {name}"));
+        }
+    }
+    let entrypoint = spec.entrypoint.iter().flat_map(Entrypoint::argv);
+    for word in spec.setup.iter().cloned().chain(entrypoint) {
+        if word.contains('\0') {
+            return invalid("a command");
+        }
+    }
+    Ok(())
 }
 
 /// Makes the paths of a document absolute.

@@ -181,10 +181,8 @@ fn image_and_command(
 pub(crate) fn env_variable(word: &str) -> Result<(String, String), Failure> {
     match word.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) => Err(
-            Failure::usage(format!("--env {word:?} has no variable name"))
-                .remediation("use --env KEY=VALUE"),
-        ),
+        Some(_) => Err(Failure::usage("a value of --env has no variable name")
+            .remediation("use --env KEY=VALUE")),
         None => Err(
             Failure::usage(format!("--env {word:?} has no value")).remediation(format!(
                 "use --env {word}=VALUE; nothing is inherited from the host's environment"
@@ -347,7 +345,7 @@ mod tests {
             ),
             (
                 &["--env", "=x", "busybox"],
-                "--env \"=x\" has no variable name",
+                "a value of --env has no variable name",
                 "use --env KEY=VALUE",
             ),
             (

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use microagent_pipeline::{
     Bundle, ErrorKind, Image, Initramfs, Kernel, KernelSource, Pipeline, Rootfs, RootfsOptions,
 };
+use microagent_vmm::boot::minimum_memory_mib;
 
 use super::disks;
 use super::phases::{Phases, timed};
@@ -72,6 +73,28 @@ pub fn prepare(
         kernel,
         initramfs,
     })
+}
+
+/// Refuses a VM in which the kernel could not start the command.
+///
+/// # Errors
+/// A usage error that names the minimum.
+pub fn check_memory(
+    kernel: &Path,
+    initramfs: &Path,
+    memory_mib: u64,
+    cpu_count: u32,
+) -> Result<(), Failure> {
+    let minimum = minimum_memory_mib(kernel, initramfs, cpu_count).map_err(|error| {
+        Failure::caused(ErrorKind::Host, &error).maybe_remediation(error.remediation())
+    })?;
+    if memory_mib >= minimum {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "--memory {memory_mib} is below the minimum of {minimum} MiB for this kernel"
+    ))
+    .remediation(format!("use --memory {minimum} or more")))
 }
 
 fn prepare_bundles(

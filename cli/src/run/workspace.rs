@@ -24,7 +24,7 @@ use crate::out_file::OutFile;
 use crate::termination::Termination;
 
 /// The file that marks a workspace as not yet kept.
-const LOCK: &str = "run.lock";
+pub const LOCK: &str = "run.lock";
 
 /// A workspace's directory. Dropping it removes the directory, unless [`Workspace::keep`] was
 /// called.

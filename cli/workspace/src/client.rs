@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::dir::WorkspaceDir;
@@ -13,6 +15,18 @@ use crate::shim::protocol::{PacketError, Reply, Request, Status, VERSION, decode
 use crate::shim::{Holder, receive, send};
 use crate::state::State;
 
+/// How long a shim may take to answer what it knows.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a VM that is killed may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a guest may take to be shut down, and then killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest reason, in bytes; a longer one is cut.
+const REASON_LIMIT: usize = 4 << 10;
+
 /// A request could not be carried out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -20,6 +34,9 @@ pub enum ClientError {
     /// No shim keeps the workspace, or it has just ended.
     #[error("the workspace is not running")]
     NotRunning,
+    /// The shim does not answer.
+    #[error("the process that keeps the workspace does not answer")]
+    NoAnswer,
     /// The socket failed.
     #[error("cannot talk to the supervisor of the workspace")]
     Io(#[from] io::Error),
@@ -61,7 +78,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn status(&self) -> Result<Status, ClientError> {
-        match self.ask(&Request::Status, None)? {
+        match self.ask(&Request::Status, None, Some(ANSWER_TIMEOUT))? {
             Reply::Status(status) => Ok(status),
             other => Err(unexpected(other)),
         }
@@ -73,7 +90,8 @@ impl Client {
     /// [`ClientError`].
     pub fn connect(&self, port: u32) -> Result<UnixStream, ClientError> {
         let (ours, theirs) = UnixStream::pair()?;
-        match self.ask(&Request::Connect { port }, Some(theirs.into()))? {
+        let request = Request::Connect { port };
+        match self.ask(&request, Some(theirs.into()), Some(ANSWER_TIMEOUT))? {
             Reply::Connected => Ok(ours),
             other => Err(unexpected(other)),
         }
@@ -85,7 +103,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn stop(&self, force: bool, reason: Option<String>) -> Result<State, ClientError> {
-        self.end(&Request::Stop { force, reason })
+        let reason = reason.map(shortened);
+        self.end(&Request::Stop { force, reason }, Some(STOP_TIMEOUT))
     }
 
     /// Kills the VM. Returns the state after the end.
@@ -93,7 +112,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn kill(&self, reason: Option<String>) -> Result<State, ClientError> {
-        self.end(&Request::Kill { reason })
+        let reason = reason.map(shortened);
+        self.end(&Request::Kill { reason }, Some(KILL_TIMEOUT))
     }
 
     /// Waits for the end. Returns the state after it.
@@ -101,17 +121,22 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn wait(&self) -> Result<State, ClientError> {
-        self.end(&Request::Wait)
+        self.end(&Request::Wait, None)
     }
 
-    fn end(&self, request: &Request) -> Result<State, ClientError> {
-        match self.ask(request, None)? {
+    fn end(&self, request: &Request, limit: Option<Duration>) -> Result<State, ClientError> {
+        match self.ask(request, None, limit)? {
             Reply::Ended { state } => Ok(state),
             other => Err(unexpected(other)),
         }
     }
 
-    fn ask(&self, request: &Request, attached: Option<OwnedFd>) -> Result<Reply, ClientError> {
+    fn ask(
+        &self,
+        request: &Request,
+        attached: Option<OwnedFd>,
+        limit: Option<Duration>,
+    ) -> Result<Reply, ClientError> {
         let socket = socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -122,8 +147,13 @@ impl Client {
         let address = SocketAddrUnix::new(&self.holder.socket).map_err(io::Error::from)?;
         connect(&socket, &address).map_err(|_| ClientError::NotRunning)?;
         let packet = encode(request, VERSION)?;
+        set_socket_timeout(&socket, Timeout::Recv, limit).map_err(io::Error::from)?;
         send(&socket, &packet, attached).map_err(|_| ClientError::NotRunning)?;
-        let (reply, _) = receive(&socket)?.ok_or(ClientError::NotRunning)?;
+        let received = receive(&socket).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => ClientError::NoAnswer,
+            _ => ClientError::Io(error),
+        })?;
+        let (reply, _) = received.ok_or(ClientError::NotRunning)?;
         Ok(decode(&reply)?.1)
     }
 }
@@ -133,4 +163,12 @@ fn unexpected(reply: Reply) -> ClientError {
         Reply::Refused { message } => ClientError::Refused(message),
         _ => ClientError::Packet(PacketError::Message),
     }
+}
+
+fn shortened(mut reason: String) -> String {
+    let end = (0..=REASON_LIMIT.min(reason.len()))
+        .rev()
+        .find(|&end| reason.is_char_boundary(end));
+    reason.truncate(end.unwrap_or_default());
+    reason
 }

@@ -23,7 +23,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::lock::Lock;
-use crate::log::replace;
+use crate::log::{REPLACEMENT, replace};
 use crate::spec::{Spec, SpecError};
 
 /// The file of the specification.
@@ -32,6 +32,8 @@ const SPEC: &str = "spec.json";
 const LOCK: &str = "lock";
 /// How the names of incomplete workspaces start.
 const INCOMPLETE: &str = ".create-";
+/// The name of a workspace that is being deleted, in a directory of its own.
+const DELETED: &str = "deleted";
 
 /// Why a workspace's directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,18 @@ fn failed(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Di
     }
 }
 
+/// The maximum length of a name.
+const MAX_NAME: usize = 63;
+
+/// Whether `name` may be the name of a workspace: 1 to 63 lowercase letters, digits and hyphens, not
+/// starting with a hyphen. So it never leads out of its directory.
+pub fn is_name(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= MAX_NAME
+        && name.bytes().next().is_some_and(letter)
+        && name.bytes().all(|byte| letter(byte) || byte == b'-')
+}
+
 /// All workspaces of a state directory.
 #[derive(Debug, Clone)]
 pub struct Workspaces(PathBuf);
@@ -88,11 +102,23 @@ impl Workspaces {
     /// # Errors
     /// [`DirError::Absent`].
     pub fn get(&self, name: &str) -> Result<WorkspaceDir, DirError> {
-        let path = self.0.join(name);
-        if path.join(SPEC).is_file() {
-            return Ok(WorkspaceDir(path));
+        let found = self.find(name)?;
+        match found.0.join(SPEC).is_file() {
+            true => Ok(found),
+            false => Err(DirError::Absent(name.to_owned())),
         }
-        Err(DirError::Absent(name.to_owned()))
+    }
+
+    /// The directory of this name, also if it is not that of a complete workspace.
+    ///
+    /// # Errors
+    /// [`DirError::Absent`].
+    pub fn find(&self, name: &str) -> Result<WorkspaceDir, DirError> {
+        let path = self.0.join(name);
+        match is_name(name) && path.is_dir() {
+            true => Ok(WorkspaceDir(path)),
+            false => Err(DirError::Absent(name.to_owned())),
+        }
     }
 
     /// The names of all workspaces, sorted.
@@ -112,7 +138,7 @@ impl Workspaces {
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
-            if !name.starts_with('.') && entry.path().join(SPEC).is_file() {
+            if is_name(&name) && entry.path().join(SPEC).is_file() {
                 names.push(name);
             }
         }
@@ -120,11 +146,16 @@ impl Workspaces {
         Ok(names)
     }
 
-    /// Begins a workspace. Removes what killed processes left of others.
+    /// Begins a workspace. Removes what killed processes left of others, and calls `release` for the
+    /// specification of each before.
     ///
     /// # Errors
-    /// [`DirError::Exists`] if the name is taken, and those of the file system.
-    pub fn begin(&self, name: &str) -> Result<NewWorkspace, DirError> {
+    /// [`DirError::Exists`] if the name is taken, [`DirError::Absent`] if it is not a name, and those
+    /// of the file system.
+    pub fn begin(&self, name: &str, release: impl Fn(&Spec)) -> Result<NewWorkspace, DirError> {
+        if !is_name(name) {
+            return Err(DirError::Absent(name.to_owned()));
+        }
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -133,40 +164,48 @@ impl Workspaces {
         if self.0.join(name).exists() {
             return Err(DirError::Exists(name.to_owned()));
         }
-        self.sweep();
-        loop {
-            let path = tempfile::Builder::new()
-                .prefix(INCOMPLETE)
-                .permissions(fs::Permissions::from_mode(0o700))
-                .tempdir_in(&self.0)
-                .map_err(|error| failed("create a directory in", &self.0, error))?
-                .keep();
-            let lock = path.join(LOCK);
-            match Lock::acquire(&lock) {
-                Ok(Some(lock)) if path.is_dir() => {
-                    return Ok(NewWorkspace {
-                        directory: WorkspaceDir(path),
-                        name: name.to_owned(),
-                        lock,
-                        kept: false,
-                    });
-                }
-                // Another process has swept it before it was locked.
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let _ = fs::remove_dir_all(&path);
-                    return Err(failed("lock", &lock, error));
-                }
-            }
-        }
+        self.sweep(release);
+        let (path, lock) = hidden(&self.0)?;
+        Ok(NewWorkspace {
+            directory: WorkspaceDir(path),
+            name: name.to_owned(),
+            lock,
+            kept: false,
+        })
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, release: impl Fn(&Spec)) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let left = entry.file_name().to_string_lossy().starts_with(INCOMPLETE);
             if left && let Ok(Some(_lock)) = Lock::acquire(&entry.path().join(LOCK)) {
+                for directory in [entry.path(), entry.path().join(DELETED)] {
+                    if let Ok(spec) = WorkspaceDir(directory).spec() {
+                        release(&spec);
+                    }
+                }
                 let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+/// Creates a directory that is not a workspace, and locks it.
+fn hidden(parent: &Path) -> Result<(PathBuf, Lock), DirError> {
+    loop {
+        let path = tempfile::Builder::new()
+            .prefix(INCOMPLETE)
+            .permissions(fs::Permissions::from_mode(0o700))
+            .tempdir_in(parent)
+            .map_err(|error| failed("create a directory in", parent, error))?
+            .keep();
+        match Lock::acquire(&path.join(LOCK)) {
+            Ok(Some(lock)) => return Ok((path, lock)),
+            // Another process has swept it before it was locked.
+            Ok(None) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let _ = fs::remove_dir_all(&path);
+                return Err(failed("lock", &path, error));
             }
         }
     }
@@ -246,15 +285,20 @@ impl WorkspaceDir {
             return Ok(());
         };
         // First out of sight, so that nobody sees half of it.
-        let hidden = tempfile::Builder::new()
-            .prefix(INCOMPLETE)
-            .tempdir_in(parent)
-            .map_err(|error| failed("create a directory in", parent, error))?;
-        let moved = hidden.path().join("deleted");
-        fs::rename(&self.0, &moved).map_err(|error| failed("remove", &self.0, error))?;
-        hidden
-            .close()
-            .map_err(|error| failed("remove", &moved, error))
+        let (hidden, _lock) = hidden(parent)?;
+        let moved = fs::rename(&self.0, hidden.join(DELETED));
+        let removed = fs::remove_dir_all(&hidden);
+        moved.map_err(|error| failed("remove", &self.0, error))?;
+        removed.map_err(|error| failed("remove", &hidden, error))
+    }
+
+    /// Removes what a process that was killed while it replaced a file has left.
+    pub fn remove_leftovers(&self) {
+        for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(REPLACEMENT) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 }
 
@@ -285,10 +329,9 @@ impl NewWorkspace {
             Err(error) => return Err(failed("create", &path, error)),
         }
         self.kept = true;
+        // It exists; if its name cannot be made durable now, a crash may take it back.
         let parent = path.parent().unwrap_or(Path::new("."));
-        fs::File::open(parent)
-            .and_then(|parent| parent.sync_all())
-            .map_err(|error| failed("create", &path, error))?;
+        let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());
         Ok(WorkspaceDir(path))
     }
 
@@ -321,7 +364,7 @@ mod tests {
     }
 
     fn create(workspaces: &Workspaces, name: &str) -> Result<WorkspaceDir, DirError> {
-        let new = workspaces.begin(name)?;
+        let new = workspaces.begin(name, |_| {})?;
         let spec = Spec {
             name: Some(name.into()),
             ..Spec::default()
@@ -335,7 +378,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::of(directory.path());
         assert_eq!(workspaces.names().unwrap(), Vec::<String>::new());
-        let new = workspaces.begin("b").unwrap();
+        let new = workspaces.begin("b", |_| {}).unwrap();
         new.directory().write_spec(&Spec::default()).unwrap();
         assert_eq!(workspaces.names().unwrap(), Vec::<String>::new());
         assert!(matches!(workspaces.get("b"), Err(DirError::Absent(_))));
@@ -352,12 +395,36 @@ mod tests {
     }
 
     #[test]
+    fn a_name_never_leads_out_of_the_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspaces = Workspaces::of(directory.path());
+        create(&workspaces, "a").unwrap();
+        let outside = directory.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join(SPEC), "{}").unwrap();
+        for name in [
+            "../outside",
+            outside.to_str().unwrap(),
+            ".",
+            "..",
+            "",
+            "a/",
+            "A",
+        ] {
+            for found in [workspaces.get(name), workspaces.find(name)] {
+                assert!(matches!(found, Err(DirError::Absent(_))), "{name}");
+            }
+            assert!(workspaces.begin(name, |_| {}).is_err(), "{name}");
+        }
+    }
+
+    #[test]
     fn a_name_is_given_once() {
         let directory = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::of(directory.path());
-        let late = workspaces.begin("a").unwrap();
+        let late = workspaces.begin("a", |_| {}).unwrap();
         create(&workspaces, "a").unwrap();
-        let error = workspaces.begin("a").unwrap_err();
+        let error = workspaces.begin("a", |_| {}).unwrap_err();
         assert_eq!(error.to_string(), "workspace \"a\" already exists");
         assert!(matches!(late.complete(), Err(DirError::Exists(_))));
         assert_eq!(names(&workspaces), ["a"]);
@@ -367,13 +434,23 @@ mod tests {
     fn what_killed_processes_left_is_removed_and_the_rest_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::of(directory.path());
-        let living = workspaces.begin("living").unwrap();
+        let living = workspaces.begin("living", |_| {}).unwrap();
         // Its drop does not run, and its lock is released.
-        let mut killed = workspaces.begin("killed").unwrap();
+        let mut killed = workspaces.begin("killed", |_| {}).unwrap();
+        let spec = Spec {
+            name: Some("killed".into()),
+            ..Spec::default()
+        };
+        killed.directory().write_spec(&spec).unwrap();
         killed.kept = true;
         drop(killed);
         assert_eq!(names(&workspaces).len(), 2);
-        create(&workspaces, "a").unwrap();
+        let released = std::cell::RefCell::new(Vec::new());
+        let release = |spec: &Spec| released.borrow_mut().extend(spec.name.clone());
+        let a = workspaces.begin("a", release).unwrap();
+        assert_eq!(*released.borrow(), ["killed"]);
+        a.directory().write_spec(&Spec::default()).unwrap();
+        a.complete().unwrap();
         assert_eq!(names(&workspaces).len(), 2);
         assert!(living.directory().path().is_dir());
         drop(living);

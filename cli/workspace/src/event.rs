@@ -62,7 +62,7 @@ pub fn record(directory: &Path, mut event: Event) -> io::Result<()> {
     }
     let mut line = serde_json::to_vec(&event)?;
     line.push(b'\n');
-    BoundedLog::open(&directory.join(HISTORY), HISTORY_LIMIT)?.append(&line)?;
+    BoundedLog::open(&directory.join(HISTORY), HISTORY_LIMIT)?.append_line(&line)?;
     replace(&directory.join(LAST), &line)
 }
 
@@ -125,8 +125,12 @@ mod tests {
         // What a crash may leave.
         let path = directory.path().join(HISTORY);
         let mut log = BoundedLog::open(&path, HISTORY_LIMIT).unwrap();
-        log.append(b"{\"requestId\":\n").unwrap();
-        assert_eq!(history(directory.path()).unwrap(), events);
+        log.append(b"{\"requestId\":").unwrap();
+        drop(log);
+        record(directory.path(), events[1].clone()).unwrap();
+        let [first, second] = events;
+        let expected = [first, second.clone(), second];
+        assert_eq!(history(directory.path()).unwrap(), expected);
     }
 
     #[test]

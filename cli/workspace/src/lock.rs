@@ -6,10 +6,10 @@
 //! handed over without a gap, and the kernel releases it when the last descriptor is closed,
 //! however its process ends.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -27,13 +27,20 @@ impl Lock {
     /// # Errors
     /// Those of the file system; `EOPNOTSUPP` and the like if it has no locks.
     pub fn acquire(path: &Path) -> io::Result<Option<Lock>> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        let file = options.mode(0o600).open(path)?;
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(F_WRLCK))) {
-            Ok(_) => Ok(Some(Lock(file))),
-            Err(Errno::EAGAIN | Errno::EACCES) => Ok(None),
-            Err(error) => Err(error.into()),
+        loop {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false);
+            let file = options.mode(0o600).open(path)?;
+            match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(F_WRLCK))) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            // The workspace may have been deleted, and made again, since the file was opened.
+            let identity = |metadata: Metadata| (metadata.dev(), metadata.ino());
+            if identity(file.metadata()?) == identity(fs::metadata(path)?) {
+                return Ok(Some(Lock(file)));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file to which lines are appended. When it would become longer than its limit, it is replaced
@@ -48,6 +48,21 @@ impl BoundedLog {
         Ok(())
     }
 
+    /// Appends a line that begins at the start of one, also after a crash that left part of one.
+    ///
+    /// # Errors
+    /// As [`BoundedLog::append`].
+    pub fn append_line(&mut self, line: &[u8]) -> io::Result<()> {
+        let mut last = [b'\n'];
+        if self.length > 0 {
+            self.file.read_exact_at(&mut last, self.length - 1)?;
+        }
+        if last != *b"\n" {
+            self.append(b"\n")?;
+        }
+        self.append(line)
+    }
+
     fn halve(&mut self) -> io::Result<()> {
         let kept = tail(&mut self.file, self.limit / 2)?;
         replace(&self.path, &kept)?;
@@ -77,6 +92,9 @@ pub fn tail(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// How the name of a file begins that will replace another one.
+pub const REPLACEMENT: &str = ".replace-";
+
 /// Replaces a file by one with this content, which the owner alone can read.
 ///
 /// # Errors
@@ -84,7 +102,7 @@ pub fn tail(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
-        .prefix(".replace-")
+        .prefix(REPLACEMENT)
         .tempfile_in(directory)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;

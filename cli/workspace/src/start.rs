@@ -8,7 +8,7 @@ use microagent_proto::agent::{Disk as Mount, Exec, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig, disk_serial};
 use microagent_vmm::engine::max_disks;
 
-use crate::dir::WorkspaceDir;
+use crate::dir::{WorkspaceDir, is_name};
 use crate::environment::environment;
 use crate::machine::boot::Guest;
 use crate::shim::config::ShimConfig;
@@ -37,6 +37,12 @@ pub enum ManifestError {
     /// `create` recorded nothing.
     #[error("the manifest of the workspace is incomplete: {0} is missing")]
     Missing(&'static str),
+    /// A disk has a name that none may have.
+    #[error("the manifest of the workspace is damaged: invalid disk name {0:?}")]
+    Name(String),
+    /// Bundles were added to the manifest.
+    #[error("the manifest of the workspace is damaged: it has other bundles than create built")]
+    Bundles,
     /// A digest is malformed.
     #[error("the manifest of the workspace is damaged: {0:?} is not a digest")]
     Digest(String),
@@ -161,6 +167,13 @@ fn disks(
             presence: directory.presence(),
         },
     };
+    let named = spec.disks.iter().chain(&spec.bundles);
+    if let Some(disk) = named.into_iter().find(|disk| !is_name(&disk.name)) {
+        return Err(ManifestError::Name(disk.name.clone()));
+    }
+    if spec.bundles.len() != recorded.bundles.len() {
+        return Err(ManifestError::Bundles);
+    }
     let mut disks = vec![(root, None)];
     let bundles = spec.bundles.iter().zip(recorded.bundles.iter().map(Some));
     for (disk, bundle) in spec.disks.iter().map(|disk| (disk, None)).chain(bundles) {

@@ -92,3 +92,25 @@ fn many_workspaces_are_created_and_deleted_at_once() {
     assert_eq!(output(&host, script, &layout.reference("latest")), expected);
     host.assert_clean();
 }
+
+#[test]
+fn a_workspace_that_starts_can_be_stopped_and_descriptors_are_not_kept() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let host = or_skip!(built_kernel::host());
+    let layout = or_skip!(Layout::busybox());
+    // A lock of the caller is free again as soon as its process has ended.
+    let script = r#"state() { w status w | sed -n 's/^state *//p'; }
+        w --quiet create w --image "$IMAGE" --memory 128
+        w start w >started 2>&1 & until [ "$(state)" = starting ]; do :; done
+        w stop w --reason early; wait; cat started; w status w | grep -E '^(state|detail)'
+        (exec 9>held; flock 9; w start w); flock -n held echo free; w exec w echo up
+        w stop w; w stop w; state
+        w start w --memory 33 2>/dev/null; echo $?; state; w start w --memory 200 --cpus 1; w exec w -- sh -c 'nproc; awk "/MemTotal/ {print (\$2 > 150000)}" /proc/meminfo'; w kill w
+        w result w; w delete ../w "$PWD" w"#;
+    let expected = "w\nw\nmicroagent: the workspace was stopped while it started\n\
+                    state      stopped\ndetail     early\nw\nfree\nup\nw\nw\nstopped\n\
+                    2\nstopped\nw\n1\n1\nw\n\
+                    microagent: workspace w has no workload\nw\n";
+    assert_eq!(output(&host, script, &layout.reference("latest")), expected);
+    host.assert_clean();
+}

@@ -10,6 +10,7 @@ use microagent_proto::agent::Place;
 use microagent_workspace::dir::{NewWorkspace, WorkspaceDir};
 use microagent_workspace::event::{Event, now, record};
 use microagent_workspace::machine::boot::{boot, configure, shut_down};
+use microagent_workspace::machine::data_loss;
 use microagent_workspace::machine::run_dir::RunDir;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::spec::{MAX_DOCUMENT, Recorded, RecordedImage, RecordedKernel, Spec};
@@ -28,7 +29,7 @@ use crate::request::command::shell;
 use crate::request::create::CreateRequest;
 use crate::request::exec_size;
 use crate::request::resources::{self, Resources};
-use crate::run::artifacts::{self, Artifacts};
+use crate::run::artifacts::{self, Artifacts, check_memory};
 use crate::run::disks;
 use crate::run::phases::Phases;
 use crate::run::vm;
@@ -67,7 +68,12 @@ pub fn create(
     }
     let agent = install::find(install::AGENT)?;
     let pipeline = pipeline::open(settings, termination)?;
-    let new = super::workspaces(settings).begin(&request.name)?;
+    let store = pipeline.store();
+    let new = super::workspaces(settings).begin(&request.name, |spec| {
+        if let Err(error) = release(store, spec, None) {
+            tracing::warn!(%error.message, "cannot release what a killed command held");
+        }
+    })?;
     termination.remove_on_exit(new.directory().path());
     let mut phases = Phases::default();
     let artifacts = artifacts::prepare(
@@ -78,22 +84,36 @@ pub fn create(
         &mut phases,
         termination,
     )?;
+    check_memory(
+        &artifacts.kernel.path,
+        &artifacts.initramfs.path,
+        request.run.resources.memory_mib,
+        request.run.resources.cpu_count,
+    )?;
     let mut spec = request.spec;
     let recorded = recorded(&request.run.resources, &artifacts)?;
     spec.recorded = Some(recorded.clone());
     check_sizes(&spec, &recorded)?;
+    if spec.to_json().len() > MAX_DOCUMENT {
+        let limit = MAX_DOCUMENT >> 20;
+        return Err(Failure::usage(format!(
+            "the specification has more than {limit} MiB with the image's variables"
+        )));
+    }
     new.directory().write_spec(&spec)?;
     let root = root_name(&recorded);
     let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
-    let value = serde_json::json!({ "workspace": request.name });
-    pipeline.store().set_root(&root, objects, value)?;
+    let value = serde_json::json!({ OWNER: request.name });
+    let root_file = store.root_file(&root)?;
+    termination.remove_on_exit(&root_file);
+    store.set_root(&root, objects, value)?;
     let made = set_up(&new, &spec, &pipeline, &choice, settings, termination)
         .and_then(|()| record_prepared(new.directory(), &spec, &recorded))
         .and_then(|()| Ok(new.complete()?));
-    let directory = made.inspect_err(|_| {
-        let _ = pipeline.store().remove_root(&root);
+    made.inspect_err(|_| {
+        let _ = store.remove_root(&root);
     })?;
-    termination.keep(directory.path());
+    termination.keep(&root_file);
     if !settings.output.json {
         settings.output.text(&format!("{}\n", request.name))?;
         return Ok(0);
@@ -115,10 +135,22 @@ pub(super) fn root_name(recorded: &Recorded) -> String {
     format!("workspace-{}", recorded.runtime_id)
 }
 
-/// Removes what the store holds for a workspace.
-pub(super) fn release(store: &Store, spec: &Spec) -> Result<(), Failure> {
-    if let Some(recorded) = &spec.recorded {
-        store.remove_root(&root_name(recorded))?;
+/// The field of a root that has the name of its workspace.
+const OWNER: &str = "workspace";
+
+/// Removes what the store holds for the workspace `name`, or for one that was never complete. That
+/// of another one of which this is a copy stays.
+pub(super) fn release(store: &Store, spec: &Spec, name: Option<&str>) -> Result<(), Failure> {
+    let Some(recorded) = &spec.recorded else {
+        return Ok(());
+    };
+    let root = root_name(recorded);
+    let owner = store.get_root(&root)?;
+    let owner = owner
+        .as_ref()
+        .and_then(|record| record.value[OWNER].as_str());
+    if owner.is_some() && owner == name.or(spec.name.as_deref()) {
+        store.remove_root(&root)?;
     }
     Ok(())
 }
@@ -307,10 +339,12 @@ fn set_up(
     configure(&supervisor, config.guest, memory_mib)?;
     vm::set_up(&supervisor, commands.collect(), settings.output, memory_mib)?;
     let halted = shut_down(&supervisor);
+    let lost = data_loss(&supervisor.warnings());
     supervisor.end(halted);
-    match halted {
-        true => Ok(()),
-        false => Err(Failure::new(
+    match (halted, lost) {
+        (true, None) => Ok(()),
+        (_, Some(lost)) => Err(Failure::new(ErrorKind::Host, format!("the setup: {lost}"))),
+        (false, None) => Err(Failure::new(
             ErrorKind::Guest,
             "the guest did not shut down after its setup",
         )),

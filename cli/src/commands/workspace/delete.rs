@@ -14,6 +14,7 @@ use super::create::release;
 use super::{INTERVAL, workspaces};
 use crate::args::DeleteArgs;
 use crate::failure::{Failure, kind_of};
+use crate::run::workspace::LOCK as RUN_LOCK;
 use crate::settings::Settings;
 
 /// How long a VM that is killed may take to be gone.
@@ -59,7 +60,7 @@ pub fn delete(args: &DeleteArgs, settings: &Settings) -> Result<u8, Failure> {
 }
 
 fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Failure> {
-    let directory = match workspaces(settings).get(name) {
+    let directory = match workspaces(settings).find(name) {
         Ok(directory) => directory,
         Err(DirError::Absent(_)) => return Ok(false),
         Err(error) => return Err(error.into()),
@@ -94,11 +95,22 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
             "stop it first: microagent stop {name}; or kill it: microagent delete --force {name}"
         )));
     };
+    if directory.path().join(RUN_LOCK).exists() {
+        return Err(Failure::new(
+            ErrorKind::Conflict,
+            format!("{name} belongs to a run with --keep that has not ended"),
+        ));
+    }
     // A damaged manifest does not keep the rest.
     let spec = directory.spec();
-    directory.remove()?;
-    if let Ok(spec) = spec {
-        release(&Store::open(&settings.store_dir())?, &spec)?;
+    let store = Store::open(&settings.store_dir())?;
+    let path = directory.path().to_owned();
+    let removed = directory.remove();
+    if let Ok(spec) = spec
+        && !path.exists()
+    {
+        release(&store, &spec, Some(name))?;
     }
+    removed?;
     Ok(true)
 }

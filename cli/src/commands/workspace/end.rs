@@ -25,6 +25,10 @@ pub enum End {
 pub fn end(how: End, args: EndArgs, settings: &Settings) -> Result<u8, Failure> {
     let name = &args.name;
     let directory = get(settings, name)?;
+    let (state, _) = state_of(&directory)?;
+    if how != End::Kill && !state.is_live() {
+        return print_state(settings, name, state);
+    }
     let client = client(&directory, name)?;
     let ended = match how {
         End::Stop => client.stop(true, args.reason),
@@ -34,7 +38,13 @@ pub fn end(how: End, args: EndArgs, settings: &Settings) -> Result<u8, Failure> 
     let state = match ended {
         Ok(state) => state,
         // It ended by itself at the same moment.
-        Err(ClientError::NotRunning) => state_of(&directory)?.0,
+        Err(ClientError::NotRunning) => loop {
+            let (state, _) = state_of(&directory)?;
+            if !state.is_live() {
+                break state;
+            }
+            thread::sleep(INTERVAL);
+        },
         Err(error) => return Err(client_failure(error, name)),
     };
     print_state(settings, name, state)

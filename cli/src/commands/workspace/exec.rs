@@ -1,14 +1,16 @@
 //! `microagent exec`.
 
 use std::io;
+use std::thread;
 
 use microagent_proto::agent::{AGENT_PORT, Place};
 use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::session::{self, SessionError};
 use microagent_workspace::start;
+use microagent_workspace::state::State;
 use serde::Serialize;
 
-use super::{client, client_failure, get};
+use super::{INTERVAL, client, client_failure, get};
 use crate::args::ExecArgs;
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, Failure};
 use crate::output::stdout_error;
@@ -46,6 +48,13 @@ pub fn exec(args: ExecArgs, settings: &Settings) -> Result<u8, Failure> {
     request.user = args.user.unwrap_or(request.user);
     exec_size::check(&request, &variables)?;
     let client = client(&directory, name)?;
+    // Issued once, when the guest is ready. A boot has its own time limit.
+    while client
+        .status()
+        .is_ok_and(|status| status.state == State::Starting)
+    {
+        thread::sleep(INTERVAL);
+    }
     let stream = (client.connect(AGENT_PORT)).map_err(|error| client_failure(error, name))?;
     let mut sink = CommandSink::new(settings.output).map_err(|error| stdout_error(&error))?;
     match session::exec(stream, request, &mut sink) {

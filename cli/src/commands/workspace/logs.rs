@@ -80,6 +80,16 @@ pub fn result(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
     let path = directory.result();
     let result = WorkloadResult::read(&path).map_err(|error| unreadable(&path, &error))?;
     let Some(result) = result else {
+        let spec = directory.spec()?;
+        if spec
+            .recorded
+            .is_some_and(|recorded| recorded.argv.is_empty())
+        {
+            return Err(Failure::new(
+                ErrorKind::NotFound,
+                format!("workspace {} has no workload", args.name),
+            ));
+        }
         return Err(Failure::new(
             ErrorKind::NotFound,
             format!("the workload of {} has not ended yet", args.name),

@@ -67,16 +67,23 @@ fn state_of(directory: &WorkspaceDir) -> Result<(State, Option<Event>), Failure>
         let message = format!("cannot read the state of {}: {error}", path.display());
         Failure::new(kind_of(&error), message)
     };
-    // The lock first: if it is released in between, the event is that of the end.
-    let held = is_held(&directory.lock()).map_err(cannot)?;
-    let last = event::last(path).map_err(cannot)?;
-    let recorded = last.as_ref().map_or(State::Failed, |event| event.state);
-    let state = State::compute(recorded, held);
-    // A supervisor that ended after the lock was read recorded the end first.
-    if held && !recorded.is_live() && !is_held(&directory.lock()).map_err(cannot)? {
-        return Ok((recorded, last));
+    // The event belongs to the lock only if that did not change meanwhile. Who changes it twice in
+    // this time has recorded a state that was true.
+    let mut held = is_held(&directory.lock()).map_err(cannot)?;
+    for _ in 0..3 {
+        let last = event::last(path).map_err(cannot)?;
+        let still = is_held(&directory.lock()).map_err(cannot)?;
+        if still == held {
+            let recorded = last.as_ref().map_or(State::Failed, |event| event.state);
+            return Ok((State::compute(recorded, held), last));
+        }
+        held = still;
     }
-    Ok((state, last))
+    let last = event::last(path).map_err(cannot)?;
+    Ok((
+        last.as_ref().map_or(State::Failed, |event| event.state),
+        last,
+    ))
 }
 
 /// How long a supervisor that has just been started may take to listen.

@@ -11,31 +11,61 @@ use microagent_workspace::shim;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
 use microagent_workspace::start::{StartOptions, shim_config};
 
+use tracing_subscriber::filter::LevelFilter;
+
 use super::create::random_id;
 use super::{get, print_state, state_of};
-use crate::args::NameArgs;
+use crate::args::StartArgs;
 use crate::engine;
 use crate::failure::{Failure, kind_of};
 use crate::install;
+use crate::request::resources::{self, ResourceArgs};
+use crate::run::artifacts::check_memory;
 use crate::settings::Settings;
+
+/// First argument of the process that starts a shim and ends.
+const DETACH_MODE: &str = "--start-workspace-shim";
 
 /// First argument of a shim's process.
 const SHIM_MODE: &str = "--workspace-shim";
 
-/// Runs a shim if that is what `words` say.
+/// Runs a shim, or starts one, if that is what `words` say.
 pub fn run_shim_mode(words: &[OsString]) -> Option<ExitCode> {
-    if words.get(1).is_none_or(|word| word != SHIM_MODE) {
-        return None;
-    }
-    Some(match shim::spawn::main() {
+    let mode = words.get(1)?.to_str()?;
+    let ended = match mode {
+        DETACH_MODE => shim::spawn::detach(&program(), SHIM_MODE),
+        SHIM_MODE => {
+            // Standard error becomes the workspace's console.
+            tracing_subscriber::fmt()
+                .with_max_level(LevelFilter::WARN)
+                .with_ansi(false)
+                .with_target(false)
+                .with_writer(std::io::stderr)
+                .init();
+            shim::spawn::main()
+        }
+        _ => return None,
+    };
+    Some(match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
 }
 
+/// This program.
+fn program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"))
+}
+
 /// Starts a workspace, and returns when its guest is ready and its workload was executed.
-pub fn start(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
+pub fn start(args: &StartArgs, settings: &Settings) -> Result<u8, Failure> {
     let name = &args.name;
+    let given = ResourceArgs {
+        memory: args.memory.as_deref(),
+        cpus: args.cpus.as_deref(),
+        ..ResourceArgs::default()
+    };
+    let resources = resources::resolve(&given, resources::host_cpus())?;
     let directory = get(settings, name)?;
     let path = directory.lock();
     let lock = Lock::acquire(&path).map_err(|error| {
@@ -58,13 +88,16 @@ pub fn start(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
         engine: choice.engine,
         supervisor: install::find(install::SUPERVISOR)?,
         request_id: random_id()?,
-        memory_mib: None,
-        cpu_count: None,
+        memory_mib: args.memory.as_ref().map(|_| resources.memory_mib),
+        cpu_count: args.cpus.as_ref().map(|_| resources.cpu_count),
     };
     let config = shim_config(&directory, &spec, &store, options)
         .map_err(|error| Failure::caused(ErrorKind::Corrupt, &error))?;
-    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
-    spawn(&program, SHIM_MODE, &config, lock).map_err(|error| match error {
+    if let Some(initramfs) = &config.vm.initramfs {
+        let vm = &config.vm;
+        check_memory(&vm.kernel, initramfs, vm.memory_mib, vm.cpus)?;
+    }
+    spawn(&program(), DETACH_MODE, &config, lock).map_err(|error| match error {
         SpawnError::Failed {
             kind,
             message,

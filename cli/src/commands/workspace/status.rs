@@ -105,7 +105,12 @@ pub fn list(only_live: bool, settings: &Settings) -> Result<u8, Failure> {
         let Ok(directory) = workspaces(settings).get(&name) else {
             continue;
         };
-        let (state, _) = state_of(&directory)?;
+        let state = match state_of(&directory) {
+            Ok((state, _)) => state,
+            // A damaged one does not hide the others.
+            Err(_) if directory.path().exists() => State::Failed,
+            Err(_) => continue,
+        };
         if only_live && !state.is_live() {
             continue;
         }

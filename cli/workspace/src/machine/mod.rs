@@ -9,6 +9,7 @@
 //! - [`reaper`] waits for processes that outlive their parents.
 
 pub mod boot;
+mod data_loss;
 mod error;
 pub mod reaper;
 pub mod run_dir;
@@ -16,4 +17,5 @@ pub mod session;
 pub mod supervisor;
 pub mod timeline;
 
+pub use data_loss::data_loss;
 pub use error::MachineError;

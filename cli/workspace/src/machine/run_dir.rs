@@ -92,6 +92,11 @@ impl RunDir {
         RunDir::create_in(&parent())
     }
 
+    /// The same outside `$XDG_RUNTIME_DIR`, which is removed when its user has logged out.
+    pub fn create_for_daemon() -> Result<RunDir, RunDirError> {
+        RunDir::create_in(&of_user())
+    }
+
     fn create_in(parent: &Path) -> Result<RunDir, RunDirError> {
         ensure_private(parent)?;
         let _gate = lock(parent, FlockOperation::LockExclusive)?;
@@ -139,7 +144,13 @@ fn parent() -> PathBuf {
         .filter(|path| path.is_absolute() && path.to_str().is_some() && ours(path))
         .map(|path| path.join("microagent"))
         .filter(|path| socket_path_fits(path, ID + 1))
-        .unwrap_or_else(|| PathBuf::from(format!("/tmp/microagent-{uid}")))
+        .unwrap_or_else(of_user)
+}
+
+/// The directory in `/tmp`. The locks in it keep it from being cleaned up (systemd-tmpfiles(8)).
+fn of_user() -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    PathBuf::from(format!("/tmp/microagent-{uid}"))
 }
 
 /// Whether a socket path fits in a directory whose path is `more` bytes longer than `path`.

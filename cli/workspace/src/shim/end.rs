@@ -53,10 +53,34 @@ impl Stopping {
         self.outcome.get_or_insert((state, detail));
     }
 
-    /// The state after the end, and why. Without a decision the VM ended by itself: `why` says how.
-    pub fn outcome(&mut self, why: impl FnOnce() -> String) -> (State, Option<String>) {
-        let decided = self.outcome.take();
-        decided.unwrap_or_else(|| (State::Failed, Some(why())))
+    /// The VM is to be killed: a clean end is no longer possible.
+    pub fn kill_as(&mut self, reason: Option<String>) {
+        let (state, detail) = self.outcome.take().unwrap_or((State::Stopped, None));
+        let state = match state {
+            State::Failed => State::Failed,
+            _ => State::Stopped,
+        };
+        self.outcome = Some((state, reason.or(detail)));
+    }
+
+    /// The guest did not obey, and is not killed. What was decided holds if it obeys later.
+    pub fn give_up(&mut self) {
+        self.next = Next::Nothing;
+        self.deadline = None;
+        self.force = false;
+    }
+
+    /// The state after the end, and why. `clean`: the guest powered off; `why`: how the VM ended.
+    pub fn outcome(
+        &mut self,
+        clean: bool,
+        why: impl FnOnce() -> String,
+    ) -> (State, Option<String>) {
+        match self.outcome.take() {
+            Some(decided) if clean || self.next == Next::Kill => decided,
+            // What the guest had not flushed is lost, whatever it was asked for.
+            _ => (State::Failed, Some(why())),
+        }
     }
 
     /// The workload was signalled.
@@ -88,12 +112,32 @@ mod tests {
     fn the_first_decision_is_the_outcome_and_without_one_the_vm_failed() {
         let mut stopping = Stopping::default();
         assert_eq!(stopping.next(), Next::Nothing);
-        assert_eq!(
-            stopping.outcome(|| "crashed".into()),
-            (State::Failed, Some("crashed".into()))
-        );
+        let crashed = (State::Failed, Some("crashed".to_owned()));
+        assert_eq!(stopping.outcome(true, || "crashed".into()), crashed);
         stopping.end_as(State::Halted, None);
         stopping.end_as(State::Failed, Some("later".into()));
-        assert_eq!(stopping.outcome(|| "x".into()), (State::Halted, None));
+        assert_eq!(stopping.outcome(true, || "x".into()), (State::Halted, None));
+    }
+
+    #[test]
+    fn an_end_that_is_not_clean_is_a_failure_unless_the_vm_was_killed() {
+        let halting = || {
+            let mut stopping = Stopping::default();
+            stopping.end_as(State::Halted, Some("asked".into()));
+            stopping.wait_for_shutdown();
+            stopping
+        };
+        let crashed = (State::Failed, Some("crashed".to_owned()));
+        assert_eq!(halting().outcome(false, || "crashed".into()), crashed);
+        let mut killed = halting();
+        killed.kill_as(None);
+        killed.wait_for_kill();
+        let stopped = (State::Stopped, Some("asked".to_owned()));
+        assert_eq!(killed.outcome(false, || "crashed".into()), stopped);
+        let mut late = halting();
+        late.give_up();
+        assert_eq!((late.next(), late.deadline()), (Next::Nothing, None));
+        let halted = (State::Halted, Some("asked".to_owned()));
+        assert_eq!(late.outcome(true, || "x".into()), halted);
     }
 }

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
@@ -18,9 +19,9 @@ use rustix::net::{
 };
 use rustix::process::getuid;
 
-use super::Event;
 use super::packet::{receive, send};
 use super::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
+use super::{Ending, Event};
 use crate::machine::supervisor::{Connector, Killer};
 use crate::state::State;
 
@@ -30,6 +31,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after a client could not be accepted, for example because this process is out
 /// of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How often to look whether a client that waits is still there.
+const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
 /// The maximum number of clients at a time.
 const MAX_CLIENTS: usize = 256;
@@ -41,6 +45,7 @@ pub struct Shared {
     connector: Connector,
     killer: Killer,
     events: Sender<Event>,
+    ending: Ending,
     clients: AtomicUsize,
 }
 
@@ -51,12 +56,14 @@ impl Shared {
         connector: Connector,
         killer: Killer,
         events: Sender<Event>,
+        ending: Ending,
     ) -> Shared {
         Shared {
             status: Mutex::new(status),
             connector,
             killer,
             events,
+            ending,
             clients: AtomicUsize::new(0),
         }
     }
@@ -66,52 +73,113 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` if the workspace has ended, which the client finds out.
-    fn answer(&self, request: Request, attached: Option<OwnedFd>) -> Option<Reply> {
+    /// What was decided while it started.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Ends the workspace as `stop` does, without waiting for it.
+    pub fn stop(&self, reason: Option<String>) {
+        let (reply, _) = mpsc::channel();
+        self.request_stop(reason, reply);
+    }
+
+    /// `None` if the workspace has ended, which the client finds out, or if the client is gone.
+    fn answer(
+        &self,
+        client: &OwnedFd,
+        request: Request,
+        attached: Option<OwnedFd>,
+    ) -> Option<Reply> {
+        let (reply, replies) = mpsc::channel();
         match request {
-            Request::Status => Some(Reply::Status(self.status().clone())),
-            Request::Connect { port } => Some(match attached {
-                Some(stream) => self.connect(port, stream.into()),
-                None => refused("a stream is missing"),
-            }),
-            Request::Stop { force, reason } => self.ask(|reply| Event::Stop {
-                force,
+            Request::Status => return Some(Reply::Status(self.status().clone())),
+            Request::Connect { port } => {
+                return Some(match attached {
+                    Some(stream) => self.connect(port, stream.into()),
+                    None => refused("a stream is missing"),
+                });
+            }
+            Request::Stop {
+                force: false,
                 reason,
-                reply,
-            }),
-            Request::Kill { reason } => self.kill(reason),
-            Request::Wait => self.ask(|reply| Event::Wait { reply }),
+            } => {
+                if self.status().state == State::Starting {
+                    return Some(refused("it is starting"));
+                }
+                let force = false;
+                let event = Event::Stop {
+                    force,
+                    reason,
+                    reply,
+                };
+                let _ = self.events.send(event);
+            }
+            Request::Stop {
+                force: true,
+                reason,
+            } => self.request_stop(reason, reply),
+            Request::Kill { reason } => {
+                self.ending.decide(State::Stopped, reason.clone());
+                let _ = self.events.send(Event::Kill { reason, reply });
+                // At once, also while the main thread waits for something else.
+                self.killer.kill();
+            }
+            Request::Wait => {
+                let _ = self.events.send(Event::Wait { reply });
+            }
+        }
+        loop {
+            match replies.recv_timeout(CLIENT_CHECK) {
+                Ok(reply) => return Some(reply),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) if is_gone(client) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn request_stop(&self, reason: Option<String>, reply: Sender<Reply>) {
+        // Under the lock: whoever changes the state looks at the decision afterwards.
+        let status = self.status();
+        let starting = status.state == State::Starting;
+        if starting {
+            self.ending.decide(State::Stopped, reason.clone());
+        }
+        drop(status);
+        let force = true;
+        let event = Event::Stop {
+            force,
+            reason,
+            reply,
+        };
+        let _ = self.events.send(event);
+        if starting {
+            // There is nothing to shut down yet, and the main thread waits for the guest.
+            self.killer.kill();
         }
     }
 
     fn connect(&self, port: u32, stream: UnixStream) -> Reply {
         let state = self.status().state;
         if state != State::Running {
-            return refused(&format!("the workspace is {state}"));
+            return refused(&format!("it is {state}"));
         }
         match self.connector.connect(port, stream) {
             Ok(()) => Reply::Connected,
-            Err(_) => refused("the VM has ended"),
+            Err(_) => refused("its VM has ended"),
         }
     }
+}
 
-    /// Kills the VM at once, also while it boots and the main thread waits for it.
-    fn kill(&self, reason: Option<String>) -> Option<Reply> {
-        let (sender, receiver) = mpsc::channel();
-        let reply = sender;
-        let _ = self.events.send(Event::Kill { reason, reply });
-        if self.status().state == State::Starting {
-            self.killer.kill();
-        }
-        receiver.recv().ok()
-    }
-
-    /// Passes an event to the main thread and waits for its reply.
-    fn ask(&self, event: impl FnOnce(Sender<Reply>) -> Event) -> Option<Reply> {
-        let (sender, receiver) = mpsc::channel();
-        let _ = self.events.send(event(sender));
-        receiver.recv().ok()
-    }
+/// Whether a client has closed its end.
+fn is_gone(client: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(client, PollFlags::RDHUP)];
+    let now = Timespec::default();
+    poll(&mut fds, Some(&now)).is_ok()
+        && fds[0]
+            .revents()
+            .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
 fn refused(message: &str) -> Reply {
@@ -184,7 +252,7 @@ fn serve_client(client: &OwnedFd, shared: &Shared) {
         return;
     };
     let (version, answer) = match decode(&packet) {
-        Ok((version, request)) => (version, shared.answer(request, attached)),
+        Ok((version, request)) => (version, shared.answer(client, request, attached)),
         Err(error @ PacketError::Version(version)) => (version, Some(refused(&error.to_string()))),
         Err(error) => (VERSION, Some(refused(&error.to_string()))),
     };

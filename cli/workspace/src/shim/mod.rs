@@ -22,10 +22,11 @@ mod record;
 pub mod spawn;
 mod workload;
 
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -45,16 +46,19 @@ use crate::dir::WorkspaceDir;
 use crate::event::now;
 use crate::lock::Lock;
 use crate::log::BoundedLog;
-use crate::machine::MachineError;
 use crate::machine::boot::{boot, configure};
 use crate::machine::run_dir::{RunDir, RunDirError};
 use crate::machine::session::{self, SessionError};
 use crate::machine::supervisor::{Connector, Killer, Supervisor, SupervisorError};
+use crate::machine::{MachineError, data_loss};
 use crate::result::WorkloadResult;
 use crate::state::State;
 
 /// How much of the guest's console is kept, in bytes.
 const CONSOLE_LIMIT: u64 = 1 << 20;
+
+/// How long what was written to the console may take to be kept.
+const CONSOLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The name of the socket in the run directory.
 const SOCKET: &str = "shim";
@@ -96,6 +100,18 @@ pub(crate) enum Event {
     Wait { reply: Sender<Reply> },
 }
 
+impl Event {
+    /// Who waits for the reply to it.
+    fn into_reply(self) -> Option<Sender<Reply>> {
+        match self {
+            Event::Stop { reply, .. } | Event::Kill { reply, .. } | Event::Wait { reply } => {
+                Some(reply)
+            }
+            Event::WorkloadStarted | Event::WorkloadEnded(_) | Event::VmEnded(_) => None,
+        }
+    }
+}
+
 /// A workspace could not be started.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -135,6 +151,12 @@ impl StartError {
 /// could not be started. For a process that does nothing else.
 pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
     let recorder = Recorder::new(&config);
+    let directory = WorkspaceDir::at(config.directory.clone());
+    directory.remove_leftovers();
+    // That of the last time.
+    let _ = fs::remove_file(directory.result());
+    let (sender, events) = mpsc::channel();
+    let ending = Ending::default();
     let mut report = Some(report);
     let mut say = |started: Started| {
         if let Some(report) = report.take() {
@@ -144,25 +166,44 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
     let started = recorder
         .record(State::Starting, None)
         .map_err(StartError::Record)
-        .and_then(|()| Shim::start(config, &recorder, &lock));
+        .and_then(|()| {
+            let console = keep_console(&directory.console()).map_err(StartError::Output)?;
+            let shim = Shim::start(config, &recorder, &lock, &sender, &ending)?;
+            Ok((shim, console))
+        });
     match started {
-        Ok(mut shim) => {
-            let end = shim.watch(&recorder, &mut say);
-            let replies = shim.finish();
+        Ok((mut shim, console)) => {
+            let mut end = shim.watch(&events, &recorder, &mut say);
+            let (mut replies, lost) = shim.finish();
+            if let Some(lost) = lost {
+                end.state = State::Failed;
+                end.detail = Some(lost);
+            }
+            console.close();
             if let Err(error) = recorder.record(end.state, end.detail.as_deref()) {
                 tracing::error!(%error, "the end of the workspace cannot be recorded");
             }
             // Whoever is told of the end may start the workspace again.
             drop(lock);
             say(end.report());
+            replies.extend(events.try_iter().filter_map(Event::into_reply));
             for reply in replies {
                 let _ = reply.send(Reply::Ended { state: end.state });
             }
         }
         Err(error) => {
-            let _ = recorder.record(State::Failed, Some(&error_chain(&error)));
+            // A client may have ended it meanwhile.
+            let decided = ending.take();
+            let (state, detail) = decided.unwrap_or((State::Failed, Some(error_chain(&error))));
+            let _ = recorder.record(state, detail.as_deref());
             drop(lock);
-            say(error.report());
+            say(match state {
+                State::Failed => error.report(),
+                _ => ended_early(),
+            });
+            for reply in events.try_iter().filter_map(Event::into_reply) {
+                let _ = reply.send(Reply::Ended { state });
+            }
         }
     }
 }
@@ -177,8 +218,48 @@ struct End {
 }
 
 impl End {
+    /// The report of a workspace that was never ready.
     fn report(&self) -> Started {
-        self.start.clone().unwrap_or(Started::Ready)
+        match (&self.start, self.state, &self.detail) {
+            (Some(start), ..) => start.clone(),
+            (None, State::Failed, Some(detail)) => Started::Failed {
+                kind: ErrorKind::Guest.as_str().to_owned(),
+                message: detail.clone(),
+                remediation: None,
+            },
+            (None, ..) => ended_early(),
+        }
+    }
+}
+
+/// The report of a workspace that was ended before it was ready.
+fn ended_early() -> Started {
+    Started::Failed {
+        kind: ErrorKind::Conflict.as_str().to_owned(),
+        message: "the workspace was stopped while it started".to_owned(),
+        remediation: None,
+    }
+}
+
+/// A state after the end, and why.
+type Outcome = (State, Option<String>);
+
+/// How a client has ended a workspace that still starts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ending(Arc<Mutex<Option<Outcome>>>);
+
+impl Ending {
+    fn lock(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first decision counts.
+    fn decide(&self, state: State, reason: Option<String>) {
+        self.lock().get_or_insert((state, reason));
+    }
+
+    fn take(&self) -> Option<Outcome> {
+        self.lock().take()
     }
 }
 
@@ -188,7 +269,6 @@ struct Shim {
     stop_signal: i32,
     directory: WorkspaceDir,
     shared: Arc<Shared>,
-    events: Receiver<Event>,
     connector: Connector,
     killer: Killer,
     vm: Option<JoinHandle<Supervisor>>,
@@ -196,6 +276,8 @@ struct Shim {
     workload: Option<Workload>,
     started_at: Option<String>,
     stopping: Stopping,
+    /// Why the session of the workload broke.
+    broken: Option<String>,
     /// Who asked for the end.
     stoppers: Vec<Sender<Reply>>,
     /// Who only waits for it.
@@ -204,15 +286,19 @@ struct Shim {
 
 impl Shim {
     /// Boots the VM, listens, and executes the workload.
-    fn start(config: ShimConfig, recorder: &Recorder, lock: &Lock) -> Result<Shim, StartError> {
+    fn start(
+        config: ShimConfig,
+        recorder: &Recorder,
+        lock: &Lock,
+        sender: &Sender<Event>,
+        ending: &Ending,
+    ) -> Result<Shim, StartError> {
         let directory = WorkspaceDir::at(config.directory);
-        keep_console(&directory.console()).map_err(StartError::Output)?;
-        let run_dir = RunDir::create()?;
+        let run_dir = RunDir::create_for_daemon()?;
         let engine = config.vm.engine;
         let memory_mib = config.vm.memory_mib;
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let supervisor = Supervisor::spawn(&config.supervisor, engine, true).map_err(vm_error)?;
-        let (sender, events) = mpsc::channel();
         let connector = supervisor.connector().map_err(StartError::Listen)?;
         let killer = supervisor.killer();
         let status = Status {
@@ -226,7 +312,9 @@ impl Shim {
             connector.clone(),
             killer.clone(),
             sender.clone(),
+            ending.clone(),
         ));
+        stop_on_signals(Arc::clone(&shared)).map_err(StartError::Thread)?;
         let socket = run_dir.path().join(SOCKET);
         listener::serve(&socket, Arc::clone(&shared)).map_err(StartError::Listen)?;
         announce(lock, &socket).map_err(StartError::Record)?;
@@ -254,7 +342,7 @@ impl Shim {
             status.state = State::Running;
             status.workload = workload.is_some();
         }
-        stop_on_signals(sender.clone()).map_err(StartError::Thread)?;
+        let sender = sender.clone();
         let vm = thread::Builder::new()
             .name("vm".into())
             .spawn(move || watch_vm(supervisor, &sender))
@@ -264,7 +352,6 @@ impl Shim {
             stop_signal: config.stop_signal,
             directory,
             shared,
-            events,
             connector,
             killer,
             vm: Some(vm),
@@ -272,23 +359,33 @@ impl Shim {
             workload,
             started_at: None,
             stopping: Stopping::default(),
+            broken: None,
             stoppers: Vec::new(),
             waiting: Vec::new(),
         })
     }
 
     /// Handles events until the VM has ended.
-    fn watch(&mut self, recorder: &Recorder, say: &mut impl FnMut(Started)) -> End {
+    fn watch(
+        &mut self,
+        events: &Receiver<Event>,
+        recorder: &Recorder,
+        say: &mut impl FnMut(Started),
+    ) -> End {
         let mut start = None;
-        if self.workload.is_none() {
+        // Decided while the VM booted.
+        if let Some((_, reason)) = self.shared.ending().take() {
+            self.stopping.kill_as(reason);
+            self.kill();
+        } else if self.workload.is_none() {
             say(Started::Ready);
         }
         loop {
             let event = match self.stopping.deadline() {
-                None => self.events.recv().ok(),
+                None => events.recv().ok(),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    self.events.recv_timeout(left).ok()
+                    events.recv_timeout(left).ok()
                 }
             };
             match event {
@@ -313,14 +410,16 @@ impl Shim {
                 }
                 Some(Event::Kill { reason, reply }) => {
                     self.stoppers.push(reply);
-                    self.stopping.end_as(State::Stopped, reason);
+                    self.stopping.kill_as(reason);
                     self.kill();
                 }
                 Some(Event::Wait { reply }) => self.waiting.push(reply),
                 Some(Event::VmEnded(error)) => {
-                    let (state, detail) = self
-                        .stopping
-                        .outcome(|| error_chain(&MachineError::of_vm(error, self.memory_mib)));
+                    let clean = error.is_power_off();
+                    let broken = self.broken.take().filter(|_| clean);
+                    let why = MachineError::of_vm(error, self.memory_mib);
+                    let why = || broken.unwrap_or_else(|| error_chain(&why));
+                    let (state, detail) = self.stopping.outcome(clean, why);
                     return End {
                         state,
                         detail,
@@ -348,8 +447,12 @@ impl Shim {
                 return Some(error.report());
             }
             Err(error) => {
-                // Usually the VM has ended, and says why.
-                self.stop(State::Failed, true, Some(error_chain(&error)), recorder);
+                // Usually the VM has ended, and its supervisor will say why.
+                self.broken = Some(error_chain(&error));
+                self.stopping.force = true;
+                if matches!(self.stopping.next(), Next::Nothing | Next::Workload) {
+                    self.shut_down();
+                }
                 return None;
             }
         };
@@ -405,10 +508,13 @@ impl Shim {
     fn deadline_passed(&mut self, recorder: &Recorder) {
         match self.stopping.next() {
             Next::Workload => self.shut_down(),
-            Next::Shutdown if self.stopping.force => self.kill(),
+            Next::Shutdown if self.stopping.force => {
+                self.stopping.kill_as(None);
+                self.kill();
+            }
             Next::Shutdown => {
                 // `halt` never kills a VM.
-                self.stopping = Stopping::default();
+                self.stopping.give_up();
                 self.shared.status().state = State::Running;
                 let message = "the guest does not shut down".to_owned();
                 let _ = recorder.record(State::Running, Some(&message));
@@ -447,14 +553,16 @@ impl Shim {
         self.killer.kill();
     }
 
-    /// Releases everything; returns who waits for the end.
-    fn finish(mut self) -> Vec<Sender<Reply>> {
+    /// Releases everything; returns who waits for the end, and which data of the guest was lost.
+    fn finish(mut self) -> (Vec<Sender<Reply>>, Option<String>) {
+        let mut lost = None;
         if let Some(Ok(supervisor)) = self.vm.take().map(JoinHandle::join) {
+            lost = data_loss(&supervisor.warnings());
             supervisor.end(true);
         }
         drop(self.run_dir.take());
         self.stoppers.append(&mut self.waiting);
-        self.stoppers
+        (self.stoppers, lost)
     }
 }
 
@@ -483,11 +591,27 @@ fn announce(lock: &Lock, socket: &Path) -> io::Result<()> {
     file.write_all_at(&text, 0)
 }
 
+/// The console of the guest, which is kept by a thread.
+#[derive(Debug)]
+struct Console(Receiver<()>);
+
+impl Console {
+    /// Waits until all that was written is kept. The supervisor must have ended.
+    fn close(self) {
+        // The last descriptor of the pipe's end in this process.
+        let null = File::options().write(true).open("/dev/null");
+        if null.is_ok_and(|null| rustix::stdio::dup2_stderr(null).is_ok()) {
+            let _ = self.0.recv_timeout(CONSOLE_TIMEOUT);
+        }
+    }
+}
+
 /// Sends standard error, which the supervisor inherits and writes the console to, to the file.
-fn keep_console(path: &Path) -> io::Result<()> {
+fn keep_console(path: &Path) -> io::Result<Console> {
     let (mut reader, writer) = io::pipe()?;
     let mut log = BoundedLog::open(path, CONSOLE_LIMIT)?;
     rustix::stdio::dup2_stderr(writer)?;
+    let (done, ended) = mpsc::channel();
     thread::Builder::new()
         .name("console".into())
         .spawn(move || {
@@ -496,24 +620,21 @@ fn keep_console(path: &Path) -> io::Result<()> {
             while let Ok(length @ 1..) = reader.read(&mut chunk) {
                 let _ = log.append(&chunk[..length]);
             }
-        })
-        .map(drop)
+            let _ = done.send(());
+        })?;
+    Ok(Console(ended))
 }
 
 /// Makes SIGTERM and SIGINT end the workspace as `stop` does.
-fn stop_on_signals(events: Sender<Event>) -> io::Result<()> {
+fn stop_on_signals(shared: Arc<Shared>) -> io::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for _ in signals.forever() {
-                let (reply, _) = mpsc::channel();
-                let _ = events.send(Event::Stop {
-                    force: true,
-                    reason: Some("the supervisor of the workspace was terminated".to_owned()),
-                    reply,
-                });
+                let reason = "the process that keeps the workspace was terminated";
+                shared.stop(Some(reason.to_owned()));
             }
         })
         .map(drop)

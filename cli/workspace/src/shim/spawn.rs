@@ -50,7 +50,7 @@ pub fn spawn(
 ) -> Result<(), SpawnError> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let text = serde_json::to_vec(config).map_err(io::Error::from)?;
-    let child = Command::new(program)
+    let mut child = Command::new(program)
         .arg(mode)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::from(lock.file().try_clone()?))
@@ -58,8 +58,9 @@ pub fn spawn(
         .spawn()?;
     // From now on the shim holds it alone.
     drop(lock);
-    // It outlives this process, and is reaped by process 1.
-    drop(child);
+    // This one starts the shim and ends, so that the shim is no child of this process: it outlives
+    // it, is not killed with it, and is reaped by process 1.
+    child.wait()?;
     ours.write_all(&text)?;
     ours.shutdown(Shutdown::Write)?;
     let mut report = Vec::new();
@@ -79,10 +80,21 @@ pub fn spawn(
     }
 }
 
-/// The whole process of a shim that [`spawn`] started.
+/// The whole process that [`spawn`] starts: it starts `program` with the argument `mode`, which must
+/// call [`main`], with the same standard input and output, and without any other descriptor that it
+/// inherited from the caller's caller.
 ///
 /// # Errors
-/// When it was started by something else.
+/// When the process cannot be started.
+pub fn detach(program: &Path, mode: &str) -> io::Result<()> {
+    close_fds::set_fds_cloexec_threadsafe(3, &[]);
+    Command::new(program).arg(mode).spawn().map(drop)
+}
+
+/// The whole process of a shim.
+///
+/// # Errors
+/// When it was started by something else than [`detach`].
 pub fn main() -> io::Result<()> {
     let stdin = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     let lock = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 3)?;

@@ -83,7 +83,7 @@ fn yaml_message(error: &Error) -> String {
             unexpected,
             expected,
             ..
-        } => format!("{unexpected} is not {expected}"),
+        } => format!("{} is not {expected}", type_of(unexpected)),
         error => one_line(&error.render()),
     }
 }
@@ -115,10 +115,18 @@ fn json_message(error: &serde_json::Error) -> String {
         let parts = message.strip_prefix(prefix);
         if let Some((unexpected, expected)) = parts.and_then(|rest| rest.split_once(", expected "))
         {
-            return format!("{unexpected} is not {expected}");
+            return format!("{} is not {expected}", type_of(unexpected));
         }
     }
     one_line(message)
+}
+
+/// What was found, without a text: it may be a secret at the wrong place.
+fn type_of(unexpected: &str) -> &str {
+    match unexpected.starts_with("string ") {
+        true => "a string",
+        false => unexpected,
+    }
 }
 
 fn one_line(text: &str) -> String {
@@ -182,7 +190,7 @@ mod tests {
             ),
             (
                 "{\"resources\": {\"cpuCount\": \"two\"}}",
-                "1: string \"two\" is not u32",
+                "1: a string is not u32",
             ),
             ("{", "1: the JSON is invalid: EOF while parsing an object"),
             ("{} x", "1: the JSON is invalid: trailing characters"),

@@ -33,7 +33,7 @@ fn an_unknown_profile_is_refused_with_the_known_ones() {
 
 #[test]
 fn a_malformed_variable_is_refused() {
-    refused_usage(&["--env", "=value"], &["--env", "=value", "KEY=VALUE"]);
+    refused_usage(&["--env", "=secret"], &["--env", "KEY=VALUE"]);
 }
 
 #[test]

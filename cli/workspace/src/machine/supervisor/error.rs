@@ -91,6 +91,17 @@ impl SupervisorError {
         }
     }
 
+    /// Whether the guest powered off, so that its disks are clean.
+    pub fn is_power_off(&self) -> bool {
+        matches!(
+            self,
+            SupervisorError::Stopped {
+                reason: StopReason::PowerOff,
+                ..
+            }
+        )
+    }
+
     /// The kind of failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
