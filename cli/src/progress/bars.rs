@@ -172,5 +172,7 @@ impl Bar {
         }
         self.bar.set_position(showing.bytes);
         self.bar.reset_eta();
+        // However many bars are drawn at the moment: a short stage is seen, too.
+        self.bar.force_draw();
     }
 }
