@@ -2,13 +2,13 @@
 
 use std::iter;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use microagent_workspace::environment::environment;
-use microagent_workspace::machine::boot::{Guest, shut_down};
+use microagent_workspace::machine::boot::{BOOT_ATTEMPTS, Guest, boot_timeout, shut_down};
 use microagent_workspace::machine::run_dir::RunDir;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::machine::timeline::{Mark, Timeline};
@@ -37,9 +37,27 @@ use crate::termination::Termination;
 /// Runs one command in a fresh VM; returns the exit code.
 pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let begun = Instant::now();
+    let request = RunRequest::check(args, resources::host_cpus())?;
+    let mut attempt = 1;
+    loop {
+        if let Some(code) = try_run(&request, begun, attempt, settings, termination)? {
+            return Ok(code);
+        }
+        attempt += 1;
+    }
+}
+
+/// Runs the command; returns the exit code, or `None` if the guest did not boot and is to be booted
+/// once more.
+fn try_run(
+    request: &RunRequest,
+    begun: Instant,
+    attempt: u32,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<Option<u8>, Failure> {
     let mut timeline = Timeline::default();
     timeline.record_now(Mark::Cli);
-    let request = RunRequest::check(args, resources::host_cpus())?;
     let name = match &request.name {
         Some(name) => name.clone(),
         None => generated_name()?,
@@ -63,7 +81,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     timeline.record_now(Mark::Spawned);
     let artifacts = artifacts::prepare(
         &pipeline,
-        &request,
+        request,
         &agent,
         settings.output,
         &mut phases,
@@ -105,13 +123,19 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
     };
-    let mut task = task(settings, &request, &artifacts, &name, config, &attached);
+    let mut task = task(settings, request, &artifacts, &name, config, &attached);
     task.guest.modules = modules.map(|(_, serial)| serial);
     exec_size::check(&task.command, &request.env)?;
     for (_, setup) in &task.setup {
         exec_size::check(setup, &request.env)?;
     }
-    let deadline = Deadline::start(request.timeout, supervisor.killer(), termination.clone())?;
+    task.boot_timeout = boot_timeout(choice.engine, attempt);
+    // What is left of it.
+    let timeout = request.timeout.map(|seconds| match attempt {
+        1 => seconds,
+        _ => seconds.saturating_sub(begun.elapsed().as_secs()).max(1),
+    });
+    let deadline = Deadline::start(timeout, supervisor.killer(), termination.clone())?;
     let mut outcome = vm::run(
         &supervisor,
         task,
@@ -121,6 +145,13 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         &deadline,
     );
     timeline.record_now(Mark::Exited);
+    if outcome.boot_timed_out() && attempt < BOOT_ATTEMPTS {
+        tracing::warn!("the guest did not boot and is started again");
+        // Its timer has stopped, and must not begin to limit the time for the result.
+        std::mem::forget(deadline);
+        supervisor.end(false);
+        return Ok(None);
+    }
 
     let exited = matches!(outcome.status, Status::Exited(_));
     let (halted, warnings) = timed(&mut phases.teardown, || {
@@ -144,7 +175,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
     phases.total = millis(begun.elapsed());
     let parts = DocumentParts {
         settings,
-        request: &request,
+        request,
         name,
         choice,
         pipeline: &pipeline,
@@ -178,7 +209,7 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         warnings: &warnings,
         document: &document,
     };
-    report.print(settings.output, termination)
+    report.print(settings.output, termination).map(Some)
 }
 
 /// The result of a run.
@@ -355,6 +386,7 @@ fn task(
             disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
             modules: None,
         },
+        boot_timeout: Duration::ZERO,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Boots a VM, configures it, and runs its commands.
 
 use std::io;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::agent::{AGENT_PORT, Exec, Exited, Failure as AgentFailure, FailureKind};
@@ -16,7 +16,7 @@ use super::deadline::Deadline;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
 use crate::failure::{
-    EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, Failure,
+    EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure,
 };
 use crate::output::{Output, stdout_error};
 
@@ -25,6 +25,8 @@ use crate::output::{Output, stdout_error};
 pub struct Task {
     /// Configuration of the VM.
     pub config: VmConfig,
+    /// The time limit of the boot.
+    pub boot_timeout: Duration,
     /// What the guest is told after its boot.
     pub guest: Guest,
     /// Shell commands to run first: the command line, and the request.
@@ -88,6 +90,14 @@ pub fn run(
 }
 
 impl Outcome {
+    /// Whether the guest did not boot within the time limit of the boot.
+    pub fn boot_timed_out(&self) -> bool {
+        let timed_out = |failure: &Failure| {
+            failure.kind == ErrorKind::Timeout && failure.exit != Some(EXIT_TIMED_OUT)
+        };
+        self.started_at.is_none() && matches!(&self.status, Status::Failed(f) if timed_out(f))
+    }
+
     fn failed(failure: Failure) -> Outcome {
         Outcome {
             status: Status::Failed(failure),
@@ -120,7 +130,7 @@ fn run_steps(
 ) -> Result<Exited, Stop> {
     let memory_mib = task.config.memory_mib;
     timed(&mut phases.boot, || {
-        timeline.record_boot(&boot(supervisor, task.config)?);
+        timeline.record_boot(&boot(supervisor, task.config, task.boot_timeout)?);
         Ok::<_, MachineError>(())
     })?;
     timed(&mut phases.configure, || {

@@ -10,7 +10,7 @@ use microagent_vmm::engine::max_disks;
 
 use crate::dir::{WorkspaceDir, is_name};
 use crate::environment::environment;
-use crate::machine::boot::Guest;
+use crate::machine::boot::{Guest, boot_timeout};
 use crate::shim::config::ShimConfig;
 use crate::signal;
 use crate::spec::{Access, Recorded, Spec};
@@ -28,6 +28,8 @@ pub struct StartOptions {
     pub memory_mib: Option<u64>,
     /// The number of CPUs instead of the recorded one.
     pub cpu_count: Option<u32>,
+    /// Which attempt to boot this is, counted from 1.
+    pub attempt: u32,
 }
 
 /// A manifest from which nothing can be started.
@@ -84,6 +86,7 @@ pub fn shim_config(
         role: role(spec).to_owned(),
         request_id: options.request_id,
         supervisor: options.supervisor,
+        boot_timeout: boot_timeout(options.engine, options.attempt).as_secs(),
         vm: VmConfig {
             name,
             engine: options.engine,

@@ -9,7 +9,9 @@ use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::Place;
 use microagent_workspace::dir::{NewWorkspace, WorkspaceDir};
 use microagent_workspace::event::{Event, now, record};
-use microagent_workspace::machine::boot::{boot, configure, shut_down};
+use microagent_workspace::machine::boot::{
+    BOOT_ATTEMPTS, boot, boot_timeout, configure, shut_down,
+};
 use microagent_workspace::machine::data_loss;
 use microagent_workspace::machine::run_dir::RunDir;
 use microagent_workspace::machine::supervisor::Supervisor;
@@ -316,6 +318,7 @@ fn set_up(
         request_id: String::new(),
         memory_mib: None,
         cpu_count: None,
+        attempt: BOOT_ATTEMPTS,
     };
     let config = start::shim_config(new.directory(), spec, pipeline.store(), options)
         .map_err(|error| internal(&error))?;
@@ -335,7 +338,7 @@ fn set_up(
         console_to_stderr: verbose,
         ..config.vm
     };
-    boot(&supervisor, vm)?;
+    boot(&supervisor, vm, boot_timeout(choice.engine, BOOT_ATTEMPTS))?;
     configure(&supervisor, config.guest, memory_mib)?;
     vm::set_up(&supervisor, commands.collect(), settings.output, memory_mib)?;
     let halted = shut_down(&supervisor);

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
 use microagent_workspace::lock::Lock;
+use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
 use microagent_workspace::shim;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
 use microagent_workspace::start::{StartOptions, shim_config};
@@ -59,6 +60,19 @@ fn program() -> PathBuf {
 
 /// Starts a workspace, and returns when its guest is ready and its workload was executed.
 pub fn start(args: &StartArgs, settings: &Settings) -> Result<u8, Failure> {
+    let mut attempt = 1;
+    loop {
+        match try_start(args, attempt, settings) {
+            Err(failure) if failure.kind == ErrorKind::Timeout && attempt < BOOT_ATTEMPTS => {
+                tracing::warn!("the guest did not boot and is started again");
+            }
+            done => return done,
+        }
+        attempt += 1;
+    }
+}
+
+fn try_start(args: &StartArgs, attempt: u32, settings: &Settings) -> Result<u8, Failure> {
     let name = &args.name;
     let given = ResourceArgs {
         memory: args.memory.as_deref(),
@@ -90,6 +104,7 @@ pub fn start(args: &StartArgs, settings: &Settings) -> Result<u8, Failure> {
         request_id: random_id()?,
         memory_mib: args.memory.as_ref().map(|_| resources.memory_mib),
         cpu_count: args.cpus.as_ref().map(|_| resources.cpu_count),
+        attempt,
     };
     let config = shim_config(&directory, &spec, &store, options)
         .map_err(|error| Failure::caused(ErrorKind::Corrupt, &error))?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Root};
-use microagent_proto::control::VmConfig;
+use microagent_proto::control::{Engine, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::error::MachineError;
@@ -14,6 +14,24 @@ use super::timeline::GuestReady;
 /// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a
 /// busy host a boot takes a few seconds.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The same for the first of [`BOOT_ATTEMPTS`] on engine `qemu`.
+///
+/// There a guest rarely never boots: Linux measures its timer (`calibrate_APIC_clock`) against the
+/// TSC for 100 ms, and if the host does not run the vCPU for just that time, finds it too slow and
+/// goes on without one. No other timer exists, so the guest waits for ever.
+const FIRST_BOOT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How often a boot is tried. Before the agent reports, nothing of a VM is used.
+pub const BOOT_ATTEMPTS: u32 = 2;
+
+/// The time limit of a boot, counted from 1.
+pub fn boot_timeout(engine: Engine, attempt: u32) -> Duration {
+    match engine {
+        Engine::Qemu if attempt < BOOT_ATTEMPTS => FIRST_BOOT_TIMEOUT,
+        Engine::Qemu | Engine::Kvm => BOOT_TIMEOUT,
+    }
+}
 
 /// Time limit for a clean shutdown: all dirty data must reach the host's disk first.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -33,15 +51,19 @@ pub struct Guest {
     pub modules: Option<String>,
 }
 
-/// Boots the VM and waits for its agent.
+/// Boots the VM and waits for its agent, at most for `timeout`.
 ///
 /// # Errors
 /// [`MachineError`].
-pub fn boot(supervisor: &Supervisor, config: VmConfig) -> Result<GuestReady, MachineError> {
+pub fn boot(
+    supervisor: &Supervisor,
+    config: VmConfig,
+    timeout: Duration,
+) -> Result<GuestReady, MachineError> {
     let memory_mib = config.memory_mib;
     supervisor
         .start(config)
-        .and_then(|()| supervisor.wait_until_ready(BOOT_TIMEOUT))
+        .and_then(|()| supervisor.wait_until_ready(timeout))
         .map_err(|error| MachineError::of_vm(error, memory_mib))
 }
 

@@ -24,6 +24,8 @@ pub struct ShimConfig {
     pub supervisor: PathBuf,
     /// The VM. Its `run_dir` is ignored: the shim makes its own.
     pub vm: VmConfig,
+    /// The time limit of the boot, in seconds.
+    pub boot_timeout: u64,
     /// What the guest is told after its boot.
     pub guest: Guest,
     /// What to run; without it the VM idles.

@@ -323,7 +323,7 @@ impl Shim {
             console_to_stderr: true,
             ..config.vm
         };
-        boot(&supervisor, vm)?;
+        boot(&supervisor, vm, Duration::from_secs(config.boot_timeout))?;
         configure(&supervisor, config.guest, memory_mib)?;
         let workload = match config.workload {
             Some(request) => {
