@@ -131,9 +131,23 @@ fn mount_early(path: &'static str, fs_type: &str, flags: MountFlags) -> Result<(
     }
 }
 
+/// How often to connect. The kernel gives an attempt up after two seconds, in which a busy host may
+/// not have answered it.
+const CONNECT_ATTEMPTS: usize = 4;
+
 /// Connects as soon as a vsock device exists.
 fn connect_when_ready(uevents: &Uevents) -> io::Result<Stream> {
-    let attempt = || match connect_to_host(READY_PORT) {
+    let timed_out = Some(Errno::TIMEDOUT.raw_os_error());
+    let connect = || {
+        for _ in 1..CONNECT_ATTEMPTS {
+            match connect_to_host(READY_PORT) {
+                Err(error) if error.raw_os_error() == timed_out => {}
+                done => return done,
+            }
+        }
+        connect_to_host(READY_PORT)
+    };
+    let attempt = || match connect() {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if error.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => Ok(None),
         Err(error) => Err(error),
