@@ -19,6 +19,7 @@
 //! | [`cache`] | expensive artifacts, kept between runs |
 //! | [`program`] | executables written by a test |
 //! | [`tool`], [`scoped_process`] | external programs: run to completion, or in the background of a test |
+//! | [`session`] | whether a process leads a session |
 //! | [`soak`] | rounds and durations of tests that `make soak` runs for longer |
 //! | [`suite`] | the runner behind `make test` |
 //! | [`skip`] | records tests that cannot run on this host |
@@ -39,6 +40,7 @@ pub mod microagent;
 pub mod program;
 pub mod registry;
 pub mod scoped_process;
+pub mod session;
 pub mod skip;
 pub mod soak;
 pub mod suite;

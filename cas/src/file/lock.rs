@@ -95,8 +95,12 @@ pub(crate) fn remove_if_free(path: &Path) -> Result<bool, StoreError> {
     {
         return Ok(false);
     }
-    fs::remove_file(path).map_err(|error| StoreError::io("remove", path, error))?;
-    Ok(true)
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        // Removed by somebody who does not lock.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("remove", path, error)),
+    }
 }
 
 /// Takes the exclusive lock of an open file or directory; false when it is held.

@@ -62,14 +62,14 @@ pub fn member(mut member: Member, model: &Model, layer: &Layer) -> Option<Member
         }
     }
     // umoci removes the existing tree before it links, even if that contains the
-    // target.
+    // target or a link on the way to it.
     if let Kind::Hardlink(target) = &member.kind {
         let target = parts(target);
         let real_target = real(model, &target)?;
         let through_links = real_target != target;
         let replaced: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
-        let replaces_link = model.is_directory(&replaced) == Some(false);
-        if real_target.starts_with(&path) || (through_links && replaces_link) {
+        let replaces = model.is_directory(&replaced).is_some();
+        if real_target.starts_with(&path) || (through_links && replaces) {
             return None;
         }
     }

@@ -9,8 +9,7 @@ use std::path::Path;
 
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
-use microagent_tests::{or_skip, tool};
-use rustix::process::{Pid, getsid};
+use microagent_tests::{or_skip, session, tool};
 
 /// A file that a thread opened.
 struct Opened {
@@ -116,9 +115,7 @@ fn the_supervisor_leads_a_session_of_its_own() {
     let children = running.children();
     assert_eq!(children.len(), 1, "{children:?}");
     for child in children {
-        let child = Pid::from_raw(child).unwrap();
-        assert_eq!(getsid(Some(child)).unwrap(), child);
-        assert_ne!(getsid(Some(running.pid())).unwrap(), child);
+        assert!(session::is_led_by(child));
     }
     running.signal(rustix::process::Signal::TERM);
     running.finish().expect_code(143);

@@ -13,11 +13,11 @@ use microagent_proto::control::{
     encode,
 };
 use microagent_proto::envelope::Program;
-use microagent_tests::{or_skip, root_or_skip, tool};
+use microagent_tests::{or_skip, root_or_skip, session, tool};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
-use rustix::process::{Pid, Signal, getsid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_microagent-supervisor");
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -171,8 +171,7 @@ fn it_has_a_session_of_its_own_that_a_terminal_does_not_reach() {
         .parse()
         .unwrap();
     let supervisor = Pid::from_raw(pid).unwrap();
-    wait_until(&mut caller, || getsid(Some(supervisor)) == Ok(supervisor));
-    assert_ne!(getsid(Some(Pid::from_child(&caller))), Ok(supervisor));
+    wait_until(&mut caller, || session::is_led_by(pid));
     kill_process_group(Pid::from_child(&caller), Signal::HUP).unwrap();
     caller.wait().unwrap();
     // It still answers.
