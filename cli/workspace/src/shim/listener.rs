@@ -19,9 +19,10 @@ use rustix::net::{
 };
 use rustix::process::getuid;
 
+use super::message::Event;
+use super::outcome::Ending;
 use super::packet::{receive, send};
 use super::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
-use super::{Ending, Event};
 use crate::machine::supervisor::{Connector, Killer};
 use crate::state::State;
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use microagent_proto::agent::Exec;
 
-use super::Event;
+use super::message::Event;
 use crate::log::BoundedLog;
 use crate::machine::session::{self, Sink};
 

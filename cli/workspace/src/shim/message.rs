@@ -1,0 +1,45 @@
+//! What the main thread of a shim waits for.
+
+use std::sync::mpsc::Sender;
+
+use microagent_proto::agent::Exited;
+
+use super::protocol::Reply;
+use crate::machine::session::SessionError;
+use crate::machine::supervisor::SupervisorError;
+
+/// What the main thread waits for.
+#[derive(Debug)]
+pub enum Event {
+    /// The workload was executed.
+    WorkloadStarted,
+    /// The workload has ended, or its session.
+    WorkloadEnded(Result<Exited, SessionError>),
+    /// The VM has ended.
+    VmEnded(SupervisorError),
+    /// A client wants the guest to be shut down.
+    Stop {
+        force: bool,
+        reason: Option<String>,
+        reply: Sender<Reply>,
+    },
+    /// A client wants the VM to be killed.
+    Kill {
+        reason: Option<String>,
+        reply: Sender<Reply>,
+    },
+    /// A client wants to know the end.
+    Wait { reply: Sender<Reply> },
+}
+
+impl Event {
+    /// Who waits for the reply to it.
+    pub fn into_reply(self) -> Option<Sender<Reply>> {
+        match self {
+            Event::Stop { reply, .. } | Event::Kill { reply, .. } | Event::Wait { reply } => {
+                Some(reply)
+            }
+            Event::WorkloadStarted | Event::WorkloadEnded(_) | Event::VmEnded(_) => None,
+        }
+    }
+}

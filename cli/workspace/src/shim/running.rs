@@ -1,0 +1,250 @@
+//! A running VM and its workload, until both have ended.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use microagent_proto::agent::{AGENT_PORT, Exited};
+use microagent_proto::error_chain;
+
+use super::config::Started;
+use super::end::{Next, Stopping};
+use super::error::StartError;
+use super::listener::Shared;
+use super::message::Event;
+use super::outcome::End;
+use super::protocol::Reply;
+use super::record::Recorder;
+use super::workload::Workload;
+use crate::dir::WorkspaceDir;
+use crate::event::now;
+use crate::machine::run_dir::RunDir;
+use crate::machine::session::{self, SessionError};
+use crate::machine::supervisor::{Connector, Killer, Supervisor};
+use crate::machine::{MachineError, data_loss};
+use crate::result::WorkloadResult;
+use crate::state::State;
+
+/// A running VM and its workload.
+pub struct Shim {
+    pub(super) memory_mib: u64,
+    pub(super) stop_signal: i32,
+    pub(super) directory: WorkspaceDir,
+    pub(super) shared: Arc<Shared>,
+    pub(super) connector: Connector,
+    pub(super) killer: Killer,
+    pub(super) vm: Option<JoinHandle<Supervisor>>,
+    pub(super) run_dir: Option<RunDir>,
+    pub(super) workload: Option<Workload>,
+    pub(super) started_at: Option<String>,
+    pub(super) stopping: Stopping,
+    /// Why the session of the workload broke.
+    pub(super) broken: Option<String>,
+    /// Who asked for the end.
+    pub(super) stoppers: Vec<Sender<Reply>>,
+    /// Who only waits for it.
+    pub(super) waiting: Vec<Sender<Reply>>,
+}
+
+impl Shim {
+    /// Handles events until the VM has ended.
+    pub fn watch(
+        &mut self,
+        events: &Receiver<Event>,
+        recorder: &Recorder,
+        say: &mut impl FnMut(Started),
+    ) -> End {
+        let mut start = None;
+        // Decided while the VM booted.
+        if let Some((_, reason)) = self.shared.ending().take() {
+            self.stopping.kill_as(reason);
+            self.kill();
+        } else if self.workload.is_none() {
+            say(Started::Ready);
+        }
+        loop {
+            let event = match self.stopping.deadline() {
+                None => events.recv().ok(),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    events.recv_timeout(left).ok()
+                }
+            };
+            match event {
+                None => self.deadline_passed(recorder),
+                Some(Event::WorkloadStarted) => {
+                    self.started_at = Some(now());
+                    say(Started::Ready);
+                }
+                Some(Event::WorkloadEnded(end)) => {
+                    if let Some(failed) = self.workload_ended(end, recorder) {
+                        start = Some(failed);
+                    }
+                }
+                Some(Event::Stop {
+                    force,
+                    reason,
+                    reply,
+                }) => {
+                    self.stoppers.push(reply);
+                    let state = if force { State::Stopped } else { State::Halted };
+                    self.stop(state, force, reason, recorder);
+                }
+                Some(Event::Kill { reason, reply }) => {
+                    self.stoppers.push(reply);
+                    self.stopping.kill_as(reason);
+                    self.kill();
+                }
+                Some(Event::Wait { reply }) => self.waiting.push(reply),
+                Some(Event::VmEnded(error)) => {
+                    let clean = error.is_power_off();
+                    let broken = self.broken.take().filter(|_| clean);
+                    let why = MachineError::of_vm(error, self.memory_mib);
+                    let why = || broken.unwrap_or_else(|| error_chain(&why));
+                    let (state, detail) = self.stopping.outcome(clean, why);
+                    return End {
+                        state,
+                        detail,
+                        start,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Records the end of the workload and shuts the guest down. Returns the report if the workload
+    /// could not be executed.
+    fn workload_ended(
+        &mut self,
+        end: Result<Exited, SessionError>,
+        recorder: &Recorder,
+    ) -> Option<Started> {
+        self.workload = None;
+        self.shared.status().workload = false;
+        let exited = match end {
+            Ok(exited) => exited,
+            Err(SessionError::Refused(failure)) => {
+                let error = StartError::Machine(MachineError::Refused(failure));
+                self.stop(State::Failed, true, Some(error_chain(&error)), recorder);
+                return Some(error.report());
+            }
+            Err(error) => {
+                // Usually the VM has ended, and its supervisor will say why.
+                self.broken = Some(error_chain(&error));
+                self.stopping.force = true;
+                if matches!(self.stopping.next(), Next::Nothing | Next::Workload) {
+                    self.shut_down();
+                }
+                return None;
+            }
+        };
+        let started_at = self.started_at.clone().unwrap_or_else(now);
+        let result = WorkloadResult::new(started_at, now(), exited);
+        if let Err(error) = result.write(&self.directory.result()) {
+            tracing::error!(%error, "the result of the workload cannot be written");
+        }
+        let (state, detail) = match (exited.code, exited.signal) {
+            (Some(0), _) => (State::Stopped, "the workload ended".to_owned()),
+            (Some(code), _) => (
+                State::Failed,
+                format!("the workload ended with exit code {code}"),
+            ),
+            (None, signal) => {
+                let signal = signal.unwrap_or_default();
+                (
+                    State::Failed,
+                    format!("the workload was killed by signal {signal}"),
+                )
+            }
+        };
+        match self.stopping.next() {
+            Next::Nothing => self.stop(state, true, Some(detail), recorder),
+            Next::Workload => self.shut_down(),
+            Next::Shutdown | Next::Kill => {}
+        }
+        None
+    }
+
+    /// Begins to end the workspace in `state`; what began earlier stays.
+    fn stop(&mut self, state: State, force: bool, reason: Option<String>, recorder: &Recorder) {
+        let begun = self.stopping.next() != Next::Nothing;
+        self.stopping.end_as(state, reason);
+        self.stopping.force |= force;
+        if begun {
+            return;
+        }
+        self.shared.status().state = State::Stopping;
+        if let Err(error) = recorder.record(State::Stopping, None) {
+            tracing::error!(%error, "the event cannot be recorded");
+        }
+        match &mut self.workload {
+            Some(workload) => {
+                workload.signal(self.stop_signal);
+                self.stopping.wait_for_workload();
+            }
+            None => self.shut_down(),
+        }
+    }
+
+    /// The guest did not do in time what it was asked for.
+    fn deadline_passed(&mut self, recorder: &Recorder) {
+        match self.stopping.next() {
+            Next::Workload => self.shut_down(),
+            Next::Shutdown if self.stopping.force => {
+                self.stopping.kill_as(None);
+                self.kill();
+            }
+            Next::Shutdown => {
+                // `halt` never kills a VM.
+                self.stopping.give_up();
+                self.shared.status().state = State::Running;
+                let message = "the guest does not shut down".to_owned();
+                let _ = recorder.record(State::Running, Some(&message));
+                for reply in self.stoppers.drain(..) {
+                    let message = message.clone();
+                    let _ = reply.send(Reply::Refused { message });
+                }
+            }
+            Next::Nothing | Next::Kill => self.kill(),
+        }
+    }
+
+    /// Asks the agent to shut the guest down.
+    fn shut_down(&mut self) {
+        self.stopping.wait_for_shutdown();
+        let connector = self.connector.clone();
+        let asking = thread::Builder::new()
+            .name("shutdown".into())
+            .spawn(move || {
+                let asked = connector
+                    .open(AGENT_PORT)
+                    .map_err(|error| error.to_string())
+                    .and_then(|stream| session::shut_down(stream).map_err(|e| error_chain(&e)));
+                if let Err(error) = asked {
+                    tracing::warn!(error, "the guest cannot be shut down");
+                }
+            });
+        if let Err(error) = asking {
+            tracing::error!(%error, "cannot start a thread");
+            self.kill();
+        }
+    }
+
+    fn kill(&mut self) {
+        self.stopping.wait_for_kill();
+        self.killer.kill();
+    }
+
+    /// Releases everything; returns who waits for the end, and which data of the guest was lost.
+    pub fn finish(mut self) -> (Vec<Sender<Reply>>, Option<String>) {
+        let mut lost = None;
+        if let Some(Ok(supervisor)) = self.vm.take().map(JoinHandle::join) {
+            lost = data_loss(&supervisor.warnings());
+            supervisor.end(true);
+        }
+        drop(self.run_dir.take());
+        self.stoppers.append(&mut self.waiting);
+        (self.stoppers, lost)
+    }
+}
