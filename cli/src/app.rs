@@ -44,8 +44,9 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     };
     let output = Output::from_args(&cli.global);
     start_logging(output);
-    let default_code = match cli.command {
+    let default_code = match &cli.command {
         Command::Run(_) | Command::Exec(_) => EXIT_RUN_FAILED,
+        Command::Start(args) if args.wait.is_some() => EXIT_RUN_FAILED,
         _ => EXIT_FAILED,
     };
     let result = Settings::resolve(&cli.global).and_then(|settings| {
@@ -72,7 +73,7 @@ fn dispatch(
     match command {
         Command::Run(args) => commands::run::run(*args, settings, termination),
         Command::Create(args) => workspace::create(*args, settings, termination),
-        Command::Start(args) => workspace::start(&args, settings),
+        Command::Start(args) => workspace::start(&args, settings, termination),
         Command::Exec(args) => workspace::exec(args, settings),
         Command::Stop(args) => workspace::end(End::Stop, args, settings),
         Command::Halt(args) => workspace::end(End::Halt, args, settings),

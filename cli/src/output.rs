@@ -84,6 +84,31 @@ impl Output {
         }
     }
 
+    /// Prints what a guest wrote, as it is, and tells whether somebody still reads: for output that
+    /// does not end by itself.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn stream(&self, bytes: &[u8]) -> Result<bool, Failure> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(stdout_error(&error)),
+        }
+    }
+
+    /// Prints one of several JSON documents, on one line, and tells whether somebody still reads.
+    ///
+    /// # Errors
+    /// As [`Output::text`].
+    pub fn line(&self, document: &impl Serialize) -> Result<bool, Failure> {
+        let mut text = serde_json::to_vec(document)
+            .map_err(|error| Failure::caused(ErrorKind::Internal, &error))?;
+        text.push(b'\n');
+        self.stream(&text)
+    }
+
     /// Prints the result as a JSON document.
     ///
     /// # Errors

@@ -24,7 +24,8 @@ pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
 pub use workspace::{
-    CreateArgs, DeleteArgs, EndArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs,
+    CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs,
+    WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -70,11 +71,11 @@ pub enum Command {
     /// Print what a workspace's workload wrote
     Logs(LogsArgs),
     /// Print what happened to a workspace
-    Events(NameArgs),
+    Events(EventsArgs),
     /// Print how a workspace's workload ended
     Result(NameArgs),
     /// Wait until a workspace has ended
-    Wait(NameArgs),
+    Wait(WaitArgs),
     /// Describe specification files
     Spec(SpecArgs),
     /// Build root file systems
@@ -150,22 +151,35 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
 /// Global flags that take a value.
 const VALUED: [&str; 2] = ["--state-dir", "--engine"];
 
-/// The words, in which `--json` after `create` is spelled `--request`: there it names a file, and
-/// the global flag must come before (docs/cli.md).
+/// The words, some of them spelled for the grammar, which cannot say what they mean:
+///
+/// - `--json` after `create` is `--request`: there it names a file, and the global flag must come
+///   before (docs/cli.md);
+/// - `--wait 5` after `start` is `--wait=5`, and `--wait NAME` stays: the value is optional.
 fn request_words(words: &[OsString]) -> Vec<OsString> {
     let is_value = |index: usize| VALUED.iter().any(|flag| words[index - 1] == *flag);
     let is_flag = |word: &OsString| word.to_string_lossy().starts_with('-');
-    let command = (1..words.len()).find(|&index| !is_flag(&words[index]) && !is_value(index));
     let mut changed = words.to_vec();
-    let Some(command) = command.filter(|&index| words[index] == "create") else {
+    let Some(command) = (1..words.len()).find(|&index| !is_flag(&words[index]) && !is_value(index))
+    else {
         return changed;
     };
-    for word in &mut changed[command + 1..] {
-        if word == "--json" {
-            *word = "--request".into();
-        } else if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--json=")) {
-            *word = format!("--request={path}").into();
+    if words[command] == "create" {
+        for word in &mut changed[command + 1..] {
+            if word == "--json" {
+                *word = "--request".into();
+            } else if let Some(path) = word.to_str().and_then(|word| word.strip_prefix("--json=")) {
+                *word = format!("--request={path}").into();
+            }
         }
+    }
+    if words[command] == "start"
+        && let Some(index) = words.iter().position(|word| word == "--wait")
+        && let Some(seconds) = words.get(index + 1).and_then(|word| word.to_str())
+        && seconds.parse::<u64>().is_ok()
+    {
+        changed[index] = format!("--wait={seconds}").into();
+        changed.remove(index + 1);
     }
     changed
 }
@@ -294,6 +308,29 @@ mod tests {
         }
         let cli = parsed("microagent --state-dir create cache ls --json").unwrap();
         assert!(cli.global.json);
+    }
+
+    #[test]
+    fn the_value_of_start_wait_is_optional() {
+        for (line, seconds) in [
+            ("start a", None),
+            ("start a --wait", Some("")),
+            ("start --wait a", Some("")),
+            ("start --wait 5 a", Some("5")),
+            ("start --wait=5 a", Some("5")),
+            ("--engine qemu start a --wait 5", Some("5")),
+        ] {
+            let Command::Start(args) = parsed(&format!("microagent {line}")).unwrap().command
+            else {
+                panic!("another command");
+            };
+            assert_eq!(
+                (&*args.name, args.wait.as_deref()),
+                ("a", seconds),
+                "{line}"
+            );
+        }
+        assert!(parsed("microagent run image start --wait 5").is_ok());
     }
 
     #[test]

@@ -137,12 +137,41 @@ pub struct NameArgs {
 pub struct StartArgs {
     /// The workspace
     pub name: String,
+    /// Memory and CPUs of this profile for this start: tiny, small, medium or large
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
     /// Memory in MiB for this start
     #[arg(long, short = 'm', value_name = "MiB")]
     pub memory: Option<String>,
     /// Number of CPUs for this start
     #[arg(long, value_name = "COUNT")]
     pub cpus: Option<String>,
+    /// Boot this kernel for this start
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+    /// Wait until the workspace has ended, at most so many seconds, and exit with the workload's code
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub wait: Option<String>,
+}
+
+/// `microagent wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// The workspace
+    pub name: String,
+    /// Wait at most so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<String>,
+}
+
+/// `microagent events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// The workspace
+    pub name: String,
+    /// Go on with what happens, until the workspace has ended
+    #[arg(long, short = 'f')]
+    pub follow: bool,
 }
 
 /// `microagent halt`, `stop` and `kill`.
@@ -197,6 +226,9 @@ pub struct LogsArgs {
     /// The guest's console instead of the workload's output
     #[arg(long)]
     pub console: bool,
+    /// Go on with what is written, until the workspace has ended
+    #[arg(long, short = 'f')]
+    pub follow: bool,
 }
 
 /// `microagent spec`.

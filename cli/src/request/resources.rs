@@ -104,7 +104,15 @@ pub fn size_mib(text: &str) -> Result<u64, Failure> {
 /// # Errors
 /// A value out of range.
 pub fn timeout(text: &str) -> Result<u64, Failure> {
-    parse_in_range("--timeout", text, (1, u64::from(u32::MAX)), "second")
+    seconds("--timeout", text)
+}
+
+/// Parses the value of `flag`, a time limit in seconds.
+///
+/// # Errors
+/// A value out of range.
+pub fn seconds(flag: &str, text: &str) -> Result<u64, Failure> {
+    parse_in_range(flag, text, (1, u64::from(u32::MAX)), "second")
 }
 
 fn parse_in_range(

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use crate::dir::WorkspaceDir;
 use crate::lock::is_held;
+use crate::result::WorkloadResult;
 use crate::shim::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
 use crate::shim::{Holder, receive, send};
 use crate::state::State;
@@ -116,19 +117,24 @@ impl Client {
         self.end(&Request::Kill { reason }, Some(KILL_TIMEOUT))
     }
 
-    /// Waits for the end. Returns the state after it.
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// [`ClientError`]; [`ClientError::NoAnswer`] after `limit`.
+    pub fn wait(&self, limit: Option<Duration>) -> Result<Ended, ClientError> {
+        ended(self.ask(&Request::Wait, None, limit)?)
+    }
+
+    /// The end, which another call waits for.
     ///
     /// # Errors
     /// [`ClientError`].
-    pub fn wait(&self) -> Result<State, ClientError> {
-        self.end(&Request::Wait, None)
+    pub fn pending_end(&self) -> Result<PendingEnd, ClientError> {
+        self.send(&Request::Wait, None).map(PendingEnd)
     }
 
     fn end(&self, request: &Request, limit: Option<Duration>) -> Result<State, ClientError> {
-        match self.ask(request, None, limit)? {
-            Reply::Ended { state } => Ok(state),
-            other => Err(unexpected(other)),
-        }
+        ended(self.ask(request, None, limit)?).map(|ended| ended.state)
     }
 
     fn ask(
@@ -137,6 +143,12 @@ impl Client {
         attached: Option<OwnedFd>,
         limit: Option<Duration>,
     ) -> Result<Reply, ClientError> {
+        let socket = self.send(request, attached)?;
+        set_socket_timeout(&socket, Timeout::Recv, limit).map_err(io::Error::from)?;
+        reply(&socket)
+    }
+
+    fn send(&self, request: &Request, attached: Option<OwnedFd>) -> Result<OwnedFd, ClientError> {
         let socket = socket_with(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -147,15 +159,54 @@ impl Client {
         let address = SocketAddrUnix::new(&self.holder.socket).map_err(io::Error::from)?;
         connect(&socket, &address).map_err(|_| ClientError::NotRunning)?;
         let packet = encode(request, VERSION)?;
-        set_socket_timeout(&socket, Timeout::Recv, limit).map_err(io::Error::from)?;
         send(&socket, &packet, attached).map_err(|_| ClientError::NotRunning)?;
-        let received = receive(&socket).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => ClientError::NoAnswer,
-            _ => ClientError::Io(error),
-        })?;
-        let (reply, _) = received.ok_or(ClientError::NotRunning)?;
-        Ok(decode(&reply)?.1)
+        Ok(socket)
     }
+}
+
+/// How a workspace has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The state after it.
+    pub state: State,
+    /// How its workload ended, if one has.
+    pub result: Option<WorkloadResult>,
+}
+
+/// A workspace's end that is waited for. Its descriptor is readable when the workspace has ended.
+#[derive(Debug)]
+pub struct PendingEnd(OwnedFd);
+
+impl PendingEnd {
+    /// How it ended. Waits, unless the descriptor is readable.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] if the process that kept the workspace was killed.
+    pub fn finish(self) -> Result<Ended, ClientError> {
+        ended(reply(&self.0)?)
+    }
+}
+
+impl AsFd for PendingEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn ended(reply: Reply) -> Result<Ended, ClientError> {
+    match reply {
+        Reply::Ended { state, result } => Ok(Ended { state, result }),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn reply(socket: &OwnedFd) -> Result<Reply, ClientError> {
+    let received = receive(socket).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => ClientError::NoAnswer,
+        _ => ClientError::Io(error),
+    })?;
+    let (reply, _) = received.ok_or(ClientError::NotRunning)?;
+    Ok(decode(&reply)?.1)
 }
 
 fn unexpected(reply: Reply) -> ClientError {

@@ -5,7 +5,7 @@
 //! | `spec.json` | the specification with what `create` resolved, replaced by rename |
 //! | `root.delta`, `root.presence` | what the guest wrote; the base stays in the store |
 //! | `event.json`, `events.jsonl` | the last event; a bounded history |
-//! | `output.log` | the end of what the workload wrote |
+//! | `output.log` | the end of what the workload wrote, a [log](crate::log) as the next one |
 //! | `console.log` | the end of the guest's console, and the supervisor's messages |
 //! | `result.json` | how the workload ended |
 //! | `lock` | held while a supervisor lives; says where it listens |

@@ -1,14 +1,14 @@
 //! What happened to a workspace: the last event in `event.json`, replaced by rename, and a bounded
-//! history in `events.jsonl`.
+//! history in the [log](log) `events.jsonl`.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::log::{BoundedLog, replace};
+use crate::log::{self, BoundedLog, replace};
 use crate::state::State;
 
 /// The file of the last event.
@@ -84,16 +84,14 @@ pub fn last(directory: &Path) -> io::Result<Option<Event>> {
 /// # Errors
 /// Those of the file system.
 pub fn history(directory: &Path) -> io::Result<Vec<Event>> {
-    let file = match File::open(directory.join(HISTORY)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let mut events = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
-        events.extend(serde_json::from_slice::<Event>(&line?));
-    }
-    Ok(events)
+    let text = log::read(&directory.join(HISTORY))?;
+    let lines = text.split(|&byte| byte == b'\n');
+    Ok(lines.filter_map(parse).collect())
+}
+
+/// The event in a line of the history; `None` if it is none.
+pub fn parse(line: &[u8]) -> Option<Event> {
+    serde_json::from_slice(line).ok()
 }
 
 #[cfg(test)]
@@ -140,7 +138,7 @@ mod tests {
         let path = directory.path().join(HISTORY);
         for _ in 0..400 {
             record(directory.path(), event(State::Running, &long)).unwrap();
-            assert!(fs::metadata(&path).unwrap().len() <= HISTORY_LIMIT);
+            assert!(log::read(&path).unwrap().len() as u64 <= HISTORY_LIMIT);
         }
         record(directory.path(), event(State::Halted, "end")).unwrap();
         let events = history(directory.path()).unwrap();
@@ -149,6 +147,6 @@ mod tests {
         let first = events.first().unwrap().detail.as_ref().unwrap();
         assert_eq!(first.len(), DETAIL_LIMIT);
         let names: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
-        assert_eq!(names.len(), 2);
+        assert_eq!(names.len(), 3);
     }
 }

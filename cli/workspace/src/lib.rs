@@ -7,8 +7,8 @@
 //! - [`machine`] is a running VM; [`shim`] the process that keeps one for a workspace and outlives
 //!   its caller; [`client`] talks to it.
 //! - [`start`] leads from a manifest to what the shim is told.
-//! - [`result`] is how the workload ended; [`log`] has log files of bounded size,
-//!   [`shell`] the words of commands that a user is told to run.
+//! - [`result`] is how the workload ended; [`log`] has log files of bounded size, which [`follow`]
+//!   reads to the end of the workspace; [`shell`] the words of commands that a user is told to run.
 //!
 //! The crate prints nothing and knows no command line.
 
@@ -16,6 +16,7 @@ pub mod client;
 pub mod dir;
 pub mod environment;
 pub mod event;
+pub mod follow;
 pub mod lock;
 pub mod log;
 pub mod machine;

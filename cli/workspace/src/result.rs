@@ -37,6 +37,15 @@ impl WorkloadResult {
         }
     }
 
+    /// How its process ended.
+    pub fn exited(&self) -> Exited {
+        Exited {
+            code: self.exit_code,
+            signal: self.signal,
+            out_of_memory: self.out_of_memory,
+        }
+    }
+
     /// Whether it ended with exit code 0.
     pub fn is_success(&self) -> bool {
         self.exit_code == Some(0)

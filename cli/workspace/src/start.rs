@@ -13,7 +13,7 @@ use crate::environment::environment;
 use crate::machine::boot::{Guest, boot_timeout};
 use crate::shim::config::ShimConfig;
 use crate::signal;
-use crate::spec::{Access, Recorded, Spec};
+use crate::spec::{Access, Recorded, RecordedKernel, Spec};
 
 /// How one start differs from others.
 #[derive(Debug, Clone)]
@@ -28,8 +28,19 @@ pub struct StartOptions {
     pub memory_mib: Option<u64>,
     /// The number of CPUs instead of the recorded one.
     pub cpu_count: Option<u32>,
+    /// What to boot instead of the recorded kernel.
+    pub boot: Option<Boot>,
     /// Which attempt to boot this is, counted from 1.
     pub attempt: u32,
+}
+
+/// A kernel, and the initramfs with its modules.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// The kernel.
+    pub kernel: RecordedKernel,
+    /// The digest of the initramfs.
+    pub initramfs: String,
 }
 
 /// A manifest from which nothing can be started.
@@ -65,7 +76,11 @@ pub fn shim_config(
     let hostname = spec.hostname.clone().unwrap_or_else(|| name.clone());
     let disks = disks(directory, spec, recorded, store)?;
     let mut configs: Vec<DiskConfig> = disks.iter().map(|(config, _)| config.clone()).collect();
-    let modules = match &recorded.kernel.modules_disk {
+    let boot = options.boot.unwrap_or_else(|| Boot {
+        kernel: recorded.kernel.clone(),
+        initramfs: recorded.initramfs.clone(),
+    });
+    let modules = match &boot.kernel.modules_disk {
         Some(modules) if configs.len() < max_disks(options.engine) => {
             configs.push(DiskConfig {
                 path: store.sparse_path(&digest(modules)?),
@@ -92,8 +107,8 @@ pub fn shim_config(
             engine: options.engine,
             cpus: options.cpu_count.unwrap_or(recorded.cpu_count),
             memory_mib: options.memory_mib.unwrap_or(recorded.memory_mib),
-            kernel: store.blob_path(&digest(&recorded.kernel.digest)?),
-            initramfs: Some(store.blob_path(&digest(&recorded.initramfs)?)),
+            kernel: store.blob_path(&digest(&boot.kernel.digest)?),
+            initramfs: Some(store.blob_path(&digest(&boot.initramfs)?)),
             extra_cmdline: None,
             disks: configs,
             run_dir: PathBuf::new(),

@@ -339,6 +339,34 @@ END
                 code: 0,
                 stdout: "w\nw\nw\n1\nstate      failed\nw\nw\n1\nstate      failed\nw\n1\n2\n1\nw\n",
             }
+            logs_and_events_are_followed_until_the_workspace_has_ended {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create w --image "$IMAGE" --memory 128 --entrypoint 'echo one; until test -e /go; do sleep 0.1; done; seq 300000; echo last; exit 3' >/dev/null
+                    (w start w --wait >waited; echo $? >code) & until w status w | grep -q '^state *running'; do :; done
+                    w logs --follow w >followed & w events -f w | awk '{print $2}' >events & w --json logs -f w >documents &
+                    w logs -f w | head -n 1; w wait w --timeout 1 2>&1; echo $?; w exec w touch /go; wait; cat waited code
+                    (echo one; seq 300000; echo last) | cmp - followed && echo same; tr '\n' ' ' <events; echo
+                    tail -n 1 documents | grep -c '^{"workspace":"w","text":".*last.n"}$'; w logs w | wc -c | awk '{print ($1 > 400000 && $1 <= 1048576)}'
+                    w logs -f w | tail -n 1; w events -f w | tail -n 1 | sed 's/^[^ ]* *//'; w wait w --timeout 1; echo $?; w delete w"#,
+                seconds: 240,
+                code: 0,
+                stdout: "one\nmicroagent: workspace w has not ended within 1 s\n124\nw\n3\nsame\n\
+                         prepared starting running stopping failed \n1\n1\nlast\n\
+                         failed       the workload ended with exit code 3\nw\n1\nw\n",
+            }
+            one_start_has_another_size_and_kernel {
+                script: r#"w() { microagent --quiet "$@"; }
+                    digest=$(microagent --json doctor | sed -n '/"installed"/,/}/s/.*"digest": "sha256:\(.*\)".*/\1/p')
+                    sed 's/Linux version /LINUX version /' "$MICROAGENT_STATE_DIR/cas/blobs/sha256/$digest" >kernel
+                    w create w --image "$IMAGE" --memory 128 --cpus 1 >/dev/null; banner="dmesg | grep -o 'L[IN]NUX version\|Linux version'"
+                    w start w --profile tiny --cpus 2 --kernel kernel; w exec w -- sh -c "nproc; $banner; awk '/MemTotal/ {print (\$2 > 200000)}' /proc/meminfo"; w kill w
+                    w start w --kernel /dev/null 2>/dev/null; echo $?; w start w --profile huge 2>&1 | head -n 1
+                    w start w --wait=2 2>&1; echo $?; w exec w -- sh -c "nproc; $banner"; w delete -f w"#,
+                seconds: 240,
+                code: 0,
+                stdout: "w\n2\nLINUX version\n1\nw\n1\nmicroagent: unknown profile \"huge\"\n\
+                         w\nmicroagent: workspace w has not ended within 2 s\n124\n1\nLinux version\nw\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

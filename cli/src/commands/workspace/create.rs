@@ -318,6 +318,7 @@ fn set_up(
         request_id: String::new(),
         memory_mib: None,
         cpu_count: None,
+        boot: None,
         attempt: BOOT_ATTEMPTS,
     };
     let config = start::shim_config(new.directory(), spec, pipeline.store(), options)

@@ -1,18 +1,21 @@
 //! `microagent logs`, `events`, `result` and `spec`.
 
-use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use microagent_pipeline::ErrorKind;
-use microagent_workspace::event;
+use microagent_workspace::dir::WorkspaceDir;
+use microagent_workspace::event::{self, Event};
+use microagent_workspace::follow::{FollowError, Follower};
+use microagent_workspace::log;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::spec::schema;
 use serde::Serialize;
 
 use super::get;
-use crate::args::{LogsArgs, NameArgs, SpecArgs};
-use crate::failure::{Failure, kind_of};
+use crate::args::{EventsArgs, LogsArgs, NameArgs, SpecArgs};
+use crate::failure::{EXIT_SIGPIPE, Failure, kind_of};
 use crate::settings::Settings;
 use crate::table::table;
 
@@ -37,41 +40,94 @@ pub fn logs(args: &LogsArgs, settings: &Settings) -> Result<u8, Failure> {
         true => directory.console(),
         false => directory.output(),
     };
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(unreadable(&path, &error)),
+    let document = |bytes: &[u8]| Logs {
+        workspace: &args.name,
+        text: String::from_utf8_lossy(bytes).into_owned(),
     };
+    if args.follow {
+        let output = &settings.output;
+        return follow(&directory, &path, output.json, |bytes| match output.json {
+            true => output.line(&document(bytes)),
+            false => output.stream(bytes),
+        });
+    }
+    let bytes = log::read(&path).map_err(|error| unreadable(&path, &error))?;
     match settings.output.json {
-        true => settings.output.document(&Logs {
-            workspace: &args.name,
-            text: String::from_utf8_lossy(&bytes).into_owned(),
-        })?,
+        true => settings.output.document(&document(&bytes))?,
         false => settings.output.bytes(&bytes)?,
     }
     Ok(0)
 }
 
+/// The longest line that is kept until its end has arrived, in bytes.
+const MAX_LINE: usize = 64 << 10;
+
+/// Passes what a log has to `print`, until the workspace has ended or nobody reads: then `print`
+/// returns false. With `whole_lines`, a line is passed when its end has arrived.
+fn follow(
+    directory: &WorkspaceDir,
+    path: &Path,
+    whole_lines: bool,
+    mut print: impl FnMut(&[u8]) -> Result<bool, Failure>,
+) -> Result<u8, Failure> {
+    let mut follower = Follower::new(directory, path);
+    let stdout = io::stdout();
+    let mut line = Vec::new();
+    let cannot = |error: FollowError| match &error {
+        FollowError::Read { source, .. } => Failure::caused(kind_of(source), &error),
+        error => Failure::caused(ErrorKind::Host, error),
+    };
+    while let Some(bytes) = follower.next(stdout.as_fd()).map_err(cannot)? {
+        line.extend(bytes);
+        let complete = match line.iter().rposition(|&byte| byte == b'\n') {
+            Some(end) if whole_lines => end + 1,
+            None if whole_lines && line.len() < MAX_LINE => 0,
+            _ => line.len(),
+        };
+        if complete > 0 && !print(&line[..complete])? {
+            return Ok(EXIT_SIGPIPE);
+        }
+        line.drain(..complete);
+    }
+    if !line.is_empty() {
+        print(&line)?;
+    }
+    Ok(0)
+}
+
 /// Prints the history of a workspace.
-pub fn events(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
+pub fn events(args: &EventsArgs, settings: &Settings) -> Result<u8, Failure> {
     let directory = get(settings, &args.name)?;
+    let output = &settings.output;
+    if args.follow {
+        let path = directory.path().join(event::HISTORY);
+        return follow(&directory, &path, true, |lines| {
+            for event in lines.split(|&byte| byte == b'\n').filter_map(event::parse) {
+                let read = match output.json {
+                    true => output.line(&event)?,
+                    false => output.stream(table(&[row(event)]).as_bytes())?,
+                };
+                if !read {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+    }
     let events =
         event::history(directory.path()).map_err(|error| unreadable(directory.path(), &error))?;
-    if settings.output.json {
-        settings.output.document(&events)?;
+    if output.json {
+        output.document(&events)?;
         return Ok(0);
     }
-    let row = |event: event::Event| {
-        vec![
-            event.observed_at,
-            event.state.to_string(),
-            event.detail.unwrap_or_default(),
-        ]
-    };
-    settings
-        .output
-        .text(&table(&events.into_iter().map(row).collect::<Vec<_>>()))?;
+    output.text(&table(&events.into_iter().map(row).collect::<Vec<_>>()))?;
     Ok(0)
+}
+
+fn row(event: Event) -> Vec<String> {
+    // As wide as the longest state, so that lines that are printed one by one are aligned.
+    let state = format!("{:11}", event.state);
+    vec![event.observed_at, state, event.detail.unwrap_or_default()]
 }
 
 /// Prints how the workload ended.

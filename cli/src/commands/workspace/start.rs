@@ -5,24 +5,32 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use microagent_cas::Store;
-use microagent_pipeline::ErrorKind;
+use microagent_pipeline::{ErrorKind, KernelSource, Pipeline};
+use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::lock::Lock;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
+use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::shim;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
-use microagent_workspace::start::{StartOptions, shim_config};
-
+use microagent_workspace::spec::RecordedKernel;
+use microagent_workspace::start::{Boot, StartOptions, shim_config};
+use microagent_workspace::state::State;
+use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::create::random_id;
+use super::end::wait_for_end;
 use super::{get, print_state, state_of};
 use crate::args::StartArgs;
+use crate::commands::pipeline;
 use crate::engine;
 use crate::failure::{Failure, kind_of};
 use crate::install;
 use crate::request::resources::{self, ResourceArgs};
 use crate::run::artifacts::check_memory;
+use crate::run::vm::exit_code;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 /// First argument of the process that starts a shim and ends.
 const DETACH_MODE: &str = "--start-workspace-shim";
@@ -58,11 +66,113 @@ fn program() -> PathBuf {
     std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"))
 }
 
-/// Starts a workspace, and returns when its guest is ready and its workload was executed.
-pub fn start(args: &StartArgs, settings: &Settings) -> Result<u8, Failure> {
+/// Starts a workspace, and returns when its guest is ready and its workload was executed; with
+/// `--wait` when it has ended.
+pub fn start(
+    args: &StartArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let name = &args.name;
+    let limit = match args.wait.as_deref() {
+        None | Some("") => None,
+        Some(seconds) => Some(resources::seconds("--wait", seconds)?),
+    };
+    let directory = get(settings, name)?;
+    let change = Change::of(args, settings, termination)?;
+    start_again(&directory, name, &change, settings)?;
+    if args.wait.is_none() {
+        let (state, _) = state_of(&directory)?;
+        return print_state(settings, name, state);
+    }
+    if !settings.output.json {
+        settings.output.text(&format!("{name}\n"))?;
+    }
+    let ended = wait_for_end(&directory, name, limit)?;
+    if settings.output.json {
+        settings.output.document(&Document {
+            workspace: name,
+            state: ended.state,
+            result: ended.result.as_ref(),
+        })?;
+    }
+    match &ended.result {
+        Some(result) => Ok(exit_code(result.exited())),
+        None if ended.state == State::Failed => {
+            let (_, event) = state_of(&directory)?;
+            let detail = event.and_then(|event| event.detail).unwrap_or_default();
+            let message = format!("workspace {name} has failed: {detail}");
+            Err(Failure::new(ErrorKind::Guest, message))
+        }
+        None => Ok(0),
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Document<'a> {
+    workspace: &'a str,
+    state: State,
+    result: Option<&'a WorkloadResult>,
+}
+
+/// What is different for one start.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    memory_mib: Option<u64>,
+    cpu_count: Option<u32>,
+    boot: Option<Boot>,
+    /// Holds what `boot` names in the store.
+    _pipeline: Option<Pipeline>,
+}
+
+impl Change {
+    fn of(
+        args: &StartArgs,
+        settings: &Settings,
+        termination: &Termination,
+    ) -> Result<Change, Failure> {
+        let given = ResourceArgs {
+            profile: args.profile.as_deref(),
+            memory: args.memory.as_deref(),
+            cpus: args.cpus.as_deref(),
+            ..ResourceArgs::default()
+        };
+        let resources = resources::resolve(&given, resources::host_cpus())?;
+        let of_profile = args.profile.is_some();
+        let mut change = Change {
+            memory_mib: (of_profile || args.memory.is_some()).then_some(resources.memory_mib),
+            cpu_count: (of_profile || args.cpus.is_some()).then_some(resources.cpu_count),
+            ..Change::default()
+        };
+        if let Some(path) = &args.kernel {
+            let agent = install::find(install::AGENT)?;
+            let pipeline = pipeline::open(settings, termination)?;
+            let kernel = pipeline.kernel(&KernelSource::Path(path.clone()))?;
+            let initramfs = pipeline.initramfs(&agent, &kernel)?;
+            change.boot = Some(Boot {
+                kernel: RecordedKernel {
+                    digest: kernel.digest.to_string(),
+                    modules_disk: kernel.modules_disk.map(|disk| disk.to_string()),
+                },
+                initramfs: initramfs.digest.to_string(),
+            });
+            change._pipeline = Some(pipeline);
+        }
+        Ok(change)
+    }
+}
+
+/// Starts the workspace, once more if its guest does not boot.
+pub(super) fn start_again(
+    directory: &WorkspaceDir,
+    name: &str,
+    change: &Change,
+    settings: &Settings,
+) -> Result<(), Failure> {
     let mut attempt = 1;
     loop {
-        match try_start(args, attempt, settings) {
+        match try_start(directory, name, change, attempt, settings) {
             Err(failure) if failure.kind == ErrorKind::Timeout && attempt < BOOT_ATTEMPTS => {
                 tracing::warn!("the guest did not boot and is started again");
             }
@@ -72,15 +182,13 @@ pub fn start(args: &StartArgs, settings: &Settings) -> Result<u8, Failure> {
     }
 }
 
-fn try_start(args: &StartArgs, attempt: u32, settings: &Settings) -> Result<u8, Failure> {
-    let name = &args.name;
-    let given = ResourceArgs {
-        memory: args.memory.as_deref(),
-        cpus: args.cpus.as_deref(),
-        ..ResourceArgs::default()
-    };
-    let resources = resources::resolve(&given, resources::host_cpus())?;
-    let directory = get(settings, name)?;
+fn try_start(
+    directory: &WorkspaceDir,
+    name: &str,
+    change: &Change,
+    attempt: u32,
+    settings: &Settings,
+) -> Result<(), Failure> {
     let path = directory.lock();
     let lock = Lock::acquire(&path).map_err(|error| {
         Failure::new(
@@ -102,11 +210,12 @@ fn try_start(args: &StartArgs, attempt: u32, settings: &Settings) -> Result<u8, 
         engine: choice.engine,
         supervisor: install::find(install::SUPERVISOR)?,
         request_id: random_id()?,
-        memory_mib: args.memory.as_ref().map(|_| resources.memory_mib),
-        cpu_count: args.cpus.as_ref().map(|_| resources.cpu_count),
+        memory_mib: change.memory_mib,
+        cpu_count: change.cpu_count,
+        boot: change.boot.clone(),
         attempt,
     };
-    let config = shim_config(&directory, &spec, &store, options)
+    let config = shim_config(directory, &spec, &store, options)
         .map_err(|error| Failure::caused(ErrorKind::Corrupt, &error))?;
     if let Some(initramfs) = &config.vm.initramfs {
         let vm = &config.vm;
@@ -124,7 +233,5 @@ fn try_start(args: &StartArgs, attempt: u32, settings: &Settings) -> Result<u8, 
         .maybe_remediation(remediation),
         error => Failure::caused(ErrorKind::Host, &error)
             .remediation(format!("see its console: microagent logs --console {name}")),
-    })?;
-    let (state, _) = state_of(&directory)?;
-    print_state(settings, name, state)
+    })
 }

@@ -48,6 +48,7 @@ use self::record::Recorder;
 use self::running::Shim;
 use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
+use crate::result::WorkloadResult;
 use crate::state::State;
 
 /// Keeps the workspace that `config` describes until it ends, and calls `report` when it is ready or
@@ -86,12 +87,14 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
             if let Err(error) = recorder.record(end.state, end.detail.as_deref()) {
                 tracing::error!(%error, "the end of the workspace cannot be recorded");
             }
+            let result = WorkloadResult::read(&directory.result()).unwrap_or_default();
             // Whoever is told of the end may start the workspace again.
             drop(lock);
             say(end.report());
             replies.extend(events.try_iter().filter_map(Event::into_reply));
             for reply in replies {
-                let _ = reply.send(Reply::Ended { state: end.state });
+                let (state, result) = (end.state, result.clone());
+                let _ = reply.send(Reply::Ended { state, result });
             }
         }
         Err(error) => {
@@ -105,7 +108,8 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
                 _ => ended_early(),
             });
             for reply in events.try_iter().filter_map(Event::into_reply) {
-                let _ = reply.send(Reply::Ended { state });
+                let result = None;
+                let _ = reply.send(Reply::Ended { state, result });
             }
         }
     }

@@ -13,10 +13,11 @@ use microagent_proto::envelope::{self, envelope};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::result::WorkloadResult;
 use crate::state::State;
 
 /// The version of this program.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The oldest version that is understood.
 pub const OLDEST: u32 = 1;
@@ -60,6 +61,9 @@ pub enum Reply {
     Ended {
         /// The state after the end.
         state: State,
+        /// How the workload ended, if one has. Since version 2.
+        #[serde(default)]
+        result: Option<WorkloadResult>,
     },
     /// The request cannot be carried out.
     Refused {
