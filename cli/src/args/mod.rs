@@ -1,6 +1,7 @@
 //! The command-line grammar. Parsing has no side effects; values are validated by
 //! [`crate::request`].
 
+mod alone;
 mod cache;
 mod global;
 mod image;
@@ -129,7 +130,8 @@ pub enum Parsed {
 /// A usage failure: one line and a remediation.
 pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
     let words = &request_words(words)[..];
-    match Cli::try_parse_from(words) {
+    let alone = command_index(words).and_then(|index| alone::parse(words, words[index].to_str()?));
+    match alone.map_or_else(|| Cli::try_parse_from(words), Ok) {
         // clap compares flags at one place of the command line only.
         Ok(cli) if cli.global.quiet && cli.global.verbose > 0 => {
             Err(Failure::usage("--quiet conflicts with --verbose").remediation("use one of them"))
@@ -157,11 +159,8 @@ const VALUED: [&str; 2] = ["--state-dir", "--engine"];
 ///   before (docs/cli.md);
 /// - `--wait 5` after `start` is `--wait=5`, and `--wait NAME` stays: the value is optional.
 fn request_words(words: &[OsString]) -> Vec<OsString> {
-    let is_value = |index: usize| VALUED.iter().any(|flag| words[index - 1] == *flag);
-    let is_flag = |word: &OsString| word.to_string_lossy().starts_with('-');
     let mut changed = words.to_vec();
-    let Some(command) = (1..words.len()).find(|&index| !is_flag(&words[index]) && !is_value(index))
-    else {
+    let Some(command) = command_index(words) else {
         return changed;
     };
     if words[command] == "create" {
@@ -182,6 +181,13 @@ fn request_words(words: &[OsString]) -> Vec<OsString> {
         changed.remove(index + 1);
     }
     changed
+}
+
+/// Where the command is.
+fn command_index(words: &[OsString]) -> Option<usize> {
+    let is_value = |index: usize| VALUED.iter().any(|flag| words[index - 1] == *flag);
+    let is_flag = |word: &OsString| word.to_string_lossy().starts_with('-');
+    (1..words.len()).find(|&index| !is_flag(&words[index]) && !is_value(index))
 }
 
 /// Whether `--json` is given, for errors of a command line that cannot be parsed.
