@@ -21,7 +21,7 @@ fn a_boot_takes_no_more_instructions_than_the_baseline() {
     fs::write(&markdown, marks).unwrap();
     let programs = binaries::microagent();
     let output = Command::new(env!("CARGO_BIN_EXE_boot-bench"))
-        .args(["--iterations", "1", "--only-built", "--baseline", BASELINE])
+        .args(["--iterations", "5", "--only-built", "--baseline", BASELINE])
         .arg("--json")
         .arg(&json)
         .arg("--svg")
