@@ -75,6 +75,8 @@ fn dispatch(
         Command::Create(args) => workspace::create(*args, settings, termination),
         Command::Start(args) => workspace::start(&args, settings, termination),
         Command::Exec(args) => workspace::exec(args, settings),
+        Command::Cp(args) => workspace::cp(&args, settings, termination),
+        Command::Artifacts { command } => workspace::artifacts(command, settings, termination),
         Command::Stop(args) => workspace::end(End::Stop, args, settings),
         Command::Halt(args) => workspace::end(End::Halt, args, settings),
         Command::Kill(args) => workspace::end(End::Kill, args, settings),

@@ -1,10 +1,12 @@
 //! The parts of JSON documents that several commands print.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use microagent_cas::{Digest, NodeKey};
 use microagent_pipeline::{Image, Kernel, Pipeline};
+use microagent_workspace::spec::OutputPath;
+use microagent_workspace::summary::Summarized;
 use serde::Serialize;
 
 /// An image.
@@ -26,6 +28,35 @@ impl ImageDocument {
             reference: image.reference.clone(),
             resolved: image.resolved.clone(),
             digest: image.digest,
+        }
+    }
+}
+
+/// An output that was copied out of a guest.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputDocument {
+    /// Its name.
+    pub name: String,
+    /// Its path in the guest.
+    pub path: String,
+    /// The digest of a file, or of the list of digests of a directory's files.
+    pub digest: Digest,
+    /// The size of all its files in bytes.
+    pub size: u64,
+    /// The copy on the host, an absolute path.
+    pub copy: PathBuf,
+}
+
+impl OutputDocument {
+    /// The document of `output`, which was copied to `copy`.
+    pub fn new(output: &OutputPath, found: &Summarized, copy: &Path) -> OutputDocument {
+        OutputDocument {
+            name: output.name.clone(),
+            path: output.path.clone(),
+            digest: found.digest,
+            size: found.size,
+            copy: std::path::absolute(copy).unwrap_or_else(|_| copy.to_owned()),
         }
     }
 }

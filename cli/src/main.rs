@@ -13,7 +13,7 @@
 //! | 1 | `main`, [`app`] | parse, dispatch, exit code |
 //! | 2 | [`commands`]: `run`, `perf`, `rootfs`, `kernel`, `image`, `cache`, `doctor`, `version` | one module per command: check, call, print |
 //! | | `cache::{ls, gc, verify, explain, archive}` | one module per subcommand |
-//! | | `workspace::{create, start, exec, end, delete, status, logs}` | one module per command for workspaces |
+//! | | `workspace::{create, start, exec, cp, artifacts, end, delete, status, logs}` | one module per command for workspaces |
 //! | | `cache::purpose`, `pipeline`, `format` | open the pipeline; values as text |
 //! | 3 | [`perf`]: `report` | the result of `perf boot` |
 //! | | `monitors`, `waterfall` | comparison with other monitors; phases of a boot |
@@ -21,16 +21,16 @@
 //! | | `iteration`, `statistics`, `monitors::{guest, reset_stub}` | one measured run; summaries; the guests |
 //! | 4 | [`run`]: `vm` | boot, configure, set up, execute |
 //! | | `artifacts`, `workspace`, `sink`, `deadline` | what a VM boots; kept workspace; command output; `--timeout` |
-//! | | `warnings` | what went wrong on the host |
+//! | | `warnings`, `outputs` | what went wrong on the host; declared outputs |
 //! | | `disks` | additional disks |
 //! | | `document` | the JSON document of a run |
 //! | | `phases` | phase durations |
 //! | 5 | [`request`] | a validated `run` |
 //! | | `create` | a validated `create` |
-//! | | `disks`, `command`, `resources` | its parts |
+//! | | `disks`, `outputs`, `command`, `resources` | its parts |
 //! | | `name` | name rules |
 //! | 6 | [`engine`] | engine selection |
-//! | 7 | [`disk_copy`] | disk image copies |
+//! | 7 | [`disk_copy`], [`host_files`] | disk image copies; files from and for guests |
 //! | 8 | [`out_file`] | files that the user names |
 //! | 9 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
 //! | 10 | [`progress`] | progress reports |
@@ -49,6 +49,7 @@ mod disk_copy;
 mod document;
 mod engine;
 mod failure;
+mod host_files;
 mod host_limit;
 mod install;
 mod out_file;

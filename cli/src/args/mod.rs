@@ -25,8 +25,8 @@ pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
 pub use workspace::{
-    CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs,
-    WaitArgs,
+    ArtifactArgs, ArtifactsCommand, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs,
+    LogsArgs, NameArgs, SpecArgs, StartArgs, WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -52,6 +52,14 @@ pub enum Command {
     Start(StartArgs),
     /// Run a command in a running workspace
     Exec(ExecArgs),
+    /// Copy files between the host and a workspace
+    Cp(CpArgs),
+    /// List and copy the declared outputs of a workspace
+    Artifacts {
+        /// The subcommand.
+        #[command(subcommand)]
+        command: ArtifactsCommand,
+    },
     /// Shut a workspace down; kill its VM if it does not obey
     Stop(EndArgs),
     /// Shut a workspace down; never kill its VM

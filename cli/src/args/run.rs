@@ -53,6 +53,12 @@ pub struct RunArgs {
     /// Attach a disk built from a tar archive; rw writes are discarded afterwards. Repeatable
     #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
     pub bundle: Vec<String>,
+    /// Copy this file or directory out of the guest when the command has ended; repeatable
+    #[arg(long, value_name = "NAME=/PATH")]
+    pub output: Vec<String>,
+    /// Where to copy outputs to [default: ./NAME-outputs, with the workspace's name]
+    #[arg(long, value_name = "DIR")]
+    pub output_dir: Option<PathBuf>,
     /// Keep the workspace and its disk after the command ends
     #[arg(long)]
     pub keep: bool,
@@ -65,9 +71,6 @@ pub struct RunArgs {
     /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
     pub shell: Option<String>,
-    /// Not available yet
-    #[arg(long, value_name = "NAME=/PATH", hide = true)]
-    pub output: Vec<String>,
     /// Not available yet
     #[arg(long, value_name = "PORT=HOST:PORT", hide = true)]
     pub mediation: Option<String>,
@@ -101,7 +104,6 @@ impl RunArgs {
     pub fn unavailable_flag(&self) -> Option<&'static str> {
         [
             ("--shell", self.shell.is_some()),
-            ("--output", !self.output.is_empty()),
             ("--mediation", self.mediation.is_some()),
             ("--mediation-optional", self.mediation_optional),
         ]

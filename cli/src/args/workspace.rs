@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::run::MachineArgs;
 
@@ -53,6 +53,9 @@ pub struct CreateArgs {
     /// Attach a disk built from a tar archive. Repeatable
     #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
     pub bundle: Vec<String>,
+    /// Declare a file or directory of the guest that artifacts copies; repeatable
+    #[arg(long, value_name = "NAME=/PATH")]
+    pub output: Vec<String>,
     /// VM resources and kernel.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -79,9 +82,6 @@ pub struct LaterArgs {
     /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
     pub rootfs: Option<PathBuf>,
-    /// Not available yet
-    #[arg(long, value_name = "NAME=/PATH", hide = true)]
-    pub output: Vec<String>,
     /// Not available yet
     #[arg(long, value_name = "POLICY", hide = true)]
     pub restart: Option<String>,
@@ -111,7 +111,6 @@ impl LaterArgs {
         [
             ("--shell", self.shell.is_some()),
             ("--rootfs", self.rootfs.is_some()),
-            ("--output", !self.output.is_empty()),
             ("--restart", self.restart.is_some()),
             ("--network", self.network.is_some()),
             ("--network-interface", self.network_interface.is_some()),
@@ -229,6 +228,44 @@ pub struct LogsArgs {
     /// Go on with what is written, until the workspace has ended
     #[arg(long, short = 'f')]
     pub follow: bool,
+}
+
+/// `microagent cp`.
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "microagent cp [OPTIONS] NAME:/PATH DESTINATION\n       \
+                            microagent cp [OPTIONS] SOURCE NAME:/PATH"
+)]
+pub struct CpArgs {
+    /// Copy what SOURCE points to if it is a symbolic link
+    #[arg(long, short = 'L')]
+    pub follow_link: bool,
+    /// A path of the host, or NAME:/PATH in a workspace
+    pub source: String,
+    /// The same
+    pub destination: String,
+}
+
+/// `microagent artifacts`.
+#[derive(Debug, Subcommand)]
+pub enum ArtifactsCommand {
+    /// List the declared outputs of a workspace
+    #[command(visible_alias = "ls")]
+    List(NameArgs),
+    /// Copy a declared output of a workspace
+    Get(ArtifactArgs),
+}
+
+/// `microagent artifacts get`.
+#[derive(Debug, Args)]
+pub struct ArtifactArgs {
+    /// The workspace
+    pub name: String,
+    /// The output
+    pub output: String,
+    /// Where to; a directory gets a file or directory with the output's name [default: .]
+    #[arg(long, value_name = "PATH")]
+    pub to: Option<PathBuf>,
 }
 
 /// `microagent spec`.

@@ -27,6 +27,7 @@ use crate::run::artifacts::{self, Artifacts, check_memory};
 use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
+use crate::run::outputs::Outputs;
 use crate::run::phases::{Phases, millis, timed};
 use crate::run::vm::{self, Outcome, Status, Task, exit_code};
 use crate::run::warnings::RunWarnings;
@@ -62,6 +63,12 @@ fn try_run(
         Some(name) => name.clone(),
         None => generated_name()?,
     };
+    let outputs = Outputs::new(
+        &request.outputs,
+        request.output_dir.as_deref(),
+        &name,
+        termination,
+    )?;
     let choice = engine::choose_with_notice(settings)?;
     disks::inspect(&request.disks, choice.engine)?;
     let agent = install::find(install::AGENT)?;
@@ -123,7 +130,9 @@ fn try_run(
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
     };
-    let mut task = task(settings, request, &artifacts, &name, config, &attached);
+    let mut task = task(
+        settings, request, &artifacts, &name, config, &attached, outputs,
+    );
     task.guest.modules = modules.map(|(_, serial)| serial);
     exec_size::check(&task.command, &request.env)?;
     for (_, setup) in &task.setup {
@@ -172,6 +181,14 @@ fn try_run(
         Status::Failed(_) => None,
         _ => warnings.data_loss().or_else(unclean),
     };
+    // An output that is missing because the command failed is no failure of its own.
+    if let Some(failure) = outcome.outputs_failure.take() {
+        match (&outcome.status, &lost) {
+            (Status::Exited(exited), None) if exit_code(*exited) == 0 => lost = Some(failure),
+            (Status::Failed(_), _) => {}
+            _ => settings.output.notice(&failure.message),
+        }
+    }
     phases.total = millis(begun.elapsed());
     let parts = DocumentParts {
         settings,
@@ -300,7 +317,7 @@ impl DocumentParts<'_> {
                 truncated: captured.truncated,
             },
             warnings: self.warnings.document(),
-            outputs: [],
+            outputs: std::mem::take(&mut outcome.outputs),
             error: match &outcome.status {
                 Status::Failed(failure) => Some(ErrorDocument::new(failure)),
                 _ => None,
@@ -351,6 +368,7 @@ fn task(
     name: &str,
     config: VmConfig,
     disks: &[AttachedDisk],
+    outputs: Outputs,
 ) -> Task {
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
@@ -386,6 +404,7 @@ fn task(
             disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
             modules: None,
         },
+        outputs,
         boot_timeout: Duration::ZERO,
     }
 }

@@ -7,7 +7,9 @@ use microagent_workspace::spec::{Access, Disk, Entrypoint, NetworkMode, Resource
 
 use super::command::CommandSpec;
 use super::resources::{self, ResourceArgs};
-use super::{RunRequest, disks, env_variable, name, reference, unavailable_flag, workspace_name};
+use super::{
+    RunRequest, disks, env_variable, name, outputs, reference, unavailable_flag, workspace_name,
+};
 use crate::args::CreateArgs;
 use crate::failure::Failure;
 
@@ -58,6 +60,7 @@ impl CreateRequest {
             name::check_hostname(hostname)?;
         }
         check_words(&spec)?;
+        outputs::check(&spec.outputs)?;
         let image = spec.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
         let reference = reference(image)?;
         let number = |value: Option<u64>| value.map(|value| value.to_string());
@@ -91,6 +94,8 @@ impl CreateRequest {
             hostname: spec.hostname.clone(),
             resources,
             disks,
+            outputs: Vec::new(),
+            output_dir: None,
             timeout: None,
             kernel: spec.kernel.clone(),
             keep: false,
@@ -127,7 +132,6 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
         ("rootfs", spec.rootfs.is_some()),
         ("shell", spec.shell.is_some()),
         ("restart", spec.restart.is_some()),
-        ("outputs", !spec.outputs.is_empty()),
         ("files", !spec.files.is_empty()),
         ("mediation", spec.mediation.is_some()),
         ("health", spec.health.is_some()),
@@ -214,6 +218,10 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
         .map(|word| env_variable(word))
         .collect::<Result<_, _>>()?;
     spec.env.extend(variables);
+    for output in outputs::parse(&args.output)? {
+        spec.outputs.retain(|known| known.name != output.name);
+        spec.outputs.push(output);
+    }
     let images = disks::check(&args.disk, &args.bundle)?;
     for disk in images {
         let (list, path) = match disk.source {

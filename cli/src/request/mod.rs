@@ -5,11 +5,13 @@ pub mod create;
 mod disks;
 pub mod exec_size;
 mod name;
+mod outputs;
 pub mod resources;
 
 use std::path::PathBuf;
 
 use microagent_pipeline::{ErrorKind, Reference};
+use microagent_workspace::spec::OutputPath;
 
 use crate::args::RunArgs;
 use crate::failure::{EXIT_USAGE, Failure};
@@ -38,6 +40,10 @@ pub struct RunRequest {
     pub resources: Resources,
     /// Additional disks.
     pub disks: Vec<DiskRequest>,
+    /// What is copied out of the guest when the command has ended.
+    pub outputs: Vec<OutputPath>,
+    /// The directory for it, unless it is the default one.
+    pub output_dir: Option<PathBuf>,
     /// Time limit in seconds, from VM boot to the end of the command.
     pub timeout: Option<u64>,
     /// The kernel to boot instead of the default one.
@@ -83,6 +89,11 @@ impl RunRequest {
             name::check_hostname(hostname)?;
         }
         let disks = disks::check(&args.disk, &args.bundle)?;
+        let outputs = outputs::parse(&args.output)?;
+        if args.output_dir.is_some() && outputs.is_empty() {
+            return Err(Failure::usage("--output-dir needs an --output")
+                .remediation("use --output NAME=/guest/path"));
+        }
         let (reference, command) =
             image_and_command(args.image, args.words, args.exec, args.entrypoint)?;
         Ok(RunRequest {
@@ -95,6 +106,8 @@ impl RunRequest {
             hostname: args.hostname,
             resources,
             disks,
+            outputs,
+            output_dir: args.output_dir,
             timeout,
             kernel: args.machine.kernel,
             keep: args.keep,
@@ -429,7 +442,6 @@ mod tests {
     fn reserved_flags_are_rejected() {
         for line in [
             &["--shell", "/bin/bash"][..],
-            &["--output", "a=/b"],
             &["--mediation", "1=a:2"],
             &["--mediation-optional"],
         ] {

@@ -8,7 +8,7 @@ use microagent_workspace::machine::timeline::Timeline;
 use serde::Serialize;
 
 use super::phases::Phases;
-use crate::document::{ImageDocument, KernelDocument, NodeDocument};
+use crate::document::{ImageDocument, KernelDocument, NodeDocument, OutputDocument};
 use crate::failure::ErrorDocument;
 use crate::request::resources::Resources;
 
@@ -40,8 +40,8 @@ pub struct RunDocument {
     pub result: ResultDocument,
     /// What went wrong on the host while the VM continued.
     pub warnings: Vec<WarningDocument>,
-    /// Declared outputs; always empty in this version.
-    pub outputs: [(); 0],
+    /// The outputs that were copied.
+    pub outputs: Vec<OutputDocument>,
     /// Why microagent ended the run; null if the command ended by itself.
     pub error: Option<ErrorDocument>,
     /// `stopped`, `halted` (a kept workspace, shut down cleanly) or `failed`.

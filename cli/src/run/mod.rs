@@ -16,6 +16,7 @@ pub mod artifacts;
 pub mod deadline;
 pub mod disks;
 pub mod document;
+pub mod outputs;
 pub mod phases;
 pub mod sink;
 pub mod vm;

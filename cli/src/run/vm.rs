@@ -13,8 +13,10 @@ use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::machine::timeline::{Mark, Timeline};
 
 use super::deadline::Deadline;
+use super::outputs::Outputs;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
+use crate::document::OutputDocument;
 use crate::failure::{
     EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure,
 };
@@ -33,6 +35,8 @@ pub struct Task {
     pub setup: Vec<(String, Exec)>,
     /// The command.
     pub command: Exec,
+    /// What is copied out of the guest then.
+    pub outputs: Outputs,
 }
 
 /// The outcome of a [`Task`].
@@ -46,6 +50,10 @@ pub struct Outcome {
     pub completed_at: SystemTime,
     /// The command's output, captured with `--json`.
     pub captured: Captured,
+    /// What was copied out of the guest.
+    pub outputs: Vec<OutputDocument>,
+    /// Why the rest was not.
+    pub outputs_failure: Option<Failure>,
 }
 
 /// How a task ended.
@@ -72,10 +80,19 @@ pub fn run(
         Ok(sink) => sink,
         Err(error) => return Outcome::failed(stdout_error(&error)),
     };
+    let outputs = task.outputs.clone();
     let outcome = run_steps(supervisor, task, output, phases, timeline, &mut sink);
+    let completed_at = SystemTime::now();
+    // Within the time limit: the guest sends them.
+    let (copied, failure) = match outcome {
+        Ok(_) => outputs.collect(supervisor, output),
+        Err(_) => (Vec::new(), None),
+    };
     deadline.command_ended();
     sink.record_into(timeline);
     let status = match (outcome, deadline.fired()) {
+        // A guest that is killed while it sends them sends no more.
+        (Ok(_), Some(timed_out)) if failure.is_some() => Status::Failed(timed_out),
         (Ok(exited), _) => Status::Exited(exited),
         (Err(_), Some(timed_out)) => Status::Failed(timed_out),
         (Err(Stop::StdoutClosed), None) => Status::StdoutClosed,
@@ -84,8 +101,10 @@ pub fn run(
     Outcome {
         status,
         started_at: sink.started_at,
-        completed_at: SystemTime::now(),
+        completed_at,
         captured: sink.into_captured(),
+        outputs: copied,
+        outputs_failure: failure,
     }
 }
 
@@ -104,6 +123,8 @@ impl Outcome {
             started_at: None,
             completed_at: SystemTime::now(),
             captured: Captured::default(),
+            outputs: Vec::new(),
+            outputs_failure: None,
         }
     }
 }

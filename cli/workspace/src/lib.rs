@@ -9,6 +9,8 @@
 //! - [`start`] leads from a manifest to what the shim is told.
 //! - [`result`] is how the workload ended; [`log`] has log files of bounded size, which [`follow`]
 //!   reads to the end of the workspace; [`shell`] the words of commands that a user is told to run.
+//! - [`view`] has the files of a workspace that does not run, read by [`root_fs`]; [`summary`] the
+//!   digest of a tree.
 //!
 //! The crate prints nothing and knows no command line.
 
@@ -21,9 +23,12 @@ pub mod lock;
 pub mod log;
 pub mod machine;
 pub mod result;
+pub mod root_fs;
 pub mod shell;
 pub mod shim;
 pub mod signal;
 pub mod spec;
 pub mod start;
 pub mod state;
+pub mod summary;
+pub mod view;

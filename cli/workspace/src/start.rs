@@ -172,7 +172,10 @@ pub fn objects(recorded: &Recorded) -> Result<Vec<Output>, ManifestError> {
 }
 
 /// The root disk, then disks and bundles in their order, each with its mount.
-fn disks(
+///
+/// # Errors
+/// [`ManifestError`].
+pub fn disks(
     directory: &WorkspaceDir,
     spec: &Spec,
     recorded: &Recorded,

@@ -316,10 +316,17 @@ fn crates_depend_on_lower_crates_only() {
         ("cas", vec![]),
         ("pipeline", vec!["cas"]),
         ("vmm/proto", vec![]),
+        ("vmm/tree", vec!["proto"]),
         ("vmm", vec!["proto"]),
-        ("vmm/guest", vec!["proto"]),
-        ("cli/workspace", vec!["cas", "pipeline", "proto", "vmm"]),
-        ("cli", vec!["cas", "pipeline", "proto", "vmm", "workspace"]),
+        ("vmm/guest", vec!["proto", "tree"]),
+        (
+            "cli/workspace",
+            vec!["cas", "pipeline", "proto", "tree", "vmm"],
+        ),
+        (
+            "cli",
+            vec!["cas", "pipeline", "proto", "tree", "vmm", "workspace"],
+        ),
     ];
     for (directory, expected) in expected {
         let manifest = fs::read_to_string(root().join(directory).join("Cargo.toml")).unwrap();

@@ -367,6 +367,49 @@ END
                 stdout: "w\n2\nLINUX version\n1\nw\n1\nmicroagent: unknown profile \"huge\"\n\
                          w\nmicroagent: workspace w has not ended within 2 s\n124\n1\nLinux version\nw\n",
             }
+            declared_outputs_of_a_run_are_copied {
+                script: r#"make='mkdir -p /out/sub; echo data >/out/sub/file; echo b >/out/sub-; ln -s /etc/passwd /out/sub/link; chmod 751 /out/sub; ln -s ../out/sub/file /one'
+                    microagent --quiet --json run --image "$IMAGE" --name r --output tree=/out/. --output one=/one --exec "$make" >document
+                    cd r-outputs; find . | sort | tr '\n' ' '; cat one; stat -c %a tree/sub; readlink tree/sub/link
+                    tree=$(cd tree; find . -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1)
+                    grep -c -e "$tree" -e "$(sha256sum one | cut -d' ' -f1)" ../document; grep -E '"size": (5|7)' ../document; cd ..
+                    microagent --quiet run --image "$IMAGE" --output-dir d --output gone=/gone --output there=/etc/group --exec true 2>&1; echo $?; ls -A d
+                    microagent run --image "$IMAGE" --output-dir d/e --output gone=/gone --exec 'exit 3' 2>&1 | grep output; ls -A d/e
+                    microagent --quiet run --image "$IMAGE" --name r --output tree=/out --exec "$make" 2>&1; echo $?"#,
+                seconds: 240,
+                code: 0,
+                stdout: ". ./one ./tree ./tree/sub ./tree/sub- ./tree/sub/file ./tree/sub/link data\n751\n/etc/passwd\n2\n\
+                         \x20     \"size\": 7,\n      \"size\": 5,\n\
+                         microagent: output gone: there is no /gone in the guest\n125\nthere\n\
+                         microagent: output gone: there is no /gone in the guest\n\
+                         microagent: r-outputs/tree is a directory that exists already\n  remove it, or use another directory: --output-dir DIR\n125\n",
+            }
+            files_are_copied_between_the_host_and_a_workspace {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create w --image "$IMAGE" --memory 128 --output tree=/data/tree --output gone=/gone >/dev/null; w start w
+                    mkdir -p tree/sub; echo one >tree/one; ln tree/one tree/sub/same; ln -s /outside tree/link; chmod 640 tree/one; touch -d '2001-02-03 04:05:06' tree/one
+                    dd if=/dev/urandom of=tree/large bs=1M count=3 2>/dev/null; truncate -s 20M tree/hole; sum=$(sha256sum <tree/large)
+                    w cp tree w:/data; w cp tree w:/data; w cp tree/. w:/data/tree/; w cp tree/one w:/etc/; echo $?
+                    w exec w -- sh -c 'cd /data; find . | sort | tr "\n" " "; stat -c "%a %h %Y" tree/one; cat tree/sub/same; readlink tree/link; du -k tree/hole | cut -f1; sha256sum <tree/large; cat /etc/one; ln -s tree/one /data/alias; chown 7:8 tree/one' >seen
+                    grep -v "$sum" seen; grep -c "$sum" seen; w exec w stat -c %u:%g /etc/one | grep -cx "$(id -u):$(id -g)"
+                    w cp w:/data/alias kept; readlink kept; w cp -L w:data/alias followed; cat followed; mkdir into; w cp w:/data/tree into; w cp w:/data/tree/. into
+                    w artifacts get w tree --to running; cmp running/large tree/large; w artifacts list w | head -2 | tail -1
+                    w cp w:/none x 2>&1; w cp w:/data/tree followed 2>&1; mkdir -p over/tree/one; w cp w:/data/tree over 2>&1; w stop w
+                    w artifacts list w; w --json artifacts get w tree --to json | grep -E 'name|path|size'; w artifacts get w gone 2>&1; echo $?
+                    w cp w:/data/alias stopped; readlink stopped; w cp w:/data into/; w cp tree/one w:/x 2>&1 | head -1; cmp into/data/tree/large tree/large
+                    for copy in tree running json into/tree into/data/tree; do (cd $copy; find . -exec stat -c '%n %a %h %F %Y' {} \; | grep -v directory | sort | sha256sum); done | sort -u | wc -l
+                    owner=$(id -u):$(id -g); [ $owner = 0:0 ] && owner=7:8; stat -c %u:%g into/tree/one json/one | grep -cx $owner
+                    w delete w"#,
+                seconds: 300,
+                code: 0,
+                stdout: "w\n0\n. ./hole ./large ./link ./one ./sub ./sub/same ./tree ./tree/hole ./tree/large ./tree/link ./tree/one ./tree/sub ./tree/sub/same 640 2 981173106\n\
+                         one\n/outside\n0\none\n1\n1\ntree/one\none\nrunning\ntree  directory  24117252  /data/tree\n\
+                         microagent: there is no /none in the guest\nmicroagent: cannot write followed: a directory cannot replace a file\n\
+                         microagent: cannot write tree/one: a file cannot replace a directory\nw\n\
+                         NAME  TYPE       SIZE      PATH\ntree  directory  24117252  /data/tree\ngone  missing              /gone\n\
+                         \x20 \"name\": \"tree\",\n  \"path\": \"/data/tree\",\n  \"size\": 24117252,\n\
+                         microagent: there is no /gone in the guest\n1\ntree/one\nmicroagent: workspace w is not running\n1\n2\nw\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

@@ -18,6 +18,7 @@ use crate::children::Children;
 use crate::configure::{ConfigureError, Configured, configure};
 use crate::console::log;
 use crate::exec::{self, Guest, Leftovers};
+use crate::files;
 use crate::namespaces::Namespaces;
 use crate::oom::OomKills;
 use crate::power;
@@ -141,6 +142,18 @@ impl Agent {
                     Ok(leftovers) => return Ok(leftovers),
                     Err(failure) => return refuse(stream, failure),
                 }
+            }
+            Request::ReadTree(request) => {
+                if let Err(failure) = self.check_configured() {
+                    return refuse(stream, failure);
+                }
+                files::send(stream, &request, &self.namespaces)?;
+            }
+            Request::WriteTree(request) => {
+                if let Err(failure) = self.check_configured() {
+                    return refuse(stream, failure);
+                }
+                files::receive(stream, &request, &self.namespaces)?;
             }
             Request::Shutdown => {
                 write_opening(stream, &Reply::ShuttingDown)?;

@@ -3,6 +3,7 @@
 //! ```text
 //!  kernel ─▶ boot ─▶ report to the host ─▶ accept sessions ─┬▶ configure   identity, root
 //!                                                           ├▶ exec        one command
+//!                                                           ├▶ files       trees of files
 //!                                                           └▶ shutdown    ─▶ power off
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! - [`module_disk`] provides the modules of the kernel, which requests them from [`modprobe`]:
 //!   this program, in a process that the kernel starts.
 //! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
+//! - [`files`]: reads and writes trees of files.
 //! - [`namespaces`]: where commands run, apart from the agent; [`reaper`] is the first process of
 //!   one of them.
 //! - [`oom`]: whether memory was exhausted.
@@ -35,6 +37,7 @@ mod console;
 mod directory;
 mod disks;
 mod exec;
+mod files;
 mod modprobe;
 mod module_disk;
 mod modules;

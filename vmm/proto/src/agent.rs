@@ -10,15 +10,19 @@
 //! |---|---|
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
 //! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
+//! | [`Request::ReadTree`] | [`Reply::TreeOpened`], then the tree ([`crate::tree`]); or [`Reply::Failed`] alone |
+//! | [`Request::WriteTree`] | one [`Reply::TreeWritten`] or [`Reply::Failed`]. The host sends the tree, and the agent reads it to its end |
 //! | [`Request::Shutdown`] | [`Reply::ShuttingDown`], then the guest syncs, unmounts and powers off |
 //!
-//! Exactly one [`Request::Configure`] must precede the first [`Request::Exec`].
+//! Exactly one [`Request::Configure`] must precede the first request about commands or files.
 //!
 //! Standard input has flow control of its own, so that signals are read even while the command does
 //! not read: the host may have sent at most [`STDIN_WINDOW`] bytes more than the agent has reported
 //! with [`Reply::StdinConsumed`].
 
 use serde::{Deserialize, Serialize};
+
+use crate::tree::{ReadTree, WriteTree};
 
 /// The vsock port on which the agent accepts sessions, in the guest.
 pub const AGENT_PORT: u32 = 1024;
@@ -55,6 +59,10 @@ pub enum Request {
     Configure(Configure),
     /// Runs one command in the root file system.
     Exec(Exec),
+    /// Reads files.
+    ReadTree(ReadTree),
+    /// Writes files.
+    WriteTree(WriteTree),
     /// Shuts down the VM: SIGTERM to all processes, SIGKILL after a grace period, sync, unmount,
     /// power off.
     Shutdown,
@@ -176,6 +184,13 @@ pub enum Reply {
     },
     /// The command ended; no frame follows.
     Exited(Exited),
+    /// The tree to read was found, and follows.
+    TreeOpened,
+    /// The tree was written.
+    TreeWritten {
+        /// How many files of types that are not written were left out.
+        skipped: u64,
+    },
     /// The shutdown has begun.
     ShuttingDown,
     /// The request failed; no frame follows.

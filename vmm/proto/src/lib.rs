@@ -10,6 +10,7 @@
 //! - [`warning`]: what a supervisor reports while its VM continues.
 //! - [`agent`]: the messages of an agent session. A session is one vsock stream from the host to
 //!   [`agent::AGENT_PORT`] in the guest; it carries one request and its replies.
+//! - [`tree`]: files and directories, as the entries of a session.
 //! - [`frame`]: the framing of a session's stream.
 //! - [`envelope`]: the protocol version, which precedes the messages of all links.
 //! - [`error_chain`]: an error and its sources as one line, for all three processes.
@@ -23,10 +24,11 @@ pub mod control;
 pub mod envelope;
 mod error_chain;
 pub mod frame;
+pub mod tree;
 pub mod warning;
 
 pub use error_chain::error_chain;
 
 /// The protocol version of all messages in this crate. It is incremented with every incompatible
 /// change.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;

@@ -1,10 +1,13 @@
 //! The commands for workspaces. What they do is in `microagent_workspace`; here it is called and
 //! printed.
 
+mod artifacts;
+mod cp;
 mod create;
 mod delete;
 mod end;
 mod exec;
+mod files;
 mod logs;
 mod start;
 mod status;
@@ -20,6 +23,8 @@ use microagent_workspace::lock::is_held;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
+pub use artifacts::artifacts;
+pub use cp::cp;
 pub use create::create;
 pub use delete::delete;
 pub use end::{End, end, wait};

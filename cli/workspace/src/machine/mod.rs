@@ -4,6 +4,7 @@
 //!   directory of its sockets.
 //! - [`boot`] leads from a started supervisor to a guest that accepts commands, and to its clean
 //!   end.
+//! - [`files`] reads and writes trees of the guest.
 //! - [`session`] is one request to the agent in the guest.
 //! - [`timeline`] has the times of a boot's steps.
 //! - [`reaper`] waits for processes that outlive their parents.
@@ -11,6 +12,7 @@
 pub mod boot;
 mod data_loss;
 mod error;
+pub mod files;
 pub mod reaper;
 pub mod run_dir;
 pub mod session;

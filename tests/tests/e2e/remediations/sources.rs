@@ -22,6 +22,7 @@ const DIRECTORIES: &[&str] = &[
     "vmm/src",
     "vmm/proto/src",
     "vmm/guest/src",
+    "vmm/tree/src",
     "cli/src",
     "cli/workspace/src",
 ];

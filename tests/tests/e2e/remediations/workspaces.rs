@@ -2,11 +2,14 @@
 
 use super::remedy::Remedy;
 
-/// `create_w` creates the workspace `w`, whose workload ends when there is a file `/go`.
+/// `outputs` is a run with an output, `create_w` creates the workspace `w`, whose workload ends when there is a file `/go`.
 pub const FUNCTIONS: &str = r#"
 export MICROAGENT_ENGINE=qemu
+outputs() {
+    microagent run --image $IMAGE --name r --output out=/etc/group --exec true "$@"
+}
 create_w() {
-    microagent create w --image $IMAGE --memory 128 --cpus 1 --entrypoint 'until test -e /go; do sleep 0.1; done'
+    microagent create w --image $IMAGE --memory 128 --cpus 1 --output out=/etc/group --entrypoint 'until test -e /go; do sleep 0.1; done'
 }
 "#;
 
@@ -52,6 +55,29 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent create a --image $IMAGE --output /x --dry-run",
+        code: 2,
+        says: "use --output NAME=/guest/path",
+        follow: "output=$(echo \"${SAID#use }\" | sed s/NAME/out/)",
+        works: "microagent create a --image $IMAGE $output --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --output a=/x --output a=/y --dry-run",
+        code: 2,
+        says: "use a unique name for each output",
+        works: "microagent create a --image $IMAGE --output a=/x --output b=/y --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "mkdir -p r-outputs/out",
+        command: "outputs",
+        code: 125,
+        says: "remove it, or use another directory: --output-dir DIR",
+        follow: "outputs --output-dir elsewhere; cat elsewhere/out; rmdir r-outputs/out",
+        ..Remedy::NEW
+    },
+    Remedy {
         given: "create_w",
         command: "create_w",
         says: "use another name, or delete it first: microagent delete {}",
@@ -75,6 +101,28 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent cp w:/etc/group w:/other",
+        code: 2,
+        says: "use microagent cp NAME:/PATH DESTINATION, or the other way round",
+        follow: "cp=${SAID#use }; cp=$(echo \"${cp%,*}\" | sed 's#NAME:/PATH#w:/etc/group#; s#DESTINATION#group#')",
+        works: "$cp; cat group",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent artifacts get w other",
+        says: "list them: microagent artifacts list {}",
+        follow: "${SAID#list them: } | grep '^out '",
+        works: "microagent artifacts get w out --to list; cmp list group",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "mkdir out",
+        command: "microagent artifacts get w out",
+        says: "remove it, or copy to another path: --to PATH",
+        follow: "microagent artifacts get w out --to another; cat another; rmdir out",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "microagent exec w true",
         code: 125,
         says: "start it first: microagent start {}",
@@ -87,9 +135,16 @@ pub const WORKSPACES: &[Remedy] = &[
         follow: "${SAID#stop it first: }",
         ..Remedy::NEW
     },
+    Remedy {
+        given: "microagent kill w",
+        command: "microagent artifacts get w out --to unclean",
+        says: "start it and stop it: microagent start {} && microagent stop {}",
+        follow: "eval \"${SAID#start it and stop it: }\"",
+        ..Remedy::NEW
+    },
     // The process that keeps the VM is killed by what it starts.
     Remedy {
-        given: "microagent kill w; mkdir killer; cp $(dirname $(command -v microagent))/microagent-guest killer; \
+        given: "mkdir killer; cp $(dirname $(command -v microagent))/microagent-guest killer; \
                 printf '#!/bin/sh\\nkill -9 $PPID\\n' >killer/microagent-supervisor; chmod 755 killer/microagent-supervisor",
         command: "MICROAGENT_LIBEXEC=$PWD/killer microagent start w",
         says: "see its console: microagent logs --console {}",

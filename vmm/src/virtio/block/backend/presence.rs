@@ -81,51 +81,33 @@ impl Presence {
     /// # Errors
     /// [`PresenceError`].
     pub fn open(file: File, len: u64) -> Result<Presence, PresenceError> {
-        let mut bytes = vec![0; words(len) * 8];
-        let size = BITMAP + bytes.len() as u64;
-        let found = file.metadata()?.len();
-        if found == 0 {
-            file.set_len(size)?;
+        if file.metadata()?.len() == 0 {
+            file.set_len(file_len(len))?;
         }
-        let mut start = [0; HEADER];
-        if (1..HEADER as u64).contains(&found) {
-            return Err(PresenceError::Damaged);
-        }
-        file.read_exact_at(&mut start, 0)?;
-        let expected = header(len);
-        if start == [0; HEADER] {
-            // New, or its creation was interrupted before the header. Checked below.
-        } else if start[..8] != expected[..8] || start[16..] != expected[16..] {
-            return Err(PresenceError::Damaged);
-        } else if start != expected {
-            let found = start[8..16].iter().rev();
-            let found = found.fold(0, |value, &byte| value << 8 | u64::from(byte));
-            return Err(PresenceError::Size {
-                found,
-                expected: len,
-            });
-        }
-        if found != 0 && found != size {
-            return Err(PresenceError::Damaged);
-        }
-        file.read_exact_at(&mut bytes, BITMAP)?;
-        if start != expected {
-            if bytes.iter().any(|&byte| byte != 0) {
-                return Err(PresenceError::Damaged);
-            }
+        let (words, has_header) = parse(&file, len)?;
+        if !has_header {
             file.sync_all()?;
-            file.write_all_at(&expected, 0)?;
+            file.write_all_at(&header(len), 0)?;
             file.sync_all()?;
         }
-        let (words, []) = bytes.as_chunks::<8>() else {
-            return Err(PresenceError::Damaged);
-        };
-        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let changed = vec![false; words.len().div_ceil(PAGE)];
         Ok(Presence {
             words,
             file: Some(Kept { file, changed }),
         })
+    }
+
+    /// The map in `file`, for a disk of `len` bytes, only to look at: nothing is written. An empty
+    /// file is an empty map.
+    ///
+    /// # Errors
+    /// [`PresenceError`].
+    pub fn read(file: &File, len: u64) -> Result<Presence, PresenceError> {
+        if file.metadata()?.len() == 0 {
+            return Ok(Presence::volatile(len));
+        }
+        let (words, _) = parse(file, len)?;
+        Ok(Presence { words, file: None })
     }
 
     /// Whether the map outlives the VM.
@@ -204,6 +186,49 @@ impl std::fmt::Debug for Presence {
     }
 }
 
+/// The words of a map that is not empty, and whether it has its header: without, it was interrupted
+/// while it was created, and records nothing.
+fn parse(file: &File, len: u64) -> Result<(Vec<u64>, bool), PresenceError> {
+    let found = file.metadata()?.len();
+    if found < HEADER as u64 {
+        return Err(PresenceError::Damaged);
+    }
+    let mut start = [0; HEADER];
+    file.read_exact_at(&mut start, 0)?;
+    let expected = header(len);
+    let is_new = start == [0; HEADER];
+    if is_new {
+        // Checked below.
+    } else if start[..8] != expected[..8] || start[16..] != expected[16..] {
+        return Err(PresenceError::Damaged);
+    } else if start != expected {
+        let found = start[8..16].iter().rev();
+        let found = found.fold(0, |value, &byte| value << 8 | u64::from(byte));
+        return Err(PresenceError::Size {
+            found,
+            expected: len,
+        });
+    }
+    if found != file_len(len) {
+        return Err(PresenceError::Damaged);
+    }
+    let mut bytes = vec![0; words(len) * 8];
+    file.read_exact_at(&mut bytes, BITMAP)?;
+    if is_new && bytes.iter().any(|&byte| byte != 0) {
+        return Err(PresenceError::Damaged);
+    }
+    let (words, []) = bytes.as_chunks::<8>() else {
+        return Err(PresenceError::Damaged);
+    };
+    let words = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    Ok((words, !is_new))
+}
+
+/// The length of the file of a map for a disk of `len` bytes.
+fn file_len(len: u64) -> u64 {
+    BITMAP + words(len) as u64 * 8
+}
+
 /// The number of words for a disk of `len` bytes.
 fn words(len: u64) -> usize {
     len.div_ceil(BLOCK).div_ceil(64) as usize
@@ -238,13 +263,13 @@ mod tests {
         map.set(50_000);
         map.store().unwrap();
         map.set(8);
-        let read = reopened(&file, LEN).unwrap();
         let held = |map: &Presence| {
             (0..50_001)
                 .filter(|&block| map.get(block))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(held(&read), [7, 39_999]);
+        assert_eq!(held(&reopened(&file, LEN).unwrap()), [7, 39_999]);
+        assert_eq!(held(&Presence::read(&file, LEN).unwrap()), [7, 39_999]);
         map.store().unwrap();
         assert_eq!(held(&reopened(&file, LEN).unwrap()), [7, 8, 39_999]);
     }
@@ -262,6 +287,22 @@ mod tests {
         map.store().unwrap();
         let read = reopened(&file, LEN).unwrap();
         assert!(read.get(0) && read.get(1) && read.get(32_768));
+    }
+
+    #[test]
+    fn looking_at_a_map_changes_nothing() {
+        let empty = tempfile::tempfile().unwrap();
+        assert!(Presence::read(&empty, LEN).unwrap().is_empty());
+        assert_eq!(empty.metadata().unwrap().len(), 0);
+        let interrupted = tempfile::tempfile().unwrap();
+        interrupted.set_len(file_len(LEN)).unwrap();
+        assert!(Presence::read(&interrupted, LEN).unwrap().is_empty());
+        let mut start = [7; HEADER];
+        interrupted.read_exact_at(&mut start, 0).unwrap();
+        assert_eq!(start, [0; HEADER]);
+        interrupted.write_all_at(&[1], BITMAP).unwrap();
+        let damaged = Presence::read(&interrupted, LEN);
+        assert!(matches!(damaged, Err(PresenceError::Damaged)));
     }
 
     #[test]
