@@ -13,7 +13,7 @@
 //! | 1 | `main`, [`app`] | parse, dispatch, exit code |
 //! | 2 | [`commands`]: `run`, `perf`, `rootfs`, `kernel`, `image`, `cache`, `doctor`, `version` | one module per command: check, call, print |
 //! | | `cache::{ls, gc, verify, explain, archive}` | one module per subcommand |
-//! | | `workspace::{create, start, exec, cp, artifacts, end, delete, status, logs}` | one module per command for workspaces |
+//! | | `workspace::{create, start, exec, cp, artifacts, clone, diff, commit, end, delete, status, logs}` | one module per command for workspaces |
 //! | | `cache::purpose`, `pipeline`, `format` | open the pipeline; values as text |
 //! | 3 | [`perf`]: `report` | the result of `perf boot` |
 //! | | `monitors`, `waterfall` | comparison with other monitors; phases of a boot |

@@ -17,11 +17,12 @@ use crate::nodes::bundle::{self, Bundle, BundleOptions};
 use crate::nodes::image_archive;
 use crate::nodes::initramfs::{self, Initramfs};
 use crate::nodes::kernel::build::{self, BuiltKernel, KernelBuild};
+use crate::nodes::layer;
 use crate::nodes::resolve::{self, Image};
 use crate::nodes::rootfs::{self, Rootfs, RootfsOptions};
 use crate::report::drift::{self, DriftReport};
 use crate::report::explain::{self, Step};
-use crate::source::Registries;
+use crate::source::{self, Registries};
 
 /// The build pipeline. A clone shares its store, progress listener and reports.
 #[derive(Debug, Clone)]
@@ -175,6 +176,22 @@ impl Pipeline {
     /// executable or the modules are damaged, and those of the store.
     pub fn initramfs(&self, agent: &Path, kernel: &Kernel) -> Result<Initramfs, Error> {
         Ok(initramfs::initramfs(&self.engine, agent, kernel)?)
+    }
+
+    /// Fetches the layers of an image whose blobs are not in the store, as they
+    /// are distributed.
+    ///
+    /// # Errors
+    /// Those of fetching and unpacking.
+    pub fn fetch_layers(&self, image: &Image) -> Result<(), Error> {
+        let mut image = image.clone();
+        // One that was resolved before has only the store as its source.
+        if let Ok(reference) = image.resolved.parse()
+            && let Ok(source) = source::open(&reference, &self.registries, self.store())
+        {
+            image.source = source;
+        }
+        Ok(layer::fetch_layers(&self.engine, &image)?)
     }
 
     /// Writes the image that `reference` named when it was last resolved to

@@ -25,8 +25,8 @@ pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
 pub use workspace::{
-    ArtifactArgs, ArtifactsCommand, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs,
-    LogsArgs, NameArgs, SpecArgs, StartArgs, WaitArgs,
+    ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs,
+    EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs, WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -60,6 +60,12 @@ pub enum Command {
         #[command(subcommand)]
         command: ArtifactsCommand,
     },
+    /// Make a workspace with the files of another one
+    Clone(CloneArgs),
+    /// List what a workspace has changed in its image
+    Diff(NameArgs),
+    /// Make an image of a workspace
+    Commit(CommitArgs),
     /// Shut a workspace down; kill its VM if it does not obey
     Stop(EndArgs),
     /// Shut a workspace down; never kill its VM

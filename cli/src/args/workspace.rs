@@ -268,6 +268,28 @@ pub struct ArtifactArgs {
     pub to: Option<PathBuf>,
 }
 
+/// `microagent clone`.
+#[derive(Debug, Args)]
+pub struct CloneArgs {
+    /// The workspace
+    pub name: String,
+    /// The name of the new one
+    pub new: String,
+}
+
+/// `microagent commit`.
+#[derive(Debug, Args)]
+pub struct CommitArgs {
+    /// The workspace
+    pub name: String,
+    /// The image, oci:DIR:TAG
+    #[arg(value_name = "REF")]
+    pub reference: String,
+    /// Not available yet
+    #[arg(long, hide = true)]
+    pub push: bool,
+}
+
 /// `microagent spec`.
 #[derive(Debug, Args)]
 pub struct SpecArgs {

@@ -126,6 +126,15 @@ pub fn reference(text: &str) -> Result<Reference, Failure> {
         .map_err(|error| microagent_pipeline::Error::Reference(error).into())
 }
 
+/// Checks the name of a workspace.
+///
+/// # Errors
+/// When it is not one.
+pub fn checked_name(name: &str) -> Result<String, Failure> {
+    let checked = workspace_name(Some(name.to_owned()), None)?;
+    Ok(checked.unwrap_or_default())
+}
+
 pub(crate) fn unavailable_flag(flag: &str) -> Failure {
     Failure::new(
         ErrorKind::Unsupported,

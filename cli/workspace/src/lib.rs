@@ -7,6 +7,7 @@
 //! - [`machine`] is a running VM; [`shim`] the process that keeps one for a workspace and outlives
 //!   its caller; [`client`] talks to it.
 //! - [`start`] leads from a manifest to what the shim is told.
+//! - [`layer`] is what it has changed in its image, [`image_layout`] an image with that layer.
 //! - [`result`] is how the workload ended; [`log`] has log files of bounded size, which [`follow`]
 //!   reads to the end of the workspace; [`shell`] the words of commands that a user is told to run.
 //! - [`view`] has the files of a workspace that does not run, read by [`root_fs`]; [`summary`] the
@@ -19,6 +20,8 @@ pub mod dir;
 pub mod environment;
 pub mod event;
 pub mod follow;
+pub mod image_layout;
+pub mod layer;
 pub mod lock;
 pub mod log;
 pub mod machine;

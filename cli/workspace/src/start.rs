@@ -224,7 +224,11 @@ pub fn disks(
     Ok(disks)
 }
 
-fn digest(text: &str) -> Result<Digest, ManifestError> {
+/// A digest of a manifest.
+///
+/// # Errors
+/// [`ManifestError::Digest`].
+pub fn digest(text: &str) -> Result<Digest, ManifestError> {
     text.parse()
         .map_err(|_| ManifestError::Digest(text.to_owned()))
 }

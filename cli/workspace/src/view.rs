@@ -8,7 +8,7 @@ use microagent_proto::control::DiskMode;
 use crate::dir::WorkspaceDir;
 use crate::root_fs::{Blocks, RootFs, RootFsError};
 use crate::spec::Spec;
-use crate::start::{ManifestError, disks, recorded};
+use crate::start::{ManifestError, digest, disks, recorded};
 
 /// The files of a workspace cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,15 @@ pub struct View {
 /// [`ViewError`]. [`RootFsError::InUse`] if the workspace runs.
 pub fn root(directory: &WorkspaceDir, spec: &Spec, store: &Store) -> Result<RootFs, ViewError> {
     Ok(at(directory, spec, store, b"/")?.fs)
+}
+
+/// The root file system of the image that a workspace was made from.
+///
+/// # Errors
+/// As [`root`].
+pub fn image(spec: &Spec, store: &Store) -> Result<RootFs, ViewError> {
+    let base = store.sparse_path(&digest(&recorded(spec)?.rootfs)?);
+    Ok(RootFs::open(Blocks::base(&base)?)?)
 }
 
 /// The file system of a workspace in which the guest's `path` is: that of its root, or of a disk

@@ -138,7 +138,7 @@ pub(super) fn root_name(recorded: &Recorded) -> String {
 }
 
 /// The field of a root that has the name of its workspace.
-const OWNER: &str = "workspace";
+pub(super) const OWNER: &str = "workspace";
 
 /// Removes what the store holds for the workspace `name`, or for one that was never complete. That
 /// of another one of which this is a copy stays.
@@ -157,7 +157,7 @@ pub(super) fn release(store: &Store, spec: &Spec, name: Option<&str>) -> Result<
     Ok(())
 }
 
-fn internal(error: &dyn std::error::Error) -> Failure {
+pub(super) fn internal(error: &dyn std::error::Error) -> Failure {
     Failure::caused(ErrorKind::Internal, error)
 }
 
@@ -282,7 +282,7 @@ fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
     Ok(())
 }
 
-fn record_prepared(
+pub(super) fn record_prepared(
     directory: &WorkspaceDir,
     spec: &Spec,
     recorded: &Recorded,

@@ -2,9 +2,12 @@
 //! printed.
 
 mod artifacts;
+mod clone;
+mod commit;
 mod cp;
 mod create;
 mod delete;
+mod diff;
 mod end;
 mod exec;
 mod files;
@@ -24,9 +27,12 @@ use microagent_workspace::state::State;
 use serde::Serialize;
 
 pub use artifacts::artifacts;
+pub use clone::clone;
+pub use commit::commit;
 pub use cp::cp;
 pub use create::create;
 pub use delete::delete;
+pub use diff::diff;
 pub use end::{End, end, wait};
 pub use exec::exec;
 pub use logs::{events, logs, result, spec};

@@ -31,6 +31,20 @@ impl RootFs {
         })
     }
 
+    /// All names of a directory, sorted.
+    pub(super) fn names(&self, node: &Node) -> Result<Vec<(Vec<u8>, u32)>, RootFsError> {
+        let mut listing = self.listing(node)?;
+        let mut names = Vec::new();
+        while let Some(found) = listing.next(self)? {
+            names.push(found);
+        }
+        names.sort_unstable();
+        match names.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            true => Err(RootFsError::damaged("a directory has a name twice")),
+            false => Ok(names),
+        }
+    }
+
     /// The inode number of `name` in a directory.
     pub(super) fn lookup(&self, node: &Node, name: &[u8]) -> Result<Option<u32>, RootFsError> {
         let mut listing = self.listing(node)?;

@@ -6,18 +6,22 @@
 
 mod blocks;
 mod budget;
+mod changes;
 mod content;
 mod copy;
 mod directory;
 mod error;
 mod ext4;
 mod file;
+mod reader;
 mod resolve;
 
 pub use blocks::Blocks;
+pub use changes::{Change, Changed, changes};
 pub use error::RootFsError;
 pub use ext4::RootFs;
 pub use file::Node;
+pub use reader::{Reader, Visit};
 pub use resolve::{Found, Last};
 
 #[cfg(test)]

@@ -142,6 +142,16 @@ pub const WORKSPACES: &[Remedy] = &[
         follow: "eval \"${SAID#start it and stop it: }\"",
         ..Remedy::NEW
     },
+    Remedy {
+        command: "microagent commit w $REGISTRY/committed:1 --push",
+        code: 2,
+        says: "commit to oci:DIR:TAG, and copy that: skopeo copy oci:DIR:TAG docker://REF",
+        follow: "microagent commit w oci:committed:1; \
+                 copy=$(echo \"${SAID#*copy that: }\" | sed \"s#oci:DIR:TAG#oci:committed:1#; s#REF#$REGISTRY/committed:1#\"); \
+                 $copy --insecure-policy --dest-tls-verify=false",
+        works: "microagent run --image $REGISTRY/committed:1 --exec true",
+        ..Remedy::NEW
+    },
     // The process that keeps the VM is killed by what it starts.
     Remedy {
         given: "mkdir killer; cp $(dirname $(command -v microagent))/microagent-guest killer; \

@@ -1,0 +1,115 @@
+//! `microagent clone`.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use microagent_cas::Store;
+use microagent_pipeline::ErrorKind;
+use microagent_proto::control::DiskMode;
+use microagent_vmm::virtio::block::lock;
+use microagent_workspace::event::now;
+use microagent_workspace::start;
+use microagent_workspace::state::State;
+
+use super::create::{OWNER, internal, random_id, record_prepared, release, root_name};
+use super::{get, print_state, state_of, workspaces};
+use crate::args::CloneArgs;
+use crate::disk_copy;
+use crate::failure::{Failure, kind_of};
+use crate::out_file::OutFile;
+use crate::request;
+use crate::settings::Settings;
+use crate::termination::Termination;
+
+/// Makes a workspace with the files of another one that does not run.
+pub fn clone(
+    args: &CloneArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let name = request::checked_name(&args.new)?;
+    let source = get(settings, &args.name)?;
+    let running = || {
+        Failure::new(
+            ErrorKind::Conflict,
+            format!("workspace {} is running", args.name),
+        )
+        .remediation(format!("stop it first: microagent stop {}", args.name))
+    };
+    if state_of(&source)?.0.is_live() {
+        return Err(running());
+    }
+    let mut spec = source.spec()?;
+    let store = Store::open(&settings.store_dir())?;
+    let former = start::recorded(&spec).map_err(|error| internal(&error))?;
+    let disks = start::disks(&source, &spec, former, &store).map_err(|error| internal(&error))?;
+    // While these are locked, it cannot be started.
+    let mut locks = Vec::new();
+    let mut deltas: Vec<PathBuf> = Vec::new();
+    for (config, _) in disks {
+        let DiskMode::Delta { delta, presence } = config.mode else {
+            continue;
+        };
+        let Some(file) = open(&delta)? else {
+            continue;
+        };
+        lock(&file, &delta, false).map_err(|_| running())?;
+        locks.push(file);
+        deltas.push(delta);
+        deltas.extend(open(&presence)?.map(|_| presence));
+    }
+    let new = workspaces(settings).begin(&name, |spec| {
+        if let Err(error) = release(&store, spec, None) {
+            tracing::warn!(%error.message, "cannot release what a killed command held");
+        }
+    })?;
+    termination.remove_on_exit(new.directory().path());
+    for delta in &deltas {
+        copy(delta, new.directory().path(), termination)?;
+    }
+    spec.name = Some(name.clone());
+    let recorded = spec.recorded.as_mut();
+    let recorded = recorded.ok_or_else(|| internal(&start::ManifestError::Missing("recorded")))?;
+    recorded.runtime_id = random_id()?;
+    recorded.created_at = now();
+    let recorded = recorded.clone();
+    new.directory().write_spec(&spec)?;
+    let root = root_name(&recorded);
+    let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
+    let root_file = store.root_file(&root)?;
+    termination.remove_on_exit(&root_file);
+    store.set_root(&root, objects, serde_json::json!({ OWNER: name }))?;
+    let made =
+        record_prepared(new.directory(), &spec, &recorded).and_then(|()| Ok(new.complete()?));
+    made.inspect_err(|_| {
+        let _ = store.remove_root(&root);
+    })?;
+    termination.keep(&root_file);
+    print_state(settings, &name, State::Prepared)
+}
+
+/// Copies a file into a directory under its name.
+fn copy(file: &Path, to: &Path, termination: &Termination) -> Result<(), Failure> {
+    let to = to.join(file.file_name().unwrap_or_default());
+    disk_copy::copy(file, OutFile::create(&to, termination)?)?;
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
+        .map_err(|error| unreadable(&to, &error))
+}
+
+/// Opens a file that may not exist yet.
+fn open(path: &Path) -> Result<Option<File>, Failure> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    Failure::new(
+        kind_of(error),
+        format!("cannot copy {}: {error}", path.display()),
+    )
+}
