@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The size of the ring buffer, in bytes.
@@ -15,6 +16,7 @@ const CAPACITY: usize = 64 << 10;
 pub struct Console {
     ring: Arc<Mutex<VecDeque<u8>>>,
     copy_to_stderr: bool,
+    severed: Arc<AtomicBool>,
 }
 
 impl Console {
@@ -23,7 +25,13 @@ impl Console {
         Console {
             ring: Arc::default(),
             copy_to_stderr,
+            severed: Arc::default(),
         }
+    }
+
+    /// Discards what is written from now on.
+    pub fn sever(&self) {
+        self.severed.store(true, Ordering::Relaxed);
     }
 
     /// The last complete lines, at most `limit` bytes, as text.
@@ -45,6 +53,9 @@ impl Console {
 
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.severed.load(Ordering::Relaxed) {
+            return Ok(bytes.len());
+        }
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = &bytes[bytes.len().saturating_sub(CAPACITY)..];
         let overflow = (ring.len() + kept.len()).saturating_sub(CAPACITY);

@@ -26,7 +26,7 @@ pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
 pub use workspace::{
     ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs,
-    EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs, WaitArgs,
+    EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -72,6 +72,14 @@ pub enum Command {
     Halt(EndArgs),
     /// Kill the VM of a workspace at once
     Kill(EndArgs),
+    /// Stop the CPUs of a running workspace
+    Pause(NameArgs),
+    /// Let the CPUs of a paused workspace run again
+    Resume(NameArgs),
+    /// Stop the CPUs of a workspace and sever it from everything; only kill leads out
+    Quarantine(EndArgs),
+    /// Print what running workspaces use of the host
+    Stats(StatsArgs),
     /// Delete workspaces
     #[command(visible_alias = "rm")]
     Delete(DeleteArgs),

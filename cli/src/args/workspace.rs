@@ -173,7 +173,15 @@ pub struct EventsArgs {
     pub follow: bool,
 }
 
-/// `microagent halt`, `stop` and `kill`.
+/// `microagent stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// The workspaces [default: all that run]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+}
+
+/// `microagent halt`, `stop`, `kill` and `quarantine`.
 #[derive(Debug, Args)]
 pub struct EndArgs {
     /// The workspace

@@ -12,7 +12,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::dir::WorkspaceDir;
 use crate::lock::is_held;
 use crate::result::WorkloadResult;
-use crate::shim::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
+use crate::shim::protocol::{PacketError, Reply, Request, Stats, Status, VERSION, decode, encode};
 use crate::shim::{Holder, receive, send};
 use crate::state::State;
 
@@ -21,6 +21,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a VM that is killed may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// How long a VM may take to stop its vCPUs, and to be severed.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// How long a guest may take to be shut down, and then killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,6 +118,49 @@ impl Client {
     pub fn kill(&self, reason: Option<String>) -> Result<State, ClientError> {
         let reason = reason.map(shortened);
         self.end(&Request::Kill { reason }, Some(KILL_TIMEOUT))
+    }
+
+    /// Stops its vCPUs. Without effect if it is paused.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn pause(&self) -> Result<(), ClientError> {
+        self.change(&Request::Pause)
+    }
+
+    /// Lets its vCPUs run again. Without effect if it runs.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn resume(&self) -> Result<(), ClientError> {
+        self.change(&Request::Resume)
+    }
+
+    /// Stops its vCPUs and severs the guest from everything, for good.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn quarantine(&self, reason: Option<String>) -> Result<(), ClientError> {
+        let reason = reason.map(shortened);
+        self.change(&Request::Quarantine { reason })
+    }
+
+    /// What its VM uses of the host.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn stats(&self) -> Result<Stats, ClientError> {
+        match self.ask(&Request::Stats, None, Some(CHANGE_TIMEOUT))? {
+            Reply::Stats(stats) => Ok(stats),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    fn change(&self, request: &Request) -> Result<(), ClientError> {
+        match self.ask(request, None, Some(CHANGE_TIMEOUT))? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Waits for the end.

@@ -156,6 +156,19 @@ pub fn exec(spec: &Spec, recorded: &Recorded, argv: Vec<String>, place: Place) -
     }
 }
 
+/// The names of the disks of its VM, in their order: the root, those of the specification, and the
+/// kernel's modules.
+pub fn disk_names(spec: &Spec) -> Vec<String> {
+    let named = spec.disks.iter().chain(&spec.bundles);
+    let named = named.map(|disk| disk.name.clone());
+    let ends = ["root", "modules"].map(str::to_owned);
+    let [root, modules] = ends;
+    std::iter::once(root)
+        .chain(named)
+        .chain([modules])
+        .collect()
+}
+
 /// The objects of the store that the workspace needs.
 ///
 /// # Errors

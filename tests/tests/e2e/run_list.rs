@@ -432,6 +432,48 @@ END
                          microagent: docker.io/library/x:y is not an image of an OCI layout\nmicroagent: . is not an OCI image layout\n\
                          w\nc\n1\nnew\nx\n",
             }
+            a_paused_workspace_does_nothing_until_it_is_resumed {
+                script: r#"w() { microagent --quiet "$@"; }; state() { w status w | sed -n 's/^state *//p'; }; lines() { w logs w | wc -l; }
+                    w create w --image "$IMAGE" --memory 128 --cpus 2 --entrypoint 'while :; do echo tick; sleep 0.05; done' >/dev/null; w start w
+                    mkfifo input; w exec -i w cat <input >cat & exec 5>input; echo before >&5; until grep -q before cat; do :; done
+                    w pause w; w pause w; state; w exec w true 2>&1; echo $?; w wait w --timeout 1 2>/dev/null; echo $?; one=$(lines)
+                    echo meanwhile >&5; w wait w --timeout 3 2>/dev/null; echo $(($(lines) - one)) $(wc -l <cat)
+                    w resume w; w resume w; state; until [ $(lines) -gt $((one + 3)) ]; do :; done; exec 5>&-; wait; cat cat
+                    behind=$(($(date +%s) - $(w exec w date +%s))); [ $behind -ge -1 ] && [ $behind -le 2 ] && echo the clock is right
+                    w pause w; w --json stats w | grep '"state"'; w stop w; state; w start w; w pause w; w kill w --reason why; state; w pause w 2>/dev/null; echo $?
+                    w events w | awk '{print $2}' | tr '\n' ' '; echo; w delete w"#,
+                seconds: 240,
+                code: 0,
+                stdout: "w\nw\nw\npaused\nmicroagent: workspace w: it is paused\n  let it run again: microagent resume w\n125\n124\n\
+                         0 1\nw\nw\nrunning\nbefore\nmeanwhile\nthe clock is right\n\
+                         w\n    \"state\": \"paused\",\nw\nstopped\nw\nw\nw\nstopped\n1\n\
+                         prepared starting running paused running paused running stopping stopped starting running paused stopped \nw\n",
+            }
+            a_quarantined_workspace_is_severed_and_only_killed {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create q --image "$IMAGE" --memory 128 --entrypoint 'echo up; sleep 1000' >/dev/null; w start q
+                    (w exec q -- sh -c 'echo at work; sleep 1000' 2>/dev/null; echo $?) >severed & until grep -q 'at work' severed; do :; done
+                    w quarantine q --reason suspicious; wait $!; cat severed; w status q | grep -E '^(state|detail)'
+                    w exec q true 2>&1; w stop q 2>/dev/null; echo $?; w halt q 2>/dev/null; echo $?; w resume q 2>/dev/null; echo $?; w logs -f q; w wait q; echo $?
+                    w delete q 2>/dev/null; echo $?; w kill q; w status q | grep ^state; w start q; w exec q echo again; w pause q; w quarantine q; w delete --force q"#,
+                seconds: 240,
+                code: 0,
+                stdout: "q\nq\nat work\n125\nstate      quarantined\ndetail     suspicious\n\
+                         microagent: workspace q: it is quarantined\n  kill it: microagent kill q\n1\n1\n1\nup\nq\n1\n\
+                         1\nq\nstate      stopped\nq\nagain\nq\nq\nq\n",
+            }
+            statistics_are_those_of_the_host {
+                script: r#"w() { microagent --quiet "$@"; }; field() { w --json stats w | sed -n "s/^    \"$1\": \([0-9]*\),*/\1/p"; }
+                    w create w --image "$IMAGE" --memory 160 --cpus 1 >/dev/null; w stats w 2>/dev/null; echo $?; w stats; w start w
+                    memory=$(field memoryBytes) written=$(field writtenBytes) cpu=$(field cpuMicros) uptime=$(field uptimeMillis)
+                    w exec w -- sh -c 'head -c 40000000 /dev/zero >/dev/shm/x; dd if=/dev/zero of=/x bs=1M count=20 conv=fsync 2>/dev/null; seq 200000 | tail -n 1'
+                    echo $(($(field memoryBytes) - memory > 35000000)) $(($(field memoryBytes) < 500000000)) $(($(field writtenBytes) - written >= 20971520))
+                    echo $(($(field readBytes) > 100000)) $(($(field cpuMicros) > cpu)) $(($(field uptimeMillis) > uptime)) $(field memoryMiB)
+                    w stats | awk '{print $1, $2}'; w delete -f w"#,
+                seconds: 240,
+                code: 0,
+                stdout: "1\nNAME  STATE  UPTIME  CPU  MEMORY  READ  WRITTEN\nw\n200000\n1 1 1\n1 1 1 160\nNAME STATE\nw running\nw\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

@@ -70,6 +70,16 @@ pub enum ToSupervisor {
     Release,
     /// Report the state of a VM that seems to hang. Answered with [`FromSupervisor::Diagnosis`].
     Diagnose,
+    /// Stop the vCPUs. Like the following ones, answered with [`FromSupervisor::Answer`], before
+    /// which the caller sends no other of them. Without effect on a paused VM.
+    Pause,
+    /// Let the vCPUs run again. Without effect on a VM that runs.
+    Resume,
+    /// Close all streams between guest and host, open no others, and discard what the guest prints
+    /// on its console. Cannot be undone.
+    Sever,
+    /// Report what the VM uses of the host.
+    Stats,
 }
 
 /// Messages from the supervisor.
@@ -97,6 +107,8 @@ pub enum FromSupervisor {
     },
     /// The answer to [`ToSupervisor::Release`].
     Released,
+    /// The answer to a request about a running VM.
+    Answer(Answer),
     /// Something went wrong on the host, and the VM continues.
     Warning(Warning),
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. The last message.
@@ -117,6 +129,45 @@ pub enum FromSupervisor {
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
         console: String,
     },
+}
+
+/// See [`FromSupervisor::Answer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// To [`ToSupervisor::Stats`].
+    Stats(VmStats),
+    /// It could not be done.
+    Refused {
+        /// One line: why.
+        message: String,
+    },
+}
+
+/// What a VM uses of the host, since it was started.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmStats {
+    /// The processor time of the supervisor and of QEMU, in microseconds.
+    pub cpu_micros: u64,
+    /// The memory of both, in bytes. What they share counts once, if the host tells (`smaps_rollup`
+    /// of proc(5)).
+    pub memory_bytes: u64,
+    /// What the guest has read from its disks and written to them, in the order of
+    /// [`VmConfig::disks`].
+    pub disks: Vec<DiskStats>,
+}
+
+/// What a guest has read from a disk and written to it. Requests that failed do not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskStats {
+    /// In bytes.
+    pub read_bytes: u64,
+    /// In bytes.
+    pub written_bytes: u64,
 }
 
 /// A completed step of a boot. Steps are recorded when they are completed and sent together, so

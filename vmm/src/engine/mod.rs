@@ -83,6 +83,23 @@ pub trait RunningVm: Send + Debug {
     /// host is working on.
     fn release(&mut self);
 
+    /// Stops the vCPUs; returns when none runs. Devices complete the requests that they have. The
+    /// guest's clocks go on, so that they are right when it runs again. Without effect on a VM that
+    /// is paused or has ended.
+    ///
+    /// # Errors
+    /// When they do not stop; then all of them run.
+    fn pause(&mut self) -> Result<(), EngineError>;
+
+    /// Lets the vCPUs run again. Without effect on a VM that runs.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn resume(&mut self) -> Result<(), EngineError>;
+
+    /// The other processes that belong to the VM.
+    fn processes(&self) -> Vec<u32>;
+
     /// A report on a VM that seems to hang: devices and queues, and on engine `qemu` the vCPUs'
     /// registers and the interrupt controllers. Its size is bounded. Takes up to ten seconds if
     /// the engine itself hangs. Does not change the VM.

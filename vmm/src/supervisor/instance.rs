@@ -1,5 +1,7 @@
 //! A running VM: devices made from the configuration, host services, and the engine.
 
+use std::sync::Arc;
+
 use microagent_proto::agent::{GUEST_CID, READY_PORT};
 use microagent_proto::control::{Engine, VmConfig, disk_serial};
 
@@ -8,7 +10,7 @@ use super::warnings::Warnings;
 use super::{Control, Failure, ready};
 use crate::console::Console;
 use crate::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, kvm, qemu};
-use crate::virtio::block::{self, BlockError};
+use crate::virtio::block::{self, BlockError, Counters};
 use crate::virtio::rng::Rng;
 use crate::virtio::vsock::{Services, Vsock, VsockHandle};
 
@@ -35,6 +37,8 @@ impl InstanceError {
 pub(super) struct Instance {
     pub vm: Box<dyn RunningVm>,
     pub vsock: VsockHandle,
+    /// In the order of the configuration.
+    pub disks: Vec<Arc<Counters>>,
 }
 
 impl Instance {
@@ -55,9 +59,11 @@ impl Instance {
         warnings: &Warnings,
     ) -> Result<Instance, Failure> {
         let mut devices = Vec::new();
+        let mut disks = Vec::new();
         for (index, disk) in config.disks.iter().enumerate() {
             let mut device = block::open(disk, &disk_serial(index)).map_err(InstanceError::from)?;
             device.report_failures(warnings.of_disk(index));
+            disks.push(device.counters());
             devices.push(Device {
                 kind: DeviceKind::Block,
                 device: Box::new(device),
@@ -89,6 +95,6 @@ impl Instance {
             }
             Engine::Qemu => qemu::start(launch, step)?,
         };
-        Ok(Instance { vm, vsock })
+        Ok(Instance { vm, vsock, disks })
     }
 }

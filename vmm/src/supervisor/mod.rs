@@ -11,6 +11,7 @@
 //!                                 │ Connect  │ ── socket closed ▶ kill, exit
 //!                                 │ Diagnose │ ── Kill ─────────▶ kill, Stopped, exit
 //!                                 │ Release  │
+//!                                 │ Pause, … │
 //!                                 └──────────┘
 //! ```
 
@@ -21,12 +22,15 @@ mod instance;
 mod limits;
 mod log;
 mod ready;
+mod stats;
 mod steps;
 #[cfg(test)]
 mod testing;
 mod warnings;
 
-use microagent_proto::control::{CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor};
+use microagent_proto::control::{
+    Answer, CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor,
+};
 use microagent_proto::envelope::Mismatch;
 use microagent_proto::error_chain;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -186,6 +190,21 @@ fn watch(
                     instance.release();
                     control.send(&FromSupervisor::Released)?;
                 }
+                Some((ToSupervisor::Pause, None)) => {
+                    control.send(&done(instance.vm.pause()))?;
+                }
+                Some((ToSupervisor::Resume, None)) => {
+                    control.send(&done(instance.vm.resume()))?;
+                }
+                Some((ToSupervisor::Sever, None)) => {
+                    instance.vsock.sever();
+                    console.sever();
+                    control.send(&FromSupervisor::Answer(Answer::Done))?;
+                }
+                Some((ToSupervisor::Stats, None)) => {
+                    let stats = Answer::Stats(stats::of(instance));
+                    control.send(&FromSupervisor::Answer(stats))?;
+                }
                 Some((ToSupervisor::Diagnose, None)) => {
                     control.send(&diagnosis::message(console, &mut *instance.vm))?;
                 }
@@ -197,6 +216,16 @@ fn watch(
             }
         }
     }
+}
+
+/// The answer to a request that has this result.
+fn done(result: Result<(), EngineError>) -> FromSupervisor {
+    FromSupervisor::Answer(match result {
+        Ok(()) => Answer::Done,
+        Err(error) => Answer::Refused {
+            message: error_chain(&error),
+        },
+    })
 }
 
 #[cfg(test)]

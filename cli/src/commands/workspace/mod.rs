@@ -1,6 +1,7 @@
 //! The commands for workspaces. What they do is in `microagent_workspace`; here it is called and
 //! printed.
 
+mod apply;
 mod artifacts;
 mod clone;
 mod commit;
@@ -11,8 +12,10 @@ mod diff;
 mod end;
 mod exec;
 mod files;
+mod freeze;
 mod logs;
 mod start;
+mod stats;
 mod status;
 
 use std::thread;
@@ -26,6 +29,7 @@ use microagent_workspace::lock::is_held;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
+pub use apply::apply;
 pub use artifacts::artifacts;
 pub use clone::clone;
 pub use commit::commit;
@@ -35,8 +39,10 @@ pub use delete::delete;
 pub use diff::diff;
 pub use end::{End, end, wait};
 pub use exec::exec;
+pub use freeze::{pause, quarantine, resume};
 pub use logs::{events, logs, result, spec};
 pub use start::{run_shim_mode, start};
+pub use stats::stats;
 pub use status::{list, status};
 
 use crate::failure::{Failure, kind_of};
@@ -128,7 +134,16 @@ fn client_failure(error: ClientError, name: &str) -> Failure {
         )
         .remediation(format!("start it first: microagent start {name}")),
         ClientError::Refused(why) => {
+            let is = |state: State| why.ends_with(&format!(" {state}"));
+            let remediation = if is(State::Paused) {
+                Some(format!("let it run again: microagent resume {name}"))
+            } else if is(State::Quarantined) {
+                Some(format!("kill it: microagent kill {name}"))
+            } else {
+                None
+            };
             Failure::new(ErrorKind::Conflict, format!("workspace {name}: {why}"))
+                .maybe_remediation(remediation)
         }
         error => Failure::caused(ErrorKind::Host, &error),
     }

@@ -52,7 +52,6 @@ impl Shim {
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let supervisor = Supervisor::spawn(&config.supervisor, engine, true).map_err(vm_error)?;
         let connector = supervisor.connector().map_err(StartError::Listen)?;
-        let killer = supervisor.killer();
         let status = Status {
             state: State::Starting,
             pid: std::process::id(),
@@ -61,8 +60,8 @@ impl Shim {
         };
         let shared = Arc::new(Shared::new(
             status,
+            &supervisor,
             connector.clone(),
-            killer.clone(),
             sender.clone(),
             ending.clone(),
         ));
@@ -94,6 +93,7 @@ impl Shim {
             status.state = State::Running;
             status.workload = workload.is_some();
         }
+        let (controller, killer) = (supervisor.controller(), supervisor.killer());
         let sender = sender.clone();
         let vm = thread::Builder::new()
             .name("vm".into())
@@ -105,6 +105,7 @@ impl Shim {
             directory,
             shared,
             connector,
+            controller,
             killer,
             vm: Some(vm),
             run_dir: Some(run_dir),

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use microagent_proto::error_chain;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
@@ -22,8 +23,8 @@ use rustix::process::getuid;
 use super::message::Event;
 use super::outcome::Ending;
 use super::packet::{receive, send};
-use super::protocol::{PacketError, Reply, Request, Status, VERSION, decode, encode};
-use crate::machine::supervisor::{Connector, Killer};
+use super::protocol::{PacketError, Reply, Request, Stats, Status, VERSION, decode, encode};
+use crate::machine::supervisor::{Connector, Controller, Killer, Supervisor};
 use crate::state::State;
 
 /// How long a client may take to send its request.
@@ -44,28 +45,32 @@ const MAX_CLIENTS: usize = 256;
 pub struct Shared {
     status: Mutex<Status>,
     connector: Connector,
+    controller: Controller,
     killer: Killer,
     events: Sender<Event>,
     ending: Ending,
     clients: AtomicUsize,
+    started: Instant,
 }
 
 impl Shared {
-    /// The initial state.
+    /// The initial state of a VM that `supervisor` runs.
     pub fn new(
         status: Status,
+        supervisor: &Supervisor,
         connector: Connector,
-        killer: Killer,
         events: Sender<Event>,
         ending: Ending,
     ) -> Shared {
         Shared {
             status: Mutex::new(status),
             connector,
-            killer,
+            controller: supervisor.controller(),
+            killer: supervisor.killer(),
             events,
             ending,
             clients: AtomicUsize::new(0),
+            started: Instant::now(),
         }
     }
 
@@ -129,6 +134,30 @@ impl Shared {
             Request::Wait => {
                 let _ = self.events.send(Event::Wait { reply });
             }
+            Request::Stats => {
+                return Some(match self.controller.stats() {
+                    Ok(vm) => Reply::Stats(Stats {
+                        vm,
+                        uptime_millis: millis(self.started.elapsed()),
+                    }),
+                    Err(error) => refused(&error_chain(&error)),
+                });
+            }
+            // A guest that boots has nothing to go on with.
+            Request::Pause | Request::Resume | Request::Quarantine { .. }
+                if self.status().state == State::Starting =>
+            {
+                return Some(refused("it is starting"));
+            }
+            Request::Pause => {
+                let _ = self.events.send(Event::Pause { reply });
+            }
+            Request::Resume => {
+                let _ = self.events.send(Event::Resume { reply });
+            }
+            Request::Quarantine { reason } => {
+                let _ = self.events.send(Event::Quarantine { reason, reply });
+            }
         }
         loop {
             match replies.recv_timeout(CLIENT_CHECK) {
@@ -181,6 +210,10 @@ fn is_gone(client: &OwnedFd) -> bool {
         && fds[0]
             .revents()
             .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn refused(message: &str) -> Reply {

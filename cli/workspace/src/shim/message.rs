@@ -30,15 +30,27 @@ pub enum Event {
     },
     /// A client wants to know the end.
     Wait { reply: Sender<Reply> },
+    /// A client wants the vCPUs to stop.
+    Pause { reply: Sender<Reply> },
+    /// A client wants the vCPUs to run again.
+    Resume { reply: Sender<Reply> },
+    /// A client wants the guest to be severed from everything.
+    Quarantine {
+        reason: Option<String>,
+        reply: Sender<Reply>,
+    },
 }
 
 impl Event {
     /// Who waits for the reply to it.
     pub fn into_reply(self) -> Option<Sender<Reply>> {
         match self {
-            Event::Stop { reply, .. } | Event::Kill { reply, .. } | Event::Wait { reply } => {
-                Some(reply)
-            }
+            Event::Stop { reply, .. }
+            | Event::Kill { reply, .. }
+            | Event::Wait { reply }
+            | Event::Pause { reply }
+            | Event::Resume { reply }
+            | Event::Quarantine { reply, .. } => Some(reply),
             Event::WorkloadStarted | Event::WorkloadEnded(_) | Event::VmEnded(_) => None,
         }
     }

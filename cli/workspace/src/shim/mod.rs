@@ -18,6 +18,7 @@ pub mod config;
 mod console;
 mod end;
 mod error;
+mod freeze;
 mod holder;
 mod launch;
 mod listener;

@@ -8,7 +8,7 @@
 //! of the client, and both ignore fields that they do not know. [`VERSION`] rises with every
 //! message or field that is added.
 
-use microagent_proto::control::MAX_MESSAGE;
+use microagent_proto::control::{MAX_MESSAGE, VmStats};
 use microagent_proto::envelope::{self, envelope};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,19 @@ pub enum Request {
         /// Why, for the event.
         reason: Option<String>,
     },
-    /// Answered when the workspace has ended.
+    /// Answered when the workspace has ended, or is quarantined.
     Wait,
+    /// Stop the vCPUs. Since version 2, as the following ones.
+    Pause,
+    /// Let the vCPUs run again.
+    Resume,
+    /// Stop the vCPUs, close all streams of the guest and discard its console, for good.
+    Quarantine {
+        /// Why, for the event.
+        reason: Option<String>,
+    },
+    /// What does the VM use of the host?
+    Stats,
 }
 
 /// A reply.
@@ -65,6 +76,10 @@ pub enum Reply {
         #[serde(default)]
         result: Option<WorkloadResult>,
     },
+    /// It was done. To [`Request::Pause`], [`Request::Resume`] and [`Request::Quarantine`].
+    Done,
+    /// What the VM uses of the host.
+    Stats(Stats),
     /// The request cannot be carried out.
     Refused {
         /// One line: why.
@@ -84,6 +99,16 @@ pub struct Status {
     pub engine: String,
     /// Whether the workload runs.
     pub workload: bool,
+}
+
+/// See [`Request::Stats`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// What the VM uses.
+    pub vm: VmStats,
+    /// The time since its start, in milliseconds.
+    pub uptime_millis: u64,
 }
 
 /// A packet cannot be read.

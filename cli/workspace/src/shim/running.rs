@@ -21,7 +21,7 @@ use crate::dir::WorkspaceDir;
 use crate::event::now;
 use crate::machine::run_dir::RunDir;
 use crate::machine::session::{self, SessionError};
-use crate::machine::supervisor::{Connector, Killer, Supervisor};
+use crate::machine::supervisor::{Connector, Controller, Killer, Supervisor};
 use crate::machine::{MachineError, data_loss};
 use crate::result::WorkloadResult;
 use crate::state::State;
@@ -33,6 +33,7 @@ pub struct Shim {
     pub(super) directory: WorkspaceDir,
     pub(super) shared: Arc<Shared>,
     pub(super) connector: Connector,
+    pub(super) controller: Controller,
     pub(super) killer: Killer,
     pub(super) vm: Option<JoinHandle<Supervisor>>,
     pub(super) run_dir: Option<RunDir>,
@@ -87,6 +88,10 @@ impl Shim {
                     reason,
                     reply,
                 }) => {
+                    if let Err(refused) = self.thaw(recorder) {
+                        let _ = reply.send(refused);
+                        continue;
+                    }
                     self.stoppers.push(reply);
                     let state = if force { State::Stopped } else { State::Halted };
                     self.stop(state, force, reason, recorder);
@@ -96,7 +101,19 @@ impl Shim {
                     self.stopping.kill_as(reason);
                     self.kill();
                 }
-                Some(Event::Wait { reply }) => self.waiting.push(reply),
+                Some(Event::Wait { reply }) => {
+                    self.waiting.push(reply);
+                    self.end_waits_of_quarantined();
+                }
+                Some(Event::Pause { reply }) => {
+                    let _ = reply.send(self.pause(recorder));
+                }
+                Some(Event::Resume { reply }) => {
+                    let _ = reply.send(self.resume(recorder));
+                }
+                Some(Event::Quarantine { reason, reply }) => {
+                    let _ = reply.send(self.quarantine(reason, recorder));
+                }
                 Some(Event::VmEnded(error)) => {
                     let clean = error.is_power_off();
                     let broken = self.broken.take().filter(|_| clean);
@@ -122,6 +139,10 @@ impl Shim {
     ) -> Option<Started> {
         self.workload = None;
         self.shared.status().workload = false;
+        if self.state() == State::Quarantined {
+            // Its session was severed.
+            return None;
+        }
         let exited = match end {
             Ok(exited) => exited,
             Err(SessionError::Refused(failure)) => {

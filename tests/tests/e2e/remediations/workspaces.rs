@@ -136,6 +136,22 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        given: "microagent start w || true; microagent pause w",
+        command: "microagent exec w true",
+        code: 125,
+        says: "let it run again: microagent resume {}",
+        follow: "${SAID#let it run again: }",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "microagent quarantine w",
+        command: "microagent stop w",
+        code: 1,
+        says: "kill it: microagent kill {}",
+        follow: "${SAID#kill it: }",
+        works: "microagent start w",
+    },
+    Remedy {
         given: "microagent kill w",
         command: "microagent artifacts get w out --to unclean",
         says: "start it and stop it: microagent start {} && microagent stop {}",

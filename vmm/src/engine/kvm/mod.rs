@@ -11,6 +11,7 @@
 
 mod bus;
 mod cpuid;
+mod gate;
 mod memory;
 mod msrs;
 mod power;
@@ -20,11 +21,13 @@ mod vm;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use microagent_proto::control::StopReason;
 
 use self::bus::Bus;
-use self::vcpu::{Termination, VcpuThread};
+use self::gate::Gate;
+use self::vcpu::{SIGNAL_INTERVAL, Termination, VcpuThread};
 use self::vm::Vm;
 use super::{EngineError, Launch, RunningVm, StepName};
 use crate::boot::{Boot, CommandLine};
@@ -38,12 +41,16 @@ pub(crate) use self::registers::long_mode;
 pub use self::vm::Prepared;
 pub(crate) use self::vm::{create_vm, open};
 
+/// How long vCPUs may take to stop. They leave the guest at once; a host may be busy.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A VM on KVM.
 #[derive(Debug)]
 pub struct KvmVm {
     // Drop order: the vCPUs, then the devices they access, then the VM.
     vcpus: Vec<VcpuThread>,
     termination: Arc<Termination>,
+    gate: Arc<Gate>,
     /// `None` when released.
     bus: Option<Arc<Bus>>,
     _vm: Vm,
@@ -83,17 +90,20 @@ pub fn start(
     }
     step(StepName::Created);
     let termination = Arc::new(Termination::new()?);
+    let gate = Arc::new(Gate::default());
     step(StepName::Running);
     let vcpus = vcpus
         .into_iter()
         .enumerate()
         .map(|(index, vcpu)| {
-            VcpuThread::spawn(index, vcpu, Arc::clone(&bus), Arc::clone(&termination))
+            let (bus, gate) = (Arc::clone(&bus), Arc::clone(&gate));
+            VcpuThread::spawn(index, vcpu, bus, gate, Arc::clone(&termination))
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Box::new(KvmVm {
         vcpus,
         termination,
+        gate,
         bus: Some(bus),
         _vm: vm,
     }))
@@ -114,12 +124,43 @@ impl RunningVm for KvmVm {
 
     fn release(&mut self) {
         self.termination.set(Ok(StopReason::Killed));
+        self.gate.open();
         for vcpu in &mut self.vcpus {
             vcpu.join();
         }
         // The last reference, now that the vCPUs are gone. The VM itself stays: its teardown takes
         // the host milliseconds.
         self.bus = None;
+    }
+
+    fn pause(&mut self) -> Result<(), EngineError> {
+        self.gate.close();
+        let deadline = Instant::now() + PAUSE_TIMEOUT;
+        while !(self.gate).is_waited_at_by(self.vcpus.len(), SIGNAL_INTERVAL) {
+            // A vCPU that has ended the VM does not come to the gate.
+            if self.termination.has_ended() {
+                self.gate.open();
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                self.gate.open();
+                return Err(EngineError::Io {
+                    operation: "stop the vCPUs",
+                    source: std::io::ErrorKind::TimedOut.into(),
+                });
+            }
+            self.vcpus.iter().for_each(VcpuThread::interrupt);
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), EngineError> {
+        self.gate.open();
+        Ok(())
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
     }
 
     fn diagnose(&mut self) -> String {

@@ -14,10 +14,11 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use super::super::EngineError;
 use super::bus::Bus;
+use super::gate::Gate;
 
-/// How often the signal to a vCPU thread is repeated until the thread ends. One signal can be lost:
-/// it may arrive after the thread checked [`Termination`] and before it enters the guest.
-const SIGNAL_INTERVAL: Duration = Duration::from_millis(1);
+/// How often the signal to a vCPU thread is repeated until the thread ends or waits. One signal can be lost:
+/// it may arrive after the thread checked [`Termination`] and [`Gate`], before it enters the guest.
+pub(super) const SIGNAL_INTERVAL: Duration = Duration::from_millis(1);
 
 type Outcome = Result<StopReason, EngineError>;
 
@@ -69,7 +70,7 @@ impl Termination {
         }
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         !matches!(
             *self.outcome.lock().unwrap_or_else(PoisonError::into_inner),
             State::Running
@@ -96,6 +97,7 @@ impl VcpuThread {
         index: usize,
         vcpu: VcpuFd,
         bus: Arc<Bus>,
+        gate: Arc<Gate>,
         termination: Arc<Termination>,
     ) -> Result<VcpuThread, EngineError> {
         let error = |source| EngineError::Io {
@@ -109,7 +111,7 @@ impl VcpuThread {
             .stack_size(256 << 10)
             .spawn(move || {
                 let _guard = guard;
-                let outcome = run(vcpu, &bus, &termination);
+                let outcome = run(vcpu, &bus, &gate, &termination);
                 termination.set(outcome);
             })
             .map_err(error)?;
@@ -119,8 +121,16 @@ impl VcpuThread {
         })
     }
 
+    /// Makes the thread leave the guest, usually: see [`SIGNAL_INTERVAL`].
+    pub(super) fn interrupt(&self) {
+        if let Some(thread) = &self.thread {
+            // Fails only if the thread has ended.
+            let _ = thread.kill(exit_signal());
+        }
+    }
+
     /// Makes the thread leave the guest and waits until it ends. [`Termination::set`] must have
-    /// been called before.
+    /// been called before, and the gate be open.
     pub(super) fn join(&mut self) {
         let Some(thread) = self.thread.take() else {
             return;
@@ -137,8 +147,15 @@ impl VcpuThread {
 }
 
 /// Runs `vcpu` until the VM ends. Returns the outcome from the view of this vCPU.
-fn run(mut vcpu: VcpuFd, bus: &Bus, termination: &Termination) -> Outcome {
+fn run(mut vcpu: VcpuFd, bus: &Bus, gate: &Gate, termination: &Termination) -> Outcome {
     while !termination.has_ended() {
+        if gate.pass() {
+            // The guest's watchdogs must not take the pause for a lockup
+            // (Documentation/virt/kvm/api.rst, `KVM_KVMCLOCK_CTRL`). Fails if the guest does not use
+            // this clock; then it cannot be told.
+            let _ = vcpu.kvmclock_ctrl();
+            continue;
+        }
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => bus.read_mmio(address, data),
             Ok(VcpuExit::MmioWrite(address, data)) => bus.write_mmio(address, data),

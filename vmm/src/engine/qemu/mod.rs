@@ -226,6 +226,18 @@ impl RunningVm for QemuVm {
         self.servers.clear();
     }
 
+    fn pause(&mut self) -> Result<(), EngineError> {
+        self.process.suspend().map_err(failed("stop QEMU"))
+    }
+
+    fn resume(&mut self) -> Result<(), EngineError> {
+        self.process.resume().map_err(failed("continue QEMU"))
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        vec![self.process.pid()]
+    }
+
     fn diagnose(&mut self) -> String {
         let devices: Vec<String> = self.servers.iter().flat_map(Server::describe).collect();
         diagnosis::report(&devices, &mut self.process)

@@ -7,11 +7,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use microagent_proto::control::StopReason;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use super::qmp::{Commands, Message, Monitor, Response};
 use super::{failed, start_thread};
@@ -19,6 +22,12 @@ use crate::engine::EngineError;
 
 /// How much of QEMU's standard error is kept, in bytes: the end, which holds the error message.
 const STDERR_LIMIT: usize = 16 << 10;
+
+/// How long QEMU's threads may take to stop. A thread that waits for the host's disk does not.
+const SUSPEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often to look meanwhile.
+const SUSPEND_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A QEMU process and its outcome. Dropping it kills and reaps the process.
 #[derive(Debug)]
@@ -165,6 +174,37 @@ impl QemuProcess {
         *lock(&self.shared.killed) = true;
         // Fails only if the process has already exited.
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
+impl QemuProcess {
+    /// Stops all threads of QEMU; returns when none runs. Not with the command `stop` of QMP: that
+    /// stops the rings of the vhost-user devices, which for them is a reset, and would close all
+    /// streams to the guest. The guest's clocks are derived from the host's, so they go on.
+    ///
+    /// # Errors
+    /// When they do not stop; then all of them run.
+    pub fn suspend(&self) -> io::Result<()> {
+        pidfd_send_signal(&self.pidfd, Signal::STOP)?;
+        let deadline = Instant::now() + SUSPEND_TIMEOUT;
+        // Tells without waiting, because a process that ends meanwhile never stops.
+        let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while waitid(WaitId::PidFd(self.pidfd.as_fd()), stopped)?.is_none() {
+            if Instant::now() >= deadline {
+                self.resume()?;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            thread::sleep(SUSPEND_INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Lets QEMU run again.
+    ///
+    /// # Errors
+    /// When it has exited.
+    pub fn resume(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.pidfd, Signal::CONT)?)
     }
 }
 

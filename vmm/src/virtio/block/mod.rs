@@ -23,6 +23,8 @@ mod tests;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
@@ -30,6 +32,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 
+use microagent_proto::control::DiskStats;
 use microagent_proto::warning::DiskOperation;
 
 use super::device::copy_config;
@@ -60,6 +63,24 @@ pub struct Block {
     id: [u8; VIRTIO_BLK_ID_BYTES as usize],
     slot: Option<Slot>,
     failures: Failures,
+    counters: Arc<Counters>,
+}
+
+/// What the guest has read and written. Requests that failed do not count.
+#[derive(Debug, Default)]
+pub struct Counters {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Counters {
+    /// The bytes so far.
+    pub fn get(&self) -> DiskStats {
+        DiskStats {
+            read_bytes: self.read.load(Ordering::Relaxed),
+            written_bytes: self.written.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Block {
@@ -76,7 +97,13 @@ impl Block {
             id: bytes,
             slot: None,
             failures: Failures::default(),
+            counters: Arc::default(),
         }
+    }
+
+    /// What the guest reads and writes, also while it does.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
     }
 
     /// Calls `report` when a request fails on the host, before the guest receives the error: once
@@ -147,15 +174,20 @@ impl Block {
                     return Ok(Outcome::Failed);
                 };
                 self.backend.read_at(into, offset)?;
+                (self.counters.read).fetch_add(written as u64, Ordering::Relaxed);
                 Ok(Outcome::Ok { written })
             }
-            Operation::Out { sector, from } => match self.range(sector, from.len() as u64) {
-                Some(offset) if writable => {
-                    self.backend.write_at(from, offset)?;
-                    self.written()
+            Operation::Out { sector, from } => {
+                let length = from.len() as u64;
+                match self.range(sector, length) {
+                    Some(offset) if writable => {
+                        self.backend.write_at(from, offset)?;
+                        (self.counters.written).fetch_add(length, Ordering::Relaxed);
+                        self.written()
+                    }
+                    _ => Ok(Outcome::Failed),
                 }
-                _ => Ok(Outcome::Failed),
-            },
+            }
             Operation::Discard { ranges } if writable => {
                 let ranges = match self.ranges(ranges, 0, MAX_DISCARD_SECTORS) {
                     Ok(ranges) => ranges,

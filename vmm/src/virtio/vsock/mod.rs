@@ -185,6 +185,10 @@ impl VirtioDevice for Vsock {
         for (port, stream) in self.handle.take_requests() {
             self.muxer.connect(port, stream);
         }
+        if self.handle.is_severed() {
+            self.muxer.sever();
+            self.handle.confirm_severed();
+        }
         self.muxer.take_events()?;
         self.process_queues(io)
     }

@@ -59,6 +59,8 @@ pub struct Muxer {
     senders: VecDeque<u64>,
     resets: VecDeque<Header>,
     timer: CreditTimer,
+    /// No connection exists or is made any more.
+    severed: bool,
 }
 
 impl Muxer {
@@ -88,6 +90,7 @@ impl Muxer {
             senders: VecDeque::new(),
             resets: VecDeque::new(),
             timer,
+            severed: false,
         })
     }
 
@@ -108,6 +111,12 @@ impl Muxer {
         self.senders.clear();
         self.resets.clear();
         self.timer.clear();
+    }
+
+    /// Closes all connections for good. Packets from the guest are dropped from now on.
+    pub fn sever(&mut self) {
+        self.severed = true;
+        self.clear();
     }
 
     /// Handles pending events of the host side, without waiting.
@@ -154,6 +163,9 @@ impl Muxer {
     /// Requests a connection to a port of the guest. If there are too many connections, or the
     /// guest refuses, the stream is closed.
     pub fn connect(&mut self, guest_port: u32, stream: UnixStream) {
+        if self.severed {
+            return;
+        }
         if self.connections.len() >= MAX_CONNECTIONS {
             tracing::warn!(
                 "vsock connection to port {guest_port} refused: limit of {MAX_CONNECTIONS} reached"
@@ -214,7 +226,7 @@ impl Muxer {
             guest: header.src_port,
         };
         // A packet with a forged sender is dropped.
-        if header.src_cid != self.guest_cid {
+        if self.severed || header.src_cid != self.guest_cid {
             return;
         }
         let is_reset = header.op == Op::Reset as u16;

@@ -6,7 +6,7 @@ use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, PacketError, decode};
+use microagent_proto::control::{Answer, FromSupervisor, MAX_MESSAGE, PacketError, decode};
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::warning::{MAX_WARNINGS, Warning};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -45,6 +45,8 @@ pub(super) struct Inbox {
 #[derive(Debug)]
 struct State {
     events: Sender<SupervisorEvent>,
+    /// `None` when the supervisor has exited.
+    answers: Option<Sender<Answer>>,
     warnings: Vec<Warning>,
 }
 
@@ -56,12 +58,17 @@ enum Found {
 }
 
 impl Inbox {
-    /// An inbox that sends everything except warnings to `events`.
-    pub(super) fn new(control: OwnedFd, events: Sender<SupervisorEvent>) -> Inbox {
+    /// An inbox that sends answers to `answers` and everything else, except warnings, to `events`.
+    pub(super) fn new(
+        control: OwnedFd,
+        events: Sender<SupervisorEvent>,
+        answers: Sender<Answer>,
+    ) -> Inbox {
         Inbox {
             control,
             state: Mutex::new(State {
                 events,
+                answers: Some(answers),
                 warnings: Vec::new(),
             }),
             orphans_are_reaped: OnceLock::new(),
@@ -131,6 +138,13 @@ impl Inbox {
                 }
                 return Found::Message;
             }
+            Ok(FromSupervisor::Answer(answer)) => {
+                if let Some(answers) = &state.answers {
+                    // Nobody asks any more.
+                    let _ = answers.send(answer);
+                }
+                return Found::Message;
+            }
             Ok(message) => SupervisorEvent::Message(message),
             Err(PacketError::Version(mismatch)) => SupervisorEvent::Mismatch(mismatch),
             Err(PacketError::Message(_)) => SupervisorEvent::Malformed,
@@ -159,5 +173,7 @@ pub(super) fn listen(inbox: &Inbox, mut child: Child) {
         status,
         stderr: stderr.text(),
     };
-    let _ = inbox.state().events.send(exited);
+    let mut state = inbox.state();
+    state.answers = None;
+    let _ = state.events.send(exited);
 }

@@ -4,6 +4,7 @@
 //! process dies, the kernel closes the socket and the VM is killed. Conversely, a thread that
 //! reads the socket sees end of file when the child exits, and reaps it.
 
+mod controller;
 mod error;
 mod listener;
 mod stderr;
@@ -33,6 +34,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
+pub use self::controller::{ControlError, Controller};
 pub use self::error::SupervisorError;
 use self::error::died;
 use self::listener::{Inbox, SupervisorEvent, listen};
@@ -62,6 +64,7 @@ pub struct Supervisor {
     events: Receiver<SupervisorEvent>,
     inbox: Arc<Inbox>,
     killer: Killer,
+    controller: Controller,
 }
 
 /// Kills one supervisor from any thread.
@@ -126,6 +129,7 @@ impl Supervisor {
         )
         .map_err(|error| failed(error.into()))?;
         let inbox = control.try_clone().map_err(failed)?;
+        let requests = control.try_clone().map_err(failed)?;
         // Opened here, because an error of `spawn` would be one of the program.
         let null = File::options().write(true).open(NULL);
         let null = null.map_err(SupervisorError::Null)?;
@@ -151,7 +155,8 @@ impl Supervisor {
             }
         };
         let (sender, events) = mpsc::channel();
-        let inbox = Arc::new(Inbox::new(inbox, sender));
+        let (answer, answers) = mpsc::channel();
+        let inbox = Arc::new(Inbox::new(inbox, sender, answer));
         let supervisor = Supervisor {
             engine,
             exited: Cell::new(false),
@@ -159,6 +164,7 @@ impl Supervisor {
             events,
             inbox: Arc::clone(&inbox),
             killer: Killer(Arc::new(pidfd)),
+            controller: Controller::new(requests, answers),
         };
         let listening = thread::Builder::new()
             .name("supervisor".into())
@@ -182,6 +188,11 @@ impl Supervisor {
     /// When this process is out of descriptors.
     pub fn connector(&self) -> io::Result<Connector> {
         Ok(Connector(Arc::new(self.control.try_clone()?)))
+    }
+
+    /// A handle that asks it about the running VM.
+    pub fn controller(&self) -> Controller {
+        self.controller.clone()
     }
 
     /// A handle that kills it.
@@ -385,10 +396,11 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        // Warnings are kept by the inbox.
+        // Warnings are kept by the inbox, which also passes on the answers.
         FromSupervisor::Ready { .. }
         | FromSupervisor::Diagnosis { .. }
         | FromSupervisor::Released
+        | FromSupervisor::Answer(_)
         | FromSupervisor::Warning(_) => Ok(()),
     }
 }
@@ -411,13 +423,15 @@ mod tests {
         )
         .unwrap();
         let (sender, events) = mpsc::channel();
-        let inbox = Inbox::new(control.try_clone().unwrap(), sender.clone());
+        let (answer, answers) = mpsc::channel();
+        let inbox = Inbox::new(control.try_clone().unwrap(), sender.clone(), answer);
         inbox.assume_orphans_are_reaped();
         let supervisor = Supervisor {
             engine: Engine::Kvm,
             exited: Cell::new(false),
             inbox: Arc::new(inbox),
             killer: Killer(Arc::new(control.try_clone().unwrap())),
+            controller: Controller::new(control.try_clone().unwrap(), answers),
             control,
             events,
         };
