@@ -17,6 +17,7 @@ use microagent_proto::{VERSION, error_chain};
 use crate::children::Children;
 use crate::configure::{ConfigureError, Configured, configure};
 use crate::console::log;
+use crate::dial::dial;
 use crate::exec::{self, Guest, Leftovers};
 use crate::files;
 use crate::namespaces::Namespaces;
@@ -154,6 +155,19 @@ impl Agent {
                     return refuse(stream, failure);
                 }
                 files::receive(stream, &request, &self.namespaces)?;
+            }
+            Request::Ping => match self.check_configured() {
+                Ok(()) => write_opening(stream, &Reply::Pong)?,
+                Err(failure) => return refuse(stream, failure),
+            },
+            Request::Dial { port } => {
+                let dialed = match self.check_configured() {
+                    Ok(()) => dial(stream, port)?,
+                    Err(failure) => Err(failure),
+                };
+                if let Err(failure) = dialed {
+                    return refuse(stream, failure);
+                }
             }
             Request::Shutdown => {
                 write_opening(stream, &Reply::ShuttingDown)?;

@@ -16,6 +16,7 @@
 //!   this program, in a process that the kernel starts.
 //! - [`exec`]: runs one command as a [`user`] of the image and forwards its standard streams.
 //! - [`files`]: reads and writes trees of files.
+//! - [`dial`]: connects a session to a TCP server of the guest.
 //! - [`namespaces`]: where commands run, apart from the agent; [`reaper`] is the first process of
 //!   one of them.
 //! - [`oom`]: whether memory was exhausted.
@@ -34,6 +35,7 @@ mod boot;
 mod children;
 mod configure;
 mod console;
+mod dial;
 mod directory;
 mod disks;
 mod exec;

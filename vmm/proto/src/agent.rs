@@ -12,6 +12,8 @@
 //! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
 //! | [`Request::ReadTree`] | [`Reply::TreeOpened`], then the tree ([`crate::tree`]); or [`Reply::Failed`] alone |
 //! | [`Request::WriteTree`] | one [`Reply::TreeWritten`] or [`Reply::Failed`]. The host sends the tree, and the agent reads it to its end |
+//! | [`Request::Ping`] | [`Reply::Pong`], or [`Reply::Failed`] if no command can be run |
+//! | [`Request::Dial`] | [`Reply::Dialed`], then the bytes of the connection in both directions, without frames; or [`Reply::Failed`] alone |
 //! | [`Request::Shutdown`] | [`Reply::ShuttingDown`], then the guest syncs, unmounts and powers off |
 //!
 //! Exactly one [`Request::Configure`] must precede the first request about commands or files.
@@ -63,6 +65,13 @@ pub enum Request {
     ReadTree(ReadTree),
     /// Writes files.
     WriteTree(WriteTree),
+    /// Can commands be run?
+    Ping,
+    /// Connects the session to a TCP server of the guest, on its loopback interface.
+    Dial {
+        /// The server's port.
+        port: u16,
+    },
     /// Shuts down the VM: SIGTERM to all processes, SIGKILL after a grace period, sync, unmount,
     /// power off.
     Shutdown,
@@ -191,6 +200,10 @@ pub enum Reply {
         /// How many files of types that are not written were left out.
         skipped: u64,
     },
+    /// The VM is configured and runs commands.
+    Pong,
+    /// The session is connected to the server.
+    Dialed,
     /// The shutdown has begun.
     ShuttingDown,
     /// The request failed; no frame follows.
