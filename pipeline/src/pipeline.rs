@@ -233,6 +233,14 @@ impl Pipeline {
         Ok(drift::drift(self.store(), &self.registries, only)?)
     }
 
+    /// The digest that a reference names now; `None` if it no longer exists. Nothing is recorded.
+    ///
+    /// # Errors
+    /// When its source cannot be asked.
+    pub fn current_root(&self, reference: &Reference) -> Result<Option<Digest>, Error> {
+        Ok(drift::current(self.store(), &self.registries, reference)?)
+    }
+
     /// The nodes behind a reference as it was last resolved; `None` if it never
     /// was. Nothing is fetched or computed.
     ///

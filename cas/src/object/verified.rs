@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, Hasher};
 use crate::error::StoreError;
-use crate::file::hash::BUFFER_SIZE;
+use crate::file::hash::{BUFFER_SIZE, digest_file};
 use crate::file::{lock, read, seal};
 use crate::object::blob;
+use crate::object::chunk_map::ChunkMap;
 use crate::output::Output;
 use crate::parallel;
 use crate::store::Store;
@@ -112,6 +113,29 @@ impl Store {
         Ok(self.intact_size(output)?.is_some())
     }
 
+    /// The digest of the content that an object has; `None` if it is absent. An object that was not
+    /// written to since it was published (file/seal.rs) has that of its name and is not read. Unlike
+    /// [`Store::is_intact`], nothing is moved or marked: this only tells.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn actual_digest(&self, output: &Output) -> Result<Option<Digest>, StoreError> {
+        let path = self.output_path(output);
+        let Some(file) = read::open_if_present(&path)? else {
+            return Ok(None);
+        };
+        let metadata = file.metadata();
+        let metadata = metadata.map_err(|error| StoreError::io("inspect", &path, error))?;
+        if seal::is_sealed(&metadata) {
+            return Ok(Some(output.digest()));
+        }
+        let actual = match output {
+            Output::Blob(_) => digest_file(&file, &path)?.0,
+            Output::Sparse(_) => Digest::of(&ChunkMap::of(&file, &path)?.to_bytes()),
+        };
+        Ok(Some(actual))
+    }
+
     /// Like [`Store::is_intact`], but always reads and hashes the object.
     ///
     /// # Errors
@@ -182,6 +206,38 @@ impl Store {
                 self.note_damage(path);
                 Ok(())
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+
+    use super::*;
+
+    #[test]
+    fn the_digest_of_a_changed_object_is_that_of_its_content_and_nothing_is_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("cas")).unwrap();
+        let scratch = store.scratch().unwrap();
+        scratch.file().set_len(1 << 30).unwrap();
+        scratch.file().write_all_at(b"data", 1 << 29).unwrap();
+        let (sparse, _) = scratch.commit_sparse().unwrap();
+        let blob = Output::Blob(store.put_bytes(b"data").unwrap());
+        for output in [sparse, blob] {
+            let path = store.output_path(&output);
+            assert_eq!(store.actual_digest(&output).unwrap(), Some(output.digest()));
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            file.write_all_at(b"D", file.metadata().unwrap().len() / 2)
+                .unwrap();
+            let changed = store.actual_digest(&output).unwrap();
+            assert_ne!(changed, Some(output.digest()));
+            // A second time: it was not marked as right.
+            assert_eq!(store.actual_digest(&output).unwrap(), changed);
+            fs::remove_file(&path).unwrap();
+            assert_eq!(store.actual_digest(&output).unwrap(), None);
         }
     }
 }

@@ -121,6 +121,23 @@ fn image_drift(
     Ok(Some(compare(name, recorded, node.record.created_at, now)))
 }
 
+/// The digest that `reference` names now; `None` if it no longer exists. Nothing is recorded.
+///
+/// # Errors
+/// When its source cannot be asked.
+pub(crate) fn current(
+    store: &Store,
+    registries: &Registries,
+    reference: &Reference,
+) -> Result<Option<Digest>, SourceFailure> {
+    let root = source::open(reference, registries, store).and_then(|source| source.root(store));
+    match root {
+        Ok(document) => Ok(Some(Digest::of(&document.bytes))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 fn file_drift(store: &Store, path: &str, recorded: Digest, recorded_at: String) -> Drift {
     let now = store.digest_known(Path::new(path));
     let now = now.map(|(digest, _)| digest).map_err(SourceFailure::from);
