@@ -49,11 +49,19 @@ SECONDS ?= 300
 fuzz:
 	@tests/host/fuzz.sh '$(SECONDS)'
 
+SHARE = $(DESTDIR)$(PREFIX)/share
+
 # The supervisor and the agent are not commands: they live in libexec.
 install: build
 	install -D -m 755 '$(DIST)/microagent' '$(DESTDIR)$(PREFIX)/bin/microagent'
 	install -D -m 755 '$(DIST)/microagent-supervisor' '$(DESTDIR)$(PREFIX)/libexec/microagent/microagent-supervisor'
 	install -D -m 755 '$(DIST)/microagent-guest' '$(DESTDIR)$(PREFIX)/libexec/microagent/microagent-guest'
+
+	install -d '$(SHARE)/bash-completion/completions' '$(SHARE)/zsh/site-functions' '$(SHARE)/fish/vendor_completions.d'
+	'$(DIST)/microagent' completions bash >'$(SHARE)/bash-completion/completions/microagent'
+	'$(DIST)/microagent' completions zsh >'$(SHARE)/zsh/site-functions/_microagent'
+	'$(DIST)/microagent' completions fish >'$(SHARE)/fish/vendor_completions.d/microagent.fish'
+	'$(DIST)/microagent' --quiet man '$(SHARE)/man/man1' >/dev/null
 
 clean:
 	@set=$$(tests/host/toolchain.sh) && eval "$$set" && cargo clean

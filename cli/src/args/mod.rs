@@ -25,8 +25,9 @@ pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::RunArgs;
 pub use workspace::{
-    ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs,
-    EventsArgs, ExecArgs, LogsArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, WaitArgs,
+    ApplyArgs, ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CompletionShell,
+    CompletionsArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs, LogsArgs,
+    ManArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, StatusArgs, SuperviseArgs, WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -85,7 +86,7 @@ pub enum Command {
     Delete(DeleteArgs),
     /// Print the state of a workspace
     #[command(visible_alias = "inspect")]
-    Status(NameArgs),
+    Status(StatusArgs),
     /// List running workspaces
     Ps,
     /// List all workspaces
@@ -99,6 +100,16 @@ pub enum Command {
     Result(NameArgs),
     /// Wait until a workspace has ended
     Wait(WaitArgs),
+    /// Start workspaces again that end, and check their health
+    Supervise(SuperviseArgs),
+    /// Change a workspace to what a specification says
+    Apply(ApplyArgs),
+    /// List the resource profiles
+    Profiles,
+    /// Print the completions for a shell
+    Completions(CompletionsArgs),
+    /// Write the manual pages to a directory
+    Man(ManArgs),
     /// Describe specification files
     Spec(SpecArgs),
     /// Build root file systems
@@ -218,9 +229,14 @@ pub fn wants_json(words: &[OsString]) -> bool {
     flags.into_iter().any(|word| word == "--json")
 }
 
-/// All commands and their flags.
+/// All commands and their flags, for what is made of them.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// The same, complete.
 fn grammar() -> clap::Command {
-    let mut grammar = Cli::command();
+    let mut grammar = command();
     grammar.build();
     grammar
 }

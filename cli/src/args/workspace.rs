@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::run::MachineArgs;
 
@@ -41,6 +41,9 @@ pub struct CreateArgs {
     /// Run the image's own entrypoint and command on start
     #[arg(long, conflicts_with = "entrypoint")]
     pub image_command: bool,
+    /// When `supervise` starts the workspace again: never, on-failure or always [default: never]
+    #[arg(long, value_name = "POLICY")]
+    pub restart: Option<String>,
     /// Guest host name [default: the name]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -83,9 +86,6 @@ pub struct LaterArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     pub rootfs: Option<PathBuf>,
     /// Not available yet
-    #[arg(long, value_name = "POLICY", hide = true)]
-    pub restart: Option<String>,
-    /// Not available yet
     #[arg(long, value_name = "MODE", hide = true)]
     pub network: Option<String>,
     /// Not available yet
@@ -111,7 +111,6 @@ impl LaterArgs {
         [
             ("--shell", self.shell.is_some()),
             ("--rootfs", self.rootfs.is_some()),
-            ("--restart", self.restart.is_some()),
             ("--network", self.network.is_some()),
             ("--network-interface", self.network_interface.is_some()),
             ("--publish", !self.publish.is_empty()),
@@ -129,6 +128,16 @@ impl LaterArgs {
 pub struct NameArgs {
     /// The workspace
     pub name: String,
+}
+
+/// `microagent status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The workspace
+    pub name: String,
+    /// Ask the registry whether the image's tag has moved
+    #[arg(long)]
+    pub refresh: bool,
 }
 
 /// `microagent start`.
@@ -171,6 +180,59 @@ pub struct EventsArgs {
     /// Go on with what happens, until the workspace has ended
     #[arg(long, short = 'f')]
     pub follow: bool,
+}
+
+/// `microagent supervise`.
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    /// The workspaces
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Start a workspace again at most so often in a row [default: without limit]
+    #[arg(long, value_name = "COUNT")]
+    pub max_restarts: Option<String>,
+    /// Write a systemd user unit for each workspace instead
+    #[arg(long)]
+    pub install: bool,
+    /// Remove the systemd user unit of each workspace instead
+    #[arg(long, conflicts_with = "install")]
+    pub uninstall: bool,
+}
+
+/// `microagent apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// The workspace [default: the name in the file]
+    pub name: Option<String>,
+    /// The specification
+    #[arg(long, value_name = "PATH")]
+    pub file: PathBuf,
+}
+
+/// `microagent completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: CompletionShell,
+}
+
+/// A shell with completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompletionShell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// Friendly interactive shell
+    Fish,
+}
+
+/// `microagent man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The directory, which is created if it is missing
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// `microagent stats`.

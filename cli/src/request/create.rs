@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use microagent_workspace::spec::{Access, Disk, Entrypoint, NetworkMode, Resources as Sizes, Spec};
+use microagent_workspace::spec::{
+    Access, Disk, Entrypoint, Health, NetworkMode, Resources as Sizes, Restart, Spec,
+};
 
 use super::command::CommandSpec;
 use super::resources::{self, ResourceArgs};
@@ -61,6 +63,9 @@ impl CreateRequest {
         }
         check_words(&spec)?;
         outputs::check(&spec.outputs)?;
+        if let Some(health) = &spec.health {
+            check_health(health)?;
+        }
         let image = spec.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
         let reference = reference(image)?;
         let number = |value: Option<u64>| value.map(|value| value.to_string());
@@ -131,10 +136,8 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     [
         ("rootfs", spec.rootfs.is_some()),
         ("shell", spec.shell.is_some()),
-        ("restart", spec.restart.is_some()),
         ("files", !spec.files.is_empty()),
         ("mediation", spec.mediation.is_some()),
-        ("health", spec.health.is_some()),
         (
             "network.forwards",
             network.is_some_and(|network| !network.forwards.is_empty()),
@@ -146,6 +149,33 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(field, given)| given.then_some(field))
+}
+
+/// Refuses a health check that checks nothing, or never ends.
+fn check_health(health: &Health) -> Result<(), Failure> {
+    if health.check().is_none() {
+        return Err(
+            Failure::usage("health needs either exec, or httpGet with a path and port")
+                .remediation("as in: health: {httpGet: /healthz, port: 8080}"),
+        );
+    }
+    for (field, value) in [
+        ("intervalSeconds", health.interval_seconds),
+        ("timeoutSeconds", health.timeout_seconds),
+        ("retries", health.retries),
+    ] {
+        if value == 0 {
+            let message = format!("health.{field} is below the minimum of 1");
+            return Err(Failure::usage(message).remediation("use 1 or more, or omit it"));
+        }
+    }
+    let path = health.http_get.as_deref().unwrap_or_default();
+    if path.contains(|c: char| c.is_ascii_control() || c == ' ') {
+        return Err(Failure::usage(format!(
+            "health.httpGet {path:?} is not a path of a URL"
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses what no program can be given: names of variables that are empty or contain `=`, and NUL
@@ -195,6 +225,9 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
     replace(&mut spec.role, &args.role);
     replace(&mut spec.hostname, &args.hostname);
     replace(&mut spec.profile, &args.machine.profile);
+    if let Some(policy) = &args.restart {
+        spec.restart = Some(restart(policy)?);
+    }
     if let Some(kernel) = &args.machine.kernel {
         spec.kernel = Some(std::path::absolute(kernel).unwrap_or_else(|_| kernel.clone()));
     }
@@ -240,6 +273,16 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+fn restart(policy: &str) -> Result<Restart, Failure> {
+    match policy {
+        "never" => Ok(Restart::Never),
+        "on-failure" => Ok(Restart::OnFailure),
+        "always" => Ok(Restart::Always),
+        _ => Err(Failure::usage(format!("unknown restart policy {policy:?}"))
+            .remediation("the policies are never, on-failure and always")),
+    }
 }
 
 /// The disks as values of `--disk` and `--bundle`, which are checked as one.

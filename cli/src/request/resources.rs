@@ -39,6 +39,17 @@ pub struct Resources {
     pub profile: Option<String>,
 }
 
+/// All profiles.
+pub fn profiles() -> Vec<Resources> {
+    let resources = |&(name, memory_mib, cpu_count, size)| Resources {
+        memory_mib,
+        cpu_count,
+        size_mib: Some(size),
+        profile: Some(str::to_owned(name)),
+    };
+    PROFILES.iter().map(resources).collect()
+}
+
 /// The size flags as given.
 #[derive(Debug, Default)]
 pub struct ResourceArgs<'a> {
@@ -115,6 +126,15 @@ pub fn seconds(flag: &str, text: &str) -> Result<u64, Failure> {
     parse_in_range(flag, text, (1, u64::from(u32::MAX)), "second")
 }
 
+/// Parses `--max-restarts`.
+///
+/// # Errors
+/// A value out of range.
+pub fn max_restarts(text: &str) -> Result<u32, Failure> {
+    // The maximum fits.
+    Ok(parse_in_range("--max-restarts", text, (0, 1_000_000), "")? as u32)
+}
+
 fn parse_in_range(
     flag: &str,
     text: &str,
@@ -153,6 +173,7 @@ fn example(flag: &str) -> &'static str {
     match flag {
         "--memory" => "512",
         "--cpus" => "2",
+        "--max-restarts" => "5",
         "--size-mib" => "1024",
         _ => "60",
     }

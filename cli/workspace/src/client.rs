@@ -116,8 +116,20 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn kill(&self, reason: Option<String>) -> Result<State, ClientError> {
+        self.kill_as(reason, false)
+    }
+
+    /// Kills the VM of a workspace that has failed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn fail(&self, reason: String) -> Result<State, ClientError> {
+        self.kill_as(Some(reason), true)
+    }
+
+    fn kill_as(&self, reason: Option<String>, failed: bool) -> Result<State, ClientError> {
         let reason = reason.map(shortened);
-        self.end(&Request::Kill { reason }, Some(KILL_TIMEOUT))
+        self.end(&Request::Kill { reason, failed }, Some(KILL_TIMEOUT))
     }
 
     /// Stops its vCPUs. Without effect if it is paused.

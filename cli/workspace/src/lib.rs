@@ -12,6 +12,9 @@
 //!   reads to the end of the workspace; [`shell`] the words of commands that a user is told to run.
 //! - [`view`] has the files of a workspace that does not run, read by [`root_fs`]; [`summary`] the
 //!   digest of a tree.
+//! - [`restart`] decides when a workspace that ended is started again.
+//! - [`readiness`] and [`health`] ask the guest, with a time limit; [`verification`] compares what a
+//!   workspace consists of with what was recorded.
 //!
 //! The crate prints nothing and knows no command line.
 
@@ -20,11 +23,14 @@ pub mod dir;
 pub mod environment;
 pub mod event;
 pub mod follow;
+pub mod health;
 pub mod image_layout;
 pub mod layer;
 pub mod lock;
 pub mod log;
 pub mod machine;
+pub mod readiness;
+pub mod restart;
 pub mod result;
 pub mod root_fs;
 pub mod shell;
@@ -34,4 +40,5 @@ pub mod spec;
 pub mod start;
 pub mod state;
 pub mod summary;
+pub mod verification;
 pub mod view;

@@ -33,4 +33,5 @@ mod run_surroundings;
 mod second_run;
 mod store;
 mod surroundings;
+mod workspace_status;
 mod workspaces;

@@ -308,7 +308,7 @@ END
                 stdout: "w\nw\nprepared\ntwice\n1\n2\n/tmp\nuser\n7\ninput\n2\nw\n\
                          state      halted\ndetail     for a test\nw\nkept\nw\n125\n\
                          prepared starting running stopping halted starting running stopped \n\
-                         w\nNAME  STATE  IMAGE  CREATED\n",
+                         w\nNAME  STATE  EXIT  SINCE  IMAGE  CREATED\n",
             }
             a_workload_is_run_stopped_and_its_end_is_kept {
                 script: r#"w() { microagent --quiet "$@"; }
@@ -323,7 +323,7 @@ END
                 stdout: "ends\nends\n1\nout\nerror\n  \"exitCode\": 3,\nstays\nup\nasked\n  \"exitCode\": 0,\nstays\n0\n\
                          microagent: there is no workspace \"absent\"\n  list them: microagent list\nends\nstays\n\
                          microagent: setup command \"echo why; exit 4\" failed with exit code 4\n  its last output: why\n\
-                         NAME  STATE  IMAGE  CREATED\n0\n0\n",
+                         NAME  STATE  EXIT  SINCE  IMAGE  CREATED\n0\n0\n",
             }
             a_workspace_whose_processes_are_killed_has_failed_and_starts_again {
                 script: r#"w() { microagent --quiet "$@"; }
@@ -473,6 +473,53 @@ END
                 seconds: 240,
                 code: 0,
                 stdout: "1\nNAME  STATE  UPTIME  CPU  MEMORY  READ  WRITTEN\nw\n200000\n1 1 1\n1 1 1 160\nNAME STATE\nw running\nw\n",
+            }
+            readiness_is_found_out_from_the_guest {
+                script: r#"w() { microagent --quiet "$@"; }; probe() { w --json status w | sed -n '/"readiness"/,$p' | tr -d ' \n' | grep -o '"[a-zA-Z]*Ready":{"ready":[a-z]*\|"detail":"[^"]*"' | sed 's/{"ready"//'; }
+                    w create w --image "$IMAGE" --memory 128 --entrypoint 'sleep 1000' >/dev/null; w start w; probe; w exec w rm /bin/sh; probe | head -n 4
+                    w status w | grep 'not ready' | cut -c1-30; w pause w; w status w | grep -c 'not ready'; probe | head -n 2; w delete -f w"#,
+                seconds: 200,
+                code: 0,
+                stdout: "w\n\"guestReady\"::true\n\"shellReady\"::true\n\"execReady\"::true\n\"resultReady\"::false\n\"detail\":\"theworkloadhasnotended\"\n\
+                         \"mediationReady\"::false\n\"detail\":\"theworkspacehasnomediation\"\n\
+                         \"guestReady\"::true\n\"shellReady\"::false\n\"detail\":\"theimagehasno/bin/sh\"\n\"execReady\"::true\n\
+                         not ready  shell: the image ha\nw\n0\n\"guestReady\"::false\n\"detail\":\"itispaused\"\nw\n",
+            }
+            a_supervised_workspace_is_started_again_by_its_policy {
+                script: r#"w() { microagent --quiet "$@"; }; runs() { until [ $(grep -c ': started$' notices) -ge $1 ]; do :; done; }
+                    w create w --image "$IMAGE" --memory 128 --restart on-failure --entrypoint 'test -e /once && exec sleep 1000; touch /once; sync; exit 3' >/dev/null
+                    env microagent supervise w 2>notices & supervisor=$!; runs 2; microagent supervise w 2>&1
+                    kill -9 $(sed 's/.*"pid":\([0-9]*\).*/\1/' "$MICROAGENT_STATE_DIR/workspaces/w/lock"); runs 3
+                    w exec w -- sh -c 'echo c >/proc/sysrq-trigger' >/dev/null 2>&1; runs 4; kill -TERM $supervisor; wait $supervisor; echo $?; w status w | grep ^state
+                    grep -e failed -e again notices | sed 's/failed: the guest .*/failed: the guest/'
+                    w supervise w & until w exec w true; do :; done; w halt w; wait $!; echo $?; w supervise w; echo $?; w delete w"#,
+                seconds: 300,
+                code: 0,
+                stdout: "microagent: workspace w is already supervised\n143\nstate      running\n\
+                         microagent: w: failed: the workload ended with exit code 3\nmicroagent: w: starts again in 1 s\n\
+                         microagent: w: failed\nmicroagent: w: starts again in 2 s\n\
+                         microagent: w: failed: the guest\nmicroagent: w: starts again in 4 s\n\
+                         w\n0\n0\nw\n",
+            }
+            an_unhealthy_workspace_is_killed_and_has_failed {
+                script: r#"w() { microagent --quiet "$@"; }
+                    cat >h.yaml <<'END'
+health: {httpGet: /healthz, port: 80, intervalSeconds: 1, timeoutSeconds: 5, retries: 2}
+restart: always
+entrypoint: 'echo 200 >/code; while :; do printf "HTTP/1.1 $(cat /code) x\r\n\r\n" | nc -l -p 80 >>/requests; done'
+END
+                    w create h --file h.yaml --image "$IMAGE" --memory 128 >/dev/null; w create e --image "$IMAGE" --memory 128 >/dev/null
+                    printf 'image: %s\nresources: {memoryMiB: 128}\nhealth: {exec: [sh, -c, "echo why; test ! -e /sick"], intervalSeconds: 1, retries: 1}\n' "$IMAGE" >e.yaml
+                    w start e; w apply e --file e.yaml
+                    w --json supervise h e --max-restarts 0 >outcomes & supervisor=$!
+                    until w exec h grep -q 'GET /healthz' /requests 2>/dev/null; do :; done; w exec h -- sh -c ': >/requests; echo 503 >/code'
+                    w exec e touch /sick; wait $supervisor; echo $?; w status h | grep -E '^(state|detail)'; w status e | grep -E '^(state|detail)'
+                    tr -d ' \n' <outcomes; echo; w delete h e"#,
+                seconds: 300,
+                code: 0,
+                stdout: "e\ne\n1\nstate      failed\ndetail     unhealthy: HTTP status 503\nstate      failed\ndetail     unhealthy: exit code 1: why\n\
+                         [{\"workspace\":\"h\",\"state\":\"failed\",\"restarts\":0,\"why\":\"itwasstartedagain0times,whichisthelimit\"},\
+                         {\"workspace\":\"e\",\"state\":\"failed\",\"restarts\":0,\"why\":\"unhealthy:exitcode1:why\"}]\nh\ne\n",
             }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'

@@ -64,7 +64,7 @@ microagent: there is no workspace "a"
   list them: microagent list
 1
 0
-NAME  STATE  IMAGE  CREATED
+NAME  STATE  EXIT  SINCE  IMAGE  CREATED
 "#;
     let text = output(&host, script, "oci:/nowhere:latest");
     let here = host.path("project").display().to_string();
@@ -85,9 +85,9 @@ fn many_workspaces_are_created_and_deleted_at_once() {
         ls -A "$MICROAGENT_STATE_DIR"/workspaces | wc -l; ls "$MICROAGENT_STATE_DIR"/cas/roots | grep -c workspace"#;
     let created: String = (1..=30).map(|number| format!("w{number} ")).collect();
     let expected = format!(
-        "{created}\n30\nNAME  STATE  IMAGE  CREATED\nmicroagent: workspace \"w7\" already exists\n  \
+        "{created}\n30\nNAME  STATE  EXIT  SINCE  IMAGE  CREATED\nmicroagent: workspace \"w7\" already exists\n  \
          use another name, or delete it first: microagent delete w7\n1\n1\n30\n\
-         NAME  STATE  IMAGE  CREATED\n0\n0\n"
+         NAME  STATE  EXIT  SINCE  IMAGE  CREATED\n0\n0\n"
     );
     assert_eq!(output(&host, script, &layout.reference("latest")), expected);
     host.assert_clean();
@@ -112,5 +112,51 @@ fn a_workspace_that_starts_can_be_stopped_and_descriptors_are_not_kept() {
                     2\nstopped\nw\n1\n1\nw\n\
                     microagent: workspace w has no workload\nw\n";
     assert_eq!(output(&host, script, &layout.reference("latest")), expected);
+    host.assert_clean();
+}
+
+#[test]
+fn a_unit_supervises_a_workspace_and_is_removed() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let host = or_skip!(built_kernel::host());
+    let layout = or_skip!(Layout::busybox());
+    let script = r#"export XDG_CONFIG_HOME=$PWD/config; w --quiet create w --image "$IMAGE" --restart always
+        w --quiet supervise w --install --max-restarts 3; unit=config/systemd/user/microagent-w.service
+        sed -n '/^\[Service\]/,/^\[Install\]/p' $unit | grep -v '^#'
+        command -v systemd-analyze >/dev/null && systemd-analyze verify --man=no --recursive-errors=no $PWD/$unit
+        w supervise w --uninstall; ls config/systemd/user; w --quiet supervise w --uninstall; w supervise absent --install; w delete w"#;
+    let text = output(&host, script, &layout.reference("latest"));
+    let here = host.path("").display().to_string();
+    let program = microagent_tests::binaries::microagent();
+    let program = program.canonicalize().unwrap().display().to_string();
+    let state = host.state().display().to_string();
+    let text = text.replace(&here, "HERE/").replace(&state, "STATE");
+    let text = text.replace(&program, "microagent");
+    let expected = "w\nHERE/config/systemd/user/microagent-w.service\n[Service]\n\
+                    ExecStart=\"microagent\" \"--state-dir\" \"STATE\" \"--engine=qemu\" \"supervise\" \"w\" \"--max-restarts=3\"\n\
+                    KillMode=process\nSuccessExitStatus=143\nRestart=on-abnormal\n\n[Install]\n\
+                    HERE/config/systemd/user/microagent-w.service\n\
+                    microagent: then: systemctl --user disable --now microagent-w; systemctl --user daemon-reload\n\
+                    HERE/config/systemd/user/microagent-w.service\n\
+                    microagent: there is no workspace \"absent\"\n  list them: microagent list\nw\n";
+    assert_eq!(text, expected);
+    host.assert_clean();
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let host = or_skip!(Host::new());
+    let script = r#"microagent --help | sed -n '/^Commands:/,/^$/p' | awk 'NR > 1 && NF {print $1}' | grep -v help >commands; wc -l <commands | awk '{print ($1 > 30)}'
+        microagent man pages; for shell in bash zsh fish; do microagent completions $shell >$shell; done
+        bash -c 'source ./bash; complete -p microagent >/dev/null && echo known; COMP_WORDS=(microagent sup); COMP_CWORD=1; _microagent microagent sup microagent; echo "${COMPREPLY[@]}"'
+        while read -r command; do for file in zsh fish; do grep -qw -- "$command" $file || echo "$command is not in $file"; done
+            test -s pages/microagent-$command.1 || echo "no page of $command"; done <commands
+        if command -v groff >/dev/null; then for page in pages/*; do groff -man -Tutf8 -ww $page >text || echo $page; done 2>&1; fi
+        grep -c 'max.-restarts' pages/microagent-supervise.1 | awk '{print ($1 > 0)}'
+        microagent completions csh 2>/dev/null; echo $?; microagent --json profiles | tr -d ' \n' | sed 's/},.*/\n/'; microagent profiles | tail -n 1"#;
+    let expected = "1\npages/microagent.1\nknown\nsupervise\n1\n2\n\
+                    [{\"memoryMiB\":256,\"cpuCount\":1,\"sizeMiB\":512,\"profile\":\"tiny\"\n\
+                    large    4096        4     16384\n";
+    assert_eq!(host.shell(script).finish().text(), expected);
     host.assert_clean();
 }

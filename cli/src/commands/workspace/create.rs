@@ -188,12 +188,12 @@ fn document(args: &CreateArgs, settings: &Settings) -> Result<(Spec, PathBuf), F
     }
 }
 
-fn parent(path: &Path) -> Result<PathBuf, Failure> {
+pub(super) fn parent(path: &Path) -> Result<PathBuf, Failure> {
     let path = std::path::absolute(path).map_err(|error| internal(&error))?;
     Ok(path.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-fn read_file(path: &Path) -> Result<Spec, Failure> {
+pub(super) fn read_file(path: &Path) -> Result<Spec, Failure> {
     let shown = path.display().to_string();
     let mut file = fs::File::open(path).map_err(|error| unreadable(&shown, &error))?;
     parse(path, &read(&mut file, &shown)?)
@@ -272,7 +272,7 @@ pub(super) fn random_id() -> Result<String, Failure> {
 }
 
 /// Refuses commands that Linux cannot execute.
-fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
+pub(super) fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
     let env: Vec<_> = spec.env.clone().into_iter().collect();
     let setup = spec.setup.iter().map(|line| shell(line));
     let workload = Some(recorded.argv.clone()).filter(|argv| !argv.is_empty());

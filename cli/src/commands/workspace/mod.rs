@@ -17,6 +17,7 @@ mod logs;
 mod start;
 mod stats;
 mod status;
+mod supervise;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ pub use logs::{events, logs, result, spec};
 pub use start::{run_shim_mode, start};
 pub use stats::stats;
 pub use status::{list, status};
+pub use supervise::supervise;
 
 use crate::failure::{Failure, kind_of};
 use crate::settings::Settings;

@@ -5,7 +5,7 @@
 //! - [`boot`] leads from a started supervisor to a guest that accepts commands, and to its clean
 //!   end.
 //! - [`files`] reads and writes trees of the guest.
-//! - [`session`] is one request to the agent in the guest.
+//! - [`session`] is one request to the agent in the guest, [`probe`] one with a time limit.
 //! - [`timeline`] has the times of a boot's steps.
 //! - [`reaper`] waits for processes that outlive their parents.
 
@@ -13,6 +13,7 @@ pub mod boot;
 mod data_loss;
 mod error;
 pub mod files;
+pub mod probe;
 pub mod reaper;
 pub mod run_dir;
 pub mod session;

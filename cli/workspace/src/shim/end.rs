@@ -53,11 +53,12 @@ impl Stopping {
         self.outcome.get_or_insert((state, detail));
     }
 
-    /// The VM is to be killed: a clean end is no longer possible.
-    pub fn kill_as(&mut self, reason: Option<String>) {
-        let (state, detail) = self.outcome.take().unwrap_or((State::Stopped, None));
-        let state = match state {
-            State::Failed => State::Failed,
+    /// The VM is to be killed, after which it is `stopped` or `failed`: a clean end is no longer
+    /// possible.
+    pub fn kill_as(&mut self, killed: State, reason: Option<String>) {
+        let (state, detail) = self.outcome.take().unwrap_or((killed, None));
+        let state = match (state, killed) {
+            (State::Failed, _) | (_, State::Failed) => State::Failed,
             _ => State::Stopped,
         };
         self.outcome = Some((state, reason.or(detail)));
@@ -130,10 +131,15 @@ mod tests {
         let crashed = (State::Failed, Some("crashed".to_owned()));
         assert_eq!(halting().outcome(false, || "crashed".into()), crashed);
         let mut killed = halting();
-        killed.kill_as(None);
+        killed.kill_as(State::Stopped, None);
         killed.wait_for_kill();
         let stopped = (State::Stopped, Some("asked".to_owned()));
         assert_eq!(killed.outcome(false, || "crashed".into()), stopped);
+        let mut unhealthy = halting();
+        unhealthy.kill_as(State::Failed, Some("unhealthy".into()));
+        unhealthy.wait_for_kill();
+        let failed = (State::Failed, Some("unhealthy".to_owned()));
+        assert_eq!(unhealthy.outcome(false, || "crashed".into()), failed);
         let mut late = halting();
         late.give_up();
         assert_eq!((late.next(), late.deadline()), (Next::Nothing, None));

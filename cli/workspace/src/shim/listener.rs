@@ -125,9 +125,13 @@ impl Shared {
                 force: true,
                 reason,
             } => self.request_stop(reason, reply),
-            Request::Kill { reason } => {
-                self.ending.decide(State::Stopped, reason.clone());
-                let _ = self.events.send(Event::Kill { reason, reply });
+            Request::Kill { reason, failed } => {
+                self.ending.decide(killed(failed), reason.clone());
+                let _ = self.events.send(Event::Kill {
+                    reason,
+                    failed,
+                    reply,
+                });
                 // At once, also while the main thread waits for something else.
                 self.killer.kill();
             }
@@ -210,6 +214,14 @@ fn is_gone(client: &OwnedFd) -> bool {
         && fds[0]
             .revents()
             .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+}
+
+/// The state of a workspace that was killed.
+pub fn killed(failed: bool) -> State {
+    match failed {
+        true => State::Failed,
+        false => State::Stopped,
+    }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -26,6 +26,7 @@ pub enum Event {
     /// A client wants the VM to be killed.
     Kill {
         reason: Option<String>,
+        failed: bool,
         reply: Sender<Reply>,
     },
     /// A client wants to know the end.

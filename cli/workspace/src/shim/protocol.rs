@@ -44,6 +44,9 @@ pub enum Request {
     Kill {
         /// Why, for the event.
         reason: Option<String>,
+        /// The workspace has failed. Since version 2.
+        #[serde(default)]
+        failed: bool,
     },
     /// Answered when the workspace has ended, or is quarantined.
     Wait,

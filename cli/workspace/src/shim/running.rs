@@ -11,7 +11,7 @@ use microagent_proto::error_chain;
 use super::config::Started;
 use super::end::{Next, Stopping};
 use super::error::StartError;
-use super::listener::Shared;
+use super::listener::{Shared, killed};
 use super::message::Event;
 use super::outcome::End;
 use super::protocol::Reply;
@@ -58,8 +58,8 @@ impl Shim {
     ) -> End {
         let mut start = None;
         // Decided while the VM booted.
-        if let Some((_, reason)) = self.shared.ending().take() {
-            self.stopping.kill_as(reason);
+        if let Some((state, reason)) = self.shared.ending().take() {
+            self.stopping.kill_as(state, reason);
             self.kill();
         } else if self.workload.is_none() {
             say(Started::Ready);
@@ -96,9 +96,13 @@ impl Shim {
                     let state = if force { State::Stopped } else { State::Halted };
                     self.stop(state, force, reason, recorder);
                 }
-                Some(Event::Kill { reason, reply }) => {
+                Some(Event::Kill {
+                    reason,
+                    failed,
+                    reply,
+                }) => {
                     self.stoppers.push(reply);
-                    self.stopping.kill_as(reason);
+                    self.stopping.kill_as(killed(failed), reason);
                     self.kill();
                 }
                 Some(Event::Wait { reply }) => {
@@ -213,7 +217,7 @@ impl Shim {
         match self.stopping.next() {
             Next::Workload => self.shut_down(),
             Next::Shutdown if self.stopping.force => {
-                self.stopping.kill_as(None);
+                self.stopping.kill_as(State::Stopped, None);
                 self.kill();
             }
             Next::Shutdown => {

@@ -24,11 +24,42 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
-        given: "printf 'image: %s\\nrestart: always\\n' $IMAGE >later.yaml",
+        given: "printf 'image: %s\\nmediation: {port: 5000, target: localhost:80}\\n' $IMAGE >later.yaml",
         command: "microagent create a --file later.yaml --dry-run",
         code: 2,
         says: "omit it",
-        follow: "sed -i /restart:/d later.yaml",
+        follow: "sed -i /mediation:/d later.yaml",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --restart sometimes --dry-run",
+        code: 2,
+        says: "the policies are never, on-failure and always",
+        works: "for policy in never on-failure always; do microagent create a --image $IMAGE --restart $policy --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nhealth: {httpGet: /healthz}\\n' $IMAGE >health.yaml",
+        command: "microagent create a --file health.yaml --dry-run",
+        code: 2,
+        says: "as in: health: {httpGet: /healthz, port: 8080}",
+        follow: "sed -i /health:/d health.yaml; echo \"${SAID#as in: }\" >>health.yaml",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nhealth: {exec: [ls], retries: 0}\\n' $IMAGE >health.yaml; sed 's/, retries: 0//' health.yaml >omitted.yaml",
+        command: "microagent create a --file health.yaml --dry-run",
+        code: 2,
+        says: "use 1 or more, or omit it",
+        follow: "sed -i 's/retries: 0/retries: 1/' health.yaml",
+        works: "for file in health omitted; do microagent create a --file $file.yaml --dry-run; done",
+    },
+    Remedy {
+        given: "microagent create w --image $IMAGE; printf 'image: %s\\nhostname: other\\n' $IMAGE >changed.yaml",
+        command: "microagent apply w --file changed.yaml",
+        says: "write it as it is in {}",
+        follow: "manifest=${SAID#write it as it is in }; ! grep hostname $manifest; sed -i /hostname:/d changed.yaml",
+        works: "microagent apply w --file changed.yaml; microagent delete w",
         ..Remedy::NEW
     },
     Remedy {
