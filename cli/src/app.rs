@@ -45,7 +45,7 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     let output = Output::from_args(&cli.global);
     start_logging(output);
     let default_code = match &cli.command {
-        Command::Run(_) | Command::Exec(_) => EXIT_RUN_FAILED,
+        Command::Run(_) | Command::Exec(_) | Command::Connect(_) => EXIT_RUN_FAILED,
         Command::Start(args) if args.wait.is_some() => EXIT_RUN_FAILED,
         _ => EXIT_FAILED,
     };
@@ -74,7 +74,8 @@ fn dispatch(
         Command::Run(args) => commands::run::run(*args, settings, termination),
         Command::Create(args) => workspace::create(*args, settings, termination),
         Command::Start(args) => workspace::start(&args, settings, termination),
-        Command::Exec(args) => workspace::exec(args, settings),
+        Command::Exec(args) => workspace::exec(args, settings, termination),
+        Command::Connect(args) => workspace::connect(args, settings, termination),
         Command::Cp(args) => workspace::cp(&args, settings, termination),
         Command::Artifacts { command } => workspace::artifacts(command, settings, termination),
         Command::Clone(args) => workspace::clone(&args, settings, termination),

@@ -13,7 +13,7 @@
 //! | 1 | `main`, [`app`] | parse, dispatch, exit code |
 //! | 2 | [`commands`]: `run`, `perf`, `rootfs`, `kernel`, `image`, `cache`, `doctor`, `version` | one module per command: check, call, print |
 //! | | `cache::{ls, gc, verify, explain, archive}` | one module per subcommand |
-//! | | `workspace::{create, start, exec, cp, artifacts, clone, diff, commit, end, delete, status, logs}` | one module per command for workspaces |
+//! | | `workspace::{create, start, exec, connect, cp, artifacts, clone, diff, commit, end, delete, status, logs}` | one module per command for workspaces |
 //! | | `cache::purpose`, `pipeline`, `format` | open the pipeline; values as text |
 //! | 3 | [`perf`]: `report` | the result of `perf boot` |
 //! | | `monitors`, `waterfall` | comparison with other monitors; phases of a boot |
@@ -35,6 +35,7 @@
 //! | 9 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
 //! | 10 | [`progress`] | progress reports |
 //! | | `bars`, `lines`, `events` | their forms |
+//! | | [`terminal`] | the mode and size of the terminal |
 //! | 11 | [`output`] | results, notices, events, errors |
 //! | 12 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
@@ -61,6 +62,7 @@ mod request;
 mod run;
 mod settings;
 mod table;
+mod terminal;
 mod termination;
 
 use std::process::ExitCode;

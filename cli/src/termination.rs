@@ -3,7 +3,7 @@
 //! The first thread that terminates the process owns its end. If that is the main thread, which
 //! prints its result, and it does not get rid of it (nobody reads the pipe, or the terminal is
 //! stopped), a signal or a deadline ends the process nevertheless. An
-//! interrupted process kills its children, then executes itself with [`SWEEP_MODE`]: `execve`
+//! interrupted process restores its terminal, kills its children, then executes itself with [`SWEEP_MODE`]: `execve`
 //! releases every lock it held, so its incomplete files can be swept like those of a dead process,
 //! and nothing is left behind.
 
@@ -27,6 +27,7 @@ use signal_hook::iterator::Signals;
 
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
+use crate::terminal::Mode;
 
 /// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";
@@ -54,6 +55,8 @@ struct State {
     paths: Vec<PathBuf>,
     /// The thread that terminates the process.
     owner: Option<ThreadId>,
+    /// The mode of the terminal to restore.
+    terminal: Option<Mode>,
 }
 
 impl Termination {
@@ -109,6 +112,33 @@ impl Termination {
         self.lock().paths.retain(|known| known != path);
     }
 
+    /// Sets the terminal, which had `mode`, to raw mode, and restores the former one on termination, unless that has
+    /// begun.
+    ///
+    /// # Errors
+    /// Those of the terminal.
+    pub fn set_raw_mode(&self, mode: Mode) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.owner.is_none() {
+            state.terminal.insert(mode).set_raw()?;
+        }
+        Ok(())
+    }
+
+    /// Sets raw mode again, unless the former mode has been restored.
+    pub fn renew_raw_mode(&self) {
+        if let Some(mode) = &self.lock().terminal {
+            let _ = mode.set_raw();
+        }
+    }
+
+    /// Restores the mode of the terminal now.
+    pub fn restore_terminal(&self) {
+        if let Some(mode) = self.lock().terminal.take() {
+            mode.restore();
+        }
+    }
+
     /// Makes the calling thread the owner of the end: it has finished its work and only prints its
     /// result. From now on, signals have an effect only if it takes longer than [`OWNER_TIMEOUT`].
     /// Blocks forever if another thread is the owner.
@@ -123,7 +153,9 @@ impl Termination {
     /// Prints `failure`, cleans up and exits with `code`. Does not wait longer than a few seconds
     /// for readers of the output and for another thread that ends the process.
     pub fn terminate(&self, code: u8, failure: &Failure) -> ! {
-        if self.claim() {
+        let owner = self.claim();
+        self.restore_terminal();
+        if owner {
             self.print(failure);
         } else {
             // The owner's failure is the one to print.

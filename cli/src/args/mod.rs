@@ -23,11 +23,12 @@ pub use image::{DriftArgs, ImageCommand, ReferenceArgs};
 pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
-pub use run::RunArgs;
+pub use run::{EnvironmentArgs, RunArgs};
 pub use workspace::{
     ApplyArgs, ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CompletionShell,
-    CompletionsArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs, LogsArgs,
-    ManArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, StatusArgs, SuperviseArgs, WaitArgs,
+    CompletionsArgs, ConnectArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs,
+    LogsArgs, ManArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, StatusArgs, SuperviseArgs,
+    WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -67,6 +68,8 @@ pub enum Command {
     Diff(NameArgs),
     /// Make an image of a workspace
     Commit(CommitArgs),
+    /// Open a shell in a running workspace
+    Connect(ConnectArgs),
     /// Shut a workspace down; kill its VM if it does not obey
     Stop(EndArgs),
     /// Shut a workspace down; never kill its VM

@@ -26,9 +26,9 @@ pub struct RunArgs {
     /// Pass standard input to the command
     #[arg(long, short = 'i')]
     pub interactive: bool,
-    /// Environment variable for the command; repeatable
-    #[arg(long, short = 'e', value_name = "KEY=VALUE")]
-    pub env: Vec<String>,
+    /// Environment variables.
+    #[command(flatten)]
+    pub environment: EnvironmentArgs,
     /// Guest host name [default: the workspace name]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
@@ -80,6 +80,17 @@ pub struct RunArgs {
     /// The image, unless given with --image; then the command and its arguments
     #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
+}
+
+/// Environment variables.
+#[derive(Debug, Default, Clone, Args)]
+pub struct EnvironmentArgs {
+    /// Environment variable; without a value, that of the caller. Repeatable
+    #[arg(long, short = 'e', value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read environment variables from a file. Repeatable
+    #[arg(long, value_name = "PATH")]
+    pub env_file: Vec<PathBuf>,
 }
 
 /// VM resources and kernel. Numbers are strings here too.

@@ -58,7 +58,7 @@ const CONTAINER_FLAGS: &[ContainerFlags] = &[
     },
     ContainerFlags {
         flags: &["--tty", "-t", "-it", "-ti"],
-        remediation: "omit it: the guest has no terminal yet; use -i for standard input",
+        remediation: "omit it, and use -i for standard input; a workspace has terminals: microagent exec -t",
     },
     ContainerFlags {
         flags: &["--detach", "-d"],

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::run::MachineArgs;
+use super::run::{EnvironmentArgs, MachineArgs};
 
 /// `microagent create`.
 #[derive(Debug, Default, Args)]
@@ -44,12 +44,15 @@ pub struct CreateArgs {
     /// When `supervise` starts the workspace again: never, on-failure or always [default: never]
     #[arg(long, value_name = "POLICY")]
     pub restart: Option<String>,
+    /// The shell of connect, a path in the guest [default: /bin/sh]
+    #[arg(long, value_name = "PATH")]
+    pub shell: Option<String>,
     /// Guest host name [default: the name]
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Environment variable; repeatable
-    #[arg(long, short = 'e', value_name = "KEY=VALUE")]
-    pub env: Vec<String>,
+    /// Environment variables.
+    #[command(flatten)]
+    pub environment: EnvironmentArgs,
     /// Attach an ext4 disk; rw writes to the file itself. Repeatable
     #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw")]
     pub disk: Vec<String>,
@@ -81,9 +84,6 @@ pub struct CreateArgs {
 pub struct LaterArgs {
     /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
-    pub shell: Option<String>,
-    /// Not available yet
-    #[arg(long, value_name = "PATH", hide = true)]
     pub rootfs: Option<PathBuf>,
     /// Not available yet
     #[arg(long, value_name = "MODE", hide = true)]
@@ -109,7 +109,6 @@ impl LaterArgs {
     /// The first given flag.
     pub fn given(&self) -> Option<&'static str> {
         [
-            ("--shell", self.shell.is_some()),
             ("--rootfs", self.rootfs.is_some()),
             ("--network", self.network.is_some()),
             ("--network-interface", self.network_interface.is_some()),
@@ -271,9 +270,18 @@ pub struct ExecArgs {
     /// Pass standard input to the command
     #[arg(long, short = 'i')]
     pub interactive: bool,
-    /// Environment variable; repeatable
-    #[arg(long, short = 'e', value_name = "KEY=VALUE")]
-    pub env: Vec<String>,
+    /// Run the command in a terminal; implies -i
+    #[arg(long, short = 't')]
+    pub tty: bool,
+    /// Leave the command running, and discard its output
+    #[arg(long, short = 'd', conflicts_with_all = ["interactive", "tty", "timeout"])]
+    pub detach: bool,
+    /// Time limit in seconds, until the command has ended; then it is killed
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<String>,
+    /// Environment variables.
+    #[command(flatten)]
+    pub environment: EnvironmentArgs,
     /// Working directory [default: the image's]
     #[arg(long, value_name = "DIR")]
     pub cwd: Option<String>,
@@ -285,6 +293,22 @@ pub struct ExecArgs {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub words: Vec<String>,
+}
+
+/// `microagent connect`.
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    /// The workspace
+    pub name: String,
+    /// Show the guest's console instead: its last lines, then what it prints
+    #[arg(long)]
+    pub console: bool,
+    /// Let the shell execute this line, without a terminal, and print what that prints
+    #[arg(long, value_name = "LINE", conflicts_with = "console")]
+    pub send: Option<String>,
+    /// Time limit in seconds for --send; then the shell is killed
+    #[arg(long, value_name = "SECONDS", requires = "send")]
+    pub timeout: Option<String>,
 }
 
 /// `microagent logs`.

@@ -15,7 +15,7 @@ use crate::perf::iteration::{self, Iteration};
 use crate::perf::monitors::{self, Guest, Monitor, Ours};
 use crate::perf::report::Report;
 use crate::perf::waterfall;
-use crate::request::{RunRequest, resources};
+use crate::request::{RunRequest, Variables, resources};
 use crate::run::artifacts;
 use crate::settings::Settings;
 use crate::termination::Termination;
@@ -37,6 +37,7 @@ pub fn boot(
             machine: args.machine.clone(),
             ..RunArgs::default()
         },
+        Variables::default(),
         resources::host_cpus(),
     )?;
     let choice = engine::choose_with_notice(settings)?;

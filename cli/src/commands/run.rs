@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use microagent_pipeline::{ErrorKind, Pipeline};
-use microagent_proto::agent::{Exec, Exited, Place};
+use microagent_proto::agent::{self, Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use microagent_workspace::environment::environment;
 use microagent_workspace::machine::boot::{BOOT_ATTEMPTS, Guest, boot_timeout, shut_down};
@@ -29,6 +29,7 @@ use crate::run::disks::{self, AttachedDisk};
 use crate::run::document::{ResultDocument, RunDocument};
 use crate::run::outputs::Outputs;
 use crate::run::phases::{Phases, millis, timed};
+use crate::run::variables;
 use crate::run::vm::{self, Outcome, Status, Task, exit_code};
 use crate::run::warnings::RunWarnings;
 use crate::run::workspace::Workspace;
@@ -38,7 +39,8 @@ use crate::termination::Termination;
 /// Runs one command in a fresh VM; returns the exit code.
 pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let begun = Instant::now();
-    let request = RunRequest::check(args, resources::host_cpus())?;
+    let variables = variables::read(&args.environment)?;
+    let request = RunRequest::check(args, variables, resources::host_cpus())?;
     let mut attempt = 1;
     loop {
         if let Some(code) = try_run(&request, begun, attempt, settings, termination)? {
@@ -144,7 +146,8 @@ fn try_run(
         1 => seconds,
         _ => seconds.saturating_sub(begun.elapsed().as_secs()).max(1),
     });
-    let deadline = Deadline::start(timeout, supervisor.killer(), termination.clone())?;
+    let killer = supervisor.killer();
+    let deadline = Deadline::start(timeout, move || killer.kill(), termination.clone())?;
     let mut outcome = vm::run(
         &supervisor,
         task,
@@ -373,20 +376,21 @@ fn task(
     let image = &artifacts.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
     let overrides = request.env.iter().map(|(name, value)| (&**name, &**value));
-    let env = environment(&image.env, overrides, &hostname);
+    let mut env = environment(&image.env, overrides, &hostname);
+    env.retain(|(name, _)| !request.unset_env.contains(name));
     let exec = |argv: Vec<String>, place| Exec {
         argv,
         env: env.clone(),
         cwd: image.working_dir.clone(),
         user: image.user.clone(),
         stdin: false,
-        merge_output: false,
+        output: agent::Output::Separate,
         place,
     };
     let setup = request.setup.iter();
     // Both streams of a setup command go to standard error.
     let setup_exec = |command: &String| Exec {
-        merge_output: true,
+        output: agent::Output::Merged,
         ..exec(shell(command), Place::Beside)
     };
     Task {
@@ -396,13 +400,15 @@ fn task(
             .collect(),
         command: Exec {
             stdin: request.stdin,
-            merge_output: settings.output.streams_are_one(),
+            output: vm::output_of(settings.output),
             ..exec(artifacts.argv.clone(), Place::Workload)
         },
         guest: Guest {
             hostname,
             disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
             modules: None,
+            // The VM ends with its command, and takes no other one.
+            cgroups: false,
         },
         outputs,
         boot_timeout: Duration::ZERO,

@@ -1,6 +1,5 @@
 //! A validated `create`: a document, overridden by flags.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use microagent_workspace::spec::{
@@ -10,7 +9,7 @@ use microagent_workspace::spec::{
 use super::command::CommandSpec;
 use super::resources::{self, ResourceArgs};
 use super::{
-    RunRequest, disks, env_variable, name, outputs, reference, unavailable_flag, workspace_name,
+    RunRequest, Variables, disks, name, outputs, reference, unavailable_flag, workspace_name,
 };
 use crate::args::CreateArgs;
 use crate::failure::Failure;
@@ -30,13 +29,14 @@ pub struct CreateRequest {
 }
 
 impl CreateRequest {
-    /// Validates `document`, whose relative paths are relative to `base`, overridden by `args`, for a
-    /// host with `host_cpus` CPUs.
+    /// Validates `document`, whose relative paths are relative to `base`, overridden by `args` and by
+    /// `variables`, for a host with `host_cpus` CPUs.
     ///
     /// # Errors
     /// The first invalid value.
     pub fn check(
         args: CreateArgs,
+        variables: Variables,
         document: Spec,
         base: &Path,
         host_cpus: u32,
@@ -58,11 +58,14 @@ impl CreateRequest {
         let mut spec = absolute(document, base)?;
         spec.name = Some(name.clone());
         override_with(&mut spec, &args)?;
+        spec.env.retain(|name, _| !variables.unset.contains(name));
+        spec.env.extend(variables.set);
         if let Some(hostname) = &spec.hostname {
             name::check_hostname(hostname)?;
         }
         check_words(&spec)?;
         outputs::check(&spec.outputs)?;
+        check_shell(spec.shell.as_deref())?;
         if let Some(health) = &spec.health {
             check_health(health)?;
         }
@@ -95,6 +98,7 @@ impl CreateRequest {
             command: command(&spec),
             stdin: false,
             env: spec.env.clone().into_iter().collect(),
+            unset_env: variables.unset,
             name: Some(name.clone()),
             hostname: spec.hostname.clone(),
             resources,
@@ -135,7 +139,6 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     let network = spec.network.as_ref();
     [
         ("rootfs", spec.rootfs.is_some()),
-        ("shell", spec.shell.is_some()),
         ("files", !spec.files.is_empty()),
         ("mediation", spec.mediation.is_some()),
         (
@@ -200,6 +203,17 @@ fn check_words(spec: &Spec) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The shell is a path in the guest; whether there is a program is known when it runs.
+fn check_shell(shell: Option<&str>) -> Result<(), Failure> {
+    match shell {
+        Some(path) if !path.starts_with('/') || path.contains('\0') => Err(Failure::usage(
+            format!("the shell {path:?} is not an absolute path"),
+        )
+        .remediation("use the path that it has in the guest, as in --shell /bin/bash")),
+        _ => Ok(()),
+    }
+}
+
 /// Makes the paths of a document absolute.
 fn absolute(mut spec: Spec, base: &Path) -> Result<Spec, Failure> {
     let resolve = |path: &mut PathBuf| -> Result<(), Failure> {
@@ -224,6 +238,7 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
     replace(&mut spec.image, &args.image);
     replace(&mut spec.role, &args.role);
     replace(&mut spec.hostname, &args.hostname);
+    replace(&mut spec.shell, &args.shell);
     replace(&mut spec.profile, &args.machine.profile);
     if let Some(policy) = &args.restart {
         spec.restart = Some(restart(policy)?);
@@ -247,10 +262,6 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
             Failure::usage("entrypoint conflicts with imageCommand").remediation("use one of them")
         );
     }
-    let variables: BTreeMap<_, _> = (args.env.iter())
-        .map(|word| env_variable(word))
-        .collect::<Result<_, _>>()?;
-    spec.env.extend(variables);
     for output in outputs::parse(&args.output)? {
         spec.outputs.retain(|known| known.name != output.name);
         spec.outputs.push(output);
@@ -332,7 +343,11 @@ mod tests {
             panic!("another command");
         };
         let document = Spec::from_yaml(document).unwrap();
-        CreateRequest::check(*args, document, Path::new("/base"), 4)
+        let mut variables = Variables::default();
+        for word in &args.environment.env {
+            variables.add_flag(word, |_| Ok(None))?;
+        }
+        CreateRequest::check(*args, variables, document, Path::new("/base"), 4)
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub fn check(command: &Exec, flags: &[(String, String)]) -> Result<(), Failure> 
 
 #[cfg(test)]
 mod tests {
-    use microagent_proto::agent::Place;
+    use microagent_proto::agent::{Output, Place};
 
     use super::*;
 
@@ -97,7 +97,7 @@ mod tests {
             cwd: String::new(),
             user: String::new(),
             stdin: false,
-            merge_output: false,
+            output: Output::Separate,
             place: Place::Workload,
         }
     }

@@ -7,6 +7,7 @@ pub mod exec_size;
 mod name;
 mod outputs;
 pub mod resources;
+pub mod variables;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ use crate::failure::{EXIT_USAGE, Failure};
 use command::CommandSpec;
 pub use disks::{DiskRequest, DiskSource};
 use resources::{ResourceArgs, Resources};
+pub use variables::Variables;
 
 /// One `run`.
 #[derive(Debug)]
@@ -32,6 +34,8 @@ pub struct RunRequest {
     pub stdin: bool,
     /// Environment variables, in order.
     pub env: Vec<(String, String)>,
+    /// Variables of the image that the command does not get.
+    pub unset_env: Vec<String>,
     /// The workspace name.
     pub name: Option<String>,
     /// The guest's host name.
@@ -57,11 +61,16 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
-    /// Validates `args` for a host with `host_cpus` CPUs.
+    /// Validates `args`, whose environment variables are `variables`, for a host with `host_cpus`
+    /// CPUs.
     ///
     /// # Errors
     /// The first invalid argument.
-    pub fn check(args: RunArgs, host_cpus: u32) -> Result<RunRequest, Failure> {
+    pub fn check(
+        args: RunArgs,
+        variables: Variables,
+        host_cpus: u32,
+    ) -> Result<RunRequest, Failure> {
         if let Some(flag) = args.unavailable_flag() {
             return Err(unavailable_flag(flag));
         }
@@ -79,11 +88,6 @@ impl RunRequest {
             .as_deref()
             .map(resources::timeout)
             .transpose()?;
-        let env = args
-            .env
-            .iter()
-            .map(|word| env_variable(word))
-            .collect::<Result<_, _>>()?;
         let name = workspace_name(args.name, args.id)?;
         if let Some(hostname) = &args.hostname {
             name::check_hostname(hostname)?;
@@ -101,7 +105,8 @@ impl RunRequest {
             setup: args.setup,
             command: Some(command),
             stdin: args.interactive,
-            env,
+            env: variables.set,
+            unset_env: variables.unset,
             name,
             hostname: args.hostname,
             resources,
@@ -200,19 +205,6 @@ fn image_and_command(
     ))
 }
 
-pub(crate) fn env_variable(word: &str) -> Result<(String, String), Failure> {
-    match word.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        Some(_) => Err(Failure::usage("a value of --env has no variable name")
-            .remediation("use --env KEY=VALUE")),
-        None => Err(
-            Failure::usage(format!("--env {word:?} has no value")).remediation(format!(
-                "use --env {word}=VALUE; nothing is inherited from the host's environment"
-            )),
-        ),
-    }
-}
-
 pub(crate) fn workspace_name(
     name: Option<String>,
     id: Option<String>,
@@ -245,7 +237,13 @@ mod tests {
             .collect();
         match parse(&words)? {
             Parsed::Command(cli) => match cli.command {
-                Command::Run(args) => RunRequest::check(*args, 2),
+                Command::Run(args) => {
+                    let mut variables = Variables::default();
+                    for word in &args.environment.env {
+                        variables.add_flag(word, |_| Ok(None))?;
+                    }
+                    RunRequest::check(*args, variables, 2)
+                }
                 other => panic!("{other:?}"),
             },
             Parsed::Help(help) => panic!("{help}"),
@@ -359,11 +357,6 @@ mod tests {
                 &["--exec", "x", "--entrypoint", "y", "busybox"],
                 "--exec conflicts with --entrypoint",
                 "use one of them",
-            ),
-            (
-                &["--env", "NOVALUE", "busybox"],
-                "--env \"NOVALUE\" has no value",
-                "use --env NOVALUE=VALUE; nothing is inherited from the host's environment",
             ),
             (
                 &["--env", "=x", "busybox"],

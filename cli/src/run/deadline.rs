@@ -1,7 +1,7 @@
 //! `--timeout`, enforced in every state of the main thread.
 //!
-//! A thread waits for the deadline and kills the VM, which unblocks the main thread unless it is
-//! blocked writing to standard output or standard error. If the main thread has not ended the
+//! A thread waits for the deadline and kills the VM, or the command of `exec`, which unblocks the main
+//! thread unless it is blocked writing to standard output or standard error. If the main thread has not ended the
 //! process within [`GRACE`], this thread does. A shutdown of the guest after its command has its
 //! own time limit and is not cut short, so that disks are written; the time to print the result is
 //! limited again.
@@ -13,11 +13,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use microagent_pipeline::ErrorKind;
-use microagent_workspace::machine::supervisor::Killer;
-
 use crate::failure::{EXIT_TIMED_OUT, Failure};
 use crate::termination::Termination;
+use microagent_pipeline::ErrorKind;
 
 /// How long the main thread may take to end the process after the deadline, and at least to print
 /// the result.
@@ -32,13 +30,13 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Starts the timer; without `seconds` it never fires.
+    /// Starts the timer, which calls `kill`; without `seconds` it never fires.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(
         seconds: Option<u64>,
-        killer: Killer,
+        kill: impl FnOnce() + Send + 'static,
         termination: Termination,
     ) -> Result<Deadline, Failure> {
         let fired = Arc::new(AtomicBool::new(false));
@@ -54,7 +52,7 @@ impl Deadline {
             seconds,
             fired: Arc::clone(&fired),
             ended,
-            killer,
+            kill: Box::new(kill),
             termination,
         };
         thread::Builder::new()
@@ -87,7 +85,7 @@ struct Timer {
     seconds: u64,
     fired: Arc<AtomicBool>,
     ended: Receiver<()>,
-    killer: Killer,
+    kill: Box<dyn FnOnce() + Send>,
     termination: Termination,
 }
 
@@ -100,7 +98,7 @@ impl Timer {
         let left = match self.ended.recv_timeout(limit) {
             Err(RecvTimeoutError::Timeout) => {
                 self.fired.store(true, Ordering::SeqCst);
-                self.killer.kill();
+                (self.kill)();
                 thread::sleep(GRACE);
                 self.termination
                     .terminate(EXIT_TIMED_OUT, &timed_out(self.seconds))

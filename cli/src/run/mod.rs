@@ -19,6 +19,7 @@ pub mod document;
 pub mod outputs;
 pub mod phases;
 pub mod sink;
+pub mod variables;
 pub mod vm;
 pub mod warnings;
 pub mod workspace;

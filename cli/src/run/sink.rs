@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::SystemTime;
 
-use microagent_workspace::machine::session::Sink;
+use microagent_workspace::machine::session::{Control, Sink};
 use microagent_workspace::machine::timeline::{Mark, Timeline, monotonic_micros};
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -120,7 +120,7 @@ impl Sink for CommandSink {
         }
     }
 
-    fn started(&mut self) {
+    fn started(&mut self, _: &Control) {
         self.started_at = Some(SystemTime::now());
         self.started_micros = Some(monotonic_micros());
     }

@@ -4,7 +4,9 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use microagent_pipeline::ErrorKind;
-use microagent_proto::agent::{AGENT_PORT, Exec, Exited, Failure as AgentFailure, FailureKind};
+use microagent_proto::agent::{
+    AGENT_PORT, Exec, Exited, Failure as AgentFailure, FailureKind, Output as CommandOutput,
+};
 use microagent_proto::control::VmConfig;
 use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::boot::{Guest, boot, configure};
@@ -65,6 +67,14 @@ pub enum Status {
     StdoutClosed,
     /// A step failed, or the timeout expired.
     Failed(Failure),
+}
+
+/// Where a command's output goes that `output` passes on.
+pub fn output_of(output: Output) -> CommandOutput {
+    match output.streams_are_one() {
+        true => CommandOutput::Merged,
+        false => CommandOutput::Separate,
+    }
 }
 
 /// Boots the VM and runs `task` within `deadline`.

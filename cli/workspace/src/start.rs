@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use microagent_cas::{Digest, Output, Store};
-use microagent_proto::agent::{Disk as Mount, Exec, Place};
+use microagent_cas::{Digest, Output as Object, Store};
+use microagent_proto::agent::{Disk as Mount, Exec, Output, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig, disk_serial};
 use microagent_vmm::engine::max_disks;
 
@@ -92,7 +92,7 @@ pub fn shim_config(
     };
     let workload = (!recorded.argv.is_empty()).then(|| Exec {
         // Both streams go to one log, in the order in which they were written.
-        merge_output: true,
+        output: Output::Merged,
         ..exec(spec, recorded, recorded.argv.clone(), Place::Workload)
     });
     Ok(ShimConfig {
@@ -119,6 +119,7 @@ pub fn shim_config(
             // The root is not mounted by name.
             disks: disks.into_iter().filter_map(|(_, mount)| mount).collect(),
             modules,
+            cgroups: true,
         },
         workload,
         stop_signal: (recorded.image.stop_signal.as_deref())
@@ -151,7 +152,7 @@ pub fn exec(spec: &Spec, recorded: &Recorded, argv: Vec<String>, place: Place) -
         cwd: recorded.image.working_dir.clone(),
         user: recorded.image.user.clone(),
         stdin: false,
-        merge_output: false,
+        output: Output::Separate,
         place,
     }
 }
@@ -173,14 +174,14 @@ pub fn disk_names(spec: &Spec) -> Vec<String> {
 ///
 /// # Errors
 /// [`ManifestError::Digest`].
-pub fn objects(recorded: &Recorded) -> Result<Vec<Output>, ManifestError> {
+pub fn objects(recorded: &Recorded) -> Result<Vec<Object>, ManifestError> {
     let kernel = &recorded.kernel;
     let blobs = [&kernel.digest, &recorded.initramfs].into_iter();
     let disks = [&recorded.rootfs].into_iter();
     let disks = disks.chain(&kernel.modules_disk).chain(&recorded.bundles);
     blobs
-        .map(|text| digest(text).map(Output::Blob))
-        .chain(disks.map(|text| digest(text).map(Output::Sparse)))
+        .map(|text| digest(text).map(Object::Blob))
+        .chain(disks.map(|text| digest(text).map(Object::Sparse)))
         .collect()
 }
 

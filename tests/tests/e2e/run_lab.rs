@@ -9,7 +9,7 @@ use crate::run_list::{self, Case};
 use microagent_tests::image::Layout;
 use microagent_tests::lab::{Lab, Machine, Report};
 use microagent_tests::microagent::Host;
-use microagent_tests::{Error, built_kernel, or_skip, program};
+use microagent_tests::{Error, built_kernel, or_skip, program, tool};
 
 /// The environment of each script.
 const SETTINGS: &str = "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm \
@@ -79,6 +79,7 @@ fn boot(first: bool) -> Result<Report, Error> {
         ..Machine::default()
     })?;
     lab.microagent()?;
+    lab.program(tool::find("script")?, "/usr/bin/script")?;
     lab.directory(&host.state(), "/state")?;
     if !first {
         let host = Host::with_kernel()?;

@@ -521,6 +521,61 @@ END
                          [{\"workspace\":\"h\",\"state\":\"failed\",\"restarts\":0,\"why\":\"itwasstartedagain0times,whichisthelimit\"},\
                          {\"workspace\":\"e\",\"state\":\"failed\",\"restarts\":0,\"why\":\"unhealthy:exitcode1:why\"}]\nh\ne\n",
             }
+            commands_have_terminals_that_are_left_as_they_were {
+                script: r##"w() { microagent --quiet "$@"; }; export NO_COLOR=1
+                    w create t --image "$IMAGE" --memory 128 >/dev/null; w start t >/dev/null
+                    mkfifo keys; exec 5<>keys
+                    # Runs a script on a terminal, and then says whether that is as before.
+                    on_terminal() { { echo 'stty rows 24 cols 80; stty -g >before'; cat; echo 'code=$?; stty -g | cmp - before && echo sane $code'; } >inner; TERM=vt100 script -qefc 'sh inner' /dev/null <keys >shown 2>&1; tr -d '\r' <shown; }
+                    seen() { until grep -q "$1" shown; do sleep 0.05; done; }
+                    echo 'microagent exec -t t sh -c "stty size; echo \$TERM; tty; exit 7"' | on_terminal
+                    : >shown; { seen up; stty -F "$(cat name)" rows 50 cols 132; } &
+                    echo 'tty >name; microagent exec -it t sh -c "trap \"stty size; exit 9\" WINCH; echo up; while :; do sleep 0.1; done"' | on_terminal; wait
+                    : >shown; { seen up; printf '\003' >&5; } &
+                    echo 'microagent exec -t t sh -c "echo up; sleep 1000"' | on_terminal; wait
+                    : >shown; { seen up; kill -TERM $(cat pid); } &
+                    echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"echo up; sleep 2000\""' | on_terminal; wait
+                    : >shown; { seen up; kill -KILL $(cat pid); } &
+                    echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"echo up; setsid sleep 3000\""; stty sane' | on_terminal >/dev/null; wait
+                    until ! w exec t ps | grep -q 'sleep [23]000'; do :; done
+                    : >shown; { seen '# '; echo 'echo up; sleep 4000' >&5; seen ^up; printf '\035' >&5; } &
+                    echo 'microagent connect t' | on_terminal | tail -n 2; wait
+                    w exec t ps | grep -c 'sleep [4]000'
+                    : >shown; { seen '# '; echo 'exit 3' >&5; } &
+                    echo 'microagent --quiet connect t' | on_terminal | tail -n 1; wait
+                    w connect t --send 'echo one; echo two >&2; exit 5' 2>&1; echo $?; w connect t --send 'echo begin; sleep 5000' --timeout 2 2>/dev/null; echo $?
+                    w exec t ps | grep -c 'sleep [5]000'; w delete --force t >/dev/null"##,
+                seconds: 240,
+                code: 0,
+                stdout: "24 80\nvt100\n/dev/pts/0\nsane 7\nup\n50 132\nsane 9\nup\n^Csane 130\n\
+                         up\nmicroagent: interrupted\nsane 143\n\
+                         microagent: left t; its shell and what runs in it go on\nsane 0\n1\nsane 3\n\
+                         one\ntwo\n5\nbegin\n124\n0\n",
+            }
+            a_workload_that_takes_everything_leaves_room_for_commands {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w create bomb --image "$IMAGE" --memory 128 --cpus 1 --entrypoint 'bomb() { bomb | bomb & }; bomb; sleep 10000' >/dev/null
+                    w create hog --image "$IMAGE" --memory 128 --cpus 1 --entrypoint 'for size in 512 256 128 64 32 16 8 4 2 1; do fallocate -l ${size}M /big$size; done 2>/dev/null
+                        cat /dev/zero >/rest; echo 1 >/proc/sys/fs/file-max; head -c 30000000 /dev/zero >/dev/shm/x; while :; do tail -c 100000000 /dev/zero; echo filled; done' >/dev/null
+                    w start bomb >/dev/null & w start hog >/dev/null; wait
+                    until [ "$(w exec bomb cat /sys/fs/cgroup/microagent-1/pids.current)" -gt 400 ]; do :; done; w exec bomb echo alive
+                    w exec --timeout 2 bomb -- sh -c 'setsid sleep 7777 & sleep 7777' 2>/dev/null; echo $?; w exec bomb ps | grep -c 'sleep [7]777'; w kill bomb
+                    until w logs hog | grep -q filled; do :; done; w exec hog echo alive
+                    w exec hog -- tail -c 100000000 /dev/zero; echo $?; w exec hog -- sh -c 'echo x >/y' 2>/dev/null; echo $?; w exec hog echo alive
+                    w exec hog yes | { head -c 100000 >/dev/null; w exec hog echo beside; }
+                    w exec -d hog -- sh -c 'echo 1000000 >/proc/sys/fs/file-max; echo $$ >/dev/shm/y; exec sleep 8888'; until w exec hog ps | grep -q 'sleep [8]888'; do :; done
+                    w --json exec -d hog sleep 9999 | grep -c '"pid": [0-9]'; w kill hog; w delete bomb hog"#,
+                seconds: 300,
+                code: 0,
+                stdout: "alive\n124\n0\nbomb\nalive\n137\n1\nalive\nbeside\n1\nhog\nbomb\nhog\n",
+            }
+            variables_come_from_files_and_from_the_caller {
+                script: r#"printf '# comment\nA=from a file\nB=file\n\n  GIVEN\nABSENT\n' >variables; export GIVEN=caller; unset ABSENT HOSTNAME
+                    microagent run --image "$IMAGE" --env-file variables -e B=flag -e HOSTNAME -e ABSENT=1 -e ABSENT --exec '
+                        echo "$A,$B,$GIVEN,${ABSENT-unset}"; env | grep -c ^HOSTNAME=; exit 4'"#,
+                code: 4,
+                stdout: "from a file,flag,caller,unset\n0\n",
+            }
             writes_to_the_root_are_discarded {
                 script: r#"microagent run --image "$IMAGE" --exec 'echo x >/written && sync && cat /written'
                     microagent run --image "$IMAGE" --exec 'test ! -e /written && echo clean'"#,

@@ -4,7 +4,6 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -35,6 +34,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct Agent {
     children: Arc<Children>,
     namespaces: Arc<Namespaces>,
+    proc: OwnedFd,
     oom_kills: OomKills,
     state: Mutex<State>,
 }
@@ -46,18 +46,19 @@ pub enum State {
     Unconfigured(Uevents),
     /// A session is configuring it, which may wait for devices.
     Configuring,
-    /// Configured; holds the mount points of the disks other than the root.
-    Configured(Vec<PathBuf>),
+    /// Configured.
+    Configured(Configured),
     /// Configuration failed halfway and cannot be repeated in this VM.
     Failed,
 }
 
 impl Agent {
-    /// An agent. `program` is this program's file.
-    pub fn new(program: OwnedFd, oom_kills: OomKills, state: State) -> Agent {
+    /// An agent. `program` is this program's file, `proc` its `/proc`.
+    pub fn new(program: OwnedFd, proc: OwnedFd, oom_kills: OomKills, state: State) -> Agent {
         Agent {
             children: Arc::default(),
             namespaces: Arc::new(Namespaces::new(program)),
+            proc,
             oom_kills,
             state: Mutex::new(state),
         }
@@ -131,12 +132,15 @@ impl Agent {
                 }
             }
             Request::Exec(request) => {
-                if let Err(failure) = self.check_configured() {
-                    return refuse(stream, failure);
-                }
+                let configured = match self.configured() {
+                    Ok(configured) => configured,
+                    Err(failure) => return refuse(stream, failure),
+                };
                 let guest = Guest {
                     children: &self.children,
                     namespaces: &self.namespaces,
+                    cgroups: configured.cgroups.as_ref(),
+                    proc: &self.proc,
                     oom_kills: &self.oom_kills,
                 };
                 match exec::run(stream, &request, &guest)? {
@@ -171,7 +175,8 @@ impl Agent {
             }
             Request::Shutdown => {
                 write_opening(stream, &Reply::ShuttingDown)?;
-                power::shut_down(&self.children, &self.namespaces, &self.disks())
+                let disks = self.configured().unwrap_or_default().disks;
+                power::shut_down(&self.children, &self.namespaces, &disks)
             }
         }
         Ok(Leftovers::default())
@@ -189,7 +194,7 @@ impl Agent {
                 *state = other;
                 drop(state);
                 return Err(self
-                    .check_configured()
+                    .configured()
                     .err()
                     .unwrap_or_else(|| bad_request("this VM is already configured".into())));
             }
@@ -199,8 +204,9 @@ impl Agent {
         let mut state = self.lock();
         match result {
             Ok(configured) => {
-                *state = State::Configured(configured.disks);
-                Ok(configured.mount_micros)
+                let mount_micros = configured.mount_micros;
+                *state = State::Configured(configured);
+                Ok(mount_micros)
             }
             Err(error) => {
                 *state = State::Failed;
@@ -210,20 +216,18 @@ impl Agent {
     }
 
     fn check_configured(&self) -> Result<(), Failure> {
+        self.configured().map(drop)
+    }
+
+    /// How the VM is configured; refused if it is not.
+    fn configured(&self) -> Result<Configured, Failure> {
         let why = match &*self.lock() {
-            State::Configured(_) => return Ok(()),
+            State::Configured(configured) => return Ok(configured.clone()),
             State::Unconfigured(_) => "is not configured",
             State::Configuring => "is being configured",
             State::Failed => "could not be configured",
         };
         Err(bad_request(format!("this VM {why}")))
-    }
-
-    fn disks(&self) -> Vec<PathBuf> {
-        match &*self.lock() {
-            State::Configured(disks) => disks.clone(),
-            State::Unconfigured(_) | State::Configuring | State::Failed => Vec::new(),
-        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -246,11 +250,23 @@ fn bad_request(message: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
     use std::sync::mpsc;
 
-    use microagent_proto::agent::{Exec, Place};
+    use microagent_proto::agent::{Exec, Output, Place};
 
     use super::*;
+
+    fn agent() -> Arc<Agent> {
+        let open = |path| OwnedFd::from(std::fs::File::open(path).unwrap());
+        let state = State::Unconfigured(Uevents::open().unwrap());
+        Arc::new(Agent::new(
+            open("/proc/self/exe"),
+            open("/proc"),
+            OomKills::open().unwrap(),
+            state,
+        ))
+    }
 
     /// The answer of `agent` to a command.
     fn answer(agent: &Arc<Agent>) -> Reply {
@@ -266,7 +282,7 @@ mod tests {
             cwd: String::new(),
             user: String::new(),
             stdin: false,
-            merge_output: false,
+            output: Output::Separate,
             place: Place::Workload,
         };
         write_opening(&mut ours, &Request::Exec(exec)).unwrap();
@@ -279,9 +295,7 @@ mod tests {
 
     #[test]
     fn other_sessions_go_on_while_one_waits_for_devices() {
-        let program = std::fs::File::open("/proc/self/exe").unwrap();
-        let state = State::Unconfigured(Uevents::open().unwrap());
-        let agent = Arc::new(Agent::new(program.into(), OomKills::open().unwrap(), state));
+        let agent = agent();
         assert_eq!(answer(&agent), refusal("is not configured"));
         let (waits, waiting) = mpsc::channel();
         let (appear, device) = mpsc::channel();
@@ -294,6 +308,7 @@ mod tests {
                     Ok(Configured {
                         mount_micros: 7,
                         disks: vec!["/data".into()],
+                        cgroups: None,
                     })
                 })
             })
@@ -305,10 +320,10 @@ mod tests {
             second,
             Err(bad_request("this VM is being configured".into()))
         );
-        assert!(agent.disks().is_empty());
+        assert!(agent.configured().is_err());
         appear.send(()).unwrap();
         assert_eq!(configuring.join().unwrap(), Ok(7));
-        assert_eq!(agent.disks(), [PathBuf::from("/data")]);
+        assert_eq!(agent.configured().unwrap().disks, [PathBuf::from("/data")]);
         let third = agent.configure(|_| unreachable!());
         assert_eq!(
             third,
@@ -318,9 +333,7 @@ mod tests {
 
     #[test]
     fn a_configuration_that_failed_is_not_repeated() {
-        let program = std::fs::File::open("/proc/self/exe").unwrap();
-        let state = State::Unconfigured(Uevents::open().unwrap());
-        let agent = Arc::new(Agent::new(program.into(), OomKills::open().unwrap(), state));
+        let agent = agent();
         let error = || ConfigureError::Clock(io::ErrorKind::InvalidInput.into());
         assert_eq!(agent.configure(|_| Err(error())), Err(error().into()));
         assert_eq!(answer(&agent), refusal("could not be configured"));

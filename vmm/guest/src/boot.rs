@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use microagent_proto::agent::{AGENT_PORT, READY_PORT, Ready};
 use microagent_proto::frame::{FrameError, write_opening};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -17,7 +18,7 @@ use crate::agent::{Agent, State};
 use crate::console::log;
 use crate::modules::{self, ModuleError};
 use crate::network;
-use crate::oom::OomKills;
+use crate::oom::{self, OomKills};
 use crate::spawn::KERNEL_MOUNT;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
@@ -61,6 +62,9 @@ pub enum BootError {
     /// The kernel's counters cannot be read.
     #[error("cannot open /proc/vmstat")]
     OomKills(#[source] io::Error),
+    /// `/proc` cannot be opened.
+    #[error("cannot open /proc")]
+    Proc(#[source] io::Error),
     /// This program's file is missing.
     #[error("cannot open {PROGRAM}")]
     Program(#[source] io::Error),
@@ -88,8 +92,17 @@ pub fn run() -> Result<Infallible, BootError> {
     let mut host = connect_when_ready(&uevents).map_err(BootError::Connect)?;
     let oom_kills = OomKills::open().map_err(BootError::OomKills)?;
     let program = std::fs::File::open(PROGRAM).map_err(BootError::Program)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())
+        .map_err(|error| BootError::Proc(error.into()))?;
+    if let Err(error) = oom::forbid_kill(&proc) {
+        log(&format!(
+            "cannot be spared when memory is exhausted: {error}"
+        ));
+    }
     let agent = Arc::new(Agent::new(
         program.into(),
+        proc,
         oom_kills,
         State::Unconfigured(uevents),
     ));

@@ -18,6 +18,7 @@ use rustix::process::{
     pidfd_send_signal, waitid,
 };
 
+use crate::cgroup::Cgroup;
 use crate::spawn::{self, Program, SpawnError};
 
 /// The number of children that have not been reaped.
@@ -37,8 +38,12 @@ pub enum Status {
 }
 
 impl Children {
-    /// Starts `program`.
-    pub fn spawn(self: &Arc<Children>, program: &Program) -> Result<ChildHandle, SpawnError> {
+    /// Starts `program`, which is alone in `cgroup`, if it has one.
+    pub fn spawn(
+        self: &Arc<Children>,
+        program: &Program,
+        cgroup: Option<Cgroup>,
+    ) -> Result<ChildHandle, SpawnError> {
         let pid = spawn::spawn(program)?;
         // The process is not reaped before the handle does it, so the id is its.
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
@@ -54,6 +59,7 @@ impl Children {
             children: Arc::clone(self),
             pid,
             pidfd,
+            cgroup,
             status: Cell::new(None),
         })
     }
@@ -80,12 +86,14 @@ impl Children {
     }
 }
 
-/// A child. Dropping the handle while the child runs kills its process group and waits for it.
+/// A child. Dropping the handle while the child runs kills its cgroup and its process group, and
+/// waits for it.
 #[derive(Debug)]
 pub struct ChildHandle {
     children: Arc<Children>,
     pid: Pid,
     pidfd: OwnedFd,
+    cgroup: Option<Cgroup>,
     status: Cell<Option<Status>>,
 }
 
@@ -126,13 +134,29 @@ impl ChildHandle {
     pub fn signal(&self, signal: Signal) {
         let _ = pidfd_send_signal(&self.pidfd, signal);
     }
+
+    /// Kills it, and with it its process group and its cgroup.
+    pub fn kill(&self) {
+        self.signal_group(Signal::KILL);
+        if let Some(cgroup) = &self.cgroup {
+            // Before Linux 5.14 there is only the process group.
+            let _ = cgroup.kill();
+        }
+    }
+
+    /// Signals its process group.
+    pub fn signal_group(&self, signal: Signal) {
+        if self.status.get().is_none() {
+            // It is the leader of its process group until it is reaped.
+            let _ = kill_process_group(self.pid, signal);
+        }
+    }
 }
 
 impl Drop for ChildHandle {
     fn drop(&mut self) {
         if self.status.get().is_none() {
-            // It is the leader of its process group until it is reaped.
-            let _ = kill_process_group(self.pid, Signal::KILL);
+            self.kill();
             let _ = self.status();
         }
     }

@@ -5,12 +5,14 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use microagent_proto::agent::{Configure, Failure, FailureKind};
 use microagent_proto::error_chain;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::cgroup::Cgroups;
 use crate::disks;
 use crate::module_disk;
 use crate::root;
@@ -54,12 +56,14 @@ impl From<ConfigureError> for Failure {
 }
 
 /// The result of a configuration.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct Configured {
     /// The duration of all mounts, in microseconds.
     pub mount_micros: u64,
     /// The mount points of disks other than the root, in mount order.
     pub disks: Vec<PathBuf>,
+    /// Where the groups of commands are made, if they have any.
+    pub cgroups: Option<Arc<Cgroups>>,
 }
 
 /// Applies `request`: entropy, clock, name, root, modules, disks, in that order.
@@ -82,6 +86,7 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, C
     Ok(Configured {
         mount_micros,
         disks,
+        cgroups: (request.cgroups).then(Cgroups::prepare).flatten(),
     })
 }
 

@@ -19,7 +19,7 @@
 //! - [`dial`]: connects a session to a TCP server of the guest.
 //! - [`namespaces`]: where commands run, apart from the agent; [`reaper`] is the first process of
 //!   one of them.
-//! - [`oom`]: whether memory was exhausted.
+//! - [`cgroup`]: the groups of commands, with limits; [`oom`]: exhausted memory.
 //! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
 //! - [`console`]: messages of the agent itself; [`power`]: power-off and reset. PID 1 must not
 //!   return or panic; both lead to a power-off.
@@ -32,6 +32,7 @@
 
 mod agent;
 mod boot;
+mod cgroup;
 mod children;
 mod configure;
 mod console;

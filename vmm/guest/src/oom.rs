@@ -1,8 +1,34 @@
-//! How many processes the kernel has killed because memory was exhausted.
+//! What happens when memory is exhausted: the kernel kills a process, never the agent, and counts.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+/// How the kernel chooses (proc(5)), below the `/proc` of the agent: `self` is the process that opens
+/// it, also in another PID namespace.
+const ADJUSTMENT: &CStr = c"self/oom_score_adj";
+
+/// Makes the kernel never choose this process, nor those that it starts, unless they call
+/// [`allow_kill`].
+pub fn forbid_kill(proc: &OwnedFd) -> io::Result<()> {
+    Ok(adjust(proc, b"-1000")?)
+}
+
+/// Makes this process one that the kernel may kill. Async-signal-safe.
+pub fn allow_kill(proc: &OwnedFd) -> Result<(), Errno> {
+    adjust(proc, b"0")
+}
+
+fn adjust(proc: &OwnedFd, value: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(proc, ADJUSTMENT, flags, Mode::empty())?;
+    rustix::io::write(&file, value).map(drop)
+}
 
 const VMSTAT: &str = "/proc/vmstat";
 

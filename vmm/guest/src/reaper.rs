@@ -39,6 +39,10 @@ pub fn start(program: &OwnedFd) -> Result<OwnedFd, SpawnError> {
             .map_err(system)?,
         user: (&Identity::root()).into(),
         mount_proc: true,
+        terminal: false,
+        cgroup: None,
+        // It is small, and when it ends, so do all processes of the namespace.
+        oom_victim: None,
     })?;
     pidfd_open(pid, PidfdFlags::empty()).map_err(system)
 }

@@ -169,12 +169,7 @@ const MOVED: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// Further mounts, in mount order, all of them optional: a mount is skipped if the kernel lacks its
 /// file system. The options are those of container engines.
 const MOUNTS: [KernelMount; 4] = [
-    KernelMount {
-        path: "/dev/pts",
-        fs_type: "devpts",
-        flags: NOSUID.union(MountFlags::NOEXEC),
-        data: Some(c"newinstance,gid=5,mode=0620,ptmxmode=0666"),
-    },
+    TERMINALS,
     KernelMount {
         path: "/dev/shm",
         fs_type: "tmpfs",
@@ -194,6 +189,18 @@ const MOUNTS: [KernelMount; 4] = [
         data: None,
     },
 ];
+
+const TERMINALS: KernelMount = KernelMount {
+    path: "/dev/pts",
+    fs_type: "devpts",
+    flags: NOSUID.union(MountFlags::NOEXEC),
+    data: Some(c"newinstance,gid=5,mode=0620,ptmxmode=0666"),
+};
+
+/// Mounts the file system of terminals.
+pub fn mount_terminals() -> Result<(), RootError> {
+    TERMINALS.mount()
+}
 
 const DEVICE_LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),

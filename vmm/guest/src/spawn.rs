@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
 
+use crate::oom;
 use crate::user::Identity;
 
 /// The soft limit on open files for commands, which is safe for programs that use `select`. Others
@@ -44,6 +45,13 @@ pub struct Program {
     /// The process is the first one of the calling thread's new PID namespace: it mounts the
     /// namespace's `/proc` first.
     pub mount_proc: bool,
+    /// Its standard input is a terminal, which becomes the controlling terminal of its session.
+    pub terminal: bool,
+    /// The directory of the cgroup in which it starts; otherwise it is the agent's.
+    pub cgroup: Option<OwnedFd>,
+    /// The agent's `/proc`, if the process is to be killed when memory is exhausted, unlike the
+    /// agent ([`crate::oom`]).
+    pub oom_victim: Option<OwnedFd>,
 }
 
 /// What is executed.
@@ -115,14 +123,16 @@ impl CStringArray {
 }
 
 /// The steps of a child, in order. Their numbers are sent over the error pipe.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "set the descriptors of the command",
+    "let the kernel kill the command when memory is exhausted",
     "mount /proc for the command",
     "start a session for the command",
     "set the limits of the command",
     "set the user of the command",
     "execute the program",
 ];
+const OOM: usize = 1;
 const EXECUTE: usize = STEPS.len() - 1;
 
 /// The error pipe of a child: the first descriptor after the standard streams.
@@ -151,17 +161,9 @@ pub fn spawn(program: &Program) -> Result<Pid, SpawnError> {
         errors: child_errors.as_raw_fd(),
         file: file.as_ref().map(AsRawFd::as_raw_fd),
     };
-    // SAFETY: needed because no dependency wraps fork safely: the child of a multi-threaded process
-    // may only do what is async-signal-safe. `run_child` makes system calls with existing values,
-    // allocates nothing, takes no lock and does not return.
-    #[allow(unsafe_code)]
-    let forked = unsafe { libc::fork() };
-    let pid = match forked {
-        0 => run_child(program, &descriptors),
-        forked => match Pid::from_raw(forked).filter(|_| forked > 0) {
-            Some(pid) => pid,
-            None => return Err(SpawnError::System(io::Error::last_os_error())),
-        },
+    let pid = match fork(program.cgroup.as_ref())? {
+        Some(pid) => pid,
+        None => run_child(program, &descriptors),
     };
     drop((child_errors, stdio, file));
     let mut report = [0; 5];
@@ -180,6 +182,58 @@ pub fn spawn(program: &Program) -> Result<Pid, SpawnError> {
                 },
             })
         }
+    }
+}
+
+/// `CLONE_INTO_CGROUP` of linux/sched.h; libc's does not fit its type.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// Forks, into `cgroup` if there is one. Returns `None` in the child, which may only do what is
+/// async-signal-safe and must not return.
+///
+/// A child that moved itself would wait until the kernel has stopped all forks and exits of the
+/// machine, which takes a grace period of RCU; one that begins there does not.
+fn fork(cgroup: Option<&OwnedFd>) -> Result<Option<Pid>, SpawnError> {
+    let forked = match cgroup {
+        // SAFETY: needed because no dependency wraps fork safely: the child of a multi-threaded
+        // process may only do what is async-signal-safe. `run_child` makes system calls with
+        // existing values, allocates nothing, takes no lock and does not return.
+        #[allow(unsafe_code)]
+        None => unsafe { libc::fork() },
+        Some(cgroup) => {
+            let arguments = libc::clone_args {
+                flags: CLONE_INTO_CGROUP,
+                pidfd: 0,
+                child_tid: 0,
+                parent_tid: 0,
+                exit_signal: libc::SIGCHLD as u64,
+                stack: 0,
+                stack_size: 0,
+                tls: 0,
+                set_tid: 0,
+                set_tid_size: 0,
+                cgroup: cgroup.as_raw_fd().cast_unsigned().into(),
+            };
+            // SAFETY: needed because no dependency wraps clone3. Without CLONE_VM and a stack it is
+            // a fork, to whose child the same applies; libc's record of its thread id is the
+            // parent's, which the child does not use. The kernel reads `arguments`, of this size.
+            #[allow(unsafe_code)]
+            let forked = unsafe {
+                libc::syscall(
+                    libc::SYS_clone3,
+                    &raw const arguments,
+                    size_of::<libc::clone_args>(),
+                )
+            };
+            forked as libc::pid_t
+        }
+    };
+    match forked {
+        0 => Ok(None),
+        forked => match Pid::from_raw(forked).filter(|_| forked > 0) {
+            Some(pid) => Ok(Some(pid)),
+            None => Err(SpawnError::System(io::Error::last_os_error())),
+        },
     }
 }
 
@@ -209,9 +263,9 @@ fn run_child(program: &Program, descriptors: &Descriptors) -> ! {
     // buffer is valid. `_exit` runs no destructors and no handlers of the parent's.
     #[allow(unsafe_code)]
     unsafe {
-        // The source is closed at the end of the first step.
+        // The source is closed when the descriptors are set.
         let pipe = match step {
-            0 => descriptors.errors,
+            0 | OOM => descriptors.errors,
             _ => ERROR_PIPE,
         };
         libc::write(pipe, report.as_ptr().cast(), report.len());
@@ -220,15 +274,24 @@ fn run_child(program: &Program, descriptors: &Descriptors) -> ! {
 }
 
 fn prepare(program: &Program, descriptors: &Descriptors, step: &mut usize) -> Result<(), Errno> {
+    // While the agent's descriptors are open.
+    if let Some(proc) = &program.oom_victim {
+        *step = OOM;
+        oom::allow_kill(proc)?;
+        *step = 0;
+    }
     set_descriptors(&program.cwd, descriptors)?;
-    *step = 1;
+    *step = 2;
     if program.mount_proc {
         mount(c"proc", c"/proc", c"proc", KERNEL_MOUNT, None)?;
     }
-    *step = 2;
-    rustix::process::setsid()?;
-    reset_signals();
     *step = 3;
+    rustix::process::setsid()?;
+    if program.terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
+    reset_signals();
+    *step = 4;
     let limit = getrlimit(Resource::Nofile);
     let current = limit
         .maximum
@@ -240,7 +303,7 @@ fn prepare(program: &Program, descriptors: &Descriptors, step: &mut usize) -> Re
             ..limit
         },
     )?;
-    *step = 4;
+    *step = 5;
     // The child has one thread, so per-thread ids are its ids.
     let User { uid, gid, groups } = &program.user;
     rustix::thread::set_thread_groups(groups)?;

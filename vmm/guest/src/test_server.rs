@@ -13,6 +13,7 @@ use rustix::mount::{MountPropagationFlags, mount_bind_recursive, mount_change};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use crate::agent::{Agent, State};
+use crate::configure::Configured;
 use crate::console::log;
 use crate::oom::OomKills;
 use crate::root;
@@ -37,6 +38,7 @@ pub fn run(root: &Path) -> ExitCode {
 
 fn prepare(directory: &Path) -> io::Result<(Arc<Agent>, UnixListener)> {
     let program = File::open("/proc/self/exe")?;
+    let proc = File::open("/proc")?;
     let oom_kills = OomKills::open()?;
     let listener = io::stdin().as_fd().try_clone_to_owned()?;
     // A mount namespace like a guest's: nothing reaches the machine's mounts, and the root is the
@@ -48,6 +50,14 @@ fn prepare(directory: &Path) -> io::Result<(Arc<Agent>, UnixListener)> {
     )?;
     mount_bind_recursive(directory, directory)?;
     root::move_to_root(directory)?;
-    let agent = Agent::new(program.into(), oom_kills, State::Configured(Vec::new()));
+    if Path::new("/dev/pts").exists() {
+        root::mount_terminals().map_err(io::Error::other)?;
+    }
+    let agent = Agent::new(
+        program.into(),
+        proc.into(),
+        oom_kills,
+        State::Configured(Configured::default()),
+    );
     Ok((Arc::new(agent), listener.into()))
 }

@@ -9,7 +9,8 @@
 //! | request | replies, in order |
 //! |---|---|
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
-//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
+//! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`] or [`Reply::Detached`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
+//! | the same with [`Output::Discard`] | [`Reply::Started`] alone, or [`Reply::Failed`]: the command has no session |
 //! | [`Request::ReadTree`] | [`Reply::TreeOpened`], then the tree ([`crate::tree`]); or [`Reply::Failed`] alone |
 //! | [`Request::WriteTree`] | one [`Reply::TreeWritten`] or [`Reply::Failed`]. The host sends the tree, and the agent reads it to its end |
 //! | [`Request::Ping`] | [`Reply::Pong`], or [`Reply::Failed`] if no command can be run |
@@ -21,6 +22,10 @@
 //! Standard input has flow control of its own, so that signals are read even while the command does
 //! not read: the host may have sent at most [`STDIN_WINDOW`] bytes more than the agent has reported
 //! with [`Reply::StdinConsumed`].
+//!
+//! A host that closes the stream before the command has ended kills it, and with it everything that
+//! it started and that is still in its cgroup ([`Configure::cgroups`]) or else in its process group.
+//! [`Input::Detach`] ends a session without this.
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +100,10 @@ pub struct Configure {
     /// The serial number of the disk with the kernel's modules ([`crate::control::disk_serial`]):
     /// the content of `/lib/modules/RELEASE`, as an ext4 file system.
     pub modules: Option<String>,
+    /// Runs each command in a cgroup of its own (version 2), which limits its memory and processes
+    /// so that the guest can always start another one. A guest whose kernel has no cgroups runs them
+    /// without.
+    pub cgroups: bool,
 }
 
 /// The root file system.
@@ -141,13 +150,39 @@ pub struct Exec {
     /// `user[:group]` by name or number, as in an image's configuration, resolved with the image's
     /// `/etc/passwd` and `/etc/group`. Empty means root.
     pub user: String,
-    /// Whether stdin frames will follow. If not, the command's standard input is empty.
+    /// Whether stdin frames will follow. If not, the command's standard input is empty, unless it is
+    /// a terminal.
     pub stdin: bool,
-    /// Sends standard output and standard error as one stream, as stdout frames, in the order in
-    /// which they were written: both are one pipe for the command.
-    pub merge_output: bool,
+    /// Where its output goes.
+    pub output: Output,
     /// Where the command runs.
     pub place: Place,
+}
+
+/// Where the output of a command goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Output {
+    /// Standard output and standard error are two pipes, and are sent as frames of two kinds.
+    Separate,
+    /// Both are one pipe, and are sent as stdout frames, in the order in which they were written.
+    Merged,
+    /// The command is the leader of a session with a controlling terminal of this size. Its standard
+    /// streams are the terminal; what is written to that is sent as stdout frames.
+    Terminal(WindowSize),
+    /// Both are `/dev/null`. The command lives on without a session: the agent closes the stream
+    /// after [`Reply::Started`].
+    Discard,
+}
+
+/// The size of a terminal, in characters; 0 if it is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WindowSize {
+    /// The number of rows.
+    pub rows: u16,
+    /// The number of columns.
+    pub columns: u16,
 }
 
 /// Where a command runs. A command sees the processes of its own PID namespace only.
@@ -170,6 +205,17 @@ pub enum Place {
 pub enum Input {
     /// Sends a signal to the command's process.
     Signal(i32),
+    /// Sends a signal to the command's process group.
+    SignalGroup(i32),
+    /// Kills the command and everything that it started and that is still in its cgroup or else in
+    /// its process group.
+    Kill,
+    /// The command's terminal has another size. The kernel sends SIGWINCH to its foreground process
+    /// group. Ignored for a command without a terminal.
+    Resize(WindowSize),
+    /// The host leaves: the agent replies [`Reply::Detached`], the command lives on, and what it
+    /// writes is discarded. Its terminal stays open, so it gets no SIGHUP.
+    Detach,
 }
 
 /// The agent's replies.
@@ -185,6 +231,9 @@ pub enum Reply {
     Started {
         /// Its process id in the agent's namespace.
         pid: u32,
+        /// With [`Output::Discard`]: its process id in its own namespace, as other commands there see
+        /// it, unless it has already been reaped.
+        inner_pid: Option<u32>,
     },
     /// The command has read, or will never read, this many further bytes of its standard input.
     StdinConsumed {
@@ -193,6 +242,8 @@ pub enum Reply {
     },
     /// The command ended; no frame follows.
     Exited(Exited),
+    /// The command lives on without this session; no frame follows.
+    Detached,
     /// The tree to read was found, and follows.
     TreeOpened,
     /// The tree was written.

@@ -31,4 +31,4 @@ pub use error_chain::error_chain;
 
 /// The protocol version of all messages in this crate. It is incremented with every incompatible
 /// change.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;

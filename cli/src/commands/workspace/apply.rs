@@ -15,6 +15,7 @@ use super::create::{check_sizes, parent, read_file};
 use super::get;
 use crate::args::{ApplyArgs, CreateArgs};
 use crate::failure::{Failure, kind_of};
+use crate::request::Variables;
 use crate::request::create::CreateRequest;
 use crate::request::resources;
 use crate::settings::Settings;
@@ -41,7 +42,13 @@ pub fn apply(args: &ApplyArgs, settings: &Settings) -> Result<u8, Failure> {
         positional: args.name.clone(),
         ..CreateArgs::default()
     };
-    let request = CreateRequest::check(create, document, &base, resources::host_cpus())?;
+    let request = CreateRequest::check(
+        create,
+        Variables::default(),
+        document,
+        &base,
+        resources::host_cpus(),
+    )?;
     let name = &request.name;
     let directory = get(settings, name)?;
     // Held while it is written, so that the workspace is not started with half of it.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, Pipeline};
-use microagent_proto::agent::Place;
+use microagent_proto::agent::{Output, Place};
 use microagent_workspace::dir::{NewWorkspace, WorkspaceDir};
 use microagent_workspace::event::{Event, now, record};
 use microagent_workspace::machine::boot::{
@@ -29,11 +29,12 @@ use crate::failure::{Failure, kind_of};
 use crate::install;
 use crate::request::command::shell;
 use crate::request::create::CreateRequest;
-use crate::request::exec_size;
 use crate::request::resources::{self, Resources};
+use crate::request::{RunRequest, exec_size};
 use crate::run::artifacts::{self, Artifacts, check_memory};
 use crate::run::disks;
 use crate::run::phases::Phases;
+use crate::run::variables;
 use crate::run::vm;
 use crate::settings::Settings;
 use crate::termination::Termination;
@@ -61,7 +62,8 @@ pub fn create(
 ) -> Result<u8, Failure> {
     let dry_run = args.dry_run;
     let (document, base) = document(&args, settings)?;
-    let request = CreateRequest::check(args, document, &base, resources::host_cpus())?;
+    let variables = variables::read(&args.environment)?;
+    let request = CreateRequest::check(args, variables, document, &base, resources::host_cpus())?;
     let choice = engine::choose_with_notice(settings)?;
     disks::inspect(&request.run.disks, choice.engine)?;
     if dry_run {
@@ -93,7 +95,7 @@ pub fn create(
         request.run.resources.cpu_count,
     )?;
     let mut spec = request.spec;
-    let recorded = recorded(&request.run.resources, &artifacts)?;
+    let recorded = recorded(&request.run, &artifacts)?;
     spec.recorded = Some(recorded.clone());
     check_sizes(&spec, &recorded)?;
     if spec.to_json().len() > MAX_DOCUMENT {
@@ -233,9 +235,10 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
     })
 }
 
-fn recorded(resources: &Resources, artifacts: &Artifacts) -> Result<Recorded, Failure> {
+fn recorded(run: &RunRequest, artifacts: &Artifacts) -> Result<Recorded, Failure> {
     let image = &artifacts.image;
     let config = &image.config;
+    let (resources, unset_env) = (&run.resources, &run.unset_env);
     Ok(Recorded {
         runtime_id: random_id()?,
         created_at: now(),
@@ -243,7 +246,7 @@ fn recorded(resources: &Resources, artifacts: &Artifacts) -> Result<Recorded, Fa
             reference: image.reference.clone(),
             resolved: image.resolved.clone(),
             digest: image.digest.to_string(),
-            env: config.env.clone(),
+            env: without(&config.env, unset_env),
             working_dir: config.working_dir.clone(),
             user: config.user.clone(),
             stop_signal: config.stop_signal.clone(),
@@ -261,6 +264,14 @@ fn recorded(resources: &Resources, artifacts: &Artifacts) -> Result<Recorded, Fa
             .collect(),
         argv: artifacts.argv.clone(),
     })
+}
+
+/// The variables of the image, `NAME=value`, without those that the caller named and does not have.
+fn without(image: &[String], unset: &[String]) -> Vec<String> {
+    let named = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
+    (image.iter().filter(|entry| !unset.contains(&named(entry))))
+        .cloned()
+        .collect()
 }
 
 /// A random identity: 16 hexadecimal digits.
@@ -326,7 +337,7 @@ fn set_up(
     let recorded = start::recorded(spec).map_err(|error| internal(&error))?;
     let commands = spec.setup.iter().map(|line| {
         let mut exec = start::exec(spec, recorded, shell(line), Place::Beside);
-        exec.merge_output = true;
+        exec.output = Output::Merged;
         (line.clone(), exec)
     });
     let run_dir = RunDir::create()?;

@@ -1,23 +1,18 @@
 //! `microagent exec`.
 
-use std::io;
-use std::thread;
-
-use microagent_proto::agent::{AGENT_PORT, Place};
-use microagent_workspace::machine::MachineError;
-use microagent_workspace::machine::session::{self, SessionError};
-use microagent_workspace::start;
-use microagent_workspace::state::State;
+use microagent_proto::agent::{Exited, Output as CommandOutput};
+use microagent_workspace::machine::session::{End, Source, Stdin};
 use serde::Serialize;
 
-use super::{INTERVAL, client, client_failure, get};
+use super::target::{Ended, How, Target};
 use crate::args::ExecArgs;
-use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, Failure};
-use crate::output::stdout_error;
-use crate::request::{env_variable, exec_size};
-use crate::run::sink::CommandSink;
-use crate::run::vm::{exec_failure, exit_code};
+use crate::failure::Failure;
+use crate::request::{exec_size, resources};
+use crate::run::variables;
+use crate::run::vm::output_of;
 use crate::settings::Settings;
+use crate::terminal;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -26,59 +21,83 @@ struct Document<'a> {
     exit_code: Option<i32>,
     signal: Option<i32>,
     out_of_memory: bool,
+    timed_out: bool,
     stdout: String,
     stderr: String,
     truncated: bool,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DetachedDocument<'a> {
+    workspace: &'a str,
+    pid: Option<u32>,
+}
+
 /// Runs a command in a running workspace; returns its exit code.
-pub fn exec(args: ExecArgs, settings: &Settings) -> Result<u8, Failure> {
-    let name = &args.name;
-    let directory = get(settings, name)?;
-    let mut spec = directory.spec()?;
-    let variables = args.env.iter().map(|word| env_variable(word));
-    let variables = variables.collect::<Result<Vec<_>, _>>()?;
-    spec.env.extend(variables.clone());
-    let recorded = start::recorded(&spec)
-        .map_err(|error| Failure::caused(microagent_pipeline::ErrorKind::Corrupt, &error))?;
-    let mut request = start::exec(&spec, recorded, args.words, Place::Beside);
-    request.stdin = args.interactive;
-    request.merge_output = settings.output.streams_are_one();
+pub fn exec(args: ExecArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
+    let timeout = (args.timeout.as_deref()).map(resources::timeout);
+    let timeout = timeout.transpose()?;
+    if args.tty {
+        check_terminal(settings, "omit -t: the command then has no terminal")?;
+    }
+    let variables = variables::read(&args.environment)?;
+    let target = Target::find(&args.name, settings)?;
+    let mut request = target.request(args.words, &variables)?;
     request.cwd = args.cwd.unwrap_or(request.cwd);
     request.user = args.user.unwrap_or(request.user);
-    exec_size::check(&request, &variables)?;
-    let client = client(&directory, name)?;
-    // Issued once, when the guest is ready. A boot has its own time limit.
-    while client
-        .status()
-        .is_ok_and(|status| status.state == State::Starting)
-    {
-        thread::sleep(INTERVAL);
+    request.output = match (args.detach, args.tty) {
+        (true, _) => CommandOutput::Discard,
+        (_, true) => CommandOutput::Terminal(terminal::size()),
+        _ => output_of(settings.output),
+    };
+    if args.tty {
+        target.name_terminal(&mut request, &variables);
     }
-    let stream = (client.connect(AGENT_PORT)).map_err(|error| client_failure(error, name))?;
-    let mut sink = CommandSink::new(settings.output).map_err(|error| stdout_error(&error))?;
-    match session::exec(stream, request, &mut sink) {
-        Ok(exited) => {
-            if settings.output.json {
-                let captured = sink.into_captured();
-                let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-                settings.output.document(&Document {
-                    workspace: &args.name,
-                    exit_code: exited.code,
-                    signal: exited.signal,
-                    out_of_memory: exited.out_of_memory,
-                    stdout: text(captured.stdout),
-                    stderr: text(captured.stderr),
-                    truncated: captured.truncated,
-                })?;
-            }
-            Ok(exit_code(exited))
-        }
-        Err(SessionError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
-            Ok(EXIT_SIGPIPE)
-        }
-        Err(SessionError::Output(error)) => Err(stdout_error(&error)),
-        Err(SessionError::Refused(failure)) => Err(exec_failure(&failure)),
-        Err(error) => Err(Failure::from(MachineError::Session(error)).exits(EXIT_RUN_FAILED)),
+    exec_size::check(&request, &variables.set)?;
+    let has_input = args.interactive || args.tty;
+    let source = has_input.then(|| Box::new(Stdin) as Box<dyn Source>);
+    let mut ended = target.run(request, source, timeout, termination)?;
+    if settings.output.json {
+        print(&mut ended, &args.name, settings)?;
     }
+    ended.exit_code()
+}
+
+/// Checks that a command can be given this process's terminal; `otherwise` is what to do if not.
+pub fn check_terminal(settings: &Settings, otherwise: &str) -> Result<(), Failure> {
+    if settings.output.json {
+        return Err(
+            Failure::usage("--json conflicts with a terminal").remediation("omit --json or -t")
+        );
+    }
+    match terminal::is_terminal() {
+        true => Ok(()),
+        false => Err(Failure::usage("standard input is not a terminal").remediation(otherwise)),
+    }
+}
+
+/// Prints the document of a command.
+pub fn print(ended: &mut Ended, workspace: &str, settings: &Settings) -> Result<(), Failure> {
+    if let How::Session(End::Detached { pid }) = ended.how {
+        return settings
+            .output
+            .document(&DetachedDocument { workspace, pid });
+    }
+    let exited = match ended.how {
+        How::Session(End::Exited(exited)) => Some(exited),
+        _ => None,
+    };
+    let captured = std::mem::take(&mut ended.captured);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    settings.output.document(&Document {
+        workspace,
+        exit_code: exited.and_then(|exited| exited.code),
+        signal: exited.and_then(|exited| exited.signal),
+        out_of_memory: exited.is_some_and(|Exited { out_of_memory, .. }| out_of_memory),
+        timed_out: matches!(ended.how, How::TimedOut(_)),
+        stdout: text(captured.stdout),
+        stderr: text(captured.stderr),
+        truncated: captured.truncated,
+    })
 }

@@ -64,7 +64,7 @@ const MAX_LINE: usize = 64 << 10;
 
 /// Passes what a log has to `print`, until the workspace has ended or nobody reads: then `print`
 /// returns false. With `whole_lines`, a line is passed when its end has arrived.
-fn follow(
+pub fn follow(
     directory: &WorkspaceDir,
     path: &Path,
     whole_lines: bool,

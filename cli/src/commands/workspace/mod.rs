@@ -3,8 +3,10 @@
 
 mod apply;
 mod artifacts;
+mod attached;
 mod clone;
 mod commit;
+mod connect;
 mod cp;
 mod create;
 mod delete;
@@ -18,6 +20,7 @@ mod start;
 mod stats;
 mod status;
 mod supervise;
+mod target;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +37,7 @@ pub use apply::apply;
 pub use artifacts::artifacts;
 pub use clone::clone;
 pub use commit::commit;
+pub use connect::connect;
 pub use cp::cp;
 pub use create::create;
 pub use delete::delete;

@@ -49,6 +49,8 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Serial number of the disk with the kernel's modules, if it has any.
     pub modules: Option<String>,
+    /// Run each command in a cgroup of its own, so that further ones can always be started.
+    pub cgroups: bool,
 }
 
 /// Boots the VM and waits for its agent, at most for `timeout`.
@@ -96,6 +98,7 @@ pub fn configure(
         },
         disks: guest.disks,
         modules: guest.modules,
+        cgroups: guest.cgroups,
     };
     session::configure(stream, request)
         .map_err(|error| MachineError::of_session(error, supervisor, memory_mib))

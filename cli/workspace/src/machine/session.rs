@@ -1,7 +1,8 @@
 //! The host side of guest agent sessions.
 //!
 //! A session's stream carries one request. Output is written in order before the next frame is
-//! read, so a slow reader slows down only the guest.
+//! read, so a slow reader slows down only the guest. What the host sends meanwhile, through a
+//! [`Control`], does not wait for that reader.
 
 use std::io::{self, Read};
 use std::net::Shutdown;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, Input, Reply, Request, STDIN_WINDOW,
+    Configure, Exec, Exited, Failure, Input, Output, Reply, Request, STDIN_WINDOW, WindowSize,
 };
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
@@ -49,8 +50,10 @@ pub trait Sink {
     fn stdout(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Writes bytes of its standard error.
     fn stderr(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// The command has been started.
-    fn started(&mut self) {}
+    /// The command has been started; `control` sends it signals.
+    fn started(&mut self, control: &Control) {
+        let _ = control;
+    }
 }
 
 /// Gives a booted VM its identity and disks.
@@ -66,40 +69,167 @@ pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), Sessi
     }
 }
 
+/// The source of a command's standard input.
+pub trait Source: Send {
+    /// Waits for the next piece, which is written to the start of `buffer`.
+    fn next(&mut self, buffer: &mut [u8]) -> Piece;
+}
+
+/// A piece of standard input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece {
+    /// This many bytes, possibly none.
+    Bytes(usize),
+    /// The end of the input.
+    End,
+    /// The user leaves the command, after this many bytes.
+    Detach(usize),
+}
+
+/// This process's standard input.
+#[derive(Debug)]
+pub struct Stdin;
+
+impl Source for Stdin {
+    fn next(&mut self, buffer: &mut [u8]) -> Piece {
+        loop {
+            return match io::stdin().lock().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // An unreadable standard input counts as ended.
+                Ok(0) | Err(_) => Piece::End,
+                Ok(length) => Piece::Bytes(length),
+            };
+        }
+    }
+}
+
+/// What the host sends to a command, from any thread.
+#[derive(Debug, Clone)]
+pub struct Control(Arc<Mutex<UnixStream>>);
+
+impl Control {
+    /// For the session on `stream`.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be duplicated.
+    pub fn new(stream: &UnixStream) -> io::Result<Control> {
+        Ok(Control(Arc::new(Mutex::new(stream.try_clone()?))))
+    }
+
+    /// Sends a signal to the command's process.
+    ///
+    /// # Errors
+    /// The stream failed, or the command has ended.
+    pub fn signal(&self, number: i32) -> Result<(), SessionError> {
+        self.input(Input::Signal(number))
+    }
+
+    /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// As [`Control::signal`].
+    pub fn signal_group(&self, number: i32) -> Result<(), SessionError> {
+        self.input(Input::SignalGroup(number))
+    }
+
+    /// Kills the command and everything that it started.
+    ///
+    /// # Errors
+    /// As [`Control::signal`].
+    pub fn kill(&self) -> Result<(), SessionError> {
+        self.input(Input::Kill)
+    }
+
+    /// Gives the command's terminal another size.
+    ///
+    /// # Errors
+    /// As [`Control::signal`].
+    pub fn resize(&self, size: WindowSize) -> Result<(), SessionError> {
+        self.input(Input::Resize(size))
+    }
+
+    /// Ends the session: the guest kills a command that was not left.
+    pub fn hang_up(&self) {
+        let stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    fn input(&self, input: Input) -> Result<(), SessionError> {
+        let message = serde_json::to_vec(&input).map_err(FrameError::from)?;
+        Ok(self.frame(Kind::Message, &message)?)
+    }
+
+    fn frame(&self, kind: Kind, payload: &[u8]) -> Result<(), FrameError> {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        write_frame(&mut *stream, kind, payload)
+    }
+}
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The command ended.
+    Exited(Exited),
+    /// The command lives on.
+    Detached {
+        /// Its process id, as other commands in the guest see it, if it was started with
+        /// [`Output::Discard`] and has not been reaped yet.
+        pid: Option<u32>,
+    },
+}
+
 /// Runs one command to its end. With `request.stdin`, forwards this process's standard input.
+///
+/// # Errors
+/// [`SessionError`].
 pub fn exec(
-    mut stream: UnixStream,
+    stream: UnixStream,
     request: Exec,
     sink: &mut dyn Sink,
 ) -> Result<Exited, SessionError> {
-    let stdin = request.stdin;
+    let source = request.stdin.then(|| Box::new(Stdin) as Box<dyn Source>);
+    match attach(stream, request, source, sink)? {
+        End::Exited(exited) => Ok(exited),
+        End::Detached { .. } => Err(unexpected_reply()),
+    }
+}
+
+/// Runs one command until it ends or is left. `source` is its standard input.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn attach(
+    mut stream: UnixStream,
+    mut request: Exec,
+    source: Option<Box<dyn Source>>,
+    sink: &mut dyn Sink,
+) -> Result<End, SessionError> {
+    request.stdin = source.is_some();
+    let discards = request.output == Output::Discard;
     write_opening(&mut stream, &Request::Exec(request))?;
     match first_reply(&mut stream, "the start of the command")? {
-        Reply::Started { .. } => sink.started(),
+        Reply::Started { inner_pid, .. } if discards => {
+            return Ok(End::Detached { pid: inner_pid });
+        }
+        Reply::Started { .. } => {}
         Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
         _ => return Err(unexpected_reply()),
     }
+    let control = Control::new(&stream).map_err(FrameError::Io)?;
+    sink.started(&control);
     let window = Arc::new(StdinWindow::new());
-    if stdin {
-        let writer = stream.try_clone().map_err(FrameError::Io)?;
+    if let Some(source) = source {
         let window = Arc::clone(&window);
         // The thread ends with this process or with the session.
         thread::Builder::new()
             .name("stdin".into())
-            .spawn(move || forward_stdin(writer, &window))
+            .spawn(move || forward_input(source, &control, &window))
             .map_err(FrameError::Io)?;
     }
     let end = forward_output(&mut stream, &window, sink);
     window.close();
     let _ = stream.shutdown(Shutdown::Both);
     end
-}
-
-/// Sends a signal to the command of a session that another thread serves. `stream` is a second
-/// handle on its stream.
-pub fn signal(stream: &mut UnixStream, number: i32) -> Result<(), SessionError> {
-    let message = serde_json::to_vec(&Input::Signal(number)).map_err(FrameError::from)?;
-    Ok(write_frame(stream, Kind::Message, &message)?)
 }
 
 /// Asks the guest to power off; returns when the agent has accepted.
@@ -169,7 +299,7 @@ fn forward_output(
     stream: &mut UnixStream,
     window: &StdinWindow,
     sink: &mut dyn Sink,
-) -> Result<Exited, SessionError> {
+) -> Result<End, SessionError> {
     loop {
         let Frame { kind, payload } =
             read_frame(stream)?.ok_or(FrameError::Closed("the end of the command"))?;
@@ -177,7 +307,8 @@ fn forward_output(
             Kind::Stdout => sink.stdout(&payload).map_err(SessionError::Output)?,
             Kind::Stderr => sink.stderr(&payload).map_err(SessionError::Output)?,
             Kind::Message => match serde_json::from_slice(&payload).map_err(FrameError::from)? {
-                Reply::Exited(exited) => return Ok(exited),
+                Reply::Exited(exited) => return Ok(End::Exited(exited)),
+                Reply::Detached => return Ok(End::Detached { pid: None }),
                 Reply::StdinConsumed { bytes } => window.open(bytes),
                 Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
                 _ => return Err(unexpected_reply()),
@@ -187,22 +318,24 @@ fn forward_output(
     }
 }
 
-/// Copies standard input to the session until either ends.
-fn forward_stdin(mut stream: UnixStream, window: &StdinWindow) {
-    let mut stdin = io::stdin().lock();
+/// Copies `source` to the session until either ends.
+fn forward_input(mut source: Box<dyn Source>, control: &Control, window: &StdinWindow) {
     let mut chunk = vec![0; DATA_CHUNK];
     loop {
-        let length = match stdin.read(&mut chunk) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // An unreadable standard input counts as ended.
-            Err(_) => 0,
+        let piece = source.next(&mut chunk);
+        let length = match piece {
+            Piece::Bytes(length) | Piece::Detach(length) => length,
+            Piece::End => 0,
         };
-        if !window.take(length) {
-            return;
-        }
         // An empty frame signals the end.
-        if write_frame(&mut stream, Kind::Stdin, &chunk[..length]).is_err() || length == 0 {
+        if length > 0 || piece == Piece::End {
+            let sent = window.take(length) && control.frame(Kind::Stdin, &chunk[..length]).is_ok();
+            if !sent || piece == Piece::End {
+                return;
+            }
+        }
+        if let Piece::Detach(_) = piece {
+            let _ = control.input(Input::Detach);
             return;
         }
     }
@@ -246,7 +379,7 @@ mod tests {
             cwd: String::new(),
             user: String::new(),
             stdin: false,
-            merge_output: false,
+            output: Output::Separate,
             place: Place::Workload,
         }
     }
@@ -271,7 +404,7 @@ mod tests {
         (exec(ours, request(), &mut kept), kept)
     }
 
-    const STARTED: (Kind, &[u8]) = (Kind::Message, br#"{"started":{"pid":7}}"#);
+    const STARTED: (Kind, &[u8]) = (Kind::Message, br#"{"started":{"pid":7,"innerPid":null}}"#);
 
     #[test]
     fn stdout_and_stderr_are_separate_and_the_exit_is_returned() {

@@ -10,7 +10,7 @@ use microagent_proto::agent::Exec;
 
 use super::message::Event;
 use crate::log::BoundedLog;
-use crate::machine::session::{self, Sink};
+use crate::machine::session::{self, Control, Sink};
 
 /// How much of the output is kept, in bytes.
 const OUTPUT_LIMIT: u64 = 1 << 20;
@@ -18,7 +18,7 @@ const OUTPUT_LIMIT: u64 = 1 << 20;
 /// A running workload.
 #[derive(Debug)]
 pub struct Workload {
-    stream: UnixStream,
+    control: Control,
 }
 
 impl Workload {
@@ -34,7 +34,7 @@ impl Workload {
         events: Sender<Event>,
     ) -> io::Result<Workload> {
         let log = BoundedLog::open(output, OUTPUT_LIMIT)?;
-        let signals = stream.try_clone()?;
+        let control = Control::new(&stream)?;
         thread::Builder::new()
             .name("workload".into())
             .spawn(move || {
@@ -46,12 +46,12 @@ impl Workload {
                 // The main thread ends with the process.
                 let _ = events.send(Event::WorkloadEnded(end));
             })?;
-        Ok(Workload { stream: signals })
+        Ok(Workload { control })
     }
 
-    /// Sends it a signal. A workload that has ended receives none.
+    /// Sends a signal to its process group. A workload that has ended receives none.
     pub fn signal(&mut self, number: i32) {
-        if let Err(error) = session::signal(&mut self.stream, number) {
+        if let Err(error) = self.control.signal_group(number) {
             tracing::debug!(%error, "the workload cannot be signalled");
         }
     }
@@ -83,7 +83,7 @@ impl Sink for Output {
         Ok(())
     }
 
-    fn started(&mut self) {
+    fn started(&mut self, _: &Control) {
         let _ = self.events.send(Event::WorkloadStarted);
     }
 }

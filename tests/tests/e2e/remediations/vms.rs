@@ -54,12 +54,6 @@ const USAGE: &[Flaw] = &[
         ..Flaw::USAGE
     },
     Flaw {
-        flags: "--env OTHER",
-        says: "use --env {}=VALUE; nothing is inherited from the host's environment",
-        corrected: "--env $1=VALUE",
-        ..Flaw::USAGE
-    },
-    Flaw {
         flags: "--name Not_A_Name",
         says: "use 1 to 63 lowercase letters, digits and hyphens, not starting with a hyphen",
         corrected: "--name a-name-1",
@@ -164,7 +158,7 @@ const USAGE: &[Flaw] = &[
     },
     Flaw {
         flags: "-t",
-        says: "omit it: the guest has no terminal yet; use -i for standard input",
+        says: "omit it, and use -i for standard input; a workspace has terminals: microagent exec -t",
         ..Flaw::USAGE
     },
     Flaw {

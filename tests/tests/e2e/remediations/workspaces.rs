@@ -161,6 +161,68 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent exec -t w true </dev/null",
+        code: 2,
+        says: "omit -t: the command then has no terminal",
+        works: "microagent exec w true </dev/null",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent --json exec -t w true",
+        code: 2,
+        says: "omit --json or -t",
+        works: "microagent --json exec w true && script -qec 'microagent exec -t w true' /dev/null </dev/null",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent connect w </dev/null",
+        code: 2,
+        says: "in a script, use --send LINE",
+        follow: "send=${SAID#*use }",
+        works: "microagent connect w ${send% *} 'exit 0' </dev/null",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent --json connect w --console",
+        code: 2,
+        says: "use microagent --json logs --follow --console {}",
+        follow: "follow=${SAID#use }",
+        works: "timeout 2 $follow | grep -q text",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "microagent create s --image $IMAGE --memory 128 --cpus 1 --shell /bin/none; microagent start s",
+        command: "microagent connect s --send 'exit 0'",
+        code: 127,
+        says: "install {} with --setup, or create the workspace with another --shell",
+        follow: "microagent delete --force s; microagent create s --image $IMAGE --memory 128 --cpus 1 --shell $1 --setup \"printf '#!/bin/sh\\nexec sh\\n' >$1; chmod 755 $1\"; \
+                 microagent start s; microagent connect s --send 'exit 0'; microagent delete --force s; \
+                 microagent create s --image $IMAGE --memory 128 --cpus 1 --shell /bin/ash; microagent start s",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --shell bash --dry-run",
+        code: 2,
+        says: "use the path that it has in the guest, as in --shell /bin/bash",
+        works: "microagent create a --image $IMAGE ${SAID##*as in } --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'A=1\\n=2\\n' >variables",
+        command: "microagent exec --env-file variables w true",
+        code: 2,
+        says: "each line is NAME=VALUE, NAME, or a comment that begins with #",
+        follow: "printf 'A=1\\nB\\n# =2\\n' >variables",
+        works: "microagent exec --env-file variables w env | grep -x A=1",
+    },
+    Remedy {
+        command: "(export VARIABLE=$(printf '\\377'); microagent exec -e VARIABLE w true)",
+        code: 2,
+        says: "use --env {}=VALUE",
+        works: "microagent exec ${SAID#use } w env | grep -x VARIABLE=VALUE",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "microagent start w",
         says: "stop it first: microagent stop {}",
         follow: "${SAID#stop it first: }",

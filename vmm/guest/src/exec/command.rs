@@ -6,17 +6,18 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use microagent_proto::agent::{Exec, Failure, FailureKind, Place};
+use microagent_proto::agent::{Exec, Failure, FailureKind, Output, Place};
 use microagent_proto::error_chain;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use crate::children::{ChildHandle, Children};
+use crate::children::ChildHandle;
 use crate::directory;
+use crate::exec::Guest;
 use crate::exec::refusal::{Refusal, executable, explain};
-use crate::namespaces::{NamespaceError, Namespaces, WorkloadSlot};
+use crate::exec::terminal::Terminal;
+use crate::namespaces::{NamespaceError, WorkloadSlot};
 use crate::spawn::{self, CStringArray, Executable, Program, SpawnError};
 use crate::user::{self, Identity, UserError};
 
@@ -42,6 +43,10 @@ enum StartError {
     Missing { path: PathBuf },
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("cannot open a terminal for the command")]
+    Terminal(#[source] io::Error),
+    #[error("cannot make a cgroup for the command")]
+    Cgroup(#[source] io::Error),
     #[error("the command and its environment are longer than the guest's kernel allows")]
     TooLong,
     #[error(transparent)]
@@ -64,6 +69,8 @@ impl From<StartError> for Failure {
                 StartError::Refused(_) | StartError::TooLong => FailureKind::NotExecutable,
                 StartError::Namespace(_)
                 | StartError::WorkingDirectory { .. }
+                | StartError::Terminal(_)
+                | StartError::Cgroup(_)
                 | StartError::Spawn(_)
                 | StartError::System(_) => FailureKind::System,
             },
@@ -72,92 +79,126 @@ impl From<StartError> for Failure {
     }
 }
 
-/// A started command, and the agent's ends of its pipes.
+/// A started command.
 #[derive(Debug)]
 pub struct Running {
     /// The process.
     pub child: ChildHandle,
     /// The place of the workload, if the command is that.
     pub slot: Option<WorkloadSlot>,
-    /// Its standard input, unless it is `/dev/null`.
+    /// The agent's ends of its standard streams.
+    pub ends: Ends,
+}
+
+/// The agent's ends of a command's standard streams. They never block: what poll(2) reports may be
+/// gone again.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// Its standard input, unless that is `/dev/null`.
     pub stdin: Option<OwnedFd>,
-    /// Its standard output.
-    pub stdout: OwnedFd,
-    /// Its standard error, unless that is the same pipe as standard output.
+    /// Its standard output, or its terminal.
+    pub stdout: Option<OwnedFd>,
+    /// Its standard error, unless that is the same as standard output.
     pub stderr: Option<OwnedFd>,
+    /// Its terminal, if it has one.
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Starts the command. Moves the calling thread to the command's namespaces, so that names are
 /// looked up where the command is.
-pub fn start(
-    request: &Exec,
-    children: &Arc<Children>,
-    namespaces: &Arc<Namespaces>,
-) -> Result<Running, Failure> {
-    Ok(try_start(request, children, namespaces)?)
+pub fn start(request: &Exec, guest: &Guest<'_>) -> Result<Running, Failure> {
+    Ok(try_start(request, guest)?)
 }
 
-fn try_start(
-    request: &Exec,
-    children: &Arc<Children>,
-    namespaces: &Arc<Namespaces>,
-) -> Result<Running, StartError> {
+fn try_start(request: &Exec, guest: &Guest<'_>) -> Result<Running, StartError> {
     let name = request.argv.first().ok_or(StartError::Empty)?;
     let slot = match request.place {
-        Place::Workload => Some(namespaces.enter_for_workload()?),
+        Place::Workload => Some(guest.namespaces.enter_for_workload()?),
         Place::Beside => {
-            namespaces.enter()?;
+            guest.namespaces.enter()?;
             None
         }
     };
     let identity = user::look_up(&request.user)?;
     let cwd = working_directory(&request.cwd)?;
     let path = find(name, variable(&request.env, "PATH"), &cwd.path)?;
-
-    let system = |error: Errno| StartError::System(error.into());
-    // The agent's ends never block: what poll(2) reports may be gone again.
-    let (stdout, child_stdout) = pipe_for(&identity).map_err(system)?;
-    rustix::io::ioctl_fionbio(&stdout, true).map_err(system)?;
-    let (stderr, child_stderr) = match request.merge_output {
-        true => (None, child_stdout.try_clone().map_err(StartError::System)?),
-        false => {
-            let (stderr, child_stderr) = pipe_for(&identity).map_err(system)?;
-            rustix::io::ioctl_fionbio(&stderr, true).map_err(system)?;
-            (Some(stderr), child_stderr)
-        }
+    let (ends, stdio) = standard_streams(request, &identity)?;
+    let cgroup = match guest.cgroups {
+        Some(cgroups) => Some(cgroups.create().map_err(StartError::Cgroup)?),
+        None => None,
     };
-    let (stdin, child_stdin) = match request.stdin {
-        true => {
-            let (child_stdin, ours) = pipe_for(&identity).map_err(system)?;
-            rustix::io::ioctl_fionbio(&ours, true).map_err(system)?;
-            (Some(ours), child_stdin)
-        }
-        false => (None, spawn::null().map_err(StartError::System)?),
-    };
+    let group = cgroup.as_ref().map(|cgroup| cgroup.directory().try_clone());
     let nul = |_| StartError::NulByte;
     let program = Program {
         file: Executable::Path(CString::new(path.as_os_str().as_bytes()).map_err(nul)?),
         argv: CStringArray::new(&request.argv).map_err(nul)?,
         envp: CStringArray::new(&environment(request, &identity)).map_err(nul)?,
-        stdio: [child_stdin, child_stdout, child_stderr],
+        stdio,
         cwd: cwd.fd,
         user: (&identity).into(),
         mount_proc: slot.is_some(),
+        terminal: ends.terminal.is_some(),
+        cgroup: group.transpose().map_err(StartError::System)?,
+        oom_victim: Some(guest.proc.try_clone().map_err(StartError::System)?),
     };
-    let child = children.spawn(&program).map_err(|error| match error {
+    let spawned = guest.children.spawn(&program, cgroup);
+    let child = spawned.map_err(|error| match error {
         SpawnError::Execute(error) => refused(error, &cwd.path.join(&path), &cwd.path),
         error => StartError::Spawn(error),
     })?;
     if let Some(slot) = &slot {
         slot.started(&child).map_err(StartError::System)?;
     }
-    Ok(Running {
-        child,
-        slot,
-        stdin,
-        stdout,
-        stderr,
-    })
+    Ok(Running { child, slot, ends })
+}
+
+/// The agent's and the command's ends of its standard streams.
+fn standard_streams(
+    request: &Exec,
+    identity: &Identity,
+) -> Result<(Ends, [OwnedFd; 3]), StartError> {
+    let same = |fd: &OwnedFd| fd.try_clone().map_err(StartError::System);
+    let null = || spawn::null().map_err(StartError::System);
+    if let Output::Terminal(size) = request.output {
+        let Terminal { master, slave } =
+            Terminal::open(size, identity).map_err(StartError::Terminal)?;
+        let ends = Ends {
+            stdin: (request.stdin).then(|| same(&master)).transpose()?,
+            stdout: Some(same(&master)?),
+            stderr: None,
+            terminal: Some(master),
+        };
+        return Ok((ends, [same(&slave)?, same(&slave)?, slave]));
+    }
+    let mut ends = Ends::default();
+    // The reader's end, then the writer's.
+    let pipe = || pipe_for(identity).map_err(|error| StartError::System(error.into()));
+    let not_blocking = |end: OwnedFd| match rustix::io::ioctl_fionbio(&end, true) {
+        Ok(()) => Ok(Some(end)),
+        Err(error) => Err(StartError::System(error.into())),
+    };
+    let stdin = match request.stdin {
+        true => {
+            let (reader, writer) = pipe()?;
+            ends.stdin = not_blocking(writer)?;
+            reader
+        }
+        false => null()?,
+    };
+    if request.output == Output::Discard {
+        return Ok((ends, [stdin, null()?, null()?]));
+    }
+    let (reader, stdout) = pipe()?;
+    ends.stdout = not_blocking(reader)?;
+    let stderr = match request.output {
+        Output::Merged => same(&stdout)?,
+        _ => {
+            let (reader, stderr) = pipe()?;
+            ends.stderr = not_blocking(reader)?;
+            stderr
+        }
+    };
+    Ok((ends, [stdin, stdout, stderr]))
 }
 
 /// The error for a program that the kernel did not execute.

@@ -1,4 +1,4 @@
-//! The command's standard input.
+//! The command's standard input: a pipe, or its terminal.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,6 +11,10 @@ use rustix::io::Errno;
 /// How many consumed bytes are reported at once, unless nothing is pending.
 const REPORT: usize = STDIN_WINDOW / 4;
 
+/// What is written to a terminal at the end of the input (Ctrl-D). A program that reads lines takes
+/// it for the end, another for a character.
+const END_OF_TERMINAL: u8 = 4;
+
 /// The agent's end of the pipe, and what the command has not read yet.
 #[derive(Debug)]
 pub struct StandardInput {
@@ -18,6 +22,8 @@ pub struct StandardInput {
     pipe: Option<OwnedFd>,
     /// At most [`STDIN_WINDOW`] bytes.
     pending: VecDeque<u8>,
+    /// The pipe is a terminal.
+    terminal: bool,
     /// The host has sent everything.
     complete: bool,
     /// Consumed bytes that the host has not been told of.
@@ -25,11 +31,12 @@ pub struct StandardInput {
 }
 
 impl StandardInput {
-    /// Input for `pipe`, which does not block.
-    pub fn new(pipe: Option<OwnedFd>) -> StandardInput {
+    /// Input for `pipe`, which does not block and may be a terminal.
+    pub fn new(pipe: Option<OwnedFd>, terminal: bool) -> StandardInput {
         StandardInput {
             pipe,
             pending: VecDeque::new(),
+            terminal,
             complete: false,
             unreported: 0,
         }
@@ -43,9 +50,12 @@ impl StandardInput {
 
     /// Accepts the payload of one frame; an empty payload is the end.
     pub fn accept(&mut self, payload: &[u8]) -> Result<(), FrameError> {
-        self.complete |= payload.is_empty();
+        let ends = payload.is_empty() && !self.complete;
+        self.complete |= ends;
         self.pending.extend(payload);
-        if self.pending.len() + self.unreported > STDIN_WINDOW {
+        if ends && self.terminal && self.pipe.is_some() {
+            self.pending.push_back(END_OF_TERMINAL);
+        } else if self.pending.len() + self.unreported > STDIN_WINDOW {
             return Err(FrameError::StdinWindow);
         }
         Ok(self.push()?)
@@ -61,7 +71,8 @@ impl StandardInput {
                     self.unreported += taken;
                 }
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
-                Err(Errno::PIPE) => self.pipe = None,
+                // A terminal that no process has open (EIO).
+                Err(Errno::PIPE | Errno::IO) => self.pipe = None,
                 Err(error) => return Err(error.into()),
             }
         }

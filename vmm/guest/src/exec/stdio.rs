@@ -1,4 +1,4 @@
-//! Forwards a command's standard streams until it has ended.
+//! Forwards a command's standard streams until it has ended, or the host leaves it.
 //!
 //! One loop over poll(2), in which nothing blocks. If the host does not read, the pipes fill up and
 //! the command's output stalls; input and signals are handled nevertheless.
@@ -24,6 +24,8 @@ use crate::exec::inbox::{Inbox, Received};
 use crate::exec::input::StandardInput;
 use crate::exec::leftovers::Leftovers;
 use crate::exec::outbox::Outbox;
+use crate::exec::terminal;
+use crate::namespaces::WorkloadSlot;
 use crate::stream::Stream;
 
 /// How long to wait for output from a pipe that a descendant keeps open.
@@ -39,8 +41,8 @@ const SIGKILL: i32 = 9;
 const SHELL_SIGKILL: i32 = 128 + SIGKILL;
 
 /// Forwards the streams of `running` and reports how it ended; `out_of_memory` is called when it
-/// has been killed, or exits like a shell whose command has been. Returns the output pipes that
-/// are still open.
+/// has been killed, or exits like a shell whose command has been. Returns the outputs that are still
+/// open, and the command if the host has left it.
 ///
 /// # Errors
 /// The session's stream failed or ended early; the command has been killed.
@@ -49,18 +51,26 @@ pub fn forward(
     running: Running,
     out_of_memory: impl Fn() -> bool,
 ) -> Result<Leftovers, FrameError> {
+    let ends = running.ends;
     let mut forwarder = Forwarder {
         stream,
         outputs: [
-            Output::new(Some(running.stdout), Kind::Stdout),
-            Output::new(running.stderr, Kind::Stderr),
+            Output::new(ends.stdout, Kind::Stdout),
+            Output::new(ends.stderr, Kind::Stderr),
         ],
-        input: StandardInput::new(running.stdin),
+        input: StandardInput::new(ends.stdin, ends.terminal.is_some()),
+        terminal: ends.terminal,
         inbox: Inbox::default(),
         outbox: Outbox::new(),
         buffer: vec![0; DATA_CHUNK],
     };
-    let status = forwarder.until_exit(&running.child)?;
+    let Some(status) = forwarder.until_exit(&running.child)? else {
+        let child = Some((running.child, running.slot));
+        forwarder.outbox.reply(&Reply::Detached)?;
+        // The command stays, whether or not the host is still there.
+        let _ = forwarder.send_all();
+        return Ok(forwarder.leftovers(child));
+    };
     forwarder.drain()?;
     let was_killed = matches!(
         status,
@@ -78,29 +88,45 @@ pub fn forward(
     // From here on the VM can have another workload.
     drop(running.slot);
     forwarder.outbox.reply(&Reply::Exited(exited))?;
-    while !forwarder.outbox.is_empty() {
-        forwarder.wait(None, None)?;
-    }
-    let pipes = forwarder.outputs.into_iter();
-    Ok(Leftovers(pipes.filter_map(|output| output.pipe).collect()))
+    forwarder.send_all()?;
+    Ok(forwarder.leftovers(None))
 }
 
 struct Forwarder<'a> {
     stream: &'a mut Stream,
     outputs: [Output; 2],
     input: StandardInput,
+    terminal: Option<OwnedFd>,
     inbox: Inbox,
     outbox: Outbox,
     buffer: Vec<u8>,
 }
 
 impl Forwarder<'_> {
-    fn until_exit(&mut self, child: &ChildHandle) -> Result<Status, FrameError> {
+    /// `None` if the host leaves the command.
+    fn until_exit(&mut self, child: &ChildHandle) -> Result<Option<Status>, FrameError> {
         loop {
             if self.wait(Some(child), None)?.ended {
-                return Ok(child.status()?);
+                return Ok(Some(child.status()?));
             }
-            self.handle_input(child)?;
+            if self.handle_input(child)? == Host::Left {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn send_all(&mut self) -> Result<(), FrameError> {
+        while !self.outbox.is_empty() {
+            self.wait(None, None)?;
+        }
+        Ok(())
+    }
+
+    fn leftovers(self, child: Option<(ChildHandle, Option<WorkloadSlot>)>) -> Leftovers {
+        let outputs = self.outputs.into_iter();
+        Leftovers {
+            child,
+            outputs: outputs.filter_map(|output| output.pipe).collect(),
         }
     }
 
@@ -172,16 +198,29 @@ impl Forwarder<'_> {
     }
 
     /// Handles received frames.
-    fn handle_input(&mut self, child: &ChildHandle) -> Result<(), FrameError> {
+    fn handle_input(&mut self, child: &ChildHandle) -> Result<Host, FrameError> {
         while let Some(frame) = self.inbox.next()? {
             match frame.kind {
                 Kind::Stdin => self.input.accept(&frame.payload)?,
-                Kind::Message => {
-                    let Input::Signal(number) = serde_json::from_slice(&frame.payload)?;
-                    if let Some(signal) = Signal::from_named_raw(number) {
-                        child.signal(signal);
+                Kind::Message => match serde_json::from_slice(&frame.payload)? {
+                    Input::Signal(number) => {
+                        if let Some(signal) = Signal::from_named_raw(number) {
+                            child.signal(signal);
+                        }
                     }
-                }
+                    Input::SignalGroup(number) => {
+                        if let Some(signal) = Signal::from_named_raw(number) {
+                            child.signal_group(signal);
+                        }
+                    }
+                    Input::Kill => child.kill(),
+                    Input::Resize(size) => {
+                        if let Some(terminal) = &self.terminal {
+                            terminal::resize(terminal, size)?;
+                        }
+                    }
+                    Input::Detach => return Ok(Host::Left),
+                },
                 got @ (Kind::Stdout | Kind::Stderr) => {
                     return Err(FrameError::Unexpected {
                         got,
@@ -190,8 +229,15 @@ impl Forwarder<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(Host::Present)
     }
+}
+
+/// Whether the host wants to know of the command's end.
+#[derive(Debug, PartialEq, Eq)]
+enum Host {
+    Present,
+    Left,
 }
 
 /// What has happened.
@@ -202,7 +248,7 @@ struct Ready {
     output: bool,
 }
 
-/// One of the command's output pipes.
+/// One of the command's output pipes, or its terminal.
 struct Output {
     /// `None` after the end of the stream.
     pipe: Option<OwnedFd>,
@@ -237,7 +283,8 @@ impl Output {
             return Ok(());
         };
         match read(pipe, &mut *buffer) {
-            Ok(0) => {
+            // A terminal that no process has open (EIO).
+            Ok(0) | Err(Errno::IO) => {
                 self.pipe = None;
                 self.unsent = 0;
                 Ok(())

@@ -8,6 +8,7 @@ mod namespaces;
 mod processes;
 mod refusals;
 mod streams;
+mod terminals;
 
 use std::fs;
 use std::io::Write;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use microagent_proto::VERSION;
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, FailureKind, Input, Place, Reply, Request, Root, STDIN_WINDOW,
+    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Place, Reply, Request, Root,
+    STDIN_WINDOW, WindowSize,
 };
 use microagent_proto::envelope::{LENGTH, Program, envelope};
 use microagent_proto::frame::{
@@ -37,13 +39,13 @@ fn scratch_root() -> TempDir {
     let root = TempDir::new().unwrap();
     let path = root.path();
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-    for directory in ["bin", "etc", "dev", "proc", "tmp"] {
+    for directory in ["bin", "etc", "dev", "dev/pts", "proc", "tmp"] {
         fs::create_dir(path.join(directory)).unwrap();
     }
     program::copy("/bin/busybox", path.join("bin/busybox")).expect("busybox-static is installed");
     for applet in [
         "sh", "cat", "id", "env", "sleep", "kill", "pwd", "head", "yes", "ls", "true", "ps",
-        "mount", "mkfifo", "readlink", "seq", "grep", "chmod",
+        "mount", "mkfifo", "readlink", "seq", "grep", "chmod", "stty", "tty", "stat", "umount",
     ] {
         std::os::unix::fs::symlink("busybox", path.join("bin").join(applet)).unwrap();
     }
@@ -110,6 +112,11 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
+        // Its threads hand their children on when they end, which must not happen meanwhile.
+        let pid = rustix::process::Pid::from_child(&self.process);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::STOP);
+        let stopped = rustix::process::WaitIdOptions::STOPPED;
+        let _ = rustix::process::waitid(rustix::process::WaitId::Pid(pid), stopped);
         // The first processes of namespaces: the kernel kills the others with them.
         for child in children(self.process.id()) {
             let _ = rustix::process::kill_process(child, rustix::process::Signal::KILL);
@@ -181,7 +188,7 @@ impl Session {
 
     fn started(&mut self) -> u32 {
         match self.first_reply() {
-            Reply::Started { pid } => pid,
+            Reply::Started { pid, .. } => pid,
             other => panic!("{other:?}"),
         }
     }
@@ -234,7 +241,7 @@ fn command(argv: &[&str]) -> Exec {
         cwd: String::new(),
         user: String::new(),
         stdin: false,
-        merge_output: false,
+        output: Output::Separate,
         place: Place::Workload,
     }
 }

@@ -184,6 +184,7 @@ fn invalid_and_unexpected_requests_are_refused() {
         },
         disks: Vec::new(),
         modules: None,
+        cgroups: false,
     }));
     let failure = session.failure();
     assert_eq!(failure.kind, FailureKind::BadRequest);
@@ -291,12 +292,12 @@ fn without_descriptors_the_agent_waits_and_recovers() {
     let root = scratch_root();
     let mut limited = Command::new("sh");
     limited
-        .args(["-c", "ulimit -n 30; exec \"$0\" \"$@\""])
+        .args(["-c", "ulimit -n 34; exec \"$0\" \"$@\""])
         .arg(env!("CARGO_BIN_EXE_microagent-guest"))
         .stderr(Stdio::piped());
     let mut agent = Agent::start_with(limited, root.path());
     let mut errors = std::io::BufReader::new(agent.process.stderr.take().unwrap());
-    let sessions: Vec<Session> = (0..40).map(|_| agent.open()).collect();
+    let sessions: Vec<Session> = (0..44).map(|_| agent.open()).collect();
     let mut line = String::new();
     errors.read_line(&mut line).unwrap();
     assert_eq!(

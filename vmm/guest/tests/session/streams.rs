@@ -162,7 +162,7 @@ fn a_signal_is_delivered_while_the_command_does_not_read() {
 fn merged_output_keeps_the_order_of_writing() {
     let root = scratch_root();
     let mut exec = shell("for i in $(seq 1000); do echo o$i; echo e$i >&2; done");
-    exec.merge_output = true;
+    exec.output = Output::Merged;
     let outcome = Session::exec(root.path(), exec).outcome();
     let expected: String = (1..=1000).map(|i| format!("o{i}\ne{i}\n")).collect();
     assert_eq!(String::from_utf8(outcome.stdout).unwrap(), expected);
