@@ -72,6 +72,6 @@ pub use report::drift::{Drift, DriftReport, DriftState};
 pub use report::explain::Step;
 pub use source::{
     ArchiveError, ArchiveFormat, ArchiveProblem, Registries, RegistriesError, RegistriesProblem,
-    RegistryError, RegistryProblem,
+    RegistryError, RegistryProblem, Upstream,
 };
 pub use tree::merge::{MergeError, MergeProblem};

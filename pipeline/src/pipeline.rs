@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use microagent_cas::{Digest, Store};
 
-use crate::engine::progress::Progress;
+use crate::engine::progress::{Progress, Stage};
 use crate::engine::{Engine, NodeReport};
 use crate::error::Error;
 use crate::image::platform::GuestCpu;
-use crate::image::reference::Reference;
+use crate::image::reference::{Reference, RegistryReference};
 use crate::kernel::{self, Kernel, KernelSource};
 use crate::nodes::bundle::{self, Bundle, BundleOptions};
 use crate::nodes::image_archive;
@@ -22,7 +22,7 @@ use crate::nodes::resolve::{self, Image};
 use crate::nodes::rootfs::{self, Rootfs, RootfsOptions};
 use crate::report::drift::{self, DriftReport};
 use crate::report::explain::{self, Step};
-use crate::source::{self, Registries};
+use crate::source::{self, Registries, Upstream};
 
 /// The build pipeline. A clone shares its store, progress listener and reports.
 #[derive(Debug, Clone)]
@@ -192,6 +192,19 @@ impl Pipeline {
             image.source = source;
         }
         Ok(layer::fetch_layers(&self.engine, &image)?)
+    }
+
+    /// Pushes an image to a registry: the blobs that it does not have, then the
+    /// manifest.
+    ///
+    /// # Errors
+    /// [`crate::RegistryError`].
+    pub fn push(&self, reference: &RegistryReference, image: &Upstream<'_>) -> Result<(), Error> {
+        let name = reference.to_string();
+        self.engine.stage(Stage::Push, &name, None, |advance| {
+            source::push(reference, &self.registries, image, advance)
+        })?;
+        Ok(())
     }
 
     /// Writes the image that `reference` named when it was last resolved to

@@ -376,11 +376,11 @@ pub struct CloneArgs {
 pub struct CommitArgs {
     /// The workspace
     pub name: String,
-    /// The image, oci:DIR:TAG
+    /// The image: oci:DIR:TAG, or with --push one of a registry
     #[arg(value_name = "REF")]
     pub reference: String,
-    /// Not available yet
-    #[arg(long, hide = true)]
+    /// Push the image to its registry
+    #[arg(long)]
     pub push: bool,
 }
 

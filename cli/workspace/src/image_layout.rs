@@ -62,6 +62,8 @@ pub enum LayoutError {
 pub struct NewImage<'a> {
     /// The image that is extended. Its layers are in the store.
     pub base: &'a Image,
+    /// Copy its layers into the layout.
+    pub with_base: bool,
     /// The name in the layout (`org.opencontainers.image.ref.name`).
     pub tag: &'a str,
     /// When the layer was made, as RFC 3339.
@@ -95,7 +97,7 @@ pub fn add_image(
     // Others that add to it wait.
     let lock = File::open(&marker).map_err(failed(&marker))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(&marker)(e.into()))?;
-    for layer in &base.layers {
+    for layer in base.layers.iter().filter(|_| image.with_base) {
         copy_blob(store, &layer.digest, &blobs)?;
     }
     let layer = write_layer(&blobs, write)?;

@@ -30,6 +30,8 @@ pub enum Stage {
     Verify,
     /// Writing an image to an archive.
     Export,
+    /// Pushing an image to a registry.
+    Push,
 }
 
 impl Stage {
@@ -45,6 +47,7 @@ impl Stage {
             Stage::Initramfs => "initramfs",
             Stage::Verify => "verify",
             Stage::Export => "export",
+            Stage::Push => "push",
         }
     }
 }

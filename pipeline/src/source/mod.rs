@@ -21,8 +21,9 @@ pub use error::{ArchiveError, ArchiveProblem, Format as ArchiveFormat};
 pub(crate) use layout::OciArchive;
 #[cfg(feature = "fuzzing")]
 pub(crate) use registry::fuzzing;
+pub(crate) use registry::push;
 pub use registry::{
-    Registries, RegistriesError, RegistriesProblem, RegistryError, RegistryProblem,
+    Registries, RegistriesError, RegistriesProblem, RegistryError, RegistryProblem, Upstream,
 };
 
 /// An index or manifest, unparsed.

@@ -3,6 +3,7 @@
 
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
+use microagent_tests::registry::{CREDENTIALS, Registry};
 use microagent_tests::{built_kernel, or_skip, tool};
 
 /// Runs a script with `w`, which is `microagent` on engine `qemu`, and returns what it prints on
@@ -158,5 +159,35 @@ fn completions_and_manual_pages_know_every_command() {
                     [{\"memoryMiB\":256,\"cpuCount\":1,\"sizeMiB\":512,\"profile\":\"tiny\"\n\
                     large    4096        4     16384\n";
     assert_eq!(host.shell(script).finish().text(), expected);
+    host.assert_clean();
+}
+
+#[test]
+fn an_image_of_a_workspace_is_pushed_as_skopeo_reads_it() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let host = or_skip!(built_kernel::host());
+    let layout = or_skip!(Layout::busybox());
+    let registry = or_skip!(Registry::with_password());
+    let (user, password) = CREDENTIALS;
+    let script = format!(
+        r#"to={registry}/some/name:1; creds='{user}:{password}'
+        w --quiet create w --image "$IMAGE" >/dev/null; w --quiet commit w $to --push 2>&1 | sed "s#{registry}#REGISTRY#g"
+        skopeo login --authfile auth --tls-verify=false -u {user} -p '{password}' {registry} >/dev/null; export REGISTRY_AUTH_FILE=$PWD/auth
+        pushed=$(w --quiet commit w $to --push); echo "${{pushed% *}}" | sed "s#{registry}#REGISTRY#g"
+        [ "${{pushed#* }}" = "$(skopeo inspect --tls-verify=false --format '{{{{.Digest}}}}' docker://$to)" ] && echo same
+        skopeo copy --quiet --insecure-policy --src-tls-verify=false docker://$to oci:pulled:1 && echo pulled
+        w --quiet commit w oci:layout:1 >/dev/null; ls pulled/blobs/sha256 layout/blobs/sha256 | sort | uniq -d | wc -l
+        w --quiet commit w $to --push >/dev/null && echo again; w --quiet commit w oci:layout:1 --push 2>&1 | head -1; ls -A "$MICROAGENT_STATE_DIR"/run; w delete w"#,
+        registry = registry.address(),
+    );
+    let expected = "microagent: image REGISTRY/some/name:1: registry REGISTRY requires credentials\n  \
+                    check the image's name; if it is private, log in with `skopeo login --authfile FILE REGISTRY` \
+                    and set REGISTRY_AUTH_FILE=FILE\n\
+                    REGISTRY/some/name:1\nsame\npulled\n2\nagain\n\
+                    microagent: cannot push to oci:layout:1\nw\n";
+    assert_eq!(
+        output(&host, &script, &layout.reference("latest")),
+        expected
+    );
     host.assert_clean();
 }

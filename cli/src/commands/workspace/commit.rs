@@ -1,22 +1,28 @@
 //! `microagent commit`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::Path;
 
-use microagent_pipeline::{ErrorKind, Image, Pipeline, Reference, Selector};
+use microagent_cas::Digest;
+use microagent_pipeline::{
+    ErrorKind, Image, Pipeline, Reference, RegistryReference, Selector, Upstream,
+};
 use microagent_workspace::event::now;
 use microagent_workspace::image_layout::{LayoutError, NewImage, add_image};
 use microagent_workspace::layer::{LayerError, write_layer};
 use microagent_workspace::spec::RecordedImage;
 use microagent_workspace::start;
 use serde::Serialize;
+use serde_json::Value;
+use tempfile::TempDir;
 
 use super::create::internal;
-use super::diff::{Compared, compare};
+use super::diff::compare;
 use crate::args::CommitArgs;
 use crate::commands::pipeline;
 use crate::failure::{Failure, kind_of};
 use crate::request::reference;
-use crate::settings::Settings;
+use crate::settings::{Settings, make_private_dir};
 use crate::termination::Termination;
 
 #[derive(Serialize)]
@@ -37,28 +43,38 @@ pub fn commit(
     termination: &Termination,
 ) -> Result<u8, Failure> {
     let to = reference(&args.reference)?;
-    let (directory, tag) = destination(&to, args.push)?;
+    let target = Target::of(&to, args.push)?;
     let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
     let compared = compare(&args.name, settings, store)?;
     let recorded = start::recorded(&compared.spec).map_err(|error| internal(&error))?;
     let base = base_image(&pipeline, &recorded.image)?;
     pipeline.fetch_layers(&base)?;
-    let Compared {
-        workspace, changed, ..
-    } = &compared;
     let mut sockets = 0;
     let created = now();
-    let image = NewImage {
-        base: &base,
-        tag: &tag,
-        created: &created,
-        created_by: &format!("microagent commit {}", args.name),
+    let mut add = |directory: &Path, tag: &str, with_base: bool| {
+        let image = NewImage {
+            base: &base,
+            with_base,
+            tag,
+            created: &created,
+            created_by: &format!("microagent commit {}", args.name),
+        };
+        add_image(store, directory, &image, |out| {
+            sockets = write_layer(&compared.workspace, &compared.changed, out)?;
+            Ok(())
+        })
     };
-    let digest = add_image(store, &directory, &image, |out| {
-        sockets = write_layer(workspace, changed, out)?;
-        Ok(())
-    })?;
+    let digest = match target {
+        Target::Layout(directory, tag) => add(directory, tag, true)?,
+        Target::Registry(to) => {
+            let scratch = scratch(settings)?;
+            termination.remove_on_exit(scratch.path());
+            let digest = add(scratch.path(), "latest", false)?;
+            push(&pipeline, to, scratch.path(), &digest)?;
+            digest
+        }
+    };
     if sockets > 0 {
         let message = format!("{sockets} sockets are not in the image");
         settings.output.notice(&message);
@@ -68,32 +84,82 @@ pub fn commit(
             workspace: &args.name,
             reference: to.to_string(),
             digest: digest.to_string(),
-            changes: changed.len(),
+            changes: compared.changed.len(),
         })?,
         false => settings.output.text(&format!("{to} {digest}\n"))?,
     }
     Ok(0)
 }
 
-/// The directory and the tag of the layout.
-fn destination(to: &Reference, push: bool) -> Result<(PathBuf, String), Failure> {
-    match to {
-        Reference::OciLayout {
-            path,
-            select: Selector::Name(tag),
-        } if !push => Ok((path.clone(), tag.clone())),
-        _ => {
-            let failure = match push {
-                true => {
-                    Failure::new(ErrorKind::Unsupported, "--push is not available yet").exits(2)
-                }
-                false => Failure::usage(format!("{to} is not an image of an OCI layout")),
-            };
-            Err(failure.remediation(
-                "commit to oci:DIR:TAG, and copy that: skopeo copy oci:DIR:TAG docker://REF",
-            ))
+/// Where the image goes.
+enum Target<'a> {
+    /// A layout, under this tag.
+    Layout(&'a Path, &'a str),
+    Registry(&'a RegistryReference),
+}
+
+impl Target<'_> {
+    fn of(to: &Reference, push: bool) -> Result<Target<'_>, Failure> {
+        match to {
+            Reference::OciLayout {
+                path,
+                select: Selector::Name(tag),
+            } if !push => Ok(Target::Layout(path, tag)),
+            Reference::Registry(to) if push && to.digest.is_none() => Ok(Target::Registry(to)),
+            _ => {
+                let message = match push {
+                    true => format!("cannot push to {to}"),
+                    false => format!("{to} is not an image of an OCI layout"),
+                };
+                let form = "use oci:DIR:TAG, or an image of a registry with --push";
+                Err(Failure::usage(message).remediation(form))
+            }
         }
     }
+}
+
+/// A directory for what is pushed, which is removed when it is dropped.
+fn scratch(settings: &Settings) -> Result<TempDir, Failure> {
+    let parent = settings.host_dir();
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot create a directory in {}: {error}", parent.display());
+        Failure::new(kind_of(&error), message)
+    };
+    make_private_dir(&parent).map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("push-").tempdir_in(&parent).map_err(failed)
+}
+
+/// Pushes the image in the layout `directory`; the layers of its base are in the store.
+fn push(
+    pipeline: &Pipeline,
+    to: &RegistryReference,
+    directory: &Path,
+    digest: &Digest,
+) -> Result<(), Failure> {
+    let path = |digest: &Digest| directory.join("blobs/sha256").join(digest.hex());
+    let manifest = fs::read(path(digest)).map_err(|error| internal(&error))?;
+    let document: Value = serde_json::from_slice(&manifest).map_err(|error| internal(&error))?;
+    let layers = document["layers"].as_array().into_iter().flatten();
+    let mut blobs = Vec::new();
+    for descriptor in layers.chain([&document["config"]]) {
+        let digest = descriptor["digest"].as_str().unwrap_or_default();
+        let digest: Digest = digest.parse().map_err(|error| internal(&error))?;
+        let new = path(&digest);
+        let file = if new.exists() {
+            new
+        } else {
+            pipeline.store().blob_path(&digest)
+        };
+        blobs.push((digest, file));
+    }
+    Ok(pipeline.push(
+        to,
+        &Upstream {
+            blobs: &blobs,
+            manifest: &manifest,
+        },
+    )?)
 }
 
 /// The image that the workspace was made from.

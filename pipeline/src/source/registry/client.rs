@@ -1,4 +1,4 @@
-//! Read-only requests to one repository on one server: scheme, authentication,
+//! Requests to one repository on one server: scheme, authentication,
 //! retries.
 
 use std::io::Read;
@@ -14,7 +14,7 @@ use super::challenge::{self, Challenge};
 use super::content_encoding;
 use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Failure, Http, Request};
+use super::http::{Answer, Content, Failure, Http, Request, Upload};
 use super::retry;
 use crate::image::reference::RegistryReference;
 use crate::net::tls::host_directory;
@@ -129,12 +129,65 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Answer, RegistryError> {
-        let url = format!("{}/{path}", self.image.repository);
+        let path = format!("{}/{path}", self.image.repository);
+        self.authorized(|authorization| self.try_send(&path, headers, authorization, None))
+    }
+
+    /// The same with a request of an upload.
+    pub(super) fn send_to(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        upload: Upload<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let path = format!("{}/{path}", self.image.repository);
+        self.authorized(|authorization| self.try_send(&path, headers, authorization, Some(upload)))
+    }
+
+    /// PUTs to a URL that the registry has given. Another server gets no `Authorization`.
+    pub(super) fn put_to(
+        &self,
+        url: &Uri,
+        headers: &[(&str, &str)],
+        content: Content<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let own = self.url_of("").and_then(|own| own.parse::<Uri>().ok());
+        let is_own = own
+            .is_some_and(|own| (own.scheme(), own.authority()) == (url.scheme(), url.authority()));
+        self.authorized(|authorization| {
+            self.http.send(&Request {
+                url,
+                headers,
+                authorization: authorization.filter(|_| is_own),
+                form: None,
+                upload: Some(Upload::Put(content)),
+                for_loopback: self.image.is_loopback(),
+                certificates: self.certificates(),
+            })
+        })
+    }
+
+    /// The URL of `path` in the repository, once the scheme is known.
+    pub(super) fn url_of(&self, path: &str) -> Option<String> {
+        let is_fixed = !self.image.is_loopback() && !self.is_insecure;
+        let scheme = if is_fixed {
+            "https"
+        } else {
+            self.scheme.get()?
+        };
+        let (endpoint, repository) = (self.image.endpoint(), &self.image.repository);
+        Some(format!("{scheme}://{endpoint}/v2/{repository}/{path}"))
+    }
+
+    /// Sends a request, and authenticates as described above.
+    fn authorized(
+        &self,
+        send: impl Fn(Option<&str>) -> Result<Answer, Failure>,
+    ) -> Result<Answer, RegistryError> {
         let mut renewed = false;
         loop {
             let authorization = self.authorization().clone();
-            let answer =
-                self.with_retries(|| self.try_get(&url, headers, authorization.as_deref()))?;
+            let answer = self.with_retries(|| send(authorization.as_deref()))?;
             // Only the registry itself may request authentication: the target of a
             // redirect could name any token server.
             if answer.other_host.is_some() || renewed {
@@ -180,7 +233,9 @@ impl Client {
             return challenge.clone();
         }
         // A failure is not the caller's error, whose request has been answered.
-        let answer = self.with_retries(|| self.try_get("", &[], None)).ok()?;
+        let answer = self
+            .with_retries(|| self.try_send("", &[], None, None))
+            .ok()?;
         let is_own = answer.response.status() == 401 && answer.other_host.is_none();
         let challenge = is_own.then(|| challenge_of(&answer)).flatten();
         *known = Some(challenge.clone());
@@ -212,12 +267,13 @@ impl Client {
         }
     }
 
-    /// Sends a GET of `/v2/<path>` once.
-    fn try_get(
+    /// Sends a request for `/v2/<path>` once.
+    fn try_send(
         &self,
         path: &str,
         headers: &[(&str, &str)],
         authorization: Option<&str>,
+        upload: Option<Upload<'_>>,
     ) -> Result<Answer, Failure> {
         let get = |scheme| {
             let endpoint = self.image.endpoint();
@@ -228,6 +284,7 @@ impl Client {
                 headers,
                 authorization,
                 form: None,
+                upload,
                 for_loopback: self.image.is_loopback(),
                 certificates: self.certificates(),
             })

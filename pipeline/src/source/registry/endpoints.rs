@@ -82,6 +82,11 @@ impl Endpoints {
         })
     }
 
+    /// The registry itself.
+    pub(super) fn registry(&self) -> &Client {
+        &self.split().0.client
+    }
+
     fn split(&self) -> (&Endpoint, &[Endpoint]) {
         let (last, mirrors) = (self.clients.split_last()).expect("the registry is always in it");
         (last, mirrors)

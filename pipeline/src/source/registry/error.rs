@@ -113,6 +113,8 @@ pub enum RegistryProblem {
     Protocol,
     #[error("cannot be used with the certificates for it: {}: {reason}", path.display())]
     Certificates { path: PathBuf, reason: String },
+    #[error("cannot be sent {}: {reason}", path.display())]
+    Blob { path: PathBuf, reason: String },
     #[error("cannot be used with the credentials file {}: {reason}", path.display())]
     AuthFile { path: PathBuf, reason: String },
 }
@@ -141,6 +143,7 @@ impl Diagnosis for RegistryError {
             | RegistryProblem::ProxyVariable { .. }
             | RegistryProblem::Certificates { .. } => ErrorKind::Usage,
             RegistryProblem::Timeout => ErrorKind::Timeout,
+            RegistryProblem::Blob { .. } => ErrorKind::Host,
             _ => ErrorKind::Unreachable,
         }
     }
@@ -189,6 +192,7 @@ impl Diagnosis for RegistryError {
                 format!("check the redirects configured for {registry}")
             }
             RegistryProblem::Protocol => format!("check that {registry} is a registry"),
+            RegistryProblem::Blob { .. } => return None,
         })
     }
 

@@ -10,10 +10,13 @@
 //! - A connection without progress times out; the duration of a whole transfer is
 //!   not limited.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use ureq::http::{Response, Uri};
-use ureq::{Agent, Body};
+use ureq::typestate::WithBody;
+use ureq::{Agent, Body, RequestBuilder, SendBody};
 
 use super::error::RegistryProblem;
 use super::registries::Registries;
@@ -28,13 +31,34 @@ pub(super) struct Request<'a> {
     pub(super) url: &'a Uri,
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) authorization: Option<&'a str>,
-    /// Form fields of a POST; `None` for a GET.
+    /// Form fields of a POST; `None` for another request.
     pub(super) form: Option<&'a [(&'a str, &'a str)]>,
+    /// A request of an upload; `None` for a GET or a POST of a form.
+    pub(super) upload: Option<Upload<'a>>,
     /// Whether the registry is on the loopback interface.
     pub(super) for_loopback: bool,
     /// The directory with certificates for the registry. Like podman, its token server and its
     /// storage are accessed with the same.
     pub(super) certificates: Option<&'a Path>,
+}
+
+/// A request of an upload.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Upload<'a> {
+    /// HEAD: whether something exists.
+    Head,
+    /// POST without a body.
+    Begin,
+    /// PUT.
+    Put(Content<'a>),
+}
+
+/// What is uploaded.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Content<'a> {
+    Bytes(&'a [u8]),
+    /// A file of this size.
+    File(&'a Path, u64),
 }
 
 /// The final response after redirects.
@@ -158,7 +182,7 @@ impl Http {
                 None => None,
             };
             let may_follow = |next: &Uri| {
-                request.form.is_none()
+                (request.form.is_none() && matches!(request.upload, None | Some(Upload::Head)))
                     || (matches!(response.status().as_u16(), 307 | 308)
                         && Origin::of(next).as_ref() == Some(&home))
             };
@@ -218,17 +242,37 @@ fn exchange(
 ) -> Result<Response<Body>, ureq::Error> {
     let headers = (request.headers.iter().copied())
         .chain(authorization.map(|value| ("Authorization", value)));
-    match request.form {
-        None => headers
-            .fold(agent.get(url), |request, (name, value)| {
-                request.header(name, value)
-            })
-            .call(),
-        Some(form) => headers
+    if let Some(form) = request.form {
+        return headers
             .fold(agent.post(url), |request, (name, value)| {
                 request.header(name, value)
             })
-            .send_form(form.iter().copied()),
+            .send_form(form.iter().copied());
+    }
+    let with_headers = |request: RequestBuilder<WithBody>| {
+        headers.clone().fold(request, |request, (name, value)| {
+            request.header(name, value)
+        })
+    };
+    match request.upload {
+        None | Some(Upload::Head) => {
+            let method = match request.upload {
+                None => agent.get(url),
+                Some(_) => agent.head(url),
+            };
+            headers
+                .fold(method, |request, (name, value)| request.header(name, value))
+                .call()
+        }
+        Some(Upload::Begin) => with_headers(agent.post(url)).send_empty(),
+        Some(Upload::Put(Content::Bytes(bytes))) => with_headers(agent.put(url)).send(bytes),
+        Some(Upload::Put(Content::File(path, size))) => {
+            let file = File::open(path)?.take(size);
+            let length = size.to_string();
+            with_headers(agent.put(url))
+                .header("Content-Length", length)
+                .send(SendBody::from_owned_reader(file))
+        }
     }
 }
 

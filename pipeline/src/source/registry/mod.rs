@@ -5,6 +5,7 @@
 //! | servers and their order | `registries` ([`Registries`]), `endpoints` |
 //! | authentication | `credentials`, `challenge`, `token` |
 //! | requests and retries | `client`, `retry` |
+//! | uploads | `push` |
 //! | redirects and the rules for each host | `http`, over [`crate::net`] |
 //! | compressed responses | `content_encoding` |
 //! | errors | `error` ([`RegistryError`]) |
@@ -21,6 +22,7 @@ pub(crate) mod error;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod http;
+mod push;
 mod registries;
 mod retry;
 mod token;
@@ -34,6 +36,8 @@ use ureq::Body;
 use ureq::http::Response;
 
 pub use error::{RegistryError, RegistryProblem};
+pub use push::Upstream;
+pub(crate) use push::push;
 pub use registries::{Registries, RegistriesError, RegistriesProblem};
 
 use self::client::Client;

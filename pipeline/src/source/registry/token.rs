@@ -134,6 +134,7 @@ impl Client {
                     headers: &[],
                     authorization,
                     form,
+                    upload: None,
                     for_loopback: self.image().is_loopback(),
                     certificates: self.certificates(),
                 })

@@ -252,13 +252,11 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
-        command: "microagent commit w $REGISTRY/committed:1 --push",
+        command: "microagent commit w $REGISTRY/committed:1",
         code: 2,
-        says: "commit to oci:DIR:TAG, and copy that: skopeo copy oci:DIR:TAG docker://REF",
-        follow: "microagent commit w oci:committed:1; \
-                 copy=$(echo \"${SAID#*copy that: }\" | sed \"s#oci:DIR:TAG#oci:committed:1#; s#REF#$REGISTRY/committed:1#\"); \
-                 $copy --insecure-policy --dest-tls-verify=false",
-        works: "microagent run --image $REGISTRY/committed:1 --exec true",
+        says: "use oci:DIR:TAG, or an image of a registry with --push",
+        works: "microagent commit w oci:committed:1 && microagent commit w $REGISTRY/committed:1 --push && \
+                microagent run --image $REGISTRY/committed:1 --exec true",
         ..Remedy::NEW
     },
     // The process that keeps the VM is killed by what it starts.
