@@ -7,6 +7,7 @@ use microagent_cas::StoreError;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::error_chain;
 use microagent_workspace::machine::MachineError;
+use microagent_workspace::machine::mediation::Unreachable;
 use microagent_workspace::machine::run_dir::RunDirError;
 use microagent_workspace::machine::supervisor::SupervisorError;
 use serde::Serialize;
@@ -154,6 +155,12 @@ impl From<SupervisorError> for Failure {
 impl From<MachineError> for Failure {
     fn from(error: MachineError) -> Failure {
         Failure::caused(error.kind(), &error).maybe_remediation(error.remediation())
+    }
+}
+
+impl From<Unreachable> for Failure {
+    fn from(error: Unreachable) -> Failure {
+        Failure::caused(ErrorKind::Unreachable, &error).remediation(error.remediation())
     }
 }
 

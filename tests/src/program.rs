@@ -45,26 +45,31 @@ pub fn write(path: impl AsRef<Path>, mode: u32, contents: impl AsRef<[u8]>) -> R
     Ok(())
 }
 
-/// The sources of [`old`].
-const OLD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/host/programs");
+/// The sources of [`for_guests`].
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/host/programs");
 
-/// Static programs for interfaces that only old programs use, in a new directory: `vsyscall` calls
-/// the fixed addresses of the vsyscall page, `ia32` is for 32-bit x86. Each prints its name and
-/// exits with 0.
+/// Static programs for guests, in a new directory. `vsyscall` calls the fixed addresses of the
+/// vsyscall page, `ia32` is for 32-bit x86: each prints its name and exits with 0. `vsock PORT`
+/// sends its standard input to that port of the host, and prints the answer.
 ///
 /// # Errors
 ///
 /// [`Error::Missing`] if there is no C compiler, [`Error::Tool`] if it fails.
-pub fn old() -> Result<tempfile::TempDir, Error> {
+pub fn for_guests() -> Result<tempfile::TempDir, Error> {
     let compiler = tool::find("cc")?;
     let made = tempfile::tempdir().map_err(Error::file(std::env::temp_dir()))?;
-    for (name, width) in [("vsyscall", "-m64"), ("ia32", "-m32")] {
-        let flags = [width, "-nostdlib", "-static", "-no-pie", "-o"].map(OsString::from);
-        let source = Path::new(OLD).join(name).with_extension("s");
-        let files = [made.path().join(name).into(), source.into()];
+    for (source, flags) in [
+        ("vsyscall.s", &["-m64", "-nostdlib"][..]),
+        ("ia32.s", &["-m32", "-nostdlib"]),
+        ("vsock.c", &["-O1", "-s"]),
+    ] {
+        let source = Path::new(SOURCES).join(source);
+        let program = made.path().join(source.file_stem().unwrap_or_default());
+        let flags = flags.iter().chain(&["-static", "-no-pie", "-o"]);
+        let files = [program.into(), source.into()];
         tool::run(
             &compiler.display().to_string(),
-            flags.into_iter().chain(files),
+            flags.map(OsString::from).chain(files),
         )?;
     }
     Ok(made)

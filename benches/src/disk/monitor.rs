@@ -82,6 +82,7 @@ fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
         disks: Vec::new(),
         run_dir: std::env::temp_dir(),
         console_to_stderr: false,
+        listen: Vec::new(),
     };
     let file = OpenOptions::new().read(true).write(true).open(disk);
     let file: File = file.map_err(Error::file(disk))?;

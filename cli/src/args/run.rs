@@ -71,12 +71,9 @@ pub struct RunArgs {
     /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
     pub shell: Option<String>,
-    /// Not available yet
-    #[arg(long, value_name = "PORT=HOST:PORT", hide = true)]
-    pub mediation: Option<String>,
-    /// Not available yet
-    #[arg(long, hide = true)]
-    pub mediation_optional: bool,
+    /// A server of the host that the guest reaches over vsock.
+    #[command(flatten)]
+    pub mediation: MediationArgs,
     /// The image, unless given with --image; then the command and its arguments
     #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
@@ -110,15 +107,22 @@ pub struct MachineArgs {
     pub kernel: Option<PathBuf>,
 }
 
+/// A server of the host that the guest reaches over vsock.
+#[derive(Debug, Default, Clone, Args)]
+pub struct MediationArgs {
+    /// Let the guest reach the TCP server HOST:PORT on this vsock port of the host (CID 2)
+    #[arg(long, value_name = "PORT=HOST:PORT")]
+    pub mediation: Option<String>,
+    /// Start also while the server of --mediation cannot be reached
+    #[arg(long)]
+    pub mediation_optional: bool,
+}
+
 impl RunArgs {
     /// The first given flag that is reserved for a later version.
     pub fn unavailable_flag(&self) -> Option<&'static str> {
-        [
-            ("--shell", self.shell.is_some()),
-            ("--mediation", self.mediation.is_some()),
-            ("--mediation-optional", self.mediation_optional),
-        ]
-        .into_iter()
-        .find_map(|(flag, given)| given.then_some(flag))
+        [("--shell", self.shell.is_some())]
+            .into_iter()
+            .find_map(|(flag, given)| given.then_some(flag))
     }
 }

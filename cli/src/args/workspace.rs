@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::run::{EnvironmentArgs, MachineArgs};
+use super::run::{EnvironmentArgs, MachineArgs, MediationArgs};
 
 /// `microagent create`.
 #[derive(Debug, Default, Args)]
@@ -71,6 +71,9 @@ pub struct CreateArgs {
     /// Use this mke2fs instead of the built-in writer
     #[arg(long, value_name = "PATH")]
     pub mke2fs: Option<PathBuf>,
+    /// A server of the host that the guest reaches over vsock.
+    #[command(flatten)]
+    pub mediation: MediationArgs,
     /// Validate everything, print the resolved specification, and change nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -95,12 +98,6 @@ pub struct LaterArgs {
     #[arg(long, value_name = "MAPPING", hide = true)]
     pub publish: Vec<String>,
     /// Not available yet
-    #[arg(long, value_name = "PORT=HOST:PORT", hide = true)]
-    pub mediation: Option<String>,
-    /// Not available yet
-    #[arg(long, hide = true)]
-    pub mediation_optional: bool,
-    /// Not available yet
     #[arg(long, value_name = "PATH", hide = true)]
     pub supervisor: Option<PathBuf>,
 }
@@ -113,8 +110,6 @@ impl LaterArgs {
             ("--network", self.network.is_some()),
             ("--network-interface", self.network_interface.is_some()),
             ("--publish", !self.publish.is_empty()),
-            ("--mediation", self.mediation.is_some()),
-            ("--mediation-optional", self.mediation_optional),
             ("--supervisor", self.supervisor.is_some()),
         ]
         .into_iter()

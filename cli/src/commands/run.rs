@@ -9,6 +9,7 @@ use microagent_proto::agent::{self, Exec, Exited, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
 use microagent_workspace::environment::environment;
 use microagent_workspace::machine::boot::{BOOT_ATTEMPTS, Guest, boot_timeout, shut_down};
+use microagent_workspace::machine::mediation;
 use microagent_workspace::machine::run_dir::RunDir;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::machine::timeline::{Mark, Timeline};
@@ -79,6 +80,9 @@ fn try_run(
         None => install::find(install::SUPERVISOR)?,
     };
 
+    if let Some(mediation) = request.mediation.as_ref().filter(|it| it.required) {
+        mediation::probe(&mediation.target)?;
+    }
     let pipeline = pipeline::open(settings, termination)?;
     let run_dir = RunDir::create()?;
     termination.remove_on_exit(run_dir.path());
@@ -88,6 +92,13 @@ fn try_run(
         Supervisor::spawn(&supervisor, choice.engine, verbose)
     })?;
     timeline.record_now(Mark::Spawned);
+    if let Some(mediation) = &request.mediation {
+        supervisor.on_connection(mediation::acceptor(mediation.target.clone(), |lost| {
+            if let Some(why) = lost {
+                tracing::warn!("the mediation target cannot be reached: {why}");
+            }
+        }));
+    }
     let artifacts = artifacts::prepare(
         &pipeline,
         request,
@@ -131,6 +142,7 @@ fn try_run(
             .collect(),
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
+        listen: request.mediation.iter().map(|it| it.port).collect(),
     };
     let mut task = task(
         settings, request, &artifacts, &name, config, &attached, outputs,

@@ -9,7 +9,8 @@ use microagent_workspace::spec::{
 use super::command::CommandSpec;
 use super::resources::{self, ResourceArgs};
 use super::{
-    RunRequest, Variables, disks, name, outputs, reference, unavailable_flag, workspace_name,
+    RunRequest, Variables, disks, mediation, name, outputs, reference, unavailable_flag,
+    workspace_name,
 };
 use crate::args::CreateArgs;
 use crate::failure::Failure;
@@ -91,6 +92,11 @@ impl CreateRequest {
             cpu_count: cpus.map(|_| resources.cpu_count),
             size_mib: size.and(resources.size_mib),
         };
+        spec.mediation = mediation::check(
+            args.mediation.mediation.as_deref(),
+            args.mediation.mediation_optional,
+            spec.mediation,
+        )?;
         let disks = disks::check(&words(&spec.disks), &words(&spec.bundles))?;
         let run = RunRequest {
             reference,
@@ -110,6 +116,7 @@ impl CreateRequest {
             keep: false,
             mke2fs: args.mke2fs,
             supervisor: None,
+            mediation: spec.mediation.clone(),
         };
         Ok(CreateRequest { name, spec, run })
     }
@@ -140,7 +147,6 @@ fn unavailable_field(spec: &Spec) -> Option<&'static str> {
     [
         ("rootfs", spec.rootfs.is_some()),
         ("files", !spec.files.is_empty()),
-        ("mediation", spec.mediation.is_some()),
         (
             "network.forwards",
             network.is_some_and(|network| !network.forwards.is_empty()),

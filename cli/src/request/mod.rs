@@ -4,6 +4,7 @@ pub mod command;
 pub mod create;
 mod disks;
 pub mod exec_size;
+mod mediation;
 mod name;
 mod outputs;
 pub mod resources;
@@ -12,7 +13,7 @@ pub mod variables;
 use std::path::PathBuf;
 
 use microagent_pipeline::{ErrorKind, Reference};
-use microagent_workspace::spec::OutputPath;
+use microagent_workspace::spec::{Mediation, OutputPath};
 
 use crate::args::RunArgs;
 use crate::failure::{EXIT_USAGE, Failure};
@@ -58,6 +59,8 @@ pub struct RunRequest {
     pub mke2fs: Option<PathBuf>,
     /// The supervisor to start instead of the installed one.
     pub supervisor: Option<PathBuf>,
+    /// The server of the host that the guest reaches over vsock.
+    pub mediation: Option<Mediation>,
 }
 
 impl RunRequest {
@@ -98,6 +101,11 @@ impl RunRequest {
             return Err(Failure::usage("--output-dir needs an --output")
                 .remediation("use --output NAME=/guest/path"));
         }
+        let mediation = mediation::check(
+            args.mediation.mediation.as_deref(),
+            args.mediation.mediation_optional,
+            None,
+        )?;
         let (reference, command) =
             image_and_command(args.image, args.words, args.exec, args.entrypoint)?;
         Ok(RunRequest {
@@ -118,6 +126,7 @@ impl RunRequest {
             keep: args.keep,
             mke2fs: args.mke2fs,
             supervisor: args.supervisor,
+            mediation,
         })
     }
 }
@@ -442,11 +451,7 @@ mod tests {
 
     #[test]
     fn reserved_flags_are_rejected() {
-        for line in [
-            &["--shell", "/bin/bash"][..],
-            &["--mediation", "1=a:2"],
-            &["--mediation-optional"],
-        ] {
+        for line in [&["--shell", "/bin/bash"][..]] {
             let mut whole = line.to_vec();
             whole.push("busybox");
             let failure = check(&whole).unwrap_err();

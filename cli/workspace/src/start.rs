@@ -113,6 +113,7 @@ pub fn shim_config(
             disks: configs,
             run_dir: PathBuf::new(),
             console_to_stderr: true,
+            listen: (spec.mediation.iter()).map(|it| it.port).collect(),
         },
         guest: Guest {
             hostname,
@@ -122,6 +123,7 @@ pub fn shim_config(
             cgroups: true,
         },
         workload,
+        mediation: spec.mediation.clone(),
         stop_signal: (recorded.image.stop_signal.as_deref())
             .and_then(signal::number)
             .unwrap_or(signal::SIGTERM),

@@ -86,7 +86,7 @@ fn boot(first: bool) -> Result<Report, Error> {
         lab.directory(&host.state(), "/state-of-the-distribution")?;
     }
     lab.directory(layout.directory(), "/layout")?;
-    let programs = program::old()?;
+    let programs = program::for_guests()?;
     lab.directory(programs.path(), "/programs")?;
     for case in CASES.iter().filter(|case| is_in_first(case.name) == first) {
         lab.step(

@@ -4,7 +4,7 @@
 //! A script finds `$IMAGE` (the busybox image) and a `microagent` whose engine, state directory
 //! and kernel are set up: the kernel of `kernel build`, and in the state directory `$DISTRIBUTION`
 //! the distribution's. `$PROGRAMS` is a directory with the programs of
-//! [`microagent_tests::program::old`].
+//! [`microagent_tests::program::for_guests`].
 
 /// One case.
 #[derive(Debug, Clone, Copy)]
@@ -520,6 +520,22 @@ END
                 stdout: "e\ne\n1\nstate      failed\ndetail     unhealthy: HTTP status 503\nstate      failed\ndetail     unhealthy: exit code 1: why\n\
                          [{\"workspace\":\"h\",\"state\":\"failed\",\"restarts\":0,\"why\":\"itwasstartedagain0times,whichisthelimit\"},\
                          {\"workspace\":\"e\",\"state\":\"failed\",\"restarts\":0,\"why\":\"unhealthy:exitcode1:why\"}]\nh\ne\n",
+            mediation_connects_the_guest_to_one_server {
+                script: r#"w() { microagent --quiet "$@"; }; port=$((20000 + $$ % 10000)); tar -C "$PROGRAMS" -cf programs.tar .
+                    set -- --image "$IMAGE" --memory 128 --cpus 1 --bundle programs=programs.tar:/programs:ro --mediation 5000=127.0.0.1:$port
+                    hide() { sed "s/$port/PORT/g"; }; w run "$@" --exec true 2>&1 | hide
+                    w create m "$@"; w create o "$@" --mediation-optional; w start m 2>&1 | hide
+                    w start o; ask='echo question | /programs/vsock 5000; echo $?'; w exec o -- sh -c "$ask"
+                    serve() { busybox nc -ll -p $port -e wc -c & server=$!; until busybox nc 127.0.0.1 $port </dev/null >/dev/null 2>&1; do :; done; }
+                    serve; w run "$@" --exec 'seq 100000 | /programs/vsock 5000; echo | /programs/vsock 5001 2>/dev/null; echo $?'
+                    w start m; for n in 1 2 3; do w exec m -- sh -c "$ask" >answer$n & asking="$asking $!"; done; wait $asking; paste -s answer?
+                    w exec o -- sh -c "$ask"; kill $server; w exec m -- sh -c "$ask"; serve; w exec m -- sh -c "$ask"; kill $server
+                    for name in o m; do w events $name | grep -o 'the mediation.*' | hide; done; w delete --force m o"#,
+                seconds: 300,
+                code: 0,
+                stdout: "microagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
+                         m\no\nmicroagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
+                         o\n1\n588895\n1\nm\n9\t0\t9\t0\t9\t0\n9\n0\n2\n9\n0\n",
             }
             commands_have_terminals_that_are_left_as_they_were {
                 script: r##"w() { microagent --quiet "$@"; }; export NO_COLOR=1

@@ -22,7 +22,7 @@ fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
-    let programs = or_skip!(program::old());
+    let programs = or_skip!(program::for_guests());
     let distribution = match case.uses_distribution() {
         true => Some(or_skip!(Host::with_kernel())),
         false => None,

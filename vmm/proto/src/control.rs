@@ -111,6 +111,12 @@ pub enum FromSupervisor {
     Answer(Answer),
     /// Something went wrong on the host, and the VM continues.
     Warning(Warning),
+    /// The guest has connected to one of [`VmConfig::listen`]. The caller's end of the stream is
+    /// attached (`SCM_RIGHTS`, exactly one).
+    Connection {
+        /// The host's port.
+        port: u32,
+    },
     /// The VM ended by itself or by [`ToSupervisor::Kill`]. The last message.
     Stopped {
         /// How it ended.
@@ -250,6 +256,9 @@ pub struct VmConfig {
     pub run_dir: PathBuf,
     /// Copy the guest's console output to the supervisor's standard error.
     pub console_to_stderr: bool,
+    /// Vsock ports of the host on which the guest may connect to the caller, who gets each stream
+    /// with a [`FromSupervisor::Connection`]. Not [`crate::agent::READY_PORT`].
+    pub listen: Vec<u32>,
 }
 
 /// An engine, which runs the vCPUs.
@@ -341,6 +350,7 @@ mod tests {
             }],
             run_dir: "/r".into(),
             console_to_stderr: false,
+            listen: vec![7],
         }));
         let packet = encode(&message).unwrap();
         let decoded: ToSupervisor =

@@ -1,7 +1,7 @@
 //! The control socket: an envelope and one JSON message per packet, with a file descriptor attached
 //! to some.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,8 @@ use microagent_proto::control::{
 };
 use microagent_proto::envelope::{Mismatch, Program};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketType, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType, recvmsg, send, sendmsg,
 };
 
 /// Why the control socket cannot be used.
@@ -112,6 +113,25 @@ impl Control {
         }
     }
 
+    /// Sends one message with a stream socket attached, if the peer has room for it now.
+    ///
+    /// # Errors
+    /// When it has none, or has closed its end.
+    pub fn try_send(
+        &self,
+        message: &FromSupervisor,
+        stream: &UnixStream,
+    ) -> Result<(), ControlError> {
+        let bytes = encode(message)?;
+        let descriptors = [stream.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)?;
+        Ok(())
+    }
+
     /// Waits for one message and the stream socket attached to it, if any. `None` when the peer has
     /// closed its end.
     ///
@@ -151,9 +171,7 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Read, Write};
-
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
+    use std::io::{Read, Write};
 
     use microagent_proto::VERSION;
     use microagent_proto::envelope::envelope;

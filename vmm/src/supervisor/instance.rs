@@ -7,7 +7,7 @@ use microagent_proto::control::{Engine, VmConfig, disk_serial};
 
 use super::steps::Steps;
 use super::warnings::Warnings;
-use super::{Control, Failure, ready};
+use super::{Control, Failure, connections, ready};
 use crate::console::Console;
 use crate::engine::{Device, DeviceKind, EngineError, Launch, RunningVm, kvm, qemu};
 use crate::virtio::block::{self, BlockError, Counters};
@@ -69,7 +69,11 @@ impl Instance {
                 device: Box::new(device),
             });
         }
-        let services = Services::new().with(
+        let mut services = Services::new();
+        for &port in &config.listen {
+            services = services.with(port, connections::service(control.try_clone()?, port));
+        }
+        let services = services.with(
             READY_PORT,
             ready::service(control.try_clone()?, steps.clone()),
         );

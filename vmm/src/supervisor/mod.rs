@@ -15,6 +15,7 @@
 //!                                 └──────────┘
 //! ```
 
+mod connections;
 mod control;
 mod diagnosis;
 mod hangup;

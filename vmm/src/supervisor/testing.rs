@@ -1,11 +1,15 @@
 //! The caller's end of the control socket, for unit tests.
 
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use microagent_proto::control::{FromSupervisor, MAX_MESSAGE, decode};
 use microagent_proto::envelope::Program;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
+    SocketType, recv, recvmsg, send, socketpair,
 };
 
 use super::Control;
@@ -37,6 +41,29 @@ impl Caller {
         let (length, _) = recv(&self.0, &mut packet[..], RecvFlags::DONTWAIT).ok()?;
         let packet = packet.get(..length).filter(|packet| !packet.is_empty())?;
         Some(decode(packet, Program::CommandLine, Program::Supervisor).unwrap())
+    }
+}
+
+impl Caller {
+    /// The next message that has arrived, and the stream that is attached to it.
+    pub(super) fn received_with_stream(&self) -> Option<(FromSupervisor, Option<UnixStream>)> {
+        let mut packet = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let length = recvmsg(
+            &self.0,
+            &mut [IoSliceMut::new(&mut packet)],
+            &mut ancillary,
+            flags,
+        );
+        let packet = packet.get(..length.ok()?.bytes)?;
+        let stream = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+            _ => None,
+        });
+        let message = decode(packet, Program::CommandLine, Program::Supervisor).unwrap();
+        Some((message, stream.map(UnixStream::from)))
     }
 }
 

@@ -71,6 +71,7 @@ fn boot_with(code: &[u8], initramfs: Option<&[u8]>) -> Guest {
         disks: Vec::new(),
         run_dir: dir.path().into(),
         console_to_stderr: false,
+        listen: Vec::new(),
     };
     let console = Console::new(false);
     let devices = vec![Device {

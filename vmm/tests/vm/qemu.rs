@@ -67,6 +67,7 @@ fn config(dir: &Path, kernel: &Path, initramfs: &Path, disks: Vec<DiskConfig>) -
         disks,
         run_dir: dir.into(),
         console_to_stderr: std::env::var_os("CONSOLE").is_some(),
+        listen: Vec::new(),
     }
 }
 

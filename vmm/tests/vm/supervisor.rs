@@ -49,6 +49,7 @@ fn start(disk: PathBuf, run_dir: &Path) -> Vec<u8> {
         }],
         run_dir: run_dir.into(),
         console_to_stderr: false,
+        listen: Vec::new(),
     };
     encode(&ToSupervisor::Start(Box::new(config))).unwrap()
 }

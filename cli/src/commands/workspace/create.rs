@@ -348,6 +348,7 @@ fn set_up(
     let vm = microagent_proto::control::VmConfig {
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
+        listen: Vec::new(),
         ..config.vm
     };
     boot(&supervisor, vm, boot_timeout(choice.engine, BOOT_ATTEMPTS))?;

@@ -40,6 +40,7 @@ impl Ours<'_> {
             disks: Vec::new(),
             run_dir: self.run_dir.to_owned(),
             console_to_stderr: false,
+            listen: Vec::new(),
         };
         let begun = Instant::now();
         let supervisor = Supervisor::spawn(self.supervisor, self.engine, false)?;

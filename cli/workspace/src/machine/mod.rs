@@ -6,6 +6,7 @@
 //!   end.
 //! - [`files`] reads and writes trees of the guest.
 //! - [`session`] is one request to the agent in the guest, [`probe`] one with a time limit.
+//! - [`mediation`] connects the guest to a TCP server of the host; `relay` is one connection.
 //! - [`timeline`] has the times of a boot's steps.
 //! - [`reaper`] waits for processes that outlive their parents.
 
@@ -13,8 +14,10 @@ pub mod boot;
 mod data_loss;
 mod error;
 pub mod files;
+pub mod mediation;
 pub mod probe;
 pub mod reaper;
+mod relay;
 pub mod run_dir;
 pub mod session;
 pub mod supervisor;

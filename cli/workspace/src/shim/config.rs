@@ -7,6 +7,7 @@ use microagent_proto::control::VmConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::boot::Guest;
+use crate::spec::Mediation;
 
 /// A workspace to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub struct ShimConfig {
     pub guest: Guest,
     /// What to run; without it the VM idles.
     pub workload: Option<Exec>,
+    /// The server of the host that the guest reaches; its port is in the list of the VM.
+    pub mediation: Option<Mediation>,
     /// The signal that asks the workload to end.
     pub stop_signal: i32,
 }

@@ -7,6 +7,7 @@ use microagent_proto::error_chain;
 
 use super::config::Started;
 use crate::machine::MachineError;
+use crate::machine::mediation::Unreachable;
 use crate::machine::run_dir::RunDirError;
 
 /// A workspace could not be started.
@@ -16,6 +17,8 @@ pub enum StartError {
     RunDir(#[from] RunDirError),
     #[error(transparent)]
     Machine(#[from] MachineError),
+    #[error(transparent)]
+    Mediation(#[from] Unreachable),
     #[error("cannot listen for clients")]
     Listen(#[source] io::Error),
     #[error("cannot keep the output of the guest")]
@@ -32,6 +35,7 @@ impl StartError {
         let (kind, remediation) = match self {
             StartError::RunDir(error) => (error.kind(), error.remediation()),
             StartError::Machine(error) => (error.kind(), error.remediation()),
+            StartError::Mediation(error) => (ErrorKind::Unreachable, Some(error.remediation())),
             StartError::Listen(_)
             | StartError::Output(_)
             | StartError::Record(_)

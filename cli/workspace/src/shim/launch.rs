@@ -23,6 +23,7 @@ use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
 use crate::machine::MachineError;
 use crate::machine::boot::{boot, configure};
+use crate::machine::mediation;
 use crate::machine::run_dir::RunDir;
 use crate::machine::supervisor::Supervisor;
 use crate::state::State;
@@ -46,11 +47,20 @@ impl Shim {
         ending: &Ending,
     ) -> Result<Shim, StartError> {
         let directory = WorkspaceDir::at(config.directory);
+        if let Some(mediation) = config.mediation.as_ref().filter(|it| it.required) {
+            mediation::probe(&mediation.target)?;
+        }
         let run_dir = RunDir::create_for_daemon()?;
         let engine = config.vm.engine;
         let memory_mib = config.vm.memory_mib;
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let supervisor = Supervisor::spawn(&config.supervisor, engine, true).map_err(vm_error)?;
+        if let Some(mediation) = config.mediation {
+            let recorder = recorder.clone();
+            let target = mediation.target.clone();
+            let report = move |lost| report_mediation(&recorder, &target, lost);
+            supervisor.on_connection(mediation::acceptor(mediation.target, report));
+        }
         let connector = supervisor.connector().map_err(StartError::Listen)?;
         let status = Status {
             state: State::Starting,
@@ -116,6 +126,17 @@ impl Shim {
             stoppers: Vec::new(),
             waiting: Vec::new(),
         })
+    }
+}
+
+/// Records that the mediation target was lost, or is reached again.
+fn report_mediation(recorder: &Recorder, target: &str, lost: Option<String>) {
+    let detail = match lost {
+        Some(why) => format!("the mediation target {target} cannot be reached: {why}"),
+        None => format!("the mediation target {target} is reached again"),
+    };
+    if let Err(error) = recorder.record(State::Running, Some(&detail)) {
+        tracing::warn!(%error, "{detail}");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::event::{Event, now, record};
 use crate::state::State;
 
 /// Records events with the identity of a start.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Recorder {
     directory: PathBuf,
     request_id: String,

@@ -101,6 +101,41 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent create a --image $IMAGE --mediation 8000 --dry-run",
+        code: 2,
+        says: "use --mediation PORT=HOST:PORT, such as 8000=127.0.0.1:8000",
+        works: "microagent create a --image $IMAGE --mediation \"${SAID#*such as }\" --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --mediation 0=a:1 --dry-run",
+        code: 2,
+        says: "use a port from 1 to 4294967294",
+        works: "for port in 1 4294967294; do microagent create a --image $IMAGE --mediation $port=a:1 --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --mediation 1025=a:1 --dry-run",
+        code: 2,
+        says: "use another port",
+        works: "microagent create a --image $IMAGE --mediation 1026=a:1 --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --mediation 1=::1:80 --dry-run",
+        code: 2,
+        says: "use a name or address and a port, such as 127.0.0.1:8000 or [::1]:8000",
+        works: "for target in 127.0.0.1:8000 '[::1]:8000' name:1; do microagent create a --image $IMAGE --mediation 1=$target --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent run --image $IMAGE --mediation 5=127.0.0.1:1 --exec true",
+        code: 125,
+        says: "start the server on {}, or make it optional: --mediation-optional",
+        works: "microagent run --image $IMAGE --mediation 5=$1 --mediation-optional --exec true",
+        ..Remedy::NEW
+    },
+    Remedy {
         given: "mkdir -p r-outputs/out",
         command: "outputs",
         code: 125,

@@ -116,6 +116,7 @@ pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
         disks: Vec::new(),
         run_dir: "/tmp".into(),
         console_to_stderr: false,
+        listen: Vec::new(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The thread that reads the control socket.
 
 use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +13,7 @@ use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::warning::{MAX_WARNINGS, Warning};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::super::reaper;
 use super::stderr::StderrTail;
@@ -48,6 +50,22 @@ struct State {
     /// `None` when the supervisor has exited.
     answers: Option<Sender<Answer>>,
     warnings: Vec<Warning>,
+    accept: Option<Accept>,
+}
+
+/// Takes a stream of the guest to a port of the host. It must not block.
+pub(super) struct Accept(Box<dyn FnMut(u32, UnixStream) + Send>);
+
+impl Accept {
+    pub(super) fn new(accept: impl FnMut(u32, UnixStream) + Send + 'static) -> Accept {
+        Accept(Box::new(accept))
+    }
+}
+
+impl std::fmt::Debug for Accept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Accept")
+    }
 }
 
 /// What a read of the socket found.
@@ -70,9 +88,15 @@ impl Inbox {
                 events,
                 answers: Some(answers),
                 warnings: Vec::new(),
+                accept: None,
             }),
             orphans_are_reaped: OnceLock::new(),
         }
+    }
+
+    /// Sends the guest's streams to `accept`. Without it they are closed.
+    pub(super) fn accept(&self, accept: Accept) {
+        self.state().accept = Some(accept);
     }
 
     /// All warnings that have arrived. The supervisor sends the one about a failed request before
@@ -114,12 +138,13 @@ impl Inbox {
     /// Takes one message from the socket, if there is one. The lock keeps messages in order.
     fn receive(&self, state: &mut State) -> Found {
         let mut buffer = vec![0; MAX_MESSAGE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let length = loop {
-            let mut no_ancillary = RecvAncillaryBuffer::default();
             match recvmsg(
                 &self.control,
                 &mut [IoSliceMut::new(&mut buffer)],
-                &mut no_ancillary,
+                &mut ancillary,
                 RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
             ) {
                 Ok(message) if message.bytes > 0 => break message.bytes,
@@ -142,6 +167,16 @@ impl Inbox {
                 if let Some(answers) = &state.answers {
                     // Nobody asks any more.
                     let _ = answers.send(answer);
+                }
+                return Found::Message;
+            }
+            Ok(FromSupervisor::Connection { port }) => {
+                let stream = ancillary.drain().find_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                    _ => None,
+                });
+                if let (Some(Accept(accept)), Some(stream)) = (&mut state.accept, stream) {
+                    accept(port, stream.into());
                 }
                 return Found::Message;
             }

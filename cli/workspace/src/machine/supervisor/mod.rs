@@ -37,7 +37,7 @@ use rustix::process::{
 pub use self::controller::{ControlError, Controller};
 pub use self::error::SupervisorError;
 use self::error::died;
-use self::listener::{Inbox, SupervisorEvent, listen};
+use self::listener::{Accept, Inbox, SupervisorEvent, listen};
 use super::reaper;
 use super::timeline::GuestReady;
 
@@ -180,6 +180,12 @@ impl Supervisor {
     /// The warnings of the VM so far, also after its end.
     pub fn warnings(&self) -> Vec<Warning> {
         self.inbox.warnings()
+    }
+
+    /// Calls `accept` with the guest's streams to ports of [`VmConfig::listen`], on the thread that
+    /// reads the control socket: it must not block.
+    pub fn on_connection(&self, accept: impl FnMut(u32, UnixStream) + Send + 'static) {
+        self.inbox.accept(Accept::new(accept));
     }
 
     /// A handle that opens streams to the guest.
@@ -396,11 +402,12 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        // Warnings are kept by the inbox, which also passes on the answers.
+        // Warnings, answers and connections are handled by the inbox.
         FromSupervisor::Ready { .. }
         | FromSupervisor::Diagnosis { .. }
         | FromSupervisor::Released
         | FromSupervisor::Answer(_)
+        | FromSupervisor::Connection { .. }
         | FromSupervisor::Warning(_) => Ok(()),
     }
 }
