@@ -1,9 +1,10 @@
-//! Benchmarks of builds, boots ([`boot`]) and disks ([`disk`]).
+//! Benchmarks of builds, boots ([`boot`]), disks ([`disk`]) and workspaces ([`workspace`]).
 //!
 //! - `cargo bench -p microagent-benches`: single steps, through the public interfaces of the store
 //!   and the pipeline (`benches/benches/`);
 //! - `build-bench`: whole builds, compared with the tools commonly combined for the same result;
-//! - `boot-bench`, `disk-bench`: VMs, compared with other monitors.
+//! - `boot-bench`, `disk-bench`: VMs, compared with other monitors;
+//! - `workspace-bench`: the commands and the memory of workspaces.
 //!
 //! This library implements the programs.
 //!
@@ -16,6 +17,7 @@
 //! | [`large`] | peak memory for very large images |
 //! | [`layout`], [`content`] | synthetic images |
 //! | [`disk`] | throughput of a VM's disk, compared with QEMU (`disk-bench`) |
+//! | [`workspace`] | time and memory of workspaces (`workspace-bench`) |
 //! | [`statistics`], [`targets`], [`phases`] | evaluation |
 //! | [`machine`], [`report`], [`markdown`], [`chart`] | output |
 
@@ -37,5 +39,6 @@ pub mod report;
 pub mod statistics;
 pub mod subject;
 pub mod targets;
+pub mod workspace;
 
 pub use error::Error;

@@ -62,7 +62,6 @@ mod tests {
         for line in [
             "microagent run --memroy 1 image",
             "microagent run --help",
-            "microagent run --size-mib x image",
             "microagent exec",
             "microagent start --no-such-flag box",
             "microagent --no-such-flag run image",

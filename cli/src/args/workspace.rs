@@ -71,6 +71,12 @@ pub struct CreateArgs {
     /// Use this mke2fs instead of the built-in writer
     #[arg(long, value_name = "PATH")]
     pub mke2fs: Option<PathBuf>,
+    /// Use this supervisor instead of the installed one, also on start
+    #[arg(long, value_name = "PATH")]
+    pub supervisor: Option<PathBuf>,
+    /// Network mode: isolated, which has loopback only
+    #[arg(long, value_name = "MODE")]
+    pub network: Option<String>,
     /// A server of the host that the guest reaches over vsock.
     #[command(flatten)]
     pub mediation: MediationArgs,
@@ -89,17 +95,11 @@ pub struct LaterArgs {
     #[arg(long, value_name = "PATH", hide = true)]
     pub rootfs: Option<PathBuf>,
     /// Not available yet
-    #[arg(long, value_name = "MODE", hide = true)]
-    pub network: Option<String>,
-    /// Not available yet
     #[arg(long, value_name = "INTERFACE", hide = true)]
     pub network_interface: Option<String>,
     /// Not available yet
     #[arg(long, value_name = "MAPPING", hide = true)]
     pub publish: Vec<String>,
-    /// Not available yet
-    #[arg(long, value_name = "PATH", hide = true)]
-    pub supervisor: Option<PathBuf>,
 }
 
 impl LaterArgs {
@@ -107,10 +107,8 @@ impl LaterArgs {
     pub fn given(&self) -> Option<&'static str> {
         [
             ("--rootfs", self.rootfs.is_some()),
-            ("--network", self.network.is_some()),
             ("--network-interface", self.network_interface.is_some()),
             ("--publish", !self.publish.is_empty()),
-            ("--supervisor", self.supervisor.is_some()),
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use microagent_workspace::spec::{
-    Access, Disk, Entrypoint, Health, NetworkMode, Resources as Sizes, Restart, Spec,
+    Access, Disk, Entrypoint, Health, Network, NetworkMode, Resources as Sizes, Restart, Spec,
 };
 
 use super::command::CommandSpec;
@@ -115,7 +115,7 @@ impl CreateRequest {
             kernel: spec.kernel.clone(),
             keep: false,
             mke2fs: args.mke2fs,
-            supervisor: None,
+            supervisor: args.supervisor,
             mediation: spec.mediation.clone(),
         };
         Ok(CreateRequest { name, spec, run })
@@ -267,6 +267,22 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
         return Err(
             Failure::usage("entrypoint conflicts with imageCommand").remediation("use one of them")
         );
+    }
+    match args.network.as_deref() {
+        None => {}
+        Some("isolated") => {
+            spec.network = Some(Network {
+                mode: NetworkMode::Isolated,
+                ..Network::default()
+            });
+        }
+        Some(mode @ ("user" | "nat" | "bridged")) => {
+            return Err(unavailable_flag(&format!("--network {mode}")));
+        }
+        Some(mode) => {
+            return Err(Failure::usage(format!("unknown network mode {mode:?}"))
+                .remediation("the modes are user, nat, isolated and bridged"));
+        }
     }
     for output in outputs::parse(&args.output)? {
         spec.outputs.retain(|known| known.name != output.name);
@@ -429,6 +445,16 @@ disks:
                 "field restart is not available yet",
             ),
             (
+                &["a", "--network", "nat"],
+                "",
+                "--network nat is not available yet",
+            ),
+            (
+                &["a", "--network", "host"],
+                "",
+                "unknown network mode \"host\"",
+            ),
+            (
                 &["a"],
                 "network: {mode: nat}",
                 "field network.mode is not available yet",
@@ -437,5 +463,7 @@ disks:
             assert_eq!(check(line, document).unwrap_err().message, message);
         }
         check(&["a"], "network: {mode: isolated}").unwrap();
+        check(&["a", "--network", "isolated"], "network: {mode: nat}").unwrap_err();
+        check(&["a", "--network", "isolated"], "").unwrap();
     }
 }

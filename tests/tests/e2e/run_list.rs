@@ -520,6 +520,7 @@ END
                 stdout: "e\ne\n1\nstate      failed\ndetail     unhealthy: HTTP status 503\nstate      failed\ndetail     unhealthy: exit code 1: why\n\
                          [{\"workspace\":\"h\",\"state\":\"failed\",\"restarts\":0,\"why\":\"itwasstartedagain0times,whichisthelimit\"},\
                          {\"workspace\":\"e\",\"state\":\"failed\",\"restarts\":0,\"why\":\"unhealthy:exitcode1:why\"}]\nh\ne\n",
+            }
             mediation_connects_the_guest_to_one_server {
                 script: r#"w() { microagent --quiet "$@"; }; port=$((20000 + $$ % 10000)); tar -C "$PROGRAMS" -cf programs.tar .
                     set -- --image "$IMAGE" --memory 128 --cpus 1 --bundle programs=programs.tar:/programs:ro --mediation 5000=127.0.0.1:$port
@@ -535,7 +536,10 @@ END
                 code: 0,
                 stdout: "microagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
                          m\no\nmicroagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
-                         o\n1\n588895\n1\nm\n9\t0\t9\t0\t9\t0\n9\n0\n2\n9\n0\n",
+                         o\n0\n588895\n1\nm\n9\t0\n9\t0\n9\t0\n9\n0\n0\n9\n0\n\
+                         the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
+                         the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
+                         m\no\n",
             }
             commands_have_terminals_that_are_left_as_they_were {
                 script: r##"w() { microagent --quiet "$@"; }; export NO_COLOR=1

@@ -66,6 +66,9 @@ pub fn create(
     let request = CreateRequest::check(args, variables, document, &base, resources::host_cpus())?;
     let choice = engine::choose_with_notice(settings)?;
     disks::inspect(&request.run.disks, choice.engine)?;
+    let supervisor = (request.run.supervisor.as_ref())
+        .map(|path| install::check_program("--supervisor", path))
+        .transpose()?;
     if dry_run {
         settings.output.text(&request.spec.to_json())?;
         return Ok(0);
@@ -95,7 +98,7 @@ pub fn create(
         request.run.resources.cpu_count,
     )?;
     let mut spec = request.spec;
-    let recorded = recorded(&request.run, &artifacts)?;
+    let recorded = recorded(&request.run, &artifacts, supervisor)?;
     spec.recorded = Some(recorded.clone());
     check_sizes(&spec, &recorded)?;
     if spec.to_json().len() > MAX_DOCUMENT {
@@ -235,7 +238,11 @@ fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
     })
 }
 
-fn recorded(run: &RunRequest, artifacts: &Artifacts) -> Result<Recorded, Failure> {
+fn recorded(
+    run: &RunRequest,
+    artifacts: &Artifacts,
+    supervisor: Option<PathBuf>,
+) -> Result<Recorded, Failure> {
     let image = &artifacts.image;
     let config = &image.config;
     let (resources, unset_env) = (&run.resources, &run.unset_env);
@@ -263,6 +270,7 @@ fn recorded(run: &RunRequest, artifacts: &Artifacts) -> Result<Recorded, Failure
             .map(|bundle| bundle.digest.to_string())
             .collect(),
         argv: artifacts.argv.clone(),
+        supervisor,
     })
 }
 
@@ -325,7 +333,7 @@ fn set_up(
     }
     let options = StartOptions {
         engine: choice.engine,
-        supervisor: install::find(install::SUPERVISOR)?,
+        supervisor: super::start::supervisor(spec)?,
         request_id: String::new(),
         memory_mib: None,
         cpu_count: None,

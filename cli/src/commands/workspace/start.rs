@@ -12,7 +12,7 @@ use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::shim;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
-use microagent_workspace::spec::RecordedKernel;
+use microagent_workspace::spec::{RecordedKernel, Spec};
 use microagent_workspace::start::{Boot, StartOptions, shim_config};
 use microagent_workspace::state::State;
 use serde::Serialize;
@@ -208,7 +208,7 @@ fn try_start(
     let store = Store::open(&settings.store_dir())?;
     let options = StartOptions {
         engine: choice.engine,
-        supervisor: install::find(install::SUPERVISOR)?,
+        supervisor: supervisor(&spec)?,
         request_id: random_id()?,
         memory_mib: change.memory_mib,
         cpu_count: change.cpu_count,
@@ -234,4 +234,13 @@ fn try_start(
         error => Failure::caused(ErrorKind::Host, &error)
             .remediation(format!("see its console: microagent logs --console {name}")),
     })
+}
+
+/// The supervisor program of a workspace.
+pub(super) fn supervisor(spec: &Spec) -> Result<PathBuf, Failure> {
+    let recorded = spec.recorded.as_ref().and_then(|it| it.supervisor.as_ref());
+    match recorded {
+        Some(path) => install::check_program("--supervisor", path),
+        None => install::find(install::SUPERVISOR),
+    }
 }

@@ -1,5 +1,7 @@
 //! What `create` resolved, in the manifest of a workspace. Digests are `sha256:…`.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +30,9 @@ pub struct Recorded {
     pub bundles: Vec<String>,
     /// What it runs; empty if the VM idles.
     pub argv: Vec<String>,
+    /// The supervisor program to use instead of the installed one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<PathBuf>,
 }
 
 /// The image of a workspace, and how it is to be run.

@@ -101,6 +101,13 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent create a --image $IMAGE --network host --dry-run",
+        code: 2,
+        says: "the modes are user, nat, isolated and bridged",
+        works: "echo \"$SAID\" | grep -w isolated; microagent create a --image $IMAGE --network isolated --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "microagent create a --image $IMAGE --mediation 8000 --dry-run",
         code: 2,
         says: "use --mediation PORT=HOST:PORT, such as 8000=127.0.0.1:8000",

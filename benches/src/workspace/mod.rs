@@ -1,0 +1,14 @@
+//! What workspaces cost: the time of `create`, `start` and `exec`, and the memory of the processes
+//! that keep one (`workspace-bench`).
+//!
+//! Measured in the lab with the deterministic clock, on engine `kvm`, by a copy of the program that
+//! runs [`inside`] it: a millisecond is a million instructions of host and guest.
+
+pub mod inside;
+mod lab;
+mod memory;
+mod report;
+
+pub use inside::Measured;
+pub use lab::measure;
+pub use report::{Figures, markdown, write_json};
