@@ -11,7 +11,7 @@ use super::memory;
 use crate::Error;
 
 /// Memory of the VMs in MiB.
-const MEMORY_MIB: u64 = 128;
+const MEMORY_MIB: u32 = 128;
 
 /// How often `exec true` is measured in each round.
 const EXECS: usize = 3;
@@ -62,7 +62,7 @@ pub fn measure(image: &str, state_dir: &Path, rounds: u32) -> Result<Measured, E
             measured.exec.push(timed(&["exec", &name, "true"])?);
         }
         let lock = state_dir.join("workspaces").join(&name).join("lock");
-        let kept = memory::of_workspace(&lock, MEMORY_MIB)?;
+        let kept = memory::of_workspace(&lock)?;
         measured.shim_kib.push(kept.shim_kib as f64);
         measured.supervisor_kib.push(kept.supervisor_kib as f64);
         timed(&["delete", "--force", &name])?;

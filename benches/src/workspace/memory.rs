@@ -15,7 +15,7 @@ pub(super) struct Kept {
 }
 
 /// The memory of the process that the workspace's `lock` names, and of its child, which runs the VM.
-pub(super) fn of_workspace(lock: &Path, guest_mib: u64) -> Result<Kept, Error> {
+pub(super) fn of_workspace(lock: &Path) -> Result<Kept, Error> {
     let holder = fs::read(lock).map_err(Error::file(lock))?;
     let holder: Value = serde_json::from_slice(&holder).map_err(|source| Error::Parse {
         what: lock.display().to_string(),
@@ -26,31 +26,27 @@ pub(super) fn of_workspace(lock: &Path, guest_mib: u64) -> Result<Kept, Error> {
     let children = fs::read_to_string(&children).map_err(Error::file(&children))?;
     let supervisor = children.trim();
     Ok(Kept {
-        shim_kib: of_process(&shim.to_string(), guest_mib)?,
-        supervisor_kib: of_process(supervisor, guest_mib)?,
+        shim_kib: of_process(&shim.to_string())?,
+        supervisor_kib: of_process(supervisor)?,
     })
 }
 
 /// The proportional share of memory that a process uses, without the memory of its guest.
-fn of_process(pid: &str, guest_mib: u64) -> Result<u64, Error> {
+fn of_process(pid: &str) -> Result<u64, Error> {
     let path = format!("/proc/{pid}/smaps");
     let smaps = fs::read_to_string(&path).map_err(Error::file(&path))?;
-    Ok(sum(&smaps, guest_mib << 10))
+    Ok(sum(&smaps))
 }
 
-/// The sum of `Pss` in KiB, without mappings of at least `guest` KiB (proc(5), `smaps`).
-fn sum(smaps: &str, guest: u64) -> u64 {
-    let mut is_guest = false;
-    let mut total = 0;
+/// The sum of `Pss` in KiB, without the guest's memory: the mappings that are excluded from core
+/// dumps (`dd` in their `VmFlags`, proc(5)).
+fn sum(smaps: &str) -> u64 {
+    let (mut total, mut mapping) = (0, 0);
     for line in smaps.lines() {
-        let mut words = line.split_whitespace();
-        let (name, value) = (
-            words.next(),
-            words.next().and_then(|word| word.parse::<u64>().ok()),
-        );
-        match (name, value) {
-            (Some("Size:"), Some(size)) => is_guest = size >= guest,
-            (Some("Pss:"), Some(size)) if !is_guest => total += size,
+        let (name, value) = line.split_once(':').unwrap_or_default();
+        match name {
+            "Pss" => mapping = value.trim().trim_end_matches(" kB").parse().unwrap_or(0),
+            "VmFlags" if value.split(' ').all(|flag| flag != "dd") => total += mapping,
             _ => {}
         }
     }
@@ -63,11 +59,11 @@ mod tests {
 
     #[test]
     fn the_memory_of_the_guest_is_not_counted() {
-        let smaps = "7f00-7f01 rw-p 0 00:01 1 /memfd:guest (deleted)\n\
-                     Size:             131072 kB\nRss:   9000 kB\nPss:   9000 kB\nPss_Dirty: 1 kB\n\
+        let smaps = "7f00-7f01 rw-p 0 00:00 0\n\
+                     Size:             131072 kB\nPss:   9000 kB\nPss_Dirty: 1 kB\nVmFlags: rd wr nr dd hg\n\
                      5500-5501 r-xp 0 08:01 2 /usr/bin/supervisor\n\
-                     Size:               2048 kB\nRss:    700 kB\nPss:    350 kB\n\
-                     5600-5601 rw-p 0 00:00 0 [heap]\nSize:  132 kB\nPss:  40 kB\n";
-        assert_eq!(sum(smaps, 128 << 10), 390);
+                     Size:               2048 kB\nPss:    350 kB\nVmFlags: rd ex mr\n\
+                     5600-5601 rw-p 0 00:00 0 [heap]\nSize:  132 kB\nPss:  40 kB\nVmFlags: rd wr\n";
+        assert_eq!(sum(smaps), 390);
     }
 }

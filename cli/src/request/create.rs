@@ -441,8 +441,8 @@ disks:
             ),
             (
                 &["a"],
-                "restart: always",
-                "field restart is not available yet",
+                "rootfs: x.ext4",
+                "field rootfs is not available yet",
             ),
             (
                 &["a", "--network", "nat"],

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::client::Client;
 use crate::dir::WorkspaceDir;
 use crate::event::now;
+use crate::machine::mediation;
 use crate::machine::probe::{self, ProbeError};
 use crate::machine::session::SessionError;
 use crate::result::WorkloadResult;
@@ -81,7 +82,7 @@ pub fn readiness(directory: &WorkspaceDir, spec: &Spec, state: State) -> Readine
         shell_ready: Probe::new(shell),
         exec_ready: Probe::new(guest),
         result_ready: Probe::new(result(directory, spec)),
-        mediation_ready: Probe::new(Err("the workspace has no mediation".to_owned())),
+        mediation_ready: Probe::new(mediation(spec, state)),
     }
 }
 
@@ -101,6 +102,17 @@ fn run_shell(client: &Client, spec: &Spec) -> Result<(), String> {
         }),
         Err(ProbeError::Session(SessionError::Refused(failure))) => Err(failure.message),
         Err(error) => Err(error_chain(&error)),
+    }
+}
+
+/// Connects to the server, as each `start` does.
+fn mediation(spec: &Spec, state: State) -> Result<(), String> {
+    match (&spec.mediation, state) {
+        (None, _) => Err("the workspace has no mediation".to_owned()),
+        (Some(mediation), State::Running) => {
+            mediation::probe(&mediation.target).map_err(|error| error_chain(&error))
+        }
+        (Some(_), state) => Err(format!("it is {state}")),
     }
 }
 

@@ -530,13 +530,14 @@ END
                     serve() { busybox nc -ll -p $port -e wc -c & server=$!; until busybox nc 127.0.0.1 $port </dev/null >/dev/null 2>&1; do :; done; }
                     serve; w run "$@" --exec 'seq 100000 | /programs/vsock 5000; echo | /programs/vsock 5001 2>/dev/null; echo $?'
                     w start m; for n in 1 2 3; do w exec m -- sh -c "$ask" >answer$n & asking="$asking $!"; done; wait $asking; paste -s answer?
-                    w exec o -- sh -c "$ask"; kill $server; w exec m -- sh -c "$ask"; serve; w exec m -- sh -c "$ask"; kill $server
+                    w exec o -- sh -c "$ask"; kill $server; w exec m -- sh -c "$ask"; ready() { w --json status m | tr -d ' \n' | grep -o '"mediationReady":{"ready":[a-z]*'; }; ready
+                    serve; w exec m -- sh -c "$ask"; ready; kill $server
                     for name in o m; do w events $name | grep -o 'the mediation.*' | hide; done; w delete --force m o"#,
                 seconds: 300,
                 code: 0,
                 stdout: "microagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
                          m\no\nmicroagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
-                         o\n0\n588895\n1\nm\n9\t0\n9\t0\n9\t0\n9\n0\n0\n9\n0\n\
+                         o\n0\n588895\n1\nm\n9\t0\n9\t0\n9\t0\n9\n0\n0\n\"mediationReady\":{\"ready\":false\n9\n0\n\"mediationReady\":{\"ready\":true\n\
                          the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
                          the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
                          m\no\n",

@@ -24,11 +24,11 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
-        given: "printf 'image: %s\\nmediation: {port: 5000, target: localhost:80}\\n' $IMAGE >later.yaml",
+        given: "printf 'image: %s\\nrootfs: x.ext4\\n' $IMAGE >later.yaml",
         command: "microagent create a --file later.yaml --dry-run",
         code: 2,
         says: "omit it",
-        follow: "sed -i /mediation:/d later.yaml",
+        follow: "sed -i /rootfs:/d later.yaml",
         ..Remedy::NEW
     },
     Remedy {
