@@ -313,7 +313,7 @@ END
             a_workload_is_run_stopped_and_its_end_is_kept {
                 script: r#"w() { microagent --quiet "$@"; }
                     w create ends --image "$IMAGE" --memory 128 --entrypoint 'echo out; echo error >&2; exit 3' >/dev/null
-                    w create stays --image "$IMAGE" --memory 128 --entrypoint 'trap "echo asked; exit 0" TERM; echo up; while :; do sleep 1; done' >/dev/null
+                    w create stays --image "$IMAGE" --memory 128 --entrypoint 'trap "echo asked; exit 0" TERM; mkfifo /f; exec 3<>/f; echo up; while :; do read -r line <&3; done' >/dev/null
                     w start ends & w start stays >/dev/null; wait; w wait ends; echo $?; w logs ends; w result ends | grep exitCode
                     until w logs stays | grep -q up; do :; done; w stop stays; w logs stays; w result stays | grep exitCode; w wait stays; echo $?
                     w start absent 2>&1; w delete ends stays; w create fails --image "$IMAGE" --memory 128 --setup 'echo why; exit 4' 2>&1

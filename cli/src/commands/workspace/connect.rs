@@ -44,7 +44,9 @@ pub fn connect(
         return console(name, settings);
     }
     if args.send.is_none() {
-        check_terminal(settings, "in a script, use --send LINE")?;
+        check_terminal(settings, |failure| {
+            failure.remediation("in a script, use --send LINE")
+        })?;
     }
     let target = Target::find(name, settings)?;
     let shell = (target.spec.shell.clone()).unwrap_or_else(|| DEFAULT_SHELL.to_owned());

@@ -39,7 +39,9 @@ pub fn exec(args: ExecArgs, settings: &Settings, termination: &Termination) -> R
     let timeout = (args.timeout.as_deref()).map(resources::timeout);
     let timeout = timeout.transpose()?;
     if args.tty {
-        check_terminal(settings, "omit -t: the command then has no terminal")?;
+        check_terminal(settings, |failure| {
+            failure.remediation("omit -t: the command then has no terminal")
+        })?;
     }
     let variables = variables::read(&args.environment)?;
     let target = Target::find(&args.name, settings)?;
@@ -64,8 +66,12 @@ pub fn exec(args: ExecArgs, settings: &Settings, termination: &Termination) -> R
     ended.exit_code()
 }
 
-/// Checks that a command can be given this process's terminal; `otherwise` is what to do if not.
-pub fn check_terminal(settings: &Settings, otherwise: &str) -> Result<(), Failure> {
+/// Checks that a command can be given this process's terminal; `remedy` says what to do if there is
+/// none.
+pub fn check_terminal(
+    settings: &Settings,
+    remedy: impl FnOnce(Failure) -> Failure,
+) -> Result<(), Failure> {
     if settings.output.json {
         return Err(
             Failure::usage("--json conflicts with a terminal").remediation("omit --json or -t")
@@ -73,7 +79,7 @@ pub fn check_terminal(settings: &Settings, otherwise: &str) -> Result<(), Failur
     }
     match terminal::is_terminal() {
         true => Ok(()),
-        false => Err(Failure::usage("standard input is not a terminal").remediation(otherwise)),
+        false => Err(remedy(Failure::usage("standard input is not a terminal"))),
     }
 }
 

@@ -219,12 +219,12 @@ fn a_command_without_a_session_goes_on_and_its_id_is_that_of_its_namespace() {
 #[test]
 fn a_process_group_is_signalled_and_killed_as_one() {
     let root = scratch_root();
-    let script = "trap 'exit 7' TERM; sleep 3600 & echo $!; while :; do wait; done";
+    let script = "trap 'exit 7' TERM; sh -c 'echo up; exec sleep 3600' & while :; do wait; done";
     for (input, end) in [(Input::SignalGroup(15), code(7)), (Input::Kill, killed(9))] {
         let agent = Agent::start(root.path());
         let mut session = agent.exec(beside(script));
         let shell = session.started();
-        session.read_until("\n");
+        session.read_until("up\n");
         let [child] = children(shell)[..] else {
             panic!("not one child");
         };
