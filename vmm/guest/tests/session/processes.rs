@@ -297,7 +297,7 @@ fn without_descriptors_the_agent_waits_and_recovers() {
         .stderr(Stdio::piped());
     let mut agent = Agent::start_with(limited, root.path());
     let mut errors = std::io::BufReader::new(agent.process.stderr.take().unwrap());
-    let sessions: Vec<Session> = (0..44).map(|_| agent.open()).collect();
+    let sessions: Vec<Session> = (0..32).map(|_| agent.open()).collect();
     let mut line = String::new();
     errors.read_line(&mut line).unwrap();
     assert_eq!(
