@@ -240,7 +240,7 @@ pub const WORKSPACES: &[Remedy] = &[
         follow: "microagent delete --force s; microagent create s --image $IMAGE --memory 128 --cpus 1 --shell $1 --setup \"printf '#!/bin/sh\\nexec sh\\n' >$1; chmod 755 $1\"; \
                  microagent start s; microagent connect s --send 'exit 0'; microagent delete --force s; \
                  microagent create s --image $IMAGE --memory 128 --cpus 1 --shell /bin/ash; microagent start s",
-        ..Remedy::NEW
+        works: "microagent connect s --send 'exit 0' && microagent delete --force s",
     },
     Remedy {
         command: "microagent create a --image $IMAGE --shell bash --dry-run",
