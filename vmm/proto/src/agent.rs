@@ -29,6 +29,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::failure::{Failure, FailureKind};
 use crate::tree::{ReadTree, WriteTree};
 
 /// The vsock port on which the agent accepts sessions, in the guest.
@@ -272,32 +273,4 @@ pub struct Exited {
     /// The kernel has killed a process while the command ran because memory was exhausted. It may
     /// have been another process than the command's own.
     pub out_of_memory: bool,
-}
-
-/// Why a request failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Failure {
-    /// The kind of failure.
-    pub kind: FailureKind,
-    /// One line that describes it.
-    pub message: String,
-}
-
-/// Kinds of [`Failure`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum FailureKind {
-    /// The command does not exist in the image (a shell's 127).
-    NotFound,
-    /// The command exists but cannot be executed (a shell's 126).
-    NotExecutable,
-    /// The image has no such user or group.
-    UnknownUser,
-    /// The root file system or another disk cannot be mounted.
-    Mount,
-    /// The request is invalid or out of order.
-    BadRequest,
-    /// Another operation of the guest's kernel failed.
-    System,
 }

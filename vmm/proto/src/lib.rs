@@ -23,6 +23,7 @@ mod bytes;
 pub mod control;
 pub mod envelope;
 mod error_chain;
+mod failure;
 pub mod frame;
 pub mod tree;
 pub mod warning;

@@ -11,7 +11,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::Failure;
+use crate::failure::Failure;
 
 /// Reads a tree of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ use microagent_workspace::event::now;
 use microagent_workspace::start;
 use microagent_workspace::state::State;
 
-use super::create::{OWNER, internal, random_id, record_prepared, release, root_name};
-use super::{get, print_state, state_of, workspaces};
+use super::create::{OWNER, internal, record_prepared, release, root_name};
+use super::{get, print_state, random_id, state_of, workspaces};
 use crate::args::CloneArgs;
 use crate::disk_copy;
 use crate::failure::{Failure, kind_of};

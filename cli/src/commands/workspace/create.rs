@@ -18,9 +18,9 @@ use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::spec::{MAX_DOCUMENT, Recorded, RecordedImage, RecordedKernel, Spec};
 use microagent_workspace::start::{self, StartOptions};
 use microagent_workspace::state::State;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 
+use super::random_id;
 use crate::args::CreateArgs;
 use crate::commands::pipeline;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument, nodes};
@@ -280,14 +280,6 @@ fn without(image: &[String], unset: &[String]) -> Vec<String> {
     (image.iter().filter(|entry| !unset.contains(&named(entry))))
         .cloned()
         .collect()
-}
-
-/// A random identity: 16 hexadecimal digits.
-pub(super) fn random_id() -> Result<String, Failure> {
-    let mut random = [0; 8];
-    getrandom(&mut random[..], GetRandomFlags::empty())
-        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
 }
 
 /// Refuses commands that Linux cannot execute.

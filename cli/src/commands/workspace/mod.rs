@@ -31,6 +31,7 @@ use microagent_workspace::dir::{DirError, WorkspaceDir, Workspaces};
 use microagent_workspace::event::{self, Event};
 use microagent_workspace::lock::is_held;
 use microagent_workspace::state::State;
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 
 pub use apply::apply;
@@ -172,4 +173,12 @@ impl From<DirError> for Failure {
         };
         Failure::caused(kind, &error).maybe_remediation(remediation)
     }
+}
+
+/// A random identity: 16 hexadecimal digits.
+fn random_id() -> Result<String, Failure> {
+    let mut random = [0; 8];
+    getrandom(&mut random[..], GetRandomFlags::empty())
+        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
 }

@@ -18,9 +18,8 @@ use microagent_workspace::state::State;
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::create::random_id;
 use super::end::wait_for_end;
-use super::{get, print_state, state_of};
+use super::{get, print_state, random_id, state_of};
 use crate::args::StartArgs;
 use crate::commands::pipeline;
 use crate::engine;

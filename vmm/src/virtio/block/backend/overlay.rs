@@ -16,12 +16,9 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
-use super::presence::Presence;
+use super::presence::{BLOCK, Presence};
 use super::{Backend, zero};
 use crate::virtio::Segments;
-
-/// The block size of the delta, in bytes: that of the file systems on these disks.
-pub const BLOCK: u64 = 4096;
 
 /// A base and its delta.
 #[derive(Debug)]

@@ -20,7 +20,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::overlay::BLOCK;
+/// The block size of the delta, in bytes: that of the file systems on these disks.
+pub const BLOCK: u64 = 4096;
 
 const MAGIC: [u8; 8] = *b"MADELTA1";
 const HEADER: usize = 24;
