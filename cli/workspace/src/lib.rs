@@ -16,7 +16,7 @@
 //! - [`readiness`] and [`health`] ask the guest, with a time limit; [`verification`] compares what a
 //!   workspace consists of with what was recorded.
 //!
-//! The crate prints nothing and knows no command line.
+#![doc = include_str!("../../../docs/library.md")]
 
 pub mod client;
 pub mod dir;
