@@ -245,6 +245,11 @@ pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
     if mode != SWEEP_MODE {
         return None;
     }
+    // Those that were killed before this program was executed, theirs, and one that another thread
+    // was starting at that moment: until it has executed its program, it holds the locks of this
+    // process, and what is locked is not swept.
+    kill_children();
+    reaper::reap_children(REAP_TIMEOUT);
     for path in paths {
         remove(Path::new(path));
     }
@@ -254,8 +259,6 @@ pub fn run_sweep_mode(words: &[OsString]) -> Option<ExitCode> {
         // On failure, the next run sweeps what is left.
         let _ = store.sweep();
     }
-    // The children that were killed before this program was executed, and theirs.
-    reaper::reap_children(REAP_TIMEOUT);
     let code = code.to_str().and_then(|code| code.parse::<u8>().ok());
     Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }

@@ -5,8 +5,6 @@ use microagent_workspace::spec::Mediation;
 
 use crate::failure::Failure;
 
-const FORM: &str = "use --mediation PORT=HOST:PORT, such as 8000=127.0.0.1:8000";
-
 /// The mediation that the flags describe, or else that of the document, validated.
 ///
 /// # Errors
@@ -22,9 +20,7 @@ pub fn check(
     };
     let Some(mut mediation) = mediation else {
         return match optional {
-            true => {
-                Err(Failure::usage("--mediation-optional without --mediation").remediation(FORM))
-            }
+            true => Err(with_form("--mediation-optional without --mediation")),
             false => Ok(None),
         };
     };
@@ -34,9 +30,13 @@ pub fn check(
     Ok(Some(mediation))
 }
 
+fn with_form(message: impl Into<String>) -> Failure {
+    Failure::usage(message)
+        .remediation("use --mediation PORT=HOST:PORT, such as 8000=127.0.0.1:8000")
+}
+
 fn parse(word: &str) -> Result<Mediation, Failure> {
-    let invalid =
-        |why: &str| Failure::usage(format!("--mediation {word:?} {why}")).remediation(FORM);
+    let invalid = |why: &str| with_form(format!("--mediation {word:?} {why}"));
     let (port, target) = word.split_once('=').ok_or_else(|| invalid("has no ="))?;
     Ok(Mediation {
         port: port

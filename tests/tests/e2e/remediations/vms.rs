@@ -313,10 +313,10 @@ const DISKS: &[Flaw] = &[
 pub const BATCHES: &[Batch] = &[
     Batch {
         flaws: USAGE,
-        run: "echo input | vm \"$@\" --image $IMAGE --exec 'cat; echo $KEY $OTHER $(hostname) $(nproc)
+        run: "echo input | vm \"$@\" --image $IMAGE --exec 'cat; echo $KEY $(hostname) $(nproc)
               echo /a/* /b/* /c/* /data/*; cat /e/e; cd /etc && su user -s /bin/sh -c \"pwd; id -un\"' >output &
               wait $!; cat output",
-        output: "input\nVALUE VALUE host-1.test 2\n/a/lost+found /b/b /c/c /data/d\ninput\n/etc\nuser\n",
+        output: "input\nVALUE host-1.test 2\n/a/lost+found /b/b /c/c /data/d\ninput\n/etc\nuser\n",
     },
     Batch {
         flaws: FILES,
