@@ -557,7 +557,7 @@ END
                     : >shown; { seen up; kill -TERM $(cat pid); } &
                     echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"echo up; sleep 2000\""' | on_terminal; wait
                     : >shown; { seen up; kill -KILL $(cat pid); } &
-                    echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"echo up; setsid sleep 3000\""; stty sane' | on_terminal >/dev/null; wait
+                    echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"setsid sleep 3000 & echo up; wait\""; stty sane' | on_terminal >/dev/null; wait
                     until ! w exec t ps | grep -q 'sleep [23]000'; do :; done
                     : >shown; { seen '# '; echo 'echo up; sleep 4000' >&5; seen ^up; printf '\035' >&5; } &
                     echo 'microagent connect t' | on_terminal | tail -n 2; wait
