@@ -27,6 +27,7 @@ pub mod comparison;
 pub mod content;
 pub mod disk;
 mod error;
+mod lab_output;
 pub mod large;
 pub mod layout;
 pub mod machine;

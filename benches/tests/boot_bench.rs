@@ -1,7 +1,6 @@
 //! The boot benchmark, and the check that boots do not become slower.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use microagent_tests::{binaries, or_skip, tool};
@@ -19,7 +18,6 @@ fn a_boot_takes_no_more_instructions_than_the_baseline() {
     let [json, svg, markdown] = ["json", "svg", "md"].map(|name| directory.path().join(name));
     let marks = "before\n<!-- boot-bench: begin -->\nstale\n<!-- boot-bench: end -->\nafter\n";
     fs::write(&markdown, marks).unwrap();
-    let programs = binaries::microagent();
     let output = Command::new(env!("CARGO_BIN_EXE_boot-bench"))
         .args(["--iterations", "5", "--only-built", "--baseline", BASELINE])
         .arg("--json")
@@ -28,10 +26,7 @@ fn a_boot_takes_no_more_instructions_than_the_baseline() {
         .arg(&svg)
         .arg("--markdown")
         .arg(&markdown)
-        .env(
-            "MICROAGENT_BIN_DIR",
-            programs.parent().unwrap_or(Path::new(".")),
-        )
+        .env("MICROAGENT_BIN_DIR", binaries::directory())
         .output()
         .expect("the harness can be started");
     let said = String::from_utf8_lossy(&output.stderr);

@@ -1,7 +1,6 @@
 //! The benchmark of workspaces, and the check that they do not become more expensive.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use microagent_tests::{binaries, or_skip, tool};
@@ -25,16 +24,12 @@ fn workspaces_cost_no_more_than_before() {
     let [json, markdown] = ["json", "md"].map(|name| directory.path().join(name));
     let marks = "before\n<!-- workspace-bench: begin -->\nstale\n<!-- workspace-bench: end -->\n";
     fs::write(&markdown, marks).unwrap();
-    let programs = binaries::microagent();
     let output = Command::new(env!("CARGO_BIN_EXE_workspace-bench"))
         .args(["--rounds", "1", "--json"])
         .arg(&json)
         .arg("--markdown")
         .arg(&markdown)
-        .env(
-            "MICROAGENT_BIN_DIR",
-            programs.parent().unwrap_or(Path::new(".")),
-        )
+        .env("MICROAGENT_BIN_DIR", binaries::directory())
         .output()
         .expect("the harness can be started");
     let printed = String::from_utf8_lossy(&output.stdout);

@@ -33,7 +33,8 @@ fn program(name: &str) -> PathBuf {
     path
 }
 
-fn directory() -> PathBuf {
+/// The directory of the programs.
+pub fn directory() -> PathBuf {
     match std::env::var_os("MICROAGENT_BIN_DIR") {
         Some(directory) => directory.into(),
         None => profile_directory().with_file_name("dist"),

@@ -9,7 +9,7 @@ use microagent_tests::microagent::Host;
 use microagent_tests::tool;
 
 use super::perf::Perf;
-use crate::Error;
+use crate::{Error, lab_output};
 
 /// The parameters of a measurement.
 #[derive(Debug, Clone, Copy)]
@@ -67,17 +67,7 @@ pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
     );
     lab.step("boot", &script, 1200);
     let report = lab.boot()?;
-    let step = report.step("boot");
-    if step.code != 0 {
-        return Err(Error::Invalid {
-            what: "boot",
-            why: step.errors(),
-        });
-    }
-    serde_json::from_slice(&step.stdout).map_err(|source| Error::Parse {
-        what: "the output of microagent perf boot".into(),
-        source,
-    })
+    lab_output::json(&report, "boot", "boot", "microagent perf boot")
 }
 
 /// Adds QEMU, which the lab itself requires, and Firecracker if installed.

@@ -6,7 +6,7 @@ use microagent_tests::lab::{Lab, Machine};
 
 use super::guest::{Guest, IN_LAB};
 use super::monitor::Monitor;
-use crate::Error;
+use crate::{Error, lab_output};
 
 /// The timeout of one boot in seconds.
 const STEP_SECONDS: u32 = 300;
@@ -46,17 +46,8 @@ pub fn measure(
     }
     let report = lab.boot()?;
     let rates = |round: u32, monitor: &str| -> Result<Vec<f64>, Error> {
-        let step = report.step(&name(round, monitor));
-        if step.code != 0 {
-            return Err(Error::Invalid {
-                what: "disk",
-                why: step.errors(),
-            });
-        }
-        serde_json::from_slice(&step.stdout).map_err(|source| Error::Parse {
-            what: format!("the output of disk-bench --inside {monitor}"),
-            source,
-        })
+        let command = format!("disk-bench --inside {monitor}");
+        lab_output::json(&report, &name(round, monitor), "disk", &command)
     };
     (0..rounds)
         .map(|round| Ok([rates(round, monitors[0].1)?, rates(round, monitors[1].1)?]))

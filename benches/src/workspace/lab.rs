@@ -7,7 +7,7 @@ use microagent_tests::lab::{Lab, Machine};
 use microagent_tests::microagent::Host;
 
 use super::inside::Measured;
-use crate::Error;
+use crate::{Error, lab_output};
 
 /// Measures with the kernel installed on `host`.
 ///
@@ -32,15 +32,10 @@ pub fn measure(host: &Host, rounds: u32) -> Result<Measured, Error> {
     );
     lab.step("workspaces", &script, 1200);
     let report = lab.boot()?;
-    let step = report.step("workspaces");
-    if step.code != 0 {
-        return Err(Error::Invalid {
-            what: "workspace",
-            why: step.errors(),
-        });
-    }
-    serde_json::from_slice(&step.stdout).map_err(|source| Error::Parse {
-        what: "the output of workspace-bench --inside".into(),
-        source,
-    })
+    lab_output::json(
+        &report,
+        "workspaces",
+        "workspace",
+        "workspace-bench --inside",
+    )
 }

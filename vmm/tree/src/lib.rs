@@ -11,6 +11,7 @@ mod deliver;
 mod error;
 mod path;
 mod read;
+mod send;
 mod sink;
 mod write;
 
@@ -18,6 +19,7 @@ pub use deliver::{Delivery, Options};
 pub use error::TreeError;
 pub use path::{MAX_DEPTH, Shown, check_path};
 pub use read::{Source, read};
+pub use send::send;
 pub use sink::Sink;
 pub use write::{Policy, Skipped, Writer};
 

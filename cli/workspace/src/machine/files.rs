@@ -8,11 +8,9 @@ use std::os::unix::net::UnixStream;
 use microagent_proto::agent::{Failure, FailureKind, Reply, Request};
 use microagent_proto::envelope::Program;
 use microagent_proto::error_chain;
-use microagent_proto::frame::{
-    Frame, FrameError, Kind, read_frame, read_opening, write_frame, write_message, write_opening,
-};
-use microagent_proto::tree::{Entry, Kind as FileKind, Part, ReadTree, WriteTree};
-use microagent_tree::{Sink, Source, TreeError, read};
+use microagent_proto::frame::{Frame, FrameError, Kind, read_frame, read_opening, write_opening};
+use microagent_proto::tree::{Kind as FileKind, Part, ReadTree, WriteTree};
+use microagent_tree::{Sink, Source, TreeError};
 
 use super::session::SessionError;
 
@@ -92,22 +90,11 @@ pub fn write_tree(
     source: Source<'_>,
 ) -> Result<u64, FilesError> {
     write_opening(&mut stream, &Request::WriteTree(request))?;
-    let mut sink = Frames {
-        stream: &mut stream,
-        failed: None,
+    let failure = |error: &TreeError| Failure {
+        kind: FailureKind::BadRequest,
+        message: error_chain(error),
     };
-    let sent = read(source, &mut sink);
-    if let Some(error) = sink.failed {
-        return Err(error.into());
-    }
-    let end = match &sent {
-        Ok(()) => Part::End,
-        Err(error) => Part::Failed(Failure {
-            kind: FailureKind::BadRequest,
-            message: error_chain(error),
-        }),
-    };
-    write_message(&mut stream, &end)?;
+    let sent = microagent_tree::send(source, &mut stream, Kind::Stdin, failure)?;
     let us = (Program::CommandLine, Program::Agent);
     let reply = read_opening(&mut stream, us.0, us.1, "the reply to the tree")?;
     sent?;
@@ -121,40 +108,4 @@ pub fn write_tree(
 fn unexpected(got: Kind) -> FilesError {
     let expected = "a part of the tree";
     FrameError::Unexpected { got, expected }.into()
-}
-
-/// Writes a tree to a session.
-struct Frames<'a> {
-    stream: &'a mut UnixStream,
-    /// Why the stream failed.
-    failed: Option<FrameError>,
-}
-
-impl Frames<'_> {
-    fn check(&mut self, written: Result<(), FrameError>) -> Result<(), TreeError> {
-        written.map_err(|error| {
-            self.failed = Some(error);
-            TreeError::Limit("the session has ended")
-        })
-    }
-}
-
-impl Sink for Frames<'_> {
-    fn entry(&mut self, entry: &Entry) -> Result<(), TreeError> {
-        match write_message(self.stream, &Part::Entry(entry.clone())) {
-            // It has more attributes than a frame may have bytes.
-            Err(FrameError::TooLong(_)) => Err(TreeError::Limit("it has too long attributes")),
-            written => self.check(written),
-        }
-    }
-
-    fn data(&mut self, bytes: &[u8]) -> Result<(), TreeError> {
-        let written = write_frame(self.stream, Kind::Stdin, bytes);
-        self.check(written)
-    }
-
-    fn hole(&mut self, length: u64) -> Result<(), TreeError> {
-        let written = write_message(self.stream, &Part::Hole { length });
-        self.check(written)
-    }
 }

@@ -3,6 +3,8 @@ use crate::diagnosis::{Diagnosis, ErrorKind};
 use std::io::Write;
 use std::process::Command;
 
+use microagent_tests::tool;
+
 fn archive(bytes: &[u8]) -> Result<Archive, String> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
@@ -109,13 +111,7 @@ fn compressed_archives_and_pipes_are_read() {
     }
     let dir = tempfile::tempdir().unwrap();
     let fifo = dir.path().join("fifo");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    tool::run("mkfifo", [&fifo]).unwrap();
     for bytes in [tar.clone(), compressed(&tar, "gzip")] {
         let path = fifo.clone();
         let writer = std::thread::spawn(move || std::fs::write(path, bytes).unwrap());

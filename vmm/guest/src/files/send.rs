@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use microagent_proto::agent::{Failure, FailureKind, Reply};
-use microagent_proto::frame::{FrameError, Kind, write_frame, write_message, write_opening};
-use microagent_proto::tree::{Entry, Part, ReadTree};
-use microagent_tree::{Shown, Sink, Source, TreeError, read};
+use microagent_proto::frame::{FrameError, Kind, write_opening};
+use microagent_proto::tree::ReadTree;
+use microagent_tree::{Shown, Source, TreeError};
 
 use super::open::{locate, root};
 use super::{namespace_failure, tree_failure};
@@ -50,59 +50,10 @@ pub fn send(
         }
     };
     write_opening(stream, &Reply::TreeOpened)?;
-    let mut sink = Frames {
-        stream,
-        failed: None,
-    };
     let source = Source {
         directory: &directory,
         name: &name,
         cross_mounts: false,
     };
-    let sent = read(source, &mut sink);
-    if let Some(error) = sink.failed {
-        return Err(error);
-    }
-    let end = match sent {
-        Ok(()) => Part::End,
-        Err(error) => Part::Failed(tree_failure(&error)),
-    };
-    write_message(stream, &end)
-}
-
-/// Writes a tree to a session.
-struct Frames<'a> {
-    stream: &'a mut Stream,
-    /// Why the stream failed.
-    failed: Option<FrameError>,
-}
-
-impl Frames<'_> {
-    fn check(&mut self, written: Result<(), FrameError>) -> Result<(), TreeError> {
-        written.map_err(|error| {
-            self.failed = Some(error);
-            TreeError::Limit("the session has ended")
-        })
-    }
-}
-
-impl Sink for Frames<'_> {
-    fn entry(&mut self, entry: &Entry) -> Result<(), TreeError> {
-        let written = write_message(self.stream, &Part::Entry(entry.clone()));
-        match written {
-            // It has more attributes than a frame may have bytes.
-            Err(FrameError::TooLong(_)) => Err(TreeError::Limit("it has too long attributes")),
-            written => self.check(written),
-        }
-    }
-
-    fn data(&mut self, bytes: &[u8]) -> Result<(), TreeError> {
-        let written = write_frame(self.stream, Kind::Stdout, bytes);
-        self.check(written)
-    }
-
-    fn hole(&mut self, length: u64) -> Result<(), TreeError> {
-        let written = write_message(self.stream, &Part::Hole { length });
-        self.check(written)
-    }
+    microagent_tree::send(source, stream, Kind::Stdout, tree_failure).map(drop)
 }

@@ -28,7 +28,7 @@ use microagent_proto::envelope::{LENGTH, Program, envelope};
 use microagent_proto::frame::{
     Kind, read_frame, read_opening, write_frame, write_message, write_opening,
 };
-use microagent_tests::program;
+use microagent_tests::{program, tool};
 use tempfile::TempDir;
 
 /// The time limit for one step, sufficient on a loaded machine.

@@ -38,13 +38,7 @@ fn a_signal_reaches_the_command_and_not_its_children() {
              trap 'echo parent; exit 7' TERM; while :; do wait; done",
         ),
     );
-    assert!(
-        Command::new("mkfifo")
-            .arg(root.path().join("tmp/never"))
-            .status()
-            .unwrap()
-            .success()
-    );
+    tool::run("mkfifo", [root.path().join("tmp/never")]).unwrap();
     session.started();
     let up = read_frame(&mut session.stream).unwrap().unwrap();
     assert_eq!(up.payload, b"up\n");

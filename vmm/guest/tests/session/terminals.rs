@@ -136,39 +136,22 @@ fn all_output_to_a_terminal_arrives_before_the_end() {
 fn a_command_that_is_left_goes_on_and_its_output_is_discarded() {
     let root = scratch_root();
     let fifo = root.path().join("tmp/go");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    tool::run("mkfifo", [&fifo]).unwrap();
     let agent = Agent::start(root.path());
-    let script = "trap 'echo hup >/tmp/end' HUP; echo up; read -r line </tmp/go; seq 100000; \
-                  test -t 1 && echo $line >/tmp/end";
-    for output in [Output::Terminal(SIZE), Output::Separate] {
-        let exec = Exec {
+    for (output, open, up) in [
+        (Output::Terminal(SIZE), "-t 1", "up\r\n"),
+        (Output::Separate, "-p /proc/self/fd/1", "up\n"),
+    ] {
+        let script = format!(
+            "trap 'echo hup >/tmp/end' HUP; echo up; read -r line </tmp/go; seq 100000; \
+             test {open} && echo $line >/tmp/end"
+        );
+        let mut session = agent.exec(Exec {
             output,
-            ..on_terminal(
-                &script
-                    .replace(
-                        "-t 1",
-                        if output == Output::Separate {
-                            "-p /dev/fd/1"
-                        } else {
-                            "-t 1"
-                        },
-                    )
-                    .replace("/dev/fd", "/proc/self/fd"),
-            )
-        };
-        let mut session = agent.exec(exec);
-        let pid = session.started();
-        session.read_until(if output == Output::Separate {
-            "up\n"
-        } else {
-            "up\r\n"
+            ..on_terminal(&script)
         });
+        let pid = session.started();
+        session.read_until(up);
         session.input(&Input::Detach);
         let reply = read_frame(&mut session.stream).unwrap().unwrap();
         assert_eq!(
@@ -188,13 +171,7 @@ fn a_command_that_is_left_goes_on_and_its_output_is_discarded() {
 fn a_command_without_a_session_goes_on_and_its_id_is_that_of_its_namespace() {
     let root = scratch_root();
     let fifo = root.path().join("tmp/go");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&fifo)
-            .status()
-            .unwrap()
-            .success()
-    );
+    tool::run("mkfifo", [&fifo]).unwrap();
     let agent = Agent::start(root.path());
     let mut session = agent.exec(Exec {
         output: Output::Discard,
