@@ -156,10 +156,10 @@ fn groups(fs: &RootFs, changed: &[Changed]) -> Result<HashMap<u32, Vec<Vec<u8>>>
     if wanted.iter().all(complete) {
         return Ok(wanted);
     }
+    // It visits every name once, those that have changed too.
+    wanted.values_mut().for_each(Vec::clear);
     fs.walk(&mut |path: &[u8], node: &Node| {
-        if let Some(paths) = wanted.get_mut(&node.number())
-            && !paths.iter().any(|known| known == path)
-        {
+        if let Some(paths) = wanted.get_mut(&node.number()) {
             paths.push(path.to_vec());
         }
         Ok(())

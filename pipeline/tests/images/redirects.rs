@@ -1,6 +1,7 @@
 //! Registries that redirect to other servers, and what those servers receive.
 
-use microagent_pipeline::ErrorKind;
+use microagent_cas::Digest;
+use microagent_pipeline::{ErrorKind, Reference, Upstream};
 use microagent_tests::fault_proxy::FaultProxy;
 use microagent_tests::file_server::FileServer;
 use microagent_tests::image::Layout;
@@ -105,6 +106,38 @@ fn a_redirect_to_plain_http_on_another_host_is_refused_before_anything_is_sent()
             .to_string()
             .ends_with("does not implement the registry protocol"),
         "{error}"
+    );
+}
+
+#[test]
+fn the_server_of_an_upload_cannot_request_credentials() {
+    let attacker = ScriptedServer::start(|_, _| answer(200, &[], r#"{"token":"t"}"#));
+    let realm = format!("Bearer realm=\"http://{}/token\"", attacker.address);
+    let storage = ScriptedServer::start(move |_, _| {
+        answer(401, &[&format!("WWW-Authenticate: {realm}")], "")
+    });
+    let location = format!("Location: http://{}/upload", storage.address);
+    let server = ScriptedServer::start(move |_, request| match &*request.method {
+        "POST" => answer(202, &[&location], ""),
+        _ => answer(404, &[], ""),
+    });
+    let dir = TestDir::new();
+    let blob = dir.path("blob");
+    std::fs::write(&blob, "blob").unwrap();
+    let Ok(Reference::Registry(reference)) = format!("{}/app:1", server.address).parse() else {
+        panic!("not a reference");
+    };
+    let image = Upstream {
+        blobs: &[(Digest::of(b"blob"), blob)],
+        manifest: b"{}",
+    };
+    dir.pipeline().push(&reference, &image).unwrap_err();
+    assert_eq!(attacker.requests().len(), 0);
+    let uploads = storage.requests();
+    assert_eq!(uploads.len(), 1);
+    assert_eq!(
+        (&*uploads[0].method, &uploads[0].authorization),
+        ("PUT", &None)
     );
 }
 

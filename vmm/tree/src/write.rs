@@ -229,14 +229,15 @@ impl Writer {
             .ok_or_else(|| TreeError::invalid(&entry.path, "a link to a directory"))?;
         let from = self.directory(from)?;
         let (directory, new) = self.place(&entry.path)?;
-        linkat(
-            &from,
-            OsStr::from_bytes(name),
-            directory,
-            new,
-            AtFlags::empty(),
-        )
-        .map_err(|error| TreeError::io("link", &entry.path, error))
+        let name = OsStr::from_bytes(name);
+        match linkat(&from, name, directory, new, AtFlags::empty()) {
+            // Another name of a file that was skipped.
+            Err(rustix::io::Errno::NOENT) if !self.policy.privileges => {
+                self.skip(&entry.path);
+                Ok(())
+            }
+            linked => linked.map_err(|error| TreeError::io("link", &entry.path, error)),
+        }
     }
 
     fn skip(&mut self, path: &[u8]) {

@@ -101,12 +101,6 @@ pub fn create(
     let recorded = recorded(&request.run, &artifacts, supervisor)?;
     spec.recorded = Some(recorded.clone());
     check_sizes(&spec, &recorded)?;
-    if spec.to_json().len() > MAX_DOCUMENT {
-        let limit = MAX_DOCUMENT >> 20;
-        return Err(Failure::usage(format!(
-            "the specification has more than {limit} MiB with the image's variables"
-        )));
-    }
     new.directory().write_spec(&spec)?;
     let root = root_name(&recorded);
     let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
@@ -282,13 +276,19 @@ fn without(image: &[String], unset: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Refuses commands that Linux cannot execute.
+/// Refuses commands that Linux cannot execute, and a manifest that cannot be read again.
 pub(super) fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
     let env: Vec<_> = spec.env.clone().into_iter().collect();
     let setup = spec.setup.iter().map(|line| shell(line));
     let workload = Some(recorded.argv.clone()).filter(|argv| !argv.is_empty());
     for argv in setup.chain(workload) {
         exec_size::check(&start::exec(spec, recorded, argv, Place::Beside), &env)?;
+    }
+    if spec.to_json().len() > MAX_DOCUMENT {
+        let limit = MAX_DOCUMENT >> 20;
+        return Err(Failure::usage(format!(
+            "the specification has more than {limit} MiB with the image's variables"
+        )));
     }
     Ok(())
 }

@@ -52,16 +52,22 @@ impl Shim {
             State::Running | State::Paused | State::Stopping => {}
             state => return refused(format!("it is {state}")),
         }
-        let quarantined = self.controller.pause().and_then(|()| {
-            // What it asked for before does not happen any more, whatever fails from here on.
-            self.stopping.give_up();
-            self.controller.sever()
-        });
-        if let Err(error) = quarantined {
+        if let Err(error) = self.controller.pause() {
             return failed(&error);
         }
+        // What was asked for before does not happen any more, whatever fails from here on.
+        self.stopping.give_up();
+        let severed = self.controller.sever();
+        let reached = match severed {
+            Ok(()) => State::Quarantined,
+            Err(_) => State::Paused,
+        };
         for reply in self.stoppers.drain(..) {
-            let _ = reply.send(refused(format!("it is {}", State::Quarantined)));
+            let _ = reply.send(refused(format!("it is {reached}")));
+        }
+        if let Err(error) = severed {
+            self.enter(reached, Some(error_chain(&error)), recorder);
+            return failed(&error);
         }
         self.enter(State::Quarantined, reason, recorder);
         self.end_waits_of_quarantined();

@@ -55,12 +55,6 @@ impl Shim {
         let memory_mib = config.vm.memory_mib;
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let supervisor = Supervisor::spawn(&config.supervisor, engine, true).map_err(vm_error)?;
-        if let Some(mediation) = config.mediation {
-            let recorder = recorder.clone();
-            let target = mediation.target.clone();
-            let report = move |lost| report_mediation(&recorder, &target, lost);
-            supervisor.on_connection(mediation::acceptor(mediation.target, report));
-        }
         let connector = supervisor.connector().map_err(StartError::Listen)?;
         let status = Status {
             state: State::Starting,
@@ -75,6 +69,12 @@ impl Shim {
             sender.clone(),
             ending.clone(),
         ));
+        if let Some(mediation) = config.mediation {
+            let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
+            let target = mediation.target.clone();
+            let report = move |lost| report_mediation(&shared, &recorder, &target, lost);
+            supervisor.on_connection(mediation::acceptor(mediation.target, report));
+        }
         stop_on_signals(Arc::clone(&shared)).map_err(StartError::Thread)?;
         let socket = run_dir.path().join(SOCKET);
         listener::serve(&socket, Arc::clone(&shared)).map_err(StartError::Listen)?;
@@ -95,11 +95,11 @@ impl Shim {
             }
             None => None,
         };
-        recorder
-            .record(State::Running, None)
-            .map_err(StartError::Record)?;
         {
             let mut status = shared.status();
+            recorder
+                .record(State::Running, None)
+                .map_err(StartError::Record)?;
             status.state = State::Running;
             status.workload = workload.is_some();
         }
@@ -129,13 +129,15 @@ impl Shim {
     }
 }
 
-/// Records that the mediation target was lost, or is reached again.
-fn report_mediation(recorder: &Recorder, target: &str, lost: Option<String>) {
+/// Records that the mediation target was lost, or is reached again. The state stays as it is.
+fn report_mediation(shared: &Shared, recorder: &Recorder, target: &str, lost: Option<String>) {
     let detail = match lost {
         Some(why) => format!("the mediation target {target} cannot be reached: {why}"),
         None => format!("the mediation target {target} is reached again"),
     };
-    if let Err(error) = recorder.record(State::Running, Some(&detail)) {
+    // Held meanwhile, so that no change of the state is recorded before it.
+    let status = shared.status();
+    if let Err(error) = recorder.record(status.state, Some(&detail)) {
         tracing::warn!(%error, "{detail}");
     }
 }

@@ -14,7 +14,7 @@ use super::challenge::{self, Challenge};
 use super::content_encoding;
 use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Content, Failure, Http, Request, Upload};
+use super::http::{Answer, Content, Failure, Http, Origin, Request, Upload};
 use super::retry;
 use crate::image::reference::RegistryReference;
 use crate::net::tls::host_directory;
@@ -144,7 +144,8 @@ impl Client {
         self.authorized(|authorization| self.try_send(&path, headers, authorization, Some(upload)))
     }
 
-    /// PUTs to a URL that the registry has given. Another server gets no `Authorization`.
+    /// PUTs to a URL that the registry has given. Another server gets no `Authorization`, and cannot
+    /// request one: it could name any token server.
     pub(super) fn put_to(
         &self,
         url: &Uri,
@@ -152,19 +153,22 @@ impl Client {
         content: Content<'_>,
     ) -> Result<Answer, RegistryError> {
         let own = self.url_of("").and_then(|own| own.parse::<Uri>().ok());
-        let is_own = own
-            .is_some_and(|own| (own.scheme(), own.authority()) == (url.scheme(), url.authority()));
-        self.authorized(|authorization| {
+        let is_own = own.is_some_and(|own| Origin::of(&own) == Origin::of(url));
+        let put = |authorization: Option<&str>| {
             self.http.send(&Request {
                 url,
                 headers,
-                authorization: authorization.filter(|_| is_own),
+                authorization,
                 form: None,
                 upload: Some(Upload::Put(content)),
                 for_loopback: self.image.is_loopback(),
                 certificates: self.certificates(),
             })
-        })
+        };
+        match is_own {
+            true => self.authorized(put),
+            false => self.with_retries(|| put(None)),
+        }
     }
 
     /// The URL of `path` in the repository, once the scheme is known.

@@ -97,7 +97,7 @@ pub(super) struct Http {
 
 /// Scheme, host and port: the scope of an `Authorization`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Origin {
+pub(super) struct Origin {
     is_https: bool,
     /// In lower case; an IPv6 address without brackets.
     host: String,
@@ -105,7 +105,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(url: &Uri) -> Option<Origin> {
+    pub(super) fn of(url: &Uri) -> Option<Origin> {
         let is_https = match url.scheme_str()? {
             "https" => true,
             "http" => false,

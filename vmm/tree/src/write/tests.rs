@@ -105,6 +105,24 @@ fn a_tree_is_copied_with_modes_times_links_and_holes() {
 }
 
 #[test]
+fn another_name_of_a_skipped_file_is_skipped_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut writer = Writer::new(open(directory.path()), OsStr::new("to"), HOST);
+    writer.entry(&entry("", Kind::Directory)).unwrap();
+    writer.entry(&entry("socket", Kind::Socket)).unwrap();
+    let target = b"socket".to_vec();
+    writer
+        .entry(&entry("again", Kind::HardLink { target }))
+        .unwrap();
+    let skipped = writer.finish().unwrap();
+    assert_eq!(skipped.first, [b"socket".to_vec(), b"again".to_vec()]);
+    assert_eq!(
+        fs::read_dir(directory.path().join("to")).unwrap().count(),
+        0
+    );
+}
+
+#[test]
 fn privileges_are_not_given_on_a_host() {
     let directory = tempfile::tempdir().unwrap();
     let mut writer = Writer::new(open(directory.path()), OsStr::new("to"), HOST);
