@@ -7,7 +7,7 @@ CARGO_TARGET_DIR ?= target
 # each other.
 DIST = $(CARGO_TARGET_DIR)/dist
 
-.PHONY: help build demo test soak bench bench-boot fuzz install clean
+.PHONY: help build demo test soak bench bench-boot bench-net fuzz install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,7 +15,9 @@ help:
 	@echo 'make test              the whole test suite, formatting and lints included'
 	@echo 'make bench             measure builds beside other tools; rewrites docs/benchmarks.md'
 	@echo 'make bench-boot        measure boots in the lab; rewrites docs/benchmarks.md'
-	@echo 'make soak SECONDS=     tests that are worth repeating, each so long (default 600)'
+	@echo 'make bench-net         measure the network of guests; rewrites docs/benchmarks.md'
+	@echo 'make soak SECONDS=     tests that are worth repeating, each so long (default 600);'
+	@echo '          ROUNDS=      so many rounds of chaos instead'
 	@echo 'make fuzz SECONDS=     the fuzz targets, each so long (default 300)'
 	@echo 'make build             the programs, in $(DIST)/'
 	@echo 'make install PREFIX=   build, and install below PREFIX (default /usr/local)'
@@ -32,7 +34,7 @@ test:
 
 soak: SECONDS = 600
 soak:
-	@tests/host/soak.sh '$(CARGO_TARGET_DIR)/dist-dev' '$(SECONDS)'
+	@MICROAGENT_SOAK_ROUNDS='$(ROUNDS)' tests/host/soak.sh '$(CARGO_TARGET_DIR)/dist-dev' '$(SECONDS)'
 
 # What else build-bench can be told, --help says.
 BENCH_FLAGS ?= --large
@@ -43,6 +45,11 @@ bench: build
 BOOT_BENCH_FLAGS ?=
 bench-boot: build
 	@tests/host/bench.sh boot '$(DIST)' $(BOOT_BENCH_FLAGS)
+
+# Needs root, for network namespaces, and the same kernel.
+NET_BENCH_FLAGS ?=
+bench-net: build
+	@tests/host/bench.sh net '$(DIST)' $(NET_BENCH_FLAGS)
 
 SECONDS ?= 300
 

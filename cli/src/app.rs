@@ -14,6 +14,7 @@ use crate::commands::workspace::{self, End};
 use crate::failure::{EXIT_FAILED, EXIT_RUN_FAILED, Failure};
 use crate::output::Output;
 use crate::settings::Settings;
+use crate::terminal_guard;
 use crate::termination::{self, Termination};
 
 /// Runs the command line `words` and returns the process's exit code.
@@ -22,10 +23,16 @@ pub fn run(words: Vec<OsString>) -> ExitCode {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask - Mode::RWXU);
     survive_file_size_limit();
+    if let Some(code) = terminal_guard::run_guard_mode(&words) {
+        return code;
+    }
     if let Some(code) = termination::run_sweep_mode(&words) {
         return code;
     }
     if let Some(code) = commands::workspace::run_shim_mode(&words) {
+        return code;
+    }
+    if let Some(code) = commands::warm::run_take_mode(&words) {
         return code;
     }
     let cli = match args::parse(&words) {
@@ -79,7 +86,7 @@ fn dispatch(
         Command::Cp(args) => workspace::cp(&args, settings, termination),
         Command::Artifacts { command } => workspace::artifacts(command, settings, termination),
         Command::Clone(args) => workspace::clone(&args, settings, termination),
-        Command::Diff(args) => workspace::diff(&args, settings),
+        Command::Diff(args) => workspace::diff(&args, settings, termination),
         Command::Commit(args) => workspace::commit(&args, settings, termination),
         Command::Stop(args) => workspace::end(End::Stop, args, settings),
         Command::Halt(args) => workspace::end(End::Halt, args, settings),
@@ -96,6 +103,7 @@ fn dispatch(
         Command::Events(args) => workspace::events(&args, settings),
         Command::Result(args) => workspace::result(&args, settings),
         Command::Wait(args) => workspace::wait(&args, settings),
+        Command::Network { command } => workspace::network(&command, settings),
         Command::Supervise(args) => workspace::supervise(&args, settings),
         Command::Apply(args) => workspace::apply(&args, settings),
         Command::Profiles => commands::profiles::profiles(settings),
@@ -113,6 +121,7 @@ fn dispatch(
         } => commands::kernel::build(&args, settings, termination),
         Command::Image { command } => commands::image::image(command, settings, termination),
         Command::Cache { command } => commands::cache::cache(command, settings, termination),
+        Command::Warm(args) => commands::warm::warm(&args, settings, termination),
         Command::Perf {
             command: PerfCommand::Boot(args),
         } => commands::perf::boot(args, settings, termination),

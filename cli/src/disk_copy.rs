@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, SeekFrom as Find, fallocate, ioctl_ficlone, seek};
-use rustix::io::Errno;
+use microagent_workspace::sparse;
+use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::out_file::{Access, OutError, OutFile};
 
@@ -22,48 +22,35 @@ pub fn copy(source: &Path, target: OutFile) -> Result<(), OutError> {
 }
 
 fn fill(source: &Path, target: &OutFile) -> io::Result<()> {
-    let mut from = File::open(source)?;
+    let from = File::open(source)?;
     let access = target.access()?;
     let size = from.metadata()?.len();
     match access {
-        Access::Fresh => match ioctl_ficlone(target.file(), &from) {
-            Ok(()) => return Ok(()),
-            // Another file system, or one without reflinks.
-            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {}
-            Err(error) => return Err(error.into()),
-        },
+        Access::Fresh if sparse::reflink(&from, target.file())? => return Ok(()),
         Access::Device(capacity) if capacity < size => {
             return Err(io::Error::other(format!(
                 "it has {capacity} bytes, the image has {size}"
             )));
         }
-        Access::Device(_) | Access::Sequential => {}
+        Access::Fresh | Access::Device(_) | Access::Sequential => {}
     }
-    copy_data(&mut from, target.file(), access, size)
+    copy_data(&from, target.file(), access, size)
 }
 
-fn copy_data(from: &mut File, mut to: &File, access: Access, size: u64) -> io::Result<()> {
-    let mut offset = 0;
-    while offset < size {
-        let start = match seek(&*from, Find::Data(offset)) {
-            Ok(start) => start.min(size),
-            Err(Errno::NXIO) => size,
-            // Without SEEK_DATA, everything is data.
-            Err(Errno::INVAL) => offset,
-            Err(error) => return Err(error.into()),
-        };
-        zeros(to, access, offset, start)?;
-        if start == size {
-            break;
-        }
-        let end = seek(&*from, Find::Hole(start)).unwrap_or(size).min(size);
+fn copy_data(from: &File, mut to: &File, access: Access, size: u64) -> io::Result<()> {
+    let mut done = 0;
+    sparse::each_data(from, size, |start, end| {
+        zeros(to, access, done, start)?;
+        let mut from = from;
         from.seek(SeekFrom::Start(start))?;
         if access != Access::Sequential {
             to.seek(SeekFrom::Start(start))?;
         }
-        io::copy(&mut Read::take(&*from, end - start), &mut to)?;
-        offset = end;
-    }
+        io::copy(&mut Read::take(from, end - start), &mut to)?;
+        done = end;
+        Ok(())
+    })?;
+    zeros(to, access, done, size)?;
     if access == Access::Fresh {
         to.set_len(size)?;
     }
@@ -135,7 +122,7 @@ mod tests {
             let target = directory.path().join("target");
             fs::write(&target, vec![7; 64 << 20]).unwrap();
             let to = File::options().write(true).open(&target).unwrap();
-            copy_data(&mut File::open(&source).unwrap(), &to, access, 64 << 20).unwrap();
+            copy_data(&File::open(&source).unwrap(), &to, access, 64 << 20).unwrap();
             assert!(
                 fs::read(&source).unwrap() == fs::read(&target).unwrap(),
                 "{access:?}"

@@ -10,6 +10,7 @@ use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::mediation::Unreachable;
 use microagent_workspace::machine::run_dir::RunDirError;
 use microagent_workspace::machine::supervisor::SupervisorError;
+use microagent_workspace::network::NetworkError;
 use serde::Serialize;
 
 use crate::host_limit;
@@ -161,6 +162,12 @@ impl From<MachineError> for Failure {
 impl From<Unreachable> for Failure {
     fn from(error: Unreachable) -> Failure {
         Failure::caused(ErrorKind::Unreachable, &error).remediation(error.remediation())
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Failure {
+        Failure::caused(error.kind(), &error).maybe_remediation(error.remediation())
     }
 }
 

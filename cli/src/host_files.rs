@@ -8,12 +8,15 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use microagent_pipeline::ErrorKind;
-use microagent_tree::{Delivery, Options, Policy, Shown, Skipped, TreeError};
+use microagent_tree::{Delivery, Options, Policy, Shown, Sink, Skipped, TreeError};
 use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::files::FilesError;
 use microagent_workspace::root_fs::RootFsError;
+use microagent_workspace::spec::OutputPath;
+use microagent_workspace::summary::{Both, Summary};
 use rustix::fs::{Mode, OFlags};
 
+use crate::document::OutputDocument;
 use crate::failure::{Failure, kind_of};
 use crate::output::Output;
 use crate::termination::Termination;
@@ -32,6 +35,7 @@ pub fn deliver(
     let options = Options {
         name,
         contents,
+        keep_directories: false,
         policy: Policy {
             owners: rustix::process::geteuid().is_root(),
             privileges: false,
@@ -44,6 +48,21 @@ pub fn deliver(
     };
     termination.remove_on_exit(&directory.join(delivery.hidden_name()));
     Ok(delivery)
+}
+
+/// Copies a declared output of a guest to `to`, with `read`, which passes its tree to the sink.
+pub fn copy_output(
+    declared: &OutputPath,
+    to: &Path,
+    output: Output,
+    termination: &Termination,
+    read: impl FnOnce(&mut dyn Sink) -> Result<(), Failure>,
+) -> Result<OutputDocument, Failure> {
+    let mut summary = Summary::default();
+    let mut delivery = deliver(to, OsStr::new(&declared.name), false, termination)?;
+    read(&mut Both(&mut delivery, &mut summary))?;
+    report(&delivery.finish()?, output);
+    Ok(OutputDocument::new(declared, &summary.finish(), to))
 }
 
 /// Opens a path of the host.

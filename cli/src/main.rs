@@ -20,22 +20,21 @@
 //! | | `monitors::{ours, peers}` | boot one guest with one monitor |
 //! | | `iteration`, `statistics`, `monitors::{guest, reset_stub}` | one measured run; summaries; the guests |
 //! | 4 | [`run`]: `vm` | boot, configure, set up, execute |
-//! | | `artifacts`, `workspace`, `sink`, `deadline` | what a VM boots; kept workspace; command output; `--timeout` |
+//! | | `artifacts`, `kept`, `network`, `sink`, `deadline` | what a VM boots; the workspace of `--keep`; how it is connected; command output; `--timeout` |
 //! | | `warnings`, `outputs` | what went wrong on the host; declared outputs |
 //! | | `disks` | additional disks |
 //! | | `document` | the JSON document of a run |
 //! | | `phases` | phase durations |
 //! | 5 | [`request`] | a validated `run` |
 //! | | `create` | a validated `create` |
-//! | | `disks`, `outputs`, `command`, `resources` | its parts |
-//! | | `name` | name rules |
+//! | | `disks`, `outputs`, `mediation`, `resources` | its flags |
 //! | 6 | [`engine`] | engine selection |
 //! | 7 | [`disk_copy`], [`host_files`] | disk image copies; files from and for guests |
 //! | 8 | [`out_file`] | files that the user names |
 //! | 9 | [`settings`], [`termination`], [`install`], [`document`] | resolved global flags; signals and cleanup; helper programs; shared JSON |
 //! | 10 | [`progress`] | progress reports |
 //! | | `bars`, `lines`, `events` | their forms |
-//! | | [`terminal`] | the mode and size of the terminal |
+//! | | [`terminal`], [`terminal_guard`] | the mode and size of the terminal; who restores it when this process is killed |
 //! | 11 | [`output`] | results, notices, events, errors |
 //! | 12 | [`args`] | the command-line grammar |
 //! | | `cache`, `perf`, `usage_error` | |
@@ -63,6 +62,7 @@ mod run;
 mod settings;
 mod table;
 mod terminal;
+mod terminal_guard;
 mod termination;
 
 use std::process::ExitCode;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use microagent_pipeline::Registries;
+use microagent_workspace::spec::NetworkMode;
 
 use crate::args::{EngineArg, GlobalArgs};
 use crate::failure::{Failure, kind_of};
@@ -11,6 +12,12 @@ use crate::output::Output;
 /// The environment variable that names the registries file.
 const REGISTRIES: &str = "MICROAGENT_REGISTRIES";
 
+/// The environment variable that names the default network mode.
+const NETWORK: &str = "MICROAGENT_NETWORK";
+
+/// The environment variable that switches snapshots off.
+const SNAPSHOT: &str = "MICROAGENT_SNAPSHOT";
+
 /// The resolved global flags.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -18,8 +25,43 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The requested engine.
     pub engine: EngineArg,
+    /// The network mode of VMs about which nothing else is said.
+    pub network: Option<NetworkMode>,
+    /// Whether VMs are restored from snapshots.
+    pub snapshots: bool,
     /// Output options.
     pub output: Output,
+}
+
+/// Whether the environment switches snapshots off.
+fn snapshots() -> Result<bool, Failure> {
+    let value = std::env::var_os(SNAPSHOT).unwrap_or_default();
+    match value.to_str() {
+        Some("" | "on") => Ok(true),
+        Some("off") => Ok(false),
+        _ => Err(Failure::usage(format!(
+            "${SNAPSHOT} is {:?}, neither on nor off",
+            value.to_string_lossy()
+        ))
+        .remediation("unset it, or set it to off")),
+    }
+}
+
+/// The network mode that the environment names.
+fn default_network() -> Result<Option<NetworkMode>, Failure> {
+    let Some(name) = std::env::var_os(NETWORK).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    let name = name.to_string_lossy();
+    match NetworkMode::from_name(&name) {
+        Some(mode @ (NetworkMode::User | NetworkMode::Nat | NetworkMode::Isolated)) => {
+            Ok(Some(mode))
+        }
+        _ => Err(Failure::usage(format!(
+            "${NETWORK} is {name:?}, which is no default network mode"
+        ))
+        .remediation("the modes are user, nat and isolated")),
+    }
 }
 
 impl Settings {
@@ -49,6 +91,8 @@ impl Settings {
         Ok(Settings {
             state_dir,
             engine: args.engine,
+            network: default_network()?,
+            snapshots: snapshots()?,
             output: Output::from_args(args),
         })
     }
@@ -89,11 +133,6 @@ impl Settings {
     /// Cached facts about this host, and the disk deltas of running VMs.
     pub fn host_dir(&self) -> PathBuf {
         self.state_dir.join("run")
-    }
-
-    /// The directory of a kept workspace.
-    pub fn workspace_dir(&self, name: &str) -> PathBuf {
-        self.state_dir.join("workspaces").join(name)
     }
 }
 

@@ -49,6 +49,24 @@ impl Mode {
         Ok(tcsetattr(stdin(), OptionalActions::Now, &raw)?)
     }
 
+    /// Restores this mode, if the terminal still is in the raw mode that was made of it: then nobody
+    /// else has set one, as shells do.
+    pub fn restore_from_raw(&self) {
+        let mut raw = self.0.clone();
+        raw.make_raw();
+        let modes = |it: &Termios| {
+            (
+                it.input_modes,
+                it.output_modes,
+                it.control_modes,
+                it.local_modes,
+            )
+        };
+        if tcgetattr(stdin()).is_ok_and(|now| modes(&now) == modes(&raw)) {
+            let _ = tcsetattr(stdin(), OptionalActions::Now, &self.0);
+        }
+    }
+
     /// Restores this mode. A process in the background would be stopped by it, and the shell in the
     /// foreground has its own mode.
     pub fn restore(&self) {

@@ -28,6 +28,7 @@ use signal_hook::iterator::Signals;
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::output::Output;
 use crate::terminal::Mode;
+use crate::terminal_guard::Guard;
 
 /// First argument of the cleanup process: `microagent <SWEEP_MODE> CODE STORE PATH…`.
 const SWEEP_MODE: &str = "--sweep-after-interruption";
@@ -57,6 +58,8 @@ struct State {
     owner: Option<ThreadId>,
     /// The mode of the terminal to restore.
     terminal: Option<Mode>,
+    /// Who does so if this process is killed.
+    guard: Option<Guard>,
 }
 
 impl Termination {
@@ -112,14 +115,15 @@ impl Termination {
         self.lock().paths.retain(|known| known != path);
     }
 
-    /// Sets the terminal, which had `mode`, to raw mode, and restores the former one on termination, unless that has
-    /// begun.
+    /// Sets the terminal, which had `mode`, to raw mode, and restores the former one on termination,
+    /// unless that has begun; `guard` does so if this process is killed.
     ///
     /// # Errors
     /// Those of the terminal.
-    pub fn set_raw_mode(&self, mode: Mode) -> io::Result<()> {
+    pub fn set_raw_mode(&self, mode: Mode, guard: Option<Guard>) -> io::Result<()> {
         let mut state = self.lock();
         if state.owner.is_none() {
+            state.guard = guard;
             state.terminal.insert(mode).set_raw()?;
         }
         Ok(())
@@ -134,9 +138,12 @@ impl Termination {
 
     /// Restores the mode of the terminal now.
     pub fn restore_terminal(&self) {
-        if let Some(mode) = self.lock().terminal.take() {
+        let mut state = self.lock();
+        if let Some(mode) = state.terminal.take() {
             mode.restore();
         }
+        // Not before.
+        state.guard = None;
     }
 
     /// Makes the calling thread the owner of the end: it has finished its work and only prints its

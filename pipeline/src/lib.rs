@@ -6,6 +6,7 @@
 //! ```text
 //! Reference ─resolve─▶ Image ─fetch─▶ layers ─unpack─▶ tar + index ─rootfs─▶ ext4
 //! tar ─bundle─▶ ext4
+//! kernel, initramfs ─snapshot─▶ a booted VM
 //! ```
 //!
 //! The modules are on floors, from the top; each imports only from lower floors
@@ -31,7 +32,7 @@ mod diagnosis;
 mod disk;
 mod engine;
 mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod image;
@@ -52,7 +53,10 @@ pub use engine::NodeReport;
 pub use engine::node::{NodeOutcome, NodeSpec};
 pub use engine::progress::{Event, Progress, Silent, Stage};
 pub use error::Error;
-pub use image::manifest::{ImageConfig, LayerDescriptor, ManifestError};
+pub use image::manifest::{
+    ImageConfig, LayerDescriptor, ManifestError, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP,
+    OCI_MANIFEST,
+};
 pub use image::platform::{CpuLevel, GuestCpu, PLATFORM};
 pub use image::reference::{
     Reference, ReferenceError, ReferenceProblem, RegistryReference, Selector,
@@ -67,6 +71,7 @@ pub use nodes::kernel::build::{BuiltKernel, KernelBuild};
 pub use nodes::layer::LayerError;
 pub use nodes::resolve::Image;
 pub use nodes::rootfs::{Rootfs, RootfsError, RootfsOptions};
+pub use nodes::snapshot::{Snapshot, SnapshotInputs};
 pub use pipeline::Pipeline;
 pub use report::drift::{Drift, DriftReport, DriftState};
 pub use report::explain::Step;

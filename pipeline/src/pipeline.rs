@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use microagent_cas::{Digest, Store};
+use microagent_cas::{Digest, Store, StoreError};
 
 use crate::engine::progress::{Progress, Stage};
 use crate::engine::{Engine, NodeReport};
@@ -20,6 +20,7 @@ use crate::nodes::kernel::build::{self, BuiltKernel, KernelBuild};
 use crate::nodes::layer;
 use crate::nodes::resolve::{self, Image};
 use crate::nodes::rootfs::{self, Rootfs, RootfsOptions};
+use crate::nodes::snapshot::{self, Snapshot, SnapshotInputs};
 use crate::report::drift::{self, DriftReport};
 use crate::report::explain::{self, Step};
 use crate::source::{self, Registries, Upstream};
@@ -176,6 +177,28 @@ impl Pipeline {
     /// executable or the modules are damaged, and those of the store.
     pub fn initramfs(&self, agent: &Path, kernel: &Kernel) -> Result<Initramfs, Error> {
         Ok(initramfs::initramfs(&self.engine, agent, kernel)?)
+    }
+
+    /// Finds the snapshot of an idle booted VM; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn find_snapshot(&self, inputs: &SnapshotInputs) -> Result<Option<Snapshot>, Error> {
+        Ok(snapshot::find(&self.engine, inputs)?)
+    }
+
+    /// Finds such a snapshot, or lets `save` write it to an empty file; with `again` the latter in any
+    /// case.
+    ///
+    /// # Errors
+    /// Those of `save` and of the store.
+    pub fn snapshot<E: From<StoreError>>(
+        &self,
+        inputs: &SnapshotInputs,
+        again: bool,
+        save: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Snapshot, E> {
+        snapshot::snapshot(&self.engine, inputs, again, save)
     }
 
     /// Fetches the layers of an image whose blobs are not in the store, as they

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Measures builds or boots with the programs in DIRECTORY and writes the results to docs/.
+# Measures builds, boots or networks with the programs in DIRECTORY and writes the results to docs/.
 #
-#   bench.sh build|boot DIRECTORY [FLAG...]      flags of build-bench or boot-bench
+#   bench.sh build|boot|net DIRECTORY [FLAG...]      flags of build-bench, boot-bench or net-bench
 set -eu
 cd "$(dirname "$0")/../.."
 what=$1
@@ -12,9 +12,11 @@ shift 2
 set=$(tests/host/toolchain.sh) && eval "$set"
 case $what in
     build) tests/host/install.sh test ;;
-    boot) tests/host/install.sh test kernel ;;
-    *) echo "bench.sh: no such benchmark: $what (build, boot)" >&2; exit 1 ;;
+    boot | net) tests/host/install.sh test kernel ;;
+    *) echo "bench.sh: no such benchmark: $what (build, boot, net)" >&2; exit 1 ;;
 esac
+# `net` has no chart.
+[ "$what" = net ] || set -- --svg "docs/$what-benchmark.svg" "$@"
 exec cargo run --release --locked --quiet -p microagent-benches --bin "$what-bench" -- \
     --json "${CARGO_TARGET_DIR:-target}/$what-bench.json" \
-    --svg "docs/$what-benchmark.svg" --markdown docs/benchmarks.md "$@"
+    --markdown docs/benchmarks.md "$@"

@@ -15,14 +15,15 @@ packages_of() {
     case $1 in
         # A linker and C headers, for rustc and the C code of crates.
         build) echo gcc libc6-dev ca-certificates ;;
-        # The qemu engine, and certificates for downloads.
-        run) echo qemu-system-x86 ca-certificates ;;
+        # The qemu engine, network mode user, and certificates for downloads.
+        run) echo qemu-system-x86 passt ca-certificates ;;
         # The demo's image, and the tool that formats its result.
         demo) echo busybox-static umoci jq ;;
         # The lab and the independent tools used by the tests.
         test) echo qemu-system-x86 busybox-static umoci skopeo docker-registry tinyproxy-bin \
                    debootstrap e2fsprogs cpio attr libcap2-bin openssl strace lz4 zstd xz-utils acpica-tools \
-                   kmod util-linux bsdutils mount ca-certificates ;;
+                   kmod util-linux bsdutils mount passt dnsmasq-base curl git dpkg-dev python3 iproute2 iputils-ping nftables \
+                   ca-certificates ;;
         # The build requirements of Linux, for `microagent kernel build`.
         kernel) echo gcc libc6-dev make binutils flex bison bc perl mawk gzip xz-utils libelf-dev ca-certificates ;;
         # libFuzzer is C++; zstd compresses some of the seeds.

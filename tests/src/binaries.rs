@@ -49,7 +49,7 @@ pub(crate) fn scratch() -> PathBuf {
 }
 
 /// The path of a helper program of this crate, which cargo builds before its tests.
-pub(crate) fn of_this_crate(name: &str) -> PathBuf {
+pub fn of_this_crate(name: &str) -> PathBuf {
     profile_directory().join(name)
 }
 

@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::microagent::Host;
-use crate::{Error, cache, tool};
+use crate::microagent::{self, Host};
+use crate::{Error, cache, image, tool};
 
 /// The package with the kernel source that the product uses.
 pub const PACKAGE: &str = "linux-source-6.1";
@@ -68,6 +68,35 @@ pub fn host() -> Result<Host, Error> {
     let host = Host::new()?;
     host.copy_state_from(&state)?;
     Ok(host)
+}
+
+/// As [`host`], and with the image of network clients ([`image::clients`]) in the store, so that each
+/// VM with it need not convert it again. Returns the image's reference, too.
+///
+/// # Errors
+/// As [`host`] and [`image::clients`].
+pub fn host_with_clients() -> Result<(Host, String), Error> {
+    let layout = image::clients()?;
+    let reference = format!("oci:{}:clients", layout.display());
+    let state = microagent::template("clients", |directory| {
+        let host = host()?;
+        for arguments in [
+            &["--quiet", "create", "clients", "--image", &reference][..],
+            &["--quiet", "delete", "clients"],
+        ] {
+            let finished = host.microagent(arguments.iter().copied()).finish();
+            if finished.code != Some(0) {
+                return Err(Error::Unexpected {
+                    what: format!("{} failed", arguments.join(" ")),
+                    got: finished.errors(),
+                });
+            }
+        }
+        host.copy_state_to(&directory.join("state"))
+    })?;
+    let host = Host::new()?;
+    host.copy_state_from(&state.join("state"))?;
+    Ok((host, reference))
 }
 
 /// Returns a state directory in which `kernel build` is a cache hit.

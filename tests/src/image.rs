@@ -118,15 +118,26 @@ impl Layout {
 /// Returns a cached layout with a Debian image of several layers, `oci:DIR:debian`, created with
 /// debootstrap. It is shared and must not be changed. Creating it needs root.
 pub fn debian() -> Result<PathBuf, Error> {
-    for program in ["debootstrap", "umoci", "setfattr", "setcap"] {
+    distribution("debian-image", &["setfattr", "setcap"])
+}
+
+/// Returns a cached layout with an image of the host's distribution that has apt, curl, git, pip,
+/// ping and openssl, `oci:DIR:clients`. As [`debian`].
+pub fn clients() -> Result<PathBuf, Error> {
+    distribution("clients-image", &["busybox"])
+}
+
+/// The cached layout that a script makes with debootstrap, umoci and these programs.
+fn distribution(name: &str, programs: &[&str]) -> Result<PathBuf, Error> {
+    for program in ["debootstrap", "umoci"].iter().chain(programs) {
         tool::find(program)?;
     }
-    let script = Path::new(SCRIPTS).join("debian-image.sh");
+    let script = Path::new(SCRIPTS).join(name).with_extension("sh");
     let bytes = fs::read(&script).map_err(Error::file(&script))?;
     let release = fs::read("/etc/os-release").map_err(Error::file("/etc/os-release"))?;
     let key =
         crate::tree::sha256(&mut (&bytes[..]).chain(&release[..])).map_err(Error::file(&script))?;
-    let entry = cache::entry(&format!("debian-image-{}", &key[..16]), |directory| {
+    let entry = cache::entry(&format!("{name}-{}", &key[..16]), |directory| {
         let mut command = Command::new("sh");
         command.arg(&script).arg(directory.join("layout"));
         tool::output(&mut command).map(drop)

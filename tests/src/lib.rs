@@ -9,6 +9,7 @@
 //! | [`binaries`] | paths of the programs under test |
 //! | [`microagent`] | runs the command line and finds what it left behind |
 //! | [`built_kernel`] | the guest kernel built from source, once |
+//! | [`namespaces`] | two network namespaces, for what crosses a network |
 //! | [`image`] | images created with `umoci` and `skopeo` |
 //! | [`registry`] | a real registry on the loopback interface |
 //! | [`certificate`] | a certificate and key for a host |
@@ -21,6 +22,10 @@
 //! | [`tool`], [`scoped_process`] | external programs: run to completion, or in the background of a test |
 //! | [`session`] | whether a process leads a session |
 //! | [`soak`] | rounds and durations of tests that `make soak` runs for longer |
+//! | [`numbers`] | pseudo-random numbers that follow from a seed |
+//! | [`chaos`] | a random walk over the verbs of workspaces, with faults |
+//! | [`flat_disk`] | the disk of a workspace's guest as one file |
+//! | [`write_log`] | what a lab wrote to its disk, and what a power cut leaves of it |
 //! | [`suite`] | the runner behind `make test` |
 //! | [`skip`] | records tests that cannot run on this host |
 //!
@@ -30,13 +35,17 @@ pub mod binaries;
 pub mod built_kernel;
 pub mod cache;
 pub mod certificate;
+pub mod chaos;
 mod error;
 pub mod fault_proxy;
 pub mod file_server;
+pub mod flat_disk;
 pub mod forward_proxy;
 pub mod image;
 pub mod lab;
 pub mod microagent;
+pub mod namespaces;
+pub mod numbers;
 pub mod program;
 pub mod registry;
 pub mod scoped_process;
@@ -46,6 +55,7 @@ pub mod soak;
 pub mod suite;
 pub mod tool;
 pub mod tree;
+pub mod write_log;
 
 pub use error::Error;
 pub use microagent_proto::error_chain;

@@ -50,7 +50,8 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/host/programs");
 
 /// Static programs for guests, in a new directory. `vsyscall` calls the fixed addresses of the
 /// vsyscall page, `ia32` is for 32-bit x86: each prints its name and exits with 0. `vsock PORT`
-/// sends its standard input to that port of the host, and prints the answer.
+/// sends its standard input to that port of the host, and prints the answer. `spin` lets nothing else
+/// run. `net` measures TCP.
 ///
 /// # Errors
 ///
@@ -62,6 +63,8 @@ pub fn for_guests() -> Result<tempfile::TempDir, Error> {
         ("vsyscall.s", &["-m64", "-nostdlib"][..]),
         ("ia32.s", &["-m32", "-nostdlib"]),
         ("vsock.c", &["-O1", "-s"]),
+        ("spin.c", &["-O1", "-s"]),
+        ("net.c", &["-O2", "-s"]),
     ] {
         let source = Path::new(SOURCES).join(source);
         let program = made.path().join(source.file_stem().unwrap_or_default());

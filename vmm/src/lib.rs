@@ -7,6 +7,7 @@
 //! | [`vhost_user`] | serving devices to another process |
 //! | [`virtio`] | the devices |
 //! | [`console`] | the guest's console output |
+//! | [`snapshot`] | the file with the state of a VM |
 //! | [`probe`] | what this host can run |
 //! | [`supervisor`] | the process that runs one VM, and its control socket |
 //!
@@ -17,12 +18,13 @@ pub mod boot;
 pub mod console;
 pub mod engine;
 pub mod probe;
+pub mod snapshot;
 pub mod supervisor;
 pub mod vhost_user;
 pub mod virtio;
 
 /// Entry points of the fuzz targets in `fuzz/`. Not part of the API.
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing {
     pub use crate::virtio::mmio::hostile::{block, net, registers, rng, vsock};
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use microagent_benches::Error;
 use microagent_benches::boot::baseline::{Baseline, TOLERANCE, Verdict};
-use microagent_benches::boot::lab::{Plan, measure};
+use microagent_benches::boot::lab::{Measured, Plan, measure};
 use microagent_benches::boot::report::{Boots, Report};
 use microagent_benches::boot::{chart, perf::Perf};
 use microagent_benches::machine::Machine;
@@ -82,17 +82,17 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     };
     eprintln!("booting the kernel of kernel build");
     let built = measure(&built_kernel::host()?, plan)?;
-    let holds = check(arguments, &built)?;
-    let mut boots = vec![Boots {
-        kernel: "microagent kernel build".into(),
-        perf: built,
-    }];
+    let holds = check(arguments, &built.booted)?;
+    let boots_of = |kernel: &str, measured: Measured| Boots {
+        kernel: kernel.into(),
+        perf: measured.booted,
+        restored: measured.restored,
+    };
+    let mut boots = vec![boots_of("microagent kernel build", built)];
     if !arguments.only_built {
         eprintln!("booting the distribution's kernel");
-        boots.push(Boots {
-            kernel: "the distribution's cloud kernel".into(),
-            perf: measure(&Host::with_kernel()?, plan)?,
-        });
+        let measured = measure(&Host::with_kernel()?, plan)?;
+        boots.push(boots_of("the distribution's cloud kernel", measured));
     }
     let report = Report {
         machine: Machine::here(),

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use microagent_benches::Error;
-use microagent_benches::disk::guest::Guest;
+use microagent_benches::disk::guest::guest;
 use microagent_benches::disk::monitor::{Monitor, disk, measure};
 use microagent_benches::disk::report::{Comparison, markdown};
 use microagent_benches::disk::{host, lab};
+use microagent_benches::guest::Guest;
+use microagent_benches::places::Places;
 
 /// Measures how fast a guest reads and writes a raw file through our block device and through
 /// QEMU's, alternately: with KVM in the lab, and without KVM on this host.
@@ -20,12 +22,8 @@ struct Arguments {
     /// Data transferred in each measurement, in MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     mib: u32,
-    /// Measure only in the lab
-    #[arg(long)]
-    only_lab: bool,
-    /// Measure only on this host
-    #[arg(long, conflicts_with = "only_lab")]
-    only_host: bool,
+    #[command(flatten)]
+    places: Places,
     /// Also measure once in the lab with the deterministic clock, for reproducible results
     #[arg(long)]
     icount: bool,
@@ -56,9 +54,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         println!("{rates:?}");
         return Ok(());
     }
-    let guest = Guest::new(mib)?;
+    let guest = guest(mib)?;
     let mut comparisons = Vec::new();
-    if !arguments.only_host {
+    if arguments.places.lab() {
         comparisons.push(Comparison {
             title: "In the lab, engine `kvm` compared with QEMU's microvm with KVM".into(),
             rounds: lab::measure(&guest, mib, rounds, false)?,
@@ -72,7 +70,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             rounds: lab::measure(&guest, mib, 1, true)?,
         });
     }
-    if !arguments.only_lab {
+    if arguments.places.host() {
         comparisons.push(Comparison {
             title: "On this host, engine `qemu` compared with QEMU's microvm without KVM".into(),
             rounds: host::measure(&guest, mib, rounds)?,

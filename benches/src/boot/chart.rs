@@ -6,7 +6,8 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::report::{Boots, Report};
+use super::perf::Perf;
+use super::report::Report;
 use crate::Error;
 
 const WIDTH: u32 = 960;
@@ -36,8 +37,16 @@ type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBacke
 /// # Errors
 /// When the file cannot be written.
 pub fn draw(report: &Report, path: &Path) -> Result<(), Error> {
-    let rows = |boots: &Boots| HEAD + ROW * boots.perf.parts.len() as i32;
-    let height: i32 = report.boots.iter().map(rows).sum();
+    let rows = |perf: &Perf| HEAD + ROW * perf.parts.len() as i32;
+    let charts = report.boots.iter().flat_map(|boots| {
+        let restored = format!("{}, from a snapshot", boots.kernel);
+        [
+            (boots.kernel.clone(), &boots.perf),
+            (restored, &boots.restored),
+        ]
+    });
+    let charts: Vec<(String, &Perf)> = charts.collect();
+    let height: i32 = charts.iter().map(|(_, perf)| rows(perf)).sum();
     let area = SVGBackend::new(path, (WIDTH, height as u32 + 20)).into_drawing_area();
     let longest = report
         .boots
@@ -47,24 +56,24 @@ pub fn draw(report: &Report, path: &Path) -> Result<(), Error> {
     let drawn = || -> Drawn<'_> {
         area.fill(&WHITE)?;
         let mut top = 0;
-        for boots in &report.boots {
-            waterfall(boots, &area, top, longest)?;
-            top += rows(boots);
+        for (name, perf) in &charts {
+            waterfall(name, perf, &area, top, longest)?;
+            top += rows(perf);
         }
         area.present()
     };
     drawn().map_err(|error| Error::Chart(error.to_string()))
 }
 
-fn waterfall<'a>(boots: &Boots, area: &Area<'a>, top: i32, longest: f64) -> Drawn<'a> {
-    let whole = &boots.perf.whole;
+fn waterfall<'a>(name: &str, perf: &Perf, area: &Area<'a>, top: i32, longest: f64) -> Drawn<'a> {
+    let whole = &perf.whole;
     let title = format!(
         "{}: {:.0} ms from the command to its exit code (deterministic clock; orange is the guest)",
-        boots.kernel, whole.to_exit_code_millis.median
+        name, whole.to_exit_code_millis.median
     );
     write(area, &title, (20, top + 28), 15)?;
     let column = |millis: f64| BARS.0 + (millis / longest * f64::from(BARS.1 - BARS.0)) as i32;
-    for (number, part) in boots.perf.parts.iter().enumerate() {
+    for (number, part) in perf.parts.iter().enumerate() {
         let line = top + HEAD + ROW * number as i32;
         let middle = line + ROW / 2;
         write(area, &part.name, (20, middle), 12)?;

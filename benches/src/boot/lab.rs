@@ -27,11 +27,20 @@ pub struct Plan {
     pub favordynmods: bool,
 }
 
-/// Measures boots of the kernel installed on `host`, in a lab with the deterministic clock.
+/// What was measured with one kernel, in one lab.
+#[derive(Debug)]
+pub struct Measured {
+    /// Runs that boot, and the monitors.
+    pub booted: Perf,
+    /// Runs restored from a snapshot.
+    pub restored: Perf,
+}
+
+/// Measures runs with the kernel installed on `host`, in a lab with the deterministic clock.
 ///
 /// # Errors
-/// When the lab cannot be created, or a boot in it fails.
-pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
+/// When the lab cannot be created, or a run in it fails.
+pub fn measure(host: &Host, plan: Plan) -> Result<Measured, Error> {
     let layout = Layout::busybox()?;
     // Several times what an idle host needs. A lab that hangs (docs/testing.md) is booted again after
     // that.
@@ -60,14 +69,19 @@ pub fn measure(host: &Host, plan: Plan) -> Result<Perf, Error> {
     } else {
         ""
     };
-    let script = format!(
-        "{prepare}export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run\n\
-         exec microagent --json perf boot --image oci:/layout:latest --iterations {iterations} \
-         --memory {memory_mib} --cpus {cpus} {alone}"
+    let perf = format!(
+        "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run\n\
+         exec env MICROAGENT_SNAPSHOT=on microagent --json perf boot --image oci:/layout:latest \
+         --iterations {iterations} --memory {memory_mib} --cpus {cpus}"
     );
-    lab.step("boot", &script, 1200);
+    lab.step("boot", &format!("{prepare}{perf} {alone}"), 1200);
+    lab.step("restore", &format!("{perf} --warm --alone"), 600);
     let report = lab.boot()?;
-    lab_output::json(&report, "boot", "boot", "microagent perf boot")
+    let read = |step| lab_output::json(&report, step, "boot", "microagent perf boot");
+    Ok(Measured {
+        booted: read("boot")?,
+        restored: read("restore")?,
+    })
 }
 
 /// Adds QEMU, which the lab itself requires, and Firecracker if installed.

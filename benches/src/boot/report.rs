@@ -16,8 +16,10 @@ use crate::{Error, markdown};
 pub struct Boots {
     /// A description of the kernel.
     pub kernel: String,
-    /// The measurements.
+    /// Runs that boot, and the monitors.
     pub perf: Perf,
+    /// Runs restored from a snapshot.
+    pub restored: Perf,
 }
 
 /// All measurements of a run.
@@ -65,11 +67,18 @@ impl Report {
 }
 
 fn section(text: &mut String, boots: &Boots) {
-    let perf = &boots.perf;
+    phases(text, boots, &boots.perf, "boots");
+    phases(text, boots, &boots.restored, "runs from a snapshot");
+    ratios(text, boots);
+    comparison(text, &boots.perf);
+}
+
+/// The phases and the sums of `perf`.
+fn phases(text: &mut String, boots: &Boots, perf: &Perf, what: &str) {
     let version = perf.kernel.version.as_deref().unwrap_or("unknown");
     let _ = writeln!(
         text,
-        "**{}** ({version}), {} MiB, {} CPU(s), {} boots:\n\n| phase | start, ms | duration, ms |\n|---|---|---|",
+        "**{}** ({version}), {} MiB, {} CPU(s), {} {what}:\n\n| phase | start, ms | duration, ms |\n|---|---|---|",
         boots.kernel, perf.resources.memory_mib, perf.resources.cpu_count, perf.iterations
     );
     for part in &perf.parts {
@@ -90,6 +99,30 @@ fn section(text: &mut String, boots: &Boots) {
         whole.teardown_millis.median,
     );
     text.push('\n');
+}
+
+/// What a snapshot saves.
+fn ratios(text: &mut String, boots: &Boots) {
+    let millis = |perf: &Perf| perf.whole.to_exit_code_millis.median;
+    let restored = millis(&boots.restored);
+    let cold = restored / millis(&boots.perf);
+    let _ = write!(
+        text,
+        "From a snapshot ÷ booted, command to exit code: {cold:.2}"
+    );
+    let firecracker = boots.perf.monitors.iter();
+    let firecracker = firecracker.filter(|monitor| monitor.name.starts_with("Firecracker"));
+    for userspace in firecracker.filter_map(|monitor| monitor.userspace.as_ref()) {
+        let ratio = restored / userspace.millis.median;
+        let _ = write!(
+            text,
+            "; ÷ Firecracker's boot of the same kernel to userspace: {ratio:.2}"
+        );
+    }
+    text.push_str(".\n\n");
+}
+
+fn comparison(text: &mut String, perf: &Perf) {
     if perf.monitors.is_empty() {
         return;
     }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::guest::Guest;
 use super::monitor::{self, Monitor};
 use crate::Error;
+use crate::guest::Guest;
 
 /// A memory-backed directory.
 const MEMORY: &str = "/dev/shm";

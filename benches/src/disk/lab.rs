@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use microagent_tests::lab::{Lab, Machine};
 
-use super::guest::{Guest, IN_LAB};
 use super::monitor::Monitor;
+use crate::guest::{Guest, IN_LAB};
 use crate::{Error, lab_output};
 
 /// The timeout of one boot in seconds.

@@ -2,20 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use microagent_proto::control::{Engine, StopReason, VmConfig};
-use microagent_tests::{error_chain, tool};
-use microagent_vmm::console::Console;
-use microagent_vmm::engine::{Device, DeviceKind, Launch, RunningVm, kvm, qemu};
+use microagent_proto::control::Engine;
+use microagent_tests::tool;
+use microagent_vmm::engine::{Device, DeviceKind};
 use microagent_vmm::virtio::block::{Block, Raw};
-use rustix::event::{PollFd, PollFlags, poll};
 
-use super::guest::{Guest, rates};
+use super::guest::rates;
 use crate::Error;
-
-/// Memory of the guests in MiB.
-const MEMORY_MIB: u64 = 256;
+use crate::guest::Guest;
 
 /// The monitor that runs the guest and serves its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -62,82 +57,24 @@ pub fn measure(monitor: Monitor, guest: &Guest, disk: &Path) -> Result<Vec<f64>,
     })
 }
 
-fn not_measured(why: impl std::error::Error) -> Error {
-    Error::Invalid {
-        what: "disk",
-        why: error_chain(&why),
-    }
-}
-
 /// The guest's console output with one of our engines.
 fn ours(engine: Engine, guest: &Guest, disk: &Path) -> Result<String, Error> {
-    let config = VmConfig {
-        name: "disk-bench".into(),
-        engine,
-        cpus: 1,
-        memory_mib: MEMORY_MIB,
-        kernel: guest.kernel.clone(),
-        initramfs: Some(guest.initramfs.clone()),
-        extra_cmdline: None,
-        disks: Vec::new(),
-        run_dir: std::env::temp_dir(),
-        console_to_stderr: false,
-        listen: Vec::new(),
-    };
     let file = OpenOptions::new().read(true).write(true).open(disk);
     let file: File = file.map_err(Error::file(disk))?;
     let len = file.metadata().map_err(Error::file(disk))?.len();
-    let console = Console::new(false);
-    let launch = Launch {
-        config: &config,
-        devices: vec![Device {
-            kind: DeviceKind::Block,
-            device: Box::new(Block::new(Box::new(Raw::new(file, len, false)), "disk")),
-        }],
-        console: console.clone(),
+    let device = Device {
+        kind: DeviceKind::Block,
+        device: Box::new(Block::new(Box::new(Raw::new(file, len, false)), "disk")),
     };
-    let mut vm: Box<dyn RunningVm> = match engine {
-        Engine::Kvm => {
-            let prepared = kvm::Prepared::begin(|| {}).map_err(not_measured)?;
-            kvm::start(prepared, launch, |_| {}).map_err(not_measured)?
-        }
-        Engine::Qemu => qemu::start(launch, |_| {}).map_err(not_measured)?,
-    };
-    let ended = vm.ended_fd();
-    poll(&mut [PollFd::new(&ended, PollFlags::IN)], None).map_err(not_measured)?;
-    match vm.end() {
-        Some(Ok(StopReason::Reset)) => Ok(console.tail(usize::MAX)),
-        Some(Err(error)) => Err(not_measured(error)),
-        other => Err(Error::Invalid {
-            what: "disk",
-            why: format!("the VM ended with {other:?}: {}", console.tail(2000)),
-        }),
-    }
+    guest.boot(engine, device, "disk")
 }
 
 /// The guest's console output with QEMU alone. Its disk is configured like ours: a raw file
 /// through the host's page cache.
 fn theirs(accelerator: &str, guest: &Guest, disk: &Path) -> Result<String, Error> {
-    // Under TCG the guest's TSC is the host's; on a busy host the guest fails to calibrate it.
-    let tsc = (accelerator == "tcg").then(qemu::tsc::kernel_parameter);
-    let line = microagent_vmm::boot::CommandLine::new(false)
-        .with_extra(Some("reboot=t"))
-        .with_extra(tsc.flatten().as_deref());
-    let mut command = Command::new(tool::find("qemu-system-x86_64")?);
+    let mut command = guest.qemu(accelerator)?;
     command
-        .args(["-no-user-config", "-nodefaults", "-no-reboot"])
-        .args(["-display", "none", "-serial", "stdio", "-cpu", "max"])
-        .arg("-M")
-        .arg(format!(
-            "microvm,accel={accelerator},acpi=off,x-option-roms=off,rtc=off"
-        ))
-        .args(["-m", &format!("{MEMORY_MIB}M"), "-smp", "1"])
-        .args(["-global", "virtio-mmio.force-legacy=false"])
-        .arg("-kernel")
-        .arg(&guest.kernel)
-        .arg("-initrd")
-        .arg(&guest.initramfs)
-        .args(["-append", &line.text()])
+        .args(["-serial", "stdio"])
         .arg("-drive")
         .arg(format!(
             "if=none,id=disk,format=raw,file={}",

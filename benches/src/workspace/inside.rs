@@ -1,4 +1,4 @@
-//! The measurement itself, in the lab.
+//! The measurement itself, where the programs are.
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -28,7 +28,7 @@ pub fn measure(host: &Host, rounds: u32) -> Result<Measured, Error> {
     lab.program(itself, "/usr/bin/workspace-bench")?;
     let script = format!(
         "export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run\n\
-         exec workspace-bench --inside --rounds {rounds}"
+         exec workspace-bench --inside --rounds {rounds} --image oci:/layout:latest --state /state"
     );
     lab.step("workspaces", &script, 1200);
     let report = lab.boot()?;

@@ -43,12 +43,20 @@ impl Figures {
     }
 }
 
-/// Writes the measurement and its figures as JSON.
+/// Writes the measurements, by their places, with their figures as JSON.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write_json(path: &Path, measured: &Measured) -> Result<(), Error> {
-    let report = json!({ "measured": measured, "figures": Figures::of(measured) });
+pub fn write_json(path: &Path, measured: &[(&str, Measured)]) -> Result<(), Error> {
+    let report: serde_json::Map<_, _> = measured
+        .iter()
+        .map(|(place, measured)| {
+            let figures = Figures::of(measured);
+            let report = json!({ "measured": measured, "figures": figures });
+            ((*place).to_owned(), report)
+        })
+        .collect();
+    let report = serde_json::Value::Object(report);
     fs::write(path, format!("{report:#}\n")).map_err(Error::file(path))
 }
 
@@ -56,9 +64,9 @@ fn median(values: &[f64]) -> f64 {
     Summary::of(values.iter().copied()).map_or(f64::NAN, |summary| summary.median)
 }
 
-/// The measurement as two tables, headed by the command that makes it.
-pub fn markdown(command: &str, measured: &Measured) -> String {
-    let mut text = format!("`{command}`\n\n| process | ms |\n|---|---|\n");
+/// The measurement as two tables, headed by the place and the clock.
+pub fn markdown(heading: &str, measured: &Measured) -> String {
+    let mut text = format!("**{heading}**\n\n| process | ms |\n|---|---|\n");
     for (name, values) in [
         ("`version`", &measured.version),
         ("`create`, everything cached", &measured.create),

@@ -51,9 +51,12 @@ impl Problem {
         self.what != What::Image(None)
     }
 
-    /// Whether it is the record of a root: what its creator kept must be made again.
-    pub fn is_root(&self) -> bool {
-        self.what == What::Root
+    /// The root whose record it is: what its creator kept must be made again.
+    pub fn root(&self) -> Option<&str> {
+        match &self.what {
+            What::Root(name) => Some(name),
+            _ => None,
+        }
     }
 }
 
@@ -64,7 +67,7 @@ enum What {
     File,
     Image(Option<String>),
     Index,
-    Root,
+    Root(String),
 }
 
 impl Store {
@@ -136,7 +139,7 @@ impl Store {
             if let Some(bad) = root.blobs.iter().find(|blob| is_bad(blob)) {
                 let why = format!("kept object {bad} is {}", state(&damaged, bad));
                 let path = self.layout().root_record(name);
-                report.add(path, why, What::Root);
+                report.add(path, why, What::Root(name.clone()));
             }
         }
         report.problems.sort();
@@ -175,7 +178,7 @@ impl Store {
                     self.create_documents()?;
                 }
                 // Its objects are gone. Kept aside, it still tells what they were.
-                What::Root => {
+                What::Root(_) => {
                     let name = path.file_name().unwrap_or_default();
                     let aside = self.layout().dir("quarantine").join(name);
                     absent_is_ok(std::fs::rename(path, aside))

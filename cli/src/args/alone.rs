@@ -20,7 +20,8 @@ pub fn parse(words: &[OsString], command: &str) -> Option<Cli> {
         _ => return None,
     };
     let grammar = clap::Command::new("microagent").subcommand_required(true);
-    let mut grammar = GlobalArgs::augment_args(grammar).subcommand(own);
+    let grammar = GlobalArgs::augment_args(grammar).subcommand(own);
+    let mut grammar = super::without_empty_variables(grammar);
     let matches = grammar.try_get_matches_from_mut(words);
     // Freeing each of its thousand parts would take longer than the parsing.
     std::mem::forget(grammar);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use microagent_proto::control::Engine;
 
 /// Flags of every command, before or after it. After the image of `run`, they belong to the command
 /// in the guest.
@@ -43,4 +44,15 @@ pub enum EngineArg {
     Kvm,
     /// QEMU without KVM
     Qemu,
+}
+
+impl EngineArg {
+    /// The engine; `None` for the choice of one.
+    pub fn engine(self) -> Option<Engine> {
+        match self {
+            EngineArg::Auto => None,
+            EngineArg::Kvm => Some(Engine::Kvm),
+            EngineArg::Qemu => Some(Engine::Qemu),
+        }
+    }
 }

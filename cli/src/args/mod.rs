@@ -10,11 +10,12 @@ mod perf;
 mod rootfs;
 mod run;
 mod usage_error;
+mod warm;
 mod workspace;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 pub use cache::{CacheCommand, ExportArgs, GcArgs, ImportArgs, VerifyArgs};
@@ -23,12 +24,13 @@ pub use image::{DriftArgs, ImageCommand, ReferenceArgs};
 pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
-pub use run::{EnvironmentArgs, RunArgs};
+pub use run::{EnvironmentArgs, NetworkArgs, RunArgs};
+pub use warm::WarmArgs;
 pub use workspace::{
     ApplyArgs, ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CompletionShell,
     CompletionsArgs, ConnectArgs, CpArgs, CreateArgs, DeleteArgs, EndArgs, EventsArgs, ExecArgs,
-    LogsArgs, ManArgs, NameArgs, SpecArgs, StartArgs, StatsArgs, StatusArgs, SuperviseArgs,
-    WaitArgs,
+    LogsArgs, ManArgs, NameArgs, NetworkCommand, PublishArgs, SpecArgs, StartArgs, StatsArgs,
+    StatusArgs, SuperviseArgs, WaitArgs,
 };
 
 /// Run OCI images as Linux microVMs
@@ -103,6 +105,12 @@ pub enum Command {
     Result(NameArgs),
     /// Wait until a workspace has ended
     Wait(WaitArgs),
+    /// Change the network of a running workspace
+    Network {
+        /// The subcommand.
+        #[command(subcommand)]
+        command: NetworkCommand,
+    },
     /// Start workspaces again that end, and check their health
     Supervise(SuperviseArgs),
     /// Change a workspace to what a specification says
@@ -139,6 +147,8 @@ pub enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Take the snapshot that runs with these flags are restored from, for any image
+    Warm(WarmArgs),
     /// Measure boot performance
     Perf {
         /// The subcommand.
@@ -167,7 +177,7 @@ pub enum Parsed {
 pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
     let words = &request_words(words)[..];
     let alone = command_index(words).and_then(|index| alone::parse(words, words[index].to_str()?));
-    match alone.map_or_else(|| Cli::try_parse_from(words), Ok) {
+    match alone.map_or_else(|| parse_whole(words), Ok) {
         // clap compares flags at one place of the command line only.
         Ok(cli) if cli.global.quiet && cli.global.verbose > 0 => {
             Err(Failure::usage("--quiet conflicts with --verbose").remediation("use one of them"))
@@ -184,6 +194,21 @@ pub fn parse(words: &[OsString]) -> Result<Parsed, Failure> {
             _ => Err(usage_error::usage_error(&error, words, &grammar())),
         },
     }
+}
+
+/// Parses the command line with the whole grammar.
+fn parse_whole(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let matches = without_empty_variables(Cli::command()).try_get_matches_from(words)?;
+    Cli::from_arg_matches(&matches)
+}
+
+/// A variable that is empty counts as unset, as in the XDG base directory specification.
+fn without_empty_variables(grammar: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|it| it.is_empty());
+    grammar.mut_args(|argument| match argument.get_env().is_some_and(is_empty) {
+        true => argument.env(None::<&str>),
+        false => argument,
+    })
 }
 
 /// Global flags that take a value.

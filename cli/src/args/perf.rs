@@ -30,6 +30,9 @@ pub struct PerfBootArgs {
     /// VM resources and kernel.
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Measure runs restored from a snapshot, which is taken first
+    #[arg(long)]
+    pub warm: bool,
     /// Skip the comparison with other installed monitors
     #[arg(long)]
     pub alone: bool,

@@ -50,7 +50,7 @@ pub struct RunArgs {
     /// Attach an ext4 disk; rw writes to the file itself. Repeatable
     #[arg(long, value_name = "NAME=PATH:/MOUNT:ro|rw")]
     pub disk: Vec<String>,
-    /// Attach a disk built from a tar archive; rw writes are discarded afterwards. Repeatable
+    /// Attach a disk built from a tar archive; rw writes are discarded unless --keep. Repeatable
     #[arg(long, value_name = "NAME=TAR:/MOUNT:ro|rw")]
     pub bundle: Vec<String>,
     /// Copy this file or directory out of the guest when the command has ended; repeatable
@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Where to copy outputs to [default: ./NAME-outputs, with the workspace's name]
     #[arg(long, value_name = "DIR")]
     pub output_dir: Option<PathBuf>,
+    /// Boot the VM instead of restoring it from a snapshot, and take no snapshot
+    #[arg(long)]
+    pub no_snapshot: bool,
     /// Keep the workspace and its disk after the command ends
     #[arg(long)]
     pub keep: bool,
@@ -68,12 +71,18 @@ pub struct RunArgs {
     /// Use this supervisor instead of the installed one
     #[arg(long, value_name = "PATH")]
     pub supervisor: Option<PathBuf>,
-    /// Not available yet
-    #[arg(long, value_name = "PATH", hide = true)]
+    /// The shell of connect in a kept workspace [default: /bin/sh]
+    #[arg(long, value_name = "PATH")]
     pub shell: Option<String>,
     /// A server of the host that the guest reaches over vsock.
     #[command(flatten)]
     pub mediation: MediationArgs,
+    /// The network.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    /// What is passed on from the host.
+    #[command(flatten)]
+    pub passed: PassedArgs,
     /// The image, unless given with --image; then the command and its arguments
     #[arg(value_name = "REF COMMAND ARG", trailing_var_arg = true)]
     pub words: Vec<String>,
@@ -118,11 +127,32 @@ pub struct MediationArgs {
     pub mediation_optional: bool,
 }
 
-impl RunArgs {
-    /// The first given flag that is reserved for a later version.
-    pub fn unavailable_flag(&self) -> Option<&'static str> {
-        [("--shell", self.shell.is_some())]
-            .into_iter()
-            .find_map(|(flag, given)| given.then_some(flag))
-    }
+/// How the VM is connected.
+#[derive(Debug, Default, Clone, Args)]
+pub struct NetworkArgs {
+    /// Network mode: user, nat, isolated or bridged [default: user, or $MICROAGENT_NETWORK]
+    #[arg(long, value_name = "MODE")]
+    pub network: Option<String>,
+    /// The host's bridge, for mode bridged
+    #[arg(long, value_name = "INTERFACE")]
+    pub network_interface: Option<String>,
+    /// What the guest may send, such as allow=pypi.org:443; in order, and nothing else. Repeatable
+    #[arg(long, value_name = "RULE")]
+    pub egress: Vec<String>,
+    /// Forward a TCP port of the host to the guest; the host's address is 127.0.0.1 unless given.
+    /// Repeatable
+    #[arg(long, value_name = "[HOST:]PORT:GUESTPORT")]
+    pub publish: Vec<String>,
+}
+
+/// What is passed on from the host to the guest.
+#[derive(Debug, Default, Clone, Args)]
+pub struct PassedArgs {
+    /// Proxy of the guest's programs: its URL, or `host` for what the variables of this environment
+    /// say, such as https_proxy
+    #[arg(long, value_name = "URL|host")]
+    pub proxy: Option<String>,
+    /// Let the guest trust the certificate authorities in this PEM file. Repeatable
+    #[arg(long, value_name = "PATH")]
+    pub ca_cert: Vec<PathBuf>,
 }

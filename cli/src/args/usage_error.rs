@@ -43,18 +43,12 @@ const CONTAINER_FLAGS: &[ContainerFlags] = &[
         remediation: NO_VOLUMES,
     },
     ContainerFlags {
-        flags: &[
-            "--network",
-            "--net",
-            "--publish",
-            "-p",
-            "--publish-all",
-            "-P",
-            "--dns",
-            "--add-host",
-            "--link",
-        ],
-        remediation: "omit it: the guest has no network yet",
+        flags: &["--net", "--dns", "--add-host", "--link"],
+        remediation: "the guest resolves what the host resolves; a network is chosen with --network",
+    },
+    ContainerFlags {
+        flags: &["-p", "--publish-all", "-P"],
+        remediation: "name each port: --publish 8080:80",
     },
     ContainerFlags {
         flags: &["--tty", "-t", "-it", "-ti"],
@@ -117,7 +111,11 @@ pub fn usage_error(error: &clap::Error, words: &[OsString], grammar: &Command) -
         (_, Some(similar)) => format!("did you mean {similar}?"),
         (_, None) => usage,
     };
-    Failure::usage(format!("unknown flag {flag}")).remediation(remediation)
+    let what = match flag.starts_with('-') {
+        true => "unknown flag",
+        false => "unexpected argument",
+    };
+    Failure::usage(format!("{what} {flag}")).remediation(remediation)
 }
 
 /// Whether `flag` is more similar to `one` than to `other`.
@@ -161,16 +159,30 @@ pub fn volume(words: &[OsString], command: &super::Command) -> Option<Failure> {
 fn command_path(words: &[OsString], grammar: &Command) -> String {
     let mut command = grammar;
     let mut path = "microagent".to_owned();
-    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+    let mut words = words.iter().skip(1).filter_map(|word| word.to_str());
+    while let Some(word) = words.next() {
         if let Some(subcommand) = command.find_subcommand(word) {
             command = subcommand;
             path.push(' ');
             path.push_str(word);
         } else if !word.starts_with('-') {
             break;
+        } else if takes_value(command, word) {
+            words.next();
         }
     }
     path
+}
+
+/// Whether the word after the flag `word` is its value.
+fn takes_value(command: &Command, word: &str) -> bool {
+    command.get_arguments().any(|argument| {
+        let long = argument.get_long();
+        let short = argument.get_short().map(|short| format!("-{short}"));
+        let is_named = long.is_some_and(|long| word.strip_prefix("--") == Some(long))
+            || short.is_some_and(|short| word == short);
+        is_named && argument.get_action().takes_values()
+    })
 }
 
 /// clap's message as one line, without its prefix, usage and tips.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::run::{EnvironmentArgs, MachineArgs, MediationArgs};
+use super::run::{EnvironmentArgs, MachineArgs, MediationArgs, NetworkArgs, PassedArgs};
 
 /// `microagent create`.
 #[derive(Debug, Default, Args)]
@@ -16,6 +16,9 @@ pub struct CreateArgs {
     /// The image [default: docker.io/library/python:3.13-slim]
     #[arg(long, value_name = "REF")]
     pub image: Option<String>,
+    /// Make it from this ext4 file system, which is copied, instead of an image; needs --id
+    #[arg(long, value_name = "PATH")]
+    pub rootfs: Option<PathBuf>,
     /// Read the specification from this file [default: microagent.yaml or microagent.yml, if present]
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
@@ -44,6 +47,12 @@ pub struct CreateArgs {
     /// When `supervise` starts the workspace again: never, on-failure or always [default: never]
     #[arg(long, value_name = "POLICY")]
     pub restart: Option<String>,
+    /// Time limit of each start in seconds; then the workspace is stopped, and has failed
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<String>,
+    /// Stop the workspace when it was without a session and a published connection for so long
+    #[arg(long, value_name = "SECONDS")]
+    pub ttl: Option<String>,
     /// The shell of connect, a path in the guest [default: /bin/sh]
     #[arg(long, value_name = "PATH")]
     pub shell: Option<String>,
@@ -74,45 +83,18 @@ pub struct CreateArgs {
     /// Use this supervisor instead of the installed one, also on start
     #[arg(long, value_name = "PATH")]
     pub supervisor: Option<PathBuf>,
-    /// Network mode: isolated, which has loopback only
-    #[arg(long, value_name = "MODE")]
-    pub network: Option<String>,
+    /// The network.
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// A server of the host that the guest reaches over vsock.
     #[command(flatten)]
     pub mediation: MediationArgs,
-    /// Validate everything, print the resolved specification, and change nothing
+    /// What is passed on from the host.
+    #[command(flatten)]
+    pub passed: PassedArgs,
+    /// Validate everything, print the complete specification, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Not available yet.
-    #[command(flatten)]
-    pub later: LaterArgs,
-}
-
-/// Flags of `create` that arrive with a later version.
-#[derive(Debug, Default, Args)]
-pub struct LaterArgs {
-    /// Not available yet
-    #[arg(long, value_name = "PATH", hide = true)]
-    pub rootfs: Option<PathBuf>,
-    /// Not available yet
-    #[arg(long, value_name = "INTERFACE", hide = true)]
-    pub network_interface: Option<String>,
-    /// Not available yet
-    #[arg(long, value_name = "MAPPING", hide = true)]
-    pub publish: Vec<String>,
-}
-
-impl LaterArgs {
-    /// The first given flag.
-    pub fn given(&self) -> Option<&'static str> {
-        [
-            ("--rootfs", self.rootfs.is_some()),
-            ("--network-interface", self.network_interface.is_some()),
-            ("--publish", !self.publish.is_empty()),
-        ]
-        .into_iter()
-        .find_map(|(flag, given)| given.then_some(flag))
-    }
 }
 
 /// A command about one workspace.
@@ -149,7 +131,7 @@ pub struct StartArgs {
     /// Boot this kernel for this start
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
-    /// Wait until the workspace has ended, at most so many seconds, and exit with the workload's code
+    /// Wait until the workspace has ended, at most this many seconds, and exit with the workload's code
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub wait: Option<String>,
 }
@@ -159,7 +141,7 @@ pub struct StartArgs {
 pub struct WaitArgs {
     /// The workspace
     pub name: String,
-    /// Wait at most so many seconds
+    /// Wait at most this many seconds
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<String>,
 }
@@ -180,7 +162,7 @@ pub struct SuperviseArgs {
     /// The workspaces
     #[arg(required = true, value_name = "NAME")]
     pub names: Vec<String>,
-    /// Start a workspace again at most so often in a row [default: without limit]
+    /// Start a workspace again at most this many times in a row [default: without limit]
     #[arg(long, value_name = "COUNT")]
     pub max_restarts: Option<String>,
     /// Write a systemd user unit for each workspace instead
@@ -375,6 +357,28 @@ pub struct CommitArgs {
     /// Push the image to its registry
     #[arg(long)]
     pub push: bool,
+}
+
+/// `microagent network`.
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// Forward a TCP port of the host to a workspace
+    Publish(PublishArgs),
+    /// Free a port of the host
+    Unpublish(PublishArgs),
+    /// List the published ports of a workspace
+    #[command(visible_alias = "list")]
+    Ls(NameArgs),
+}
+
+/// `microagent network publish` and `unpublish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// The workspace
+    pub name: String,
+    /// The ports
+    #[arg(value_name = "[HOST:]PORT:GUESTPORT")]
+    pub mapping: String,
 }
 
 /// `microagent spec`.

@@ -12,4 +12,5 @@ pub mod profiles;
 pub mod rootfs;
 pub mod run;
 pub mod version;
+pub mod warm;
 pub mod workspace;

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 
 use microagent_pipeline::{ErrorKind, Image, Initramfs, Kernel, Pipeline};
 use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::prepare::installed_kernel;
 
 use super::pipeline;
-use crate::args::{PerfBootArgs, RunArgs};
+use super::warm::take_snapshot;
+use crate::args::{PerfBootArgs, RunArgs, WarmArgs};
 use crate::document::{ImageDocument, KernelDocument};
 use crate::engine;
 use crate::failure::Failure;
@@ -16,7 +18,6 @@ use crate::perf::monitors::{self, Guest, Monitor, Ours};
 use crate::perf::report::Report;
 use crate::perf::waterfall;
 use crate::request::{RunRequest, Variables, resources};
-use crate::run::artifacts;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
@@ -39,13 +40,25 @@ pub fn boot(
         },
         Variables::default(),
         resources::host_cpus(),
+        settings.network,
     )?;
     let choice = engine::choose_with_notice(settings)?;
     iteration::become_subreaper()?;
+    if args.warm {
+        let given = WarmArgs {
+            machine: args.machine.clone(),
+            network: None,
+        };
+        take_snapshot(&given, settings, termination)?;
+    }
     let run_args = run_args(&args, &request, choice.engine.name(), settings);
     let mut done = Vec::new();
     for turn in 0..=iterations {
         let measured = iteration::measure(&run_args)?;
+        if measured.restored != args.warm {
+            let message = "a run booted instead of being restored: `microagent -v run` says why";
+            return Err(Failure::new(ErrorKind::Host, message));
+        }
         // The first run is a warm-up: it pulls the image, installs the kernel and warms the caches.
         if turn > 0 {
             done.push(measured);
@@ -106,6 +119,9 @@ fn run_args(
         .into();
     words.push(settings.state_dir.clone().into());
     words.extend(["run", "--image", &args.image, "--exec", &args.exec].map(OsString::from));
+    if !args.warm {
+        words.push("--no-snapshot".into());
+    }
     let given = [
         ("--profile", &args.machine.profile),
         ("--memory", &args.machine.memory),
@@ -141,7 +157,7 @@ struct Booted {
 impl Booted {
     fn look_up(pipeline: &Pipeline, request: &RunRequest) -> Result<Booted, Failure> {
         let path = request.kernel.as_deref();
-        let kernel = artifacts::installed_kernel(pipeline, path)?.ok_or_else(|| {
+        let kernel = installed_kernel(pipeline, path)?.ok_or_else(|| {
             Failure::new(ErrorKind::NotFound, "the kernel is not in the store")
                 .remediation("install one: microagent kernel install")
         })?;

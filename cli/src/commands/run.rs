@@ -6,13 +6,24 @@ use std::time::{Duration, Instant};
 
 use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{self, Exec, Exited, Place};
-use microagent_proto::control::{DiskConfig, DiskMode, VmConfig};
+use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig};
+use microagent_proto::error_chain;
+use microagent_vmm::engine::max_disks;
+use microagent_workspace::command::shell;
 use microagent_workspace::environment::environment;
 use microagent_workspace::machine::boot::{BOOT_ATTEMPTS, Guest, boot_timeout, shut_down};
-use microagent_workspace::machine::mediation;
+use microagent_workspace::machine::mediation::{self, Mediator};
 use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::machine::services::Services;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::machine::timeline::{Mark, Timeline};
+use microagent_workspace::network::refusals::Summary;
+use microagent_workspace::passed::{Passed, trust};
+use microagent_workspace::plan;
+use microagent_workspace::prepare::{BootPlan, ImageRoot, Prepared, image_root};
+use microagent_workspace::start::ManifestError;
+use microagent_workspace::state::State;
+use microagent_workspace::warm::Programs;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
@@ -22,18 +33,20 @@ use crate::engine::{self, Choice};
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, EXIT_TIMED_OUT, ErrorDocument, Failure};
 use crate::install;
 use crate::output::Output;
-use crate::request::command::shell;
-use crate::request::{RunRequest, exec_size, resources};
-use crate::run::artifacts::{self, Artifacts, check_memory};
+use crate::request::{RunRequest, Variables, exec_size, resources};
+use crate::run::artifacts::{self, check_memory};
 use crate::run::deadline::Deadline;
 use crate::run::disks::{self, AttachedDisk};
-use crate::run::document::{ResultDocument, RunDocument};
+use crate::run::document::{NetworkDocument, ResultDocument, RunDocument};
+use crate::run::kept::Reserved;
+use crate::run::network::{self, RunNetwork};
 use crate::run::outputs::Outputs;
+use crate::run::passed;
 use crate::run::phases::{Phases, millis, timed};
 use crate::run::variables;
 use crate::run::vm::{self, Outcome, Status, Task, exit_code};
+use crate::run::warm::Warm;
 use crate::run::warnings::RunWarnings;
-use crate::run::workspace::Workspace;
 use crate::settings::{Settings, make_private_dir};
 use crate::termination::Termination;
 
@@ -41,7 +54,8 @@ use crate::termination::Termination;
 pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
     let begun = Instant::now();
     let variables = variables::read(&args.environment)?;
-    let request = RunRequest::check(args, variables, resources::host_cpus())?;
+    let mut request = RunRequest::check(args, variables, resources::host_cpus(), settings.network)?;
+    request.passed = read_passed(&request, settings)?;
     let mut attempt = 1;
     loop {
         if let Some(code) = try_run(&request, begun, attempt, settings, termination)? {
@@ -49,6 +63,19 @@ pub fn run(args: RunArgs, settings: &Settings, termination: &Termination) -> Res
         }
         attempt += 1;
     }
+}
+
+/// What the host passes to the guest.
+fn read_passed(request: &RunRequest, settings: &Settings) -> Result<Passed, Failure> {
+    let proxy = request.proxy.as_deref();
+    if proxy.is_some() && request.network.is_none() {
+        plan::proxy::check_mode(settings.network)?;
+    }
+    let given = Variables {
+        set: request.env.clone(),
+        unset: request.unset_env.clone(),
+    };
+    passed::read(proxy, &request.ca_certs, &given, settings.output)
 }
 
 /// Runs the command; returns the exit code, or `None` if the guest did not boot and is to be booted
@@ -73,9 +100,10 @@ fn try_run(
         termination,
     )?;
     let choice = engine::choose_with_notice(settings)?;
-    disks::inspect(&request.disks, choice.engine)?;
+    let networked = network::is_wanted(request.network.as_ref(), settings);
+    disks::inspect(&request.disks, choice.engine, networked)?;
     let agent = install::find(install::AGENT)?;
-    let supervisor = match &request.supervisor {
+    let monitor = match &request.supervisor {
         Some(path) => install::check_program("--supervisor", path)?,
         None => install::find(install::SUPERVISOR)?,
     };
@@ -84,28 +112,38 @@ fn try_run(
         mediation::probe(&mediation.target)?;
     }
     let pipeline = pipeline::open(settings, termination)?;
+    let reserved = match request.keep {
+        true => Some(Reserved::new(
+            settings,
+            pipeline.store(),
+            &name,
+            termination,
+        )?),
+        false => None,
+    };
     let run_dir = RunDir::create()?;
     termination.remove_on_exit(run_dir.path());
     let mut phases = Phases::default();
     let verbose = settings.output.verbose > 1;
     let supervisor = timed(&mut phases.spawn, || {
-        Supervisor::spawn(&supervisor, choice.engine, verbose)
+        Supervisor::spawn(&monitor, choice.engine, verbose)
     })?;
     timeline.record_now(Mark::Spawned);
-    if let Some(mediation) = &request.mediation {
-        supervisor.on_connection(mediation::acceptor(mediation.target.clone(), |lost| {
-            if let Some(why) = lost {
-                tracing::warn!("the mediation target cannot be reached: {why}");
-            }
-        }));
-    }
+    let mut network = RunNetwork::open(request.network.as_ref(), &name, settings)?;
+    let refusals = network.refusals();
+    let services = services(request, &mut network, &supervisor);
+    supervisor.on_connection(services.acceptor());
     let artifacts = artifacts::prepare(
         &pipeline,
-        request,
-        &agent,
+        &BootPlan {
+            kernel: request.kernel.clone(),
+            bundles: disks::bundles(&request.disks),
+            agent,
+        },
         settings.output,
         &mut phases,
         termination,
+        |times| image_root(&pipeline, &request.image_plan(), times),
     )?;
     timeline.record_now(Mark::LookedUp);
     check_memory(
@@ -113,21 +151,34 @@ fn try_run(
         &artifacts.initramfs.path,
         request.resources.memory_mib,
         request.resources.cpu_count,
+        "--memory",
     )?;
-    let workspace = if request.keep {
-        let path = settings.workspace_dir(&name);
-        Some(Workspace::create(
-            path,
-            &artifacts.rootfs.path,
-            termination,
-        )?)
-    } else {
-        None
-    };
+    let store = pipeline.store();
+    let kept = (reserved.map(|reserved| {
+        let engine = choice.engine.name();
+        reserved.make(request, &name, &artifacts, engine, store, settings)
+    }))
+    .transpose()?;
     let scratch = scratch_dir(settings)?;
-    let root = root_disk(&artifacts, workspace.as_ref(), scratch.clone());
-    let attached = disks::attach(&request.disks, &artifacts.bundles, &scratch);
-    let modules = disks::modules(&pipeline, &artifacts.kernel, attached.len(), choice.engine);
+    let mut attached = disks::attach(&request.disks, &artifacts.bundles, &scratch);
+    let root = match &kept {
+        Some(kept) => {
+            let mut disks = kept.disks(store)?.into_iter();
+            let root = disks.next().ok_or(ManifestError::Missing("rootfs"))?;
+            for (disk, config) in attached.iter_mut().zip(disks) {
+                disk.config = config;
+            }
+            root
+        }
+        None => DiskConfig {
+            path: artifacts.root.rootfs.path.clone(),
+            mode: DiskMode::Overlay {
+                scratch_dir: scratch,
+            },
+        },
+    };
+    let limit = max_disks(choice.engine, networked);
+    let modules = disks::modules(&pipeline, &artifacts.kernel, attached.len(), limit);
     let config = VmConfig {
         name: name.clone(),
         engine: choice.engine,
@@ -143,16 +194,30 @@ fn try_run(
         run_dir: run_dir.path().to_owned(),
         console_to_stderr: verbose,
         listen: request.mediation.iter().map(|it| it.port).collect(),
+        net: None,
+        saved: None,
     };
     let mut task = task(
         settings, request, &artifacts, &name, config, &attached, outputs,
     );
+    task.network = network;
     task.guest.modules = modules.map(|(_, serial)| serial);
     exec_size::check(&task.command, &request.env)?;
     for (_, setup) in &task.setup {
         exec_size::check(setup, &request.env)?;
     }
     task.boot_timeout = boot_timeout(choice.engine, attempt);
+    let mut warm = match choice.engine {
+        Engine::Kvm if attempt == 1 && settings.snapshots && !request.no_snapshot => {
+            let (kernel, initramfs) = (&artifacts.kernel, &artifacts.initramfs);
+            let programs = Programs::new(&pipeline, &monitor, kernel, initramfs)
+                .inspect_err(|error| tracing::info!("the VM boots: {}", error_chain(error)));
+            programs
+                .ok()
+                .map(|programs| Warm::new(&pipeline, programs, settings.host_dir()))
+        }
+        _ => None,
+    };
     // What is left of it.
     let timeout = request.timeout.map(|seconds| match attempt {
         1 => seconds,
@@ -163,6 +228,7 @@ fn try_run(
     let mut outcome = vm::run(
         &supervisor,
         task,
+        warm.as_mut(),
         settings.output,
         &mut phases,
         &mut timeline,
@@ -170,17 +236,17 @@ fn try_run(
     );
     timeline.record_now(Mark::Exited);
     if outcome.boot_timed_out() && attempt < BOOT_ATTEMPTS {
-        tracing::warn!("the guest did not boot and is started again");
+        tracing::warn!("the guest did not come up and is started again");
         // Its timer has stopped, and must not begin to limit the time for the result.
         std::mem::forget(deadline);
         supervisor.end(false);
         return Ok(None);
     }
 
-    let exited = matches!(outcome.status, Status::Exited(_));
+    let exited = outcome.exited();
     let (halted, warnings) = timed(&mut phases.teardown, || {
-        let persistent = workspace.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
-        let halted = persistent && exited && shut_down(&supervisor);
+        let persistent = kept.is_some() || attached.iter().any(AttachedDisk::keeps_writes);
+        let halted = persistent && exited.is_some() && shut_down(&supervisor);
         let warnings = RunWarnings::new(supervisor.warnings(), root, &attached);
         supervisor.end(halted);
         drop(run_dir);
@@ -188,7 +254,7 @@ fn try_run(
     });
     let unclean = || {
         let kept = attached.iter().find(|disk| disk.keeps_writes());
-        kept.filter(|_| exited && !halted)
+        kept.filter(|_| exited.is_some() && !halted)
             .map(AttachedDisk::unclean_shutdown)
     };
     // A command that ended by itself, whose data is lost.
@@ -204,6 +270,8 @@ fn try_run(
             _ => settings.output.notice(&failure.message),
         }
     }
+    // Complete: the supervisor has sent its last report.
+    let refused = refusals.map(|refusals| refusals.summary());
     phases.total = millis(begun.elapsed());
     let parts = DocumentParts {
         settings,
@@ -216,19 +284,29 @@ fn try_run(
         phases,
         timeline,
         warnings: &warnings,
-        halted: halted && workspace.is_some(),
+        refused: refused.clone(),
+        state: match exited {
+            Some(exited) if lost.is_none() && (kept.is_none() || exit_code(exited) == 0) => {
+                match halted {
+                    true if kept.is_some() => State::Halted,
+                    _ => State::Stopped,
+                }
+            }
+            _ => State::Failed,
+        },
     };
     let mut document = parts.document(&mut outcome);
     if let Some(lost) = &lost {
         document.error = Some(ErrorDocument::new(lost));
     }
-    let workspace = workspace.filter(|_| outcome.started_at.is_some());
+    let kept = kept.filter(|_| outcome.started_at.is_some());
     // The result is printed even if it cannot be kept. Of several failures the first is the error.
-    if let Some(failure) = workspace.and_then(|workspace| workspace.keep(&document).err()) {
+    if let Some(failure) = kept.and_then(|kept| kept.keep(exited, &document).err()) {
         match (&outcome.status, &lost) {
             (Status::Failed(_), _) | (_, Some(_)) => settings.output.notice(&failure.message),
             _ => {
                 document.error = Some(ErrorDocument::new(&failure));
+                document.final_state = State::Failed;
                 lost = Some(failure);
             }
         }
@@ -239,10 +317,18 @@ fn try_run(
         memory_mib: request.resources.memory_mib,
         lost: lost.as_ref(),
         warnings: &warnings,
+        refused: refused.as_ref(),
         document: &document,
     };
-    report.print(settings.output, termination).map(Some)
+    let code = report.print(settings.output, termination)?;
+    if let Some(warm) = warm.filter(|_| exited.is_some()) {
+        warm.take_beside();
+    }
+    Ok(Some(code))
 }
+
+/// What its VM boots.
+type Artifacts = Prepared<ImageRoot>;
 
 /// The result of a run.
 struct Report<'a> {
@@ -251,6 +337,8 @@ struct Report<'a> {
     /// The command ended, but its data is lost, or its workspace could not be kept.
     lost: Option<&'a Failure>,
     warnings: &'a RunWarnings,
+    /// What the rules of its network refused, if it has any.
+    refused: Option<&'a Summary>,
     document: &'a RunDocument,
 }
 
@@ -274,6 +362,9 @@ impl Report<'_> {
             output.document(self.document)?;
         }
         self.warnings.print(output, failure);
+        if let Some(notice) = self.refused.and_then(Summary::notice) {
+            output.notice(&notice);
+        }
         if let Some(failure) = failure {
             // If a signal is already terminating this process, its failure is the one to print.
             termination.disarm();
@@ -295,15 +386,13 @@ struct DocumentParts<'a> {
     phases: Phases,
     timeline: Timeline,
     warnings: &'a RunWarnings,
-    halted: bool,
+    refused: Option<Summary>,
+    state: State,
 }
 
 impl DocumentParts<'_> {
     fn document(self, outcome: &mut Outcome) -> RunDocument {
-        let exited = match outcome.status {
-            Status::Exited(exited) => Some(exited),
-            _ => None,
-        };
+        let exited = outcome.exited();
         let captured = std::mem::take(&mut outcome.captured);
         let timed_out =
             matches!(&outcome.status, Status::Failed(why) if why.exit == Some(EXIT_TIMED_OUT));
@@ -312,12 +401,13 @@ impl DocumentParts<'_> {
             workspace: self.name,
             state_dir: self.settings.state_dir.clone(),
             engine: self.choice.engine.name(),
-            image: ImageDocument::new(&self.artifacts.image),
+            image: ImageDocument::new(&self.artifacts.root.image),
             resources: self.request.resources.clone(),
             kernel: KernelDocument::new(&self.artifacts.kernel, self.request.kernel.clone()),
             disks: self.disks.iter().map(AttachedDisk::document).collect(),
             nodes: nodes(self.pipeline),
             phases: self.phases,
+            restored: outcome.restored,
             timeline: self.timeline,
             result: ResultDocument {
                 started: outcome.started_at.is_some(),
@@ -332,35 +422,14 @@ impl DocumentParts<'_> {
                 truncated: captured.truncated,
             },
             warnings: self.warnings.document(),
+            network: self.refused.map(NetworkDocument::new),
             outputs: std::mem::take(&mut outcome.outputs),
             error: match &outcome.status {
                 Status::Failed(failure) => Some(ErrorDocument::new(failure)),
                 _ => None,
             },
-            final_state: match (exited, self.halted) {
-                (Some(_), true) => "halted",
-                (Some(_), false) => "stopped",
-                (None, _) => "failed",
-            },
+            final_state: self.state,
         }
-    }
-}
-
-/// The root disk: the workspace's own file with `--keep`, otherwise a delta over the store's file.
-fn root_disk(
-    artifacts: &Artifacts,
-    workspace: Option<&Workspace>,
-    scratch_dir: PathBuf,
-) -> DiskConfig {
-    match workspace {
-        Some(workspace) => DiskConfig {
-            path: workspace.disk(),
-            mode: DiskMode::ReadWrite,
-        },
-        None => DiskConfig {
-            path: artifacts.rootfs.path.clone(),
-            mode: DiskMode::Overlay { scratch_dir },
-        },
     }
 }
 
@@ -376,6 +445,23 @@ fn scratch_dir(settings: &Settings) -> Result<PathBuf, Failure> {
     }
 }
 
+/// What the guest reaches on the host.
+fn services(request: &RunRequest, network: &mut RunNetwork, supervisor: &Supervisor) -> Services {
+    let services = network.add_services(Services::default(), supervisor);
+    match &request.mediation {
+        None => services,
+        Some(mediation) => {
+            let report = |lost| {
+                if let Some(why) = lost {
+                    tracing::warn!("the mediation target cannot be reached: {why}");
+                }
+            };
+            let mediator = Mediator::new(mediation.target.clone(), report);
+            services.with(mediation.port, mediator.acceptor())
+        }
+    }
+}
+
 fn task(
     settings: &Settings,
     request: &RunRequest,
@@ -385,9 +471,11 @@ fn task(
     disks: &[AttachedDisk],
     outputs: Outputs,
 ) -> Task {
-    let image = &artifacts.image.config;
+    let image = &artifacts.root.image.config;
     let hostname = request.hostname.clone().unwrap_or_else(|| name.to_owned());
-    let overrides = request.env.iter().map(|(name, value)| (&**name, &**value));
+    let variables = request.passed.variables(&image.env);
+    let overrides = (variables.iter().map(|(name, value)| (&**name, &**value)))
+        .chain(request.env.iter().map(|(name, value)| (&**name, &**value)));
     let mut env = environment(&image.env, overrides, &hostname);
     env.retain(|(name, _)| !request.unset_env.contains(name));
     let exec = |argv: Vec<String>, place| Exec {
@@ -413,15 +501,18 @@ fn task(
         command: Exec {
             stdin: request.stdin,
             output: vm::output_of(settings.output),
-            ..exec(artifacts.argv.clone(), Place::Workload)
+            ..exec(artifacts.root.argv.clone(), Place::Workload)
         },
         guest: Guest {
             hostname,
             disks: disks.iter().map(|disk| disk.mount.clone()).collect(),
             modules: None,
+            network: None,
+            trust: trust(&request.passed.certificates, &image.env),
             // The VM ends with its command, and takes no other one.
             cgroups: false,
         },
+        network: RunNetwork::default(),
         outputs,
         boot_timeout: Duration::ZERO,
     }

@@ -16,6 +16,8 @@ use crate::failure::Failure;
 pub struct Iteration {
     /// Before the process was spawned.
     pub started: u64,
+    /// Whether its VM was restored from a snapshot.
+    pub restored: bool,
     /// The run's own timeline.
     pub marks: Vec<TimelineEntry>,
     /// The process exited.
@@ -27,6 +29,7 @@ pub struct Iteration {
 /// The used part of the document of `run --json`.
 #[derive(Deserialize)]
 struct Document {
+    restored: bool,
     timeline: Vec<TimelineEntry>,
 }
 
@@ -61,6 +64,8 @@ pub fn measure(args: &[OsString]) -> Result<Iteration, Failure> {
     let mut command = Command::new(program);
     command
         .args(args)
+        // `--no-snapshot` says whether they are to be used.
+        .env("MICROAGENT_SNAPSHOT", "on")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -79,6 +84,7 @@ pub fn measure(args: &[OsString]) -> Result<Iteration, Failure> {
         .map_err(|error| Failure::caused(ErrorKind::Internal, &error))?;
     Ok(Iteration {
         started,
+        restored: document.restored,
         marks: document.timeline,
         exited,
         vm_gone,

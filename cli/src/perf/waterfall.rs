@@ -130,6 +130,7 @@ mod tests {
     fn iteration(marks: &[(Mark, u64)]) -> Iteration {
         Iteration {
             started: 1000,
+            restored: false,
             marks: marks
                 .iter()
                 .map(|&(mark, monotonic_micros)| TimelineEntry {

@@ -2,128 +2,59 @@
 
 use std::path::{Path, PathBuf};
 
-use microagent_workspace::spec::{
-    Access, Disk, Entrypoint, Health, Network, NetworkMode, Resources as Sizes, Restart, Spec,
-};
+use microagent_workspace::plan::{Options, Plan};
+use microagent_workspace::spec::{Entrypoint, NetworkMode, Restart, Spec};
 
-use super::command::CommandSpec;
-use super::resources::{self, ResourceArgs};
-use super::{
-    RunRequest, Variables, disks, mediation, name, outputs, reference, unavailable_flag,
-    workspace_name,
-};
+use super::resources::ResourceArgs;
+use super::spec_file::SpecFile;
+use super::{Variables, disks, mediation, network, outputs, resources, workspace_name};
 use crate::args::CreateArgs;
 use crate::failure::Failure;
-
-/// The image if none is given.
-const DEFAULT_IMAGE: &str = "docker.io/library/python:3.13-slim";
 
 /// One `create`.
 #[derive(Debug)]
 pub struct CreateRequest {
-    /// The name.
-    pub name: String,
-    /// The complete specification, with absolute paths.
-    pub spec: Spec,
-    /// What to build and how to boot it.
-    pub run: RunRequest,
+    /// What to create; paths are absolute.
+    pub plan: Plan,
+    /// Variables of the image that its commands do not get.
+    pub unset_env: Vec<String>,
+    /// The supervisor to start instead of the installed one.
+    pub supervisor: Option<PathBuf>,
 }
 
 impl CreateRequest {
-    /// Validates `document`, whose relative paths are relative to `base`, overridden by `args` and by
-    /// `variables`, for a host with `host_cpus` CPUs.
+    /// Validates `document`, overridden by `args` and by `variables`, for a host with `host_cpus` CPUs
+    /// and the default network mode `default_network`.
     ///
     /// # Errors
-    /// The first invalid value.
+    /// The first invalid value, with its place in the document if it is that of the document.
     pub fn check(
         args: CreateArgs,
         variables: Variables,
-        document: Spec,
-        base: &Path,
+        document: &SpecFile,
         host_cpus: u32,
+        default_network: Option<NetworkMode>,
     ) -> Result<CreateRequest, Failure> {
-        if let Some(flag) = args.later.given() {
-            return Err(unavailable_flag(flag));
-        }
-        if document.recorded.is_some() {
-            return Err(Failure::usage("field recorded is that of a manifest")
-                .remediation("remove it: create records what it resolves"));
-        }
-        if let Some(field) = unavailable_field(&document) {
-            return Err(
-                Failure::usage(format!("field {field} is not available yet"))
-                    .remediation("omit it"),
-            );
-        }
-        let name = the_name(&args, document.name.as_deref())?;
-        let mut spec = absolute(document, base)?;
-        spec.name = Some(name.clone());
-        override_with(&mut spec, &args)?;
+        let mut spec = document.absolute()?;
+        spec.name = the_name(&args)?.or(spec.name);
+        override_with(&mut spec, &args, default_network)?;
         spec.env.retain(|name, _| !variables.unset.contains(name));
         spec.env.extend(variables.set);
-        if let Some(hostname) = &spec.hostname {
-            name::check_hostname(hostname)?;
-        }
-        check_words(&spec)?;
-        outputs::check(&spec.outputs)?;
-        check_shell(spec.shell.as_deref())?;
-        if let Some(health) = &spec.health {
-            check_health(health)?;
-        }
-        let image = spec.image.get_or_insert_with(|| DEFAULT_IMAGE.to_owned());
-        let reference = reference(image)?;
-        let number = |value: Option<u64>| value.map(|value| value.to_string());
-        let (memory, cpus, size) = (
-            args.machine.memory.or(number(spec.resources.memory_mib)),
-            (args.machine.cpus).or(number(spec.resources.cpu_count.map(u64::from))),
-            args.size_mib.or(number(spec.resources.size_mib)),
-        );
-        let resources = resources::resolve(
-            &ResourceArgs {
-                profile: spec.profile.as_deref(),
-                memory: memory.as_deref(),
-                cpus: cpus.as_deref(),
-                size_mib: size.as_deref(),
-            },
+        let options = Options {
             host_cpus,
-        )?;
-        spec.resources = Sizes {
-            memory_mib: memory.map(|_| resources.memory_mib),
-            cpu_count: cpus.map(|_| resources.cpu_count),
-            size_mib: size.and(resources.size_mib),
-        };
-        spec.mediation = mediation::check(
-            args.mediation.mediation.as_deref(),
-            args.mediation.mediation_optional,
-            spec.mediation,
-        )?;
-        let disks = disks::check(&words(&spec.disks), &words(&spec.bundles))?;
-        let run = RunRequest {
-            reference,
-            setup: spec.setup.clone(),
-            command: command(&spec),
-            stdin: false,
-            env: spec.env.clone().into_iter().collect(),
-            unset_env: variables.unset,
-            name: Some(name.clone()),
-            hostname: spec.hostname.clone(),
-            resources,
-            disks,
-            outputs: Vec::new(),
-            output_dir: None,
-            timeout: None,
-            kernel: spec.kernel.clone(),
-            keep: false,
             mke2fs: args.mke2fs,
-            supervisor: args.supervisor,
-            mediation: spec.mediation.clone(),
         };
-        Ok(CreateRequest { name, spec, run })
+        Ok(CreateRequest {
+            plan: Plan::new(spec.clone(), options)
+                .map_err(|error| document.plan_failure(&spec, error))?,
+            unset_env: variables.unset,
+            supervisor: args.supervisor,
+        })
     }
 }
 
-/// The name; given twice in different ways it must agree.
-fn the_name(args: &CreateArgs, document: Option<&str>) -> Result<String, Failure> {
+/// The name that the arguments give; given twice in different ways it must agree.
+fn the_name(args: &CreateArgs) -> Result<Option<String>, Failure> {
     let flags = workspace_name(args.name.clone(), args.id.clone())?;
     let positional = workspace_name(args.positional.clone(), None)?;
     if let (Some(flag), Some(positional)) = (&flags, &positional)
@@ -134,118 +65,39 @@ fn the_name(args: &CreateArgs, document: Option<&str>) -> Result<String, Failure
         ))
         .remediation("give one name"));
     }
-    let document = workspace_name(document.map(str::to_owned), None)?;
-    flags.or(positional).or(document).ok_or_else(|| {
-        Failure::usage("the workspace has no name")
-            .remediation("use microagent create NAME --image REF")
-    })
-}
-
-/// The first field of a document that arrives with a later version.
-fn unavailable_field(spec: &Spec) -> Option<&'static str> {
-    let network = spec.network.as_ref();
-    [
-        ("rootfs", spec.rootfs.is_some()),
-        ("files", !spec.files.is_empty()),
-        (
-            "network.forwards",
-            network.is_some_and(|network| !network.forwards.is_empty()),
-        ),
-        (
-            "network.mode",
-            network.is_some_and(|network| network.mode != NetworkMode::Isolated),
-        ),
-    ]
-    .into_iter()
-    .find_map(|(field, given)| given.then_some(field))
-}
-
-/// Refuses a health check that checks nothing, or never ends.
-fn check_health(health: &Health) -> Result<(), Failure> {
-    if health.check().is_none() {
-        return Err(
-            Failure::usage("health needs either exec, or httpGet with a path and port")
-                .remediation("as in: health: {httpGet: /healthz, port: 8080}"),
-        );
-    }
-    for (field, value) in [
-        ("intervalSeconds", health.interval_seconds),
-        ("timeoutSeconds", health.timeout_seconds),
-        ("retries", health.retries),
-    ] {
-        if value == 0 {
-            let message = format!("health.{field} is below the minimum of 1");
-            return Err(Failure::usage(message).remediation("use 1 or more, or omit it"));
-        }
-    }
-    let path = health.http_get.as_deref().unwrap_or_default();
-    if path.contains(|c: char| c.is_ascii_control() || c == ' ') {
-        return Err(Failure::usage(format!(
-            "health.httpGet {path:?} is not a path of a URL"
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses what no program can be given: names of variables that are empty or contain `=`, and NUL
-/// bytes.
-fn check_words(spec: &Spec) -> Result<(), Failure> {
-    let invalid = |what: &str| Err(Failure::usage(format!("{what} contains a NUL byte")));
-    for (name, value) in &spec.env {
-        if name.is_empty() || name.contains(['=', '\0']) {
-            let message = format!("{name:?} is not the name of a variable");
-            return Err(Failure::usage(message));
-        }
-        if value.contains('\0') {
-            return invalid(&format!("the value of variable {name}"));
-        }
-    }
-    let entrypoint = spec.entrypoint.iter().flat_map(Entrypoint::argv);
-    for word in spec.setup.iter().cloned().chain(entrypoint) {
-        if word.contains('\0') {
-            return invalid("a command");
-        }
-    }
-    Ok(())
-}
-
-/// The shell is a path in the guest; whether there is a program is known when it runs.
-fn check_shell(shell: Option<&str>) -> Result<(), Failure> {
-    match shell {
-        Some(path) if !path.starts_with('/') || path.contains('\0') => Err(Failure::usage(
-            format!("the shell {path:?} is not an absolute path"),
-        )
-        .remediation("use the path that it has in the guest, as in --shell /bin/bash")),
-        _ => Ok(()),
-    }
-}
-
-/// Makes the paths of a document absolute.
-fn absolute(mut spec: Spec, base: &Path) -> Result<Spec, Failure> {
-    let resolve = |path: &mut PathBuf| -> Result<(), Failure> {
-        *path = std::path::absolute(base.join(&*path))
-            .map_err(|error| Failure::usage(format!("invalid path {}: {error}", path.display())))?;
-        Ok(())
-    };
-    spec.kernel.iter_mut().try_for_each(resolve)?;
-    for disk in spec.disks.iter_mut().chain(&mut spec.bundles) {
-        resolve(&mut disk.path)?;
-    }
-    Ok(spec)
+    Ok(flags.or(positional))
 }
 
 /// Replaces fields by the flags that are given.
-fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
+fn override_with(
+    spec: &mut Spec,
+    args: &CreateArgs,
+    default_network: Option<NetworkMode>,
+) -> Result<(), Failure> {
     let replace = |field: &mut Option<String>, flag: &Option<String>| {
         if flag.is_some() {
             field.clone_from(flag);
         }
     };
-    replace(&mut spec.image, &args.image);
+    override_root(
+        spec,
+        args.image.as_ref(),
+        args.rootfs.as_deref(),
+        args.id.is_some(),
+    )?;
     replace(&mut spec.role, &args.role);
     replace(&mut spec.hostname, &args.hostname);
     replace(&mut spec.shell, &args.shell);
     replace(&mut spec.profile, &args.machine.profile);
+    for (flag, given, field) in [
+        ("--timeout", &args.timeout, &mut spec.timeout_seconds),
+        ("--ttl", &args.ttl, &mut spec.ttl_seconds),
+    ] {
+        if let Some(given) = given {
+            // The maximum fits.
+            *field = Some(resources::seconds(flag, given)? as u32);
+        }
+    }
     if let Some(policy) = &args.restart {
         spec.restart = Some(restart(policy)?);
     }
@@ -255,6 +107,11 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
     if !args.setup.is_empty() {
         spec.setup.clone_from(&args.setup);
     }
+    if args.entrypoint.as_deref() == Some("") {
+        // A manifest with it could not be read again.
+        return Err(Failure::usage("--entrypoint is empty")
+            .remediation("omit it: without a workload the VM idles"));
+    }
     if let Some(line) = &args.entrypoint {
         spec.entrypoint = Some(Entrypoint::Shell(line.clone()));
         spec.image_command = false;
@@ -263,47 +120,71 @@ fn override_with(spec: &mut Spec, args: &CreateArgs) -> Result<(), Failure> {
         spec.entrypoint = None;
         spec.image_command = true;
     }
-    if spec.entrypoint.is_some() && spec.image_command {
-        return Err(
-            Failure::usage("entrypoint conflicts with imageCommand").remediation("use one of them")
-        );
-    }
-    match args.network.as_deref() {
-        None => {}
-        Some("isolated") => {
-            spec.network = Some(Network {
-                mode: NetworkMode::Isolated,
-                ..Network::default()
-            });
-        }
-        Some(mode @ ("user" | "nat" | "bridged")) => {
-            return Err(unavailable_flag(&format!("--network {mode}")));
-        }
-        Some(mode) => {
-            return Err(Failure::usage(format!("unknown network mode {mode:?}"))
-                .remediation("the modes are user, nat, isolated and bridged"));
-        }
+    spec.network = network::merge(&args.network, spec.network.take(), default_network)?;
+    replace(&mut spec.proxy, &args.passed.proxy);
+    if !args.passed.ca_cert.is_empty() {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        spec.ca_certs = args.passed.ca_cert.iter().map(absolute).collect();
     }
     for output in outputs::parse(&args.output)? {
         spec.outputs.retain(|known| known.name != output.name);
         spec.outputs.push(output);
     }
-    let images = disks::check(&args.disk, &args.bundle)?;
-    for disk in images {
-        let (list, path) = match disk.source {
-            super::DiskSource::Image(path) => (&mut spec.disks, path),
-            super::DiskSource::Bundle(path) => (&mut spec.bundles, path),
-        };
-        list.retain(|known| known.name != disk.name);
-        list.push(Disk {
-            name: disk.name,
-            path,
-            mountpoint: disk.mount,
-            mode: match disk.read_only {
-                true => Access::Ro,
-                false => Access::Rw,
-            },
-        });
+    let (images, bundles) = disks::parse_all(&args.disk, &args.bundle)?;
+    for (list, given) in [(&mut spec.disks, images), (&mut spec.bundles, bundles)] {
+        for disk in given {
+            list.retain(|known| known.name != disk.name);
+            list.push(disk);
+        }
+    }
+    let given = ResourceArgs {
+        profile: None,
+        memory: args.machine.memory.as_deref(),
+        cpus: args.machine.cpus.as_deref(),
+        size_mib: args.size_mib.as_deref(),
+    };
+    let given = given.sizes()?;
+    let sizes = &mut spec.resources;
+    sizes.memory_mib = given.memory_mib.or(sizes.memory_mib);
+    sizes.cpu_count = given.cpu_count.or(sizes.cpu_count);
+    sizes.size_mib = given.size_mib.or(sizes.size_mib);
+    spec.mediation = mediation::merge(
+        args.mediation.mediation.as_deref(),
+        args.mediation.mediation_optional,
+        spec.mediation.take(),
+    )?;
+    Ok(())
+}
+
+/// Replaces the image or the root file system of the document by the one that is given.
+///
+/// # Errors
+/// Both are given, or `rootfs` without an `--id`.
+fn override_root(
+    spec: &mut Spec,
+    image: Option<&String>,
+    rootfs: Option<&Path>,
+    has_id: bool,
+) -> Result<(), Failure> {
+    match (image, rootfs) {
+        (None, None) => {}
+        (Some(_), Some(_)) => {
+            return Err(
+                Failure::usage("--image conflicts with --rootfs").remediation("use one of them")
+            );
+        }
+        (Some(image), None) => {
+            spec.image = Some(image.clone());
+            spec.rootfs = None;
+        }
+        (None, Some(_)) if !has_id => {
+            return Err(Failure::usage("--rootfs needs --id")
+                .remediation("use microagent create --id ID --rootfs PATH"));
+        }
+        (None, Some(path)) => {
+            spec.image = None;
+            spec.rootfs = Some(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+        }
     }
     Ok(())
 }
@@ -318,40 +199,10 @@ fn restart(policy: &str) -> Result<Restart, Failure> {
     }
 }
 
-/// The disks as values of `--disk` and `--bundle`, which are checked as one.
-fn words(disks: &[Disk]) -> Vec<String> {
-    let word = |disk: &Disk| {
-        let mode = match disk.mode {
-            Access::Ro => "ro",
-            Access::Rw => "rw",
-        };
-        format!(
-            "{}={}:{}:{mode}",
-            disk.name,
-            disk.path.display(),
-            disk.mountpoint
-        )
-    };
-    disks.iter().map(word).collect()
-}
-
-fn command(spec: &Spec) -> Option<CommandSpec> {
-    match &spec.entrypoint {
-        Some(Entrypoint::Shell(line)) => Some(CommandSpec {
-            exec: Some(line.clone()),
-            ..CommandSpec::default()
-        }),
-        Some(Entrypoint::Argv(words)) => Some(CommandSpec {
-            entrypoint: words.first().cloned(),
-            words: words.iter().skip(1).cloned().collect(),
-            ..CommandSpec::default()
-        }),
-        None => spec.image_command.then(CommandSpec::default),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use microagent_workspace::prepare::RootPlan;
+
     use super::*;
     use crate::args::{Command, Parsed, parse};
 
@@ -364,12 +215,28 @@ mod tests {
         let Command::Create(args) = cli.command else {
             panic!("another command");
         };
-        let document = Spec::from_yaml(document).unwrap();
+        let path = Path::new("a.yaml");
+        let document = SpecFile::parse(path, "/base".into(), document.to_owned()).unwrap();
         let mut variables = Variables::default();
         for word in &args.environment.env {
             variables.add_flag(word, |_| Ok(None))?;
         }
-        CreateRequest::check(*args, variables, document, Path::new("/base"), 4)
+        CreateRequest::check(*args, variables, &document, 4, None)
+    }
+
+    #[test]
+    fn the_proxy_and_the_certificates_are_those_of_the_flags_or_of_the_document() {
+        let document = "name: a\nproxy: host\ncaCerts: [ca.pem, /etc/ca.pem]";
+        let spec = check(&[], document).unwrap().plan.spec;
+        assert_eq!(spec.proxy.as_deref(), Some("host"));
+        assert_eq!(
+            spec.ca_certs,
+            [Path::new("/base/ca.pem"), Path::new("/etc/ca.pem")]
+        );
+        let flags = ["--proxy", "http://proxy:1", "--ca-cert", "/other.pem"];
+        let spec = check(&flags, document).unwrap().plan.spec;
+        assert_eq!(spec.proxy.as_deref(), Some("http://proxy:1"));
+        assert_eq!(spec.ca_certs, [Path::new("/other.pem")]);
     }
 
     #[test]
@@ -388,25 +255,111 @@ disks:
             document,
         )
         .unwrap();
+        let request = request.plan;
         assert_eq!(request.name, "research");
-        let run = &request.run;
-        assert_eq!(
-            (run.resources.memory_mib, run.resources.cpu_count),
-            (1024, 2)
-        );
-        assert_eq!(run.resources.profile.as_deref(), Some("medium"));
+        let resources = &request.resources;
+        assert_eq!((resources.memory_mib, resources.cpu_count), (1024, 2));
+        assert_eq!(resources.profile.as_deref(), Some("medium"));
         assert_eq!(request.spec.resources.memory_mib, Some(1024));
         assert_eq!(request.spec.resources.cpu_count, None);
-        assert_eq!(run.command.as_ref().unwrap().exec.as_deref(), Some("ls"));
+        let RootPlan::Image(image) = request.root else {
+            panic!("{:?}", request.root);
+        };
+        let command = image.command.unwrap();
+        assert_eq!(command.exec.as_deref(), Some("ls"));
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        assert_eq!(run.env, [pair("A", "a"), pair("B", "c")]);
+        let env = [pair("A", "a"), pair("B", "c")];
+        assert_eq!(request.spec.env, env.into());
         assert_eq!(request.spec.disks[0].path, Path::new("/base/data.ext4"));
-        assert!(!run.disks[0].read_only);
+        assert!(!request.disks[0].read_only);
+    }
+
+    #[test]
+    fn a_value_of_the_document_has_its_line_and_one_of_a_flag_has_not() {
+        let document = "\
+image: busybox
+profile: huge
+resources:
+  memoryMiB: 1
+disks:
+  - {name: a, path: a, mountpoint: /a}
+  - {name: b, path: b, mountpoint: data}
+network:
+  forwards:
+    - hostPort: 80
+      guestPort: 0
+mediation: {port: 0, target: 'a:1'}
+shell: sh
+";
+        let mut lines: Vec<&str> = document.lines().collect();
+        // Each mistake in turn: it is named, and then corrected.
+        for (number, correct, message) in [
+            (
+                13,
+                "shell: /sh",
+                "shell: the shell \"sh\" is not an absolute path",
+            ),
+            (2, "profile: tiny", "profile: unknown profile \"huge\""),
+            (
+                4,
+                "  memoryMiB: 32",
+                "resources.memoryMiB 1 is below the minimum of 32 MiB",
+            ),
+            (
+                12,
+                "mediation: {port: 1, target: 'a:1'}",
+                "mediation.port: mediation port 0 is not a vsock port",
+            ),
+            (
+                10,
+                "    - hostPort: 81",
+                "network.forwards[0]: a port to publish is from 1 to 65535",
+            ),
+            (
+                7,
+                "  - {name: b, path: b, mountpoint: /b}",
+                "disks[1].mountpoint: invalid mount point \"data\": not an absolute path",
+            ),
+        ] {
+            let failure = check(&["a", "--disk", "a=x:/x:ro"], &lines.join("\n")).unwrap_err();
+            assert_eq!(failure.message, format!("a.yaml:{number}: {message}"));
+            assert_eq!(failure.exit_code(1), 2);
+            if number == 10 {
+                lines[10] = "      guestPort: 80";
+            }
+            lines[number - 1] = correct;
+        }
+        let document = lines.join("\n");
+        check(&["a"], &document).unwrap();
+        for (flags, message) in [
+            (["--profile", "huge"], "unknown profile \"huge\""),
+            (["--hostname", "a b"], "invalid host name \"a b\""),
+            (["--ttl", "0"], "--ttl 0 is below the minimum of 1 second"),
+            (
+                ["--memory", "1"],
+                "--memory 1 is below the minimum of 32 MiB",
+            ),
+            (
+                ["--shell", "sh"],
+                "the shell \"sh\" is not an absolute path",
+            ),
+            (
+                ["--image", "A B"],
+                "\"A B\" is not an image reference: the repository \"library/A B\" has upper-case letters",
+            ),
+        ] {
+            let failure = check(&[&["a"][..], &flags].concat(), &document).unwrap_err();
+            assert_eq!(failure.message, message);
+        }
+        let failure = check(&["a"], "image: A B").unwrap_err();
+        let message = "a.yaml:1: image: \"A B\" is not an image reference: the repository \"library/A B\" has upper-case letters";
+        assert_eq!(failure.message, message);
     }
 
     #[test]
     fn a_name_is_needed_and_must_agree() {
-        let name = |line: &[&str], document: &str| check(line, document).map(|found| found.name);
+        let name =
+            |line: &[&str], document: &str| check(line, document).map(|found| found.plan.name);
         assert_eq!(name(&["a"], "").unwrap(), "a");
         assert_eq!(name(&["a", "--name", "a", "--id", "a"], "").unwrap(), "a");
         assert_eq!(name(&["a"], "name: b").unwrap(), "a");
@@ -423,7 +376,11 @@ disks:
                 "--name a conflicts with --id b",
             ),
             (&["A"], "", "invalid workspace name \"A\""),
-            (&[], "name: a_b", "invalid workspace name \"a_b\""),
+            (
+                &[],
+                "name: a_b",
+                "a.yaml:1: name: invalid workspace name \"a_b\"",
+            ),
         ] {
             let failure = name(line, document).unwrap_err();
             assert_eq!(failure.message, message);
@@ -432,22 +389,74 @@ disks:
     }
 
     #[test]
-    fn what_arrives_later_is_refused() {
+    fn a_file_system_takes_the_place_of_an_image() {
+        let disk = |line: &[&str], document: &str| {
+            check(line, document)
+                .map(|request| request.plan)
+                .map(|request| match request.root {
+                    RootPlan::Disk(plan) => {
+                        assert_eq!(request.spec.rootfs.as_ref(), Some(&plan.path));
+                        assert_eq!(request.spec.image, None);
+                        assert_eq!(request.resources.size_mib, plan.size_mib);
+                        plan
+                    }
+                    RootPlan::Image(plan) => panic!("{plan:?}"),
+                })
+        };
+        let flags = ["--id", "a", "--rootfs", "/x.ext4"];
+        let plan = disk(&flags, "image: busybox\nentrypoint: [ls, /]").unwrap();
+        assert_eq!(plan.path, Path::new("/x.ext4"));
+        assert_eq!(plan.argv, ["ls", "/"]);
+        let plan = disk(&["a", "--profile", "medium"], "rootfs: x.ext4").unwrap();
+        assert_eq!((plan.path, plan.size_mib), ("/base/x.ext4".into(), None));
+        let plan = disk(&["a", "--size-mib", "9"], "rootfs: x").unwrap();
+        assert_eq!(plan.size_mib, Some(9));
+        let image = check(&["a", "--image", "busybox"], "rootfs: x.ext4")
+            .unwrap()
+            .plan;
+        assert!(matches!(image.root, RootPlan::Image(_)), "{image:?}");
+        assert_eq!(image.spec.rootfs, None);
         for (line, document, message) in [
+            (&["a", "--rootfs", "x"][..], "", "--rootfs needs --id"),
             (
-                &["a", "--publish", "80:80"][..],
+                &["--id", "a", "--rootfs", "x", "--image", "busybox"],
                 "",
-                "--publish is not available yet",
+                "--image conflicts with --rootfs",
             ),
             (
                 &["a"],
-                "rootfs: x.ext4",
-                "field rootfs is not available yet",
+                "rootfs: x\nimage: busybox",
+                "a.yaml:1: rootfs: image conflicts with rootfs",
             ),
             (
-                &["a", "--network", "nat"],
+                &["--id", "a", "--rootfs", "x", "--image-command"],
                 "",
-                "--network nat is not available yet",
+                "imageCommand conflicts with rootfs: a file system has no command",
+            ),
+            (
+                &["--id", "a", "--rootfs", "x", "--mke2fs", "/m"],
+                "",
+                "--mke2fs conflicts with rootfs",
+            ),
+            (
+                &["b", "--id", "a", "--rootfs", "x"],
+                "",
+                "the name b conflicts with --name a",
+            ),
+        ] {
+            let failure = disk(line, document).unwrap_err();
+            assert_eq!(failure.message, message);
+            assert_eq!(failure.exit_code(1), 2);
+        }
+    }
+
+    #[test]
+    fn invalid_networks_are_refused() {
+        for (line, document, message) in [
+            (
+                &["a", "--publish", "80"][..],
+                "",
+                "--publish \"80\" has no guest port",
             ),
             (
                 &["a", "--network", "host"],
@@ -455,15 +464,16 @@ disks:
                 "unknown network mode \"host\"",
             ),
             (
-                &["a"],
-                "network: {mode: nat}",
-                "field network.mode is not available yet",
+                &["a", "--network", "isolated"],
+                "network: {forwards: [{hostPort: 1, guestPort: 1}]}",
+                "a.yaml:1: network.forwards: a guest without a network publishes no ports: mode \
+                 isolated",
             ),
         ] {
             assert_eq!(check(line, document).unwrap_err().message, message);
         }
         check(&["a"], "network: {mode: isolated}").unwrap();
-        check(&["a", "--network", "isolated"], "network: {mode: nat}").unwrap_err();
+        check(&["a", "--network", "isolated"], "network: {mode: nat}").unwrap();
         check(&["a", "--network", "isolated"], "").unwrap();
     }
 }

@@ -1,71 +1,25 @@
 //! `--disk NAME=PATH:/MOUNT:ro|rw` and `--bundle NAME=TAR:/MOUNT:ro|rw`.
 
-use std::path::{Component, Path, PathBuf};
+use microagent_workspace::plan::disks::mount_point;
+use microagent_workspace::plan::name;
+use microagent_workspace::spec::{Access, Disk};
 
-use super::name;
 use crate::failure::Failure;
 
-/// Kernel file systems of the guest, which a disk must not hide.
-const RESERVED_MOUNTS: [&str; 3] = ["/proc", "/sys", "/dev"];
-
-/// An additional disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskRequest {
-    /// Its name.
-    pub name: String,
-    /// Its content.
-    pub source: DiskSource,
-    /// Mount point in the guest: an absolute path without `.`, `..` and double slashes.
-    pub mount: String,
-    /// Attached read-only.
-    pub read_only: bool,
-}
-
-/// The content of a disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DiskSource {
-    /// An image file or block device.
-    Image(PathBuf),
-    /// A tar archive, from which the disk is built.
-    Bundle(PathBuf),
-}
-
-/// Validates the values of `--disk` and `--bundle`. Images come first, each kind in order.
+/// Parses the values of `--disk` and `--bundle`.
 ///
 /// # Errors
 /// The first invalid value.
-pub(super) fn check(images: &[String], bundles: &[String]) -> Result<Vec<DiskRequest>, Failure> {
-    let images = images
-        .iter()
-        .map(|word| parse("--disk", word, DiskSource::Image));
-    let bundles = bundles
-        .iter()
-        .map(|word| parse("--bundle", word, DiskSource::Bundle));
-    let disks = images.chain(bundles).collect::<Result<Vec<_>, _>>()?;
-    for (index, disk) in disks.iter().enumerate() {
-        for other in &disks[..index] {
-            if other.name == disk.name {
-                let name = &disk.name;
-                return Err(Failure::usage(format!("two disks are named {name:?}"))
-                    .remediation("use a unique name for each disk"));
-            }
-            if other.mount == disk.mount {
-                return Err(Failure::usage(format!(
-                    "disks {:?} and {:?} have the same mount point {}",
-                    other.name, disk.name, disk.mount
-                ))
-                .remediation("use a unique mount point for each disk"));
-            }
-        }
-    }
-    Ok(disks)
+pub(super) fn parse_all(
+    images: &[String],
+    bundles: &[String],
+) -> Result<(Vec<Disk>, Vec<Disk>), Failure> {
+    let all = |flag, words: &[String]| words.iter().map(|word| parse(flag, word)).collect();
+    let images: Result<_, Failure> = all("--disk", images);
+    Ok((images?, all("--bundle", bundles)?))
 }
 
-fn parse(
-    flag: &str,
-    word: &str,
-    source: impl FnOnce(PathBuf) -> DiskSource,
-) -> Result<DiskRequest, Failure> {
+fn parse(flag: &str, word: &str) -> Result<Disk, Failure> {
     let file = if flag == "--bundle" { "TAR" } else { "PATH" };
     let form = format!("use {flag} NAME={file}:/MOUNT:ro, or :rw at the end");
     let invalid =
@@ -74,9 +28,9 @@ fn parse(
     name::check(name, "disk")?;
     // From the end: a host path may contain colons.
     let (rest, mode) = rest.rsplit_once(':').unwrap_or((rest, ""));
-    let read_only = match mode {
-        "ro" => true,
-        "rw" => false,
+    let mode = match mode {
+        "ro" => Access::Ro,
+        "rw" => Access::Rw,
         _ => return Err(invalid("does not end with :ro or :rw")),
     };
     let (path, mount) = rest
@@ -86,51 +40,24 @@ fn parse(
         return Err(invalid("has no file"));
     }
     let path = std::path::absolute(path).map_err(|_| invalid("has no file"))?;
-    Ok(DiskRequest {
+    Ok(Disk {
         name: name.to_owned(),
-        source: source(path),
-        mount: mount_point(flag, mount)?,
-        read_only,
+        path,
+        mountpoint: mount_point(flag, mount)?,
+        mode,
     })
-}
-
-/// Validates and normalizes an absolute path in the guest.
-fn mount_point(flag: &str, path: &str) -> Result<String, Failure> {
-    let invalid = |why: &str| {
-        Failure::usage(format!("{flag}: invalid mount point {path:?}: {why}"))
-            .remediation("use a separate directory in the guest, such as /data")
-    };
-    if !path.starts_with('/') {
-        return Err(invalid("not an absolute path"));
-    }
-    let mut normal = String::new();
-    for part in Path::new(path).components() {
-        match part {
-            Component::Normal(part) => {
-                normal.push('/');
-                normal.push_str(&part.to_string_lossy());
-            }
-            Component::ParentDir => return Err(invalid("contains ..")),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    if normal.is_empty() {
-        return Err(invalid("the root belongs to the image"));
-    }
-    let below = |own: &&&str| Path::new(&normal).starts_with(own);
-    match RESERVED_MOUNTS.iter().find(below) {
-        Some(own) => Err(invalid(&format!("{own} belongs to the kernel"))),
-        None => Ok(normal),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use microagent_workspace::plan::disks::{DiskRequest, DiskSource, check};
+
     use super::*;
 
     fn disks(images: &[&str], bundles: &[&str]) -> Result<Vec<DiskRequest>, Failure> {
         let owned = |words: &[&str]| words.iter().map(|&w| w.to_owned()).collect::<Vec<_>>();
-        check(&owned(images), &owned(bundles))
+        let (images, bundles) = parse_all(&owned(images), &owned(bundles))?;
+        Ok(check(&images, &bundles)?)
     }
 
     #[test]

@@ -1,15 +1,25 @@
 //! `--mediation PORT=HOST:PORT`, and the field of a specification.
 
-use microagent_proto::agent::READY_PORT;
+use microagent_workspace::plan;
 use microagent_workspace::spec::Mediation;
 
 use crate::failure::Failure;
 
-/// The mediation that the flags describe, or else that of the document, validated.
+/// The mediation that the flags describe, validated.
 ///
 /// # Errors
 /// When it is invalid, or `optional` is given without one.
-pub fn check(
+pub fn check(flag: Option<&str>, optional: bool) -> Result<Option<Mediation>, Failure> {
+    let mediation = merge(flag, optional, None)?;
+    mediation.as_ref().map_or(Ok(()), plan::mediation::check)?;
+    Ok(mediation)
+}
+
+/// The mediation that the flags describe, or else that of the document. Its values are not checked.
+///
+/// # Errors
+/// A flag that has no port or target, and `optional` without a mediation.
+pub fn merge(
     flag: Option<&str>,
     optional: bool,
     document: Option<Mediation>,
@@ -25,8 +35,6 @@ pub fn check(
         };
     };
     mediation.required &= !optional;
-    check_port(mediation.port)?;
-    check_target(&mediation.target)?;
     Ok(Some(mediation))
 }
 
@@ -47,38 +55,6 @@ fn parse(word: &str) -> Result<Mediation, Failure> {
     })
 }
 
-/// virtio-vsock reserves the largest number (`VMADDR_PORT_ANY`), and the agent reports on
-/// [`READY_PORT`].
-fn check_port(port: u32) -> Result<(), Failure> {
-    match port {
-        0 | u32::MAX => Err(
-            Failure::usage(format!("mediation port {port} is not a vsock port"))
-                .remediation("use a port from 1 to 4294967294"),
-        ),
-        READY_PORT => Err(Failure::usage(format!(
-            "mediation port {port} is that of microagent's agent"
-        ))
-        .remediation("use another port")),
-        _ => Ok(()),
-    }
-}
-
-fn check_target(target: &str) -> Result<(), Failure> {
-    let valid = target.rsplit_once(':').is_some_and(|(host, port)| {
-        let bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
-        let plain = !host.is_empty() && !host.contains([':', '[', ']', '/', ' ', '\0']);
-        (bracketed || plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
-    });
-    match valid {
-        true => Ok(()),
-        false => Err(
-            Failure::usage(format!("mediation target {target:?} is not HOST:PORT")).remediation(
-                "use a name or address and a port, such as 127.0.0.1:8000 or [::1]:8000",
-            ),
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +68,7 @@ mod tests {
                 required: true,
             })
         };
-        let get = |flag, optional, document| check(flag, optional, document).unwrap();
+        let get = |flag, optional, document| merge(flag, optional, document).unwrap();
         assert_eq!(get(None, false, None), None);
         assert_eq!(get(None, false, document()), document());
         assert!(!get(None, true, document()).unwrap().required);
@@ -122,6 +98,10 @@ mod tests {
                 "1025=a:1",
                 "mediation port 1025 is that of microagent's agent",
             ),
+            (
+                "1026=a:1",
+                "mediation port 1026 is that of microagent's agent",
+            ),
             ("1=a", "mediation target \"a\" is not HOST:PORT"),
             ("1=:80", "mediation target \":80\" is not HOST:PORT"),
             ("1=a:0", "mediation target \"a:0\" is not HOST:PORT"),
@@ -132,10 +112,10 @@ mod tests {
                 "mediation target \"tcp://a:80\" is not HOST:PORT",
             ),
         ] {
-            let failure = check(Some(word), false, None).unwrap_err();
+            let failure = check(Some(word), false).unwrap_err();
             assert_eq!(failure.message, message);
             assert!(failure.remediation.is_some(), "{word}");
         }
-        assert!(check(None, true, None).is_err());
+        assert!(check(None, true).is_err());
     }
 }

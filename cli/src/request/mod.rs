@@ -1,24 +1,28 @@
 //! A validated `run`. Validation has no side effects and accesses no files.
 
-pub mod command;
 pub mod create;
 mod disks;
 pub mod exec_size;
 mod mediation;
-mod name;
+pub mod network;
 mod outputs;
 pub mod resources;
+pub mod spec_file;
 pub mod variables;
 
 use std::path::PathBuf;
 
-use microagent_pipeline::{ErrorKind, Reference};
-use microagent_workspace::spec::{Mediation, OutputPath};
+use microagent_pipeline::{Reference, RootfsOptions};
+use microagent_workspace::command::CommandSpec;
+use microagent_workspace::passed::Passed;
+use microagent_workspace::plan::disks::DiskRequest;
+use microagent_workspace::plan::name;
+use microagent_workspace::plan::{self, PlanError};
+use microagent_workspace::prepare::ImagePlan;
+use microagent_workspace::spec::{Mediation, Network, NetworkMode, OutputPath};
 
 use crate::args::RunArgs;
-use crate::failure::{EXIT_USAGE, Failure};
-use command::CommandSpec;
-pub use disks::{DiskRequest, DiskSource};
+use crate::failure::Failure;
 use resources::{ResourceArgs, Resources};
 pub use variables::Variables;
 
@@ -55,17 +59,41 @@ pub struct RunRequest {
     pub kernel: Option<PathBuf>,
     /// Keep the workspace.
     pub keep: bool,
+    /// The shell of `connect` in a kept one.
+    pub shell: Option<String>,
+    /// Boot, and take no snapshot.
+    pub no_snapshot: bool,
     /// The mke2fs to use instead of the built-in writer.
     pub mke2fs: Option<PathBuf>,
     /// The supervisor to start instead of the installed one.
     pub supervisor: Option<PathBuf>,
     /// The server of the host that the guest reaches over vsock.
     pub mediation: Option<Mediation>,
+    /// How the VM is connected, if something was said about it.
+    pub network: Option<Network>,
+    /// The proxy of its programs: a URL or `host`.
+    pub proxy: Option<String>,
+    /// Files with certificates of authorities that it trusts.
+    pub ca_certs: Vec<PathBuf>,
+    /// What these two stand for, once it is read.
+    pub passed: Passed,
 }
 
 impl RunRequest {
+    /// The image and what is done with it.
+    pub fn image_plan(&self) -> ImagePlan {
+        ImagePlan {
+            reference: self.reference.clone(),
+            command: self.command.clone(),
+            options: RootfsOptions {
+                size_mib: self.resources.size_mib,
+                mke2fs: self.mke2fs.clone(),
+            },
+        }
+    }
+
     /// Validates `args`, whose environment variables are `variables`, for a host with `host_cpus`
-    /// CPUs.
+    /// CPUs and the default network mode `default_network`.
     ///
     /// # Errors
     /// The first invalid argument.
@@ -73,10 +101,13 @@ impl RunRequest {
         args: RunArgs,
         variables: Variables,
         host_cpus: u32,
+        default_network: Option<NetworkMode>,
     ) -> Result<RunRequest, Failure> {
-        if let Some(flag) = args.unavailable_flag() {
-            return Err(unavailable_flag(flag));
+        if args.shell.is_some() && !args.keep {
+            return Err(Failure::usage("--shell is for a workspace that is kept")
+                .remediation("add --keep, or omit it"));
         }
+        plan::check_shell(args.shell.as_deref())?;
         let resources = resources::resolve(
             &ResourceArgs {
                 profile: args.machine.profile.as_deref(),
@@ -95,7 +126,8 @@ impl RunRequest {
         if let Some(hostname) = &args.hostname {
             name::check_hostname(hostname)?;
         }
-        let disks = disks::check(&args.disk, &args.bundle)?;
+        let (images, bundles) = disks::parse_all(&args.disk, &args.bundle)?;
+        let disks = plan::disks::check(&images, &bundles)?;
         let outputs = outputs::parse(&args.output)?;
         if args.output_dir.is_some() && outputs.is_empty() {
             return Err(Failure::usage("--output-dir needs an --output")
@@ -104,8 +136,11 @@ impl RunRequest {
         let mediation = mediation::check(
             args.mediation.mediation.as_deref(),
             args.mediation.mediation_optional,
-            None,
         )?;
+        let network = network::check(&args.network, default_network)?;
+        if args.passed.proxy.is_some() {
+            plan::proxy::check_mode(network.as_ref().map(|network| network.mode))?;
+        }
         let (reference, command) =
             image_and_command(args.image, args.words, args.exec, args.entrypoint)?;
         Ok(RunRequest {
@@ -124,10 +159,28 @@ impl RunRequest {
             timeout,
             kernel: args.machine.kernel,
             keep: args.keep,
+            no_snapshot: args.no_snapshot,
+            shell: args.shell,
             mke2fs: args.mke2fs,
             supervisor: args.supervisor,
             mediation,
+            network,
+            proxy: args.passed.proxy,
+            ca_certs: args.passed.ca_cert,
+            passed: Passed::default(),
         })
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
+        match error {
+            PlanError::Invalid(invalid) => {
+                Failure::usage(invalid.message).maybe_remediation(invalid.remediation)
+            }
+            PlanError::Reference(error) => microagent_pipeline::Error::Reference(error).into(),
+            error => Failure::usage(error.to_string()),
+        }
     }
 }
 
@@ -147,15 +200,6 @@ pub fn reference(text: &str) -> Result<Reference, Failure> {
 pub fn checked_name(name: &str) -> Result<String, Failure> {
     let checked = workspace_name(Some(name.to_owned()), None)?;
     Ok(checked.unwrap_or_default())
-}
-
-pub(crate) fn unavailable_flag(flag: &str) -> Failure {
-    Failure::new(
-        ErrorKind::Unsupported,
-        format!("{flag} is not available yet"),
-    )
-    .remediation("omit it")
-    .exits(EXIT_USAGE)
 }
 
 fn image_and_command(
@@ -235,6 +279,8 @@ pub(crate) fn workspace_name(
 
 #[cfg(test)]
 mod tests {
+    use microagent_pipeline::ErrorKind;
+
     use super::*;
     use crate::args::{Command, Parsed, parse};
 
@@ -251,7 +297,7 @@ mod tests {
                     for word in &args.environment.env {
                         variables.add_flag(word, |_| Ok(None))?;
                     }
-                    RunRequest::check(*args, variables, 2)
+                    RunRequest::check(*args, variables, 2, None)
                 }
                 other => panic!("{other:?}"),
             },
@@ -450,11 +496,17 @@ mod tests {
     }
 
     #[test]
-    fn reserved_flags_are_rejected() {
+    fn a_shell_is_for_kept_runs() {
         let failure = check(&["--shell", "/bin/bash", "busybox"]).unwrap_err();
-        assert_eq!(failure.message, "--shell is not available yet");
-        assert_eq!(failure.kind, ErrorKind::Unsupported);
+        assert_eq!(failure.message, "--shell is for a workspace that is kept");
         assert_eq!(failure.exit_code(125), 2);
+        let kept = check(&["--keep", "--shell", "/bin/bash", "busybox"]).unwrap();
+        assert_eq!(kept.shell.as_deref(), Some("/bin/bash"));
+        let failure = check(&["--keep", "--shell", "bash", "busybox"]).unwrap_err();
+        assert_eq!(
+            failure.message,
+            "the shell \"bash\" is not an absolute path"
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! `--output NAME=/guest/path`.
 
+use microagent_workspace::plan::outputs;
 use microagent_workspace::spec::OutputPath;
 
-use super::name;
 use crate::failure::Failure;
 
 /// Validates the values of `--output`.
@@ -12,7 +12,8 @@ use crate::failure::Failure;
 pub(super) fn parse(words: &[String]) -> Result<Vec<OutputPath>, Failure> {
     let outputs = words.iter().map(|word| {
         let (name, path) = word.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("--output {word:?} has no name")).remediation(FORM)
+            Failure::usage(format!("--output {word:?} has no name"))
+                .remediation("use --output NAME=/guest/path")
         })?;
         Ok(OutputPath {
             name: name.to_owned(),
@@ -20,34 +21,8 @@ pub(super) fn parse(words: &[String]) -> Result<Vec<OutputPath>, Failure> {
         })
     });
     let outputs = outputs.collect::<Result<Vec<_>, Failure>>()?;
-    check(&outputs)?;
+    outputs::check(&outputs)?;
     Ok(outputs)
-}
-
-const FORM: &str = "use --output NAME=/guest/path";
-
-/// Validates outputs, also those of a document.
-///
-/// # Errors
-/// The first invalid name or path.
-pub(super) fn check(outputs: &[OutputPath]) -> Result<(), Failure> {
-    for (index, output) in outputs.iter().enumerate() {
-        let OutputPath { name, path } = output;
-        name::check(name, "output")?;
-        if outputs[..index].iter().any(|other| other.name == *name) {
-            return Err(Failure::usage(format!("two outputs are named {name:?}"))
-                .remediation("use a unique name for each output"));
-        }
-        let why = match path {
-            path if !path.starts_with('/') => "not an absolute path",
-            path if path.contains('\0') => "contains a NUL byte",
-            path if path.trim_matches(['/', '.']).is_empty() => "the whole root is not an output",
-            _ => continue,
-        };
-        let message = format!("output {name}: invalid path {path:?}: {why}");
-        return Err(Failure::usage(message).remediation(FORM));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

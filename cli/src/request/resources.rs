@@ -1,54 +1,12 @@
-//! VM sizes: profiles, single values that override them, and limits.
+//! The size flags, and other flags that are numbers.
 
-use serde::Serialize;
+use microagent_workspace::plan::resources::{
+    CPUS, MEMORY, SIZE, resolve as resolve_sizes, whole_number,
+};
+pub use microagent_workspace::plan::resources::{Resources, host_cpus, profiles};
+use microagent_workspace::spec::Resources as Sizes;
 
 use crate::failure::Failure;
-
-/// Default memory in MiB.
-const DEFAULT_MEMORY: u64 = 512;
-/// Default number of CPUs, if the host has as many.
-const DEFAULT_CPUS: u32 = 2;
-/// Minimum and maximum memory in MiB.
-const MEMORY: (u64, u64) = (32, 1 << 20);
-/// Minimum and maximum number of CPUs.
-const CPUS: (u64, u64) = (1, 64);
-/// Minimum and maximum size of the root disk in MiB; 16 TiB is ext4's limit.
-const SIZE: (u64, u64) = (1, 16 << 20);
-
-/// Name, memory in MiB, CPUs, disk in MiB.
-const PROFILES: [(&str, u64, u32, u64); 4] = [
-    ("tiny", 256, 1, 512),
-    ("small", 512, 2, 1024),
-    ("medium", 2048, 2, 8192),
-    ("large", 4096, 4, 16384),
-];
-
-/// The size of a VM.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Resources {
-    /// Memory in MiB.
-    #[serde(rename = "memoryMiB")]
-    pub memory_mib: u64,
-    /// Number of CPUs.
-    pub cpu_count: u32,
-    /// Size of the root disk in MiB; if absent, content plus headroom.
-    #[serde(rename = "sizeMiB")]
-    pub size_mib: Option<u64>,
-    /// The profile, even if single values override it.
-    pub profile: Option<String>,
-}
-
-/// All profiles.
-pub fn profiles() -> Vec<Resources> {
-    let resources = |&(name, memory_mib, cpu_count, size)| Resources {
-        memory_mib,
-        cpu_count,
-        size_mib: Some(size),
-        profile: Some(str::to_owned(name)),
-    };
-    PROFILES.iter().map(resources).collect()
-}
 
 /// The size flags as given.
 #[derive(Debug, Default)]
@@ -63,9 +21,23 @@ pub struct ResourceArgs<'a> {
     pub size_mib: Option<&'a str>,
 }
 
-/// How many CPUs this process may use.
-pub fn host_cpus() -> u32 {
-    std::thread::available_parallelism().map_or(1, |count| count.get().try_into().unwrap_or(1))
+impl ResourceArgs<'_> {
+    /// The numbers.
+    ///
+    /// # Errors
+    /// A value out of range.
+    pub fn sizes(&self) -> Result<Sizes, Failure> {
+        let number = |flag, text: Option<&str>, range, unit| {
+            text.map(|text| whole_number(flag, text, range, unit))
+                .transpose()
+        };
+        Ok(Sizes {
+            memory_mib: number("--memory", self.memory, MEMORY, "MiB")?,
+            // The maximum fits.
+            cpu_count: number("--cpus", self.cpus, CPUS, "")?.map(|count| count as u32),
+            size_mib: number("--size-mib", self.size_mib, SIZE, "MiB")?,
+        })
+    }
 }
 
 /// Resolves `args` for a host with `host_cpus` CPUs.
@@ -73,33 +45,9 @@ pub fn host_cpus() -> u32 {
 /// # Errors
 /// An unknown profile, or a value out of range.
 pub fn resolve(args: &ResourceArgs<'_>, host_cpus: u32) -> Result<Resources, Failure> {
-    let mut resources = Resources {
-        memory_mib: DEFAULT_MEMORY,
-        cpu_count: DEFAULT_CPUS.min(host_cpus.max(1)),
-        size_mib: None,
-        profile: args.profile.map(str::to_owned),
-    };
-    if let Some(name) = args.profile {
-        let Some((_, memory, cpus, size)) = PROFILES.iter().find(|profile| profile.0 == name)
-        else {
-            return Err(Failure::usage(format!("unknown profile {name:?}"))
-                .remediation("the profiles are tiny, small, medium and large"));
-        };
-        resources.memory_mib = *memory;
-        resources.cpu_count = *cpus;
-        resources.size_mib = Some(*size);
-    }
-    if let Some(text) = args.memory {
-        resources.memory_mib = parse_in_range("--memory", text, MEMORY, "MiB")?;
-    }
-    if let Some(text) = args.cpus {
-        // The maximum fits.
-        resources.cpu_count = parse_in_range("--cpus", text, CPUS, "")? as u32;
-    }
-    if let Some(text) = args.size_mib {
-        resources.size_mib = Some(size_mib(text)?);
-    }
-    Ok(resources)
+    // The profile first.
+    resolve_sizes(args.profile, &Sizes::default(), host_cpus)?;
+    Ok(resolve_sizes(args.profile, &args.sizes()?, host_cpus)?)
 }
 
 /// Parses `--size-mib`.
@@ -107,7 +55,7 @@ pub fn resolve(args: &ResourceArgs<'_>, host_cpus: u32) -> Result<Resources, Fai
 /// # Errors
 /// A value out of range.
 pub fn size_mib(text: &str) -> Result<u64, Failure> {
-    parse_in_range("--size-mib", text, SIZE, "MiB")
+    Ok(whole_number("--size-mib", text, SIZE, "MiB")?)
 }
 
 /// Parses `--timeout`, in seconds.
@@ -123,7 +71,12 @@ pub fn timeout(text: &str) -> Result<u64, Failure> {
 /// # Errors
 /// A value out of range.
 pub fn seconds(flag: &str, text: &str) -> Result<u64, Failure> {
-    parse_in_range(flag, text, (1, u64::from(u32::MAX)), "second")
+    Ok(whole_number(
+        flag,
+        text,
+        (1, u64::from(u32::MAX)),
+        "second",
+    )?)
 }
 
 /// Parses `--max-restarts`.
@@ -132,51 +85,7 @@ pub fn seconds(flag: &str, text: &str) -> Result<u64, Failure> {
 /// A value out of range.
 pub fn max_restarts(text: &str) -> Result<u32, Failure> {
     // The maximum fits.
-    Ok(parse_in_range("--max-restarts", text, (0, 1_000_000), "")? as u32)
-}
-
-fn parse_in_range(
-    flag: &str,
-    text: &str,
-    (min, max): (u64, u64),
-    unit: &str,
-) -> Result<u64, Failure> {
-    let remediation = format!(
-        "use a whole number from {min} to {max}, as in {flag} {}",
-        example(flag)
-    );
-    let invalid = |message: String| Failure::usage(message).remediation(&*remediation);
-    let limit = |value: u64| match (unit, value) {
-        ("", _) => value.to_string(),
-        ("second", 2..) => format!("{value} seconds"),
-        _ => format!("{value} {unit}"),
-    };
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits {
-        return Err(invalid(format!("{flag} {text:?} is not a whole number")));
-    }
-    // Digits that do not fit in a u64 are above every maximum.
-    match text.parse().unwrap_or(u64::MAX) {
-        value if value < min => Err(invalid(format!(
-            "{flag} {text} is below the minimum of {}",
-            limit(min)
-        ))),
-        value if value > max => Err(invalid(format!(
-            "{flag} {text} is above the maximum of {}",
-            limit(max)
-        ))),
-        value => Ok(value),
-    }
-}
-
-fn example(flag: &str) -> &'static str {
-    match flag {
-        "--memory" => "512",
-        "--cpus" => "2",
-        "--max-restarts" => "5",
-        "--size-mib" => "1024",
-        _ => "60",
-    }
+    Ok(whole_number("--max-restarts", text, (0, 1_000_000), "")? as u32)
 }
 
 #[cfg(test)]

@@ -1,81 +1,92 @@
-//! What a VM boots: image, root file system, disks from bundles, kernel, initramfs.
-//!
-//! Steps that fail fast come first: the given kernel, the bundles, the reference, the command. A
-//! missing default kernel is installed by a separate thread while the image is prepared.
+//! Finds or builds what a VM boots, and says what that leads to on the command line.
 
 use std::path::Path;
-use std::thread::{self, JoinHandle};
 
-use microagent_pipeline::{
-    Bundle, ErrorKind, Image, Initramfs, Kernel, KernelSource, Pipeline, Rootfs, RootfsOptions,
-};
+use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_vmm::boot::minimum_memory_mib;
+use microagent_workspace::disk_image::DiskImageError;
+use microagent_workspace::prepare::{
+    self, BootPlan, PrepareError, PrepareFailure, Prepared, Times,
+};
+use microagent_workspace::shell;
 
-use super::disks;
-use super::phases::{Phases, timed};
+use super::disks::image_failure;
+use super::phases::{Phases, millis};
 use crate::failure::{EXIT_RUN_FAILED, Failure};
 use crate::output::Output;
-use crate::request::command;
-use crate::request::{DiskRequest, DiskSource, RunRequest};
 use crate::termination::Termination;
 
-/// Everything a VM boots.
-#[derive(Debug)]
-pub struct Artifacts {
-    /// The image.
-    pub image: Image,
-    /// The command and its arguments; empty if none was requested.
-    pub argv: Vec<String>,
-    /// Its root file system.
-    pub rootfs: Rootfs,
-    /// The disks built from bundles, in the order of the request.
-    pub bundles: Vec<Bundle>,
-    /// The kernel.
-    pub kernel: Kernel,
-    /// The initramfs with the guest agent and the kernel's modules.
-    pub initramfs: Initramfs,
-}
-
-/// Finds or builds all artifacts.
-pub fn prepare(
+/// Finds or builds all artifacts; `root` makes the root file system.
+pub fn prepare<R>(
     pipeline: &Pipeline,
-    request: &RunRequest,
-    agent: &Path,
+    plan: &BootPlan,
     output: Output,
     phases: &mut Phases,
     termination: &Termination,
-) -> Result<Artifacts, Failure> {
-    let kernel = find_or_install_kernel(pipeline, request.kernel.as_deref(), output, phases)?;
-    let prepared = prepare_bundles(pipeline, request, phases)
-        .and_then(|bundles| Ok((bundles, prepare_image(pipeline, request, phases)?)));
-    let (bundles, (image, argv, rootfs)) = match (prepared, &kernel) {
-        (Ok(prepared), _) => prepared,
-        (Err(failure), KernelLookup::Found(_)) => return Err(failure),
+    root: impl FnOnce(&mut Times) -> Result<R, PrepareError>,
+) -> Result<Prepared<R>, Failure> {
+    let install = || output.notice("no kernel is installed; installing the distribution's kernel");
+    let prepared = match prepare::prepare(pipeline, plan, install, root) {
+        Ok(prepared) => prepared,
+        Err(PrepareFailure {
+            error,
+            installing: false,
+        }) => return Err((*error).into()),
         // The kernel thread is still installing; terminate as for an interrupt.
-        (Err(failure), KernelLookup::Installing(_)) => {
+        Err(PrepareFailure { error, .. }) => {
+            let failure = Failure::from(*error);
             termination.terminate(failure.exit_code(EXIT_RUN_FAILED), &failure)
         }
     };
-    let kernel = match kernel {
-        KernelLookup::Found(kernel) => kernel,
-        KernelLookup::Installing(thread) => {
-            let (kernel, took) = thread.join().map_err(|_| install_thread_panicked())??;
-            phases.kernel = Some(took);
-            kernel
-        }
-    };
-    let initramfs = timed(&mut phases.initramfs, || pipeline.initramfs(agent, &kernel))?;
-    Ok(Artifacts {
-        image,
-        argv,
-        rootfs,
-        bundles,
-        kernel,
-        initramfs,
-    })
+    let times = &prepared.times;
+    phases.resolve = times.resolve.map(millis);
+    phases.rootfs = times.rootfs.map(millis);
+    phases.bundles = times.bundles.map(millis);
+    phases.kernel = times.kernel.map(millis);
+    phases.initramfs = times.initramfs.map(millis);
+    Ok(prepared)
 }
 
-/// Refuses a VM in which the kernel could not start the command.
+impl From<PrepareError> for Failure {
+    fn from(error: PrepareError) -> Failure {
+        match error {
+            PrepareError::Pipeline(error) => error.into(),
+            PrepareError::NoCommand(_) => Failure::caused(ErrorKind::Usage, &error)
+                .remediation("use --exec 'COMMAND', or add a command after the image"),
+            PrepareError::Disk { path, source } => root_failure(&path, source),
+            PrepareError::Size { minimum, .. } => Failure::usage(error.to_string())
+                .remediation(format!("use --size-mib {minimum} or more, or leave it out")),
+            PrepareError::Thread(error) => Failure::caused(ErrorKind::Host, &error),
+            error => Failure::caused(ErrorKind::Internal, &error),
+        }
+    }
+}
+
+/// The failure of a root file system of the user.
+fn root_failure(path: &Path, error: DiskImageError) -> Failure {
+    let name = format!("the root file system {}", path.display());
+    match error {
+        DiskImageError::NotAFile { directory } => {
+            let failure = Failure::new(
+                ErrorKind::Unsupported,
+                format!("{name} is not a regular file"),
+            );
+            match directory {
+                true => failure.remediation(format!(
+                    "make one of the directory: mke2fs -t ext4 -d {} rootfs.ext4 1G",
+                    shell::word(path)
+                )),
+                false => failure,
+            }
+        }
+        DiskImageError::Unclean => Failure::new(ErrorKind::Conflict, format!("{name} {error}"))
+            .remediation(format!("repair it: e2fsck -p {}", shell::word(path))),
+        error => image_failure(&name, error),
+    }
+}
+
+/// Refuses a VM in which the kernel could not start the command; `given` is the flag or field with
+/// its memory.
 ///
 /// # Errors
 /// A usage error that names the minimum.
@@ -84,6 +95,7 @@ pub fn check_memory(
     initramfs: &Path,
     memory_mib: u64,
     cpu_count: u32,
+    given: &str,
 ) -> Result<(), Failure> {
     let minimum = minimum_memory_mib(kernel, initramfs, cpu_count).map_err(|error| {
         Failure::caused(ErrorKind::Host, &error).maybe_remediation(error.remediation())
@@ -92,102 +104,22 @@ pub fn check_memory(
         return Ok(());
     }
     Err(Failure::usage(format!(
-        "--memory {memory_mib} is below the minimum of {minimum} MiB for this kernel"
+        "{given} {memory_mib} is below the minimum of {minimum} MiB for this kernel"
     ))
     .remediation(format!("use --memory {minimum} or more")))
 }
 
-fn prepare_bundles(
-    pipeline: &Pipeline,
-    request: &RunRequest,
-    phases: &mut Phases,
-) -> Result<Vec<Bundle>, Failure> {
-    let is_bundle = |disk: &DiskRequest| matches!(disk.source, DiskSource::Bundle(_));
-    match request.disks.iter().any(is_bundle) {
-        true => timed(&mut phases.bundles, || {
-            disks::build(pipeline, &request.disks)
-        }),
-        false => Ok(Vec::new()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_default_command_needs_one() {
+        let failure = Failure::from(PrepareError::NoCommand("oci:x".into()));
+        assert_eq!(
+            failure,
+            Failure::new(ErrorKind::Usage, "image oci:x has no default command")
+                .remediation("use --exec 'COMMAND', or add a command after the image")
+        );
     }
-}
-
-fn prepare_image(
-    pipeline: &Pipeline,
-    request: &RunRequest,
-    phases: &mut Phases,
-) -> Result<(Image, Vec<String>, Rootfs), Failure> {
-    let image = timed(&mut phases.resolve, || pipeline.resolve(&request.reference))?;
-    let config = &image.config;
-    let argv = match &request.command {
-        Some(spec) => command::argv(spec, &config.entrypoint, &config.cmd, &image.reference)?,
-        None => Vec::new(),
-    };
-    let options = RootfsOptions {
-        size_mib: request.resources.size_mib,
-        mke2fs: request.mke2fs.clone(),
-    };
-    let rootfs = timed(&mut phases.rootfs, || {
-        let found = pipeline.rootfs(&image, &options)?;
-        match request.keep {
-            // The copy that is kept outlives the store.
-            true => pipeline.verified_rootfs(&image, &options, found),
-            false => Ok(found),
-        }
-    })?;
-    Ok((image, argv, rootfs))
-}
-
-/// The kernel `path`, or the default kernel; `None` if no default kernel is installed.
-pub fn installed_kernel(
-    pipeline: &Pipeline,
-    path: Option<&Path>,
-) -> Result<Option<Kernel>, microagent_pipeline::Error> {
-    match path {
-        Some(path) => pipeline
-            .kernel(&KernelSource::Path(path.to_owned()))
-            .map(Some),
-        None => pipeline.default_kernel(),
-    }
-}
-
-/// The kernel of a run.
-enum KernelLookup {
-    /// It is in the store.
-    Found(Kernel),
-    /// The thread returns the kernel and the duration in milliseconds.
-    Installing(JoinHandle<Result<(Kernel, f64), Failure>>),
-}
-
-fn find_or_install_kernel(
-    pipeline: &Pipeline,
-    path: Option<&Path>,
-    output: Output,
-    phases: &mut Phases,
-) -> Result<KernelLookup, Failure> {
-    let found = timed(&mut phases.kernel, || installed_kernel(pipeline, path))?;
-    if let Some(kernel) = found {
-        return Ok(KernelLookup::Found(kernel));
-    }
-    output.notice("no kernel is installed; installing the distribution's kernel");
-    let pipeline = pipeline.clone();
-    let thread = thread::Builder::new()
-        .name("kernel".into())
-        .spawn(move || {
-            let mut took = None;
-            let kernel = timed(&mut took, || {
-                let kernel = pipeline.kernel(&KernelSource::Distribution)?;
-                pipeline.set_default_kernel(&kernel)?;
-                Ok::<_, microagent_pipeline::Error>(kernel)
-            })?;
-            Ok((kernel, took.unwrap_or_default()))
-        })
-        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    Ok(KernelLookup::Installing(thread))
-}
-
-fn install_thread_panicked() -> Failure {
-    Failure::new(
-        ErrorKind::Internal,
-        "the kernel installation thread panicked",
-    )
 }

@@ -1,8 +1,6 @@
 //! Additional disks: checked before any work starts, built from bundles, attached.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use microagent_cas::Digest;
@@ -10,20 +8,14 @@ use microagent_pipeline::{Bundle, BundleOptions, ErrorKind, Kernel, Pipeline};
 use microagent_proto::agent::Disk;
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, disk_serial};
 use microagent_vmm::engine::max_disks;
-use microagent_vmm::virtio::block::{BlockError, lock};
+use microagent_vmm::virtio::block::BlockError;
+use microagent_workspace::disk_image::{DiskImage, DiskImageError};
+use microagent_workspace::plan::disks::{DiskRequest, DiskSource};
 use microagent_workspace::shell;
+use microagent_workspace::spec::Access;
 
 use super::document::DiskDocument;
-use crate::failure::Failure;
-use crate::request::{DiskRequest, DiskSource};
-
-/// Offset of the superblock of an ext2, ext3 or ext4 file system in bytes, and offsets in it
-/// (`struct ext4_super_block`): the magic number, and the incompatible features.
-const SUPERBLOCK: u64 = 1024;
-const MAGIC: (usize, [u8; 2]) = (0x38, 0xef53_u16.to_le_bytes());
-const INCOMPATIBLE: usize = 0x60;
-/// The journal must be replayed first (`EXT4_FEATURE_INCOMPAT_RECOVER`).
-const RECOVER: u8 = 0x4;
+use crate::failure::{Failure, kind_of};
 
 /// An attached disk, as the supervisor and the guest agent need it.
 #[derive(Debug)]
@@ -68,25 +60,33 @@ impl AttachedDisk {
     }
 }
 
-/// Checks the requested disks, before any work starts.
+/// Refuses more additional disks than a VM can have. `network` is whether it has a network device.
+///
+/// # Errors
+/// When there are too many.
+pub fn check_count(count: usize, engine: Engine, network: bool) -> Result<(), Failure> {
+    // One of them is the root disk.
+    let limit = max_disks(engine, network) - 1;
+    if count <= limit {
+        return Ok(());
+    }
+    let beside = if network { " beside a network" } else { "" };
+    let message = format!(
+        "engine {} supports {limit} additional disks{beside}, but {count} are given",
+        engine.name()
+    );
+    Err(Failure::new(ErrorKind::Unsupported, message)
+        .remediation("combine several of them into one disk"))
+}
+
+/// Checks the requested disks, before any work starts. `network` is whether the VM has a network
+/// device.
 ///
 /// # Errors
 /// When there are too many disks for `engine`, an image cannot be mounted, or a writable image is
 /// attached twice.
-pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> {
-    // One of them is the root disk.
-    let limit = max_disks(engine) - 1;
-    if requests.len() > limit {
-        return Err(Failure::new(
-            ErrorKind::Unsupported,
-            format!(
-                "engine {} supports {limit} additional disks, but {} are given",
-                engine.name(),
-                requests.len()
-            ),
-        )
-        .remediation("combine several of them into one disk"));
-    }
+pub fn inspect(requests: &[DiskRequest], engine: Engine, network: bool) -> Result<(), Failure> {
+    check_count(requests.len(), engine, network)?;
     let mut seen: Vec<(&DiskRequest, (u64, u64))> = Vec::new();
     for request in requests {
         let DiskSource::Image(path) = &request.source else {
@@ -116,56 +116,22 @@ pub fn inspect(requests: &[DiskRequest], engine: Engine) -> Result<(), Failure> 
 /// Checks that the guest can mount the image; returns its device and inode number.
 fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failure> {
     let name = format!("disk {} ({})", request.name, path.display());
-    let failed = |error: io::Error| {
-        let kind = match error.kind() {
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                ErrorKind::Permission
-            }
-            _ => ErrorKind::Host,
-        };
-        Failure::new(kind, format!("cannot use {name}: {error}"))
+    let access = match request.read_only {
+        true => Access::Ro,
+        false => Access::Rw,
     };
-    // Checked before the open, which can block forever on other file types.
-    let metadata = std::fs::metadata(path).map_err(failed)?;
-    if !metadata.is_file() && !metadata.file_type().is_block_device() {
-        return Err(Failure::new(
-            ErrorKind::Unsupported,
-            format!("{name} is not a regular file or block device"),
-        )
-        .remediation(match metadata.is_dir() {
-            true => format!(
+    let image = DiskImage::open(path, access).map_err(|error| {
+        let is_directory = matches!(error, DiskImageError::NotAFile { directory: true });
+        let failure = image_failure(&name, error);
+        match is_directory {
+            true => failure.remediation(format!(
                 "pack the directory with tar and attach it with --bundle {}=TAR:{}:ro",
                 request.name, request.mount
-            ),
-            false => "create one with mkfs.ext4".into(),
-        }));
-    }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(!request.read_only)
-        .open(path)
-        .map_err(failed)?;
-    // The supervisor takes its own lock; this one reports a conflict before any work starts, and
-    // ensures that no VM writes what is read below.
-    lock(&file, path, !request.read_only).map_err(|error| {
-        let kind = match error {
-            BlockError::InUse { .. } => ErrorKind::Conflict,
-            _ => ErrorKind::Host,
-        };
-        Failure::caused(kind, &error).maybe_remediation(error.remediation())
+            )),
+            false => failure,
+        }
     })?;
-    let superblock = superblock(&file).map_err(failed)?;
-    if superblock[MAGIC.0..MAGIC.0 + 2] != MAGIC.1 {
-        return Err(Failure::new(
-            ErrorKind::Unsupported,
-            format!("{name} has no ext4 file system"),
-        )
-        .remediation(
-            "create one with mkfs.ext4; partition tables and other image formats are not supported",
-        ));
-    }
-    if request.read_only && superblock[INCOMPATIBLE] & RECOVER != 0 {
+    if request.read_only && image.is_unclean() {
         return Err(Failure::new(
             ErrorKind::Conflict,
             format!("{name} was not unmounted cleanly and cannot be repaired read-only"),
@@ -175,20 +141,53 @@ fn inspect_image(request: &DiskRequest, path: &Path) -> Result<(u64, u64), Failu
             shell::word(path)
         )));
     }
-    Ok((metadata.dev(), metadata.ino()))
+    Ok(image.identity())
 }
 
-/// The superblock; zeros if the file is too short.
-fn superblock(file: &File) -> io::Result<[u8; 1024]> {
-    let mut bytes = [0; 1024];
-    match file.read_exact_at(&mut bytes, SUPERBLOCK) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok([0; 1024]),
-        result => result.map(|()| bytes),
+/// The failure of an image that is called `name` in messages.
+pub fn image_failure(name: &str, error: DiskImageError) -> Failure {
+    match error {
+        DiskImageError::Io(error) => {
+            let kind = match error.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => kind_of(&error),
+            };
+            Failure::new(kind, format!("cannot use {name}: {error}"))
+        }
+        DiskImageError::NotAFile { .. } => Failure::new(
+            ErrorKind::Unsupported,
+            format!("{name} is not a regular file or block device"),
+        )
+        .remediation("create one with mkfs.ext4"),
+        DiskImageError::Lock(error) => {
+            let kind = match error {
+                BlockError::InUse { .. } => ErrorKind::Conflict,
+                _ => ErrorKind::Host,
+            };
+            Failure::caused(kind, &error).maybe_remediation(error.remediation())
+        }
+        DiskImageError::NoExt4 => Failure::new(
+            ErrorKind::Unsupported,
+            format!("{name} has no ext4 file system"),
+        )
+        .remediation(
+            "create one with mkfs.ext4; partition tables and other image formats are not supported",
+        ),
+        DiskImageError::Truncated { .. } => {
+            Failure::new(ErrorKind::Corrupt, format!("{name} is {error}"))
+                .remediation("copy it again, completely")
+        }
+        DiskImageError::Changed => {
+            let failure = Failure::new(ErrorKind::Conflict, format!("{name} {error}"));
+            failure.remediation("try again when nothing writes to it")
+        }
+        DiskImageError::Store(error) => error.into(),
+        error => Failure::new(ErrorKind::Internal, format!("{name}: {error}")),
     }
 }
 
-/// Builds the disks of all bundles, in the order of the requests.
-pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle>, Failure> {
+/// The disks to build from tar archives, in the order of the requests.
+pub fn bundles(requests: &[DiskRequest]) -> Vec<BundleOptions> {
     let bundle = |request: &DiskRequest| match &request.source {
         DiskSource::Image(_) => None,
         DiskSource::Bundle(path) => Some(BundleOptions {
@@ -198,12 +197,10 @@ pub fn build(pipeline: &Pipeline, requests: &[DiskRequest]) -> Result<Vec<Bundle
             writable: !request.read_only,
         }),
     };
-    (requests.iter().filter_map(bundle))
-        .map(|options| pipeline.bundle(&options).map_err(Failure::from))
-        .collect()
+    requests.iter().filter_map(bundle).collect()
 }
 
-/// Combines the requests with the bundles' disks from [`build`]. Deltas are created in
+/// Combines the requests with the bundles' disks, in the order of [`bundles`]. Deltas are created in
 /// `scratch_dir`.
 pub fn attach(
     requests: &[DiskRequest],
@@ -244,17 +241,17 @@ pub fn attach(
 }
 
 /// The disk with the modules of `kernel` as the supervisor needs it, and its serial number: the
-/// last disk, after the root and `others`. `None` if the kernel has no modules, or the engine no
-/// free device.
+/// last disk, after the root and `others`. `None` if the kernel has no modules, or a VM with as many
+/// disks as `max_disks` has no room for it.
 pub fn modules(
     pipeline: &Pipeline,
     kernel: &Kernel,
     others: usize,
-    engine: Engine,
+    max_disks: usize,
 ) -> Option<(DiskConfig, String)> {
     let disk = kernel.modules_disk?;
     let index = others + 1;
-    if index >= max_disks(engine) {
+    if index >= max_disks {
         tracing::info!("no device is left for the kernel's modules: use one disk less");
         return None;
     }

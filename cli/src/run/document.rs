@@ -1,10 +1,13 @@
 //! The JSON document of a run.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use microagent_cas::Digest;
 use microagent_proto::warning::DiskOperation;
 use microagent_workspace::machine::timeline::Timeline;
+use microagent_workspace::network::refusals::Summary;
+use microagent_workspace::state::State;
 use serde::Serialize;
 
 use super::phases::Phases;
@@ -34,18 +37,23 @@ pub struct RunDocument {
     pub nodes: Vec<NodeDocument>,
     /// Phase durations.
     pub phases: Phases,
+    /// Whether the VM was restored from a snapshot instead of booting.
+    pub restored: bool,
     /// Timestamps.
     pub timeline: Timeline,
     /// The result of the command.
     pub result: ResultDocument,
     /// What went wrong on the host while the VM continued.
     pub warnings: Vec<WarningDocument>,
+    /// What the rules of the network refused; null without rules.
+    pub network: Option<NetworkDocument>,
     /// The outputs that were copied.
     pub outputs: Vec<OutputDocument>,
     /// Why microagent ended the run; null if the command ended by itself.
     pub error: Option<ErrorDocument>,
-    /// `stopped`, `halted` (a kept workspace, shut down cleanly) or `failed`.
-    pub final_state: &'static str,
+    /// `stopped`; `halted` if a kept workspace was shut down cleanly and its command has exited with 0;
+    /// `failed`.
+    pub final_state: State,
 }
 
 /// An additional disk.
@@ -87,6 +95,27 @@ pub struct WarningDocument {
     /// Data that the guest wrote is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_lost: Option<bool>,
+}
+
+/// What the rules of the network refused.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkDocument {
+    /// The first of each kind: frames, then names.
+    pub refused: Vec<serde_json::Value>,
+    /// How often each reason occurred.
+    pub refused_counts: BTreeMap<String, u64>,
+}
+
+impl NetworkDocument {
+    /// The document of `summary`.
+    pub fn new(summary: Summary) -> NetworkDocument {
+        let merged = summary.merged();
+        NetworkDocument {
+            refused: merged.refused,
+            refused_counts: merged.refused_counts,
+        }
+    }
 }
 
 /// The result of the command.

@@ -1,6 +1,5 @@
 //! The declared outputs of a run.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,6 @@ use microagent_proto::tree::ReadTree;
 use microagent_workspace::machine::files::read_tree;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::spec::OutputPath;
-use microagent_workspace::summary::{Both, Summary};
 
 use crate::document::OutputDocument;
 use crate::failure::{Failure, kind_of};
@@ -93,16 +91,13 @@ impl Outputs {
             Failure::new(kind_of(&error), format!("cannot create {path}: {error}"))
         })?;
         let to = self.directory.join(&declared.name);
-        let name = OsStr::new(&declared.name);
-        let mut delivery = host_files::deliver(&to, name, false, &self.termination)?;
-        let mut summary = Summary::default();
-        let request = ReadTree {
-            path: declared.path.clone().into_bytes(),
-            follow: true,
-        };
-        let stream = supervisor.connect(AGENT_PORT)?;
-        read_tree(stream, request, &mut Both(&mut delivery, &mut summary))?;
-        host_files::report(&delivery.finish()?, output);
-        Ok(OutputDocument::new(declared, &summary.finish(), &to))
+        host_files::copy_output(declared, &to, output, &self.termination, |sink| {
+            let request = ReadTree {
+                path: declared.path.clone().into_bytes(),
+                follow: true,
+            };
+            let stream = supervisor.connect(AGENT_PORT)?;
+            Ok(read_tree(stream, request, sink)?)
+        })
     }
 }

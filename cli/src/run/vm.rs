@@ -11,13 +11,15 @@ use microagent_proto::control::VmConfig;
 use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::boot::{Guest, boot, configure};
 use microagent_workspace::machine::session::{self, SessionError};
-use microagent_workspace::machine::supervisor::Supervisor;
-use microagent_workspace::machine::timeline::{Mark, Timeline};
+use microagent_workspace::machine::supervisor::{Supervisor, SupervisorError};
+use microagent_workspace::machine::timeline::{Arrival, Mark, Timeline};
 
 use super::deadline::Deadline;
+use super::network::RunNetwork;
 use super::outputs::Outputs;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
+use super::warm::Warm;
 use crate::document::OutputDocument;
 use crate::failure::{
     EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure,
@@ -33,6 +35,8 @@ pub struct Task {
     pub boot_timeout: Duration,
     /// What the guest is told after its boot.
     pub guest: Guest,
+    /// How it is connected.
+    pub network: RunNetwork,
     /// Shell commands to run first: the command line, and the request.
     pub setup: Vec<(String, Exec)>,
     /// The command.
@@ -46,6 +50,8 @@ pub struct Task {
 pub struct Outcome {
     /// How it ended.
     pub status: Status,
+    /// Whether the VM was restored from a snapshot.
+    pub restored: bool,
     /// When the command was started, if it was.
     pub started_at: Option<SystemTime>,
     /// When the task ended.
@@ -78,9 +84,12 @@ pub fn output_of(output: Output) -> CommandOutput {
 }
 
 /// Boots the VM and runs `task` within `deadline`.
+///
+/// `warm` has the snapshots that the VM may be restored from.
 pub fn run(
     supervisor: &Supervisor,
     task: Task,
+    warm: Option<&mut Warm>,
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
@@ -91,7 +100,7 @@ pub fn run(
         Err(error) => return Outcome::failed(stdout_error(&error)),
     };
     let outputs = task.outputs.clone();
-    let outcome = run_steps(supervisor, task, output, phases, timeline, &mut sink);
+    let outcome = run_steps(supervisor, task, warm, output, phases, timeline, &mut sink);
     let completed_at = SystemTime::now();
     // Within the time limit: the guest sends them.
     let (copied, failure) = match outcome {
@@ -110,6 +119,7 @@ pub fn run(
     };
     Outcome {
         status,
+        restored: timeline.is_restored(),
         started_at: sink.started_at,
         completed_at,
         captured: sink.into_captured(),
@@ -119,6 +129,14 @@ pub fn run(
 }
 
 impl Outcome {
+    /// How the command ended, if it did.
+    pub fn exited(&self) -> Option<Exited> {
+        match self.status {
+            Status::Exited(exited) => Some(exited),
+            _ => None,
+        }
+    }
+
     /// Whether the guest did not boot within the time limit of the boot.
     pub fn boot_timed_out(&self) -> bool {
         let timed_out = |failure: &Failure| {
@@ -130,6 +148,7 @@ impl Outcome {
     fn failed(failure: Failure) -> Outcome {
         Outcome {
             status: Status::Failed(failure),
+            restored: false,
             started_at: None,
             completed_at: SystemTime::now(),
             captured: Captured::default(),
@@ -154,18 +173,56 @@ impl<E: Into<Failure>> From<E> for Stop {
 fn run_steps(
     supervisor: &Supervisor,
     task: Task,
+    mut warm: Option<&mut Warm>,
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
     sink: &mut CommandSink,
 ) -> Result<Exited, Stop> {
-    let memory_mib = task.config.memory_mib;
-    timed(&mut phases.boot, || {
-        timeline.record_boot(&boot(supervisor, task.config, task.boot_timeout)?);
-        Ok::<_, MachineError>(())
+    let Task {
+        mut config,
+        mut guest,
+        mut network,
+        ..
+    } = task;
+    let memory_mib = config.memory_mib;
+    let arrival = timed(&mut phases.boot, || {
+        let backend = network.prepared().and_then(|it| it.add_device(&mut config));
+        if let Some(warm) = &mut warm {
+            warm.look_up(&mut config);
+        }
+        let restoring = config.saved.is_some();
+        boot(supervisor, config, backend, task.boot_timeout).map_err(|error| {
+            match (&error, &warm) {
+                // What it reports is not about the snapshot: then it boots.
+                (MachineError::Vm(SupervisorError::Failed { .. }), _) => error,
+                (_, Some(warm)) if restoring => {
+                    warm.failed(&error);
+                    MachineError::NotResumed(Box::new(error))
+                }
+                _ => error,
+            }
+        })
     })?;
+    timeline.record_arrival(&arrival);
+    if let Some(warm) = &warm {
+        warm.came_up(&arrival);
+    }
     timed(&mut phases.configure, || {
-        configure(supervisor, task.guest, memory_mib)
+        network.configure(&mut guest)?;
+        let restored = matches!(arrival, Arrival::Restored(_));
+        configure(supervisor, arrival, guest, memory_mib).map_err(|error| match &warm {
+            // Nothing of the image has run yet.
+            Some(warm) if restored => {
+                // What a guest that answers refuses, it may refuse after a boot, too.
+                if !matches!(error, MachineError::Refused(_)) {
+                    warm.failed(&error);
+                }
+                MachineError::NotResumed(Box::new(error))
+            }
+            _ => error,
+        })?;
+        network.serve(supervisor)
     })?;
     timeline.record_now(Mark::Root);
     if !task.setup.is_empty() {

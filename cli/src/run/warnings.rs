@@ -41,6 +41,16 @@ impl Disk {
                     scratch_dir.display()
                 ),
             ),
+            DiskMode::Delta { delta, .. } if operation != DiskOperation::Read => {
+                // The name of its directory is one for the time of the run.
+                let directory = delta.ancestors().nth(2).unwrap_or(delta);
+                let subject = format!(
+                    "disk {} (of a workspace in {})",
+                    self.name,
+                    directory.display()
+                );
+                (directory, subject)
+            }
             _ => {
                 let path = &self.config.path;
                 (path, format!("disk {} ({})", self.name, path.display()))

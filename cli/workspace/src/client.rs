@@ -10,10 +10,12 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::dir::WorkspaceDir;
+use crate::event::Event;
 use crate::lock::is_held;
 use crate::result::WorkloadResult;
 use crate::shim::protocol::{PacketError, Reply, Request, Stats, Status, VERSION, decode, encode};
 use crate::shim::{Holder, receive, send};
+use crate::spec::Forward;
 use crate::state::State;
 
 /// How long a shim may take to answer what it knows.
@@ -24,6 +26,9 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a VM may take to stop its vCPUs, and to be severed.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// How long a quarantined workspace may take to be captured: its delta is copied.
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// How long a guest may take to be shut down, and then killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,8 +53,13 @@ pub enum ClientError {
     #[error(transparent)]
     Packet(#[from] PacketError),
     /// The shim refused.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{message}")]
+    Refused {
+        /// One line: why.
+        message: String,
+        /// The state that is the reason.
+        state: Option<State>,
+    },
 }
 
 /// Talks to the shim of one workspace.
@@ -83,7 +93,7 @@ impl Client {
     /// [`ClientError`].
     pub fn status(&self) -> Result<Status, ClientError> {
         match self.ask(&Request::Status, None, Some(ANSWER_TIMEOUT))? {
-            Reply::Status(status) => Ok(status),
+            Reply::Status(status) => Ok(*status),
             other => Err(unexpected(other)),
         }
     }
@@ -93,8 +103,20 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn connect(&self, port: u32) -> Result<UnixStream, ClientError> {
+        self.open(port, false)
+    }
+
+    /// The same, for a question about the guest: the workspace is not in use.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn probe(&self, port: u32) -> Result<UnixStream, ClientError> {
+        self.open(port, true)
+    }
+
+    fn open(&self, port: u32, probe: bool) -> Result<UnixStream, ClientError> {
         let (ours, theirs) = UnixStream::pair()?;
-        let request = Request::Connect { port };
+        let request = Request::Connect { port, probe };
         match self.ask(&request, Some(theirs.into()), Some(ANSWER_TIMEOUT))? {
             Reply::Connected => Ok(ours),
             other => Err(unexpected(other)),
@@ -132,12 +154,32 @@ impl Client {
         self.end(&Request::Kill { reason, failed }, Some(KILL_TIMEOUT))
     }
 
+    /// Lets a port of the host lead to its guest.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn publish(&self, forward: &Forward) -> Result<(), ClientError> {
+        let request = Request::Publish(forward.clone());
+        match self.ask(&request, None, Some(ANSWER_TIMEOUT))? {
+            Reply::Published(_) => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Frees a port of the host.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn unpublish(&self, forward: &Forward) -> Result<(), ClientError> {
+        self.change(&Request::Unpublish(forward.clone()), ANSWER_TIMEOUT)
+    }
+
     /// Stops its vCPUs. Without effect if it is paused.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn pause(&self) -> Result<(), ClientError> {
-        self.change(&Request::Pause)
+        self.change(&Request::Pause, CHANGE_TIMEOUT)
     }
 
     /// Lets its vCPUs run again. Without effect if it runs.
@@ -145,16 +187,18 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn resume(&self) -> Result<(), ClientError> {
-        self.change(&Request::Resume)
+        self.change(&Request::Resume, CHANGE_TIMEOUT)
     }
 
-    /// Stops its vCPUs and severs the guest from everything, for good.
+    /// Stops its vCPUs, severs the guest from everything, for good, and [captures](crate::quarantine)
+    /// the workspace.
     ///
     /// # Errors
     /// [`ClientError`].
     pub fn quarantine(&self, reason: Option<String>) -> Result<(), ClientError> {
         let reason = reason.map(shortened);
-        self.change(&Request::Quarantine { reason })
+        let request = Request::Quarantine { reason };
+        self.change(&request, CAPTURE_TIMEOUT)
     }
 
     /// What its VM uses of the host.
@@ -162,14 +206,26 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn stats(&self) -> Result<Stats, ClientError> {
-        match self.ask(&Request::Stats, None, Some(CHANGE_TIMEOUT))? {
-            Reply::Stats(stats) => Ok(stats),
+        self.stats_within(CHANGE_TIMEOUT)
+    }
+
+    /// What its VM uses of the host, unless it does not answer soon.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn prompt_stats(&self) -> Result<Stats, ClientError> {
+        self.stats_within(ANSWER_TIMEOUT)
+    }
+
+    fn stats_within(&self, limit: Duration) -> Result<Stats, ClientError> {
+        match self.ask(&Request::Stats, None, Some(limit))? {
+            Reply::Stats(stats) => Ok(*stats),
             other => Err(unexpected(other)),
         }
     }
 
-    fn change(&self, request: &Request) -> Result<(), ClientError> {
-        match self.ask(request, None, Some(CHANGE_TIMEOUT))? {
+    fn change(&self, request: &Request, limit: Duration) -> Result<(), ClientError> {
+        match self.ask(request, None, Some(limit))? {
             Reply::Done => Ok(()),
             other => Err(unexpected(other)),
         }
@@ -189,6 +245,14 @@ impl Client {
     /// [`ClientError`].
     pub fn pending_end(&self) -> Result<PendingEnd, ClientError> {
         self.send(&Request::Wait, None).map(PendingEnd)
+    }
+
+    /// Its last event, and those that follow, as they are recorded.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn subscribe(&self) -> Result<Subscription, ClientError> {
+        self.send(&Request::Subscribe, None).map(Subscription)
     }
 
     fn end(&self, request: &Request, limit: Option<Duration>) -> Result<State, ClientError> {
@@ -251,6 +315,32 @@ impl AsFd for PendingEnd {
     }
 }
 
+/// Events as they are recorded. Its descriptor is readable when there is one.
+#[derive(Debug)]
+pub struct Subscription(OwnedFd);
+
+impl Subscription {
+    /// The next event; waits for it. `None` after the last: the workspace has ended, or the process
+    /// that kept it was killed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if events were missed, because this was not called for long.
+    pub fn next_event(&mut self) -> Result<Option<Event>, ClientError> {
+        match reply(&self.0) {
+            Ok(Reply::Event(event)) => Ok(Some(*event)),
+            Ok(other) => Err(unexpected(other)),
+            Err(ClientError::NotRunning) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl AsFd for Subscription {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn ended(reply: Reply) -> Result<Ended, ClientError> {
     match reply {
         Reply::Ended { state, result } => Ok(Ended { state, result }),
@@ -269,7 +359,7 @@ fn reply(socket: &OwnedFd) -> Result<Reply, ClientError> {
 
 fn unexpected(reply: Reply) -> ClientError {
     match reply {
-        Reply::Refused { message } => ClientError::Refused(message),
+        Reply::Refused { message, state } => ClientError::Refused { message, state },
         _ => ClientError::Packet(PacketError::Message),
     }
 }

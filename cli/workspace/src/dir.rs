@@ -8,11 +8,13 @@
 //! | `output.log` | the end of what the workload wrote, a [log](crate::log) as the next one |
 //! | `console.log` | the end of the guest's console, and the supervisor's messages |
 //! | `result.json` | how the workload ended |
+//! | `quarantine/` | what was captured of it, each time that it was quarantined |
 //! | `lock` | held while a supervisor lives; says where it listens |
 //!
 //! A workspace is made under a name that starts with a dot and gets its own name by rename, when it
-//! is complete. So a name exists entirely or not at all, and what a killed `create` leaves is
-//! recognised: its lock is not held.
+//! is complete; before it is deleted, it gets such a name again. So a name exists entirely or not at
+//! all, and what a killed `create` or `delete` leaves is recognised: its lock is not held. Until then
+//! its name is reserved by the lock of a file beside it, because a `run` that is kept may take hours.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -22,7 +24,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::lock::Lock;
+use crate::lock::{Lock, is_held};
 use crate::log::{REPLACEMENT, replace};
 use crate::spec::{Spec, SpecError};
 
@@ -32,8 +34,8 @@ const SPEC: &str = "spec.json";
 const LOCK: &str = "lock";
 /// How the names of incomplete workspaces start.
 const INCOMPLETE: &str = ".create-";
-/// The name of a workspace that is being deleted, in a directory of its own.
-const DELETED: &str = "deleted";
+/// How the names of the files start whose locks hold the names that these are to have.
+const RESERVED: &str = ".name-";
 
 /// Why a workspace's directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,9 @@ pub enum DirError {
     /// A workspace of this name exists.
     #[error("workspace {0:?} already exists")]
     Exists(String),
+    /// Another process is making a workspace of this name.
+    #[error("another command is making workspace {0:?}")]
+    Reserved(String),
     /// The manifest cannot be read.
     #[error("{}:{source}", path.display())]
     Spec {
@@ -150,8 +155,8 @@ impl Workspaces {
     /// specification of each before.
     ///
     /// # Errors
-    /// [`DirError::Exists`] if the name is taken, [`DirError::Absent`] if it is not a name, and those
-    /// of the file system.
+    /// [`DirError::Exists`] and [`DirError::Reserved`] if the name is taken, [`DirError::Absent`] if it
+    /// is not a name, and those of the file system.
     pub fn begin(&self, name: &str, release: impl Fn(&Spec)) -> Result<NewWorkspace, DirError> {
         if !is_name(name) {
             return Err(DirError::Absent(name.to_owned()));
@@ -161,6 +166,7 @@ impl Workspaces {
             .mode(0o700)
             .create(&self.0)
             .map_err(|error| failed("create", &self.0, error))?;
+        let reservation = Reservation::new(&self.0, name)?;
         if self.0.join(name).exists() {
             return Err(DirError::Exists(name.to_owned()));
         }
@@ -169,23 +175,59 @@ impl Workspaces {
         Ok(NewWorkspace {
             directory: WorkspaceDir(path),
             name: name.to_owned(),
-            lock,
+            _lock: lock,
             kept: false,
+            reservation,
         })
     }
 
-    fn sweep(&self, release: impl Fn(&Spec)) {
+    /// Removes what killed processes left of workspaces that were not complete or were being deleted.
+    /// Calls `release` for the specification of each before.
+    pub fn sweep(&self, release: impl Fn(&Spec)) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
-            let left = entry.file_name().to_string_lossy().starts_with(INCOMPLETE);
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            // One that is locked now is seen to be gone by who locks it, and made again.
+            if name.starts_with(RESERVED) && is_held(&entry.path()).is_ok_and(|held| !held) {
+                let _ = fs::remove_file(entry.path());
+            }
+            let left = name.starts_with(INCOMPLETE);
             if left && let Ok(Some(_lock)) = Lock::acquire(&entry.path().join(LOCK)) {
-                for directory in [entry.path(), entry.path().join(DELETED)] {
-                    if let Ok(spec) = WorkspaceDir(directory).spec() {
-                        release(&spec);
-                    }
+                if let Ok(spec) = WorkspaceDir(entry.path()).known_spec() {
+                    release(&spec);
                 }
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
+    }
+}
+
+/// The name of a workspace that is being made. Dropping it frees the name.
+#[derive(Debug)]
+struct Reservation {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+impl Reservation {
+    fn new(parent: &Path, name: &str) -> Result<Reservation, DirError> {
+        let path = parent.join(format!("{RESERVED}{name}"));
+        loop {
+            match Lock::acquire(&path) {
+                Ok(Some(lock)) => return Ok(Reservation { path, _lock: lock }),
+                Ok(None) => return Err(DirError::Reserved(name.to_owned())),
+                // Its former holder has removed it before it was locked.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("lock", &path, error)),
+            }
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // Before the lock is released: whoever gets it sees that its file is gone.
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -256,14 +298,32 @@ impl WorkspaceDir {
         self.0.join("result.json")
     }
 
-    /// Reads the specification.
+    /// The directory of what was [captured](crate::quarantine) of it.
+    pub fn quarantine(&self) -> PathBuf {
+        self.0.join("quarantine")
+    }
+
+    /// Reads the specification, to start or to change the workspace.
+    ///
+    /// # Errors
+    /// [`DirError::Spec`], also if it has a field of a newer release, and those of the file system.
+    pub fn spec(&self) -> Result<Spec, DirError> {
+        self.read_spec(Spec::from_json)
+    }
+
+    /// Reads what this release knows of the specification, for a workspace that is used or ended as
+    /// another release has started it.
     ///
     /// # Errors
     /// [`DirError::Spec`], and those of the file system.
-    pub fn spec(&self) -> Result<Spec, DirError> {
+    pub fn known_spec(&self) -> Result<Spec, DirError> {
+        self.read_spec(Spec::from_manifest)
+    }
+
+    fn read_spec(&self, parse: fn(&str) -> Result<Spec, SpecError>) -> Result<Spec, DirError> {
         let path = self.0.join(SPEC);
         let text = fs::read_to_string(&path).map_err(|error| failed("read", &path, error))?;
-        Spec::from_json(&text).map_err(|source| DirError::Spec { path, source })
+        parse(&text).map_err(|source| DirError::Spec { path, source })
     }
 
     /// Replaces the specification.
@@ -275,21 +335,28 @@ impl WorkspaceDir {
         replace(&path, spec.to_json().as_bytes()).map_err(|error| failed("write", &path, error))
     }
 
-    /// Removes the directory and all that it contains.
+    /// Takes the workspace out of sight, so that nobody sees half of it: its name is free, and what is
+    /// not removed afterwards is by the next [`Workspaces::sweep`]. The caller holds its lock. Needs no
+    /// space on the disk.
     ///
     /// # Errors
-    /// Those of the file system. The name is then free, and the rest is removed by the next
-    /// [`Workspaces::begin`].
-    pub fn remove(self) -> Result<(), DirError> {
-        let Some(parent) = self.0.parent() else {
-            return Ok(());
-        };
-        // First out of sight, so that nobody sees half of it.
-        let (hidden, _lock) = hidden(parent)?;
-        let moved = fs::rename(&self.0, hidden.join(DELETED));
-        let removed = fs::remove_dir_all(&hidden);
-        moved.map_err(|error| failed("remove", &self.0, error))?;
-        removed.map_err(|error| failed("remove", &hidden, error))
+    /// Those of the file system; the workspace is then unchanged.
+    pub fn hide(self) -> Result<HiddenWorkspace, DirError> {
+        let parent = self.0.parent().unwrap_or(Path::new("."));
+        tempfile::Builder::new()
+            .prefix(INCOMPLETE)
+            .make_in(parent, |path| {
+                Ok(renameat_with(
+                    CWD,
+                    &self.0,
+                    CWD,
+                    path,
+                    RenameFlags::NOREPLACE,
+                )?)
+            })
+            .and_then(|made| Ok(made.into_temp_path().keep()?))
+            .map(HiddenWorkspace)
+            .map_err(|error| failed("remove", &self.0, error))
     }
 
     /// Removes what a process that was killed while it replaced a file has left.
@@ -302,13 +369,28 @@ impl WorkspaceDir {
     }
 }
 
+/// A workspace that nobody sees any more.
+#[derive(Debug)]
+pub struct HiddenWorkspace(PathBuf);
+
+impl HiddenWorkspace {
+    /// Removes the directory and all that it contains.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn remove(self) -> Result<(), DirError> {
+        fs::remove_dir_all(&self.0).map_err(|error| failed("remove", &self.0, error))
+    }
+}
+
 /// A workspace that is not complete. Dropping it removes it.
 #[derive(Debug)]
 pub struct NewWorkspace {
     directory: WorkspaceDir,
     name: String,
-    lock: Lock,
+    _lock: Lock,
     kept: bool,
+    reservation: Reservation,
 }
 
 impl NewWorkspace {
@@ -317,7 +399,12 @@ impl NewWorkspace {
         &self.directory
     }
 
-    /// Gives it its name; returns its directory, and its lock, which is still held.
+    /// What a process that is terminated before it is complete removes.
+    pub fn leftovers(&self) -> [&Path; 2] {
+        [&self.directory.0, &self.reservation.path]
+    }
+
+    /// Gives it its name; returns its directory.
     ///
     /// # Errors
     /// [`DirError::Exists`] if the name was taken meanwhile, and those of the file system.
@@ -334,11 +421,6 @@ impl NewWorkspace {
         let _ = fs::File::open(parent).and_then(|parent| parent.sync_all());
         Ok(WorkspaceDir(path))
     }
-
-    /// The lock.
-    pub fn lock(&self) -> &Lock {
-        &self.lock
-    }
 }
 
 impl Drop for NewWorkspace {
@@ -352,7 +434,6 @@ impl Drop for NewWorkspace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lock::is_held;
 
     fn names(workspaces: &Workspaces) -> Vec<String> {
         let entries = fs::read_dir(&workspaces.0).unwrap();
@@ -390,7 +471,7 @@ mod tests {
             workspaces.get("a").unwrap().spec().unwrap().name.as_deref(),
             Some("a")
         );
-        b.remove().unwrap();
+        b.hide().unwrap().remove().unwrap();
         assert_eq!(names(&workspaces), ["a"]);
     }
 
@@ -422,18 +503,26 @@ mod tests {
     fn a_name_is_given_once() {
         let directory = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::of(directory.path());
-        let late = workspaces.begin("a", |_| {}).unwrap();
-        create(&workspaces, "a").unwrap();
+        let first = workspaces.begin("a", |_| {}).unwrap();
+        let error = workspaces.begin("a", |_| {}).unwrap_err();
+        let message = "another command is making workspace \"a\"";
+        assert_eq!(error.to_string(), message);
+        // Others are not in its way.
+        create(&workspaces, "b").unwrap();
+        first.complete().unwrap();
         let error = workspaces.begin("a", |_| {}).unwrap_err();
         assert_eq!(error.to_string(), "workspace \"a\" already exists");
-        assert!(matches!(late.complete(), Err(DirError::Exists(_))));
-        assert_eq!(names(&workspaces), ["a"]);
+        drop(workspaces.begin("c", |_| {}).unwrap());
+        create(&workspaces, "c").unwrap();
+        assert_eq!(names(&workspaces), ["a", "b", "c"]);
     }
 
     #[test]
     fn what_killed_processes_left_is_removed_and_the_rest_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let workspaces = Workspaces::of(directory.path());
+        // Each `begin` sweeps, so what is left is made after the last one.
+        let deleted = create(&workspaces, "deleted").unwrap();
         let living = workspaces.begin("living", |_| {}).unwrap();
         // Its drop does not run, and its lock is released.
         let mut killed = workspaces.begin("killed", |_| {}).unwrap();
@@ -444,14 +533,18 @@ mod tests {
         killed.directory().write_spec(&spec).unwrap();
         killed.kept = true;
         drop(killed);
-        assert_eq!(names(&workspaces).len(), 2);
+        // As a `delete` that is killed leaves it.
+        deleted.hide().unwrap();
+        fs::write(workspaces.0.join(".name-killed"), "").unwrap();
+        assert_eq!(names(&workspaces).len(), 5);
         let released = std::cell::RefCell::new(Vec::new());
         let release = |spec: &Spec| released.borrow_mut().extend(spec.name.clone());
         let a = workspaces.begin("a", release).unwrap();
-        assert_eq!(*released.borrow(), ["killed"]);
+        released.borrow_mut().sort_unstable();
+        assert_eq!(*released.borrow(), ["deleted", "killed"]);
         a.directory().write_spec(&Spec::default()).unwrap();
         a.complete().unwrap();
-        assert_eq!(names(&workspaces).len(), 2);
+        assert_eq!(names(&workspaces).len(), 3);
         assert!(living.directory().path().is_dir());
         drop(living);
         assert_eq!(names(&workspaces), ["a"]);

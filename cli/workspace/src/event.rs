@@ -53,7 +53,22 @@ pub fn now() -> String {
 ///
 /// # Errors
 /// Those of the file system. The last event is then the one before or this one.
-pub fn record(directory: &Path, mut event: Event) -> io::Result<()> {
+pub fn record(directory: &Path, event: Event) -> io::Result<()> {
+    let line = append(directory, event)?;
+    replace(&directory.join(LAST), &line)
+}
+
+/// Adds `event` to the history alone: it is not a change of the state, and the last event still says
+/// why the workspace is in the one that it is in.
+///
+/// # Errors
+/// Those of the file system.
+pub fn note(directory: &Path, event: Event) -> io::Result<()> {
+    append(directory, event).map(drop)
+}
+
+/// Appends `event` to the history; returns its line.
+fn append(directory: &Path, mut event: Event) -> io::Result<Vec<u8>> {
     if let Some(detail) = &mut event.detail {
         let end = (0..=DETAIL_LIMIT.min(detail.len()))
             .rev()
@@ -63,7 +78,7 @@ pub fn record(directory: &Path, mut event: Event) -> io::Result<()> {
     let mut line = serde_json::to_vec(&event)?;
     line.push(b'\n');
     BoundedLog::open(&directory.join(HISTORY), HISTORY_LIMIT)?.append_line(&line)?;
-    replace(&directory.join(LAST), &line)
+    Ok(line)
 }
 
 /// The last event. `None` if there is none.
@@ -127,7 +142,10 @@ mod tests {
         drop(log);
         record(directory.path(), events[1].clone()).unwrap();
         let [first, second] = events;
-        let expected = [first, second.clone(), second];
+        let noted = event(State::Prepared, "c");
+        note(directory.path(), noted.clone()).unwrap();
+        assert_eq!(last(directory.path()).unwrap().as_ref(), Some(&second));
+        let expected = [first, second.clone(), second, noted];
         assert_eq!(history(directory.path()).unwrap(), expected);
     }
 

@@ -50,7 +50,7 @@ pub struct Follower {
     directory: WorkspaceDir,
     path: PathBuf,
     log: LogReader,
-    inotify: Option<OwnedFd>,
+    watch: Option<Watch>,
     end: Option<PendingEnd>,
     ended: bool,
 }
@@ -58,7 +58,7 @@ pub struct Follower {
 impl Follower {
     /// Follows the log `path` of the workspace in `directory`.
     pub fn new(directory: &WorkspaceDir, path: &Path) -> Follower {
-        let watched = watch(directory.path());
+        let watched = Watch::new(directory.path(), path);
         if let Err(error) = &watched {
             tracing::debug!(%error, "no inotify");
         }
@@ -66,7 +66,7 @@ impl Follower {
             directory: directory.clone(),
             path: path.to_owned(),
             log: LogReader::new(path),
-            inotify: watched.ok(),
+            watch: watched.ok(),
             end: None,
             ended: false,
         }
@@ -82,12 +82,7 @@ impl Follower {
         loop {
             // In this order: what was written before the end is in the log by then.
             let ended = self.ended;
-            let read = self.log.read(&mut bytes);
-            let failed = |source| FollowError::Read {
-                path: self.path.clone(),
-                source,
-            };
-            if read.map_err(failed)? {
+            if self.read(&mut bytes)? {
                 return Ok(Some(bytes));
             }
             if ended {
@@ -100,6 +95,23 @@ impl Follower {
                 return Ok(None);
             }
         }
+    }
+
+    /// All that there is now, without waiting. [`Follower::next`] goes on after it.
+    ///
+    /// # Errors
+    /// [`FollowError::Read`].
+    pub fn present(&mut self) -> Result<Vec<u8>, FollowError> {
+        let mut bytes = Vec::new();
+        while self.read(&mut bytes)? {}
+        Ok(bytes)
+    }
+
+    fn read(&mut self, bytes: &mut Vec<u8>) -> Result<bool, FollowError> {
+        self.log.read(bytes).map_err(|source| FollowError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Asks the workspace to tell when it has ended.
@@ -119,8 +131,9 @@ impl Follower {
             fds.push(PollFd::from_borrowed_fd(end.as_fd(), PollFlags::IN));
             fds.len() - 1
         });
-        let change = self.inotify.as_ref().map(|inotify| {
-            fds.push(PollFd::from_borrowed_fd(inotify.as_fd(), PollFlags::IN));
+        let change = self.watch.as_ref().map(|watch| {
+            let inotify = watch.inotify.as_fd();
+            fds.push(PollFd::from_borrowed_fd(inotify, PollFlags::IN));
             fds.len() - 1
         });
         let limit = match (end, change) {
@@ -138,8 +151,12 @@ impl Follower {
         }
         let has = |index: usize| !fds[index].revents().is_empty();
         let (gone, ended) = (has(0), end.is_some_and(has));
-        if let Some(inotify) = self.inotify.as_ref().filter(|_| change.is_some_and(has)) {
-            drain(inotify);
+        let has_changed = change.is_some_and(has);
+        if let Some(watch) = self.watch.as_ref().filter(|_| has_changed)
+            && let Err(error) = watch.take()
+        {
+            tracing::debug!(%error, "no inotify");
+            self.watch = None;
         }
         if ended && let Some(end) = self.end.take() {
             match end.finish() {
@@ -152,17 +169,73 @@ impl Follower {
     }
 }
 
-/// Tells of changes in a directory. Not of a single log, which is replaced now and then.
-fn watch(directory: &Path) -> io::Result<OwnedFd> {
-    let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let flags = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
-    inotify::add_watch(&inotify, directory, flags | WatchFlags::ONLYDIR)?;
-    Ok(inotify)
+/// Tells of changes of a log: of the file to which bytes are appended, and of its directory, in which
+/// another one takes its place now and then. Not of what is written to other files there, such as the
+/// guest's disk.
+#[derive(Debug)]
+struct Watch {
+    inotify: OwnedFd,
+    path: PathBuf,
 }
 
-/// Takes the events that have arrived: only that there was one matters.
-fn drain(inotify: &OwnedFd) {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(inotify, &mut buffer);
-    while events.next().is_ok() {}
+impl Watch {
+    fn new(directory: &Path, path: &Path) -> io::Result<Watch> {
+        let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
+        inotify::add_watch(&inotify, directory, flags)?;
+        let path = path.to_owned();
+        let watch = Watch { inotify, path };
+        watch.renew()?;
+        Ok(watch)
+    }
+
+    /// Watches the file that is the log now. Without effect if that is watched.
+    fn renew(&self) -> io::Result<()> {
+        match inotify::add_watch(&self.inotify, self.path.as_path(), WatchFlags::MODIFY) {
+            Ok(_) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the events that have arrived: only that there was one matters. What is appended to a new
+    /// log before it is watched is found by who reads it then.
+    fn take(&self) -> io::Result<()> {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
+        while events.next().is_ok() {}
+        self.renew()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::log::BoundedLog;
+
+    fn has_changed(watch: &Watch) -> bool {
+        let mut fds = [PollFd::new(&watch.inotify, PollFlags::IN)];
+        let changed = poll(&mut fds, Some(&Timespec::default())).unwrap() > 0;
+        watch.take().unwrap();
+        changed
+    }
+
+    #[test]
+    fn only_the_log_is_watched_through_its_rotations() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, disk) = (directory.path().join("log"), directory.path().join("disk"));
+        fs::write(&disk, "").unwrap();
+        let watch = Watch::new(directory.path(), &path).unwrap();
+        assert!(!has_changed(&watch));
+        let mut log = BoundedLog::open(&path, 100).unwrap();
+        assert!(has_changed(&watch));
+        for number in 0..100 {
+            log.append(format!("line {number:04}\n").as_bytes())
+                .unwrap();
+            assert!(has_changed(&watch), "{number}");
+            fs::write(&disk, "written").unwrap();
+            assert!(!has_changed(&watch), "{number}");
+        }
+    }
 }

@@ -21,6 +21,30 @@ const MAX_STATUS_LINE: usize = 4 << 10;
 #[error("{0}")]
 pub struct Unhealthy(pub String);
 
+/// How a workspace whose specification says nothing is checked: its agent must answer. A guest that is
+/// slow on a busy host is not one that hangs, so this allows two minutes.
+pub static AGENT: Health = Health {
+    exec: Vec::new(),
+    http_get: None,
+    port: None,
+    interval_seconds: 20,
+    timeout_seconds: 20,
+    retries: 3,
+    start_period_seconds: 0,
+};
+
+/// Whether the agent of the workspace that `client` talks to answers within `limit`.
+///
+/// # Errors
+/// [`Unhealthy`].
+pub fn ping(client: &Client, limit: Duration) -> Result<(), Unhealthy> {
+    let failed = |error: &dyn std::error::Error| {
+        Unhealthy(format!("the agent does not answer: {}", error_chain(error)))
+    };
+    let stream = client.probe(AGENT_PORT).map_err(|error| failed(&error))?;
+    probe::ping(stream, limit).map_err(|error| failed(&error))
+}
+
 /// Performs one check of the workspace that `client` talks to.
 ///
 /// # Errors
@@ -34,7 +58,7 @@ pub fn check(
 ) -> Result<(), Unhealthy> {
     let failed = |error: &dyn std::error::Error| Unhealthy(error_chain(error));
     let begun = Instant::now();
-    let stream = client.connect(AGENT_PORT).map_err(|error| failed(&error))?;
+    let stream = client.probe(AGENT_PORT).map_err(|error| failed(&error))?;
     match check {
         Check::Exec(argv) => {
             let request = exec(spec, recorded, argv.to_vec(), Place::Beside);

@@ -12,16 +12,13 @@ use std::path::{Path, PathBuf};
 use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use microagent_cas::{Digest, Hasher, Store, StoreError};
-use microagent_pipeline::Image;
+use microagent_pipeline::{Image, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_MANIFEST};
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 
 use crate::layer::LayerError;
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -60,8 +57,8 @@ pub enum LayoutError {
 /// What is added.
 #[derive(Debug, Clone)]
 pub struct NewImage<'a> {
-    /// The image that is extended. Its layers are in the store.
-    pub base: &'a Image,
+    /// The image that is extended, whose layers are in the store. Without it the layer is all.
+    pub base: Option<&'a Image>,
     /// Copy its layers into the layout.
     pub with_base: bool,
     /// The name in the layout (`org.opencontainers.image.ref.name`).
@@ -84,8 +81,14 @@ pub fn add_image(
     write: impl FnOnce(&mut dyn Write) -> Result<(), LayerError>,
 ) -> Result<Digest, LayoutError> {
     let base = image.base;
-    let manifest = document(store, &base.digest, "manifest")?;
-    let config = document(store, &base.config_digest, "configuration")?;
+    let (manifest, config) = match base {
+        Some(base) => (
+            document(store, &base.digest, "manifest")?,
+            document(store, &base.config_digest, "configuration")?,
+        ),
+        None => empty(),
+    };
+    let layers = base.map_or(&[][..], |base| &base.layers);
     let blobs = directory.join("blobs/sha256");
     let failed = |path: &Path| io_error(path);
     check(directory)?;
@@ -97,17 +100,17 @@ pub fn add_image(
     // Others that add to it wait.
     let lock = File::open(&marker).map_err(failed(&marker))?;
     flock(&lock, FlockOperation::LockExclusive).map_err(|e| failed(&marker)(e.into()))?;
-    for layer in base.layers.iter().filter(|_| image.with_base) {
+    for layer in layers.iter().filter(|_| image.with_base) {
         copy_blob(store, &layer.digest, &blobs)?;
     }
     let layer = write_layer(&blobs, write)?;
-    let config = new_config(config, image, &layer)?;
+    let config = new_config(config, layers.len(), image, &layer)?;
     let config = put_document(&blobs, &config)?;
     let manifest = new_manifest(manifest, config, &layer)?;
     let (digest, size) = put_document(&blobs, &manifest)?;
     let index = directory.join("index.json");
     let entry = json!({
-        "mediaType": MANIFEST,
+        "mediaType": OCI_MANIFEST,
         "digest": digest.to_string(),
         "size": size,
         "annotations": { REF_NAME: image.tag },
@@ -156,6 +159,18 @@ fn persist(file: NamedTempFile, path: &Path) -> Result<(), LayoutError> {
     file.as_file().sync_all().map_err(io_error(path))?;
     let persisted = file.persist(path).map(drop);
     persisted.map_err(|error| io_error(path)(error.error))
+}
+
+/// The manifest and the configuration of an image without layers.
+fn empty() -> (Value, Value) {
+    let manifest = json!({ "schemaVersion": 2, "layers": [] });
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [] },
+    });
+    (manifest, config)
 }
 
 /// A document of the base image.
@@ -247,6 +262,7 @@ fn put_document(blobs: &Path, document: &Value) -> Result<(Digest, u64), LayoutE
 /// The configuration of the base with one layer more.
 fn new_config(
     mut config: Value,
+    layers: usize,
     image: &NewImage<'_>,
     layer: &NewLayer,
 ) -> Result<Value, LayoutError> {
@@ -258,7 +274,7 @@ fn new_config(
         return Err(damaged);
     };
     // Those of superfluous entries would count as layers.
-    diff_ids.truncate(image.base.layers.len());
+    diff_ids.truncate(layers);
     diff_ids.push(layer.diff_id.to_string().into());
     let Some(fields) = config.as_object_mut() else {
         return Err(damaged);
@@ -279,21 +295,21 @@ fn new_manifest(
 ) -> Result<Value, LayoutError> {
     let damaged = || LayoutError::Document("manifest");
     let fields = manifest.as_object_mut().ok_or_else(damaged)?;
-    fields.insert("mediaType".into(), MANIFEST.into());
+    fields.insert("mediaType".into(), OCI_MANIFEST.into());
     fields.insert(
         "config".into(),
-        json!({ "mediaType": CONFIG, "digest": config.to_string(), "size": size }),
+        json!({ "mediaType": OCI_CONFIG, "digest": config.to_string(), "size": size }),
     );
     let layers = fields.get_mut("layers").and_then(Value::as_array_mut);
     let layers = layers.ok_or_else(damaged)?;
     for known in layers.iter_mut() {
         let media_type = known.get("mediaType").and_then(Value::as_str);
         if let Some(suffix) = media_type.and_then(docker_layer) {
-            known["mediaType"] = format!("{LAYER}{suffix}").into();
+            known["mediaType"] = format!("{OCI_LAYER}{suffix}").into();
         }
     }
     layers.push(json!({
-        "mediaType": format!("{LAYER}+gzip"),
+        "mediaType": OCI_LAYER_GZIP,
         "digest": layer.digest.to_string(),
         "size": layer.size,
     }));

@@ -13,15 +13,12 @@ use crate::machine::mediation;
 use crate::machine::probe::{self, ProbeError};
 use crate::machine::session::SessionError;
 use crate::result::WorkloadResult;
-use crate::spec::Spec;
+use crate::spec::{DEFAULT_SHELL, Spec};
 use crate::start::{exec, recorded};
 use crate::state::State;
 
 /// How long each probe of the guest may take.
 const LIMIT: Duration = Duration::from_secs(3);
-
-/// The shell of a workspace that names none.
-const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// What a workspace can be used for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,7 +66,7 @@ pub fn readiness(directory: &WorkspaceDir, spec: &Spec, state: State) -> Readine
         state => Err(format!("it is {state}")),
     };
     let ping = |client: &Client| {
-        let stream = client.connect(AGENT_PORT);
+        let stream = client.probe(AGENT_PORT);
         let stream = stream.map_err(|error| error_chain(&error))?;
         probe::ping(stream, LIMIT).map_err(|error| error_chain(&error))
     };
@@ -92,7 +89,7 @@ fn run_shell(client: &Client, spec: &Spec) -> Result<(), String> {
     let shell = spec.shell.clone().unwrap_or(DEFAULT_SHELL.to_owned());
     let argv = vec![shell.clone(), "-c".to_owned(), "exit 0".to_owned()];
     let request = exec(spec, recorded, argv, Place::Beside);
-    let stream = client.connect(AGENT_PORT);
+    let stream = client.probe(AGENT_PORT);
     let stream = stream.map_err(|error| error_chain(&error))?;
     match probe::run(stream, request, LIMIT) {
         Ok((exited, _)) if exited.code == Some(0) => Ok(()),

@@ -11,9 +11,11 @@ use microagent_vmm::engine::max_disks;
 use crate::dir::{WorkspaceDir, is_name};
 use crate::environment::environment;
 use crate::machine::boot::{Guest, boot_timeout};
+use crate::network::Plan;
+use crate::passed;
 use crate::shim::config::ShimConfig;
 use crate::signal;
-use crate::spec::{Access, Recorded, RecordedKernel, Spec};
+use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, RecordedKernel, Spec};
 
 /// How one start differs from others.
 #[derive(Debug, Clone)]
@@ -80,8 +82,10 @@ pub fn shim_config(
         kernel: recorded.kernel.clone(),
         initramfs: recorded.initramfs.clone(),
     });
+    let network = spec.network.clone().unwrap_or_default();
+    let limit = max_disks(options.engine, network.mode != NetworkMode::Isolated);
     let modules = match &boot.kernel.modules_disk {
-        Some(modules) if configs.len() < max_disks(options.engine) => {
+        Some(modules) if configs.len() < limit => {
             configs.push(DiskConfig {
                 path: store.sparse_path(&digest(modules)?),
                 mode: DiskMode::ReadOnly,
@@ -116,19 +120,28 @@ pub fn shim_config(
             run_dir: PathBuf::new(),
             console_to_stderr: true,
             listen: (spec.mediation.iter()).map(|it| it.port).collect(),
+            // The shim opens the network.
+            net: None,
+            saved: None,
         },
         guest: Guest {
             hostname,
             // The root is not mounted by name.
             disks: disks.into_iter().filter_map(|(_, mount)| mount).collect(),
             modules,
+            network: None,
+            trust: passed::trust(&recorded.ca_certs, recorded.env()),
             cgroups: true,
         },
         workload,
         mediation: spec.mediation.clone(),
-        stop_signal: (recorded.image.stop_signal.as_deref())
+        forwards: network.forwards.clone(),
+        network: Some(Plan::new(network, recorded.runtime_id.clone())),
+        stop_signal: (recorded.stop_signal())
             .and_then(signal::number)
             .unwrap_or(signal::SIGTERM),
+        timeout: spec.timeout_seconds,
+        ttl: spec.ttl_seconds,
     })
 }
 
@@ -142,19 +155,20 @@ pub fn recorded(spec: &Spec) -> Result<&Recorded, ManifestError> {
 
 /// The caller's label.
 pub fn role(spec: &Spec) -> &str {
-    spec.role.as_deref().unwrap_or("workload")
+    spec.role.as_deref().unwrap_or(DEFAULT_ROLE)
 }
 
 /// A command in the workspace, with the environment, directory and user of its image.
 pub fn exec(spec: &Spec, recorded: &Recorded, argv: Vec<String>, place: Place) -> Exec {
     let name = spec.name.as_deref().unwrap_or_default();
     let hostname = spec.hostname.as_deref().unwrap_or(name);
-    let overrides = spec.env.iter().map(|(name, value)| (&**name, &**value));
+    let overrides = recorded.variables.iter().chain(&spec.env);
+    let overrides = overrides.map(|(name, value)| (&**name, &**value));
     Exec {
         argv,
-        env: environment(&recorded.image.env, overrides, hostname),
-        cwd: recorded.image.working_dir.clone(),
-        user: recorded.image.user.clone(),
+        env: environment(recorded.env(), overrides, hostname),
+        cwd: recorded.working_dir().to_owned(),
+        user: recorded.user().to_owned(),
         stdin: false,
         output: Output::Separate,
         place,

@@ -73,6 +73,17 @@ impl Engine {
         Ok(self.outcome(key, record, false, started))
     }
 
+    /// Looks a node up; `None` when it is not recorded, and nothing is reported.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) fn find(&self, spec: NodeSpec) -> Result<Option<NodeOutcome>, StoreError> {
+        let started = Instant::now();
+        let key = spec.key();
+        let found = self.look_up(&key)?;
+        Ok(found.map(|record| self.outcome(key, record, true, started)))
+    }
+
     /// Computes a node whose output is not a function of its inputs (it asks the outside world),
     /// and records the result; never a hit. A record with the same outputs is kept, so a run that
     /// observes nothing new writes (and syncs) nothing.

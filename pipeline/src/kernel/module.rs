@@ -19,8 +19,9 @@ pub(crate) const REQUIRED: &[&str] = &[
 ];
 
 /// Modules that are included if the kernel has them. `virtio_rng` fills the entropy pool early;
-/// ext4 requests `crc32c_generic` from the crypto API by an alias, which would need modprobe.
-pub(crate) const OPTIONAL: &[&str] = &["virtio_rng", "crc32c_generic"];
+/// ext4 requests `crc32c_generic` from the crypto API by an alias, which would need modprobe; a VM
+/// whose devices are all in use has no disk with modules from which `virtio_net` could be loaded.
+pub(crate) const OPTIONAL: &[&str] = &["virtio_rng", "crc32c_generic", "virtio_net"];
 
 /// The kernel's name for a module file: without directory and suffixes, with `-` replaced by `_`.
 /// `None` if it is not a module file.

@@ -8,3 +8,4 @@ pub(crate) mod layer;
 pub(crate) mod local_file;
 pub(crate) mod resolve;
 pub(crate) mod rootfs;
+pub(crate) mod snapshot;

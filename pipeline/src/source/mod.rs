@@ -19,7 +19,7 @@ use crate::image::reference::Reference;
 pub(crate) use error::SourceFailure;
 pub use error::{ArchiveError, ArchiveProblem, Format as ArchiveFormat};
 pub(crate) use layout::OciArchive;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use registry::fuzzing;
 pub(crate) use registry::push;
 pub use registry::{

@@ -161,9 +161,12 @@ fn check_cloud_kernel(kernel: &Kernel, store: &Store, package: &Package) {
     assert_eq!(
         names,
         [
+            "failover.ko",
+            "net_failover.ko",
             "virtio.ko",
             "virtio_blk.ko",
             "virtio_mmio.ko",
+            "virtio_net.ko",
             "virtio_ring.ko",
             "virtio_rng.ko",
             "vmw_vsock_virtio_transport.ko",

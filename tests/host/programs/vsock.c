@@ -1,5 +1,7 @@
 /* vsock PORT: sends standard input to the port of the host (CID 2), ends that direction, and prints
- * the answer. Exits with 1 if the host refuses, and with 2 if the connection is reset. */
+ * the answer. Exits with 1 if the host refuses, and with 2 if the connection is reset. A host that
+ * ends the connection before all is sent is no error: its answer may be complete. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -23,9 +25,13 @@ int main(int argc, char **argv)
 	}
 	while ((length = read(0, buffer, sizeof buffer)) > 0)
 		for (ssize_t sent = 0, n; sent < length; sent += n)
-			if ((n = send(stream, buffer + sent, length - sent, MSG_NOSIGNAL)) < 0)
-				return 2;
+			if ((n = send(stream, buffer + sent, length - sent, MSG_NOSIGNAL)) < 0) {
+				if (errno != EPIPE)
+					return 2;
+				goto answer;
+			}
 	shutdown(stream, SHUT_WR);
+answer:
 	while ((length = read(stream, buffer, sizeof buffer)) > 0)
 		if (write(1, buffer, length) != length)
 			return 3;

@@ -1,7 +1,7 @@
 //! Runs one script in the lab, a machine with a real KVM inside. See `docs/testing.md`.
 //!
-//! `lab [--program HOST[:GUEST]]… [--directory HOST:GUEST]… [--icount] [--cpus N] [--memory MIB]
-//! [--disk IMAGE] [--seconds N] [--console] -- SCRIPT`
+//! `lab [--program HOST[:GUEST]]… [--directory HOST:GUEST]… [--module NAME]… [--icount] [--cpus N]
+//! [--memory MIB] [--disk IMAGE] [--seconds N] [--console] -- SCRIPT`
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
     let mut machine = Machine::default();
     let mut programs = Vec::new();
     let mut directories = Vec::new();
+    let mut modules = Vec::new();
     let mut console = false;
     let mut arguments = std::env::args().skip(1);
     let script = loop {
@@ -32,6 +33,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
         match flag.as_str() {
             "--program" => programs.push(value()?),
             "--directory" => directories.push(value()?),
+            "--module" => modules.push(value()?),
             "--icount" => machine.deterministic_clock = true,
             "--cpus" => machine.cpus = value()?.parse()?,
             "--memory" => machine.memory_mib = value()?.parse()?,
@@ -60,6 +62,7 @@ fn run() -> Result<u8, Box<dyn std::error::Error>> {
             .ok_or(format!("--directory {directory}: expected HOST:GUEST"))?;
         lab.directory(host.as_ref(), guest)?;
     }
+    lab.modules(&modules.iter().map(String::as_str).collect::<Vec<_>>())?;
     lab.step("script", &script, seconds);
     let report = lab.boot()?;
     let step = report.step("script");

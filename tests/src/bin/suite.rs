@@ -69,6 +69,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
 fn prepare() -> Result<(), Error> {
     report("the lab's kernel", lab::kernel().map(drop))?;
     report("the Debian image", image::debian().map(drop))?;
+    report("the image of network clients", image::clients().map(drop))?;
     report("the kernel of kernel build", built_kernel::host().map(drop))
 }
 

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # PID 1 of the lab. src/lab/protocol.rs documents its protocol on the second serial port.
 /bin/busybox --install -s /bin
-export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/root MICROAGENT_NETWORK=isolated MICROAGENT_SNAPSHOT=off
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

@@ -12,7 +12,8 @@ use crate::{Error, cache, tool};
 /// The metapackage whose dependency is the kernel's package.
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 
-/// In load order. One that is absent is built in, or belongs to another version of the kernel.
+/// Those of every lab, in load order. One that is absent is built in, or belongs to another version of
+/// the kernel.
 const MODULES: [&str; 11] = [
     "irqbypass",
     "kvm",
@@ -36,6 +37,32 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The lab's modules in load order, uncompressed.
     pub modules: Vec<PathBuf>,
+    /// Every module of the package.
+    all: Vec<PathBuf>,
+}
+
+impl Kernel {
+    /// Adds a module, after those that it depends on. One that is absent is built in.
+    pub(super) fn add_module(&mut self, name: &str) -> Result<(), Error> {
+        let named = |path: &PathBuf| {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+            stem.replace('-', "_") == name.replace('-', "_")
+        };
+        if self.modules.iter().any(named) {
+            return Ok(());
+        }
+        let Some(path) = self.all.iter().find(|path| named(path)).cloned() else {
+            return Ok(());
+        };
+        // The package has no modules.dep: depmod writes it when the package is installed.
+        let arguments = [path.as_os_str(), "-F".as_ref(), "depends".as_ref()];
+        let depends = tool::text("modinfo", arguments)?;
+        for name in depends.trim().split(',').filter(|name| !name.is_empty()) {
+            self.add_module(name)?;
+        }
+        self.modules.push(path);
+        Ok(())
+    }
 }
 
 /// The distribution's current cloud kernel, downloaded unless its version is in the cache.
@@ -85,10 +112,12 @@ fn read(entry: &Path) -> Result<Kernel, Error> {
         .iter()
         .filter_map(|module| find(&|name| name == format!("{module}.ko")))
         .collect();
+    let all = files.lines().filter(|path| path.ends_with(".ko"));
     Ok(Kernel {
         package: entry.join("kernel.deb"),
         image,
         modules,
+        all: all.map(PathBuf::from).collect(),
     })
 }
 

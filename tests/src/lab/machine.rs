@@ -12,6 +12,7 @@ use super::processor::{self, Processor};
 use super::{Kernel, Machine, Report, Step, protocol, stalled};
 use crate::error::tail;
 use crate::scoped_process::ScopedProcess;
+use crate::write_log::SECTOR;
 use crate::{Error, tool};
 
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -194,6 +195,23 @@ fn command(
             .arg(format!(
                 "if=none,id=disk,format=raw,readonly=on,file={}",
                 disk.display()
+            ))
+            .args(["-device", "virtio-blk-pci,drive=disk"]);
+    }
+    if let Some(recorded) = &machine.recorded {
+        // Each boot begins with the same disk and an empty log.
+        let used = recorded.image.with_extension("used");
+        let copy = [recorded.image.as_os_str(), used.as_os_str()];
+        tool::run("cp", [&["--sparse=always".as_ref()][..], &copy].concat())?;
+        File::create(&recorded.log).map_err(Error::file(&recorded.log))?;
+        for (name, path) in [("written", &used), ("log", &recorded.log)] {
+            let node = format!("driver=file,node-name={name},filename={}", path.display());
+            command.args(["-blockdev", &node]);
+        }
+        command
+            .arg("-blockdev")
+            .arg(format!(
+                "driver=blklogwrites,node-name=disk,file=written,log=log,log-sector-size={SECTOR}"
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"]);
     }

@@ -53,12 +53,23 @@ pub struct Machine {
     pub deterministic_clock: bool,
     /// A raw image to attach, read-only, as `/dev/vda`.
     pub disk: Option<PathBuf>,
+    /// A disk that is written, `/dev/vda`, with a log of its writes.
+    pub recorded: Option<RecordedDisk>,
     /// Time limit of the whole, boot included. With the deterministic clock a lab that exceeds it
     /// is booted again, twice: nothing else detects a stall there.
     pub deadline: Duration,
     /// A lab in which no process runs for this long has stalled and is booted again, twice. Ignored
     /// with the deterministic clock.
     pub silence: Duration,
+}
+
+/// A disk whose writes are recorded.
+#[derive(Debug, Clone)]
+pub struct RecordedDisk {
+    /// What is on it at first. The lab writes to a copy.
+    pub image: PathBuf,
+    /// The log of what is written, which [`WriteLog`](crate::write_log::WriteLog) reads.
+    pub log: PathBuf,
 }
 
 impl Default for Machine {
@@ -68,6 +79,7 @@ impl Default for Machine {
             cpus: 1,
             deterministic_clock: false,
             disk: None,
+            recorded: None,
             deadline: Duration::from_secs(300),
             silence: Duration::from_secs(60),
         }
@@ -185,21 +197,18 @@ impl Lab {
             });
         }
         lab.file(&busybox, "/bin/busybox")?;
-        lab.text("root:x:0:0:root:/root:/bin/sh\n", "/etc/passwd", 0o644)?;
-        lab.text("root:x:0:\n", "/etc/group", 0o644)?;
+        let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+        lab.text(users, "/etc/passwd", 0o644)?;
+        lab.text("root:x:0:\nnogroup:x:65534:\n", "/etc/group", 0o644)?;
         lab.text("127.0.0.1 localhost\n", "/etc/hosts", 0o644)?;
-        let modules = lab.kernel.modules.clone();
-        for module in &modules {
-            let name = module.file_name().unwrap_or_default().to_string_lossy();
-            lab.file(module, &format!("/lab/modules/{name}"))?;
-        }
-        let order: String = modules
-            .iter()
-            .filter_map(|module| module.file_name())
-            .map(|name| format!("{}\n", name.to_string_lossy()))
-            .collect();
-        lab.text(&order, "/lab/modules/order", 0o644)?;
         Ok(lab)
+    }
+
+    /// Loads further modules of the kernel, and those that they depend on.
+    pub fn modules(&mut self, names: &[&str]) -> Result<(), Error> {
+        names
+            .iter()
+            .try_for_each(|name| self.kernel.add_module(name))
     }
 
     /// Puts a file of this host at `guest`, with its mode.
@@ -312,6 +321,13 @@ impl Lab {
                 0o644,
             )?;
         }
+        let mut order = String::new();
+        for module in self.kernel.modules.clone() {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            self.file(&module, &format!("/lab/modules/{name}"))?;
+            order += &format!("{name}\n");
+        }
+        self.text(&order, "/lab/modules/order", 0o644)?;
         self.text(machine::INIT, "/init", 0o755)?;
         if !self.machine.deterministic_clock {
             self.text("", "/lab/beats", 0o644)?;

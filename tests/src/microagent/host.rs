@@ -10,6 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{Invocation, left_behind};
+use crate::namespaces::NAMESPACES;
 use crate::{Error, binaries, cache, lab, tool};
 
 /// Time after the exit of the command line in which its helpers must exit as well.
@@ -39,15 +40,7 @@ impl Host {
     /// An environment in which `kernel install` has run, with the package in the cache.
     pub fn with_kernel() -> Result<Host, Error> {
         let package = lab::kernel()?.package;
-        let program = binaries::microagent();
-        let made = fs::metadata(&program).map_err(Error::file(&program))?;
-        let key = format!(
-            "kernel-{}-{}.{}",
-            made.size(),
-            made.mtime(),
-            made.mtime_nsec()
-        );
-        let template = cache::entry_in(&binaries::scratch(), &key, |directory| {
+        let template = template("kernel", |directory| {
             let installing = Host::new()?;
             let mut install = installing.microagent(["kernel", "install", "--from"]);
             let finished = install.argument(package).finish();
@@ -114,6 +107,21 @@ impl Host {
         invocation
     }
 
+    /// Prepares a run of a shell script, as [`Host::shell`], in namespaces of its own: those of processes
+    /// and mounts, and the one of microagent of [`NAMESPACES`]. Its processes end with it. Needs root.
+    pub fn shell_in_namespaces(&self, script: &str) -> Invocation {
+        let mut invocation = self.program(Path::new("/usr/bin/unshare"));
+        for argument in ["--net", "--mount", "--pid", "--fork", "--kill-child"] {
+            invocation.argument(argument);
+        }
+        invocation
+            .argument("--mount-proc")
+            .argument("sh")
+            .argument("-c")
+            .argument(format!("{NAMESPACES}{script}"));
+        invocation
+    }
+
     /// Prepares a run of any program in the same environment as [`Host::microagent`].
     pub fn program(&self, program: &Path) -> Invocation {
         let mut command = Command::new(program);
@@ -134,6 +142,7 @@ impl Host {
             .env("TMPDIR", root.join("tmp"))
             .env("XDG_RUNTIME_DIR", root.join("run"))
             .env("MICROAGENT_STATE_DIR", self.state())
+            .env("MICROAGENT_NETWORK", "isolated")
             .current_dir(root.join("home"));
         Invocation::new(command)
     }
@@ -154,6 +163,23 @@ impl Host {
     pub fn processes(&self) -> Vec<String> {
         left_behind::processes(self.root.path(), GRACE)
     }
+}
+
+/// Returns the directory that `make` has filled with what the program under test has made. It is made
+/// again when the program changes.
+pub(crate) fn template(
+    name: &str,
+    make: impl FnOnce(&Path) -> Result<(), Error>,
+) -> Result<PathBuf, Error> {
+    let program = binaries::microagent();
+    let made = fs::metadata(&program).map_err(Error::file(&program))?;
+    let key = format!(
+        "{name}-{}-{}.{}",
+        made.size(),
+        made.mtime(),
+        made.mtime_nsec()
+    );
+    cache::entry_in(&binaries::scratch(), &key, make)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {

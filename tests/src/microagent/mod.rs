@@ -9,4 +9,6 @@ mod invocation;
 mod left_behind;
 
 pub use host::Host;
+pub(crate) use host::template;
 pub use invocation::{Finished, Invocation, Running};
+pub(crate) use left_behind::wait_for_process;

@@ -1,7 +1,9 @@
 //! Invalid and malicious input: each is refused with a non-zero exit code and one or two lines that
 //! name the input and a remediation, and leaves nothing behind.
 
+mod create;
 mod usage;
+mod verbs;
 
 use std::path::Path;
 
@@ -527,4 +529,14 @@ fn with_json_the_error_is_the_last_line() {
         "{error}"
     );
     assert_eq!(error["retryable"], false, "{error}");
+}
+
+#[test]
+fn engine_qemu_takes_no_snapshots() {
+    let host = or_skip!(Host::new());
+    let mut warm = host.microagent(["--engine", "qemu", "warm"]);
+    let names = ["engine qemu takes no snapshots"];
+    refused(&host, &mut warm, 1, &names);
+    let mut far = host.microagent(["--engine", "qemu", "warm", "--network", "moon"]);
+    refused(&host, &mut far, 2, &["moon", "the modes are"]);
 }

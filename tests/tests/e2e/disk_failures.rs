@@ -87,6 +87,7 @@ fn a_full_file_system_below_a_disk_is_named_and_the_remediation_works() {
     assert_eq!(error["error"]["message"], lost);
     let document = setup.document("document");
     assert_eq!(document["result"]["exitCode"], 7);
+    assert_eq!(document["finalState"], "failed");
     assert_eq!(document["result"]["stdout"], "failed\nexits 7\n");
     let warning = serde_json::json!({
         "message": lost,
@@ -109,13 +110,18 @@ fn a_full_scratch_space_is_named() {
         run run --image "$IMAGE" --exec '{fill}' 2>errors; echo "code $?"
         sed "s|$MICROAGENT_STATE_DIR|state|g" errors
         mount -o remount,size=80M "$MICROAGENT_STATE_DIR/run"
-        run run --image "$IMAGE" --exec '{fill}'; echo "code $?""#
+        run run --image "$IMAGE" --exec '{fill}'; echo "code $?"
+        # A kept run is in the state of its document.
+        small 8M "$MICROAGENT_STATE_DIR/workspaces" || exit 98
+        run --json run --keep --name kept --image "$IMAGE" --exec '{fill}; exit 0' >document 2>errors; echo "code $?"
+        microagent --json status kept | grep '^  "state"'; grep -c '"finalState": "failed"' document
+        microagent --quiet delete kept"#
     );
     setup.prints(
         &text,
         "failed\ncode 125\nmicroagent: disk root (scratch space in state/run): data that the guest \
          wrote is lost: No space left on device (os error 28)\n  free space in the file system of \
-         state/run\ncode 0\n",
+         state/run\ncode 0\ncode 125\n  \"state\": \"failed\",\n1\nkept\n",
     );
 }
 
@@ -153,7 +159,7 @@ fn a_workspace_on_a_full_file_system_keeps_its_disk_and_prints_the_document() {
         run --json run --keep --name full --image "$IMAGE" --exec '{fill}; exit 7' >document 2>errors
         echo "code $?"; cd "$MICROAGENT_STATE_DIR/workspaces" && ls -A . full"#
     );
-    setup.prints(&text, "code 125\n.:\nfull\n\nfull:\nrootfs.ext4\n");
+    setup.prints(&text, "code 125\n.:\nfull\n\nfull:\nevent.json\nevents.jsonl\nlock\nroot.delta\nroot.presence\nspec.json\n");
     let document = setup.document("document");
     assert_eq!(document["result"]["exitCode"], 7, "{document}");
     assert_eq!(document["warnings"][0]["dataLost"], true, "{document}");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use microagent_tests::fault_proxy::FaultProxy;
 use microagent_tests::image::{Layout, Tar};
 use microagent_tests::microagent::{Finished, Host};
+use microagent_tests::numbers::Numbers;
 use microagent_tests::registry::Registry;
 use microagent_tests::{binaries, or_skip, root_or_skip, soak, tool};
 use serde_json::Value;
@@ -16,20 +17,6 @@ use serde_json::Value;
 const KILLS: u64 = 100;
 /// Number of builds with a failing system call in the suite.
 const INJECTIONS: u64 = 30;
-
-/// A deterministic pseudo-random sequence; only the timing differs between runs.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
 
 /// Images with shared lower layers: `latest`, and `count` images with one more layer each.
 fn overlapping(count: u8) -> Result<(Layout, Vec<String>), microagent_tests::Error> {
@@ -52,7 +39,7 @@ fn overlapping(count: u8) -> Result<(Layout, Vec<String>), microagent_tests::Err
 
 /// Bytes that do not compress.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers::new(seed);
     let words = std::iter::repeat_with(|| numbers.below(u64::MAX));
     words.flat_map(u64::to_le_bytes).take(length).collect()
 }
@@ -96,7 +83,7 @@ fn killed_builds_and_collections_leave_the_store_intact() {
     let longest = u64::try_from(started.elapsed().as_micros()).unwrap();
     json(&host, &["cache", "gc", "--max-size", "0"]);
 
-    let mut numbers = Numbers(1);
+    let mut numbers = Numbers::new(1);
     let (mut killed, mut rounds) = (0, 0);
     for round in soak::rounds(KILLS) {
         rounds += 1;
@@ -197,7 +184,7 @@ fn a_failing_system_call_at_any_moment_loses_nothing() {
     let expected = digest(&build(&host, &image).expect_code(0));
     json(&host, &["cache", "gc", "--max-size", "0"]);
     let calls = "write,pwrite64,fsync,linkat,rename,renameat,renameat2,ftruncate,fchmod";
-    let mut numbers = Numbers(2);
+    let mut numbers = Numbers::new(2);
     let (mut failed, mut done) = (0, 0);
     for round in soak::rounds(INJECTIONS) {
         let error = ["EIO", "ENOSPC"][usize::try_from(round % 2).unwrap()];

@@ -263,6 +263,18 @@ fn the_maximum_number_of_disks_works_and_one_more_is_refused() {
         "{}",
         six.errors()
     );
+    let networked = |count: usize, command: &str| {
+        let mut run = setup.run(&flags(count), command);
+        run.variable("MICROAGENT_NETWORK", "").finish()
+    };
+    let four = networked(4, "for n in 1 2 3 4; do cat /disks/$n/name; done").expect_code(0);
+    assert_eq!(four.json()["result"]["stdout"], "b1b2b3b4");
+    let five = networked(5, "true").expect_code(125);
+    assert!(
+        (five.errors()).contains("supports 4 additional disks beside a network, but 5 are given"),
+        "{}",
+        five.errors()
+    );
     setup.host.assert_clean();
 }
 
@@ -297,5 +309,13 @@ fn a_kept_workspace_and_a_disk_are_both_shut_down_cleanly() {
         .expect_code(0);
     assert_eq!(finished.json()["finalState"], "halted");
     fsck(&setup.disk).unwrap();
-    fsck(&setup.host.state().join("workspaces/kept/rootfs.ext4")).unwrap();
+    // Read from its disk, which a dirty journal would prevent.
+    let copied = setup.host.path("copied");
+    let copy = setup
+        .host
+        .microagent(["cp", "kept:/file"])
+        .argument(&copied)
+        .finish();
+    copy.expect_code(0);
+    assert_eq!(std::fs::read_to_string(copied).unwrap(), "root\n");
 }

@@ -1,10 +1,52 @@
 //! What `microagent run` must do on every engine: the same shell scripts on this machine and in
 //! the lab, with the same answers.
 //!
-//! A script finds `$IMAGE` (the busybox image) and a `microagent` whose engine, state directory
-//! and kernel are set up: the kernel of `kernel build`, and in the state directory `$DISTRIBUTION`
-//! the distribution's. `$PROGRAMS` is a directory with the programs of
+//! A script finds `$IMAGE` (the busybox image, of which [`INTERRUPT`] is a variant) and a `microagent`
+//! whose engine, state directory and kernel are set up: the kernel of `kernel build`, and in the state
+//! directory `$DISTRIBUTION` the distribution's. `$PROGRAMS` is a directory with the programs of
 //! [`microagent_tests::program::for_guests`].
+
+use std::time::Duration;
+
+use microagent_tests::image::Layout;
+use microagent_tests::lab::{Lab, Machine, Report};
+use microagent_tests::microagent::Finished;
+use microagent_tests::{Error, built_kernel};
+
+/// The tag of the busybox image whose stop signal is SIGINT.
+const INTERRUPT: &str = "interrupt";
+
+/// A layout with the images of these cases.
+///
+/// # Errors
+/// Those of the tools that make images.
+pub fn layout<'a>(cases: impl IntoIterator<Item = &'a Case>) -> Result<Layout, Error> {
+    let layout = Layout::busybox()?;
+    if cases
+        .into_iter()
+        .any(|case| case.script.contains(INTERRUPT))
+    {
+        layout.tag("latest", INTERRUPT)?;
+        layout.configure(INTERRUPT, &["--config.stopsignal=SIGINT"])?;
+    }
+    Ok(layout)
+}
+
+/// A lab with `microagent`, the kernel of `kernel build` in the state directory `/state`, and the
+/// images of `layout` in `/layout`.
+///
+/// # Errors
+/// When the kernel, the lab's own or a file is missing.
+pub fn lab(layout: &Layout) -> Result<Lab, Error> {
+    let mut lab = Lab::with_machine(Machine {
+        deadline: Duration::from_secs(1200),
+        ..Machine::default()
+    })?;
+    lab.microagent()?;
+    lab.directory(&built_kernel::host()?.state(), "/state")?;
+    lab.directory(layout.directory(), "/layout")?;
+    Ok(lab)
+}
 
 /// One case.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +67,36 @@ impl Case {
     /// Whether it boots the distribution's kernel.
     pub fn uses_distribution(&self) -> bool {
         self.script.contains("$DISTRIBUTION")
+    }
+
+    /// Checks what a lab reports of it.
+    #[track_caller]
+    pub fn check_in(&self, report: &Report) {
+        let step = report.step(self.name);
+        assert_eq!(
+            (step.code, step.text().as_str()),
+            (self.code, self.stdout),
+            "stderr: {}; took {:?}",
+            step.errors(),
+            step.elapsed
+        );
+    }
+
+    /// Checks how it ended on this host.
+    #[track_caller]
+    pub fn check_finished(&self, finished: &Finished) {
+        assert_eq!(
+            (finished.code, finished.text().as_str()),
+            (Some(self.code), self.stdout),
+            "stderr: {}; took {:?}",
+            finished.errors(),
+            finished.elapsed
+        );
+    }
+
+    /// Whether it uses the programs for guests.
+    pub fn uses_programs(&self) -> bool {
+        self.script.contains("$PROGRAMS")
     }
 }
 

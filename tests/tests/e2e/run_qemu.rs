@@ -1,12 +1,13 @@
 //! `microagent run` on engine `qemu` with the kernel of `kernel build`, and some cases with the
 //! distribution's.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::run_list::{self, Case};
-use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
 use microagent_tests::{built_kernel, or_skip, program, tool};
+use tempfile::TempDir;
 
 /// Runs of the script report what they do, and the state of a guest that does not come up, on
 /// standard error, which is printed if the case fails. Scripts that read it say `--quiet`.
@@ -20,9 +21,12 @@ const VERBOSE: &str = r#"microagent() {
 
 fn check(case: &Case) {
     or_skip!(tool::find("qemu-system-x86_64"));
-    let layout = or_skip!(Layout::busybox());
+    let layout = or_skip!(run_list::layout([case]));
     let host = or_skip!(built_kernel::host());
-    let programs = or_skip!(program::for_guests());
+    let programs = match case.uses_programs() {
+        true => Some(or_skip!(program::for_guests())),
+        false => None,
+    };
     let distribution = match case.uses_distribution() {
         true => Some(or_skip!(Host::with_kernel())),
         false => None,
@@ -31,7 +35,10 @@ fn check(case: &Case) {
         .shell(&format!("{VERBOSE}{}", case.script))
         .variable("MICROAGENT_ENGINE", "qemu")
         .variable("IMAGE", layout.reference("latest"))
-        .variable("PROGRAMS", programs.path())
+        .variable(
+            "PROGRAMS",
+            programs.as_ref().map_or(Path::new(""), TempDir::path),
+        )
         .variable(
             "DISTRIBUTION",
             distribution.as_ref().map(Host::state).unwrap_or_default(),

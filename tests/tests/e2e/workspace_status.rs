@@ -32,7 +32,8 @@ fn each_artifact_that_is_not_what_create_recorded_is_named() {
     let layout = or_skip!(Layout::busybox());
     let host = or_skip!(built_kernel::host());
     let script = r#"mkdir content && echo x >content/file && tar -C content -cf b.tar . && mke2fs -q own.ext4 4M
-        microagent --quiet create w --image "$IMAGE" --bundle b=b.tar:/b:ro --disk own=own.ext4:/own:ro"#;
+        microagent --quiet create w --image "$IMAGE" --bundle b=b.tar:/b:ro --disk own=own.ext4:/own:ro \
+            --output out=/out --mediation 5000=127.0.0.1:1 --mediation-optional --network isolated"#;
     let mut create = host.shell(script);
     create.variable("MICROAGENT_ENGINE", "qemu");
     create.variable("IMAGE", layout.reference("latest"));
@@ -50,6 +51,24 @@ fn each_artifact_that_is_not_what_create_recorded_is_named() {
     assert_eq!(
         names.last().unwrap(),
         &&json!({"name": "own", "digest": null, "ok": true})
+    );
+    let path = |name: &str| host.path(name).display().to_string();
+    let inputs = json!([
+        {"name": "own", "type": "disk", "path": path("own.ext4"), "mountpoint": "/own", "mode": "ro", "digest": null},
+        {"name": "b", "type": "bundle", "path": path("b.tar"), "mountpoint": "/b", "mode": "ro", "digest": names[0]["digest"]},
+    ]);
+    let outputs = json!([{"name": "out", "path": "/out"}]);
+    assert_eq!(
+        whole["artifacts"],
+        json!({"inputs": inputs, "outputs": outputs})
+    );
+    let mediation = json!({"port": 5000, "target": "127.0.0.1:1", "required": false});
+    assert_eq!(whole["mediation"], mediation);
+    let network = json!({"mode": "isolated", "publishes": []});
+    assert_eq!(whole["network"], network);
+    assert_eq!(
+        (&whole["result"], &whole["quarantine"]),
+        (&json!(null), &json!([]))
     );
     let readiness = &whole["readiness"];
     for probe in ["guestReady", "shellReady", "execReady"] {
@@ -105,12 +124,28 @@ fn each_artifact_that_is_not_what_create_recorded_is_named() {
         flip(&path, offset);
         assert_eq!(status(&host, &[])["verification"]["ok"], true, "{artifact}");
     }
+    // A repair says who has lost something.
+    let rootfs = verification["rootfs"]["digest"].as_str().unwrap();
+    let rootfs = rootfs.strip_prefix("sha256:").unwrap();
+    flip(&store.join("sparse").join(rootfs), 1080);
+    let repaired = host
+        .microagent(["cache", "verify", "--repair"])
+        .finish()
+        .expect_code(0);
+    let text = repaired.text();
+    let lost = text.lines().last().unwrap();
+    assert_eq!(
+        lost,
+        "workspace w has lost what it consists of; see what: microagent status w"
+    );
     fs::remove_file(host.path("own.ext4")).unwrap();
     let absent = &status(&host, &[])["verification"]["divergence"];
-    assert_eq!(
-        (&absent[0]["artifact"], &absent[0]["actual"]),
-        (&json!("disk own"), &json!("absent"))
-    );
+    let is = |index: usize, name: &str| {
+        let pair = (&absent[index]["artifact"], &absent[index]["actual"]);
+        assert_eq!(pair, (&json!(name), &json!("absent")), "{absent}");
+    };
+    is(0, "rootfs");
+    is(1, "disk own");
     host.microagent(["delete", "w"]).finish().expect_code(0);
     host.assert_clean();
 }
@@ -175,7 +210,9 @@ env: {A: 1, B: 2}
 resources: {memoryMiB: 128, sizeMiB: 64}
 restart: on-failure
 health: {exec: ["true"], intervalSeconds: 5}
+bundles:
 END
+        echo >file; tar -cf bundle.tar file; for n in 1 2 3 4 5; do echo "- {name: b$n, path: bundle.tar, mountpoint: /b/$n}"; done >>one.yaml
         w create --file one.yaml; manifest="$MICROAGENT_STATE_DIR/workspaces/w/spec.json"
         field() { sed -n "s/^ *\"$1\": *\(.*[^,]\),*$/\1/p" "$manifest" | tr '\n' ' '; echo; }
         w --json apply --file one.yaml | tr -d ' \n'; echo; cp "$manifest" before
@@ -183,7 +220,8 @@ END
         field restart; field memoryMiB; field C; grep -c -e health -e '"B"' "$manifest"
         for change in 's/1000/1001/' 's/64/65/' 's/^name.*/&\nhostname: other/' 's/env.*/&\nsetup: [ls]/' 's/ge: .*/ge: other/'; do
             sed "$change; s/always/never/" two.yaml >three.yaml; w apply --file three.yaml 2>&1 | head -n 1; done
-        field restart; w apply other --file two.yaml; w apply --file absent.yaml; w apply absent --file /dev/null
+        field restart; network() { sed "s/^name.*/&\nnetwork: {mode: $1, egress: [allow=any:80]}/" two.yaml >three.yaml; w --json apply --file three.yaml; }
+        network isolated | tr -d ' \n'; echo; network user; grep -c '"mode": "user"' "$manifest"; w apply other --file two.yaml; w apply --file absent.yaml; w apply absent --file /dev/null
         printf 'name: w\nhealth: {exec: [a], httpGet: /}\n' >bad.yaml; w apply --file bad.yaml; w delete w"#;
     let mut shell = host.shell(script);
     shell.variable("MICROAGENT_ENGINE", "qemu");
@@ -201,13 +239,49 @@ microagent: hostname of a workspace cannot be changed
 microagent: setup of a workspace cannot be changed
 microagent: image of a workspace cannot be changed
 "always" 
+{"workspace":"w","changed":["network.egress"]}
+{"error":{"kind":"unsupported","message":"engine qemu supports 4 additional disks beside a network, but 5 are given","remediation":"combine several of them into one disk","retryable":false}}
+0
 microagent: the name other conflicts with name w of the specification
   give one name
 microagent: cannot read absent.yaml: No such file or directory (os error 2)
 microagent: there is no workspace "absent"
   list them: microagent list
-microagent: health needs either exec, or httpGet with a path and port
+microagent: bad.yaml:2: health needs either exec, or httpGet with a path and port
   as in: health: {httpGet: /healthz, port: 8080}
+w
+"#;
+    assert_eq!(shell.finish().text(), expected);
+    host.assert_clean();
+}
+
+#[test]
+fn apply_takes_the_network_that_a_specification_leaves_open_as_create_does() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    or_skip!(tool::find("passt"));
+    let layout = or_skip!(Layout::busybox());
+    let host = or_skip!(built_kernel::host());
+    let script = r#"exec 2>&1; w() { microagent --quiet "$@"; }
+        applied() { w --json apply --file "$1" | tr -d ' \n'; echo; }
+        mode() { grep -o '"mode": "[a-z]*"' "$MICROAGENT_STATE_DIR/workspaces/w/spec.json"; }
+        printf 'name: w\nimage: "%s"\n' "$IMAGE" >open.yaml
+        echo 'restart: always' | cat open.yaml - >always.yaml
+        echo 'network: {mode: user}' | cat open.yaml - >user.yaml
+        w create --file user.yaml
+        MICROAGENT_NETWORK=user applied always.yaml; mode
+        MICROAGENT_NETWORK=isolated applied open.yaml; mode
+        MICROAGENT_NETWORK=user applied always.yaml; mode
+        w delete w"#;
+    let mut shell = host.shell(script);
+    shell.variable("MICROAGENT_ENGINE", "qemu");
+    shell.variable("IMAGE", layout.reference("latest"));
+    let expected = r#"w
+{"workspace":"w","changed":["restart"]}
+"mode": "user"
+{"workspace":"w","changed":["network.mode","restart"]}
+"mode": "isolated"
+{"workspace":"w","changed":["network.mode","restart"]}
+"mode": "user"
 w
 "#;
     assert_eq!(shell.finish().text(), expected);

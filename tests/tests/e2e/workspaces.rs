@@ -4,7 +4,7 @@
 use microagent_tests::image::Layout;
 use microagent_tests::microagent::Host;
 use microagent_tests::registry::{CREDENTIALS, Registry};
-use microagent_tests::{built_kernel, or_skip, tool};
+use microagent_tests::{built_kernel, lab, or_skip, root_or_skip, tool};
 
 /// Runs a script with `w`, which is `microagent` on engine `qemu`, and returns what it prints on
 /// both outputs.
@@ -22,7 +22,7 @@ fn documents_are_validated_before_anything_happens() {
         printf 'name: a\nresources:\n  memory: 512\n' >microagent.yaml; w create; echo $?
         printf 'name: a\nimage: %s\nenv: {PORT: 80}\ndisks: [{name: d, path: d.ext4, mountpoint: /d}]\n' "$IMAGE" >microagent.yaml
         w create; echo $?; truncate -s 16M d.ext4; mke2fs -q d.ext4
-        w create --dry-run -e B=1 | sed "s#$PWD#HERE#"; echo $?
+        w create --dry-run -e B=1 --cpus 1 | sed "s#$PWD#HERE#"; echo $?
         echo '{"name": "b", "image": "'"$IMAGE"'", "profile": "tiny"}' | w create --dry-run --memory 300 --json - ; echo $?
         w create c --file absent.yaml; echo $?; w start a; echo $?; w delete a; echo $?; w list"#;
     let expected = r#"microagent: reading microagent.yaml
@@ -35,10 +35,21 @@ microagent: cannot use disk d (HERE/d.ext4): No such file or directory (os error
 microagent: reading microagent.yaml
 {
   "name": "a",
+  "role": "workload",
   "image": "oci:/nowhere:latest",
+  "resources": {
+    "memoryMiB": 512,
+    "cpuCount": 1
+  },
+  "restart": "never",
+  "shell": "/bin/sh",
+  "hostname": "a",
   "env": {
     "B": "1",
     "PORT": "80"
+  },
+  "network": {
+    "mode": "isolated"
   },
   "disks": [
     {
@@ -52,10 +63,19 @@ microagent: reading microagent.yaml
 0
 {
   "name": "b",
+  "role": "workload",
   "image": "oci:/nowhere:latest",
   "profile": "tiny",
   "resources": {
-    "memoryMiB": 300
+    "memoryMiB": 300,
+    "cpuCount": 1,
+    "sizeMiB": 512
+  },
+  "restart": "never",
+  "shell": "/bin/sh",
+  "hostname": "b",
+  "network": {
+    "mode": "isolated"
   }
 }
 0
@@ -95,6 +115,39 @@ fn many_workspaces_are_created_and_deleted_at_once() {
 }
 
 #[test]
+fn a_missing_kernel_is_installed_first() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    or_skip!(lab::kernel());
+    let host = or_skip!(Host::new());
+    let layout = or_skip!(Layout::busybox());
+    let script = r#"installed() { microagent --json doctor | tr -d ' \n' | grep -o '"installed":[^,}]*'; }
+        installed; w create w --image "$IMAGE" 2>notices; grep -m 1 -c linux-image- notices; installed | cut -c 1-20
+        w --quiet delete w"#;
+    assert_eq!(
+        output(&host, script, &layout.reference("latest")),
+        "\"installed\":null\nw\n1\n\"installed\":{\"digest\nw\n"
+    );
+    host.assert_clean();
+}
+
+/// The file system is made by that program, which sees the size, and holds what the image holds.
+#[test]
+fn the_given_mke2fs_makes_the_file_system() {
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let host = or_skip!(built_kernel::host());
+    let layout = or_skip!(Layout::busybox());
+    let script = r#"PATH=$PATH:/usr/sbin; mkdir own; ln -s "$(command -v debugfs)" own/debugfs
+        printf '#!/bin/sh\necho "$@" >>%s/used\nexec %s "$@"\n' "$PWD" "$(command -v mke2fs)" >own/mke2fs; chmod 755 own/mke2fs
+        w --quiet create w --image "$IMAGE" --mke2fs "$PWD/own/mke2fs" --size-mib 64; grep -c -- '-t ext4' used
+        w --quiet cp w:/etc/group .; cat group; w --quiet diff w; w --quiet delete w"#;
+    assert_eq!(
+        output(&host, script, &layout.reference("latest")),
+        "w\n1\nroot:x:0:\nuser:x:1000:\nextra:x:2000:user\nw\n"
+    );
+    host.assert_clean();
+}
+
+#[test]
 fn a_workspace_that_starts_can_be_stopped_and_descriptors_are_not_kept() {
     or_skip!(tool::find("qemu-system-x86_64"));
     let host = or_skip!(built_kernel::host());
@@ -113,6 +166,26 @@ fn a_workspace_that_starts_can_be_stopped_and_descriptors_are_not_kept() {
                     2\nstopped\nw\n1\n1\nw\n\
                     microagent: workspace w has no workload\nw\n";
     assert_eq!(output(&host, script, &layout.reference("latest")), expected);
+    host.assert_clean();
+}
+
+#[test]
+fn delete_needs_no_space_and_removes_what_killed_commands_left() {
+    root_or_skip!();
+    or_skip!(tool::find("qemu-system-x86_64"));
+    let host = or_skip!(built_kernel::host());
+    let layout = or_skip!(Layout::busybox());
+    // All blocks may be used, and nothing has room for another directory.
+    let script = r#"truncate -s 300M disk; mke2fs -q -t ext4 -m 0 disk; mkdir own; mount -o loop disk own
+        cp -a "$MICROAGENT_STATE_DIR/." own; rm -r own/lost+found; export MICROAGENT_STATE_DIR=$PWD/own
+        w() { microagent --quiet --engine qemu "$@"; }; w create a --image "$IMAGE"; w create b --image "$IMAGE"
+        cp -a own/workspaces/b own/workspaces/.create-killed; rm -r own/workspaces/b; w delete absent; echo $?
+        for size in 64k 4k 1k; do dd if=/dev/zero of=own/fill-$size bs=$size 2>/dev/null; done; mkdir own/full 2>/dev/null || echo full
+        w delete a; echo $?; ls -A own/workspaces; ls own/cas/roots"#;
+    let mut shell = host.shell_with_mounts(script);
+    let finished = shell.variable("IMAGE", layout.reference("latest")).finish();
+    let expected = "a\nb\n0\nfull\na\n0\ndefault-kernel.json\n";
+    assert_eq!(finished.text(), expected, "{}", finished.errors());
     host.assert_clean();
 }
 

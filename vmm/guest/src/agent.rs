@@ -22,6 +22,7 @@ use crate::files;
 use crate::namespaces::Namespaces;
 use crate::oom::OomKills;
 use crate::power;
+use crate::settle;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
 
@@ -47,7 +48,7 @@ pub enum State {
     /// A session is configuring it, which may wait for devices.
     Configuring,
     /// Configured.
-    Configured(Configured),
+    Configured(Arc<Configured>),
     /// Configuration failed halfway and cannot be repeated in this VM.
     Failed,
 }
@@ -124,10 +125,28 @@ impl Agent {
             }
             Err(error) => return Err(error),
         };
+        let needs_root = !matches!(
+            request,
+            Request::Settle | Request::Configure(_) | Request::Shutdown
+        );
+        if needs_root && let Err(failure) = self.configured() {
+            return refuse(stream, failure);
+        }
         match request {
+            Request::Settle => {
+                settle::free_caches();
+                write_opening(stream, &Reply::Settled)?;
+            }
             Request::Configure(request) => {
                 match self.configure(|uevents| configure(&request, uevents)) {
-                    Ok(mount_micros) => write_opening(stream, &Reply::Configured { mount_micros })?,
+                    Ok(mount_micros) => {
+                        let certificates = request.trust.certificates.len();
+                        let reply = Reply::Configured {
+                            mount_micros,
+                            certificates,
+                        };
+                        write_opening(stream, &reply)?;
+                    }
                     Err(failure) => return refuse(stream, failure),
                 }
             }
@@ -148,35 +167,18 @@ impl Agent {
                     Err(failure) => return refuse(stream, failure),
                 }
             }
-            Request::ReadTree(request) => {
-                if let Err(failure) = self.check_configured() {
-                    return refuse(stream, failure);
-                }
-                files::send(stream, &request, &self.namespaces)?;
-            }
-            Request::WriteTree(request) => {
-                if let Err(failure) = self.check_configured() {
-                    return refuse(stream, failure);
-                }
-                files::receive(stream, &request, &self.namespaces)?;
-            }
-            Request::Ping => match self.check_configured() {
-                Ok(()) => write_opening(stream, &Reply::Pong)?,
-                Err(failure) => return refuse(stream, failure),
-            },
+            Request::ReadTree(request) => files::send(stream, &request, &self.namespaces)?,
+            Request::WriteTree(request) => files::receive(stream, &request, &self.namespaces)?,
+            Request::Ping => write_opening(stream, &Reply::Pong)?,
             Request::Dial { port } => {
-                let dialed = match self.check_configured() {
-                    Ok(()) => dial(stream, port)?,
-                    Err(failure) => Err(failure),
-                };
-                if let Err(failure) = dialed {
+                if let Err(failure) = dial(stream, port)? {
                     return refuse(stream, failure);
                 }
             }
             Request::Shutdown => {
                 write_opening(stream, &Reply::ShuttingDown)?;
-                let disks = self.configured().unwrap_or_default().disks;
-                power::shut_down(&self.children, &self.namespaces, &disks)
+                let configured = self.configured().unwrap_or_default();
+                power::shut_down(&self.children, &self.namespaces, &configured.disks)
             }
         }
         Ok(Leftovers::default())
@@ -205,7 +207,7 @@ impl Agent {
         match result {
             Ok(configured) => {
                 let mount_micros = configured.mount_micros;
-                *state = State::Configured(configured);
+                *state = State::Configured(Arc::new(configured));
                 Ok(mount_micros)
             }
             Err(error) => {
@@ -215,14 +217,10 @@ impl Agent {
         }
     }
 
-    fn check_configured(&self) -> Result<(), Failure> {
-        self.configured().map(drop)
-    }
-
     /// How the VM is configured; refused if it is not.
-    fn configured(&self) -> Result<Configured, Failure> {
+    fn configured(&self) -> Result<Arc<Configured>, Failure> {
         let why = match &*self.lock() {
-            State::Configured(configured) => return Ok(configured.clone()),
+            State::Configured(configured) => return Ok(Arc::clone(configured)),
             State::Unconfigured(_) => "is not configured",
             State::Configuring => "is being configured",
             State::Failed => "could not be configured",

@@ -44,7 +44,7 @@ impl Children {
         program: &Program,
         cgroup: Option<Cgroup>,
     ) -> Result<ChildHandle, SpawnError> {
-        let pid = spawn::spawn(program)?;
+        let pid = spawn::spawn(program, cgroup.as_ref())?;
         // The process is not reaped before the handle does it, so the id is its.
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,

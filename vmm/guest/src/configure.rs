@@ -1,4 +1,4 @@
-//! Configures a VM: entropy, clock, host name, root, kernel modules, disks.
+//! Configures a VM: entropy, clock, host name, root, certificates, kernel modules, network, disks.
 //!
 //! Entropy and clock are set before any program of the image can run.
 
@@ -15,7 +15,9 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use crate::cgroup::Cgroups;
 use crate::disks;
 use crate::module_disk;
+use crate::network;
 use crate::root;
+use crate::trust;
 use crate::uevent::Uevents;
 
 /// Why a VM could not be configured.
@@ -41,6 +43,12 @@ pub enum ConfigureError {
     /// Another disk cannot be mounted.
     #[error(transparent)]
     Disk(#[from] disks::DiskError),
+    /// The network interface cannot be configured.
+    #[error(transparent)]
+    Network(#[from] network::NetworkError),
+    /// The certificates cannot be added to those of the image.
+    #[error(transparent)]
+    Trust(#[from] trust::TrustError),
 }
 
 impl From<ConfigureError> for Failure {
@@ -56,7 +64,7 @@ impl From<ConfigureError> for Failure {
 }
 
 /// The result of a configuration.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Configured {
     /// The duration of all mounts, in microseconds.
     pub mount_micros: u64,
@@ -66,7 +74,7 @@ pub struct Configured {
     pub cgroups: Option<Arc<Cgroups>>,
 }
 
-/// Applies `request`: entropy, clock, name, root, modules, disks, in that order.
+/// Applies `request`: entropy, clock, name, root, certificates, modules, network, disks, in that order.
 pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, ConfigureError> {
     add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
     set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
@@ -77,10 +85,16 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, C
         }
     })?;
     let start = Instant::now();
+    disks::wait_for_sizes(&request.disk_sectors, uevents)?;
     root::switch_to(&request.root, uevents)?;
     // Before mounting disks, which may cover these files.
     root::write_names(&request.hostname, request.root.read_only)?;
+    trust::apply(&request.trust)?;
     module_disk::provide(request.modules.as_deref(), uevents);
+    if let Some(network) = &request.network {
+        network::configure(network, uevents)?;
+        root::write_resolver(&network::resolv_conf(network), request.root.read_only)?;
+    }
     let disks = disks::mount_all(&request.disks, uevents)?;
     let mount_micros = start.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
     Ok(Configured {

@@ -1,22 +1,25 @@
 //! Connects a session to a TCP server on the guest's loopback interface.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use microagent_proto::agent::{Failure, FailureKind, Reply};
+use microagent_proto::copy;
 use microagent_proto::frame::{FrameError, write_opening};
 
 use crate::stream::Stream;
 
 /// How long a server may take to accept. On the loopback interface the kernel does it at once, unless
-/// the server's queue is full.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// the server's queue is full: then it tries again after 1, 2, 4, and 8 s.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How much is copied at a time, in bytes.
-const CHUNK: usize = 32 << 10;
+/// How often to look whether the host, which sends nothing more, still waits for an answer. Nothing
+/// tells of its end: a socket that it has closed looks like one to which it sends no more.
+const HOST_CHECK: Duration = Duration::from_secs(1);
 
 /// Connects to `port` and passes bytes in both directions until both have ended. Returns a
 /// [`Failure`] if nobody listens; no reply has been sent then.
@@ -33,21 +36,25 @@ pub fn dial(stream: &mut Stream, port: u16) -> Result<Result<(), Failure>, Frame
             }));
         }
     };
-    let to_server = server.try_clone().map_err(FrameError::Io)?;
-    let from_host = Stream::from(
-        stream
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(FrameError::Io)?,
-    );
+    let to_server = server.try_clone()?;
+    let mut from_host = Stream::from(stream.as_fd().try_clone_to_owned()?);
     write_opening(stream, &Reply::Dialed)?;
+    let (answered, answer) = mpsc::channel::<()>();
     let forward = thread::Builder::new().name("dial".into()).spawn(move || {
-        copy(from_host, &to_server);
         // Ignored: the server may have closed it.
+        let _ = copy(&mut from_host, &to_server);
         let _ = to_server.shutdown(Shutdown::Write);
+        // The host may only have ended what it sends, or be gone: then nobody waits for an answer.
+        while answer.recv_timeout(HOST_CHECK) == Err(RecvTimeoutError::Timeout) {
+            if !from_host.is_read() {
+                let _ = to_server.shutdown(Shutdown::Both);
+                break;
+            }
+        }
     });
-    let forward = forward.map_err(FrameError::Io)?;
-    let whole = copy(&server, &mut *stream);
+    let forward = forward?;
+    let whole = copy(&server, &mut *stream).is_ok();
+    drop(answered);
     // The host sees the end of what the server sends. If the host is gone, the server sees it too.
     let _ = rustix::net::shutdown(stream.as_fd(), rustix::net::Shutdown::Write);
     if !whole {
@@ -61,29 +68,15 @@ pub fn dial(stream: &mut Stream, port: u16) -> Result<Result<(), Failure>, Frame
 fn connect(port: u16) -> io::Result<TcpStream> {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-    TcpStream::connect_timeout(&v4, TIMEOUT)
-        .or_else(|error| TcpStream::connect_timeout(&v6, TIMEOUT).map_err(|_| error))
-}
-
-/// Copies until the end of `from`; `false` if one of both failed.
-fn copy(mut from: impl Read, mut to: impl Write) -> bool {
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        match from.read(&mut chunk) {
-            Ok(0) => return true,
-            Ok(length) => {
-                if to.write_all(&chunk[..length]).is_err() {
-                    return false;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-    }
+    TcpStream::connect_timeout(&v4, TIMEOUT).or_else(|error| match error.kind() {
+        io::ErrorKind::TimedOut => Err(error),
+        _ => TcpStream::connect_timeout(&v6, TIMEOUT).map_err(|_| error),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
@@ -119,6 +112,24 @@ mod tests {
         assert_eq!(answer, "answer to request");
         assert_eq!(dialing.join().unwrap(), Ok(()));
         server.join().unwrap();
+    }
+
+    #[test]
+    fn a_server_that_is_silent_is_left_when_the_host_is_gone() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (mut host, guest) = UnixStream::pair().unwrap();
+        let dialing = thread::spawn(move || {
+            let mut stream = Stream::from(OwnedFd::from(guest));
+            dial(&mut stream, port).unwrap()
+        });
+        let (mut client, _) = listener.accept().unwrap();
+        let reply: Reply =
+            read_opening(&mut host, Program::CommandLine, Program::Agent, "a reply").unwrap();
+        assert_eq!(reply, Reply::Dialed);
+        drop(host);
+        assert_eq!(dialing.join().unwrap(), Ok(()));
+        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub enum DiskError {
         /// The error from the kernel.
         source: io::Error,
     },
+    /// The device does not get its size.
+    #[error("the disk {name} does not have {sectors} sectors")]
+    Size {
+        /// The name of the device.
+        name: String,
+        /// What it should have.
+        sectors: u64,
+    },
     /// The mount point does not exist and cannot be created.
     #[error("cannot create the directory {mount} for the disk {name}")]
     Directory {
@@ -60,6 +68,29 @@ pub enum DiskError {
         /// The error from the kernel.
         source: io::Error,
     },
+}
+
+/// Waits until the disks `vda`, `vdb` and so on have these sizes, in sectors of 512 bytes. After a VM was
+/// restored, its kernel learns the sizes while it runs.
+pub fn wait_for_sizes(sectors: &[u64], uevents: &Uevents) -> Result<(), DiskError> {
+    let directory = Path::new(BLOCK_DEVICES);
+    for (letter, &sectors) in ('a'..='z').zip(sectors) {
+        let name = format!("vd{letter}");
+        let has_size = || Ok((size_in(directory, &name) == Some(sectors)).then_some(()));
+        let waited = uevents.wait_for(DISK_TIMEOUT, has_size);
+        let found = waited.map_err(|source| DiskError::Wait {
+            name: name.clone(),
+            source,
+        })?;
+        found.ok_or(DiskError::Size { name, sectors })?;
+    }
+    Ok(())
+}
+
+/// The size of a block device, in sectors of 512 bytes.
+fn size_in(directory: &Path, name: &str) -> Option<u64> {
+    let size = std::fs::read_to_string(directory.join(name).join("size")).ok()?;
+    size.trim_end().parse().ok()
 }
 
 /// Mounts all disks, parent directories first. Returns the mount points in that order.
@@ -133,6 +164,15 @@ pub fn find(serial: &str) -> io::Result<Option<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_size_of_a_device_is_that_of_the_kernel() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("vdb")).unwrap();
+        std::fs::write(directory.path().join("vdb/size"), "2048\n").unwrap();
+        assert_eq!(size_in(directory.path(), "vdb"), Some(2048));
+        assert_eq!(size_in(directory.path(), "vda"), None);
+    }
 
     #[test]
     fn parent_directories_are_mounted_first() {

@@ -1,7 +1,8 @@
 //! The guest agent: PID 1 of every VM.
 //!
 //! ```text
-//!  kernel ─▶ boot ─▶ report to the host ─▶ accept sessions ─┬▶ configure   identity, root
+//!  kernel ─▶ boot ─▶ report to the host ─▶ accept sessions ─┬▶ settle      before the VM is saved
+//!                                                           ├▶ configure   identity, root
 //!                                                           ├▶ exec        one command
 //!                                                           ├▶ files       trees of files
 //!                                                           └▶ shutdown    ─▶ power off
@@ -21,6 +22,8 @@
 //!   one of them.
 //! - [`cgroup`]: the groups of commands, with limits; [`oom`]: exhausted memory.
 //! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
+//! - [`trust`]: certificates that the guest trusts beside those of its image.
+//! - [`settle`]: what a VM does before it is saved.
 //! - [`console`]: messages of the agent itself; [`power`]: power-off and reset. PID 1 must not
 //!   return or panic; both lead to a power-off.
 //!
@@ -50,9 +53,11 @@ mod oom;
 mod power;
 mod reaper;
 mod root;
+mod settle;
 mod spawn;
 mod stream;
 mod test_server;
+mod trust;
 mod uevent;
 mod user;
 mod vsock;

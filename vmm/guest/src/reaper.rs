@@ -30,7 +30,7 @@ pub fn start(program: &OwnedFd) -> Result<OwnedFd, SpawnError> {
     let nul = |_| SpawnError::System(io::ErrorKind::InvalidInput.into());
     let null = || spawn::null().map_err(SpawnError::System);
     let stderr = rustix::io::fcntl_dupfd_cloexec(io::stderr(), 3).map_err(system)?;
-    let pid = spawn::spawn(&Program {
+    let program = Program {
         file: Executable::File(program.try_clone().map_err(SpawnError::System)?),
         argv: CStringArray::new(&words).map_err(nul)?,
         envp: CStringArray::new(&[]).map_err(nul)?,
@@ -40,10 +40,11 @@ pub fn start(program: &OwnedFd) -> Result<OwnedFd, SpawnError> {
         user: (&Identity::root()).into(),
         mount_proc: true,
         terminal: false,
-        cgroup: None,
         // It is small, and when it ends, so do all processes of the namespace.
         oom_victim: None,
-    })?;
+    };
+    // In the agent's group.
+    let pid = spawn::spawn(&program, None)?;
     pidfd_open(pid, PidfdFlags::empty()).map_err(system)
 }
 

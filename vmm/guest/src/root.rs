@@ -61,7 +61,7 @@ pub enum RootError {
         /// The error from the kernel.
         source: io::Error,
     },
-    /// `/etc/hosts` or `/etc/hostname` cannot be written.
+    /// `/etc/hosts`, `/etc/hostname` or `/etc/resolv.conf` cannot be written.
     #[error("cannot write {path}")]
     Names {
         /// The file.
@@ -246,6 +246,14 @@ pub fn write_names(hostname: &str, read_only: bool) -> Result<(), RootError> {
     );
     replace(Path::new("/etc/hosts"), &hosts)?;
     replace(Path::new("/etc/hostname"), &format!("{hostname}\n"))
+}
+
+/// Writes `/etc/resolv.conf`.
+pub fn write_resolver(text: &str, read_only: bool) -> Result<(), RootError> {
+    match read_only {
+        true => Ok(()),
+        false => replace(Path::new("/etc/resolv.conf"), text),
+    }
 }
 
 /// Replaces the file. If it is a symbolic link, the link is replaced, not its target.

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, waitid};
 
+use crate::cgroup::Cgroup;
 use crate::oom;
 use crate::user::Identity;
 
@@ -47,8 +48,6 @@ pub struct Program {
     pub mount_proc: bool,
     /// Its standard input is a terminal, which becomes the controlling terminal of its session.
     pub terminal: bool,
-    /// The directory of the cgroup in which it starts; otherwise it is the agent's.
-    pub cgroup: Option<OwnedFd>,
     /// The agent's `/proc`, if the process is to be killed when memory is exhausted, unlike the
     /// agent ([`crate::oom`]).
     pub oom_victim: Option<OwnedFd>,
@@ -140,8 +139,8 @@ const ERROR_PIPE: RawFd = 3;
 /// The executable of a child that executes an open file.
 const PROGRAM_FILE: RawFd = 4;
 
-/// Starts `program` and waits until it is executed.
-pub fn spawn(program: &Program) -> Result<Pid, SpawnError> {
+/// Starts `program` in `cgroup`, otherwise in the agent's, and waits until it is executed.
+pub fn spawn(program: &Program, cgroup: Option<&Cgroup>) -> Result<Pid, SpawnError> {
     let system = |error: Errno| SpawnError::System(error.into());
     let (mut errors, writer) = io::pipe().map_err(SpawnError::System)?;
     let child_errors = above_targets(&writer).map_err(system)?;
@@ -161,7 +160,7 @@ pub fn spawn(program: &Program) -> Result<Pid, SpawnError> {
         errors: child_errors.as_raw_fd(),
         file: file.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let pid = match fork(program.cgroup.as_ref())? {
+    let pid = match fork(cgroup)? {
         Some(pid) => pid,
         None => run_child(program, &descriptors),
     };
@@ -193,7 +192,7 @@ const CLONE_INTO_CGROUP: u64 = 1 << 33;
 ///
 /// A child that moved itself would wait until the kernel has stopped all forks and exits of the
 /// machine, which takes a grace period of RCU; one that begins there does not.
-fn fork(cgroup: Option<&OwnedFd>) -> Result<Option<Pid>, SpawnError> {
+fn fork(cgroup: Option<&Cgroup>) -> Result<Option<Pid>, SpawnError> {
     let forked = match cgroup {
         // SAFETY: needed because no dependency wraps fork safely: the child of a multi-threaded
         // process may only do what is async-signal-safe. `run_child` makes system calls with
@@ -212,7 +211,7 @@ fn fork(cgroup: Option<&OwnedFd>) -> Result<Option<Pid>, SpawnError> {
                 tls: 0,
                 set_tid: 0,
                 set_tid_size: 0,
-                cgroup: cgroup.as_raw_fd().cast_unsigned().into(),
+                cgroup: cgroup.directory().as_raw_fd().cast_unsigned().into(),
             };
             // SAFETY: needed because no dependency wraps clone3. Without CLONE_VM and a stack it is
             // a fork, to whose child the same applies; libc's record of its thread id is the

@@ -17,6 +17,12 @@ impl Stream {
         Ok(recv(&self.0, buffer, RecvFlags::DONTWAIT)?.0)
     }
 
+    /// Whether the peer still reads.
+    pub fn is_read(&self) -> bool {
+        // Nothing is sent; what would be refused is.
+        send(&self.0, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT).is_ok()
+    }
+
     /// Sends what is accepted without waiting: [`io::ErrorKind::WouldBlock`] when that is nothing.
     pub fn write_nonblocking(&self, bytes: &[u8]) -> io::Result<usize> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;

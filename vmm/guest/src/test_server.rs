@@ -57,7 +57,7 @@ fn prepare(directory: &Path) -> io::Result<(Arc<Agent>, UnixListener)> {
         program.into(),
         proc.into(),
         oom_kills,
-        State::Configured(Configured::default()),
+        State::Configured(Configured::default().into()),
     );
     Ok((Arc::new(agent), listener.into()))
 }

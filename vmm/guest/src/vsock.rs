@@ -17,8 +17,9 @@ const HOST_CID: u32 = 2;
 /// Any local context id (`VMADDR_CID_ANY`).
 const ANY_CID: u32 = u32::MAX;
 
-/// The maximum number of sessions that wait to be accepted.
-const BACKLOG: i32 = 64;
+/// The maximum number of sessions that wait to be accepted. The kernel resets further ones at once,
+/// so it covers bursts of connections to published ports.
+const BACKLOG: Backlog = Backlog::MAXCONN;
 
 /// Accepts sessions from the host.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Listener {
     pub fn bind(port: u32) -> io::Result<Listener> {
         let fd = stream_socket()?;
         bind(fd.as_raw_fd(), &VsockAddr::new(ANY_CID, port))?;
-        listen(&fd, Backlog::new(BACKLOG)?)?;
+        listen(&fd, BACKLOG)?;
         Ok(Listener(fd))
     }
 

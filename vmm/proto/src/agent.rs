@@ -3,11 +3,13 @@
 //! When the agent is up, it opens a stream to host port [`READY_PORT`], sends its
 //! [`envelope`](crate::envelope) and one [`Ready`] message, and closes the stream. From then on the
 //! host opens sessions to guest port [`AGENT_PORT`]. A session begins with the host's envelope and
-//! one [`Request`], which determines the replies; the agent's envelope precedes the first reply. If
-//! the versions differ, the agent sends its envelope alone and closes the stream.
+//! one [`Request`], which determines the replies; the agent's envelope precedes the first reply. If it
+//! does not understand the host's version or a request of that, the agent sends its envelope alone and
+//! closes the stream.
 //!
 //! | request | replies, in order |
 //! |---|---|
+//! | [`Request::Settle`] | one [`Reply::Settled`] |
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
 //! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`] or [`Reply::Detached`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
 //! | the same with [`Output::Discard`] | [`Reply::Started`] alone, or [`Reply::Failed`]: the command has no session |
@@ -27,6 +29,8 @@
 //! it started and that is still in its cgroup ([`Configure::cgroups`]) or else in its process group.
 //! [`Input::Detach`] ends a session without this.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 pub use crate::failure::{Failure, FailureKind};
@@ -38,12 +42,28 @@ pub const AGENT_PORT: u32 = 1024;
 /// The vsock port on the host (CID 2) to which the agent reports when it is up.
 pub const READY_PORT: u32 = 1025;
 
+/// The vsock port on the host that resolves names, if the VM has a network. A stream carries queries
+/// and answers as DNS over TCP does (RFC 1035 section 4.2.2): each after its length in 16 bits,
+/// big-endian.
+pub const DNS_PORT: u32 = 1026;
+
 /// How many bytes of standard input may be on their way to a command.
 pub const STDIN_WINDOW: usize = 256 << 10;
+
+/// The guest's bundle with all certificates: a symbolic link to one that the image has, or that the
+/// agent has made. Only with [`Trust::certificates`].
+pub const CA_BUNDLE: &str = "/etc/microagent/ca-bundle.pem";
+
+/// A file with those of [`Trust::certificates`] alone.
+pub const CA_EXTRA: &str = "/etc/microagent/ca-extra.pem";
 
 /// The guest's vsock context id. Each VM has its own vsock device in user space, so the id need not
 /// be unique on the host.
 pub const GUEST_CID: u32 = 3;
+
+/// The address of the network interface of a VM that is saved before it is known what it will run. The
+/// agent gives it the one of [`Network::mac`].
+pub const UNNAMED_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
 
 /// The argument that makes the agent reset the VM immediately, for benchmarks. The kernel passes
 /// the words after `--` on its command line to the first process.
@@ -51,7 +71,7 @@ pub const RESET_AT_ONCE: &str = "reset-at-once";
 
 /// The agent is up and accepts sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Ready {
     /// When the agent was started, in microseconds of the guest's `CLOCK_BOOTTIME`.
     pub started_micros: u64,
@@ -63,6 +83,8 @@ pub struct Ready {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Request {
+    /// Frees the memory that the boot used for caches: the VM is about to be saved.
+    Settle,
     /// Configures the VM: entropy, clock, host name, root file system, disks.
     Configure(Configure),
     /// Runs one command in the root file system.
@@ -85,7 +107,7 @@ pub enum Request {
 
 /// See [`Request::Configure`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Configure {
     /// The wall-clock time to set, in nanoseconds since the Unix epoch, read just before sending.
     pub unix_nanos: u64,
@@ -94,6 +116,10 @@ pub struct Configure {
     pub entropy: Vec<u8>,
     /// The guest's host name.
     pub hostname: String,
+    /// The sizes of the disks `vda`, `vdb` and so on, in sectors of 512 bytes, if the guest may not know
+    /// them yet: it waits until it does.
+    #[serde(default)]
+    pub disk_sectors: Vec<u64>,
     /// The root file system to mount and switch to.
     pub root: Root,
     /// Further disks to mount in it, in any order: the agent mounts parent directories first.
@@ -101,15 +127,63 @@ pub struct Configure {
     /// The serial number of the disk with the kernel's modules ([`crate::control::disk_serial`]):
     /// the content of `/lib/modules/RELEASE`, as an ext4 file system.
     pub modules: Option<String>,
+    /// The network interface to configure besides the loopback, if there is one.
+    #[serde(default)]
+    pub network: Option<Network>,
+    /// Certificates that programs are to trust.
+    #[serde(default)]
+    pub trust: Trust,
     /// Runs each command in a cgroup of its own (version 2), which limits its memory and processes
     /// so that the guest can always start another one. A guest whose kernel has no cgroups runs them
     /// without.
     pub cgroups: bool,
 }
 
-/// The root file system.
+/// Certificates of authorities that the guest's programs trust beside those of its image. The agent
+/// adds them to the bundles that the image has, or makes one, and provides [`CA_BUNDLE`] and
+/// [`CA_EXTRA`]. Those that an earlier start added and that are not among them are removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trust {
+    /// Each alone, in PEM as OpenSSL writes it: lines of 64 characters, a newline at the end.
+    pub certificates: Vec<String>,
+    /// Bundles of the image beside those that are known by their paths; absolute.
+    pub bundles: Vec<String>,
+}
+
+/// A network interface and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Network {
+    /// The hardware address by which the agent finds it, or which it gives the one with
+    /// [`UNNAMED_MAC`].
+    pub mac: [u8; 6],
+    /// Its maximum transmission unit, in bytes.
+    pub mtu: u32,
+    /// Its addresses and default routes, at most one of each family.
+    pub addresses: Vec<Address>,
+    /// Whether names are resolved by the host: `/etc/resolv.conf` then names the agent, which passes
+    /// queries on to the host's [`DNS_PORT`].
+    pub resolver: bool,
+    /// The domains in which short names are looked up.
+    pub search: Vec<String>,
+}
+
+/// An address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Address {
+    /// The address.
+    pub address: IpAddr,
+    /// The length of its network's prefix, in bits.
+    pub prefix: u8,
+    /// The router of the default route, which is in the same network.
+    pub gateway: Option<IpAddr>,
+}
+
+/// The root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Root {
     /// Its block device below `/dev`, such as `vda`.
     pub device: String,
@@ -121,7 +195,7 @@ pub struct Root {
 
 /// A disk besides the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Disk {
     /// Its name in messages.
     pub name: String,
@@ -138,7 +212,7 @@ pub struct Disk {
 
 /// See [`Request::Exec`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Exec {
     /// The command and its arguments; not empty. A command without a slash is looked up in the
     /// `PATH` of [`Exec::env`].
@@ -178,7 +252,7 @@ pub enum Output {
 
 /// The size of a terminal, in characters; 0 if it is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct WindowSize {
     /// The number of rows.
     pub rows: u16,
@@ -223,10 +297,16 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Reply {
+    /// The memory is free.
+    Settled,
     /// The VM is configured.
     Configured {
         /// The duration of all mounts, in microseconds.
         mount_micros: u64,
+        /// How many certificates of [`Configure::trust`] it trusts. An agent that does not know that
+        /// field trusts none.
+        #[serde(default)]
+        certificates: usize,
     },
     /// The command was started.
     Started {
@@ -264,7 +344,7 @@ pub enum Reply {
 
 /// How a command ended. Exactly one of `code` and `signal` is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Exited {
     /// The exit code of a command that exited, 0 to 255.
     pub code: Option<i32>,

@@ -7,11 +7,15 @@
 //! what to boot. When the socket is closed, the VM is killed: a supervisor never outlives its
 //! caller.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Address;
 use crate::envelope::{self, Mismatch, Program};
 use crate::warning::Warning;
 
@@ -55,14 +59,25 @@ pub fn decode<T: DeserializeOwned>(
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ToSupervisor {
-    /// Boot this VM. The first message, sent once.
+    /// Boot this VM. The first message, sent once. With [`VmConfig::net`], the backend of the network
+    /// interface is attached (`SCM_RIGHTS`, exactly one).
     Start(Box<VmConfig>),
+    /// Write the state of a VM that is paused to the attached file (`SCM_RIGHTS`, exactly one), which is
+    /// empty, as [`VmConfig::saved`] reads it. Answered with [`FromSupervisor::Answer`].
+    Save,
+    /// Replace the backend of the network interface by the attached one (`SCM_RIGHTS`, exactly one),
+    /// of the same kind.
+    AttachNet,
     /// Connect the attached stream socket (`SCM_RIGHTS`, exactly one) to a vsock port of the guest.
     /// If the guest refuses the connection, the socket is closed.
     Connect {
         /// The guest's port.
         port: u32,
     },
+    /// Allow new connections of the guest to the addresses that a name was answered with, as far as
+    /// the rules of [`NetConfig::egress`] allow the name. Answered with [`FromSupervisor::Answer`],
+    /// before which the guest gets no answer.
+    Pin(Pin),
     /// Kill the VM without notifying the guest.
     Kill,
     /// Kill the VM and close everything that it uses of the host's file systems. Answered with
@@ -97,6 +112,19 @@ pub enum FromSupervisor {
         /// The completed steps of the boot.
         steps: Vec<Step>,
     },
+    /// The VM is restored from [`VmConfig::saved`]: its agent accepts sessions, and reports nothing.
+    Restored {
+        /// The completed steps.
+        steps: Vec<Step>,
+        /// The number of sectors of each disk, of 512 bytes. The guest notices later that they are
+        /// others than when it was saved.
+        disk_sectors: Vec<u64>,
+    },
+    /// The VM boots, because [`VmConfig::saved`] cannot be used.
+    NotRestored {
+        /// One line: why.
+        message: String,
+    },
     /// The answer to [`ToSupervisor::Diagnose`]. Both texts are printable ASCII.
     Diagnosis {
         /// The last lines of the guest's console, at most [`CONSOLE_TAIL`] bytes.
@@ -111,6 +139,10 @@ pub enum FromSupervisor {
     Answer(Answer),
     /// Something went wrong on the host, and the VM continues.
     Warning(Warning),
+    /// [`NetConfig::egress`] has refused something since the last such message: within
+    /// [`REFUSED_PERIOD`], at most once in it, and before [`FromSupervisor::Released`] and the last
+    /// message.
+    Refused(Refused),
     /// The guest has connected to one of [`VmConfig::listen`]. The caller's end of the stream is
     /// attached (`SCM_RIGHTS`, exactly one).
     Connection {
@@ -164,7 +196,75 @@ pub struct VmStats {
     /// What the guest has read from its disks and written to them, in the order of
     /// [`VmConfig::disks`].
     pub disks: Vec<DiskStats>,
+    /// What passed its network interface, if it has one.
+    pub net: Option<NetStats>,
 }
+
+/// What passed a network interface.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetStats {
+    /// Bytes of frames that the guest sent and the backend accepted.
+    pub sent_bytes: u64,
+    /// The number of these frames.
+    pub sent_frames: u64,
+    /// Bytes of frames that were delivered to the guest.
+    pub received_bytes: u64,
+    /// The number of these frames.
+    pub received_frames: u64,
+    /// What [`NetConfig::egress`] refused.
+    #[serde(flatten)]
+    pub refused: Refused,
+}
+
+/// What rules have refused since the start of a VM. The reasons are text, so that one that a newer
+/// peer has added is understood.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The first of each kind, as `microagent_egress::Refusal` is serialised, in the order of their
+    /// first occurrence; at most [`MAX_REFUSALS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<serde_json::Value>,
+    /// How often each reason occurred, also for what is not listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_counts: BTreeMap<String, u64>,
+}
+
+impl Refused {
+    /// Of refusals and counts as `microagent_egress` serialises them.
+    pub fn new(refusals: &[impl Serialize], counts: &impl Serialize) -> Refused {
+        let listed = refusals.iter().take(MAX_REFUSALS);
+        let counts = serde_json::to_value(counts).and_then(serde_json::from_value);
+        Refused {
+            refused: listed
+                .filter_map(|refusal| serde_json::to_value(refusal).ok())
+                .collect(),
+            refused_counts: counts.unwrap_or_default(),
+        }
+    }
+
+    /// How much was refused.
+    pub fn total(&self) -> u64 {
+        let counts = self.refused_counts.values();
+        counts.fold(0, |total, count| total.saturating_add(*count))
+    }
+
+    /// Adds what was refused elsewhere.
+    pub fn add(&mut self, other: Refused) {
+        self.refused.extend(other.refused);
+        for (reason, count) in other.refused_counts {
+            let sum = self.refused_counts.entry(reason).or_default();
+            *sum = sum.saturating_add(count);
+        }
+    }
+}
+
+/// The maximum number of refusals in a message.
+pub const MAX_REFUSALS: usize = 100;
+
+/// How long the supervisor may wait before it reports refusals.
+pub const REFUSED_PERIOD: Duration = Duration::from_secs(1);
 
 /// What a guest has read from a disk and written to it. Requests that failed do not count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +299,7 @@ pub enum StepName {
     /// The supervisor received [`ToSupervisor::Start`].
     #[serde(rename = "told")]
     StartReceived,
-    /// Kernel and initramfs are loaded into guest memory.
+    /// Kernel and initramfs are loaded into guest memory, or [`VmConfig::saved`] is mapped there.
     Loaded,
     /// The VM, its vCPUs and its devices are created.
     Created,
@@ -259,7 +359,66 @@ pub struct VmConfig {
     /// Vsock ports of the host on which the guest may connect to the caller, who gets each stream
     /// with a [`FromSupervisor::Connection`]. Not [`crate::agent::READY_PORT`].
     pub listen: Vec<u32>,
+    /// The network interface, if it has one.
+    pub net: Option<NetConfig>,
+    /// What the VM is restored from. If it can be used, nothing boots.
+    #[serde(default)]
+    pub saved: Option<SavedVm>,
 }
+
+/// A VM that was saved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SavedVm {
+    /// A file of [`ToSupervisor::Save`], made of a VM with the same monitor, processor, kernel, initramfs,
+    /// number of vCPUs, memory and devices, whose disks may have had other sizes. It must not change as
+    /// long as the VM exists.
+    pub file: PathBuf,
+    /// A file with the pages of memory that VMs write which go on from it: a hint that saves time. It may
+    /// be missing; then the monitor writes it.
+    pub pages: PathBuf,
+}
+
+/// The network interface of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NetConfig {
+    /// Its address: unicast, the octets in transmission order.
+    pub mac: [u8; 6],
+    /// What the attached descriptor is.
+    pub backend: NetBackend,
+    /// The guest's addresses.
+    pub addresses: Vec<Address>,
+    /// What it may send (`microagent_egress::Policy`); without it, everything.
+    pub egress: Option<Vec<String>>,
+}
+
+/// The addresses that a name was answered with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pin {
+    /// The name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// How long they may be used for new connections, in milliseconds.
+    pub lifetime_millis: u64,
+}
+
+/// The host side of a network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NetBackend {
+    /// A connected stream socket that carries frames, each after its length in 32 bits, big-endian:
+    /// the protocol of `passt`.
+    Stream,
+    /// An open `/dev/net/tun` that is attached to a TAP interface with virtio headers.
+    Tap,
+}
+
+/// The maximum transmission unit of every network interface, in bytes: the largest that `passt`
+/// carries. The agent gives the guest's interface a smaller one where the network has it.
+pub const NET_MTU: u16 = 65520;
 
 /// An engine, which runs the vCPUs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -351,6 +510,16 @@ mod tests {
             run_dir: "/r".into(),
             console_to_stderr: false,
             listen: vec![7],
+            net: Some(NetConfig {
+                mac: [2, 0, 0, 0, 0, 1],
+                backend: NetBackend::Stream,
+                addresses: Vec::new(),
+                egress: Some(vec!["allow=a.example".into()]),
+            }),
+            saved: Some(SavedVm {
+                file: "/m".into(),
+                pages: "/p".into(),
+            }),
         }));
         let packet = encode(&message).unwrap();
         let decoded: ToSupervisor =
@@ -362,6 +531,36 @@ mod tests {
     fn step_names_keep_their_json() {
         let json = serde_json::to_string(&StepName::StartReceived).unwrap();
         assert_eq!(json, r#""told""#);
+    }
+
+    #[test]
+    fn refusals_of_older_and_newer_peers_are_understood() {
+        let read = |refused: &str| {
+            let counters = r#""sentBytes":1,"sentFrames":2,"receivedBytes":3,"receivedFrames":4"#;
+            let stats: NetStats =
+                serde_json::from_str(&format!("{{{counters}{refused}}}")).unwrap();
+            assert_eq!((stats.sent_bytes, stats.received_frames), (1, 4));
+            let text = serde_json::to_string(&stats).unwrap();
+            assert_eq!(serde_json::from_str::<NetStats>(&text).unwrap(), stats);
+            stats.refused
+        };
+        assert_eq!(read(""), Refused::default());
+        let listed = read(r#","refused":[{"reason":"noRule","count":7}]"#);
+        assert_eq!((listed.refused.len(), listed.total()), (1, 0));
+        let mut newer = read(
+            r#","refused":[{"reason":"mood","feeling":["bad"],"count":7}],
+               "refusedCounts":{"mood":8,"noRule":1},"refusedSince":"today""#,
+        );
+        assert_eq!(newer.total(), 9);
+        newer.add(Refused {
+            refused: listed.refused,
+            refused_counts: [("noRule".to_owned(), 2), ("mood".to_owned(), u64::MAX)].into(),
+        });
+        assert_eq!(
+            serde_json::to_string(&newer).unwrap(),
+            r#"{"refused":[{"count":7,"feeling":["bad"],"reason":"mood"},{"count":7,"reason":"noRule"}],"refusedCounts":{"mood":18446744073709551615,"noRule":3}}"#
+        );
+        assert_eq!(newer.total(), u64::MAX);
     }
 
     #[test]

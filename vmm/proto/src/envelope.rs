@@ -5,12 +5,13 @@
 //! other's version before they parse anything else:
 //!
 //! - control socket: each packet starts with it;
-//! - streams (the agent's report and agent sessions): the first bytes of each direction.
+//! - streams (the agent's report and agent sessions): the first bytes of each direction. Here the
+//!   versions may differ ([`accept`]).
 //!
 //! Versions up to 3 had no envelope. No message of theirs starts with [`MAGIC`]: frames start with
 //! a small number, control packets with a JSON character.
 
-use crate::VERSION;
+use crate::{OLDEST, VERSION};
 
 /// The first bytes of an envelope.
 pub const MAGIC: [u8; 4] = *b"\x7fuVM";
@@ -94,6 +95,18 @@ pub fn open(bytes: &[u8], us: Program, peer: Program) -> Result<&[u8], Mismatch>
     match split(bytes).ok_or(mismatch(None))? {
         (VERSION, rest) => Ok(rest),
         (other, _) => Err(mismatch(Some(other))),
+    }
+}
+
+/// The version in the envelope `bytes`, if it is understood.
+///
+/// # Errors
+/// The envelope is missing, or its version is below [`OLDEST`](crate::OLDEST).
+pub fn accept(bytes: &[u8], us: Program, peer: Program) -> Result<u32, Mismatch> {
+    let mismatch = |version| Mismatch { us, peer, version };
+    match split(bytes).ok_or(mismatch(None))? {
+        (version, _) if version >= OLDEST => Ok(version),
+        (older, _) => Err(mismatch(Some(older))),
     }
 }
 

@@ -146,7 +146,8 @@ pub fn write_opening<T: Serialize>(stream: &mut impl Write, message: &T) -> Resu
 /// which trusts the host, accepts up to [`MAX_REQUEST`] bytes; the others up to [`MAX_PAYLOAD`].
 ///
 /// # Errors
-/// [`FrameError::Version`] if `peer` uses another version; otherwise as [`read_message`].
+/// [`FrameError::Version`] if `peer` uses a version that is not understood, or another one and the
+/// message cannot be read; otherwise as [`read_message`].
 pub fn read_opening<T: DeserializeOwned>(
     stream: &mut impl Read,
     us: Program,
@@ -157,12 +158,20 @@ pub fn read_opening<T: DeserializeOwned>(
     if !fill(stream, &mut envelope)? {
         return Err(FrameError::Closed(what));
     }
-    envelope::open(&envelope, us, peer)?;
+    let version = envelope::accept(&envelope, us, peer)?;
     let limit = match us {
         Program::Agent => MAX_REQUEST,
         Program::CommandLine | Program::Supervisor => MAX_PAYLOAD,
     };
-    parse_message(read_frame_up_to(limit, stream)?, what)
+    let read = read_frame_up_to(limit, stream).and_then(|frame| parse_message(frame, what));
+    match read {
+        // The stream itself is in order: the message is one that the other version does not have.
+        Err(FrameError::Closed(_) | FrameError::BadMessage(_)) if version != VERSION => {
+            let version = Some(version);
+            Err(Mismatch { us, peer, version }.into())
+        }
+        read => read,
+    }
 }
 
 /// Fills `buffer`. Returns false at the end of the stream.
@@ -241,6 +250,8 @@ fn parse_message<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OLDEST;
+    use crate::agent::Reply;
 
     #[test]
     fn a_frame_is_read_as_it_was_written() {
@@ -292,6 +303,35 @@ mod tests {
         let too_long = "x".repeat(MAX_REQUEST);
         let result = write_opening(&mut Vec::new(), &too_long);
         assert!(matches!(result, Err(FrameError::TooLong(_))));
+    }
+
+    #[test]
+    fn a_peer_of_another_version_is_understood_as_far_as_its_message_is() {
+        let read = |version: u32, message: Option<&[u8]>| {
+            let mut wire = envelope::envelope(version).to_vec();
+            if let Some(message) = message {
+                write_frame(&mut wire, Kind::Message, message).unwrap();
+            }
+            let us = (Program::CommandLine, Program::Agent);
+            read_opening::<Reply>(&mut wire.as_slice(), us.0, us.1, "a reply")
+        };
+        let started = br#"{"started":{"pid":7,"innerPid":null,"newer":{"a":1}}}"#;
+        let expected = Reply::Started {
+            pid: 7,
+            inner_pid: None,
+        };
+        for version in [OLDEST, VERSION, VERSION + 1] {
+            assert_eq!(read(version, Some(started)).unwrap(), expected);
+        }
+        let mismatch = |version: u32, message| match read(version, message) {
+            Err(FrameError::Version(mismatch)) => mismatch.version == Some(version),
+            _ => false,
+        };
+        assert!(mismatch(OLDEST - 1, Some(started)));
+        assert!(mismatch(VERSION + 1, Some(br#"{"danced":{}}"#)));
+        // An agent that does not understand the request.
+        assert!(mismatch(VERSION + 1, None));
+        assert!(!mismatch(VERSION, None));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 
 /// Reads a tree of the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ReadTree {
     /// The top, as a path from the root of the guest's commands.
     #[serde(with = "crate::bytes")]
@@ -26,7 +26,7 @@ pub struct ReadTree {
 
 /// Writes a tree into the guest, as `cp` does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct WriteTree {
     /// The destination, as a path from the root of the guest's commands.
     #[serde(with = "crate::bytes")]
@@ -36,6 +36,13 @@ pub struct WriteTree {
     pub name: Vec<u8>,
     /// What is in the directory goes into the destination, not the directory itself.
     pub contents: bool,
+    /// Missing directories of the path are made, and directories that exist keep their attributes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub provision: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A message of a tree in a session.
@@ -57,7 +64,7 @@ pub enum Part {
 
 /// One file of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// Its path below the top: names separated by `/`.
     #[serde(with = "crate::bytes")]
@@ -122,7 +129,7 @@ pub enum Kind {
 
 /// A point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Time {
     /// Seconds since 1970, in UTC.
     pub seconds: i64,
@@ -132,7 +139,7 @@ pub struct Time {
 
 /// An extended attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Attribute {
     /// Its full name, as in `user.mime_type`.
     #[serde(with = "crate::bytes")]

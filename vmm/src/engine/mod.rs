@@ -8,6 +8,7 @@
 //!   served over vhost-user.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
 use microagent_proto::control::{Engine, StopReason, VmConfig};
@@ -32,15 +33,16 @@ pub struct Launch<'a> {
     pub console: Console,
 }
 
-/// The maximum number of disks of a VM with this engine, including the root disk.
-pub fn max_disks(engine: Engine) -> usize {
+/// The maximum number of disks of a VM with this engine, including the root disk. `network` is
+/// whether it has a network device.
+pub fn max_disks(engine: Engine, network: bool) -> usize {
     // The vsock device and the entropy source.
-    const OTHERS: usize = 2;
+    let others = 2 + usize::from(network);
     let devices = match engine {
         Engine::Kvm => crate::boot::layout::MAX_VIRTIO_DEVICES,
         Engine::Qemu => qemu::MAX_DEVICES,
     };
-    devices - OTHERS
+    devices - others
 }
 
 /// A device and its kind.
@@ -97,12 +99,24 @@ pub trait RunningVm: Send + Debug {
     /// When the engine fails.
     fn resume(&mut self) -> Result<(), EngineError>;
 
+    /// Saves a VM that is paused: writes its memory to `memory`, which must be empty, with holes where it
+    /// is zero, and returns the [state file](crate::snapshot). The VM can go on afterwards. Open
+    /// streams to the guest, and what its devices have of the host, are not part of it.
+    ///
+    /// # Errors
+    /// When the engine cannot do it, the VM is not paused, or `memory` cannot be written.
+    fn save(&mut self, memory: &std::fs::File) -> Result<Vec<u8>, EngineError>;
+
+    /// The pages of a restored VM's memory that were written, of those that were saved, as
+    /// [`kvm::restore`] takes them; `None` if the engine does not know.
+    fn written_pages(&self) -> Option<Vec<Range<u64>>>;
+
     /// The other processes that belong to the VM.
     fn processes(&self) -> Vec<u32>;
 
-    /// A report on a VM that seems to hang: devices and queues, and on engine `qemu` the vCPUs'
-    /// registers and the interrupt controllers. Its size is bounded. Takes up to ten seconds if
-    /// the engine itself hangs. Does not change the VM.
+    /// A report on a VM that seems to hang: devices and queues, the vCPUs' registers and their
+    /// interrupts. Its size is bounded. Takes up to ten seconds if the engine itself hangs. Stops the
+    /// vCPUs of engine `kvm` for a moment, and changes nothing else.
     fn diagnose(&mut self) -> String;
 }
 
@@ -139,6 +153,12 @@ pub enum EngineError {
         /// How to provide it.
         remediation: String,
     },
+    /// The engine cannot save a VM; this is its name.
+    #[error("engine {0} cannot save a VM")]
+    CannotSave(&'static str),
+    /// A saved state cannot be used.
+    #[error("the saved state of the VM cannot be used")]
+    State(#[from] crate::snapshot::StateError),
     /// A system call failed.
     #[error("cannot {operation}")]
     Io {
@@ -157,7 +177,11 @@ impl EngineError {
             EngineError::Missing { remediation, .. } => Some(remediation.clone()),
             EngineError::Kvm { .. } | EngineError::Guest(_) => Some(kvm::REMEDIATION.into()),
             EngineError::Boot(error) => error.remediation(),
-            EngineError::Qemu(_) | EngineError::VhostUser(_) | EngineError::Io { .. } => None,
+            EngineError::Qemu(_)
+            | EngineError::VhostUser(_)
+            | EngineError::CannotSave(_)
+            | EngineError::State(_)
+            | EngineError::Io { .. } => None,
         }
     }
 }

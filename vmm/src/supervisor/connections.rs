@@ -11,7 +11,7 @@ use super::Control;
 /// guest sees as a reset.
 pub(super) fn service(control: Control, port: u32) -> impl FnMut(UnixStream) + Send + 'static {
     move |stream| {
-        if let Err(error) = control.try_send(&FromSupervisor::Connection { port }, &stream) {
+        if let Err(error) = control.try_send(&FromSupervisor::Connection { port }, Some(&stream)) {
             tracing::warn!("the guest's connection to port {port} is closed: {error}");
         }
     }

@@ -113,31 +113,34 @@ impl Control {
         }
     }
 
-    /// Sends one message with a stream socket attached, if the peer has room for it now.
+    /// Sends one message, with a stream socket attached if there is one, if the peer has room for it
+    /// now.
     ///
     /// # Errors
     /// When it has none, or has closed its end.
     pub fn try_send(
         &self,
         message: &FromSupervisor,
-        stream: &UnixStream,
+        stream: Option<&UnixStream>,
     ) -> Result<(), ControlError> {
         let bytes = encode(message)?;
-        let descriptors = [stream.as_fd()];
+        let descriptors = stream.map(|stream| [stream.as_fd()]);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        if let Some(descriptors) = &descriptors {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut ancillary, flags)?;
         Ok(())
     }
 
-    /// Waits for one message and the stream socket attached to it, if any. `None` when the peer has
+    /// Waits for one message and the descriptor attached to it, if any. `None` when the peer has
     /// closed its end.
     ///
     /// # Errors
     /// When the socket fails, the message is invalid, or the peer uses another version.
-    pub fn receive(&self) -> Result<Option<(ToSupervisor, Option<UnixStream>)>, ControlError> {
+    pub fn receive(&self) -> Result<Option<(ToSupervisor, Option<OwnedFd>)>, ControlError> {
         let mut buffer = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -157,15 +160,15 @@ impl Control {
         if received.bytes == 0 {
             return Ok(None);
         }
-        let mut socket = None;
+        let mut descriptor = None;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                socket = descriptors.last().map(UnixStream::from);
+                descriptor = descriptors.last();
             }
         }
         let packet = &buffer[..received.bytes];
         let message = decode(packet, Program::Supervisor, Program::CommandLine)?;
-        Ok(Some((message, socket)))
+        Ok(Some((message, descriptor)))
     }
 }
 
@@ -197,7 +200,8 @@ mod tests {
         .unwrap();
         let (message, socket) = control.receive().unwrap().unwrap();
         assert_eq!(message, ToSupervisor::Connect { port: 7 });
-        socket.unwrap().write_all(b"x").unwrap();
+        let mut socket = UnixStream::from(socket.unwrap());
+        socket.write_all(b"x").unwrap();
         let mut byte = [0];
         mine.read_exact(&mut byte).unwrap();
         assert_eq!(&byte, b"x");

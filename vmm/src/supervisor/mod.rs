@@ -17,27 +17,34 @@
 
 mod connections;
 mod control;
+mod devices;
 mod diagnosis;
 mod hangup;
 mod instance;
 mod limits;
 mod log;
+mod net;
 mod ready;
+mod refusals;
+mod saved;
 mod stats;
 mod steps;
 #[cfg(test)]
 mod testing;
 mod warnings;
 
+use std::time::Instant;
+
 use microagent_proto::control::{
-    Answer, CONSOLE_TAIL, Engine, FromSupervisor, StepName, ToSupervisor,
+    Answer, CONSOLE_TAIL, Engine, FromSupervisor, REFUSED_PERIOD, StepName, ToSupervisor,
 };
 use microagent_proto::envelope::Mismatch;
 use microagent_proto::error_chain;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub use self::control::{Control, ControlError};
-use self::instance::{Instance, InstanceError};
+use self::devices::DevicesError;
+use self::instance::{Given, Instance};
 use self::steps::Steps;
 pub use self::steps::monotonic_micros;
 use self::warnings::Warnings;
@@ -76,8 +83,10 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     steps.note(StepName::Supervisor);
     let warnings = Warnings::new(control.try_clone()?);
     let prepared = (expected == Some(Engine::Kvm)).then(|| prepare(&steps));
-    let config = match control.receive() {
-        Ok(Some((ToSupervisor::Start(config), None))) => config,
+    let (config, net) = match control.receive() {
+        Ok(Some((ToSupervisor::Start(config), net))) if net.is_some() == config.net.is_some() => {
+            (config, net)
+        }
         Ok(Some(_)) => return Err(ControlError::NotStart),
         Ok(None) => return Ok(true),
         Err(ControlError::Version(mismatch)) => {
@@ -90,7 +99,13 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     steps.note(StepName::StartReceived);
     let console = Console::new(config.console_to_stderr);
     let mut instance = None;
-    let outcome = Instance::start(control, &config, &console, prepared, &steps, &warnings)
+    let given = Given {
+        config: &config,
+        net,
+        console: &console,
+        prepared,
+    };
+    let outcome = Instance::start(control, given, &steps, &warnings)
         .and_then(|started| watch(control, &console, instance.insert(started), &steps));
     let last = match outcome {
         Ok(Some(message)) => message,
@@ -101,6 +116,7 @@ pub fn run(control: &Control, expected: Option<Engine>) -> Result<bool, ControlE
     // Before the report: the caller may unmount the disks' file systems as soon as it has it.
     if let Some(instance) = &mut instance {
         instance.release();
+        instance.report_last_refusals(control);
     }
     // Fails only when the caller has closed its end; then nobody needs the report.
     let _ = control.send(&last);
@@ -119,7 +135,7 @@ fn prepare(steps: &Steps) -> Result<kvm::Prepared, EngineError> {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Instance(#[from] InstanceError),
+    Devices(#[from] DevicesError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -132,7 +148,7 @@ impl Failure {
     fn into_message(self, console: &Console) -> FromSupervisor {
         let remediation = match &self {
             Failure::Engine(error) => error.remediation(),
-            Failure::Instance(error) => error.remediation(),
+            Failure::Devices(error) => error.remediation(),
             Failure::Control(_) | Failure::Wait(_) => None,
         };
         FromSupervisor::Failed {
@@ -160,6 +176,11 @@ fn watch(
     instance: &mut Instance,
     steps: &Steps,
 ) -> Result<Option<FromSupervisor>, Failure> {
+    // The filter counts on the device's thread, and wakes nobody.
+    let period = instance.refusals.as_ref().map(|_| Timespec {
+        tv_sec: REFUSED_PERIOD.as_secs().cast_signed(),
+        tv_nsec: 0,
+    });
     loop {
         let (message, ended) = {
             let socket = control.as_fd();
@@ -168,12 +189,15 @@ fn watch(
                 PollFd::new(&socket, PollFlags::IN),
                 PollFd::new(&end, PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, period.as_ref()) {
                 Ok(_) => (!fds[0].revents().is_empty(), !fds[1].revents().is_empty()),
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(Failure::Wait(error.into())),
             }
         };
+        if let Some(refusals) = &mut instance.refusals {
+            refusals.report(control, Instant::now());
+        }
         if ended && let Some(outcome) = instance.vm.end() {
             return Ok(Some(FromSupervisor::Stopped {
                 reason: outcome?,
@@ -184,11 +208,23 @@ fn watch(
         if message {
             match control.receive()? {
                 Some((ToSupervisor::Connect { port }, Some(socket))) => {
-                    instance.vsock.connect(port, socket);
+                    instance.vsock.connect(port, socket.into());
+                }
+                Some((ToSupervisor::Save, Some(file))) => {
+                    control.send(&done(saved::write(&mut *instance.vm, &file.into())))?;
+                }
+                Some((ToSupervisor::AttachNet, Some(backend))) => {
+                    let attached = instance.attach_net(backend).map_err(DevicesError::from);
+                    control.send(&done(attached))?;
+                }
+                Some((ToSupervisor::Pin(pin), None)) => {
+                    let pinned = instance.pin(&pin).map_err(DevicesError::from);
+                    control.send(&done(pinned))?;
                 }
                 Some((ToSupervisor::Kill, None)) => instance.vm.kill(),
                 Some((ToSupervisor::Release, None)) => {
                     instance.release();
+                    instance.report_last_refusals(control);
                     control.send(&FromSupervisor::Released)?;
                 }
                 Some((ToSupervisor::Pause, None)) => {
@@ -220,7 +256,7 @@ fn watch(
 }
 
 /// The answer to a request that has this result.
-fn done(result: Result<(), EngineError>) -> FromSupervisor {
+fn done<E: std::error::Error>(result: Result<(), E>) -> FromSupervisor {
     FromSupervisor::Answer(match result {
         Ok(()) => Answer::Done,
         Err(error) => Answer::Refused {

@@ -80,9 +80,9 @@ fn forward(mut stream: UnixStream, control: &Control, steps: &Steps) {
 mod tests {
     use std::io::Write;
 
-    use microagent_proto::VERSION;
     use microagent_proto::envelope::envelope;
-    use microagent_proto::frame::{Kind, write_frame, write_opening};
+    use microagent_proto::frame::{Kind, write_frame};
+    use microagent_proto::{OLDEST, VERSION};
 
     use super::*;
     use crate::supervisor::testing::Caller;
@@ -98,32 +98,27 @@ mod tests {
     }
 
     #[test]
-    fn the_report_of_an_agent_of_the_same_version_is_forwarded() {
-        let mut report = Vec::new();
-        let ready = Ready {
-            started_micros: 1,
-            uptime_micros: 2,
-        };
-        write_opening(&mut report, &ready).unwrap();
-        assert!(matches!(
-            message_after(&report),
-            FromSupervisor::Ready {
-                started_micros: 1,
-                uptime_micros: 2,
-                ..
-            }
-        ));
+    fn the_report_of_an_agent_is_forwarded_also_if_that_is_newer() {
+        let newer = br#"{"startedMicros":1,"uptimeMicros":2,"mood":"good"}"#;
+        for version in [OLDEST, VERSION, VERSION + 1] {
+            let mut report = envelope(version).to_vec();
+            write_frame(&mut report, Kind::Message, newer).unwrap();
+            assert!(matches!(
+                message_after(&report),
+                FromSupervisor::Ready {
+                    started_micros: 1,
+                    uptime_micros: 2,
+                    ..
+                }
+            ));
+        }
     }
 
     #[test]
-    fn an_agent_of_another_version_is_named_at_once() {
+    fn an_agent_of_a_version_that_is_too_old_is_named_at_once() {
         let without_envelope = br#"XXXXX{"version":3,"startedMicros":1,"uptimeMicros":2}"#;
         for (report, version) in [
-            (
-                &envelope(VERSION + 1)[..],
-                format!("version {}", VERSION + 1),
-            ),
-            (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
+            (&envelope(OLDEST - 1)[..], format!("version {}", OLDEST - 1)),
             (without_envelope, "version 3 or older".into()),
         ] {
             assert_eq!(

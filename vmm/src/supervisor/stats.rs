@@ -6,6 +6,7 @@ use microagent_proto::control::VmStats;
 use rustix::param::{clock_ticks_per_second, page_size};
 
 use super::instance::Instance;
+use super::net::Interface;
 
 /// The statistics of a running VM.
 pub(super) fn of(instance: &Instance) -> VmStats {
@@ -17,6 +18,7 @@ pub(super) fn of(instance: &Instance) -> VmStats {
         disks: (instance.disks.iter())
             .map(|counters| counters.get())
             .collect(),
+        net: instance.net.as_ref().map(Interface::stats),
     }
 }
 

@@ -22,6 +22,13 @@ impl Steps {
             .push(step);
     }
 
+    /// Forgets the steps after `name`, which are made again.
+    pub(super) fn go_back_to(&self, name: StepName) {
+        let mut steps = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = steps.iter().position(|step| step.name == name);
+        steps.truncate(after.map_or(0, |index| index + 1));
+    }
+
     /// The steps recorded so far.
     pub(super) fn all(&self) -> Vec<Step> {
         self.0

@@ -15,6 +15,7 @@ pub mod block;
 pub mod chain;
 mod device;
 pub mod interrupts;
+mod mailbox;
 pub mod mmio;
 pub mod net;
 mod queue_state;

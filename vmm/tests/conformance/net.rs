@@ -98,9 +98,10 @@ fn configuration_and_features_are_as_specified(kind: TransportKind) {
         let pairs: u16 = registers.read_config_space(8).unwrap();
         let mtu: u16 = registers.read_config_space(10).unwrap();
         assert_eq!((status, pairs, mtu), (1, 1, 1400));
-        // MTU, MAC, mergeable buffers, status; a stream carries no offloads.
+        // MTU, MAC, mergeable buffers, status, and the offloads of both directions.
         let offered = registers.read_device_features() & 0xff_ffff;
-        assert_eq!(offered, 1 << 3 | 1 << 5 | 1 << 15 | 1 << 16);
+        let offloads = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+        assert_eq!(offered, offloads | 1 << 3 | 1 << 5 | 1 << 15 | 1 << 16);
     });
 }
 

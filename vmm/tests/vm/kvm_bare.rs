@@ -72,6 +72,8 @@ fn boot_with(code: &[u8], initramfs: Option<&[u8]>) -> Guest {
         run_dir: dir.path().into(),
         console_to_stderr: false,
         listen: Vec::new(),
+        net: None,
+        saved: None,
     };
     let console = Console::new(false);
     let devices = vec![Device {
@@ -154,6 +156,40 @@ fn an_endless_loop_is_killed() {
         "{:?}",
         start.elapsed()
     );
+}
+
+#[test]
+fn a_guest_that_hangs_is_diagnosed() {
+    let cases: [(&[u8], &str); 2] = [
+        // jmp to itself.
+        (&[0xeb, 0xfe], "vcpu 0: running, rip 0x100000, rsp 0x"),
+        // hlt; it would continue after an interrupt, and has disabled them.
+        (&[0xf4], "vcpu 0: halted, rip 0x100001, rsp 0x"),
+    ];
+    let line = |guest: &mut Guest| {
+        let report = guest.vm.diagnose();
+        let line = report.lines().find(|line| line.starts_with("vcpu 0: "));
+        line.map(str::to_owned).ok_or(report).unwrap()
+    };
+    for (code, start) in cases {
+        let mut guest = boot(code);
+        // The first instruction may be still to come.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !line(&mut guest).starts_with(start) {
+            assert!(Instant::now() < deadline, "{}", line(&mut guest));
+        }
+        assert!(
+            line(&mut guest).ends_with("interrupts disabled, in service none, pending none"),
+            "{}",
+            line(&mut guest)
+        );
+        guest.vm.pause().unwrap();
+        let paused = line(&mut guest);
+        assert!(paused.starts_with(start), "{paused}");
+        assert_eq!(line(&mut guest), paused);
+        guest.vm.resume().unwrap();
+        assert!(guest.vm.end().is_none());
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod guest;
 mod kvm_bare;
 mod kvm_disks;
 mod kvm_linux;
+mod kvm_snapshot;
 mod kvm_streams;
 mod net;
 mod qemu;

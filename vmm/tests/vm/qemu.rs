@@ -68,6 +68,8 @@ fn config(dir: &Path, kernel: &Path, initramfs: &Path, disks: Vec<DiskConfig>) -
         run_dir: dir.into(),
         console_to_stderr: std::env::var_os("CONSOLE").is_some(),
         listen: Vec::new(),
+        net: None,
+        saved: None,
     }
 }
 

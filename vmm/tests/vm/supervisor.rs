@@ -50,6 +50,8 @@ fn start(disk: PathBuf, run_dir: &Path) -> Vec<u8> {
         run_dir: run_dir.into(),
         console_to_stderr: false,
         listen: Vec::new(),
+        net: None,
+        saved: None,
     };
     encode(&ToSupervisor::Start(Box::new(config))).unwrap()
 }

@@ -20,21 +20,16 @@ use std::path::Path;
 
 use microagent_proto::tree::{Entry, Kind};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, openat, renameat,
-    renameat_with, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, openat, renameat, renameat_with,
+    statat,
 };
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::directory::{DIRECTORY, names, remove};
 use crate::path::MAX_DEPTH;
 use crate::write::times_of;
 use crate::{Policy, Sink, Skipped, TreeError, Writer};
-
-/// The open flags of a directory.
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// How a tree is delivered.
 #[derive(Debug, Clone)]
@@ -43,6 +38,8 @@ pub struct Options<'a> {
     pub name: &'a OsStr,
     /// What is in the directory goes into the destination, not the directory itself.
     pub contents: bool,
+    /// Directories that exist keep their permissions and times.
+    pub keep_directories: bool,
     /// What is kept.
     pub policy: Policy,
 }
@@ -57,6 +54,7 @@ pub struct Delivery {
     destination: Destination,
     name: OsString,
     contents: bool,
+    keep_directories: bool,
     /// The type of the top.
     is_directory: Option<bool>,
 }
@@ -120,6 +118,7 @@ impl Delivery {
             destination,
             name: options.name.to_owned(),
             contents: options.contents,
+            keep_directories: options.keep_directories,
             is_directory: None,
         })
     }
@@ -169,13 +168,14 @@ impl Delivery {
             Destination::Directory if self.contents && is_directory => {
                 let from = openat(&self.directory, &self.hidden, DIRECTORY, Mode::empty())
                     .map_err(|error| TreeError::io("open", b"", error))?;
-                merge(&from, &self.directory, b"", 0)?;
+                merge(&from, &self.directory, b"", self.keep_directories, 0)?;
                 return Ok(skipped);
             }
             Destination::Directory => self.name.clone(),
         };
         let (from, to) = (&self.directory, &self.directory);
-        deliver(from, &self.hidden, to, &name, name.as_bytes(), 0)?;
+        let keep = self.keep_directories;
+        deliver(from, &self.hidden, to, &name, name.as_bytes(), keep, 0)?;
         Ok(skipped)
     }
 
@@ -228,7 +228,7 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.writer = None;
-        remove(&self.directory, &self.hidden, 0);
+        remove(&self.directory, &self.hidden);
     }
 }
 
@@ -249,6 +249,7 @@ fn deliver(
     to: &OwnedFd,
     new: &OsStr,
     path: &[u8],
+    keep: bool,
     depth: usize,
 ) -> Result<(), TreeError> {
     let failed = |error: Errno| TreeError::io("write", path, error);
@@ -267,7 +268,7 @@ fn deliver(
     match (is_directory, is_there) {
         (true, Some(FileType::Directory)) => {
             let open = |at, name| openat(at, name, DIRECTORY, Mode::empty()).map_err(failed);
-            return merge(&open(from, name)?, &open(to, new)?, path, depth);
+            return merge(&open(from, name)?, &open(to, new)?, path, keep, depth);
         }
         (true, Some(_)) => {
             return Err(TreeError::conflict(
@@ -297,8 +298,15 @@ fn deliver(
     }
 }
 
-/// Moves what is in one directory into another, and gives that the attributes of the first.
-fn merge(from: &OwnedFd, to: &OwnedFd, path: &[u8], depth: usize) -> Result<(), TreeError> {
+/// Moves what is in one directory into another, and gives that the attributes of the first unless it
+/// keeps its own.
+fn merge(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    path: &[u8],
+    keep: bool,
+    depth: usize,
+) -> Result<(), TreeError> {
     let failed = |error: Errno| TreeError::io("write", path, error);
     if depth >= MAX_DEPTH {
         return Err(TreeError::Limit("it has too many nested directories"));
@@ -308,7 +316,10 @@ fn merge(from: &OwnedFd, to: &OwnedFd, path: &[u8], depth: usize) -> Result<(), 
     fchmod(from, Mode::RWXU).map_err(failed)?;
     for name in names(from).map_err(failed)? {
         let below = crate::path::join(path, name.as_bytes());
-        deliver(from, &name, to, &name, &below, depth + 1)?;
+        deliver(from, &name, to, &name, &below, keep, depth + 1)?;
+    }
+    if keep {
+        return Ok(());
     }
     match fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777)) {
         // Another user's, as /tmp is.
@@ -318,33 +329,6 @@ fn merge(from: &OwnedFd, to: &OwnedFd, path: &[u8], depth: usize) -> Result<(), 
             rustix::fs::futimens(to, &times_of(&stat)).map_err(failed)
         }
     }
-}
-
-fn names(directory: &OwnedFd) -> Result<Vec<OsString>, Errno> {
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsStr::from_bytes(name).to_owned());
-        }
-    }
-    Ok(names)
-}
-
-/// Removes a tree, as far as possible.
-fn remove(directory: &OwnedFd, name: &OsStr, depth: usize) {
-    match unlinkat(directory, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) if depth <= MAX_DEPTH => {}
-        _ => return,
-    }
-    if let Ok(inside) = openat(directory, name, DIRECTORY, Mode::empty()) {
-        let _ = fchmod(&inside, Mode::RWXU);
-        for name in names(&inside).unwrap_or_default() {
-            remove(&inside, &name, depth + 1);
-        }
-    }
-    let _ = unlinkat(directory, name, AtFlags::REMOVEDIR);
 }
 
 #[cfg(test)]
@@ -380,6 +364,7 @@ mod tests {
         let options = Options {
             name: OsStr::new("source"),
             contents,
+            keep_directories: false,
             policy: Policy {
                 owners: false,
                 privileges: false,
@@ -431,7 +416,6 @@ mod tests {
             remove(
                 &open(directory.path(), DIRECTORY).unwrap(),
                 OsStr::new("there"),
-                0,
             );
             fs::create_dir_all(at("there/source/sub")).unwrap();
             fs::write(at("there/source/sub/old"), "old").unwrap();
@@ -521,6 +505,7 @@ mod tests {
         let options = Options {
             name: OsStr::new("source"),
             contents: false,
+            keep_directories: false,
             policy: Policy {
                 owners: false,
                 privileges: false,

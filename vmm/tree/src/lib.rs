@@ -8,6 +8,7 @@
 //! [`Writer`] creates files only below its directory, whatever the entries say.
 
 mod deliver;
+mod directory;
 mod error;
 mod path;
 mod read;
@@ -17,9 +18,9 @@ mod write;
 
 pub use deliver::{Delivery, Options};
 pub use error::TreeError;
-pub use path::{MAX_DEPTH, Shown, check_path};
+pub use path::{MAX_APPARENT, MAX_DEPTH, MAX_FILES, Shown, check_path};
 pub use read::{Source, read};
-pub use send::send;
+pub use send::{Overrides, send};
 pub use sink::Sink;
 pub use write::{Policy, Skipped, Writer};
 

@@ -7,6 +7,12 @@ use crate::TreeError;
 /// The maximum number of names in a path.
 pub const MAX_DEPTH: usize = 2048;
 
+/// How many files a tree of a guest may have. Linux's largest images have some hundred thousand.
+pub const MAX_FILES: u64 = 1 << 22;
+
+/// The apparent size of all files of a tree of a guest, with their holes, in bytes.
+pub const MAX_APPARENT: u64 = 1 << 40;
+
 /// The maximum length of a name in bytes (`NAME_MAX`).
 const MAX_NAME: usize = 255;
 

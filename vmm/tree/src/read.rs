@@ -1,19 +1,21 @@
 //! Reading a tree below an open directory.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::FileExt;
 
 use microagent_proto::tree::{Attribute, Entry, Kind, Time};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, SeekFrom as Find, Stat, fgetxattr, flistxattr, fstat,
-    major, minor, openat, readlinkat, seek, statat,
+    AtFlags, FileType, Mode, OFlags, SeekFrom as Find, Stat, fgetxattr, flistxattr, fstat, major,
+    minor, openat, readlinkat, seek, statat,
 };
 use rustix::io::Errno;
 
+use crate::directory::names;
 use crate::path::{MAX_DEPTH, join};
 use crate::{Sink, TreeError};
 
@@ -48,6 +50,8 @@ pub fn read(source: Source<'_>, sink: &mut dyn Sink) -> Result<(), TreeError> {
         linked: HashMap::new(),
         device: None,
         cross_mounts: source.cross_mounts,
+        piece: vec![0; PIECE.max(ATTRIBUTES)],
+        names: vec![0; ATTRIBUTES],
     };
     let directory = source
         .directory
@@ -87,14 +91,8 @@ struct Level {
 impl Level {
     fn open(directory: OwnedFd, path: Vec<u8>) -> Result<Level, TreeError> {
         let failed = |error: Errno| TreeError::io("read", &path, error);
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
-            }
-        }
+        let names = names(&directory).map_err(failed)?;
+        let mut names: Vec<_> = names.into_iter().map(OsString::into_vec).collect();
         names.sort_unstable_by(|a, b| b.cmp(a));
         Ok(Level {
             directory,
@@ -111,6 +109,10 @@ struct Reader<'a> {
     /// The device of the top.
     device: Option<u64>,
     cross_mounts: bool,
+    /// A piece of content, or the value of an attribute.
+    piece: Vec<u8>,
+    /// The names of attributes.
+    names: Vec<u8>,
 }
 
 impl Reader<'_> {
@@ -179,7 +181,7 @@ impl Reader<'_> {
     ) -> Result<Option<OwnedFd>, TreeError> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
-                let attributes = attributes(&file, path)?;
+                let attributes = self.attributes(&file, path)?;
                 self.sink
                     .entry(&entry(stat, Kind::Directory, path, attributes))?;
                 Ok((!is_mount).then_some(file))
@@ -191,10 +193,10 @@ impl Reader<'_> {
                     return Ok(None);
                 }
                 let size = stat.st_size.max(0).unsigned_abs();
-                let attributes = attributes(&file, path)?;
+                let attributes = self.attributes(&file, path)?;
                 self.sink
                     .entry(&entry(stat, Kind::File { size }, path, attributes))?;
-                self.content(file.into(), size, path)?;
+                self.content(&file.into(), size, path)?;
                 Ok(None)
             }
             _ => Ok(None),
@@ -218,12 +220,11 @@ impl Reader<'_> {
     }
 
     /// Passes on the content, with its holes.
-    fn content(&mut self, mut file: File, size: u64, path: &[u8]) -> Result<(), TreeError> {
+    fn content(&mut self, file: &File, size: u64, path: &[u8]) -> Result<(), TreeError> {
         let failed = |error: io::Error| TreeError::io("read", path, error);
-        let mut piece = vec![0; PIECE];
         let mut offset = 0;
         while offset < size {
-            let start = match seek(&file, Find::Data(offset)) {
+            let start = match seek(file, Find::Data(offset)) {
                 Ok(start) => start.min(size),
                 Err(Errno::NXIO) => size,
                 // Without SEEK_DATA, everything is data.
@@ -233,23 +234,50 @@ impl Reader<'_> {
             if start > offset {
                 self.sink.hole(start - offset)?;
             }
-            let end = match seek(&file, Find::Hole(start)) {
+            let end = match seek(file, Find::Hole(start)) {
                 Ok(end) if end > start => end.min(size),
                 _ => size,
             };
-            file.seek(SeekFrom::Start(start)).map_err(failed)?;
             offset = start;
             while offset < end {
                 let part = (end - offset).min(PIECE as u64) as usize;
-                let read = file.read(&mut piece[..part]).map_err(failed)?;
+                let read = file
+                    .read_at(&mut self.piece[..part], offset)
+                    .map_err(failed)?;
                 if read == 0 {
                     return Err(TreeError::Truncated(path.into()));
                 }
-                self.sink.data(&piece[..read])?;
+                self.sink.data(&self.piece[..read])?;
                 offset += read as u64;
             }
         }
         Ok(())
+    }
+
+    /// The extended attributes of an open file, sorted by name.
+    fn attributes(&mut self, file: impl AsFd, path: &[u8]) -> Result<Vec<Attribute>, TreeError> {
+        let file = file.as_fd();
+        let failed = |error: Errno| TreeError::io("read the attributes of", path, error);
+        let length = match flistxattr(file, &mut self.names) {
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            length => length.map_err(failed)?,
+        };
+        let mut found = Vec::new();
+        let names = self.names.get(..length).unwrap_or_default();
+        for name in names.split(|&byte| byte == 0).filter(|n| !n.is_empty()) {
+            let value = &mut self.piece[..ATTRIBUTES];
+            let length = match fgetxattr(file, OsStr::from_bytes(name), &mut *value) {
+                // Removed meanwhile, or not readable for this user.
+                Err(Errno::NODATA | Errno::PERM | Errno::NOTSUP) => continue,
+                length => length.map_err(failed)?,
+            };
+            found.push(Attribute {
+                name: name.to_vec(),
+                value: value.get(..length).unwrap_or_default().to_vec(),
+            });
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 }
 
@@ -266,31 +294,4 @@ fn entry(stat: &Stat, kind: Kind, path: &[u8], attributes: Vec<Attribute>) -> En
         },
         attributes,
     }
-}
-
-/// The extended attributes of an open file, sorted by name.
-fn attributes(file: impl AsFd, path: &[u8]) -> Result<Vec<Attribute>, TreeError> {
-    let file = file.as_fd();
-    let failed = |error: Errno| TreeError::io("read the attributes of", path, error);
-    let mut names = vec![0; ATTRIBUTES];
-    let length = match flistxattr(file, &mut names) {
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
-        length => length.map_err(failed)?,
-    };
-    let mut found = Vec::new();
-    let names = names.get(..length).unwrap_or_default();
-    for name in names.split(|&byte| byte == 0).filter(|n| !n.is_empty()) {
-        let mut value = vec![0; ATTRIBUTES];
-        match fgetxattr(file, OsStr::from_bytes(name), &mut value) {
-            // Removed meanwhile, or not readable for this user.
-            Err(Errno::NODATA | Errno::PERM | Errno::NOTSUP) => continue,
-            length => value.truncate(length.map_err(failed)?),
-        }
-        found.push(Attribute {
-            name: name.to_vec(),
-            value,
-        });
-    }
-    found.sort_unstable();
-    Ok(found)
 }

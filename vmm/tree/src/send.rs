@@ -8,13 +8,36 @@ use microagent_proto::tree::{Entry, Part};
 
 use crate::{Sink, Source, TreeError, read};
 
-/// Reads the tree of `source` and sends it with its end; content is frames of `content`. If it
+/// What is different from the files that are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// The user and the group of all files.
+    pub owner: Option<(u32, u32)>,
+    /// The permissions of the top.
+    pub mode: Option<u32>,
+}
+
+impl Overrides {
+    fn apply(self, entry: &Entry) -> Entry {
+        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
+        let mode = self.mode.filter(|_| entry.path.is_empty());
+        Entry {
+            uid,
+            gid,
+            mode: mode.unwrap_or(entry.mode),
+            ..entry.clone()
+        }
+    }
+}
+
+/// Reads the tree of `source` and sends it with its end, apart from `overrides`; content is frames of `content`. If it
 /// cannot be read to the end, the peer is told what `failure` makes of the error, which is returned.
 ///
 /// # Errors
 /// The session's stream failed.
 pub fn send(
     source: Source<'_>,
+    overrides: Overrides,
     stream: &mut impl Write,
     content: Kind,
     failure: impl FnOnce(&TreeError) -> Failure,
@@ -22,6 +45,7 @@ pub fn send(
     let mut sink = Frames {
         stream,
         content,
+        overrides,
         failed: None,
     };
     let sent = read(source, &mut sink);
@@ -40,6 +64,7 @@ pub fn send(
 struct Frames<'a, W> {
     stream: &'a mut W,
     content: Kind,
+    overrides: Overrides,
     /// Why the stream failed.
     failed: Option<FrameError>,
 }
@@ -55,7 +80,7 @@ impl<W: Write> Frames<'_, W> {
 
 impl<W: Write> Sink for Frames<'_, W> {
     fn entry(&mut self, entry: &Entry) -> Result<(), TreeError> {
-        match write_message(self.stream, &Part::Entry(entry.clone())) {
+        match write_message(self.stream, &Part::Entry(self.overrides.apply(entry))) {
             // It has more attributes than a frame may have bytes.
             Err(FrameError::TooLong(_)) => Err(TreeError::Limit("it has too long attributes")),
             written => self.check(written),

@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::process::{Gid, Uid};
 
+use crate::directory::DIRECTORY;
 use crate::path::split;
 use crate::{Sink, TreeError, check_path};
 
@@ -22,12 +23,7 @@ const MAX_DIRECTORIES: usize = 64 << 20;
 
 /// The modes of files and directories that are being written.
 const FILE: Mode = Mode::from_raw_mode(0o600);
-const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
-
-/// The open flags of a directory on the way to a file.
-const STEP: OFlags = OFlags::DIRECTORY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const PRIVATE: Mode = Mode::from_raw_mode(0o700);
 
 /// Which properties of files are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +103,7 @@ impl Writer {
     fn directory(&self, path: &[u8]) -> Result<OwnedFd, TreeError> {
         let failed = |error| TreeError::io("open", path, error);
         let open = |at: &OwnedFd, name: &[u8]| {
-            let flags = STEP | OFlags::RDONLY;
-            openat(at, OsStr::from_bytes(name), flags, Mode::empty()).map_err(failed)
+            openat(at, OsStr::from_bytes(name), DIRECTORY, Mode::empty()).map_err(failed)
         };
         let mut directory = open(&self.root, &self.top)?;
         let names = path.split(|&byte| byte == b'/');
@@ -263,7 +258,7 @@ impl Sink for Writer {
                     return Err(TreeError::Limit("it has too many directories"));
                 }
                 let (directory, name) = self.place(&entry.path)?;
-                mkdirat(directory, name, DIRECTORY)
+                mkdirat(directory, name, PRIVATE)
                     .map_err(|error| TreeError::io("create", &entry.path, error))?;
                 self.directories.push(entry.clone());
             }

@@ -1,7 +1,10 @@
 //! `microagent cache verify`.
 
-use microagent_cas::Problem;
+use std::collections::BTreeMap;
+
+use microagent_cas::{Problem, RootRecord};
 use microagent_pipeline::{Event, Progress, Stage};
+use microagent_workspace::creation::owner;
 use serde::Serialize;
 
 use crate::args::VerifyArgs;
@@ -12,7 +15,7 @@ use crate::settings::Settings;
 use crate::termination::Termination;
 
 const REMEDIATION: &str = "repair it with: microagent cache verify --repair";
-/// After a repair that dropped the default kernel, the only root.
+/// After a repair that dropped the default kernel.
 const KERNEL_REMEDIATION: &str =
     "the default kernel is gone; install one: microagent kernel install";
 
@@ -42,6 +45,8 @@ pub fn verify(
         detail: detail.clone(),
         total_bytes: Some(inventory.allocated(inventory.objects.keys())),
     });
+    // A repair puts those of damaged objects aside.
+    let roots = inventory.roots;
     let advance = |bytes| {
         reporter.event(Event::Advanced {
             stage,
@@ -88,15 +93,30 @@ pub fn verify(
                 (count, _) => format!("{count} problems"),
             }
         ));
-        let mut problems = found.problems.iter();
-        let remediation = match args.repair {
-            false => problems.any(Problem::is_repairable).then_some(REMEDIATION),
-            true => problems.any(Problem::is_root).then_some(KERNEL_REMEDIATION),
-        };
-        if let Some(remediation) = remediation {
+        for remediation in remediations(&found.problems, args.repair, &roots) {
             text.push_str(&format!("{remediation}\n"));
         }
         settings.output.text(&text)?;
     }
     Ok(u8::from(!ok))
+}
+
+/// What is to be done, or after a repair is still to be done.
+fn remediations(
+    problems: &[Problem],
+    repaired: bool,
+    roots: &BTreeMap<String, RootRecord>,
+) -> Vec<String> {
+    if !repaired {
+        let any = problems.iter().any(Problem::is_repairable);
+        return any.then(|| REMEDIATION.to_owned()).into_iter().collect();
+    }
+    let dropped = problems.iter().filter_map(Problem::root);
+    let remediation = |root: &str| match roots.get(root).and_then(owner) {
+        Some(owner) => format!(
+            "workspace {owner} has lost what it consists of; see what: microagent status {owner}"
+        ),
+        None => KERNEL_REMEDIATION.to_owned(),
+    };
+    dropped.map(remediation).collect()
 }

@@ -9,6 +9,7 @@ use microagent_cas::Store;
 use microagent_pipeline::{Kernel, Pipeline, Silent};
 use microagent_proto::control::Engine;
 use microagent_vmm::probe::{self, QemuProbe};
+use microagent_workspace::network;
 use serde::Serialize;
 
 use self::vm_creation::VmCreation;
@@ -29,6 +30,8 @@ struct Report {
     /// `None` unless KVM is usable.
     vm_creation: Option<VmCreation>,
     qemu: Finding,
+    /// The program of network mode `user`.
+    passt: Finding,
     agent: Finding,
     supervisor: Finding,
     kernel: KernelReport,
@@ -98,6 +101,7 @@ pub fn doctor(settings: &Settings) -> Result<u8, Failure> {
             kvm,
         },
         qemu,
+        passt: passt(),
         agent,
         supervisor,
         kernel: kernel(settings),
@@ -135,6 +139,17 @@ fn qemu() -> Finding {
             problem: Some(error.to_string()),
             remediation: Some(INSTALL_QEMU.into()),
         },
+    }
+}
+
+fn passt() -> Finding {
+    let path = network::locate_passt();
+    let problem = (path.is_none()).then(|| "passt is not installed: guests have no network".into());
+    Finding {
+        version: None,
+        remediation: problem.is_some().then(|| network::INSTALL_PASST.into()),
+        problem,
+        path,
     }
 }
 
@@ -227,6 +242,11 @@ impl Report {
             "qemu",
             &self.qemu.summary(),
             self.qemu.remediation.as_deref(),
+        );
+        line(
+            "passt",
+            &self.passt.summary(),
+            self.passt.remediation.as_deref(),
         );
         line(
             "agent",

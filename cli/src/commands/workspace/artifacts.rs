@@ -1,16 +1,14 @@
 //! `microagent artifacts`.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use microagent_pipeline::ErrorKind;
 use microagent_workspace::spec::OutputPath;
-use microagent_workspace::summary::{Both, Summarized, Summary};
+use microagent_workspace::summary::{Summarized, Summary};
 use serde::Serialize;
 
 use super::files::Files;
 use crate::args::{ArtifactArgs, ArtifactsCommand, NameArgs};
-use crate::document::OutputDocument;
 use crate::failure::Failure;
 use crate::host_files;
 use crate::settings::Settings;
@@ -36,13 +34,13 @@ pub fn artifacts(
     termination: &Termination,
 ) -> Result<u8, Failure> {
     match command {
-        ArtifactsCommand::List(args) => list(&args, settings),
+        ArtifactsCommand::List(args) => list(&args, settings, termination),
         ArtifactsCommand::Get(args) => get(&args, settings, termination),
     }
 }
 
-fn list(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
-    let files = Files::of(&args.name, settings)?;
+fn list(args: &NameArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
+    let files = Files::of(&args.name, settings, termination)?;
     let mut listed = Vec::new();
     for output in &files.spec.outputs {
         let mut summary = Summary::default();
@@ -84,7 +82,7 @@ fn type_name(found: &Summarized) -> &'static str {
 }
 
 fn get(args: &ArtifactArgs, settings: &Settings, termination: &Termination) -> Result<u8, Failure> {
-    let files = Files::of(&args.name, settings)?;
+    let files = Files::of(&args.name, settings, termination)?;
     let outputs = &files.spec.outputs;
     let Some(output) = outputs.iter().find(|output| output.name == args.output) else {
         let message = format!("workspace {} has no output {:?}", args.name, args.output);
@@ -95,16 +93,11 @@ fn get(args: &ArtifactArgs, settings: &Settings, termination: &Termination) -> R
         )));
     };
     let to = destination(output, args.to.as_deref())?;
-    let mut summary = Summary::default();
-    let mut delivery = host_files::deliver(&to, OsStr::new(&output.name), false, termination)?;
-    let mut sink = Both(&mut delivery, &mut summary);
-    files.read(output.path.as_bytes(), true, &mut sink)?;
-    host_files::report(&delivery.finish()?, settings.output);
-    let found = summary.finish();
+    let document = host_files::copy_output(output, &to, settings.output, termination, |sink| {
+        files.read(output.path.as_bytes(), true, sink)
+    })?;
     match settings.output.json {
-        true => settings
-            .output
-            .document(&OutputDocument::new(output, &found, &to))?,
+        true => settings.output.document(&document)?,
         false => settings.output.text(&format!("{}\n", to.display()))?,
     }
     Ok(0)

@@ -11,6 +11,7 @@ use signal_hook::iterator::Signals;
 use crate::failure::{EXIT_SIGNAL_BASE, Failure};
 use crate::run::sink::CommandSink;
 use crate::terminal::{self, Mode};
+use crate::terminal_guard::Guard;
 use crate::termination::Termination;
 
 /// Signals that would end this process and leave the terminal as it is.
@@ -40,7 +41,11 @@ impl TerminalSink {
         let mode = Mode::now()?;
         let watched = FATAL.into_iter().chain([SIGWINCH, SIGCONT]);
         let mut signals = Signals::new(watched)?;
-        self.termination.set_raw_mode(mode)?;
+        let guard = Guard::start();
+        if let Err(error) = &guard {
+            tracing::debug!(%error, "the terminal is not restored if this process is killed");
+        }
+        self.termination.set_raw_mode(mode, guard.ok())?;
         let (termination, control) = (self.termination.clone(), control.clone());
         // It may have changed since the request was made.
         let _ = control.resize(terminal::size());

@@ -9,12 +9,12 @@ use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::control::DiskMode;
 use microagent_vmm::virtio::block::lock;
+use microagent_workspace::creation::{self, Creation, random_id};
 use microagent_workspace::event::now;
 use microagent_workspace::start;
 use microagent_workspace::state::State;
 
-use super::create::{OWNER, internal, record_prepared, release, root_name};
-use super::{get, print_state, random_id, state_of, workspaces};
+use super::{get, print_state, state_of, workspaces};
 use crate::args::CloneArgs;
 use crate::disk_copy;
 use crate::failure::{Failure, kind_of};
@@ -43,8 +43,8 @@ pub fn clone(
     }
     let mut spec = source.spec()?;
     let store = Store::open(&settings.store_dir())?;
-    let former = start::recorded(&spec).map_err(|error| internal(&error))?;
-    let disks = start::disks(&source, &spec, former, &store).map_err(|error| internal(&error))?;
+    let former = start::recorded(&spec)?;
+    let disks = start::disks(&source, &spec, former, &store)?;
     // While these are locked, it cannot be started.
     let mut locks = Vec::new();
     let mut deltas: Vec<PathBuf> = Vec::new();
@@ -60,32 +60,24 @@ pub fn clone(
         deltas.push(delta);
         deltas.extend(open(&presence)?.map(|_| presence));
     }
-    let new = workspaces(settings).begin(&name, |spec| {
-        if let Err(error) = release(&store, spec, None) {
-            tracing::warn!(%error.message, "cannot release what a killed command held");
-        }
-    })?;
-    termination.remove_on_exit(new.directory().path());
+    let new = creation::begin(&workspaces(settings), &store, &name)?;
+    for path in new.leftovers() {
+        termination.remove_on_exit(path);
+    }
     for delta in &deltas {
         copy(delta, new.directory().path(), termination)?;
     }
     spec.name = Some(name.clone());
     let recorded = spec.recorded.as_mut();
-    let recorded = recorded.ok_or_else(|| internal(&start::ManifestError::Missing("recorded")))?;
+    let recorded = recorded.ok_or(start::ManifestError::Missing("recorded"))?;
     recorded.runtime_id = random_id()?;
     recorded.created_at = now();
     let recorded = recorded.clone();
-    new.directory().write_spec(&spec)?;
-    let root = root_name(&recorded);
-    let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
-    let root_file = store.root_file(&root)?;
+    let mut creation = Creation::new(&store, new, spec, recorded);
+    let root_file = creation.root_file()?;
     termination.remove_on_exit(&root_file);
-    store.set_root(&root, objects, serde_json::json!({ OWNER: name }))?;
-    let made =
-        record_prepared(new.directory(), &spec, &recorded).and_then(|()| Ok(new.complete()?));
-    made.inspect_err(|_| {
-        let _ = store.remove_root(&root);
-    })?;
+    creation.hold()?;
+    creation.complete()?;
     termination.keep(&root_file);
     print_state(settings, &name, State::Prepared)
 }

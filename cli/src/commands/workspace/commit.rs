@@ -10,6 +10,7 @@ use microagent_pipeline::{
 use microagent_workspace::event::now;
 use microagent_workspace::image_layout::{LayoutError, NewImage, add_image};
 use microagent_workspace::layer::{LayerError, write_layer};
+use microagent_workspace::root_fs::everything;
 use microagent_workspace::spec::RecordedImage;
 use microagent_workspace::start;
 use serde::Serialize;
@@ -17,7 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::create::internal;
-use super::diff::compare;
+use super::diff::{compare, is_written_at_start};
 use crate::args::CommitArgs;
 use crate::commands::pipeline;
 use crate::failure::{Failure, kind_of};
@@ -46,22 +47,30 @@ pub fn commit(
     let target = Target::of(&to, args.push)?;
     let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
-    let compared = compare(&args.name, settings, store)?;
-    let recorded = start::recorded(&compared.spec).map_err(|error| internal(&error))?;
-    let base = base_image(&pipeline, &recorded.image)?;
-    pipeline.fetch_layers(&base)?;
+    let compared = compare(&args.name, settings, store, termination)?;
+    let recorded = start::recorded(&compared.spec)?;
+    let base = (recorded.image.as_ref())
+        .map(|image| base_image(&pipeline, image))
+        .transpose()?;
+    let changed = match &base {
+        Some(base) => {
+            pipeline.fetch_layers(base)?;
+            compared.changed
+        }
+        None => everything(&compared.workspace, &is_written_at_start)?,
+    };
     let mut sockets = 0;
     let created = now();
     let mut add = |directory: &Path, tag: &str, with_base: bool| {
         let image = NewImage {
-            base: &base,
+            base: base.as_ref(),
             with_base,
             tag,
             created: &created,
             created_by: &format!("microagent commit {}", args.name),
         };
         add_image(store, directory, &image, |out| {
-            sockets = write_layer(&compared.workspace, &compared.changed, out)?;
+            sockets = write_layer(&compared.workspace, &changed, out)?;
             Ok(())
         })
     };
@@ -84,7 +93,7 @@ pub fn commit(
             workspace: &args.name,
             reference: to.to_string(),
             digest: digest.to_string(),
-            changes: compared.changed.len(),
+            changes: changed.len(),
         })?,
         false => settings.output.text(&format!("{to} {digest}\n"))?,
     }
@@ -185,16 +194,13 @@ fn base_image(pipeline: &Pipeline, recorded: &RecordedImage) -> Result<Image, Fa
 
 impl From<LayoutError> for Failure {
     fn from(error: LayoutError) -> Failure {
-        let kind = match &error {
-            LayoutError::Io { source, .. } => kind_of(source),
+        let kind = match error {
+            // It may have been damaged, or the disk cannot be read.
+            LayoutError::Store(error) => return error.into(),
+            LayoutError::Layer(LayerError::Tree(error)) => return error.into(),
+            LayoutError::Io { ref source, .. }
+            | LayoutError::Layer(LayerError::Write(ref source)) => kind_of(source),
             LayoutError::NotALayout(_) => ErrorKind::Conflict,
-            LayoutError::Layer(LayerError::Tree(_)) => {
-                let LayoutError::Layer(LayerError::Tree(error)) = error else {
-                    return internal(&error);
-                };
-                return error.into();
-            }
-            LayoutError::Layer(LayerError::Write(source)) => kind_of(source),
             LayoutError::Layer(_) => ErrorKind::Unsupported,
             _ => ErrorKind::Corrupt,
         };

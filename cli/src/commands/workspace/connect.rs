@@ -3,15 +3,16 @@
 use std::io::{self, Cursor, Read};
 
 use microagent_proto::agent::Output as CommandOutput;
-use microagent_workspace::log;
+use microagent_workspace::follow::Follower;
 use microagent_workspace::machine::session::{End, Piece, Source};
+use microagent_workspace::spec::DEFAULT_SHELL;
 
 use super::exec::check_terminal;
 use super::logs::follow;
 use super::target::{How, Target};
 use super::{client, get};
 use crate::args::ConnectArgs;
-use crate::failure::{EXIT_NOT_FOUND, Failure, kind_of};
+use crate::failure::{EXIT_NOT_FOUND, EXIT_SIGPIPE, Failure};
 use crate::request::{Variables, exec_size, resources};
 use crate::run::vm::output_of;
 use crate::settings::Settings;
@@ -20,9 +21,6 @@ use crate::termination::Termination;
 
 /// How many lines of the console are printed first.
 const CONSOLE_LINES: usize = 10;
-
-/// The shell if the workspace has none of its own.
-const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// Ctrl-P, then Ctrl-Q: leaves the shell, as with docker.
 const CTRL_P: u8 = 0x10;
@@ -44,9 +42,11 @@ pub fn connect(
         return console(name, settings);
     }
     if args.send.is_none() {
-        check_terminal(settings, |failure| {
-            failure.remediation("in a script, use --send LINE")
-        })?;
+        check_terminal(
+            settings,
+            |failure| failure.remediation("use --send LINE with it"),
+            |failure| failure.remediation("in a script, use --send LINE"),
+        )?;
     }
     let target = Target::find(name, settings)?;
     let shell = (target.spec.shell.clone()).unwrap_or_else(|| DEFAULT_SHELL.to_owned());
@@ -90,17 +90,15 @@ fn console(name: &str, settings: &Settings) -> Result<u8, Failure> {
     let directory = get(settings, name)?;
     // It must run.
     client(&directory, name)?;
-    let path = directory.console();
-    let cannot = |error| Failure::new(kind_of(&error), format!("cannot read the console: {error}"));
-    let before = log::read(&path).map_err(cannot)?;
-    let mut skip = before.len() - last_lines(&before, CONSOLE_LINES).len();
+    let mut follower = Follower::new(&directory, &directory.console());
+    let before = follower.present()?;
     let notice = "the console can only be read; Ctrl-C leaves it";
     settings.output.notice(notice);
-    follow(&directory, &path, false, |bytes| {
-        let skipped = skip.min(bytes.len());
-        skip -= skipped;
-        settings.output.stream(&bytes[skipped..])
-    })
+    let print = |bytes: &[u8]| settings.output.stream(bytes);
+    match print(last_lines(&before, CONSOLE_LINES))? {
+        true => follow(follower, false, print),
+        false => Ok(EXIT_SIGPIPE),
+    }
 }
 
 /// The end of `text` with at most `count` lines.

@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 
 use microagent_proto::agent::AGENT_PORT;
 use microagent_proto::tree::WriteTree;
-use microagent_tree::{Source, TreeError};
+use microagent_tree::{Overrides, Source, TreeError};
 use microagent_workspace::dir::is_name;
 use microagent_workspace::machine::files::write_tree;
 use rustix::fs::OFlags;
 use serde::Serialize;
 
 use super::files::{Files, last_name};
-use super::{client, client_failure, get};
+use super::short_boot::{self, Access, with_files};
+use super::{client_failure, get};
 use crate::args::CpArgs;
 use crate::failure::Failure;
 use crate::host_files;
@@ -57,7 +58,7 @@ pub fn cp(args: &CpArgs, settings: &Settings, termination: &Termination) -> Resu
             out(args, name, path, Path::new(to), settings, termination)?,
         ),
         (Side::Host(from), Side::Guest { name, path }) => {
-            (name, into(args, from, name, path, settings)?)
+            (name, into(args, from, name, path, settings, termination)?)
         }
         _ => {
             return Err(Failure::usage(
@@ -93,7 +94,7 @@ fn out(
     if to.as_os_str().is_empty() || path.is_empty() {
         return Err(empty());
     }
-    let files = Files::of(name, settings)?;
+    let files = Files::of(name, settings, termination)?;
     let called = last_name(path.as_bytes()).unwrap_or(OsStr::new(name));
     let mut delivery = host_files::deliver(to, called, means_contents(path), termination)?;
     files.read(path.as_bytes(), args.follow_link, &mut delivery)?;
@@ -108,14 +109,13 @@ fn into(
     name: &str,
     path: &str,
     settings: &Settings,
+    termination: &Termination,
 ) -> Result<u64, Failure> {
     if from.is_empty() || path.is_empty() {
         return Err(empty());
     }
     let (directory, source) = host_source(from, args.follow_link)?;
-    let client = client(&get(settings, name)?, name)?;
-    let stream = client.connect(AGENT_PORT);
-    let stream = stream.map_err(|error| client_failure(error, name))?;
+    let workspace = get(settings, name)?;
     let called = match std::path::absolute(from) {
         Ok(path) => path.file_name().map(OsStr::to_owned),
         Err(_) => None,
@@ -124,13 +124,24 @@ fn into(
         path: path.as_bytes().to_vec(),
         name: called.unwrap_or_else(|| "root".into()).as_bytes().to_vec(),
         contents: means_contents(from),
+        provision: false,
     };
     let source = Source {
         directory: &directory,
         name: &source,
         cross_mounts: true,
     };
-    Ok(write_tree(stream, request, source)?)
+    let client = match short_boot::access(&workspace, name)? {
+        Access::Agent(client) => client,
+        Access::Stopped(lock) => {
+            let detail = "booted to copy files into it";
+            let write = |stream| write_tree(stream, request, source, Overrides::default());
+            return with_files(&lock, &workspace, detail, settings, termination, write);
+        }
+    };
+    let stream = client.connect(AGENT_PORT);
+    let stream = stream.map_err(|error| client_failure(error, name))?;
+    Ok(write_tree(stream, request, source, Overrides::default())?)
 }
 
 /// The directory that has a file of the host, and its name there.

@@ -4,35 +4,37 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Output, Place};
-use microagent_workspace::dir::{NewWorkspace, WorkspaceDir};
-use microagent_workspace::event::{Event, now, record};
-use microagent_workspace::machine::boot::{
-    BOOT_ATTEMPTS, boot, boot_timeout, configure, shut_down,
-};
-use microagent_workspace::machine::data_loss;
-use microagent_workspace::machine::run_dir::RunDir;
-use microagent_workspace::machine::supervisor::Supervisor;
-use microagent_workspace::spec::{MAX_DOCUMENT, Recorded, RecordedImage, RecordedKernel, Spec};
-use microagent_workspace::start::{self, StartOptions};
+use microagent_proto::error_chain;
+use microagent_workspace::command::shell;
+use microagent_workspace::creation::{self, Creation, CreationError};
+use microagent_workspace::passed::Passed;
+use microagent_workspace::plan;
+use microagent_workspace::prepare::{BootPlan, RootPlan, check_disk, root};
+use microagent_workspace::provision::{self, Provision, ProvisionError, ProvisionErrorKind};
+use microagent_workspace::spec::{Field, MAX_DOCUMENT, NetworkMode, Recorded, Spec};
+use microagent_workspace::start;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
-use super::random_id;
+use super::short_boot;
 use crate::args::CreateArgs;
 use crate::commands::pipeline;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument, nodes};
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, kind_of};
 use crate::install;
-use crate::request::command::shell;
+use crate::request::Variables;
 use crate::request::create::CreateRequest;
+use crate::request::exec_size;
 use crate::request::resources::{self, Resources};
-use crate::request::{RunRequest, exec_size};
-use crate::run::artifacts::{self, Artifacts, check_memory};
+use crate::request::spec_file::SpecFile;
+use crate::run::artifacts::{self, check_memory};
 use crate::run::disks;
+use crate::run::kept::check_manifest;
+use crate::run::network::{asked_or_default, check_host};
+use crate::run::passed;
 use crate::run::phases::Phases;
 use crate::run::variables;
 use crate::run::vm;
@@ -42,13 +44,20 @@ use crate::termination::Termination;
 /// The specification files that are read if they exist.
 const DEFAULT_FILES: [&str; 2] = ["microagent.yaml", "microagent.yml"];
 
+/// The field of a document that is `--memory`.
+const MEMORY_FIELD: &str = "resources.memoryMiB";
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
     workspace: String,
     state_dir: PathBuf,
     state: State,
-    image: ImageDocument,
+    /// Absent if it was made from a file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<ImageDocument>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rootfs: Option<PathBuf>,
     resources: Resources,
     kernel: KernelDocument,
     nodes: Vec<NodeDocument>,
@@ -61,117 +70,142 @@ pub fn create(
     termination: &Termination,
 ) -> Result<u8, Failure> {
     let dry_run = args.dry_run;
-    let (document, base) = document(&args, settings)?;
+    let document = document(&args, settings)?;
     let variables = variables::read(&args.environment)?;
-    let request = CreateRequest::check(args, variables, document, &base, resources::host_cpus())?;
+    let mut request = CreateRequest::check(
+        args,
+        variables,
+        &document,
+        resources::host_cpus(),
+        settings.network,
+    )?;
+    let files = provision::check(&request.plan.spec.files);
+    let files = files.map_err(|error| {
+        // Only a document can have some.
+        let field = Field::new("files").index(error.index);
+        document.failure(&field, error.into())
+    })?;
     let choice = engine::choose_with_notice(settings)?;
-    disks::inspect(&request.run.disks, choice.engine)?;
-    let supervisor = (request.run.supervisor.as_ref())
+    if let RootPlan::Disk(plan) = &request.plan.root {
+        check_disk(plan)?;
+    }
+    let supervisor = (request.supervisor.as_ref())
         .map(|path| install::check_program("--supervisor", path))
         .transpose()?;
+    let network = request
+        .plan
+        .spec
+        .network
+        .get_or_insert_with(|| asked_or_default(None, settings));
+    let networked = network.mode != NetworkMode::Isolated;
+    check_host(network.mode)?;
+    let passed = read_passed(&request.plan.spec, &request.unset_env, settings)?;
+    disks::inspect(&request.plan.disks, choice.engine, networked)?;
     if dry_run {
-        settings.output.text(&request.spec.to_json())?;
+        settings.output.text(&request.plan.complete().to_json())?;
         return Ok(0);
     }
     let agent = install::find(install::AGENT)?;
     let pipeline = pipeline::open(settings, termination)?;
     let store = pipeline.store();
-    let new = super::workspaces(settings).begin(&request.name, |spec| {
-        if let Err(error) = release(store, spec, None) {
-            tracing::warn!(%error.message, "cannot release what a killed command held");
-        }
-    })?;
-    termination.remove_on_exit(new.directory().path());
+    let new = creation::begin(&super::workspaces(settings), store, &request.plan.name)?;
+    for path in new.leftovers() {
+        termination.remove_on_exit(path);
+    }
     let mut phases = Phases::default();
     let artifacts = artifacts::prepare(
         &pipeline,
-        &request.run,
-        &agent,
+        &BootPlan {
+            kernel: request.plan.spec.kernel.clone(),
+            bundles: disks::bundles(&request.plan.disks),
+            agent,
+        },
         settings.output,
         &mut phases,
         termination,
+        |times| root(&pipeline, &request.plan.root, times),
     )?;
+    let memory = Field::new(MEMORY_FIELD);
+    let memory = document
+        .find(&memory, &request.plan.spec)
+        .filter(|found| *found == memory);
     check_memory(
         &artifacts.kernel.path,
         &artifacts.initramfs.path,
-        request.run.resources.memory_mib,
-        request.run.resources.cpu_count,
-    )?;
-    let mut spec = request.spec;
-    let recorded = recorded(&request.run, &artifacts, supervisor)?;
-    spec.recorded = Some(recorded.clone());
-    check_sizes(&spec, &recorded)?;
-    new.directory().write_spec(&spec)?;
-    let root = root_name(&recorded);
-    let objects = start::objects(&recorded).map_err(|error| internal(&error))?;
-    let value = serde_json::json!({ OWNER: request.name });
-    let root_file = store.root_file(&root)?;
-    termination.remove_on_exit(&root_file);
-    store.set_root(&root, objects, value)?;
-    let made = set_up(&new, &spec, &pipeline, &choice, settings, termination)
-        .and_then(|()| record_prepared(new.directory(), &spec, &recorded))
-        .and_then(|()| Ok(new.complete()?));
-    made.inspect_err(|_| {
-        let _ = store.remove_root(&root);
+        request.plan.resources.memory_mib,
+        request.plan.resources.cpu_count,
+        memory.as_ref().map_or("--memory", |_| MEMORY_FIELD),
+    )
+    .map_err(|failure| match &memory {
+        Some(field) => document.failure(field, failure),
+        None => failure,
     })?;
+    let mut recorded = creation::recorded(
+        &request.plan.resources,
+        &artifacts.root,
+        &artifacts,
+        &request.unset_env,
+    )?;
+    recorded.supervisor = supervisor;
+    passed.record(&mut recorded, &request.unset_env);
+    let mut creation = Creation::new(store, new, request.plan.spec.clone(), recorded.clone());
+    check_sizes(creation.spec(), &recorded)?;
+    let root_file = creation.root_file()?;
+    termination.remove_on_exit(&root_file);
+    creation.hold()?;
+    set_up(&creation, &files, &pipeline, &choice, settings, termination)?;
+    creation.complete()?;
     termination.keep(&root_file);
     if !settings.output.json {
-        settings.output.text(&format!("{}\n", request.name))?;
+        settings.output.text(&format!("{}\n", request.plan.name))?;
         return Ok(0);
     }
     settings.output.document(&Document {
-        workspace: request.name,
+        workspace: request.plan.name,
         state_dir: settings.state_dir.clone(),
         state: State::Prepared,
-        image: ImageDocument::new(&artifacts.image),
-        resources: request.run.resources,
-        kernel: KernelDocument::new(&artifacts.kernel, request.run.kernel),
+        image: artifacts.root.image.as_ref().map(ImageDocument::new),
+        rootfs: request.plan.spec.rootfs,
+        resources: request.plan.resources,
+        kernel: KernelDocument::new(&artifacts.kernel, request.plan.spec.kernel),
         nodes: nodes(&pipeline),
     })?;
     Ok(0)
 }
 
-/// The name of the store's root for a workspace.
-pub(super) fn root_name(recorded: &Recorded) -> String {
-    format!("workspace-{}", recorded.runtime_id)
-}
-
-/// The field of a root that has the name of its workspace.
-pub(super) const OWNER: &str = "workspace";
-
-/// Removes what the store holds for the workspace `name`, or for one that was never complete. That
-/// of another one of which this is a copy stays.
-pub(super) fn release(store: &Store, spec: &Spec, name: Option<&str>) -> Result<(), Failure> {
-    let Some(recorded) = &spec.recorded else {
-        return Ok(());
+/// What the host passes to a workspace whose network is known, and which does not get the variables
+/// `unset`.
+pub(super) fn read_passed(
+    spec: &Spec,
+    unset: &[String],
+    settings: &Settings,
+) -> Result<Passed, Failure> {
+    plan::proxy::check(spec)?;
+    let given = Variables {
+        set: spec.env.clone().into_iter().collect(),
+        unset: unset.to_vec(),
     };
-    let root = root_name(recorded);
-    let owner = store.get_root(&root)?;
-    let owner = owner
-        .as_ref()
-        .and_then(|record| record.value[OWNER].as_str());
-    if owner.is_some() && owner == name.or(spec.name.as_deref()) {
-        store.remove_root(&root)?;
-    }
-    Ok(())
+    let proxy = spec.proxy.as_deref();
+    passed::read(proxy, &spec.ca_certs, &given, settings.output)
 }
 
 pub(super) fn internal(error: &dyn std::error::Error) -> Failure {
     Failure::caused(ErrorKind::Internal, error)
 }
 
-/// The document to start from, and the directory of its relative paths.
-fn document(args: &CreateArgs, settings: &Settings) -> Result<(Spec, PathBuf), Failure> {
+/// The document to start from.
+fn document(args: &CreateArgs, settings: &Settings) -> Result<SpecFile, Failure> {
     let here = || std::path::absolute(".").map_err(|error| internal(&error));
     if let Some(path) = &args.request {
         if path == Path::new("-") {
             let text = read(&mut io::stdin().lock(), "standard input")?;
-            return Ok((parse(Path::new("standard input"), &text)?, here()?));
+            let path = Path::new("standard input");
+            return SpecFile::parse(path, here()?, text);
         }
-        return Ok((read_file(path)?, parent(path)?));
+        return read_file(path);
     }
     if let Some(path) = &args.file {
-        return Ok((read_file(path)?, parent(path)?));
+        return read_file(path);
     }
     let found = DEFAULT_FILES
         .iter()
@@ -181,21 +215,50 @@ fn document(args: &CreateArgs, settings: &Settings) -> Result<(Spec, PathBuf), F
         Some(path) => {
             let notice = format!("reading {}", path.display());
             settings.output.notice(&notice);
-            Ok((read_file(path)?, here()?))
+            read_file(path)
         }
-        None => Ok((Spec::default(), here()?)),
+        None => Ok(SpecFile::default()),
     }
 }
 
-pub(super) fn parent(path: &Path) -> Result<PathBuf, Failure> {
-    let path = std::path::absolute(path).map_err(|error| internal(&error))?;
-    Ok(path.parent().unwrap_or(Path::new("/")).to_owned())
+impl From<CreationError> for Failure {
+    fn from(error: CreationError) -> Failure {
+        match error {
+            CreationError::Dir(error) => error.into(),
+            CreationError::Store(error) => error.into(),
+            CreationError::Manifest(error) => error.into(),
+            CreationError::Event(ref source) => Failure::new(kind_of(source), error.to_string()),
+            CreationError::Random(source) => Failure::caused(ErrorKind::Host, &source),
+            error => internal(&error),
+        }
+    }
 }
 
-pub(super) fn read_file(path: &Path) -> Result<Spec, Failure> {
+impl From<ProvisionError> for Failure {
+    fn from(error: ProvisionError) -> Failure {
+        let message = error_chain(&error);
+        let kind = match error.source {
+            ProvisionErrorKind::Read { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => ErrorKind::NotFound,
+                _ => kind_of(&source),
+            },
+            ProvisionErrorKind::Write { source, .. } => {
+                let failure = Failure::from(source);
+                return Failure { message, ..failure };
+            }
+            _ => return Failure::usage(message),
+        };
+        Failure::new(kind, message)
+    }
+}
+
+pub(super) fn read_file(path: &Path) -> Result<SpecFile, Failure> {
     let shown = path.display().to_string();
     let mut file = fs::File::open(path).map_err(|error| unreadable(&shown, &error))?;
-    parse(path, &read(&mut file, &shown)?)
+    let text = read(&mut file, &shown)?;
+    let path_here = std::path::absolute(path).map_err(|error| internal(&error))?;
+    let base = path_here.parent().unwrap_or(Path::new("/")).to_owned();
+    SpecFile::parse(path, base, text)
 }
 
 fn unreadable(shown: &str, error: &io::Error) -> Failure {
@@ -215,67 +278,6 @@ fn read(from: &mut dyn Read, shown: &str) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Parses a document: JSON if its name or its first character says so, otherwise YAML.
-fn parse(path: &Path, text: &str) -> Result<Spec, Failure> {
-    let is_json = path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-        || text.trim_start().starts_with('{');
-    let parsed = match is_json {
-        true => Spec::from_json(text),
-        false => Spec::from_yaml(text),
-    };
-    parsed.map_err(|error| {
-        let separator = if error.line == 0 { ": " } else { ":" };
-        Failure::usage(format!("{}{separator}{error}", path.display()))
-            .remediation("the fields: microagent spec --schema")
-    })
-}
-
-fn recorded(
-    run: &RunRequest,
-    artifacts: &Artifacts,
-    supervisor: Option<PathBuf>,
-) -> Result<Recorded, Failure> {
-    let image = &artifacts.image;
-    let config = &image.config;
-    let (resources, unset_env) = (&run.resources, &run.unset_env);
-    Ok(Recorded {
-        runtime_id: random_id()?,
-        created_at: now(),
-        image: RecordedImage {
-            reference: image.reference.clone(),
-            resolved: image.resolved.clone(),
-            digest: image.digest.to_string(),
-            env: without(&config.env, unset_env),
-            working_dir: config.working_dir.clone(),
-            user: config.user.clone(),
-            stop_signal: config.stop_signal.clone(),
-        },
-        memory_mib: resources.memory_mib,
-        cpu_count: resources.cpu_count,
-        rootfs: artifacts.rootfs.digest.to_string(),
-        kernel: RecordedKernel {
-            digest: artifacts.kernel.digest.to_string(),
-            modules_disk: artifacts.kernel.modules_disk.map(|disk| disk.to_string()),
-        },
-        initramfs: artifacts.initramfs.digest.to_string(),
-        bundles: (artifacts.bundles.iter())
-            .map(|bundle| bundle.digest.to_string())
-            .collect(),
-        argv: artifacts.argv.clone(),
-        supervisor,
-    })
-}
-
-/// The variables of the image, `NAME=value`, without those that the caller named and does not have.
-fn without(image: &[String], unset: &[String]) -> Vec<String> {
-    let named = |entry: &String| entry.split('=').next().unwrap_or_default().to_owned();
-    (image.iter().filter(|entry| !unset.contains(&named(entry))))
-        .cloned()
-        .collect()
-}
-
 /// Refuses commands that Linux cannot execute, and a manifest that cannot be read again.
 pub(super) fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failure> {
     let env: Vec<_> = spec.env.clone().into_iter().collect();
@@ -284,85 +286,57 @@ pub(super) fn check_sizes(spec: &Spec, recorded: &Recorded) -> Result<(), Failur
     for argv in setup.chain(workload) {
         exec_size::check(&start::exec(spec, recorded, argv, Place::Beside), &env)?;
     }
-    if spec.to_json().len() > MAX_DOCUMENT {
-        let limit = MAX_DOCUMENT >> 20;
-        return Err(Failure::usage(format!(
-            "the specification has more than {limit} MiB with the image's variables"
-        )));
-    }
-    Ok(())
+    check_manifest(spec)
 }
 
-pub(super) fn record_prepared(
-    directory: &WorkspaceDir,
-    spec: &Spec,
-    recorded: &Recorded,
-) -> Result<(), Failure> {
-    let event = Event {
-        request_id: random_id()?,
-        runtime_id: recorded.runtime_id.clone(),
-        role: start::role(spec).to_owned(),
-        engine: None,
-        state: State::Prepared,
-        observed_at: now(),
-        detail: None,
-    };
-    record(directory.path(), event)
-        .map_err(|error| Failure::new(kind_of(&error), format!("cannot record the event: {error}")))
-}
-
-/// Runs the setup commands in a VM of their own. What they write is in the workspace's delta.
+/// Copies files and runs the setup commands in a VM of their own. What they write is in the
+/// workspace's delta.
 fn set_up(
-    new: &NewWorkspace,
-    spec: &Spec,
+    creation: &Creation,
+    files: &[Provision<'_>],
     pipeline: &Pipeline,
     choice: &Choice,
     settings: &Settings,
     termination: &Termination,
 ) -> Result<(), Failure> {
-    if spec.setup.is_empty() {
+    let spec = creation.spec();
+    if spec.setup.is_empty() && files.is_empty() {
         return Ok(());
     }
-    let options = StartOptions {
-        engine: choice.engine,
-        supervisor: super::start::supervisor(spec)?,
-        request_id: String::new(),
-        memory_mib: None,
-        cpu_count: None,
-        boot: None,
-        attempt: BOOT_ATTEMPTS,
-    };
-    let config = start::shim_config(new.directory(), spec, pipeline.store(), options)
-        .map_err(|error| internal(&error))?;
-    let recorded = start::recorded(spec).map_err(|error| internal(&error))?;
+    let recorded = start::recorded(spec)?;
     let commands = spec.setup.iter().map(|line| {
         let mut exec = start::exec(spec, recorded, shell(line), Place::Beside);
         exec.output = Output::Merged;
         (line.clone(), exec)
     });
-    let run_dir = RunDir::create()?;
-    termination.remove_on_exit(run_dir.path());
-    let verbose = settings.output.verbose > 1;
-    let supervisor = Supervisor::spawn(&config.supervisor, choice.engine, verbose)?;
-    let memory_mib = config.vm.memory_mib;
-    let vm = microagent_proto::control::VmConfig {
-        run_dir: run_dir.path().to_owned(),
-        console_to_stderr: verbose,
-        listen: Vec::new(),
-        ..config.vm
-    };
-    boot(&supervisor, vm, boot_timeout(choice.engine, BOOT_ATTEMPTS))?;
-    configure(&supervisor, config.guest, memory_mib)?;
-    vm::set_up(&supervisor, commands.collect(), settings.output, memory_mib)?;
-    let halted = shut_down(&supervisor);
-    let lost = data_loss(&supervisor.warnings());
-    supervisor.end(halted);
-    match (halted, lost) {
-        (true, None) => Ok(()),
-        (_, Some(lost)) => Err(Failure::new(ErrorKind::Host, format!("the setup: {lost}"))),
-        (false, None) => Err(Failure::new(
-            ErrorKind::Guest,
-            "the guest did not shut down after its setup",
-        )),
+    let booted = short_boot::start(
+        creation.directory(),
+        spec,
+        (pipeline.store(), true),
+        choice,
+        settings,
+        termination,
+    )?;
+    let memory_mib = booted.memory_mib();
+    let mut skipped = 0;
+    for file in files {
+        skipped += file.copy(booted.connect()?)?;
     }
+    if skipped > 0 {
+        let message = format!("{skipped} device files and sockets were not copied");
+        settings.output.notice(&message);
+    }
+    vm::set_up(
+        booted.supervisor(),
+        commands.collect(),
+        settings.output,
+        memory_mib,
+    )?;
+    booted.finish().map_err(|error| {
+        let failure = Failure::from(error);
+        Failure {
+            message: format!("the setup: {}", failure.message),
+            ..failure
+        }
+    })
 }

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
 use microagent_workspace::client::Client;
+use microagent_workspace::creation;
 use microagent_workspace::dir::DirError;
-use microagent_workspace::lock::Lock;
+use microagent_workspace::machine::run_dir::RunDir;
 use serde::Serialize;
 
-use super::create::release;
-use super::{INTERVAL, workspaces};
+use super::{INTERVAL, lock, workspaces};
 use crate::args::DeleteArgs;
-use crate::failure::{Failure, kind_of};
-use crate::run::workspace::LOCK as RUN_LOCK;
+use crate::failure::Failure;
 use crate::settings::Settings;
 
 /// How long a VM that is killed may take to be gone.
@@ -28,7 +27,8 @@ struct Document {
     deleted: bool,
 }
 
-/// Deletes workspaces. An absent one is fine; a running one is refused without `--force`.
+/// Deletes workspaces, and what killed processes left of others. An absent one is fine; a running one
+/// is refused without `--force`.
 pub fn delete(args: &DeleteArgs, settings: &Settings) -> Result<u8, Failure> {
     let mut documents = Vec::new();
     let mut failures = Vec::new();
@@ -41,6 +41,7 @@ pub fn delete(args: &DeleteArgs, settings: &Settings) -> Result<u8, Failure> {
             Err(failure) => failures.push(failure),
         }
     }
+    sweep(settings);
     if settings.output.json {
         settings.output.document(&documents)?;
     } else {
@@ -66,27 +67,19 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
         Err(error) => return Err(error.into()),
     };
     let path = directory.lock();
-    let acquire = || {
-        Lock::acquire(&path).map_err(|error| {
-            Failure::new(
-                kind_of(&error),
-                format!("cannot lock {}: {error}", path.display()),
-            )
-        })
-    };
-    let mut lock = acquire()?;
+    let mut held = lock(&path)?;
     let deadline = Instant::now() + KILL_TIMEOUT;
-    while lock.is_none() && force && Instant::now() < deadline {
+    while held.is_none() && force && Instant::now() < deadline {
         // Whether it obeys is seen in the lock.
         if let Ok(client) = Client::new(&directory) {
             let _ = client.kill(Some("deleted".to_owned()));
         }
-        lock = acquire()?;
-        if lock.is_none() {
+        held = lock(&path)?;
+        if held.is_none() {
             thread::sleep(INTERVAL);
         }
     }
-    let Some(_lock) = lock else {
+    let Some(_lock) = held else {
         return Err(Failure::new(
             ErrorKind::Conflict,
             format!("workspace {name} is running"),
@@ -95,22 +88,25 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
             "stop it first: microagent stop {name}; or kill it: microagent delete --force {name}"
         )));
     };
-    if directory.path().join(RUN_LOCK).exists() {
-        return Err(Failure::new(
-            ErrorKind::Conflict,
-            format!("{name} belongs to a run with --keep that has not ended"),
-        ));
-    }
     // A damaged manifest does not keep the rest.
-    let spec = directory.spec();
+    let spec = directory.known_spec();
     let store = Store::open(&settings.store_dir())?;
-    let path = directory.path().to_owned();
-    let removed = directory.remove();
-    if let Ok(spec) = spec
-        && !path.exists()
-    {
-        release(&store, &spec, Some(name))?;
-    }
-    removed?;
+    let hidden = directory.hide()?;
+    // First, because a process that is killed while it removes the rest may leave no manifest.
+    let released = spec.map_or(Ok(()), |spec| creation::release(&store, &spec, Some(name)));
+    hidden.remove()?;
+    released?;
     Ok(true)
+}
+
+/// Removes what processes left that were killed: incomplete workspaces, and directories of sockets.
+fn sweep(settings: &Settings) {
+    RunDir::sweep_for_daemon();
+    let directory = settings.store_dir();
+    // Nothing was created in a state directory without a store.
+    if directory.is_dir()
+        && let Ok(store) = Store::open(&directory)
+    {
+        creation::sweep(&workspaces(settings), &store);
+    }
 }

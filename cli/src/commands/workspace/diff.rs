@@ -10,11 +10,12 @@ use microagent_workspace::spec::Spec;
 use microagent_workspace::view;
 use serde::Serialize;
 
-use super::files::view_failure;
+use super::files::{on_disk, view_failure};
 use super::{get, state_of};
 use crate::args::NameArgs;
 use crate::failure::Failure;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -37,7 +38,12 @@ pub(super) struct Compared {
 }
 
 /// Compares the workspace `name` with its image.
-pub(super) fn compare(name: &str, settings: &Settings, store: &Store) -> Result<Compared, Failure> {
+pub(super) fn compare(
+    name: &str,
+    settings: &Settings,
+    store: &Store,
+    termination: &Termination,
+) -> Result<Compared, Failure> {
     let directory: WorkspaceDir = get(settings, name)?;
     if state_of(&directory)?.0.is_live() {
         return Err(
@@ -45,9 +51,11 @@ pub(super) fn compare(name: &str, settings: &Settings, store: &Store) -> Result<
                 .remediation(format!("stop it first: microagent stop {name}")),
         );
     }
-    let spec = directory.spec()?;
+    let spec = directory.known_spec()?;
     let failed = |error| view_failure(&error, name);
-    let workspace = view::root(&directory, &spec, store).map_err(failed)?;
+    let workspace = on_disk(&directory, name, settings, termination, || {
+        view::root(&directory, &spec, store)
+    })?;
     let image = view::image(&spec, store).map_err(failed)?;
     let found = changes(&image, &workspace, &is_written_at_start)?;
     let changed = without_mount_points(found, &spec);
@@ -59,9 +67,13 @@ pub(super) fn compare(name: &str, settings: &Settings, store: &Store) -> Result<
 }
 
 /// Prints what a workspace has changed in its image.
-pub fn diff(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
+pub fn diff(
+    args: &NameArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let store = Store::open(&settings.store_dir())?;
-    let compared = compare(&args.name, settings, &store)?;
+    let compared = compare(&args.name, settings, &store, termination)?;
     if settings.output.json {
         let documents: Vec<_> = compared.changed.iter().map(document).collect();
         settings.output.document(&documents)?;
@@ -94,8 +106,8 @@ fn document(changed: &Changed) -> Document {
 }
 
 /// The files that the guest agent writes at each start.
-fn is_written_at_start(path: &[u8]) -> bool {
-    matches!(path, b"etc/hosts" | b"etc/hostname")
+pub(super) fn is_written_at_start(path: &[u8]) -> bool {
+    matches!(path, b"etc/hosts" | b"etc/hostname" | b"etc/resolv.conf")
 }
 
 /// Leaves out the directories that the guest agent has made to mount something there.

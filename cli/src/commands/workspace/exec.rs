@@ -39,9 +39,11 @@ pub fn exec(args: ExecArgs, settings: &Settings, termination: &Termination) -> R
     let timeout = (args.timeout.as_deref()).map(resources::timeout);
     let timeout = timeout.transpose()?;
     if args.tty {
-        check_terminal(settings, |failure| {
-            failure.remediation("omit -t: the command then has no terminal")
-        })?;
+        check_terminal(
+            settings,
+            |failure| failure.remediation("omit --json or -t"),
+            |failure| failure.remediation("omit -t: the command then has no terminal"),
+        )?;
     }
     let variables = variables::read(&args.environment)?;
     let target = Target::find(&args.name, settings)?;
@@ -66,20 +68,19 @@ pub fn exec(args: ExecArgs, settings: &Settings, termination: &Termination) -> R
     ended.exit_code()
 }
 
-/// Checks that a command can be given this process's terminal; `remedy` says what to do if there is
-/// none.
+/// Checks that a command can be given this process's terminal; `of_json` and `of_none` say what to do
+/// with `--json`, and if there is none.
 pub fn check_terminal(
     settings: &Settings,
-    remedy: impl FnOnce(Failure) -> Failure,
+    of_json: impl FnOnce(Failure) -> Failure,
+    of_none: impl FnOnce(Failure) -> Failure,
 ) -> Result<(), Failure> {
     if settings.output.json {
-        return Err(
-            Failure::usage("--json conflicts with a terminal").remediation("omit --json or -t")
-        );
+        return Err(of_json(Failure::usage("--json conflicts with a terminal")));
     }
     match terminal::is_terminal() {
         true => Ok(()),
-        false => Err(remedy(Failure::usage("standard input is not a terminal"))),
+        false => Err(of_none(Failure::usage("standard input is not a terminal"))),
     }
 }
 

@@ -16,15 +16,18 @@ use microagent_workspace::root_fs::{Last, RootFsError};
 use microagent_workspace::spec::Spec;
 use microagent_workspace::view::{self, ViewError};
 
-use super::{client, client_failure, get, state_of};
+use super::{client_failure, get, short_boot};
 use crate::failure::Failure;
 use crate::host_files::root_fs_kind;
 use crate::settings::Settings;
+use crate::termination::Termination;
 
 /// A workspace whose files are read.
 #[derive(Debug)]
-pub(super) struct Files {
-    name: String,
+pub(super) struct Files<'a> {
+    name: &'a str,
+    settings: &'a Settings,
+    termination: &'a Termination,
     directory: WorkspaceDir,
     /// What it is.
     pub(super) spec: Spec,
@@ -37,17 +40,23 @@ enum From {
     Disk(Store),
 }
 
-impl Files {
+impl<'a> Files<'a> {
     /// Those of the workspace `name`.
-    pub(super) fn of(name: &str, settings: &Settings) -> Result<Files, Failure> {
+    pub(super) fn of(
+        name: &'a str,
+        settings: &'a Settings,
+        termination: &'a Termination,
+    ) -> Result<Files<'a>, Failure> {
         let directory = get(settings, name)?;
-        let spec = directory.spec()?;
-        let from = match state_of(&directory)?.0.is_live() {
-            true => From::Agent(client(&directory, name)?),
-            false => From::Disk(Store::open(&settings.store_dir())?),
+        let spec = directory.known_spec()?;
+        let from = match short_boot::living(&directory, name)? {
+            Some(client) => From::Agent(client),
+            None => From::Disk(Store::open(&settings.store_dir())?),
         };
         Ok(Files {
-            name: name.to_owned(),
+            name,
+            settings,
+            termination,
             directory,
             spec,
             from,
@@ -65,7 +74,7 @@ impl Files {
             From::Disk(store) => store,
             From::Agent(client) => {
                 let stream = client.connect(AGENT_PORT);
-                let stream = stream.map_err(|error| client_failure(error, &self.name))?;
+                let stream = stream.map_err(|error| client_failure(error, self.name))?;
                 let request = ReadTree {
                     path: path.to_vec(),
                     follow,
@@ -73,34 +82,50 @@ impl Files {
                 return Ok(read_tree(stream, request, sink)?);
             }
         };
-        let failed = |error: ViewError| view_failure(&error, &self.name);
-        let found = view::at(&self.directory, &self.spec, store, path).map_err(failed)?;
+        let found = on_disk(
+            &self.directory,
+            self.name,
+            self.settings,
+            self.termination,
+            || view::at(&self.directory, &self.spec, store, path),
+        )?;
         let last = if follow { Last::Follow } else { Last::Keep };
         let node = found.fs.resolve(&found.path, last);
-        let node = node.map_err(|error| failed(error.into()))?.node;
+        let node = node
+            .map_err(|error| view_failure(&error.into(), self.name))?
+            .node;
         Ok(found.fs.copy(&node, sink)?)
     }
 }
 
+/// Opens the disk of a workspace that does not run with `open`. If its file system was not unmounted,
+/// its journal is replayed first.
+pub(super) fn on_disk<T>(
+    directory: &WorkspaceDir,
+    name: &str,
+    settings: &Settings,
+    termination: &Termination,
+    open: impl Fn() -> Result<T, ViewError>,
+) -> Result<T, Failure> {
+    let opened = match open() {
+        Err(ViewError::RootFs(RootFsError::Dirty)) => {
+            short_boot::replay(directory, name, settings, termination)?;
+            open()
+        }
+        opened => opened,
+    };
+    opened.map_err(|error| view_failure(&error, name))
+}
+
 /// The failure of a workspace whose disk cannot be read.
 pub(super) fn view_failure(error: &ViewError, name: &str) -> Failure {
-    let kind = match error {
-        ViewError::RootFs(error) => root_fs_kind(error),
-        _ => ErrorKind::Corrupt,
-    };
-    let failure = Failure::caused(kind, error);
     match error {
-        ViewError::RootFs(RootFsError::Dirty) => {
-            let message = format!("workspace {name}: {}", failure.message);
-            Failure { message, ..failure }.remediation(format!(
-                "start it and stop it: microagent start {name} && microagent stop {name}"
-            ))
-        }
         ViewError::RootFs(RootFsError::InUse(_)) => Failure::new(
             ErrorKind::Conflict,
             format!("workspace {name} is being started or stopped"),
         ),
-        _ => failure,
+        ViewError::RootFs(error) => Failure::caused(root_fs_kind(error), error),
+        error => Failure::caused(ErrorKind::Corrupt, error),
     }
 }
 

@@ -11,9 +11,10 @@ use microagent_workspace::follow::{FollowError, Follower};
 use microagent_workspace::log;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::spec::schema;
+use microagent_workspace::state::State;
 use serde::Serialize;
 
-use super::get;
+use super::{get, state_of};
 use crate::args::{EventsArgs, LogsArgs, NameArgs, SpecArgs};
 use crate::failure::{EXIT_SIGPIPE, Failure, kind_of};
 use crate::settings::Settings;
@@ -46,7 +47,8 @@ pub fn logs(args: &LogsArgs, settings: &Settings) -> Result<u8, Failure> {
     };
     if args.follow {
         let output = &settings.output;
-        return follow(&directory, &path, output.json, |bytes| match output.json {
+        let follower = Follower::new(&directory, &path);
+        return follow(follower, output.json, |bytes| match output.json {
             true => output.line(&document(bytes)),
             false => output.stream(bytes),
         });
@@ -62,22 +64,16 @@ pub fn logs(args: &LogsArgs, settings: &Settings) -> Result<u8, Failure> {
 /// The longest line that is kept until its end has arrived, in bytes.
 const MAX_LINE: usize = 64 << 10;
 
-/// Passes what a log has to `print`, until the workspace has ended or nobody reads: then `print`
+/// Passes what a log still has to `print`, until the workspace has ended or nobody reads: then `print`
 /// returns false. With `whole_lines`, a line is passed when its end has arrived.
 pub fn follow(
-    directory: &WorkspaceDir,
-    path: &Path,
+    mut follower: Follower,
     whole_lines: bool,
     mut print: impl FnMut(&[u8]) -> Result<bool, Failure>,
 ) -> Result<u8, Failure> {
-    let mut follower = Follower::new(directory, path);
     let stdout = io::stdout();
     let mut line = Vec::new();
-    let cannot = |error: FollowError| match &error {
-        FollowError::Read { source, .. } => Failure::caused(kind_of(source), &error),
-        error => Failure::caused(ErrorKind::Host, error),
-    };
-    while let Some(bytes) = follower.next(stdout.as_fd()).map_err(cannot)? {
+    while let Some(bytes) = follower.next(stdout.as_fd())? {
         line.extend(bytes);
         let complete = match line.iter().rposition(|&byte| byte == b'\n') {
             Some(end) if whole_lines => end + 1,
@@ -95,13 +91,24 @@ pub fn follow(
     Ok(0)
 }
 
+impl From<FollowError> for Failure {
+    fn from(error: FollowError) -> Failure {
+        let kind = match &error {
+            FollowError::Read { source, .. } => kind_of(source),
+            _ => ErrorKind::Host,
+        };
+        Failure::caused(kind, &error)
+    }
+}
+
 /// Prints the history of a workspace.
 pub fn events(args: &EventsArgs, settings: &Settings) -> Result<u8, Failure> {
     let directory = get(settings, &args.name)?;
     let output = &settings.output;
     if args.follow {
         let path = directory.path().join(event::HISTORY);
-        return follow(&directory, &path, true, |lines| {
+        let follower = Follower::new(&directory, &path);
+        return follow(follower, true, |lines| {
             for event in lines.split(|&byte| byte == b'\n').filter_map(event::parse) {
                 let read = match output.json {
                     true => output.line(&event)?,
@@ -136,24 +143,32 @@ pub fn result(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
     let path = directory.result();
     let result = WorkloadResult::read(&path).map_err(|error| unreadable(&path, &error))?;
     let Some(result) = result else {
-        let spec = directory.spec()?;
-        if spec
-            .recorded
-            .is_some_and(|recorded| recorded.argv.is_empty())
-        {
-            return Err(Failure::new(
-                ErrorKind::NotFound,
-                format!("workspace {} has no workload", args.name),
-            ));
-        }
-        return Err(Failure::new(
-            ErrorKind::NotFound,
-            format!("the workload of {} has not ended yet", args.name),
-        )
-        .remediation(format!("wait for it: microagent wait {}", args.name)));
+        return Err(no_result(&args.name, &directory)?);
     };
     settings.output.document(&result)?;
     Ok(0)
+}
+
+/// Why there is no result.
+fn no_result(name: &str, directory: &WorkspaceDir) -> Result<Failure, Failure> {
+    let absent = |message| Failure::new(ErrorKind::NotFound, message);
+    let recorded = directory.known_spec()?.recorded;
+    if recorded.is_some_and(|recorded| recorded.argv.is_empty()) {
+        return Ok(absent(format!("workspace {name} has no workload")));
+    }
+    let (state, last) = state_of(directory)?;
+    // Of the end, and not of something before it.
+    let why = last.filter(|event| event.state == state);
+    Ok(match state {
+        State::Prepared => absent(format!("the workload of {name} has not been started"))
+            .remediation(format!("start it first: microagent start {name}")),
+        state if state.is_live() => absent(format!("the workload of {name} has not ended yet"))
+            .remediation(format!("wait for it: microagent wait {name}")),
+        _ => absent(match why.and_then(|event| event.detail) {
+            Some(why) => format!("the workload of {name} has no result: {why}"),
+            None => format!("the workload of {name} was killed with its VM"),
+        }),
+    })
 }
 
 /// Prints the JSON Schema of specifications.

@@ -16,12 +16,15 @@ mod exec;
 mod files;
 mod freeze;
 mod logs;
+mod network;
+mod short_boot;
 mod start;
 mod stats;
 mod status;
 mod supervise;
 mod target;
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,9 +32,9 @@ use microagent_pipeline::ErrorKind;
 use microagent_workspace::client::{Client, ClientError};
 use microagent_workspace::dir::{DirError, WorkspaceDir, Workspaces};
 use microagent_workspace::event::{self, Event};
-use microagent_workspace::lock::is_held;
+use microagent_workspace::lock::{Lock, is_held};
+use microagent_workspace::start::ManifestError;
 use microagent_workspace::state::State;
-use rustix::rand::{GetRandomFlags, getrandom};
 use serde::Serialize;
 
 pub use apply::apply;
@@ -47,6 +50,7 @@ pub use end::{End, end, wait};
 pub use exec::exec;
 pub use freeze::{pause, quarantine, resume};
 pub use logs::{events, logs, result, spec};
+pub use network::network;
 pub use start::{run_shim_mode, start};
 pub use stats::stats;
 pub use status::{list, status};
@@ -110,6 +114,14 @@ fn state_of(directory: &WorkspaceDir) -> Result<(State, Option<Event>), Failure>
     ))
 }
 
+/// Takes a lock of a workspace; `None` if another process holds it.
+fn lock(path: &Path) -> Result<Option<Lock>, Failure> {
+    Lock::acquire(path).map_err(|error| {
+        let message = format!("cannot lock {}: {error}", path.display());
+        Failure::new(kind_of(&error), message)
+    })
+}
+
 /// How long a supervisor that has just been started may take to listen.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -118,17 +130,26 @@ const INTERVAL: Duration = Duration::from_millis(20);
 
 /// The client of a running workspace. Waits for a supervisor that does not listen yet.
 fn client(directory: &WorkspaceDir, name: &str) -> Result<Client, Failure> {
+    ask(directory, name, |client| client.status().map(drop)).map(|(client, ())| client)
+}
+
+/// The same, and what it answers to the question that `ask` puts.
+fn ask<T>(
+    directory: &WorkspaceDir,
+    name: &str,
+    ask: impl Fn(&Client) -> Result<T, ClientError>,
+) -> Result<(Client, T), Failure> {
     let deadline = Instant::now() + LISTEN_TIMEOUT;
     loop {
         let found = Client::new(directory);
-        let asked = found.and_then(|client| client.status().map(|_| client));
-        match asked {
+        let answered = found.and_then(|client| ask(&client).map(|answer| (client, answer)));
+        match answered {
             Err(ClientError::NotRunning)
                 if state_of(directory)?.0.is_live() && Instant::now() < deadline =>
             {
                 thread::sleep(INTERVAL);
             }
-            asked => return asked.map_err(|error| client_failure(error, name)),
+            answered => return answered.map_err(|error| client_failure(error, name)),
         }
     }
 }
@@ -140,16 +161,17 @@ fn client_failure(error: ClientError, name: &str) -> Failure {
             format!("workspace {name} is not running"),
         )
         .remediation(format!("start it first: microagent start {name}")),
-        ClientError::Refused(why) => {
-            let is = |state: State| why.ends_with(&format!(" {state}"));
-            let remediation = if is(State::Paused) {
-                Some(format!("let it run again: microagent resume {name}"))
-            } else if is(State::Quarantined) {
-                Some(format!("kill it: microagent kill {name}"))
-            } else {
-                None
+        ClientError::Refused { message, state } => {
+            let remediation = match state {
+                Some(State::Paused) => Some(format!("let it run again: microagent resume {name}")),
+                Some(State::Quarantined) => Some(format!("kill it: microagent kill {name}")),
+                // Only `halt` fails because the VM still runs.
+                Some(State::Running) => {
+                    Some(format!("shut it down by force: microagent stop {name}"))
+                }
+                _ => None,
             };
-            Failure::new(ErrorKind::Conflict, format!("workspace {name}: {why}"))
+            Failure::new(ErrorKind::Conflict, format!("workspace {name}: {message}"))
                 .maybe_remediation(remediation)
         }
         error => Failure::caused(ErrorKind::Host, &error),
@@ -161,7 +183,7 @@ impl From<DirError> for Failure {
         let kind = match &error {
             DirError::Io { source, .. } => kind_of(source),
             DirError::Absent(_) => ErrorKind::NotFound,
-            DirError::Exists(_) => ErrorKind::Conflict,
+            DirError::Exists(_) | DirError::Reserved(_) => ErrorKind::Conflict,
             _ => ErrorKind::Corrupt,
         };
         let remediation = match &error {
@@ -175,10 +197,8 @@ impl From<DirError> for Failure {
     }
 }
 
-/// A random identity: 16 hexadecimal digits.
-fn random_id() -> Result<String, Failure> {
-    let mut random = [0; 8];
-    getrandom(&mut random[..], GetRandomFlags::empty())
-        .map_err(|error| Failure::caused(ErrorKind::Host, &error))?;
-    Ok(format!("{:016x}", u64::from_ne_bytes(random)))
+impl From<ManifestError> for Failure {
+    fn from(error: ManifestError) -> Failure {
+        Failure::caused(ErrorKind::Corrupt, &error)
+    }
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, KernelSource, Pipeline};
+use microagent_workspace::creation::random_id;
 use microagent_workspace::dir::WorkspaceDir;
-use microagent_workspace::lock::Lock;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::shim;
@@ -19,11 +19,11 @@ use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::end::wait_for_end;
-use super::{get, print_state, random_id, state_of};
+use super::{get, lock, print_state, state_of};
 use crate::args::StartArgs;
 use crate::commands::pipeline;
 use crate::engine;
-use crate::failure::{Failure, kind_of};
+use crate::failure::Failure;
 use crate::install;
 use crate::request::resources::{self, ResourceArgs};
 use crate::run::artifacts::check_memory;
@@ -188,14 +188,7 @@ fn try_start(
     attempt: u32,
     settings: &Settings,
 ) -> Result<(), Failure> {
-    let path = directory.lock();
-    let lock = Lock::acquire(&path).map_err(|error| {
-        Failure::new(
-            kind_of(&error),
-            format!("cannot lock {}: {error}", path.display()),
-        )
-    })?;
-    let Some(lock) = lock else {
+    let Some(lock) = lock(&directory.lock())? else {
         return Err(Failure::new(
             ErrorKind::Conflict,
             format!("workspace {name} is already running"),
@@ -214,11 +207,10 @@ fn try_start(
         boot: change.boot.clone(),
         attempt,
     };
-    let config = shim_config(directory, &spec, &store, options)
-        .map_err(|error| Failure::caused(ErrorKind::Corrupt, &error))?;
+    let config = shim_config(directory, &spec, &store, options)?;
     if let Some(initramfs) = &config.vm.initramfs {
         let vm = &config.vm;
-        check_memory(&vm.kernel, initramfs, vm.memory_mib, vm.cpus)?;
+        check_memory(&vm.kernel, initramfs, vm.memory_mib, vm.cpus, "--memory")?;
     }
     spawn(&program(), DETACH_MODE, &config, lock).map_err(|error| match error {
         SpawnError::Failed {

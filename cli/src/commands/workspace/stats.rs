@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use microagent_proto::control::NetStats;
 use microagent_workspace::client::{Client, ClientError};
+use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::shim::protocol::Stats;
 use microagent_workspace::start::{disk_names, recorded};
 use microagent_workspace::state::State;
@@ -31,6 +33,9 @@ struct Document {
     read_bytes: u64,
     written_bytes: u64,
     disks: Vec<Disk>,
+    /// What passed its network interface, and what its rules refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetStats>,
 }
 
 #[derive(Serialize)]
@@ -45,13 +50,10 @@ struct Disk {
 pub fn stats(args: &StatsArgs, settings: &Settings) -> Result<u8, Failure> {
     let mut documents = Vec::new();
     for name in &args.names {
-        let client = client(&get(settings, name)?, name)?;
-        let stats = client.stats();
-        documents.push(document(
-            name,
-            stats.map_err(|error| client_failure(error, name))?,
-            settings,
-        )?);
+        let directory = get(settings, name)?;
+        let stats = client(&directory, name)?.stats();
+        let stats = stats.map_err(|error| client_failure(error, name))?;
+        documents.push(document(name, &directory, stats)?);
     }
     if args.names.is_empty() {
         for name in workspaces(settings).names()? {
@@ -59,7 +61,12 @@ pub fn stats(args: &StatsArgs, settings: &Settings) -> Result<u8, Failure> {
                 continue;
             };
             match Client::new(&directory).and_then(|client| client.stats()) {
-                Ok(stats) => documents.push(document(&name, stats, settings)?),
+                Ok(stats) => match document(&name, &directory, stats) {
+                    Ok(document) => documents.push(document),
+                    // It was deleted meanwhile.
+                    Err(_) if !directory.path().exists() => {}
+                    Err(failure) => settings.output.notice(&failure.message),
+                },
                 Err(ClientError::NotRunning) => {}
                 // One that hangs does not hide the others.
                 Err(error) => {
@@ -94,18 +101,19 @@ pub fn stats(args: &StatsArgs, settings: &Settings) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn document(name: &str, stats: Stats, settings: &Settings) -> Result<Document, Failure> {
-    let directory = get(settings, name)?;
-    let (state, _) = state_of(&directory)?;
-    let spec = directory.spec()?;
+fn document(name: &str, directory: &WorkspaceDir, stats: Stats) -> Result<Document, Failure> {
+    let (state, _) = state_of(directory)?;
+    let spec = directory.known_spec()?;
     let names = disk_names(&spec);
     let disks = stats.vm.disks;
+    let network = stats.vm.net;
     Ok(Document {
         workspace: name.to_owned(),
         state,
         uptime_millis: stats.uptime_millis,
         cpu_micros: stats.vm.cpu_micros,
         memory_bytes: stats.vm.memory_bytes,
+        network,
         memory_mib: recorded(&spec).ok().map(|recorded| recorded.memory_mib),
         read_bytes: disks.iter().map(|disk| disk.read_bytes).sum(),
         written_bytes: disks.iter().map(|disk| disk.written_bytes).sum(),

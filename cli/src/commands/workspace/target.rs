@@ -8,6 +8,7 @@ use std::thread;
 
 use microagent_pipeline::ErrorKind;
 use microagent_proto::agent::{AGENT_PORT, Exec, Output, Place};
+use microagent_workspace::client::{Client, ClientError};
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::machine::MachineError;
 use microagent_workspace::machine::session::{self, Control, End, SessionError, Sink, Source};
@@ -16,7 +17,7 @@ use microagent_workspace::start;
 use microagent_workspace::state::State;
 
 use super::attached::TerminalSink;
-use super::{INTERVAL, client, client_failure, get};
+use super::{INTERVAL, ask, get};
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, Failure};
 use crate::output::stdout_error;
 use crate::request::Variables;
@@ -82,7 +83,7 @@ impl<'a> Target<'a> {
         let directory = get(settings, name)?;
         Ok(Target {
             name,
-            spec: directory.spec()?,
+            spec: directory.known_spec()?,
             directory,
             settings,
         })
@@ -92,8 +93,7 @@ impl<'a> Target<'a> {
     pub fn request(&self, argv: Vec<String>, variables: &Variables) -> Result<Exec, Failure> {
         let mut spec = self.spec.clone();
         spec.env.extend(variables.set.iter().cloned());
-        let recorded =
-            start::recorded(&spec).map_err(|error| Failure::caused(ErrorKind::Corrupt, &error))?;
+        let recorded = start::recorded(&spec)?;
         let mut request = start::exec(&spec, recorded, argv, Place::Beside);
         variables.remove_unset(&mut request.env);
         Ok(request)
@@ -134,6 +134,23 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// A stream to the agent. Waits for a guest that boots: that has its own time limit.
+    fn connect(&self, deadline: &Deadline) -> Result<UnixStream, Failure> {
+        let connect = |client: &Client| match client.connect(AGENT_PORT) {
+            Err(ClientError::Refused {
+                state: Some(State::Starting),
+                ..
+            }) if deadline.fired().is_none() => Ok(None),
+            connected => connected.map(Some),
+        };
+        loop {
+            if let (_, Some(stream)) = ask(&self.directory, self.name, connect)? {
+                return Ok(stream);
+            }
+            thread::sleep(INTERVAL);
+        }
+    }
+
     fn run_until(
         &self,
         request: Exec,
@@ -142,15 +159,7 @@ impl<'a> Target<'a> {
         switch: &KillSwitch,
         termination: &Termination,
     ) -> Result<Ended, Failure> {
-        let client = client(&self.directory, self.name)?;
-        // A boot has its own time limit.
-        while deadline.fired().is_none()
-            && (client.status()).is_ok_and(|status| status.state == State::Starting)
-        {
-            thread::sleep(INTERVAL);
-        }
-        let stream =
-            (client.connect(AGENT_PORT)).map_err(|error| client_failure(error, self.name))?;
+        let stream = self.connect(deadline)?;
         let host = |error| Failure::caused(ErrorKind::Host, &error).exits(EXIT_RUN_FAILED);
         switch.connected(stream.try_clone().map_err(host)?);
         let sink = CommandSink::new(self.settings.output).map_err(|error| stdout_error(&error))?;

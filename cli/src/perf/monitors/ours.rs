@@ -41,10 +41,12 @@ impl Ours<'_> {
             run_dir: self.run_dir.to_owned(),
             console_to_stderr: false,
             listen: Vec::new(),
+            net: None,
+            saved: None,
         };
         let begun = Instant::now();
         let supervisor = Supervisor::spawn(self.supervisor, self.engine, false)?;
-        supervisor.start(config)?;
+        supervisor.start(config, None)?;
         match supervisor.wait_until_stopped(TIMEOUT) {
             Some(_) => Ok(millis(begun.elapsed())),
             None => Err(supervisor.exit_reason().map_or_else(

@@ -1,15 +1,16 @@
 //! From a started supervisor to a guest that accepts commands, and its clean end.
 
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Root};
+use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Network, Root, Trust};
 use microagent_proto::control::{Engine, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::error::MachineError;
-use super::session;
+use super::session::{self, SessionError};
 use super::supervisor::Supervisor;
-use super::timeline::GuestReady;
+use super::timeline::Arrival;
 
 /// Time limit from the guest's first instruction to the agent's report. On an emulated CPU of a
 /// busy host a boot takes a few seconds.
@@ -33,6 +34,9 @@ pub fn boot_timeout(engine: Engine, attempt: u32) -> Duration {
     }
 }
 
+/// Time limit for the first answer of a guest that was restored. It mounts its disks before.
+const RESTORED_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Time limit for a clean shutdown: all dirty data must reach the host's disk first.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -49,35 +53,49 @@ pub struct Guest {
     pub disks: Vec<Disk>,
     /// Serial number of the disk with the kernel's modules, if it has any.
     pub modules: Option<String>,
+    /// Its network interface, if it has one.
+    #[serde(default)]
+    pub network: Option<Network>,
+    /// Certificates that its programs trust.
+    #[serde(default)]
+    pub trust: Trust,
     /// Run each command in a cgroup of its own, so that further ones can always be started.
     pub cgroups: bool,
 }
 
-/// Boots the VM and waits for its agent, at most for `timeout`.
+/// Boots the VM, or restores it, and waits for its agent, at most for `timeout`. `net` is the backend of its network
+/// interface, if it has one.
 ///
 /// # Errors
 /// [`MachineError`].
 pub fn boot(
     supervisor: &Supervisor,
     config: VmConfig,
+    net: Option<OwnedFd>,
     timeout: Duration,
-) -> Result<GuestReady, MachineError> {
+) -> Result<Arrival, MachineError> {
     let memory_mib = config.memory_mib;
     supervisor
-        .start(config)
+        .start(config, net)
         .and_then(|()| supervisor.wait_until_ready(timeout))
         .map_err(|error| MachineError::of_vm(error, memory_mib))
 }
 
-/// Gives a booted VM of `memory_mib` MiB its identity and disks.
+/// Gives a VM of `memory_mib` MiB that has just come up its identity and disks.
 ///
 /// # Errors
 /// [`MachineError`].
 pub fn configure(
     supervisor: &Supervisor,
+    arrival: Arrival,
     guest: Guest,
     memory_mib: u64,
 ) -> Result<(), MachineError> {
+    // A guest that has booted has shown that it runs.
+    let (disk_sectors, limit) = match arrival {
+        Arrival::Booted(_) => (Vec::new(), None),
+        Arrival::Restored(restored) => (restored.disk_sectors, Some(RESTORED_TIMEOUT)),
+    };
     let mut entropy = vec![0; ENTROPY];
     getrandom(&mut entropy[..], GetRandomFlags::empty())
         .map_err(|error| MachineError::Entropy(error.into()))?;
@@ -91,6 +109,7 @@ pub fn configure(
         unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
         entropy,
         hostname: guest.hostname,
+        disk_sectors,
         root: Root {
             device: "vda".into(),
             fs_type: "ext4".into(),
@@ -98,10 +117,14 @@ pub fn configure(
         },
         disks: guest.disks,
         modules: guest.modules,
+        network: guest.network,
+        trust: guest.trust,
         cgroups: guest.cgroups,
     };
-    session::configure(stream, request)
-        .map_err(|error| MachineError::of_session(error, supervisor, memory_mib))
+    session::configure(stream, request, limit).map_err(|error| match error {
+        SessionError::TimedOut => MachineError::Hung,
+        error => MachineError::of_session(error, supervisor, memory_mib),
+    })
 }
 
 /// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.

@@ -27,6 +27,12 @@ pub enum MachineError {
     /// A session with the agent failed, and the VM did not end.
     #[error(transparent)]
     Session(SessionError),
+    /// A guest that was restored from a snapshot does not answer in time.
+    #[error("the guest does not respond after being restored")]
+    Hung,
+    /// A guest that was restored from a snapshot could not be configured. One that boots may be.
+    #[error(transparent)]
+    NotResumed(Box<MachineError>),
     /// The host has no entropy for the guest.
     #[error("cannot get entropy for the guest")]
     Entropy(#[source] io::Error),
@@ -67,6 +73,8 @@ impl MachineError {
                 ErrorKind::NotFound
             }
             MachineError::Refused(_) => ErrorKind::Guest,
+            // As for a boot that took too long: it is tried again.
+            MachineError::Hung | MachineError::NotResumed(_) => ErrorKind::Timeout,
             MachineError::Session(SessionError::Version(_)) => ErrorKind::Internal,
             MachineError::Session(SessionError::Output(_)) | MachineError::Entropy(_) => {
                 ErrorKind::Host
@@ -83,7 +91,11 @@ impl MachineError {
             }
             MachineError::Vm(error) => error.remediation(),
             MachineError::Session(SessionError::Version(mismatch)) => Some(mismatch.remediation()),
-            MachineError::Refused(_) | MachineError::Session(_) | MachineError::Entropy(_) => None,
+            MachineError::Refused(_)
+            | MachineError::Session(_)
+            | MachineError::Hung
+            | MachineError::NotResumed(_)
+            | MachineError::Entropy(_) => None,
         }
     }
 }

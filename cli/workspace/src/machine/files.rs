@@ -6,19 +6,12 @@
 use std::os::unix::net::UnixStream;
 
 use microagent_proto::agent::{Failure, FailureKind, Reply, Request};
-use microagent_proto::envelope::Program;
 use microagent_proto::error_chain;
-use microagent_proto::frame::{Frame, FrameError, Kind, read_frame, read_opening, write_opening};
+use microagent_proto::frame::{Frame, FrameError, Kind, read_frame, write_opening};
 use microagent_proto::tree::{Kind as FileKind, Part, ReadTree, WriteTree};
-use microagent_tree::{Sink, Source, TreeError};
+use microagent_tree::{MAX_APPARENT, MAX_FILES, Overrides, Sink, Source, TreeError};
 
-use super::session::SessionError;
-
-/// How many files a guest may send.
-const MAX_FILES: u64 = 1 << 22;
-
-/// The apparent size of all files that a guest may send, with their holes, in bytes.
-const MAX_APPARENT: u64 = 1 << 40;
+use super::session::{SessionError, first_reply, unexpected_reply};
 
 /// Files could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -48,11 +41,10 @@ pub fn read_tree(
     sink: &mut dyn Sink,
 ) -> Result<(), FilesError> {
     write_opening(&mut stream, &Request::ReadTree(request))?;
-    let us = (Program::CommandLine, Program::Agent);
-    match read_opening(&mut stream, us.0, us.1, "the begin of the tree")? {
+    match first_reply(&mut stream, "the begin of the tree")? {
         Reply::TreeOpened => {}
         Reply::Failed(failure) => return Err(SessionError::Refused(failure).into()),
-        _ => return Err(unexpected(Kind::Message)),
+        _ => return Err(unexpected_reply().into()),
     }
     let (mut files, mut apparent) = (0, 0_u64);
     loop {
@@ -75,12 +67,15 @@ pub fn read_tree(
                 Part::End => return Ok(()),
                 Part::Failed(failure) => return Err(SessionError::Refused(failure).into()),
             },
-            other => return Err(unexpected(other)),
+            got => {
+                let expected = "a part of the tree";
+                return Err(FrameError::Unexpected { got, expected }.into());
+            }
         }
     }
 }
 
-/// Writes the tree of `source` into the guest. Returns how many files it left out.
+/// Writes the tree of `source`, apart from `overrides`, into the guest. Returns how many files it left out.
 ///
 /// # Errors
 /// [`FilesError`]; the guest's files are then as before, unless it was merging a directory.
@@ -88,24 +83,19 @@ pub fn write_tree(
     mut stream: UnixStream,
     request: WriteTree,
     source: Source<'_>,
+    overrides: Overrides,
 ) -> Result<u64, FilesError> {
     write_opening(&mut stream, &Request::WriteTree(request))?;
     let failure = |error: &TreeError| Failure {
         kind: FailureKind::BadRequest,
         message: error_chain(error),
     };
-    let sent = microagent_tree::send(source, &mut stream, Kind::Stdin, failure)?;
-    let us = (Program::CommandLine, Program::Agent);
-    let reply = read_opening(&mut stream, us.0, us.1, "the reply to the tree")?;
+    let sent = microagent_tree::send(source, overrides, &mut stream, Kind::Stdin, failure)?;
+    let reply = first_reply(&mut stream, "the reply to the tree")?;
     sent?;
     match reply {
         Reply::TreeWritten { skipped } => Ok(skipped),
         Reply::Failed(failure) => Err(SessionError::Refused(failure).into()),
-        _ => Err(unexpected(Kind::Message)),
+        _ => Err(unexpected_reply().into()),
     }
-}
-
-fn unexpected(got: Kind) -> FilesError {
-    let expected = "a part of the tree";
-    FrameError::Unexpected { got, expected }.into()
 }

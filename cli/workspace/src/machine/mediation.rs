@@ -3,14 +3,15 @@
 //! The bytes are passed through as they are. The supervisor of the VM passes each of the guest's
 //! streams to this process, which connects to the server: the supervisor itself needs no network.
 
+use std::fmt;
 use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::places::Places;
 use super::relay::{STACK, relay};
 
 /// The maximum number of connections at a time. Further ones are closed.
@@ -54,46 +55,80 @@ pub fn probe(target: &str) -> Result<(), Unreachable> {
     }
 }
 
-/// What to call with the guest's streams ([`super::supervisor::Supervisor::on_connection`]): each
-/// is connected to `target`. `changed` is called when the server cannot be reached any more, with
-/// the reason, and with `None` when it can again.
-pub fn acceptor(
-    target: String,
-    changed: impl FnMut(Option<String>) + Send + 'static,
-) -> impl FnMut(u32, UnixStream) + Send + 'static {
-    let shared = Arc::new(Shared {
-        target,
-        connections: AtomicUsize::new(0),
-        reached: Mutex::new(Reached {
-            is: true,
-            changed: Box::new(changed),
-        }),
-    });
-    move |_, stream| {
-        if shared.connections.fetch_add(1, Ordering::SeqCst) >= MAX_CONNECTIONS {
-            shared.connections.fetch_sub(1, Ordering::SeqCst);
-            tracing::warn!("a mediation connection is closed: {MAX_CONNECTIONS} are open");
-            return;
-        }
-        let serving = Arc::clone(&shared);
-        let started = thread::Builder::new()
-            .name("mediation".into())
+/// The mediation of one VM.
+pub struct Mediator(Arc<Shared>);
+
+impl Mediator {
+    /// Connects the guest to `target`. `changed` is called when the server cannot be reached any more,
+    /// with the reason, and with `None` when it can again.
+    pub fn new(target: String, changed: impl FnMut(Option<String>) + Send + 'static) -> Mediator {
+        Mediator(Arc::new(Shared {
+            target,
+            reached: Mutex::new(Reached {
+                is: true,
+                changed: Box::new(changed),
+            }),
+        }))
+    }
+
+    /// Probes the server every `interval`, as long as this process lives, so that its loss is noticed
+    /// while the guest does not connect. It is left alone while `wanted` is false.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn watch(
+        &self,
+        interval: Duration,
+        wanted: impl Fn() -> bool + Send + 'static,
+    ) -> io::Result<()> {
+        let shared = Arc::clone(&self.0);
+        thread::Builder::new()
+            .name("mediation-probe".into())
             .stack_size(STACK)
             .spawn(move || {
-                serving.serve(stream);
-                serving.connections.fetch_sub(1, Ordering::SeqCst);
-            });
-        if let Err(error) = started {
-            shared.connections.fetch_sub(1, Ordering::SeqCst);
-            tracing::warn!(%error, "a mediation connection is closed");
+                loop {
+                    thread::sleep(interval);
+                    if wanted() {
+                        shared.note(connect(&shared.target).err().map(|error| error.to_string()));
+                    }
+                }
+            })
+            .map(drop)
+    }
+
+    /// What to call with the guest's streams ([`super::services`]): each is connected to the server.
+    pub fn acceptor(self) -> impl FnMut(UnixStream) + Send + 'static {
+        let shared = self.0;
+        let places = Places::new(MAX_CONNECTIONS);
+        move |stream| {
+            let Some(place) = places.take() else {
+                tracing::warn!("a mediation connection is closed: {MAX_CONNECTIONS} are open");
+                return;
+            };
+            let serving = Arc::clone(&shared);
+            let started = thread::Builder::new()
+                .name("mediation".into())
+                .stack_size(STACK)
+                .spawn(move || {
+                    serving.serve(stream);
+                    drop(place);
+                });
+            if let Err(error) = started {
+                tracing::warn!(%error, "a mediation connection is closed");
+            }
         }
+    }
+}
+
+impl fmt::Debug for Mediator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Mediator").field(&self.0.target).finish()
     }
 }
 
 /// What the connections share.
 struct Shared {
     target: String,
-    connections: AtomicUsize,
     reached: Mutex<Reached>,
 }
 
@@ -155,11 +190,11 @@ mod tests {
         let target = listener.local_addr().unwrap().to_string();
         probe(&target).unwrap();
         let _ = listener.accept().unwrap();
-        let mut accept = acceptor(target, |_| panic!("it can be reached"));
+        let mut accept = Mediator::new(target, |_| panic!("it can be reached")).acceptor();
         let mut open = Vec::new();
         for number in 0..MAX_CONNECTIONS {
             let (mut guest, theirs) = UnixStream::pair().unwrap();
-            accept(1, theirs);
+            accept(theirs);
             let (mut server, _) = listener.accept().unwrap();
             guest.write_all(&[number as u8]).unwrap();
             let mut byte = [0];
@@ -168,7 +203,7 @@ mod tests {
             open.push((guest, server));
         }
         let (mut guest, theirs) = UnixStream::pair().unwrap();
-        accept(1, theirs);
+        accept(theirs);
         assert_eq!(guest.read(&mut [0]).unwrap(), 0);
     }
 
@@ -178,13 +213,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         let (sender, changes) = mpsc::channel();
-        let mut accept = acceptor(address.to_string(), move |change| {
-            sender.send(change).unwrap();
-        });
+        let report = move |change| sender.send(change).unwrap();
+        let mut accept = Mediator::new(address.to_string(), report).acceptor();
         assert!(probe(&address.to_string()).is_err());
         for _ in 0..2 {
             let (mut guest, theirs) = UnixStream::pair().unwrap();
-            accept(1, theirs);
+            accept(theirs);
             assert_eq!(guest.read(&mut [0]).unwrap(), 0);
         }
         let refused = changes.recv().unwrap().unwrap();
@@ -193,8 +227,37 @@ mod tests {
 
         let listener = TcpListener::bind(address).unwrap();
         let (_guest, theirs) = UnixStream::pair().unwrap();
-        accept(1, theirs);
+        accept(theirs);
         let _server = listener.accept().unwrap();
+        assert_eq!(changes.recv().unwrap(), None);
+    }
+
+    #[test]
+    fn the_loss_is_found_out_while_the_guest_does_not_connect() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, changes) = mpsc::channel();
+        let (ask, asked) = mpsc::sync_channel(0);
+        let mediator = Mediator::new(address.to_string(), move |change| {
+            sender.send(change).unwrap();
+        });
+        // A probe for each message, so that the test decides when the server is asked.
+        let wanted = move || asked.recv().unwrap_or(false);
+        mediator.watch(Duration::from_millis(1), wanted).unwrap();
+        ask.send(true).unwrap();
+        // Connect and close.
+        let (mut probed, _) = listener.accept().unwrap();
+        assert_eq!(probed.read(&mut [0]).unwrap(), 0);
+        drop(listener);
+        // Unwanted, then twice: the loss is told once.
+        for wanted in [false, true, true, false] {
+            ask.send(wanted).unwrap();
+        }
+        let refused = changes.recv().unwrap().unwrap();
+        assert!(refused.contains("refused"), "{refused}");
+        assert!(changes.try_recv().is_err());
+        let _listener = TcpListener::bind(address).unwrap();
+        ask.send(true).unwrap();
         assert_eq!(changes.recv().unwrap(), None);
     }
 }

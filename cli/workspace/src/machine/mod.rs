@@ -7,6 +7,7 @@
 //! - [`files`] reads and writes trees of the guest.
 //! - [`session`] is one request to the agent in the guest, [`probe`] one with a time limit.
 //! - [`mediation`] connects the guest to a TCP server of the host; `relay` is one connection.
+//! - [`services`] are what the guest reaches on the host.
 //! - [`timeline`] has the times of a boot's steps.
 //! - [`reaper`] waits for processes that outlive their parents.
 
@@ -15,10 +16,12 @@ mod data_loss;
 mod error;
 pub mod files;
 pub mod mediation;
+pub mod places;
 pub mod probe;
 pub mod reaper;
-mod relay;
+pub(crate) mod relay;
 pub mod run_dir;
+pub mod services;
 pub mod session;
 pub mod supervisor;
 pub mod timeline;

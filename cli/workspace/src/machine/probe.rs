@@ -9,10 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use microagent_proto::agent::{Exec, Exited, Reply, Request};
-use microagent_proto::envelope::Program;
-use microagent_proto::frame::{FrameError, read_opening, write_opening};
+use microagent_proto::frame::write_opening;
 
-use super::session::{self, SessionError, Sink};
+use super::session::{self, SessionError, Sink, first_reply, unexpected_reply};
 
 /// How much of a command's output is kept, in bytes: the end.
 const KEPT: usize = 1 << 10;
@@ -111,18 +110,13 @@ fn ask(
     what: &'static str,
 ) -> Result<Reply, SessionError> {
     write_opening(stream, request)?;
-    Ok(read_opening(
-        stream,
-        Program::CommandLine,
-        Program::Agent,
-        what,
-    )?)
+    Ok(first_reply(stream, what)?)
 }
 
 fn unexpected(reply: Reply) -> SessionError {
     match reply {
         Reply::Failed(failure) => SessionError::Refused(failure),
-        _ => SessionError::Broken(FrameError::Closed("the reply to a probe")),
+        _ => unexpected_reply(),
     }
 }
 

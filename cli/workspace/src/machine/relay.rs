@@ -5,11 +5,12 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
+use microagent_proto::copy;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The stack of a thread that copies, in bytes: its buffer has 8 KiB.
-pub(super) const STACK: usize = 128 << 10;
+/// The stack of a thread that copies, in bytes: its buffer is on the heap.
+pub(crate) const STACK: usize = 128 << 10;
 
 /// Copies both ways. The end of one direction is passed on and leaves the other open, so that a
 /// request can be ended before its answer; an error, or a guest that has closed the stream
@@ -17,14 +18,14 @@ pub(super) const STACK: usize = 128 << 10;
 ///
 /// # Errors
 /// When the process is out of descriptors or threads.
-pub(super) fn relay(guest: UnixStream, server: TcpStream) -> io::Result<()> {
+pub(crate) fn relay(guest: UnixStream, server: TcpStream) -> io::Result<()> {
     let (from_guest, to_server) = (guest.try_clone()?, server.try_clone()?);
     let up = thread::Builder::new()
         .name("relay".into())
         .stack_size(STACK)
         .spawn(move || {
-            match io::copy(&mut &from_guest, &mut &to_server) {
-                Ok(_) => {
+            match copy(&from_guest, &to_server) {
+                Ok(()) => {
                     let _ = to_server.shutdown(Shutdown::Write);
                     wait_until_closed(&from_guest);
                 }
@@ -35,8 +36,8 @@ pub(super) fn relay(guest: UnixStream, server: TcpStream) -> io::Result<()> {
             // The other direction may wait for a server that says nothing.
             let _ = to_server.shutdown(Shutdown::Both);
         })?;
-    match io::copy(&mut &server, &mut &guest) {
-        Ok(_) => {
+    match copy(&server, &guest) {
+        Ok(()) => {
             let _ = guest.shutdown(Shutdown::Write);
         }
         Err(_) => {

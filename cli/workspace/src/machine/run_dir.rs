@@ -3,8 +3,9 @@
 //! It is `$XDG_RUNTIME_DIR/microagent/ID`, or `/tmp/microagent-UID/ID` if that variable is unset,
 //! or its directory belongs to another user or has too long a path: a Unix socket path has at most
 //! 107 bytes, so the directory must not depend on the state directory. The process that created it
-//! holds a lock on it; an unlocked directory is a leftover, which the next run removes. A lock on
-//! the parent directory serializes creation and removal.
+//! holds a lock on it; an unlocked directory is a leftover, which the next run removes. There is no
+//! lock that several processes wait for: one that finds its new directory taken for a leftover makes
+//! another one.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use microagent_pipeline::ErrorKind;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::shell;
 
@@ -99,26 +101,42 @@ impl RunDir {
 
     fn create_in(parent: &Path) -> Result<RunDir, RunDirError> {
         ensure_private(parent)?;
-        let _gate = lock(parent, FlockOperation::LockExclusive)?;
         sweep(parent);
-        let directory = tempfile::Builder::new()
-            .prefix("")
-            .rand_bytes(ID)
-            .permissions(fs::Permissions::from_mode(0o700))
-            .tempdir_in(parent)
-            .map_err(|error| failed("create a directory in", parent, error))?;
-        let path = directory.path().to_owned();
-        if !socket_path_fits(&path, 0) {
-            return Err(RunDirError::TooLong(path));
+        loop {
+            let directory = tempfile::Builder::new()
+                .prefix("")
+                .rand_bytes(ID)
+                .permissions(fs::Permissions::from_mode(0o700))
+                .tempdir_in(parent)
+                .map_err(|error| failed("create a directory in", parent, error))?;
+            let path = directory.path().to_owned();
+            if !socket_path_fits(&path, 0) {
+                return Err(RunDirError::TooLong(path));
+            }
+            match try_lock(&path) {
+                Ok(Some(lock)) => {
+                    return Ok(RunDir {
+                        path: directory.keep(),
+                        _lock: lock,
+                    });
+                }
+                // Another process removes it, because it was not locked yet.
+                Ok(None) => {}
+                Err(error) => {
+                    // Not recursively, which needs a descriptor: it may be the lack of one that failed.
+                    let _ = fs::remove_dir(&path);
+                    return Err(error);
+                }
+            }
         }
-        let lock = lock(&path, FlockOperation::NonBlockingLockExclusive).inspect_err(|_| {
-            // Not recursively, which needs a descriptor: it may be the lack of one that failed.
-            let _ = fs::remove_dir(&path);
-        })?;
-        Ok(RunDir {
-            path: directory.keep(),
-            _lock: lock,
-        })
+    }
+
+    /// Removes what dead processes left of [`RunDir::create_for_daemon`].
+    pub fn sweep_for_daemon() {
+        let parent = of_user();
+        if check_private(&parent).is_ok() {
+            sweep(&parent);
+        }
     }
 
     /// Its path.
@@ -129,7 +147,10 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        // Not recursively at first, which needs a descriptor: there may be none left.
+        if fs::remove_dir(&self.path).is_err() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -165,6 +186,10 @@ fn ensure_private(path: &Path) -> Result<(), RunDirError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed("create", path, error)),
     }
+    check_private(path)
+}
+
+fn check_private(path: &Path) -> Result<(), RunDirError> {
     let metadata = fs::symlink_metadata(path).map_err(|error| failed("stat", path, error))?;
     let ours = metadata.is_dir() && metadata.uid() == rustix::process::getuid().as_raw();
     match ours && metadata.mode() & 0o077 == 0 {
@@ -186,17 +211,32 @@ fn sweep(parent: &Path) {
         if !path.is_dir() {
             continue;
         }
-        let abandoned = lock(&path, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if abandoned {
+        if let Ok(Some(_lock)) = try_lock(&path) {
             let _ = fs::remove_dir_all(&path);
         }
     }
 }
 
-fn lock(directory: &Path, operation: FlockOperation) -> Result<File, RunDirError> {
-    let handle = File::open(directory).map_err(|error| failed("open", directory, error))?;
-    flock(&handle, operation).map_err(|error| failed("lock", directory, error))?;
-    Ok(handle)
+/// The lock of a directory; `None` if another process holds it, or has removed the directory.
+fn try_lock(directory: &Path) -> Result<Option<File>, RunDirError> {
+    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let handle = match File::open(directory) {
+        Err(error) if gone(&error) => return Ok(None),
+        opened => opened.map_err(|error| failed("open", directory, error))?,
+    };
+    match flock(&handle, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(None),
+        locked => locked.map_err(|error| failed("lock", directory, error))?,
+    }
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let held = handle.metadata().map(identity);
+    let held = held.map_err(|error| failed("stat", directory, error))?;
+    match fs::metadata(directory).map(identity) {
+        Ok(found) if found == held => Ok(Some(handle)),
+        Ok(_) => Ok(None),
+        Err(error) if gone(&error) => Ok(None),
+        Err(error) => Err(failed("stat", directory, error)),
+    }
 }
 
 fn failed(action: &'static str, path: &Path, error: impl Into<io::Error>) -> RunDirError {
@@ -225,6 +265,28 @@ mod tests {
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn processes_wait_for_no_other_one_and_each_keeps_its_directory() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path().join("m");
+        drop(RunDir::create_in(&parent).unwrap());
+        // As a process that was stopped in the middle might hold it.
+        let held = File::open(&parent).unwrap();
+        flock(&held, FlockOperation::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..100 {
+                        let directory = RunDir::create_in(&parent).unwrap();
+                        fs::write(directory.path().join("socket"), "").unwrap();
+                        assert!(try_lock(directory.path()).unwrap().is_none());
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(&parent).unwrap().count(), 0);
     }
 
     #[test]

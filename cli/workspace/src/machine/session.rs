@@ -9,9 +9,11 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, Input, Output, Reply, Request, STDIN_WINDOW, WindowSize,
+    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Reply, Request, STDIN_WINDOW,
+    WindowSize,
 };
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
@@ -30,6 +32,9 @@ pub enum SessionError {
     /// The stream failed, or the agent violated the protocol.
     #[error("the session with the guest agent failed")]
     Broken(#[source] FrameError),
+    /// The agent does not answer in time.
+    #[error("the guest agent does not answer")]
+    TimedOut,
     /// The command's output could not be written.
     #[error("cannot write the command's output")]
     Output(#[source] io::Error),
@@ -39,6 +44,9 @@ impl From<FrameError> for SessionError {
     fn from(error: FrameError) -> SessionError {
         match error {
             FrameError::Version(mismatch) => SessionError::Version(mismatch),
+            FrameError::Io(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                SessionError::TimedOut
+            }
             error => SessionError::Broken(error),
         }
     }
@@ -56,11 +64,49 @@ pub trait Sink {
     }
 }
 
-/// Gives a booted VM its identity and disks.
-pub fn configure(mut stream: UnixStream, request: Configure) -> Result<(), SessionError> {
+/// Lets a VM that is about to be saved free the memory that it does not need, and returns when the agent has
+/// closed the session.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn settle(mut stream: UnixStream) -> Result<(), SessionError> {
+    write_opening(&mut stream, &Request::Settle)?;
+    match first_reply(&mut stream, "the reply to a request to settle")? {
+        Reply::Settled => {}
+        Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
+        _ => return Err(unexpected_reply()),
+    }
+    match read_frame(&mut stream) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(unexpected_reply()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a VM that has come up its identity and disks. With `limit`, the guest must answer within that
+/// time.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn configure(
+    mut stream: UnixStream,
+    request: Configure,
+    limit: Option<Duration>,
+) -> Result<(), SessionError> {
+    stream.set_read_timeout(limit).map_err(FrameError::Io)?;
+    let wanted = request.trust.certificates.len();
     write_opening(&mut stream, &Request::Configure(request))?;
     match first_reply(&mut stream, "the reply to a configuration request")? {
-        Reply::Configured { mount_micros } => {
+        // It has ignored a field that it does not know.
+        Reply::Configured { certificates, .. } if certificates != wanted => {
+            Err(SessionError::Refused(Failure {
+                kind: FailureKind::System,
+                message: "the agent of this workspace is too old for CA certificates: create the \
+                          workspace again"
+                    .to_owned(),
+            }))
+        }
+        Reply::Configured { mount_micros, .. } => {
             tracing::debug!(mount_micros, "configured");
             Ok(())
         }
@@ -242,7 +288,11 @@ pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
     }
 }
 
-fn first_reply(stream: &mut UnixStream, what: &'static str) -> Result<Reply, FrameError> {
+/// The first reply to a request.
+pub(super) fn first_reply(
+    stream: &mut UnixStream,
+    what: &'static str,
+) -> Result<Reply, FrameError> {
     read_opening(stream, Program::CommandLine, Program::Agent, what)
 }
 
@@ -341,7 +391,8 @@ fn forward_input(mut source: Box<dyn Source>, control: &Control, window: &StdinW
     }
 }
 
-fn unexpected_reply() -> SessionError {
+/// A reply that is not one to the request.
+pub(super) fn unexpected_reply() -> SessionError {
     SessionError::Broken(FrameError::Unexpected {
         got: Kind::Message,
         expected: "a reply to the request",
@@ -352,9 +403,9 @@ fn unexpected_reply() -> SessionError {
 mod tests {
     use std::io::Write;
 
-    use microagent_proto::VERSION;
-    use microagent_proto::agent::{FailureKind, Place};
+    use microagent_proto::agent::Place;
     use microagent_proto::envelope::envelope;
+    use microagent_proto::{OLDEST, VERSION};
 
     use super::*;
 
@@ -457,13 +508,9 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_of_another_version_is_named() {
+    fn an_agent_of_a_version_that_is_too_old_is_named() {
         for (opening, version) in [
-            (
-                &envelope(VERSION + 1)[..],
-                format!("version {}", VERSION + 1),
-            ),
-            (&envelope(VERSION - 1), format!("version {}", VERSION - 1)),
+            (&envelope(OLDEST - 1)[..], format!("version {}", OLDEST - 1)),
             (b"", "version 3 or older".into()),
         ] {
             let (end, _) = session_after(opening, &[STARTED]);

@@ -21,7 +21,7 @@ pub enum Mark {
     /// The supervisor received the VM's configuration.
     #[serde(rename = "told")]
     StartReceived,
-    /// Kernel and initramfs were in guest memory.
+    /// Kernel and initramfs were in guest memory, or that of a saved VM was.
     Loaded,
     /// The VM, its vCPUs and its devices were created.
     Created,
@@ -31,7 +31,7 @@ pub enum Mark {
     Kernel,
     /// The guest agent's `main` began.
     Userspace,
-    /// The guest agent reported.
+    /// The guest agent reported, or was about to go on.
     Agent,
     /// The root file system was mounted.
     Root,
@@ -72,12 +72,40 @@ impl Timeline {
         });
     }
 
+    /// Records the marks of a guest that came up: only one that booted has that of its kernel.
+    pub fn record_arrival(&mut self, arrival: &Arrival) {
+        match arrival {
+            Arrival::Booted(ready) => self.record_boot(ready),
+            Arrival::Restored(restored) => {
+                self.record_steps(&restored.steps);
+                // It was ready when it was saved.
+                if let Some(last) = restored.steps.last() {
+                    self.record(Mark::Agent, last.monotonic_micros);
+                }
+            }
+        }
+    }
+
     /// Records the marks of the boot from the agent's report.
     ///
     /// Host and guest have different clocks. The report carries both, which aligns them up to the
     /// latency of one message, so marks cause no exits from the guest.
-    pub fn record_boot(&mut self, ready: &GuestReady) {
-        for step in &ready.steps {
+    fn record_boot(&mut self, ready: &GuestReady) {
+        self.record_steps(&ready.steps);
+        let zero = ready.monotonic_micros.saturating_sub(ready.uptime_micros);
+        self.record(Mark::Kernel, zero);
+        self.record(Mark::Userspace, zero.saturating_add(ready.started_micros));
+        self.record(Mark::Agent, ready.monotonic_micros);
+    }
+
+    /// Whether it has the marks of a VM that was restored.
+    pub fn is_restored(&self) -> bool {
+        let has = |mark| self.0.iter().any(|entry| entry.mark == mark);
+        has(Mark::Agent) && !has(Mark::Kernel)
+    }
+
+    fn record_steps(&mut self, steps: &[Step]) {
+        for step in steps {
             let mark = match step.name {
                 StepName::Supervisor => Mark::Supervisor,
                 StepName::Prepared => Mark::Prepared,
@@ -88,11 +116,25 @@ impl Timeline {
             };
             self.record(mark, step.monotonic_micros);
         }
-        let zero = ready.monotonic_micros.saturating_sub(ready.uptime_micros);
-        self.record(Mark::Kernel, zero);
-        self.record(Mark::Userspace, zero.saturating_add(ready.started_micros));
-        self.record(Mark::Agent, ready.monotonic_micros);
     }
+}
+
+/// How a guest came to accept commands.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It booted.
+    Booted(GuestReady),
+    /// It was restored.
+    Restored(Restored),
+}
+
+/// A guest that goes on from a snapshot.
+#[derive(Debug)]
+pub struct Restored {
+    /// The steps on the host.
+    pub steps: Vec<Step>,
+    /// The sizes of its disks in sectors, which its kernel may not know yet.
+    pub disk_sectors: Vec<u64>,
 }
 
 /// The guest agent's report after boot.
@@ -106,6 +148,8 @@ pub struct GuestReady {
     pub started_micros: u64,
     /// The boot steps on the host.
     pub steps: Vec<Step>,
+    /// Why it was not restored, if it was to be.
+    pub not_restored: Option<String>,
 }
 
 #[cfg(test)]
@@ -123,6 +167,7 @@ mod tests {
                 name: StepName::Running,
                 monotonic_micros: 5_000,
             }],
+            not_restored: None,
         });
         let marks: Vec<_> = timeline
             .0

@@ -1,12 +1,8 @@
 use std::cell::Cell;
 
+use microagent_tree::{MAX_APPARENT, MAX_FILES};
+
 use super::RootFsError;
-
-/// How many files a walk may pass. Linux's largest images have some hundred thousand.
-pub(super) const MAX_FILES: u64 = 1 << 22;
-
-/// The apparent size of all files of a walk, with their holes, in bytes.
-const MAX_APPARENT: u64 = 1 << 40;
 
 /// Limits of what is read from a file system: each of its blocks is needed once, so more reads than
 /// that mean that structures refer to each other in circles, or to the same content many times.

@@ -4,13 +4,15 @@
 //! directory not if only its time has, but if anything in it has changed. The inode change time
 //! decides whether a file needs to be looked at.
 
+use std::cell::Cell;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use microagent_cas::{Digest, Hasher};
 use microagent_tree::{MAX_DEPTH, TreeError};
 
 use super::content::Part;
-use super::{Last, Node, RootFs, RootFsError};
+use super::{Node, RootFs, RootFsError};
 
 /// How a path has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,10 +38,19 @@ pub struct Changed {
 
 /// A directory that is still to be compared.
 struct Pair {
-    path: Vec<u8>,
+    directory: Rc<Directory>,
     old: Option<Node>,
     new: Node,
     depth: usize,
+}
+
+/// A directory of the new file system.
+struct Directory {
+    path: Vec<u8>,
+    number: u32,
+    above: Option<Rc<Directory>>,
+    /// Something in it has changed.
+    changed: Cell<bool>,
 }
 
 /// All that differs in `new` from `old`, sorted by path. `ignored` paths are left out.
@@ -51,12 +62,37 @@ pub fn changes(
     new: &RootFs,
     ignored: &dyn Fn(&[u8]) -> bool,
 ) -> Result<Vec<Changed>, TreeError> {
+    compare(old, Some(old.root()?), new, ignored)
+}
+
+/// All that is in `fs`, as what differs from an empty file system.
+///
+/// # Errors
+/// As [`changes`].
+pub fn everything(fs: &RootFs, ignored: &dyn Fn(&[u8]) -> bool) -> Result<Vec<Changed>, TreeError> {
+    compare(fs, None, fs, ignored)
+}
+
+/// What differs below the root of `new` from what is below the directory `root` of `old`.
+fn compare(
+    old: &RootFs,
+    root: Option<Node>,
+    new: &RootFs,
+    ignored: &dyn Fn(&[u8]) -> bool,
+) -> Result<Vec<Changed>, TreeError> {
     let mut found = Found::default();
     let mut seen = HashSet::new();
+    let top = new.root()?;
     let mut pending = vec![Pair {
-        path: Vec::new(),
-        old: Some(old.root()?),
-        new: new.root()?,
+        directory: Rc::new(Directory {
+            path: Vec::new(),
+            number: top.number(),
+            above: None,
+            // It has no name.
+            changed: Cell::new(true),
+        }),
+        old: root,
+        new: top,
         depth: 0,
     }];
     while let Some(pair) = pending.pop() {
@@ -73,10 +109,10 @@ pub fn changes(
         let mut before = before.into_iter().peekable();
         for (name, number) in new.names(&pair.new)? {
             while let Some((gone, _)) = before.next_if(|(other, _)| *other < name) {
-                found.push(&pair.path, &gone, (Change::Removed, None), ignored)?;
+                found.push(&pair.directory, &gone, (Change::Removed, None), ignored)?;
             }
             let same = before.next_if(|(other, _)| *other == name);
-            let path = join(&pair.path, &name);
+            let path = join(&pair.directory.path, &name);
             if ignored(&path) {
                 continue;
             }
@@ -87,15 +123,32 @@ pub fn changes(
                 None => None,
             };
             match &former {
-                None => found.push(&pair.path, &name, (Change::Added, Some(number)), ignored)?,
+                None => {
+                    found.push(
+                        &pair.directory,
+                        &name,
+                        (Change::Added, Some(number)),
+                        ignored,
+                    )?;
+                }
                 Some(former) if !is_same(old, former, new, &node)? => {
-                    found.push(&pair.path, &name, (Change::Changed, Some(number)), ignored)?;
+                    found.push(
+                        &pair.directory,
+                        &name,
+                        (Change::Changed, Some(number)),
+                        ignored,
+                    )?;
                 }
                 Some(_) => {}
             }
             if node.is_directory() {
                 pending.push(Pair {
-                    path,
+                    directory: Rc::new(Directory {
+                        path,
+                        number,
+                        above: Some(Rc::clone(&pair.directory)),
+                        changed: Cell::new(false),
+                    }),
                     old: former.filter(Node::is_directory),
                     new: node,
                     depth: pair.depth + 1,
@@ -103,10 +156,10 @@ pub fn changes(
             }
         }
         for (gone, _) in before {
-            found.push(&pair.path, &gone, (Change::Removed, None), ignored)?;
+            found.push(&pair.directory, &gone, (Change::Removed, None), ignored)?;
         }
     }
-    Ok(found.finish(new)?)
+    Ok(found.finish())
 }
 
 /// How many bytes of paths are kept.
@@ -115,20 +168,28 @@ const MAX_PATHS: usize = 256 << 20;
 #[derive(Default)]
 struct Found {
     changed: Vec<Changed>,
+    /// The directories in which something has changed.
+    directories: Vec<Rc<Directory>>,
     bytes: usize,
 }
 
 impl Found {
     fn push(
         &mut self,
-        directory: &[u8],
+        directory: &Rc<Directory>,
         name: &[u8],
         (change, node): (Change, Option<u32>),
         ignored: &dyn Fn(&[u8]) -> bool,
     ) -> Result<(), TreeError> {
-        let path = join(directory, name);
+        let path = join(&directory.path, name);
         if ignored(&path) {
             return Ok(());
+        }
+        let mut above = Some(directory);
+        while let Some(directory) = above.filter(|it| !it.changed.replace(true)) {
+            self.bytes += directory.path.len() + size_of::<Changed>();
+            self.directories.push(Rc::clone(directory));
+            above = directory.above.as_ref();
         }
         self.bytes += path.len() + size_of::<Changed>();
         if self.bytes > MAX_PATHS {
@@ -138,30 +199,20 @@ impl Found {
         Ok(())
     }
 
-    /// All changes, with the directories of `fs` that they are in.
-    fn finish(mut self, fs: &RootFs) -> Result<Vec<Changed>, RootFsError> {
+    /// All changes, with the directories that they are in.
+    fn finish(mut self) -> Vec<Changed> {
         let known: HashSet<&[u8]> = self.changed.iter().map(|found| &found.path[..]).collect();
-        let mut directories: HashSet<&[u8]> = HashSet::new();
-        for found in &self.changed {
-            let mut path = &found.path[..];
-            while let Some(slash) = path.iter().rposition(|&byte| byte == b'/') {
-                path = &path[..slash];
-                if known.contains(path) || !directories.insert(path) {
-                    break;
-                }
-            }
-        }
-        let directories: Vec<Vec<u8>> = directories.into_iter().map(<[u8]>::to_vec).collect();
-        for path in directories {
-            let node = fs.resolve(&path, Last::Keep)?.node.number();
-            self.changed.push(Changed {
-                path,
+        let others = (self.directories.iter())
+            .filter(|directory| !known.contains(&directory.path[..]))
+            .map(|directory| Changed {
+                path: directory.path.clone(),
                 change: Change::Changed,
-                node: Some(node),
+                node: Some(directory.number),
             });
-        }
+        let others: Vec<_> = others.collect();
+        self.changed.extend(others);
         self.changed.sort_unstable();
-        Ok(self.changed)
+        self.changed
     }
 }
 

@@ -1,7 +1,5 @@
 //! One file of a file system.
 
-use std::cell::OnceCell;
-
 use microagent_tree::{Attribute, Entry, Kind, Time};
 use mkext4::csum;
 use mkext4::spec::inode::FileType;
@@ -21,7 +19,6 @@ pub struct Node {
     pub(super) number: u32,
     pub(super) inode: Inode,
     raw: Vec<u8>,
-    attributes: OnceCell<Vec<Attribute>>,
 }
 
 impl Node {
@@ -35,12 +32,7 @@ impl Node {
                 "inode {number} is not in use"
             )));
         }
-        Ok(Node {
-            number,
-            inode,
-            raw,
-            attributes: OnceCell::new(),
-        })
+        Ok(Node { number, inode, raw })
     }
 
     /// Its inode number.
@@ -152,9 +144,6 @@ impl RootFs {
 
     /// The extended attributes, sorted by name.
     fn attributes(&self, node: &Node) -> Result<Vec<Attribute>, RootFsError> {
-        if let Some(known) = node.attributes.get() {
-            return Ok(known.clone());
-        }
         let mut entries = ibody_entries(&node.raw, node.inode.extra_isize)?;
         if node.inode.file_acl != 0 {
             self.budget.metadata()?;
@@ -180,7 +169,7 @@ impl RootFs {
             attributes.push(Attribute { name, value });
         }
         attributes.sort_unstable();
-        Ok(node.attributes.get_or_init(|| attributes).clone())
+        Ok(attributes)
     }
 }
 

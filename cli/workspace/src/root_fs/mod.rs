@@ -17,7 +17,7 @@ mod reader;
 mod resolve;
 
 pub use blocks::Blocks;
-pub use changes::{Change, Changed, changes};
+pub use changes::{Change, Changed, changes, everything};
 pub use error::RootFsError;
 pub use ext4::RootFs;
 pub use file::Node;

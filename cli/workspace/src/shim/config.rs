@@ -7,7 +7,8 @@ use microagent_proto::control::VmConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::boot::Guest;
-use crate::spec::Mediation;
+use crate::network::Plan;
+use crate::spec::{Forward, Mediation};
 
 /// A workspace to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +34,16 @@ pub struct ShimConfig {
     pub workload: Option<Exec>,
     /// The server of the host that the guest reaches; its port is in the list of the VM.
     pub mediation: Option<Mediation>,
+    /// Its network; the device and what the guest is told follow from it.
+    pub network: Option<Plan>,
+    /// Ports of the host that lead to the guest.
+    pub forwards: Vec<Forward>,
     /// The signal that asks the workload to end.
     pub stop_signal: i32,
+    /// How long it may run, in seconds.
+    pub timeout: Option<u32>,
+    /// How long it may be without use, in seconds.
+    pub ttl: Option<u32>,
 }
 
 /// The shim's report to the command that started it.

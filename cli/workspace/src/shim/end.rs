@@ -7,7 +7,7 @@ use crate::state::State;
 /// How long the workload may take after its stop signal.
 const WORKLOAD: Duration = Duration::from_secs(10);
 
-/// How long the guest may take to shut down.
+/// How long the guest may take to shut down, together with its workload.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// How long a killed VM may take to be gone.
@@ -31,6 +31,8 @@ pub enum Next {
 #[derive(Debug, Default)]
 pub struct Stopping {
     next: Next,
+    /// When the first step began.
+    began: Option<Instant>,
     deadline: Option<Instant>,
     /// Kill the VM if the guest does not shut down in time.
     pub force: bool,
@@ -53,6 +55,13 @@ impl Stopping {
         self.outcome.get_or_insert((state, detail));
     }
 
+    /// Forgets what was decided before [`Stopping::give_up`]: the end is asked for again.
+    pub fn ask_again(&mut self) {
+        if self.next == Next::Nothing {
+            self.outcome = None;
+        }
+    }
+
     /// The VM is to be killed, after which it is `stopped` or `failed`: a clean end is no longer
     /// possible.
     pub fn kill_as(&mut self, killed: State, reason: Option<String>) {
@@ -67,6 +76,7 @@ impl Stopping {
     /// The guest did not obey, and is not killed. What was decided holds if it obeys later.
     pub fn give_up(&mut self) {
         self.next = Next::Nothing;
+        self.began = None;
         self.deadline = None;
         self.force = false;
     }
@@ -89,9 +99,10 @@ impl Stopping {
         self.wait(Next::Workload, WORKLOAD);
     }
 
-    /// The guest was asked to shut down.
+    /// The guest was asked to shut down. What its workload has taken counts.
     pub fn wait_for_shutdown(&mut self) {
-        self.wait(Next::Shutdown, SHUTDOWN);
+        let elapsed = self.began.map_or(Duration::ZERO, |began| began.elapsed());
+        self.wait(Next::Shutdown, SHUTDOWN.saturating_sub(elapsed));
     }
 
     /// The VM was killed.
@@ -100,8 +111,10 @@ impl Stopping {
     }
 
     fn wait(&mut self, next: Next, limit: Duration) {
+        let now = Instant::now();
         self.next = next;
-        self.deadline = Some(Instant::now() + limit);
+        self.began.get_or_insert(now);
+        self.deadline = Some(now + limit);
     }
 }
 
@@ -145,5 +158,46 @@ mod tests {
         assert_eq!((late.next(), late.deadline()), (Next::Nothing, None));
         let halted = (State::Halted, Some("asked".to_owned()));
         assert_eq!(late.outcome(true, || "x".into()), halted);
+        let mut limited = halting();
+        limited.give_up();
+        limited.ask_again();
+        limited.end_as(State::Failed, Some("too long".into()));
+        limited.end_as(State::Stopped, None);
+        let failed = (State::Failed, Some("too long".to_owned()));
+        assert_eq!(limited.outcome(true, || "x".into()), failed);
+    }
+
+    #[test]
+    fn a_workload_and_its_guest_have_fifteen_seconds_together() {
+        let began = Instant::now();
+        let seconds = |stopping: &Stopping| (stopping.deadline().unwrap() - began).as_secs();
+        let mut stopping = Stopping::default();
+        stopping.wait_for_workload();
+        assert_eq!(seconds(&stopping), 10);
+        stopping.wait_for_shutdown();
+        assert_eq!(seconds(&stopping), 15);
+        // A second attempt has as long.
+        stopping.began = began.checked_sub(Duration::from_secs(14));
+        stopping.wait_for_shutdown();
+        assert_eq!(seconds(&stopping), 1);
+        stopping.give_up();
+        stopping.wait_for_shutdown();
+        assert_eq!(seconds(&stopping), 15);
+    }
+
+    #[test]
+    fn the_last_request_decides_after_the_first_was_given_up() {
+        let mut stopping = Stopping::default();
+        stopping.end_as(State::Halted, Some("first".into()));
+        stopping.wait_for_shutdown();
+        // One that comes meanwhile changes nothing.
+        stopping.ask_again();
+        stopping.give_up();
+        stopping.ask_again();
+        stopping.end_as(State::Stopped, Some("second".into()));
+        stopping.wait_for_shutdown();
+        stopping.ask_again();
+        let second = (State::Stopped, Some("second".to_owned()));
+        assert_eq!(stopping.outcome(true, || "x".into()), second);
     }
 }

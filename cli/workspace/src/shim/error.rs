@@ -9,6 +9,7 @@ use super::config::Started;
 use crate::machine::MachineError;
 use crate::machine::mediation::Unreachable;
 use crate::machine::run_dir::RunDirError;
+use crate::network::NetworkError;
 
 /// A workspace could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,8 @@ pub enum StartError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Mediation(#[from] Unreachable),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("cannot listen for clients")]
     Listen(#[source] io::Error),
     #[error("cannot keep the output of the guest")]
@@ -36,6 +39,7 @@ impl StartError {
             StartError::RunDir(error) => (error.kind(), error.remediation()),
             StartError::Machine(error) => (error.kind(), error.remediation()),
             StartError::Mediation(error) => (ErrorKind::Unreachable, Some(error.remediation())),
+            StartError::Network(error) => (error.kind(), error.remediation()),
             StartError::Listen(_)
             | StartError::Output(_)
             | StartError::Record(_)

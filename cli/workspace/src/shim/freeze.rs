@@ -1,12 +1,18 @@
 //! A VM whose vCPUs do not run: paused, or quarantined, which ends only with its death.
 
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::Sender;
+
 use microagent_proto::error_chain;
 
+use super::capture::processes;
 use super::end::Next;
 use super::protocol::Reply;
 use super::record::Recorder;
 use super::running::Shim;
 use crate::machine::supervisor::ControlError;
+use crate::quarantine::Facts;
 use crate::result::WorkloadResult;
 use crate::state::State;
 
@@ -21,11 +27,11 @@ impl Shim {
         match self.state() {
             State::Paused => return Reply::Done,
             State::Running if self.stopping.next() == Next::Nothing => {}
-            state => return refused(format!("it is {state}")),
+            state => return Reply::is(state),
         }
         // First, so that nobody connects to a guest that does not answer.
         self.enter(State::Paused, None, recorder);
-        if let Err(error) = self.controller.pause() {
+        if let Err(error) = self.shared.controller().pause() {
             self.enter(State::Running, Some(error_chain(&error)), recorder);
             return failed(&error);
         }
@@ -40,38 +46,90 @@ impl Shim {
                 Ok(()) => Reply::Done,
                 Err(refused) => refused,
             },
-            state => refused(format!("it is {state}")),
+            state => Reply::is(state),
         }
     }
 
     /// Stops the vCPUs, and severs the guest from everything.
-    pub(super) fn quarantine(&mut self, reason: Option<String>, recorder: &Recorder) -> Reply {
-        let state = self.state();
-        match state {
-            State::Quarantined => return Reply::Done,
+    pub(super) fn quarantine(
+        &mut self,
+        reason: Option<String>,
+        recorder: &Recorder,
+    ) -> Result<(), Reply> {
+        match self.state() {
+            State::Quarantined => return Ok(()),
             State::Running | State::Paused | State::Stopping => {}
-            state => return refused(format!("it is {state}")),
+            state => return Err(Reply::is(state)),
         }
-        if let Err(error) = self.controller.pause() {
-            return failed(&error);
+        if let Err(error) = self.shared.controller().pause() {
+            return Err(failed(&error));
         }
         // What was asked for before does not happen any more, whatever fails from here on.
         self.stopping.give_up();
-        let severed = self.controller.sever();
+        if let Some(network) = self.shared.network() {
+            network.end();
+        }
+        let severed = self.shared.controller().sever();
         let reached = match severed {
             Ok(()) => State::Quarantined,
             Err(_) => State::Paused,
         };
         for reply in self.stoppers.drain(..) {
-            let _ = reply.send(refused(format!("it is {reached}")));
+            let _ = reply.send(Reply::is(reached));
         }
         if let Err(error) = severed {
             self.enter(reached, Some(error_chain(&error)), recorder);
-            return failed(&error);
+            return Err(failed(&error));
         }
         self.enter(State::Quarantined, reason, recorder);
         self.end_waits_of_quarantined();
-        Reply::Done
+        Ok(())
+    }
+
+    /// Captures a quarantined workspace, and answers `reply` then.
+    pub(super) fn begin_capture(&mut self, recorder: &Recorder, reply: Sender<Reply>) {
+        if self.capture.done {
+            let _ = reply.send(Reply::Done);
+            return;
+        }
+        self.capture.waiting.push(reply);
+        let shared = &self.shared;
+        let facts = || Facts {
+            uptime_millis: shared.uptime_millis(),
+            stats: shared.controller().stats().ok(),
+            processes: processes(),
+            ..recorder.facts()
+        };
+        let begun = self.capture.begin(&self.directory, facts, shared.events());
+        if let Err(error) = begun {
+            self.captured(Err(error), recorder);
+        }
+    }
+
+    /// The capture has ended.
+    pub(super) fn captured(&mut self, captured: io::Result<PathBuf>, recorder: &Recorder) {
+        self.capture.end(&captured);
+        let (detail, reply) = match captured {
+            Ok(path) => (format!("captured in {}", path.display()), Reply::Done),
+            Err(error) => {
+                let why = format!("it is quarantined, and cannot be captured: {error}");
+                (format!("cannot be captured: {error}"), Reply::refused(why))
+            }
+        };
+        if let Err(error) = recorder.note(State::Quarantined, &detail) {
+            tracing::error!(%error, "the event cannot be recorded");
+        }
+        for waiting in self.capture.waiting.drain(..) {
+            let _ = waiting.send(reply.clone());
+        }
+    }
+
+    /// The VM has ended, so that what is not captured will not be.
+    pub(super) fn end_capture(&mut self) {
+        self.capture.stop();
+        for waiting in self.capture.waiting.drain(..) {
+            let _ = waiting.send(Reply::refused("it was killed before it was captured"));
+        }
     }
 
     /// Answers who waits for the end: nothing happens in a quarantined workspace any more.
@@ -91,10 +149,13 @@ impl Shim {
     pub(super) fn thaw(&mut self, recorder: &Recorder) -> Result<(), Reply> {
         match self.state() {
             State::Paused => {}
-            State::Quarantined => return Err(refused(format!("it is {}", State::Quarantined))),
+            State::Quarantined => return Err(Reply::is(State::Quarantined)),
             _ => return Ok(()),
         }
-        self.controller.resume().map_err(|error| failed(&error))?;
+        self.shared
+            .controller()
+            .resume()
+            .map_err(|error| failed(&error))?;
         self.enter(State::Running, None, recorder);
         Ok(())
     }
@@ -107,10 +168,6 @@ impl Shim {
     }
 }
 
-fn refused(message: String) -> Reply {
-    Reply::Refused { message }
-}
-
 fn failed(error: &ControlError) -> Reply {
-    refused(error_chain(error))
+    Reply::refused(error_chain(error))
 }

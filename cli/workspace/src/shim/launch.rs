@@ -1,16 +1,20 @@
 //! From what a shim is told to a running VM.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use microagent_proto::agent::AGENT_PORT;
+use microagent_proto::error_chain;
 
+use super::capture::Capture;
 use super::config::ShimConfig;
 use super::end::Stopping;
 use super::error::StartError;
 use super::holder::announce;
+use super::limits::Limits;
 use super::listener::{self, Shared};
 use super::message::Event;
 use super::outcome::Ending;
@@ -23,13 +27,20 @@ use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
 use crate::machine::MachineError;
 use crate::machine::boot::{boot, configure};
-use crate::machine::mediation;
+use crate::machine::mediation::{self, Mediator};
 use crate::machine::run_dir::RunDir;
-use crate::machine::supervisor::Supervisor;
+use crate::machine::services::Services;
+use crate::machine::supervisor::{Streams, Supervisor};
+use crate::network::Prepared;
+use crate::network::keeper::Change;
+use crate::network::refusals::Refusals;
 use crate::state::State;
 
 /// The name of the socket in the run directory.
 const SOCKET: &str = "shim";
+
+/// How often to look whether the server of a required mediation can be reached.
+const MEDIATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Later than any VM lives.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -50,42 +61,86 @@ impl Shim {
         if let Some(mediation) = config.mediation.as_ref().filter(|it| it.required) {
             mediation::probe(&mediation.target)?;
         }
+        let mut network = Prepared::open(config.network.as_ref(), &config.forwards)?;
+        if let Some(obstacle) = network.obstacle() {
+            let noted = recorder.note(State::Starting, &obstacle);
+            noted.map_err(StartError::Record)?;
+        }
         let run_dir = RunDir::create_for_daemon()?;
         let engine = config.vm.engine;
         let memory_mib = config.vm.memory_mib;
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let supervisor = Supervisor::spawn(&config.supervisor, engine, true).map_err(vm_error)?;
         let connector = supervisor.connector().map_err(StartError::Listen)?;
+        let streams = match config.ttl {
+            Some(_) => Some(Arc::new(Streams::new().map_err(StartError::Listen)?)),
+            None => None,
+        };
+        let sessions = match &streams {
+            Some(streams) => connector.counted(Arc::clone(streams)),
+            None => connector.clone(),
+        };
         let status = Status {
             state: State::Starting,
             pid: std::process::id(),
             engine: engine.name().to_owned(),
             workload: false,
+            addresses: Vec::new(),
+            network_down: None,
+            published: Vec::new(),
+            refused_names: Vec::new(),
+            refused_name_counts: BTreeMap::new(),
         };
         let shared = Arc::new(Shared::new(
             status,
             &supervisor,
-            connector.clone(),
+            (connector.clone(), sessions.clone()),
             sender.clone(),
             ending.clone(),
+            recorder.subscribers().clone(),
         ));
+        let refusals = {
+            let sender = sender.clone();
+            // Recorded by the main thread: this one must not wait for a lock or a disk.
+            Refusals::new(move |refused| drop(sender.send(Event::Refused(refused))))
+        };
+        let services = Services::default();
+        let mut services = network.add_services(services, &supervisor, refusals.clone());
         if let Some(mediation) = config.mediation {
             let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
             let target = mediation.target.clone();
+            let watched = Arc::clone(&shared);
             let report = move |lost| report_mediation(&shared, &recorder, &target, lost);
-            supervisor.on_connection(mediation::acceptor(mediation.target, report));
+            let mediator = Mediator::new(mediation.target, report);
+            if mediation.required {
+                // A guest that does not run needs no server, and a quarantined one has none.
+                let wanted = move || watched.status().state == State::Running;
+                let watching = mediator.watch(MEDIATION_INTERVAL, wanted);
+                watching.map_err(StartError::Thread)?;
+            }
+            services = services.with(mediation.port, mediator.acceptor());
         }
+        supervisor.on_connection(services.acceptor());
         stop_on_signals(Arc::clone(&shared)).map_err(StartError::Thread)?;
         let socket = run_dir.path().join(SOCKET);
         listener::serve(&socket, Arc::clone(&shared)).map_err(StartError::Listen)?;
         announce(lock, &socket).map_err(StartError::Record)?;
-        let vm = microagent_proto::control::VmConfig {
+        let mut vm = microagent_proto::control::VmConfig {
             run_dir: run_dir.path().to_owned(),
             console_to_stderr: true,
             ..config.vm
         };
-        boot(&supervisor, vm, Duration::from_secs(config.boot_timeout))?;
-        configure(&supervisor, config.guest, memory_mib)?;
+        let backend = network.add_device(&mut vm);
+        let timeout = Duration::from_secs(config.boot_timeout);
+        let arrival = boot(&supervisor, vm, backend, timeout)?;
+        let mut guest = config.guest;
+        network.configure(&mut guest)?;
+        configure(&supervisor, arrival, guest, memory_mib)?;
+        let report = {
+            let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
+            move |change| report_network(&shared, &recorder, &change)
+        };
+        shared.set_network(network.serve(supervisor.controller(), &sessions, report)?);
         let workload = match config.workload {
             Some(request) => {
                 let stream = supervisor.connect(AGENT_PORT).map_err(vm_error)?;
@@ -103,7 +158,6 @@ impl Shim {
             status.state = State::Running;
             status.workload = workload.is_some();
         }
-        let (controller, killer) = (supervisor.controller(), supervisor.killer());
         let sender = sender.clone();
         let vm = thread::Builder::new()
             .name("vm".into())
@@ -113,20 +167,28 @@ impl Shim {
             memory_mib,
             stop_signal: config.stop_signal,
             directory,
+            refusals,
             shared,
-            connector,
-            controller,
-            killer,
+            capture: Capture::default(),
             vm: Some(vm),
             run_dir: Some(run_dir),
             workload,
             started_at: None,
             stopping: Stopping::default(),
+            limits: Limits::new(
+                seconds(config.timeout),
+                seconds(config.ttl).zip(streams),
+                Instant::now(),
+            ),
             broken: None,
             stoppers: Vec::new(),
             waiting: Vec::new(),
         })
     }
+}
+
+fn seconds(limit: Option<u32>) -> Option<Duration> {
+    limit.map(|limit| Duration::from_secs(limit.into()))
 }
 
 /// Records that the mediation target was lost, or is reached again. The state stays as it is.
@@ -137,6 +199,20 @@ fn report_mediation(shared: &Shared, recorder: &Recorder, target: &str, lost: Op
     };
     // Held meanwhile, so that no change of the state is recorded before it.
     let status = shared.status();
+    if let Err(error) = recorder.record(status.state, Some(&detail)) {
+        tracing::warn!(%error, "{detail}");
+    }
+}
+
+/// Records that the network was lost, or works again. The state stays as it is.
+fn report_network(shared: &Shared, recorder: &Recorder, change: &Change) {
+    let (detail, lost) = match change {
+        Change::Down(error) => (format!("the network is down: {}", error_chain(error)), true),
+        Change::Up => ("the network is up again".to_owned(), false),
+    };
+    // Held meanwhile, so that no change of the state is recorded before it.
+    let mut status = shared.status();
+    status.network_down = lost.then(|| detail.clone());
     if let Err(error) = recorder.record(status.state, Some(&detail)) {
         tracing::warn!(%error, "{detail}");
     }

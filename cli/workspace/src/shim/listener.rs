@@ -5,9 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,11 @@ use super::message::Event;
 use super::outcome::Ending;
 use super::packet::{receive, send};
 use super::protocol::{PacketError, Reply, Request, Stats, Status, VERSION, decode, encode};
+use super::subscribers::Subscribers;
+use crate::machine::places::Places;
 use crate::machine::supervisor::{Connector, Controller, Killer, Supervisor};
+use crate::network::Connected;
+use crate::spec::Forward;
 use crate::state::State;
 
 /// How long a client may take to send its request.
@@ -37,6 +40,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// How often to look whether a client that waits is still there.
 const CLIENT_CHECK: Duration = Duration::from_secs(1);
 
+/// How long the answers of the end may take, and how often to look whether they were sent.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+const CLIENTS_CHECK: Duration = Duration::from_millis(1);
+
 /// The maximum number of clients at a time.
 const MAX_CLIENTS: usize = 256;
 
@@ -45,32 +52,41 @@ const MAX_CLIENTS: usize = 256;
 pub struct Shared {
     status: Mutex<Status>,
     connector: Connector,
+    /// For clients: their streams are the use of the workspace.
+    sessions: Connector,
     controller: Controller,
     killer: Killer,
     events: Sender<Event>,
     ending: Ending,
-    clients: AtomicUsize,
+    subscribers: Subscribers,
+    clients: Places,
     started: Instant,
+    network: OnceLock<Connected>,
 }
 
 impl Shared {
-    /// The initial state of a VM that `supervisor` runs.
+    /// The initial state of a VM that `supervisor` runs. The first connector is for this process, the
+    /// other one for clients.
     pub fn new(
         status: Status,
         supervisor: &Supervisor,
-        connector: Connector,
+        (connector, sessions): (Connector, Connector),
         events: Sender<Event>,
         ending: Ending,
+        subscribers: Subscribers,
     ) -> Shared {
         Shared {
             status: Mutex::new(status),
             connector,
+            sessions,
             controller: supervisor.controller(),
             killer: supervisor.killer(),
             events,
             ending,
-            clients: AtomicUsize::new(0),
+            subscribers,
+            clients: Places::new(MAX_CLIENTS),
             started: Instant::now(),
+            network: OnceLock::new(),
         }
     }
 
@@ -79,9 +95,85 @@ impl Shared {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens streams to the guest.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// Asks the supervisor of the VM.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// Kills the VM.
+    pub fn killer(&self) -> &Killer {
+        &self.killer
+    }
+
+    /// Sends events to the main thread.
+    pub fn events(&self) -> Sender<Event> {
+        self.events.clone()
+    }
+
+    /// The time since the start, in milliseconds.
+    pub fn uptime_millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Waits until the clients have their answers, before the process ends; one that stalls is not
+    /// waited for.
+    pub fn wait_for_clients(&self) {
+        let deadline = Instant::now() + ANSWER_TIME;
+        while self.clients.taken() > 0 && Instant::now() < deadline {
+            thread::sleep(CLIENTS_CHECK);
+        }
+    }
+
     /// What was decided while it started.
     pub fn ending(&self) -> &Ending {
         &self.ending
+    }
+
+    /// Sets the network of the VM, once.
+    pub fn set_network(&self, network: Connected) {
+        let mut status = self.status();
+        status.published = network.published();
+        let addresses = network.addresses().iter();
+        status.addresses = addresses
+            .map(|own| format!("{}/{}", own.address, own.prefix))
+            .collect();
+        let _ = self.network.set(network);
+    }
+
+    /// The network of the VM, when the guest is configured.
+    pub fn network(&self) -> Option<&Connected> {
+        self.network.get()
+    }
+
+    fn publish(&self, forward: &Forward) -> Reply {
+        let mut status = self.status();
+        let state = status.state;
+        let (Some(network), State::Running) = (self.network(), state) else {
+            return Reply::is(state);
+        };
+        match network.publish(forward, self.sessions.clone()) {
+            Ok(forward) => {
+                status.published = network.published();
+                Reply::Published(forward)
+            }
+            Err(error) => Reply::refused(error_chain(&error)),
+        }
+    }
+
+    fn unpublish(&self, forward: &Forward) -> Reply {
+        let mut status = self.status();
+        match self.network() {
+            Some(network) if network.unpublish(forward) => {
+                status.published = network.published();
+                Reply::Done
+            }
+            _ => Reply::refused("this port is not published"),
+        }
     }
 
     /// Ends the workspace as `stop` does, without waiting for it.
@@ -94,16 +186,25 @@ impl Shared {
     fn answer(
         &self,
         client: &OwnedFd,
+        version: u32,
         request: Request,
         attached: Option<OwnedFd>,
     ) -> Option<Reply> {
         let (reply, replies) = mpsc::channel();
         match request {
-            Request::Status => return Some(Reply::Status(self.status().clone())),
-            Request::Connect { port } => {
+            Request::Status => {
+                let mut status = self.status().clone();
+                if let Some(network) = self.network() {
+                    let names = network.refused_names();
+                    status.refused_names = names.refused;
+                    status.refused_name_counts = names.refused_counts;
+                }
+                return Some(Reply::Status(Box::new(status)));
+            }
+            Request::Connect { port, probe } => {
                 return Some(match attached {
-                    Some(stream) => self.connect(port, stream.into()),
-                    None => refused("a stream is missing"),
+                    Some(stream) => self.connect(port, probe, stream.into()),
+                    None => Reply::refused("a stream is missing"),
                 });
             }
             Request::Stop {
@@ -111,7 +212,7 @@ impl Shared {
                 reason,
             } => {
                 if self.status().state == State::Starting {
-                    return Some(refused("it is starting"));
+                    return Some(Reply::is(State::Starting));
                 }
                 let force = false;
                 let event = Event::Stop {
@@ -126,32 +227,39 @@ impl Shared {
                 reason,
             } => self.request_stop(reason, reply),
             Request::Kill { reason, failed } => {
-                self.ending.decide(killed(failed), reason.clone());
+                let state = match failed {
+                    true => State::Failed,
+                    false => State::Stopped,
+                };
+                self.ending.decide(state, reason.clone());
                 let _ = self.events.send(Event::Kill {
+                    state,
                     reason,
-                    failed,
                     reply,
                 });
                 // At once, also while the main thread waits for something else.
                 self.killer.kill();
             }
+            Request::Subscribe => return self.tell_events(client, version),
             Request::Wait => {
                 let _ = self.events.send(Event::Wait { reply });
             }
             Request::Stats => {
                 return Some(match self.controller.stats() {
-                    Ok(vm) => Reply::Stats(Stats {
+                    Ok(vm) => Reply::Stats(Box::new(Stats {
                         vm,
-                        uptime_millis: millis(self.started.elapsed()),
-                    }),
-                    Err(error) => refused(&error_chain(&error)),
+                        uptime_millis: self.uptime_millis(),
+                    })),
+                    Err(error) => Reply::refused(error_chain(&error)),
                 });
             }
+            Request::Publish(forward) => return Some(self.publish(&forward)),
+            Request::Unpublish(forward) => return Some(self.unpublish(&forward)),
             // A guest that boots has nothing to go on with.
             Request::Pause | Request::Resume | Request::Quarantine { .. }
                 if self.status().state == State::Starting =>
             {
-                return Some(refused("it is starting"));
+                return Some(Reply::is(State::Starting));
             }
             Request::Pause => {
                 let _ = self.events.send(Event::Pause { reply });
@@ -169,6 +277,23 @@ impl Shared {
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) if is_gone(client) => return None,
                 Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Sends a client the events until the end, or until it is gone or too far behind.
+    fn tell_events(&self, client: &OwnedFd, version: u32) -> Option<Reply> {
+        set_socket_timeout(client, Timeout::Send, Some(REQUEST_TIMEOUT)).ok()?;
+        let subscription = self.subscribers.subscribe();
+        loop {
+            match subscription.events.recv_timeout(CLIENT_CHECK) {
+                Ok(event) => reply(client, version, &Reply::Event(Box::new(event))).ok()?,
+                Err(RecvTimeoutError::Timeout) if is_gone(client) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) if subscription.is_complete() => return None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Some(Reply::refused("events were missed: the client is too slow"));
+                }
             }
         }
     }
@@ -194,14 +319,18 @@ impl Shared {
         }
     }
 
-    fn connect(&self, port: u32, stream: UnixStream) -> Reply {
+    fn connect(&self, port: u32, probe: bool, stream: UnixStream) -> Reply {
         let state = self.status().state;
         if state != State::Running {
-            return refused(&format!("it is {state}"));
+            return Reply::is(state);
         }
-        match self.connector.connect(port, stream) {
+        let connector = match probe {
+            true => &self.connector,
+            false => &self.sessions,
+        };
+        match connector.connect(port, stream) {
             Ok(()) => Reply::Connected,
-            Err(_) => refused("its VM has ended"),
+            Err(_) => Reply::refused("its VM has ended"),
         }
     }
 }
@@ -214,24 +343,6 @@ fn is_gone(client: &OwnedFd) -> bool {
         && fds[0]
             .revents()
             .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
-}
-
-/// The state of a workspace that was killed.
-pub fn killed(failed: bool) -> State {
-    match failed {
-        true => State::Failed,
-        false => State::Stopped,
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn refused(message: &str) -> Reply {
-    Reply::Refused {
-        message: message.to_owned(),
-    }
 }
 
 /// Listens on `path`, which must not exist, and serves clients on threads of their own.
@@ -276,19 +387,15 @@ fn start_client(client: OwnedFd, shared: &Arc<Shared>) -> io::Result<()> {
         return Ok(());
     }
     set_socket_timeout(&client, Timeout::Recv, Some(REQUEST_TIMEOUT))?;
-    if shared.clients.fetch_add(1, Ordering::SeqCst) >= MAX_CLIENTS {
-        shared.clients.fetch_sub(1, Ordering::SeqCst);
-        let _ = reply(&client, VERSION, &refused("too many clients"));
+    let Some(place) = shared.clients.take() else {
+        let _ = reply(&client, VERSION, &Reply::refused("too many clients"));
         return Ok(());
-    }
+    };
     let serving = Arc::clone(shared);
     let started = thread::Builder::new().name("client".into()).spawn(move || {
         serve_client(&client, &serving);
-        serving.clients.fetch_sub(1, Ordering::SeqCst);
+        drop(place);
     });
-    if started.is_err() {
-        shared.clients.fetch_sub(1, Ordering::SeqCst);
-    }
     started.map(drop)
 }
 
@@ -298,9 +405,14 @@ fn serve_client(client: &OwnedFd, shared: &Shared) {
         return;
     };
     let (version, answer) = match decode(&packet) {
-        Ok((version, request)) => (version, shared.answer(client, request, attached)),
-        Err(error @ PacketError::Version(version)) => (version, Some(refused(&error.to_string()))),
-        Err(error) => (VERSION, Some(refused(&error.to_string()))),
+        Ok((version, request)) => {
+            let answer = shared.answer(client, version, request, attached);
+            (version, answer)
+        }
+        Err(error @ PacketError::Version(version)) => {
+            (version, Some(Reply::refused(error.to_string())))
+        }
+        Err(error) => (VERSION, Some(Reply::refused(error.to_string()))),
     };
     if let Some(answer) = answer {
         let _ = reply(client, version, &answer);

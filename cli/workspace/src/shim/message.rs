@@ -1,5 +1,7 @@
 //! What the main thread of a shim waits for.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::Sender;
 
 use microagent_proto::agent::Exited;
@@ -7,6 +9,7 @@ use microagent_proto::agent::Exited;
 use super::protocol::Reply;
 use crate::machine::session::SessionError;
 use crate::machine::supervisor::SupervisorError;
+use crate::state::State;
 
 /// What the main thread waits for.
 #[derive(Debug)]
@@ -25,10 +28,15 @@ pub enum Event {
     },
     /// A client wants the VM to be killed.
     Kill {
+        /// The state after it.
+        state: State,
         reason: Option<String>,
-        failed: bool,
         reply: Sender<Reply>,
     },
+    /// The rules of the network refused this for the first time.
+    Refused(String),
+    /// The quarantined workspace was captured, or not.
+    Captured(io::Result<PathBuf>),
     /// A client wants to know the end.
     Wait { reply: Sender<Reply> },
     /// A client wants the vCPUs to stop.
@@ -52,7 +60,11 @@ impl Event {
             | Event::Pause { reply }
             | Event::Resume { reply }
             | Event::Quarantine { reply, .. } => Some(reply),
-            Event::WorkloadStarted | Event::WorkloadEnded(_) | Event::VmEnded(_) => None,
+            Event::WorkloadStarted
+            | Event::WorkloadEnded(_)
+            | Event::VmEnded(_)
+            | Event::Refused(_)
+            | Event::Captured(_) => None,
         }
     }
 }

@@ -14,6 +14,7 @@
 //! [`run`] is the whole process; [`spawn`] starts one. [`launch`] boots the VM, [`running`] handles
 //! what happens until its end.
 
+mod capture;
 pub mod config;
 mod console;
 mod end;
@@ -21,6 +22,7 @@ mod error;
 mod freeze;
 mod holder;
 mod launch;
+mod limits;
 mod listener;
 mod message;
 mod outcome;
@@ -30,10 +32,12 @@ mod record;
 mod running;
 mod signals;
 pub mod spawn;
+mod subscribers;
 mod workload;
 
 use std::fs;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use microagent_proto::error_chain;
 
@@ -49,8 +53,12 @@ use self::record::Recorder;
 use self::running::Shim;
 use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
+use crate::quarantine::sweep;
 use crate::result::WorkloadResult;
 use crate::state::State;
+
+/// How long clients may take to be told of the last event.
+const TOLD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Keeps the workspace that `config` describes until it ends, and calls `report` when it is ready or
 /// could not be started. For a process that does nothing else.
@@ -58,6 +66,7 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
     let recorder = Recorder::new(&config);
     let directory = WorkspaceDir::at(config.directory.clone());
     directory.remove_leftovers();
+    sweep(&directory);
     // That of the last time.
     let _ = fs::remove_file(directory.result());
     let (sender, events) = mpsc::channel();
@@ -79,6 +88,7 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
     match started {
         Ok((mut shim, console)) => {
             let mut end = shim.watch(&events, &recorder, &mut say);
+            let shared = shim.shared();
             let (mut replies, lost) = shim.finish();
             if let Some(lost) = lost {
                 end.state = State::Failed;
@@ -91,12 +101,14 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
             let result = WorkloadResult::read(&directory.result()).unwrap_or_default();
             // Whoever is told of the end may start the workspace again.
             drop(lock);
+            recorder.subscribers().close(TOLD_TIMEOUT);
             say(end.report());
             replies.extend(events.try_iter().filter_map(Event::into_reply));
             for reply in replies {
                 let (state, result) = (end.state, result.clone());
                 let _ = reply.send(Reply::Ended { state, result });
             }
+            shared.wait_for_clients();
         }
         Err(error) => {
             // A client may have ended it meanwhile.
@@ -104,6 +116,7 @@ pub fn run(config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
             let (state, detail) = decided.unwrap_or((State::Failed, Some(error_chain(&error))));
             let _ = recorder.record(state, detail.as_deref());
             drop(lock);
+            recorder.subscribers().close(TOLD_TIMEOUT);
             say(match state {
                 State::Failed => error.report(),
                 _ => ended_early(),

@@ -8,10 +8,12 @@ use std::time::Instant;
 use microagent_proto::agent::{AGENT_PORT, Exited};
 use microagent_proto::error_chain;
 
+use super::capture::Capture;
 use super::config::Started;
 use super::end::{Next, Stopping};
 use super::error::StartError;
-use super::listener::{Shared, killed};
+use super::limits::Limits;
+use super::listener::Shared;
 use super::message::Event;
 use super::outcome::End;
 use super::protocol::Reply;
@@ -21,8 +23,9 @@ use crate::dir::WorkspaceDir;
 use crate::event::now;
 use crate::machine::run_dir::RunDir;
 use crate::machine::session::{self, SessionError};
-use crate::machine::supervisor::{Connector, Controller, Killer, Supervisor};
+use crate::machine::supervisor::Supervisor;
 use crate::machine::{MachineError, data_loss};
+use crate::network::refusals::Refusals;
 use crate::result::WorkloadResult;
 use crate::state::State;
 
@@ -31,15 +34,15 @@ pub struct Shim {
     pub(super) memory_mib: u64,
     pub(super) stop_signal: i32,
     pub(super) directory: WorkspaceDir,
+    pub(super) refusals: Refusals,
     pub(super) shared: Arc<Shared>,
-    pub(super) connector: Connector,
-    pub(super) controller: Controller,
-    pub(super) killer: Killer,
+    pub(super) capture: Capture,
     pub(super) vm: Option<JoinHandle<Supervisor>>,
     pub(super) run_dir: Option<RunDir>,
     pub(super) workload: Option<Workload>,
     pub(super) started_at: Option<String>,
     pub(super) stopping: Stopping,
+    pub(super) limits: Limits,
     /// Why the session of the workload broke.
     pub(super) broken: Option<String>,
     /// Who asked for the end.
@@ -65,7 +68,11 @@ impl Shim {
             say(Started::Ready);
         }
         loop {
-            let event = match self.stopping.deadline() {
+            let limit = match self.stopping.next() {
+                Next::Nothing => self.limits.next(),
+                _ => None,
+            };
+            let event = match self.stopping.deadline().or(limit) {
                 None => events.recv().ok(),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
@@ -73,6 +80,7 @@ impl Shim {
                 }
             };
             match event {
+                None if limit.is_some() => self.check_limits(recorder),
                 None => self.deadline_passed(recorder),
                 Some(Event::WorkloadStarted) => {
                     self.started_at = Some(now());
@@ -93,16 +101,17 @@ impl Shim {
                         continue;
                     }
                     self.stoppers.push(reply);
+                    self.stopping.ask_again();
                     let state = if force { State::Stopped } else { State::Halted };
                     self.stop(state, force, reason, recorder);
                 }
                 Some(Event::Kill {
+                    state,
                     reason,
-                    failed,
                     reply,
                 }) => {
                     self.stoppers.push(reply);
-                    self.stopping.kill_as(killed(failed), reason);
+                    self.stopping.kill_as(state, reason);
                     self.kill();
                 }
                 Some(Event::Wait { reply }) => {
@@ -116,9 +125,19 @@ impl Shim {
                     let _ = reply.send(self.resume(recorder));
                 }
                 Some(Event::Quarantine { reason, reply }) => {
-                    let _ = reply.send(self.quarantine(reason, recorder));
+                    match self.quarantine(reason, recorder) {
+                        Ok(()) => self.begin_capture(recorder, reply),
+                        Err(refused) => drop(reply.send(refused)),
+                    }
                 }
+                Some(Event::Refused(what)) => {
+                    self.note(&format!("the egress rules refused {what}"), recorder);
+                }
+                Some(Event::Captured(captured)) => self.captured(captured, recorder),
                 Some(Event::VmEnded(error)) => {
+                    if let Some(totals) = self.refusals.summary().totals() {
+                        self.note(&totals, recorder);
+                    }
                     let clean = error.is_power_off();
                     let broken = self.broken.take().filter(|_| clean);
                     let why = MachineError::of_vm(error, self.memory_mib);
@@ -131,6 +150,15 @@ impl Shim {
                     };
                 }
             }
+        }
+    }
+
+    /// Records something that does not change the state.
+    fn note(&self, detail: &str, recorder: &Recorder) {
+        // Held meanwhile, so that no change of the state is recorded before it.
+        let status = self.shared.status();
+        if let Err(error) = recorder.note(status.state, detail) {
+            tracing::warn!(%error, "{detail}");
         }
     }
 
@@ -212,6 +240,24 @@ impl Shim {
         }
     }
 
+    /// Ends the workspace if one of its limits demands it.
+    fn check_limits(&mut self, recorder: &Recorder) {
+        let Some((state, reason)) = self.limits.check(Instant::now()) else {
+            return;
+        };
+        if self.state() == State::Quarantined {
+            // Nothing happens in it any more.
+            return;
+        }
+        // Whatever was decided before has not come about.
+        self.stopping.ask_again();
+        self.stopping.end_as(state, Some(reason));
+        match self.thaw(recorder) {
+            Ok(()) => self.stop(state, true, None, recorder),
+            Err(_) => self.kill(),
+        }
+    }
+
     /// The guest did not do in time what it was asked for.
     fn deadline_passed(&mut self, recorder: &Recorder) {
         match self.stopping.next() {
@@ -227,8 +273,10 @@ impl Shim {
                 let message = "the guest does not shut down".to_owned();
                 let _ = recorder.record(State::Running, Some(&message));
                 for reply in self.stoppers.drain(..) {
-                    let message = message.clone();
-                    let _ = reply.send(Reply::Refused { message });
+                    let _ = reply.send(Reply::Refused {
+                        message: message.clone(),
+                        state: Some(State::Running),
+                    });
                 }
             }
             Next::Nothing | Next::Kill => self.kill(),
@@ -238,7 +286,7 @@ impl Shim {
     /// Asks the agent to shut the guest down.
     fn shut_down(&mut self) {
         self.stopping.wait_for_shutdown();
-        let connector = self.connector.clone();
+        let connector = self.shared.connector().clone();
         let asking = thread::Builder::new()
             .name("shutdown".into())
             .spawn(move || {
@@ -258,11 +306,20 @@ impl Shim {
 
     fn kill(&mut self) {
         self.stopping.wait_for_kill();
-        self.killer.kill();
+        self.shared.killer().kill();
+    }
+
+    /// What the threads of the clients share.
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
     }
 
     /// Releases everything; returns who waits for the end, and which data of the guest was lost.
     pub fn finish(mut self) -> (Vec<Sender<Reply>>, Option<String>) {
+        self.end_capture();
+        if let Some(network) = self.shared.network() {
+            network.end();
+        }
         let mut lost = None;
         if let Some(Ok(supervisor)) = self.vm.take().map(JoinHandle::join) {
             lost = data_loss(&supervisor.warnings());

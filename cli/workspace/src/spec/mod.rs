@@ -9,11 +9,14 @@
 mod entrypoint;
 mod env;
 mod error;
+mod field;
+mod file_copy;
 mod health;
 mod mode;
 mod parse;
 mod recorded;
 mod schema;
+mod tolerant;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub use entrypoint::Entrypoint;
 pub use error::SpecError;
+pub use field::Field;
+pub use file_copy::FileCopy;
 pub use health::{Check, Health};
 pub use mode::FileMode;
 pub use recorded::{Recorded, RecordedImage, RecordedKernel};
@@ -31,6 +36,12 @@ pub use schema::schema;
 /// The largest document that is read, in bytes. The environment is most of one, and Linux limits it
 /// to 2 MiB together with the arguments.
 pub const MAX_DOCUMENT: usize = 4 << 20;
+
+/// The caller's label of a workspace that has none.
+pub const DEFAULT_ROLE: &str = "workload";
+
+/// The shell of a workspace that names none.
+pub const DEFAULT_SHELL: &str = "/bin/sh";
 
 /// What a workspace is to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +68,12 @@ pub struct Spec {
     /// Single values, which override those of the profile.
     #[serde(skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
+    /// How long each start may run, in seconds; then the workspace is stopped, and has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// How long it may be without a session and a published connection, in seconds; then it is stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_seconds: Option<u32>,
     /// When `supervise` starts the workspace again; default never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
@@ -82,6 +99,12 @@ pub struct Spec {
     /// The network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,
+    /// The proxy of the guest's programs: its URL, or `host` for what the environment of `create` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Files with certificates, in PEM, of authorities that the guest trusts. Relative to the document.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ca_certs: Vec<PathBuf>,
     /// Existing ext4 disks to attach.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
@@ -92,7 +115,11 @@ pub struct Spec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub outputs: Vec<OutputPath>,
     /// Files to write into the root file system before the first start.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "file_copy::list"
+    )]
+    #[schemars(with = "Vec<FileCopy>")]
     pub files: Vec<FileCopy>,
     /// A TCP server of the host that the guest reaches over vsock.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,6 +176,10 @@ pub struct Network {
     /// The host's bridge, for mode bridged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// What the guest may send, in order; the first rule that matches decides, and what none matches
+    /// is refused. Without it, everything is allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<String>>,
     /// Ports of the host that are forwarded to the guest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<Forward>,
@@ -167,6 +198,25 @@ pub enum NetworkMode {
     Isolated,
     /// On an existing bridge.
     Bridged,
+}
+
+impl NetworkMode {
+    /// The word for it on the command line and in documents.
+    pub fn name(self) -> &'static str {
+        match self {
+            NetworkMode::User => "user",
+            NetworkMode::Nat => "nat",
+            NetworkMode::Isolated => "isolated",
+            NetworkMode::Bridged => "bridged",
+        }
+    }
+
+    /// The mode with this name.
+    pub fn from_name(name: &str) -> Option<NetworkMode> {
+        [Self::User, Self::Nat, Self::Isolated, Self::Bridged]
+            .into_iter()
+            .find(|mode| mode.name() == name)
+    }
 }
 
 /// A port of the host that is forwarded to the guest.
@@ -228,19 +278,6 @@ pub struct OutputPath {
     pub name: String,
     /// An absolute path in the guest.
     pub path: String,
-}
-
-/// A file to write into the root file system.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FileCopy {
-    /// The host's file. Relative to the document.
-    pub src: PathBuf,
-    /// An absolute path in the guest.
-    pub dst: String,
-    /// Its permissions in octal digits, as in `"0644"`; default those of the host's file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<FileMode>,
 }
 
 /// A TCP server of the host that the guest reaches on a vsock port.
@@ -322,6 +359,7 @@ disks:
             },
             network: Some(Network {
                 mode: NetworkMode::Nat,
+                egress: None,
                 interface: None,
                 forwards: vec![Forward {
                     host: Some("127.0.0.1".into()),

@@ -4,10 +4,12 @@
 //! aliases expand to, and tells the line of each error and the known fields as data. JSON is read
 //! by `serde_json`, strictly.
 
+use serde::Deserialize;
 use serde_json::error::Category;
 use serde_saphyr::{DuplicateKeyPolicy, Error};
 
 use super::error::unknown;
+use super::tolerant::Tolerant;
 use super::{MAX_DOCUMENT, Spec, SpecError};
 
 impl Spec {
@@ -42,6 +44,21 @@ impl Spec {
             line: error.line() as u64,
             message: json_message(&error),
         })
+    }
+
+    /// Reads a manifest, which may be of a newer release: fields that are not known are left out. What
+    /// is to be started or changed is read by [`from_json`](Spec::from_json), because something
+    /// would be missing.
+    ///
+    /// # Errors
+    /// The first mistake.
+    pub fn from_manifest(text: &str) -> Result<Spec, SpecError> {
+        let read = Spec::from_json(text);
+        let newer = || Spec::deserialize(Tolerant(serde_json::from_str(text).ok()?)).ok();
+        match read {
+            Err(error) if error.line > 0 => newer().ok_or(error),
+            read => read,
+        }
     }
 
     /// The specification as request JSON, which is also the manifest.
@@ -84,6 +101,7 @@ fn yaml_message(error: &Error) -> String {
             expected,
             ..
         } => format!("{} is not {expected}", type_of(unexpected)),
+        Error::Message { msg, .. } => one_line(msg),
         error => one_line(&error.render()),
     }
 }

@@ -1,5 +1,6 @@
 //! What `create` resolved, in the manifest of a workspace. Digests are `sha256:…`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -13,8 +14,9 @@ pub struct Recorded {
     pub runtime_id: String,
     /// When it was created, as RFC 3339 in UTC.
     pub created_at: String,
-    /// The image.
-    pub image: RecordedImage,
+    /// The image; absent if it was made from a root file system of the user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<RecordedImage>,
     /// Memory in MiB.
     #[serde(rename = "memoryMiB")]
     pub memory_mib: u64,
@@ -30,9 +32,37 @@ pub struct Recorded {
     pub bundles: Vec<String>,
     /// What it runs; empty if the VM idles.
     pub argv: Vec<String>,
+    /// Environment variables that follow from `proxy` and `caCerts`; those of `env` override them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+    /// The certificates in the files of `caCerts`, in PEM, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ca_certs: Vec<String>,
     /// The supervisor program to use instead of the installed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervisor: Option<PathBuf>,
+}
+
+impl Recorded {
+    /// Environment variables of the image, as `NAME=value`.
+    pub fn env(&self) -> &[String] {
+        self.image.as_ref().map_or(&[], |image| &image.env)
+    }
+
+    /// The working directory of its commands; empty means the root.
+    pub fn working_dir(&self) -> &str {
+        self.image.as_ref().map_or("", |image| &image.working_dir)
+    }
+
+    /// The user of its commands; empty means root.
+    pub fn user(&self) -> &str {
+        self.image.as_ref().map_or("", |image| &image.user)
+    }
+
+    /// The signal for a graceful stop, if its image defines one.
+    pub fn stop_signal(&self) -> Option<&str> {
+        self.image.as_ref()?.stop_signal.as_deref()
+    }
 }
 
 /// The image of a workspace, and how it is to be run.

@@ -14,7 +14,7 @@ use super::challenge::{self, Challenge};
 use super::content_encoding;
 use super::credentials::{Credentials, Lookup};
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Content, Failure, Http, Origin, Request, Upload};
+use super::http::{Answer, Content, Failure, Http, Method, Origin, Request};
 use super::retry;
 use crate::image::reference::RegistryReference;
 use crate::net::tls::host_directory;
@@ -129,19 +129,18 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Answer, RegistryError> {
-        let path = format!("{}/{path}", self.image.repository);
-        self.authorized(|authorization| self.try_send(&path, headers, authorization, None))
+        self.send_to(path, headers, Method::Get)
     }
 
-    /// The same with a request of an upload.
+    /// The same with another method.
     pub(super) fn send_to(
         &self,
         path: &str,
         headers: &[(&str, &str)],
-        upload: Upload<'_>,
+        method: Method<'_>,
     ) -> Result<Answer, RegistryError> {
         let path = format!("{}/{path}", self.image.repository);
-        self.authorized(|authorization| self.try_send(&path, headers, authorization, Some(upload)))
+        self.authorized(|authorization| self.try_send(&path, headers, authorization, method))
     }
 
     /// PUTs to a URL that the registry has given. Another server gets no `Authorization`, and cannot
@@ -159,8 +158,7 @@ impl Client {
                 url,
                 headers,
                 authorization,
-                form: None,
-                upload: Some(Upload::Put(content)),
+                method: Method::Put(content),
                 for_loopback: self.image.is_loopback(),
                 certificates: self.certificates(),
             })
@@ -238,7 +236,7 @@ impl Client {
         }
         // A failure is not the caller's error, whose request has been answered.
         let answer = self
-            .with_retries(|| self.try_send("", &[], None, None))
+            .with_retries(|| self.try_send("", &[], None, Method::Get))
             .ok()?;
         let is_own = answer.response.status() == 401 && answer.other_host.is_none();
         let challenge = is_own.then(|| challenge_of(&answer)).flatten();
@@ -277,7 +275,7 @@ impl Client {
         path: &str,
         headers: &[(&str, &str)],
         authorization: Option<&str>,
-        upload: Option<Upload<'_>>,
+        method: Method<'_>,
     ) -> Result<Answer, Failure> {
         let get = |scheme| {
             let endpoint = self.image.endpoint();
@@ -287,8 +285,7 @@ impl Client {
                 url: &url,
                 headers,
                 authorization,
-                form: None,
-                upload,
+                method,
                 for_loopback: self.image.is_loopback(),
                 certificates: self.certificates(),
             })

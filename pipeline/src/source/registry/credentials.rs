@@ -226,7 +226,7 @@ impl Keyring {
     }
 
     /// A keyring of one file; `None` if it is invalid.
-    #[cfg(feature = "fuzzing")]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn of_bytes(bytes: &[u8]) -> Option<Keyring> {
         let file = parse(bytes, false).ok()?;
         Some(Keyring {

@@ -15,7 +15,7 @@ use std::io::Read;
 use std::path::Path;
 
 use ureq::http::{Response, Uri};
-use ureq::typestate::WithBody;
+use ureq::typestate::{WithBody, WithoutBody};
 use ureq::{Agent, Body, RequestBuilder, SendBody};
 
 use super::error::RegistryProblem;
@@ -31,10 +31,7 @@ pub(super) struct Request<'a> {
     pub(super) url: &'a Uri,
     pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) authorization: Option<&'a str>,
-    /// Form fields of a POST; `None` for another request.
-    pub(super) form: Option<&'a [(&'a str, &'a str)]>,
-    /// A request of an upload; `None` for a GET or a POST of a form.
-    pub(super) upload: Option<Upload<'a>>,
+    pub(super) method: Method<'a>,
     /// Whether the registry is on the loopback interface.
     pub(super) for_loopback: bool,
     /// The directory with certificates for the registry. Like podman, its token server and its
@@ -42,14 +39,15 @@ pub(super) struct Request<'a> {
     pub(super) certificates: Option<&'a Path>,
 }
 
-/// A request of an upload.
+/// The method of a request, with its body.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Upload<'a> {
-    /// HEAD: whether something exists.
+pub(super) enum Method<'a> {
+    Get,
     Head,
     /// POST without a body.
-    Begin,
-    /// PUT.
+    Post,
+    /// POST of these fields.
+    PostForm(&'a [(&'a str, &'a str)]),
     Put(Content<'a>),
 }
 
@@ -182,7 +180,7 @@ impl Http {
                 None => None,
             };
             let may_follow = |next: &Uri| {
-                (request.form.is_none() && matches!(request.upload, None | Some(Upload::Head)))
+                matches!(request.method, Method::Get | Method::Head)
                     || (matches!(response.status().as_u16(), 307 | 308)
                         && Origin::of(next).as_ref() == Some(&home))
             };
@@ -242,34 +240,26 @@ fn exchange(
 ) -> Result<Response<Body>, ureq::Error> {
     let headers = (request.headers.iter().copied())
         .chain(authorization.map(|value| ("Authorization", value)));
-    if let Some(form) = request.form {
-        return headers
-            .fold(agent.post(url), |request, (name, value)| {
-                request.header(name, value)
-            })
-            .send_form(form.iter().copied());
-    }
-    let with_headers = |request: RequestBuilder<WithBody>| {
+    let without_body = |request: RequestBuilder<WithoutBody>| {
         headers.clone().fold(request, |request, (name, value)| {
             request.header(name, value)
         })
     };
-    match request.upload {
-        None | Some(Upload::Head) => {
-            let method = match request.upload {
-                None => agent.get(url),
-                Some(_) => agent.head(url),
-            };
-            headers
-                .fold(method, |request, (name, value)| request.header(name, value))
-                .call()
-        }
-        Some(Upload::Begin) => with_headers(agent.post(url)).send_empty(),
-        Some(Upload::Put(Content::Bytes(bytes))) => with_headers(agent.put(url)).send(bytes),
-        Some(Upload::Put(Content::File(path, size))) => {
+    let with_body = |request: RequestBuilder<WithBody>| {
+        headers.clone().fold(request, |request, (name, value)| {
+            request.header(name, value)
+        })
+    };
+    match request.method {
+        Method::Get => without_body(agent.get(url)).call(),
+        Method::Head => without_body(agent.head(url)).call(),
+        Method::Post => with_body(agent.post(url)).send_empty(),
+        Method::PostForm(form) => with_body(agent.post(url)).send_form(form.iter().copied()),
+        Method::Put(Content::Bytes(bytes)) => with_body(agent.put(url)).send(bytes),
+        Method::Put(Content::File(path, size)) => {
             let file = File::open(path)?.take(size);
             let length = size.to_string();
-            with_headers(agent.put(url))
+            with_body(agent.put(url))
                 .header("Content-Length", length)
                 .send(SendBody::from_owned_reader(file))
         }

@@ -19,7 +19,7 @@ mod content_encoding;
 mod credentials;
 mod endpoints;
 pub(crate) mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod http;
 mod push;

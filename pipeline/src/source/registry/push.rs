@@ -9,7 +9,7 @@ use ureq::http::Uri;
 
 use super::client::Client;
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Content, Upload};
+use super::http::{Answer, Content, Method};
 use super::registries::Registries;
 use super::{endpoints::Endpoints, error};
 use crate::image::manifest::OCI_MANIFEST;
@@ -57,13 +57,9 @@ pub(crate) fn push(
 
 impl Client {
     fn has_blob(&self, digest: &Digest) -> Result<bool, RegistryError> {
-        let answer = self.send_to(&format!("blobs/{digest}"), &[], Upload::Head)?;
-        match answer.response.status().as_u16() {
-            200 => Ok(true),
-            404 => Ok(false),
-            // The upload says why.
-            _ => Ok(false),
-        }
+        let answer = self.send_to(&format!("blobs/{digest}"), &[], Method::Head)?;
+        // Of any other answer, the upload says why.
+        Ok(answer.response.status() == 200)
     }
 
     fn put_blob(
@@ -72,7 +68,7 @@ impl Client {
         path: &std::path::Path,
         size: u64,
     ) -> Result<(), RegistryError> {
-        let answer = self.send_to("blobs/uploads/", &[], Upload::Begin)?;
+        let answer = self.send_to("blobs/uploads/", &[], Method::Post)?;
         if answer.response.status() != 202 {
             return Err(self.refusal(answer));
         }
@@ -92,8 +88,8 @@ impl Client {
 
     fn put_manifest(&self, name: &str, manifest: &[u8]) -> Result<(), RegistryError> {
         let headers = [("Content-Type", OCI_MANIFEST)];
-        let upload = Upload::Put(Content::Bytes(manifest));
-        let answer = self.send_to(&format!("manifests/{name}"), &headers, upload)?;
+        let put = Method::Put(Content::Bytes(manifest));
+        let answer = self.send_to(&format!("manifests/{name}"), &headers, put)?;
         self.created(answer)
     }
 

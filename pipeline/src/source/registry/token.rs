@@ -18,7 +18,7 @@ use super::challenge::Challenge;
 use super::client::Client;
 use super::credentials::Secret;
 use super::error::{RegistryError, RegistryProblem};
-use super::http::{Answer, Request, host_of};
+use super::http::{Answer, Method, Request, host_of};
 use crate::image::go_json::{self, Decode, Fields};
 use crate::net::redirect::encoded;
 
@@ -73,7 +73,7 @@ impl Client {
                     let scopes = scopes.join(" ");
                     self.ask_token_server(
                         &url(realm, &[]).ok_or_else(|| self.error(RegistryProblem::Protocol))?,
-                        Some(&[
+                        Method::PostForm(&[
                             ("grant_type", "refresh_token"),
                             ("client_id", CLIENT_ID),
                             ("service", service.unwrap_or_default()),
@@ -86,12 +86,12 @@ impl Client {
                 Secret::Password(_) => {
                     let user = Some(credentials.user.as_str()).filter(|user| !user.is_empty());
                     let url = self.token_url(realm, user, service, &scopes)?;
-                    self.ask_token_server(&url, None, credentials.basic().as_deref())?
+                    self.ask_token_server(&url, Method::Get, credentials.basic().as_deref())?
                 }
             },
             None => {
                 let url = self.token_url(realm, None, service, &scopes)?;
-                self.ask_token_server(&url, None, None)?
+                self.ask_token_server(&url, Method::Get, None)?
             }
         };
         if !answer.response.status().is_success() {
@@ -123,7 +123,7 @@ impl Client {
     fn ask_token_server(
         &self,
         url: &Uri,
-        form: Option<&[(&str, &str)]>,
+        method: Method<'_>,
         authorization: Option<&str>,
     ) -> Result<Answer, RegistryError> {
         let host = host_of(url);
@@ -133,8 +133,7 @@ impl Client {
                     url,
                     headers: &[],
                     authorization,
-                    form,
-                    upload: None,
+                    method,
                     for_loopback: self.image().is_loopback(),
                     certificates: self.certificates(),
                 })

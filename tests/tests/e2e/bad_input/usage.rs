@@ -48,8 +48,11 @@ fn a_zero_timeout_is_refused() {
 }
 
 #[test]
-fn a_flag_that_is_not_available_yet_is_refused_by_name() {
-    refused_usage(&["--shell", "/bin/bash"], &["--shell", "not available yet"]);
+fn flags_that_need_another_one_are_refused_without_it() {
+    refused_usage(
+        &["--shell", "/bin/bash"],
+        &["--shell is for a workspace that is kept", "--keep"],
+    );
     refused_usage(
         &["--mediation-optional"],
         &["--mediation-optional without --mediation"],

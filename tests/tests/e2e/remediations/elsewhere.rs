@@ -23,12 +23,46 @@ impl Elsewhere {
             .split("#[test]")
             .skip(1)
             .any(|test| test.trim_start().starts_with(&function));
+        // A case for every engine.
+        let case = format!("\n            {} {{\n                script: ", self.test);
+        let found = found || text.contains(&case);
         assert!(found, "{} has no test {}", self.file, self.test);
     }
 }
 
 /// Executed by other tests.
 pub const ELSEWHERE: &[Elsewhere] = &[
+    Elsewhere {
+        says: "let it listen on another address of this host and use that one, or pass it on over vsock with \
+               --mediation PORT={}",
+        file: "tests/tests/e2e/corporate.rs",
+        test: "a_proxy_on_the_hosts_loopback_is_refused_and_the_ways_out_work",
+    },
+    Elsewhere {
+        says: "shut it down by force: microagent stop {}",
+        file: "tests/tests/e2e/run_list/workspaces.rs",
+        test: "a_guest_that_does_not_obey_goes_on_after_halt_and_is_killed_by_stop",
+    },
+    Elsewhere {
+        says: "run the guest without a network: --network isolated",
+        file: "tests/tests/e2e/network.rs",
+        test: "passt_is_started_again_when_it_dies_and_without_it_a_run_goes_on",
+    },
+    Elsewhere {
+        says: "{}, or use --network isolated",
+        file: "tests/tests/e2e/network.rs",
+        test: "passt_is_started_again_when_it_dies_and_without_it_a_run_goes_on",
+    },
+    Elsewhere {
+        says: "publish another port of the host",
+        file: "tests/tests/e2e/network.rs",
+        test: "published_ports_lead_to_servers_on_the_guests_loopback",
+    },
+    Elsewhere {
+        says: "workspace {} has lost what it consists of; see what: microagent status {}",
+        file: "tests/tests/e2e/workspace_status.rs",
+        test: "each_artifact_that_is_not_what_create_recorded_is_named",
+    },
     Elsewhere {
         says: "free space in the file system of {}, then check the disk: e2fsck -fp {}",
         file: "tests/tests/e2e/disk_failures.rs",
@@ -151,6 +185,36 @@ pub const ELSEWHERE: &[Elsewhere] = &[
         file: "tests/tests/e2e/host.rs",
         test: "what_doctor_says_about_the_creation_of_vms_works",
     },
+    Elsewhere {
+        says: "switch it on: sysctl -w net.ipv4.ip_forward=1; or use --network user",
+        file: "cli/workspace/tests/network/refused.rs",
+        test: "a_host_that_does_not_forward",
+    },
+    Elsewhere {
+        says: "list the bridges with: ip link show type bridge",
+        file: "cli/workspace/tests/network/refused.rs",
+        test: "what_is_no_bridge",
+    },
+    Elsewhere {
+        says: "start it: ip link set {} up",
+        file: "cli/workspace/tests/network/refused.rs",
+        test: "what_is_no_bridge",
+    },
+    Elsewhere {
+        says: "run it as root or with CAP_NET_ADMIN, or use --network user",
+        file: "cli/workspace/tests/network/refused.rs",
+        test: "a_process_without_the_capability",
+    },
+    Elsewhere {
+        says: "end other VMs or remove a route to one of the ranges, or use --network user",
+        file: "cli/workspace/tests/network/nat.rs",
+        test: "addresses_are_not_those_that_the_host_reaches",
+    },
+    Elsewhere {
+        says: "let VMs pass: for of in iifname oifname; do nft insert rule {} {} {} $of '\"mavm*\"' accept; done",
+        file: "cli/workspace/tests/network/nat.rs",
+        test: "a_firewall_in_the_way_is_named_and_the_remediation_works",
+    },
 ];
 
 /// Not executed, with the reason.
@@ -183,6 +247,15 @@ pub const HINTS: &[(&str, &str)] = &[
     (
         "do not use this image, or build a smaller one",
         "the limit is 64 GiB",
+    ),
+    (
+        "load its module: modprobe tun; or use --network user",
+        "the tests' host has no modules, and TAP interfaces in its kernel",
+    ),
+    (
+        "use Linux 5.12 or newer with the modules nf_tables, nft_chain_nat, nft_ct and nft_masq; or use \
+         --network user",
+        "another kernel",
     ),
     ("use a smaller tar", "the limit is 64 GiB"),
     (

@@ -31,6 +31,14 @@ pub const HOST: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "PATH=$(dirname $(command -v microagent)) microagent doctor; true",
+        code: 0,
+        says: "sudo apt-get install --yes passt",
+        follow: "sudo() { apt_get \"$@\"; }; eval \"$SAID\"",
+        works: "microagent doctor | grep '^passt  */'",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "PATH=$(dirname $(command -v microagent)) vm $IMAGE true",
         code: 125,
         says: "sudo apt-get install --yes qemu-system-x86",

@@ -128,7 +128,7 @@ const USAGE: &[Flaw] = &[
     },
     Flaw {
         flags: "--shell /bin/sh",
-        says: "omit it",
+        says: "add --keep, or omit it",
         ..Flaw::USAGE
     },
     Flaw {
@@ -152,8 +152,13 @@ const USAGE: &[Flaw] = &[
         ..Flaw::USAGE
     },
     Flaw {
-        flags: "--network host",
-        says: "omit it: the guest has no network yet",
+        flags: "-p 80",
+        says: "name each port: --publish 8080:80",
+        ..Flaw::USAGE
+    },
+    Flaw {
+        flags: "--dns 192.0.2.1",
+        says: "the guest resolves what the host resolves; a network is chosen with --network",
         ..Flaw::USAGE
     },
     Flaw {
@@ -302,8 +307,8 @@ const DISKS: &[Flaw] = &[
     Flaw {
         given: "mkdir -p $STATE/workspaces/taken && touch $STATE/workspaces/taken/file",
         flags: "--keep --name taken",
-        says: "use another --name, or remove the directory",
-        follow: "rm -r $STATE/workspaces/taken",
+        says: "use another name, or delete it first: microagent delete {}",
+        follow: "microagent delete taken",
         corrected: "--keep --name taken",
         ..Flaw::FAILURE
     },
@@ -327,7 +332,7 @@ pub const BATCHES: &[Batch] = &[
         flaws: DISKS,
         run: "vm \"$@\" --image $IMAGE --exec 'touch /a/new /b/new; ls /a /b /c /d; cat /e/*'; ls $STATE/workspaces/taken",
         output: "/a:\nlost+found\nnew\n\n/b:\nlost+found\nnew\n\n/c:\nlost+found\n\n/d:\nlost+found\n1\n2\n3\n4\n5\n6\n\
-                 rootfs.ext4\nrun.json\n",
+                 event.json\nevents.jsonl\nlock\nresult.json\nroot.delta\nroot.presence\nrun.json\nspec.json\n",
     },
 ];
 
@@ -453,7 +458,8 @@ pub const RUNS: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
-        given: "echo 'mount -o remount,size=100% /dev/shm; head -c 150000000 /dev/zero >/dev/shm/x' >fill",
+        // Memory of a process, which its end frees: with that of a file the whole guest may end.
+        given: "echo 'dd if=/dev/zero of=/dev/null bs=105M count=1 2>/dev/null' >fill",
         command: "vm --memory 128 --image $IMAGE --exec \"$(cat fill)\"",
         code: 137,
         says: "use more, as in --memory {}",

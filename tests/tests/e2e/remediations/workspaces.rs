@@ -24,11 +24,64 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
-        given: "printf 'image: %s\\nrootfs: x.ext4\\n' $IMAGE >later.yaml",
-        command: "microagent create a --file later.yaml --dry-run",
+        given: "PATH=$PATH:/usr/sbin; mkfs.ext4 -q whole.ext4 8M; head -c 4M whole.ext4 >cut.ext4; cp whole.ext4 unclean.ext4; \
+                debugfs -w -R 'feature needs_recovery' unclean.ext4 2>/dev/null; mkdir tree; echo x >tree/x",
+        command: "microagent create --id a --rootfs cut.ext4 --dry-run",
+        says: "copy it again, completely",
+        follow: "cp whole.ext4 cut.ext4",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create --id a --rootfs unclean.ext4 --dry-run",
+        says: "repair it: e2fsck -p {}",
+        follow: "PATH=$PATH:/usr/sbin; ${SAID#repair it: } || test $? = 1",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create --id a --rootfs tree --dry-run",
+        says: "make one of the directory: mke2fs -t ext4 -d {} rootfs.ext4 1G",
+        follow: "PATH=$PATH:/usr/sbin; ${SAID#make one of the directory: }",
+        works: "microagent create --id a --rootfs rootfs.ext4 --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --rootfs whole.ext4 --dry-run",
         code: 2,
-        says: "omit it",
-        follow: "sed -i /rootfs:/d later.yaml",
+        says: "use microagent create --id ID --rootfs PATH",
+        follow: "create=$(echo \"${SAID#use }\" | sed 's/ID/a/; s/PATH/whole.ext4/')",
+        works: "$create --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --dry-run --image $IMAGE --proxy proxy.example:3128",
+        code: 2,
+        says: "use --proxy http://HOST:PORT, or --proxy host for what the variables of this host say",
+        works: "microagent create a --dry-run --image $IMAGE --network user --proxy http://proxy.example:3128 && \
+                microagent create a --dry-run --image $IMAGE --network user --proxy host",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --dry-run --image $IMAGE --network isolated --proxy host",
+        code: 2,
+        says: "use --network user, or omit --proxy",
+        works: "microagent create a --dry-run --image $IMAGE --network user --proxy host && \
+                microagent create a --dry-run --image $IMAGE --network isolated",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=a \
+                -keyout ca.key -outform der -out ca.der",
+        command: "microagent create a --dry-run --image $IMAGE --ca-cert ca.der",
+        code: 2,
+        says: "convert one in DER form: openssl x509 -inform der -in {} -out {}.pem",
+        follow: "${SAID#convert one in DER form: }",
+        works: "microagent create a --dry-run --image $IMAGE --ca-cert ca.der.pem",
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --entrypoint '' --dry-run",
+        code: 2,
+        says: "omit it: without a workload the VM idles",
+        works: "microagent create a --image $IMAGE --dry-run",
         ..Remedy::NEW
     },
     Remedy {
@@ -36,6 +89,15 @@ pub const WORKSPACES: &[Remedy] = &[
         code: 2,
         says: "the policies are never, on-failure and always",
         works: "for policy in never on-failure always; do microagent create a --image $IMAGE --restart $policy --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nresources: {memoryMiB: 1}\\n' $IMAGE >size.yaml",
+        command: "microagent create a --file size.yaml --dry-run",
+        code: 2,
+        says: "use a whole number from {} to {}",
+        follow: "sed -i \"s/memoryMiB: 1/memoryMiB: $2/\" size.yaml; microagent create a --file size.yaml --dry-run; \
+                 sed -i \"s/memoryMiB: .*/memoryMiB: $1}/\" size.yaml",
         ..Remedy::NEW
     },
     Remedy {
@@ -108,6 +170,69 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent create a --image $IMAGE --network bridged --dry-run",
+        code: 2,
+        says: "use --network bridged --network-interface BRIDGE",
+        works: "microagent create a --image $IMAGE --network isolated --dry-run; echo \"$SAID\" | grep -w BRIDGE",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network bridged --network-interface 'Wi-Fi (en0)' --dry-run",
+        code: 2,
+        says: "use the name of a bridge, as in --network-interface br0",
+        works: "microagent create a --image $IMAGE --network bridged ${SAID#*as in } --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network isolated --publish 1:1 --dry-run",
+        code: 2,
+        says: "use --network user, or publish none",
+        works: "microagent create a --image $IMAGE --network user --publish 1:1 --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network user --publish 1:1 --publish 1:2 --dry-run",
+        code: 2,
+        says: "publish each port once",
+        works: "microagent create a --image $IMAGE --network user --publish 1:1 --publish 2:2 --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network user --publish 80 --dry-run",
+        code: 2,
+        says: "use --publish [HOST:]PORT:GUESTPORT, such as 8080:80 or 0.0.0.0:8080:80",
+        works: "for mapping in 8080:80 0.0.0.0:8080:80; do microagent create a --image $IMAGE --network user --publish $mapping --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network user --egress 'allow=no sense' --dry-run",
+        code: 2,
+        says: "rules are such as allow=pypi.org:443, allow=*.example.org and deny=10.0.0.0/8",
+        works: "microagent create a --image $IMAGE --network user --egress allow=pypi.org:443 --egress 'allow=*.example.org' --egress deny=10.0.0.0/8 --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --network bridged --network-interface br0 --egress allow=any --dry-run",
+        code: 2,
+        says: "use --network nat or user",
+        works: "for mode in nat user; do microagent create a --image $IMAGE --network $mode --egress allow=any --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "MICROAGENT_NETWORK=x microagent list",
+        code: 2,
+        says: "the modes are user, nat and isolated",
+        works: "MICROAGENT_NETWORK=isolated microagent list",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "MICROAGENT_SNAPSHOT=x microagent list",
+        code: 2,
+        says: "unset it, or set it to off",
+        works: "MICROAGENT_SNAPSHOT= microagent list && MICROAGENT_SNAPSHOT=off microagent list",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "microagent create a --image $IMAGE --mediation 8000 --dry-run",
         code: 2,
         says: "use --mediation PORT=HOST:PORT, such as 8000=127.0.0.1:8000",
@@ -125,7 +250,7 @@ pub const WORKSPACES: &[Remedy] = &[
         command: "microagent create a --image $IMAGE --mediation 1025=a:1 --dry-run",
         code: 2,
         says: "use another port",
-        works: "microagent create a --image $IMAGE --mediation 1026=a:1 --dry-run",
+        works: "microagent create a --image $IMAGE --mediation 1027=a:1 --dry-run",
         ..Remedy::NEW
     },
     Remedy {
@@ -225,6 +350,14 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent --json connect w",
+        code: 2,
+        says: "use --send LINE with it",
+        follow: "send=$(echo \"${SAID#use }\" | cut -d' ' -f1)",
+        works: "microagent --json connect w $send 'exit 0'",
+        ..Remedy::NEW
+    },
+    Remedy {
         command: "microagent --json connect w --console",
         code: 2,
         says: "use microagent --json logs --follow --console {}",
@@ -288,12 +421,6 @@ pub const WORKSPACES: &[Remedy] = &[
     },
     Remedy {
         given: "microagent kill w",
-        command: "microagent artifacts get w out --to unclean",
-        says: "start it and stop it: microagent start {} && microagent stop {}",
-        follow: "eval \"${SAID#start it and stop it: }\"",
-        ..Remedy::NEW
-    },
-    Remedy {
         command: "microagent commit w $REGISTRY/committed:1",
         code: 2,
         says: "use oci:DIR:TAG, or an image of a registry with --push",

@@ -6,20 +6,42 @@ macro_rules! with_workspaces {
         $crate::run_list::define! { $check;
             $($cases)*
             a_workspace_keeps_what_its_guest_wrote {
-                script: r#"w() { microagent --quiet "$@"; }
-                    w create w --image "$IMAGE" --memory 128 -e A=1 --setup 'echo prepared >/root/status' --setup 'echo twice >>/root/status'
-                    w start w; w exec w -- sh -c 'cat /root/status; echo $A; echo kept >/root/kept'
-                    w exec -e A=2 --cwd /tmp --user user w -- sh -c 'echo $A; pwd; id -un; exit 7'; echo $?
-                    echo input | w exec -i w cat; w ps | wc -l
-                    w halt w --reason 'for a test'; w status w | grep -E '^(state|detail)'; w start w; w exec w cat /root/kept
+                script: r#"w() { microagent --quiet "$@"; }; echo A=1 >env; printf '# a comment\nA=3\nB=two words\n' >other; mkdir data; echo one >data/one; tar -C data -cf data.tar .
+                    printf '#!/bin/sh\necho >>%s/used\nexec %s "$@"\n' "$PWD" "$(command -v microagent-supervisor)" >own; chmod 755 own
+                    microagent create w --image "$IMAGE" --profile tiny --memory 128 --size-mib 64 --supervisor "$PWD/own" --bundle data=data.tar:/data:rw --env-file env \
+                        --setup 'echo prepared >/root/status; echo shown' --setup 'echo twice >>/root/status' 2>notices; grep -cx shown notices
+                    grep -oE '"profile": "[a-z]*"|"memoryMiB": 128|"sizeMiB": [0-9]*' "$MICROAGENT_STATE_DIR/workspaces/w/spec.json" | sort | uniq -c | awk '{print $2, $3}'
+                    w start w; w exec w -- sh -c 'cat /root/status; echo $A; echo kept >/root/kept; cat /data/one; echo two >/data/two; df -m / | awk "END {print (\$2 > 50 && \$2 <= 64)}"; nproc'
+                    w exec --env-file other -e A=2 --cwd /tmp --user user w -- sh -c 'echo $A,$B; pwd; id -un; exit 7'; echo $?
+                    w exec w no-such 2>/dev/null; echo $?; w exec w /etc/group 2>/dev/null; echo $?; echo input | w exec -i w cat; w ps | wc -l
+                    w halt w --reason 'for a test'; w status w | grep -E '^(state|detail)'
+                    w start w >started & until w ps | grep -q '^w '; do :; done; w exec w cat /root/kept /data/two; wait; cat started; wc -l <used
                     w kill w; w exec w true 2>/dev/null; echo $?; w events w | awk '{print $2}' | tr '\n' ' '; echo
                     w delete w w; w list"#,
                 seconds: 240,
                 code: 0,
-                stdout: "w\nw\nprepared\ntwice\n1\n2\n/tmp\nuser\n7\ninput\n2\nw\n\
-                         state      halted\ndetail     for a test\nw\nkept\nw\n125\n\
+                stdout: "w\n1\n\"memoryMiB\": 128\n\"profile\": \"tiny\"\n\"sizeMiB\": 64\nw\nprepared\ntwice\n1\none\n1\n1\n\
+                         2,two words\n/tmp\nuser\n7\n127\n126\ninput\n2\nw\n\
+                         state      halted\ndetail     for a test\nkept\ntwo\nw\n3\nw\n125\n\
                          prepared starting running stopping halted starting running stopped \n\
                          w\nNAME  STATE  EXIT  SINCE  IMAGE  CREATED\n",
+            }
+            a_run_that_is_kept_is_a_workspace {
+                script: r#"w() { microagent --quiet "$@"; }; set -- --image "$IMAGE" --memory 128 --cpus 1
+                    w run --keep --name k --shell /bin/ash --setup 'echo set up >/setup' -e A=1 "$@" --exec 'cat /setup; echo $A >/file; echo $0; exit 3'; echo $?
+                    w status k | grep '^state'; w result k | grep exitCode; w run --keep --name k "$@" --exec true 2>&1
+                    w cp k:/file file; cat file; w start k; w exec k -- sh -c 'cat /file; echo $A'; w connect k --send 'echo $0'; w --json inspect k | tr -d ' \n' | grep -o '"verification":{"ok":true'
+                    echo; w stop k; w diff k | grep -E '/(file|setup)$'; w delete k
+                    # The name is taken from the beginning, and free again when it ends.
+                    env microagent --quiet run --keep --name r "$@" --exec 'sleep 1000' & until [ -e "$MICROAGENT_STATE_DIR/workspaces/.name-r" ]; do :; done
+                    w create r "$@" 2>&1; kill $!; wait; w create r "$@"; w delete r
+                    ls -A "$MICROAGENT_STATE_DIR/workspaces" | wc -l; ls "$MICROAGENT_STATE_DIR/cas/roots" | grep -c workspace"#,
+                seconds: 240,
+                code: 1,
+                stdout: "set up\n/bin/sh\n3\nstate      failed\n  \"exitCode\": 3,\n\
+                         microagent: workspace \"k\" already exists\n  use another name, or delete it first: microagent delete k\n\
+                         1\nk\n1\n1\n/bin/ash\n\"verification\":{\"ok\":true\n\nk\nA /file\nA /setup\nk\n\
+                         microagent: another command is making workspace \"r\"\nr\nr\n0\n0\n",
             }
             a_workload_is_run_stopped_and_its_end_is_kept {
                 script: r#"w() { microagent --quiet "$@"; }
@@ -35,6 +57,23 @@ macro_rules! with_workspaces {
                          microagent: there is no workspace \"absent\"\n  list them: microagent list\nends\nstays\n\
                          microagent: setup command \"echo why; exit 4\" failed with exit code 4\n  its last output: why\n\
                          NAME  STATE  EXIT  SINCE  IMAGE  CREATED\n0\n0\n",
+            }
+            a_guest_that_does_not_obey_goes_on_after_halt_and_is_killed_by_stop {
+                script: r#"w() { microagent --quiet "$@"; }; events() { w events $1 | sed 's/^[^ ]* *//'; }; tar -C "$PROGRAMS" -cf programs.tar .
+                    since() { echo $(($(date +%s) - $1 >= $2)) $(($(date +%s) - $1 < 24)); }
+                    set -- --memory 128 --cpus 1 --bundle programs=programs.tar:/programs:ro
+                    w create deaf --image "$IMAGE" "$@" --entrypoint 'trap "exec /programs/spin" TERM; echo up; while :; do sleep 0.1; done' >/dev/null
+                    w create slow --image "${IMAGE%latest}interrupt" "$@" --entrypoint 'trap "echo asked" INT; echo up; while :; do sleep 0.1; done' >/dev/null
+                    w start deaf & w start slow >/dev/null; wait; for name in deaf slow; do until w logs $name | grep -q up; do :; done; done; began=$(date +%s)
+                    { w halt slow; since $began 10; } >obeyed 2>&1 & w halt deaf --reason first 2>&1; echo $?; since $began 15; wait; cat obeyed
+                    w logs slow | head -n 2; events slow | tail -n 2; w list | awk '{print $1, $2}'; began=$(date +%s)
+                    w stop deaf --reason second; since $began 15; events deaf | tail -n 4; w delete -f slow deaf"#,
+                seconds: 240,
+                code: 0,
+                stdout: "deaf\nmicroagent: workspace deaf: the guest does not shut down\n  shut it down by force: microagent stop deaf\n1\n1 1\nslow\n1 1\n\
+                         up\nasked\nstopping\nhalted\n\
+                         NAME STATE\ndeaf running\nslow halted\ndeaf\n1 1\n\
+                         stopping\nrunning      the guest does not shut down\nstopping\nstopped      second\nslow\ndeaf\n",
             }
             a_workspace_whose_processes_are_killed_has_failed_and_starts_again {
                 script: r#"w() { microagent --quiet "$@"; }
@@ -107,7 +146,7 @@ macro_rules! with_workspaces {
                     w artifacts get w tree --to running; cmp running/large tree/large; w artifacts list w | head -2 | tail -1
                     w cp w:/none x 2>&1; w cp w:/data/tree followed 2>&1; mkdir -p over/tree/one; w cp w:/data/tree over 2>&1; w stop w
                     w artifacts list w; w --json artifacts get w tree --to json | grep -E 'name|path|size'; w artifacts get w gone 2>&1; echo $?
-                    w cp w:/data/alias stopped; readlink stopped; w cp w:/data into/; w cp tree/one w:/x 2>&1 | head -1; cmp into/data/tree/large tree/large
+                    w cp w:/data/alias stopped; readlink stopped; w cp w:/data into/; cmp into/data/tree/large tree/large
                     for copy in tree running json into/tree into/data/tree; do (cd $copy; find . -exec stat -c '%n %a %h %F %Y' {} \; | grep -v directory | sort | sha256sum); done | sort -u | wc -l
                     owner=$(id -u):$(id -g); [ $owner = 0:0 ] && owner=7:8; stat -c %u:%g into/tree/one json/one | grep -cx $owner
                     w delete w"#,
@@ -119,7 +158,25 @@ macro_rules! with_workspaces {
                          microagent: cannot write tree/one: a file cannot replace a directory\nw\n\
                          NAME  TYPE       SIZE      PATH\ntree  directory  24117252  /data/tree\ngone  missing              /gone\n\
                          \x20 \"name\": \"tree\",\n  \"path\": \"/data/tree\",\n  \"size\": 24117252,\n\
-                         microagent: there is no /gone in the guest\n1\ntree/one\nmicroagent: workspace w is not running\n1\n2\nw\n",
+                         microagent: there is no /gone in the guest\n1\ntree/one\n1\n2\nw\n",
+            }
+            a_workspace_that_does_not_run_is_booted_for_its_files {
+                script: r#"w() { microagent --quiet "$@"; }; state() { w status w | sed -n 's/^state *//p'; }
+                    w create w --image "$IMAGE" --memory 128 --cpus 1 --output out=/root/out --entrypoint 'echo run >>/root/runs; sync; exec sleep 1000' >/dev/null
+                    mkdir tree; echo one >tree/one; ln -s one tree/link; w cp tree w:/root/; w cp w:/root/tree/one got; cat got; state; w diff w
+                    w start w >/dev/null; until w exec w grep run /root/runs; do :; done; w exec w -- sh -c 'cat /root/tree/link; echo kept >/root/out; sync'; w kill w --reason why >/dev/null
+                    w artifacts list w | tail -n 1; w cp w:/root/out out; cat out; w diff w | tail -n 1; state; w status w | grep detail
+                    w cp tree/one w:/none/x 2>&1; echo $?; w cp tree/one w:/root/a & w cp tree w:/root/b & wait; w cp w:/root/runs .; cat runs; w events w | sed 's/^[^ ]* *//'
+                    env microagent --quiet cp tree w:/root/c & until w status w | grep -q starting; do :; done; kill -9 $!; wait $!; state; w cp tree w:/root/d; w diff w | grep -c -e /root/a -e /root/b
+                    w commit w oci:image:v1 | cut -c1-12; w delete w"#,
+                seconds: 300,
+                code: 0,
+                stdout: "one\nprepared\nC /root\nA /root/tree\nA /root/tree/link\nA /root/tree/one\n\
+                         run\none\nout   file  5     /root/out\nkept\nA /root/tree/one\nstopped\ndetail     why\n\
+                         microagent: cannot write /none/x: No such file or directory (os error 2)\n1\nrun\n\
+                         prepared\nprepared     booted to copy files into it\nstarting\nrunning\nstopped      why\n\
+                         stopped      booted to replay the journal of its file system\nstopped      booted to copy files into it\nstopped      booted to copy files into it\n\
+                         stopped\n4\noci:image:v1\nw\n",
             }
             a_workspace_is_compared_cloned_and_committed {
                 script: r#"w() { microagent --quiet "$@"; }
@@ -143,19 +200,44 @@ macro_rules! with_workspaces {
                          microagent: docker.io/library/x:y is not an image of an OCI layout\nmicroagent: . is not an OCI image layout\n\
                          w\nc\n1\nnew\nx\n",
             }
+            a_workspace_is_made_from_a_file_system_and_gets_files {
+                script: r#"w() { microagent --quiet "$@"; }
+                    w rootfs build --image "$IMAGE" --allow-mutable --out base.ext4 >/dev/null; sum=$(sha256sum <base.ext4); cp base.ext4 other.ext4
+                    digest=$(microagent --json doctor | sed -n '/"installed"/,/}/s/.*"digest": "sha256:\(.*\)".*/\1/p'); cp "$MICROAGENT_STATE_DIR/cas/blobs/sha256/$digest" kernel
+                    w create --id agent-1 --role mine --kernel kernel --rootfs base.ext4 --memory 128; [ "$(sha256sum <base.ext4)" = "$sum" ] && echo unchanged
+                    head -c 2000000 /dev/zero | dd of=base.ext4 conv=notrunc 2>/dev/null; w list | grep -o "$PWD/base.ext4" | sed "s#$PWD#HERE#"; w start agent-1
+                    list='find / -xdev ! -path "/etc/host*" -exec stat -c "%n %f %u:%g %t:%T %F %h %Y" {} \; | grep -v " directory " | sort; find / -xdev -type d -exec stat -c "%n %f %u:%g" {} \; | sort'
+                    w exec agent-1 -- sh -c 'hostname; echo kept >/kept; mknod /null c 1 3; chown 7:8 /null; rm -r /home'; w exec agent-1 sh -c "$list" >kept; w stop agent-1
+                    w --json events agent-1 | grep -o '"role": *"[a-z]*"' | sort -u; w diff agent-1; w clone agent-1 c; w diff c; rm base.ext4
+                    w status c | grep -E '^(image|differs)'; w --json status agent-1 --refresh | sed -n '/"verification"/{n;p}'
+                    w commit agent-1 oci:out:v1 | cut -c1-17; w run --kernel kernel --image oci:out:v1 --exec "$list" >run; cmp kept run && wc -l <run | awk '{print ($1 > 200)}'
+                    mkdir -p tree/sub; echo one >tree/one; echo two >tree/sub/two; ln -s one tree/link; chmod 700 tree tree/one; echo conf >conf; chmod 604 conf; ln -s conf way
+                    printf 'name: f\nrootfs: other.ext4\nresources: {memoryMiB: 128}\nfiles:\n- {src: conf, dst: /etc/app/app.conf, mode: "0640"}\n- {src: way, dst: /srv/}\n- {src: tree, dst: /tmp}\n' >files.yaml
+                    w create --file files.yaml --setup 'stat -c "%n %a %u:%g" /etc/app /etc/app/app.conf /srv/way /tmp /tmp/one /tmp/sub/two >/seen; cat /etc/app/app.conf /srv/way /tmp/link /tmp/sub/two >>/seen'
+                    w cp f:/seen seen; cat seen; sed 's#/srv/#/etc/group/x/#; s/name: f/name: g/' files.yaml >refused.yaml; w create --file refused.yaml 2>&1; echo $?
+                    w delete agent-1 c f; w list; ls -A "$MICROAGENT_STATE_DIR/workspaces" | wc -l; ls "$MICROAGENT_STATE_DIR/cas/roots" | grep -c workspace"#,
+                seconds: 300,
+                code: 1,
+                stdout: "agent-1\nunchanged\nHERE/base.ext4\nagent-1\nagent-1\nagent-1\n\"role\": \"mine\"\nD /home\nA /kept\nA /null\nc\nD /home\nA /kept\nA /null\n\
+                         \x20   \"ok\": true,\noci:out:v1 sha256\n1\nf\n\
+                         /etc/app 755 0:0\n/etc/app/app.conf 640 0:0\n/srv/way 604 0:0\n/tmp 1777 0:0\n/tmp/one 700 0:0\n/tmp/sub/two 644 0:0\nconf\nconf\none\ntwo\n\
+                         microagent: files[1]: dst /etc/group/x/: cannot create /etc/group/x/: Not a directory (os error 20)\n1\n\
+                         agent-1\nc\nf\nNAME  STATE  EXIT  SINCE  IMAGE  CREATED\n0\n0\n",
+            }
             a_paused_workspace_does_nothing_until_it_is_resumed {
                 script: r#"w() { microagent --quiet "$@"; }; state() { w status w | sed -n 's/^state *//p'; }; lines() { w logs w | wc -l; }
                     w create w --image "$IMAGE" --memory 128 --cpus 2 --entrypoint 'while :; do echo tick; sleep 0.05; done' >/dev/null; w start w
                     mkfifo input; w exec -i w cat <input >cat & exec 5>input; echo before >&5; until grep -q before cat; do :; done
-                    w pause w; w pause w; state; w exec w true 2>&1; echo $?; w wait w --timeout 1 2>/dev/null; echo $?; one=$(lines)
+                    w pause w; w pause w; state; w exec w true 2>&1; echo $?; w connect w --send true 2>&1; echo $?; w wait w --timeout 1 2>/dev/null; echo $?; one=$(lines)
                     echo meanwhile >&5; w wait w --timeout 3 2>/dev/null; echo $(($(lines) - one)) $(wc -l <cat)
                     w resume w; w resume w; state; until [ $(lines) -gt $((one + 3)) ]; do :; done; exec 5>&-; wait; cat cat
-                    behind=$(($(date +%s) - $(w exec w date +%s))); [ $behind -ge -1 ] && [ $behind -le 2 ] && echo the clock is right
+                    before=$(date +%s); guest=$(w exec w date +%s); [ $guest -ge $((before - 2)) ] && [ $guest -le $(($(date +%s) + 1)) ] && echo the clock is right
                     w pause w; w --json stats w | grep '"state"'; w stop w; state; w start w; w pause w; w kill w --reason why; state; w pause w 2>/dev/null; echo $?
                     w events w | awk '{print $2}' | tr '\n' ' '; echo; w delete w"#,
                 seconds: 240,
                 code: 0,
-                stdout: "w\nw\nw\npaused\nmicroagent: workspace w: it is paused\n  let it run again: microagent resume w\n125\n124\n\
+                stdout: "w\nw\nw\npaused\nmicroagent: workspace w: it is paused\n  let it run again: microagent resume w\n125\n\
+                         microagent: workspace w: it is paused\n  let it run again: microagent resume w\n125\n124\n\
                          0 1\nw\nw\nrunning\nbefore\nmeanwhile\nthe clock is right\n\
                          w\n    \"state\": \"paused\",\nw\nstopped\nw\nw\nw\nstopped\n1\n\
                          prepared starting running paused running paused running stopping stopped starting running paused stopped \nw\n",
@@ -164,14 +246,18 @@ macro_rules! with_workspaces {
                 script: r#"w() { microagent --quiet "$@"; }
                     w create q --image "$IMAGE" --memory 128 --entrypoint 'echo up; sleep 1000' >/dev/null; w start q
                     (w exec q -- sh -c 'echo at work; sleep 1000' 2>/dev/null; echo $?) >severed & until grep -q 'at work' severed; do :; done
-                    w quarantine q --reason suspicious; wait $!; cat severed; w status q | grep -E '^(state|detail)'
+                    w exec q -- sh -c 'echo data >/data; sync'; w quarantine q --reason suspicious; wait $!; cat severed; w status q | grep -E '^(state|detail)'; captured=$(w status q | sed -n 's/^captured *//p'); w quarantine q
                     w exec q true 2>&1; w stop q 2>/dev/null; echo $?; w halt q 2>/dev/null; echo $?; w resume q 2>/dev/null; echo $?; w logs -f q; w wait q; echo $?
-                    w delete q 2>/dev/null; echo $?; w kill q; w status q | grep ^state; w start q; w exec q echo again; w pause q; w quarantine q; w delete --force q"#,
+                    w delete q 2>/dev/null; echo $?; w kill q; w status q | grep ^state
+                    (cd "$captured"; stat -c %a . facts.json; ls | tr '\n' ' '; grep -c -e microagent-supervisor -e '"memoryBytes"' facts.json; cmp root.presence ../../root.presence; cat output.log)
+                    w clone q c; cp --sparse=always "$captured"/root.* "$MICROAGENT_STATE_DIR/workspaces/c/"; w cp c:/data .; cat data; w events q | grep -c 'captured in'; w delete c; w start q; w exec q echo again; w pause q; w quarantine q; w delete --force q"#,
                 seconds: 240,
                 code: 0,
-                stdout: "q\nq\nat work\n125\nstate      quarantined\ndetail     suspicious\n\
+                stdout: "q\nq\nat work\n125\nstate      quarantined\ndetail     suspicious\nq\n\
                          microagent: workspace q: it is quarantined\n  kill it: microagent kill q\n1\n1\n1\nup\nq\n1\n\
-                         1\nq\nstate      stopped\nq\nagain\nq\nq\nq\n",
+                         1\nq\nstate      stopped\n\
+                         700\n600\nconsole.log event.json events.jsonl facts.json output.log root.delta root.presence spec.json 2\nup\nc\ndata\n1\nc\n\
+                         q\nagain\nq\nq\nq\n",
             }
             statistics_are_those_of_the_host {
                 script: r#"w() { microagent --quiet "$@"; }; field() { w --json stats w | sed -n "s/^    \"$1\": \([0-9]*\),*/\1/p"; }
@@ -212,6 +298,38 @@ macro_rules! with_workspaces {
                          microagent: w: failed: the guest\nmicroagent: w: starts again in 4 s\n\
                          w\n0\n0\nw\n",
             }
+            the_limits_of_a_workspace_hold_when_nobody_watches {
+                script: r#"w() { microagent --quiet "$@"; }; end() { w status $1 | grep -E '^(state|detail)'; }
+                    w create late --image "$IMAGE" --memory 128 --cpus 1 --timeout 6 --entrypoint 'trap "echo asked; exit 0" TERM; mkfifo /f; exec 3<>/f; while :; do read -r line <&3; done' >/dev/null
+                    w create idle --image "$IMAGE" --memory 128 --cpus 1 --ttl 6 --entrypoint 'sleep 1000' >/dev/null
+                    w start late; w start idle
+                    # A session is use, however long it is; a question about the guest is none.
+                    w exec idle -- sh -c 'sleep 9; echo used'; w status idle | grep ^state; w wait idle; echo $?; end idle
+                    w wait late; echo $?; end late; w logs late; w events late | awk '{print $2}' | tail -n 2 | paste -s
+                    w start idle; w pause idle; w wait idle; end idle
+                    printf 'image: %s\nentrypoint: sleep 1000\nresources: {memoryMiB: 128, cpuCount: 1}\n' "$IMAGE" >idle.yaml; w --json apply idle --file idle.yaml | tr -d ' \n'; echo
+                    w start idle; echo 'ttlSeconds: 9' >>idle.yaml; w apply idle --file idle.yaml 2>&1; w delete -f idle late"#,
+                seconds: 300,
+                code: 0,
+                stdout: "late\nidle\nused\nstate      running\nidle\n0\nstate      stopped\ndetail     it was idle for 6 s\n\
+                         late\n1\nstate      failed\ndetail     its time limit of 6 s has passed\nasked\nstopping\tfailed\n\
+                         idle\nidle\nidle\nstate      stopped\ndetail     it was idle for 6 s\n\
+                         {\"workspace\":\"idle\",\"changed\":[\"ttlSeconds\"]}\n\
+                         idle\nmicroagent: ttlSeconds cannot be changed while workspace idle runs\n  stop it first: microagent stop idle\nidle\nlate\n",
+            }
+            a_supervised_workspace_whose_agent_hangs_is_started_again {
+                // A VM whose processes are stopped looks like a guest that hangs. The other one answers.
+                script: r#"w() { microagent --quiet "$@"; }; started() { until [ $(grep -c "^microagent: $2: started$" notices) -ge $1 ]; do :; done; }
+                    for name in hangs lives; do w create $name --image "$IMAGE" --memory 128 --cpus 1 --restart always >/dev/null; done
+                    env microagent supervise hangs lives 2>notices & supervisor=$!; started 1 hangs; started 1 lives
+                    shim=$(sed 's/.*"pid":\([0-9]*\).*/\1/' "$MICROAGENT_STATE_DIR/workspaces/hangs/lock")
+                    read -r child rest </proc/$shim/task/$shim/children; kill -STOP $child
+                    w wait hangs; echo $?; started 2 hangs; w exec hangs echo again; w exec lives echo lives; w events hangs | grep -o 'failed .*'
+                    kill $supervisor; wait $supervisor; grep -c '^microagent: hangs: check failed' notices; grep -c '^microagent: lives: check' notices; w delete -f hangs lives"#,
+                seconds: 400,
+                code: 0,
+                stdout: "hangs\n1\nagain\nlives\nfailed       unhealthy: the agent does not answer: no answer within 20 s\n3\n0\nhangs\nlives\n",
+            }
             an_unhealthy_workspace_is_killed_and_has_failed {
                 script: r#"w() { microagent --quiet "$@"; }
                     cat >h.yaml <<'END'
@@ -243,15 +361,20 @@ END
                     w start m; for n in 1 2 3; do w exec m -- sh -c "$ask" >answer$n & asking="$asking $!"; done; wait $asking; paste -s answer?
                     w exec o -- sh -c "$ask"; kill $server; w exec m -- sh -c "$ask"; ready() { w --json status m | tr -d ' \n' | grep -o '"mediationReady":{"ready":[a-z]*'; }; ready
                     serve; w exec m -- sh -c "$ask"; ready; kill $server
-                    for name in o m; do w events $name | grep -o 'the mediation.*' | hide; done; w delete --force m o"#,
+                    # Nobody in the guest asks any more.
+                    w events -f m | grep -m 3 -c 'cannot be reached'
+                    for name in o m; do w events $name | grep -o 'the mediation.*' | hide; done
+                    busybox nc -ll -p $port -e sh -c 'read -r line && echo $line >>received && cat >/dev/null && echo severed >>received' & server=$!
+                    w exec -d m -- sh -c '(echo hello; sleep 1000) | /programs/vsock 5000'; until grep -q hello received 2>/dev/null; do :; done
+                    w quarantine m; until grep severed received; do :; done; kill $server; w delete --force m o"#,
                 seconds: 300,
                 code: 0,
                 stdout: "microagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
                          m\no\nmicroagent: the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\n  start the server on 127.0.0.1:PORT, or make it optional: --mediation-optional\n\
-                         o\n0\n588895\n1\nm\n9\t0\n9\t0\n9\t0\n9\n0\n0\n\"mediationReady\":{\"ready\":false\n9\n0\n\"mediationReady\":{\"ready\":true\n\
+                         o\n0\n588895\n1\nm\n9\t0\n9\t0\n9\t0\n9\n0\n0\n\"mediationReady\":{\"ready\":false\n9\n0\n\"mediationReady\":{\"ready\":true\n3\n\
                          the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
                          the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nthe mediation target 127.0.0.1:PORT is reached again\n\
-                         m\no\n",
+                         the mediation target 127.0.0.1:PORT cannot be reached: Connection refused (os error 111)\nm\nsevered\nm\no\n",
             }
             commands_have_terminals_that_are_left_as_they_were {
                 script: r##"w() { microagent --quiet "$@"; }; export NO_COLOR=1
@@ -262,17 +385,28 @@ END
                     seen() { until grep -q "$1" shown; do sleep 0.05; done; }
                     echo 'microagent exec -t t sh -c "stty size; echo \$TERM; tty; exit 7"' | on_terminal
                     : >shown; { seen up; stty -F "$(cat name)" rows 50 cols 132; } &
-                    echo 'tty >name; microagent exec -it t sh -c "trap \"stty size; exit 9\" WINCH; echo up; while :; do sleep 0.1; done"' | on_terminal; wait
+                    echo 'tty >name; microagent exec -it t sh -c "trap \"trap : WINCH; stty size; exit 9\" WINCH; echo up; while :; do sleep 0.1; done"' | on_terminal; wait
                     : >shown; { seen up; printf '\003' >&5; } &
                     echo 'microagent exec -t t sh -c "echo up; sleep 1000"' | on_terminal; wait
                     : >shown; { seen up; kill -TERM $(cat pid); } &
                     echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"echo up; sleep 2000\""' | on_terminal; wait
-                    : >shown; { seen up; kill -KILL $(cat pid); } &
-                    echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"setsid sleep 3000 & echo up; wait\""; stty sane' | on_terminal >/dev/null; wait
+                    for signal in ABRT KILL; do
+                        : >shown; { seen up; kill -$signal $(cat pid); } &
+                        echo 'sh -c "echo \$\$ >pid; exec microagent exec -t t sh -c \"setsid sleep 3000 & echo up; wait\""; code=$?; until stty -g | cmp -s - before; do :; done; (exit $code)' | on_terminal | tail -n 1; wait
+                    done
+                    : >shown; { seen '\[24;1H'; stty -F "$(cat name)" rows 50 cols 132; seen '\[50;1H'; printf ':q!\r' >&5; } &
+                    echo 'tty >name; microagent exec -t t vi /etc/group' | on_terminal | tail -n 1 | grep -o 'sane.*'; wait
                     until ! w exec t ps | grep -q 'sleep [23]000'; do :; done
                     : >shown; { seen '# '; echo 'echo up; sleep 4000' >&5; seen ^up; printf '\035' >&5; } &
                     echo 'microagent connect t' | on_terminal | tail -n 2; wait
-                    w exec t ps | grep -c 'sleep [4]000'
+                    : >shown; { seen '# '; echo 'echo up; sleep 4001' >&5; seen ^up; printf '\020\021' >&5; } &
+                    echo 'microagent connect t' | on_terminal | tail -n 2; wait
+                    w exec t ps | grep -c 'sleep [4]00[01]'
+                    w exec -d t -- sh -c ": $(printf %60s | tr ' ' x)MARK; sleep 6000; :"
+                    : >shown; { seen xxxx; grep -c MARK shown >narrow; stty -F "$(cat name)" rows 50 cols 132; seen MARK; printf q >&5; } &
+                    echo 'tty >name; microagent exec -t t top -d 1' | on_terminal | tail -n 1 | grep -o 'sane.*'; wait; cat narrow
+                    : >shown; { seen 'Ctrl-C'; w exec t -- sh -c 'echo from the guest >/dev/console'; seen 'from the guest'; printf '\003' >&5; } &
+                    echo 'trap : INT; microagent connect t --console' | on_terminal | grep -o -e 'from the guest' -e 'sane.*'; wait
                     : >shown; { seen '# '; echo 'exit 3' >&5; } &
                     echo 'microagent --quiet connect t' | on_terminal | tail -n 1; wait
                     w connect t --send 'echo one; echo two >&2; exit 5' 2>&1; echo $?; w connect t --send 'echo begin; sleep 5000' --timeout 2 2>/dev/null; echo $?
@@ -280,8 +414,9 @@ END
                 seconds: 240,
                 code: 0,
                 stdout: "24 80\nvt100\n/dev/pts/0\nsane 7\nup\n50 132\nsane 9\nup\n^Csane 130\n\
-                         up\nmicroagent: interrupted\nsane 143\n\
-                         microagent: left t; its shell and what runs in it go on\nsane 0\n1\nsane 3\n\
+                         up\nmicroagent: interrupted\nsane 143\nsane 134\nsane 137\nsane 0\n\
+                         microagent: left t; its shell and what runs in it go on\nsane 0\n\
+                         microagent: left t; its shell and what runs in it go on\nsane 0\n2\nsane 0\n0\nfrom the guest\nsane 130\nsane 3\n\
                          one\ntwo\n5\nbegin\n124\n0\n",
             }
             a_workload_that_takes_everything_leaves_room_for_commands {

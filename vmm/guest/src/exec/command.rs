@@ -127,7 +127,6 @@ fn try_start(request: &Exec, guest: &Guest<'_>) -> Result<Running, StartError> {
         Some(cgroups) => Some(cgroups.create().map_err(StartError::Cgroup)?),
         None => None,
     };
-    let group = cgroup.as_ref().map(|cgroup| cgroup.directory().try_clone());
     let nul = |_| StartError::NulByte;
     let program = Program {
         file: Executable::Path(CString::new(path.as_os_str().as_bytes()).map_err(nul)?),
@@ -138,7 +137,6 @@ fn try_start(request: &Exec, guest: &Guest<'_>) -> Result<Running, StartError> {
         user: (&identity).into(),
         mount_proc: slot.is_some(),
         terminal: ends.terminal.is_some(),
-        cgroup: group.transpose().map_err(StartError::System)?,
         oom_victim: Some(guest.proc.try_clone().map_err(StartError::System)?),
     };
     let spawned = guest.children.spawn(&program, cgroup);

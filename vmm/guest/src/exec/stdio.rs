@@ -12,8 +12,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use microagent_proto::ReadBuffer;
 use microagent_proto::agent::{Exited, Input, Reply};
-use microagent_proto::frame::{DATA_CHUNK, FrameError, Kind};
+use microagent_proto::frame::{FrameError, Kind};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, ioctl_fionread, read};
 use rustix::process::Signal;
@@ -62,7 +63,7 @@ pub fn forward(
         terminal: ends.terminal,
         inbox: Inbox::default(),
         outbox: Outbox::new(),
-        buffer: vec![0; DATA_CHUNK],
+        buffer: ReadBuffer::new(),
     };
     let Some(status) = forwarder.until_exit(&running.child)? else {
         let child = Some((running.child, running.slot));
@@ -99,7 +100,7 @@ struct Forwarder<'a> {
     terminal: Option<OwnedFd>,
     inbox: Inbox,
     outbox: Outbox,
-    buffer: Vec<u8>,
+    buffer: ReadBuffer,
 }
 
 impl Forwarder<'_> {
@@ -278,11 +279,11 @@ impl Output {
         Ok(())
     }
 
-    fn forward(&mut self, buffer: &mut [u8], outbox: &mut Outbox) -> Result<(), FrameError> {
+    fn forward(&mut self, buffer: &mut ReadBuffer, outbox: &mut Outbox) -> Result<(), FrameError> {
         let Some(pipe) = &self.pipe else {
             return Ok(());
         };
-        match read(pipe, &mut *buffer) {
+        match read(pipe, buffer.space()) {
             // A terminal that no process has open (EIO).
             Ok(0) | Err(Errno::IO) => {
                 self.pipe = None;
@@ -291,7 +292,9 @@ impl Output {
             }
             Ok(length) => {
                 self.unsent = self.unsent.saturating_sub(length as u64);
-                outbox.frame(self.kind, &buffer[..length])
+                outbox.frame(self.kind, buffer.read(length))?;
+                buffer.grow(length);
+                Ok(())
             }
             Err(Errno::INTR) => Ok(()),
             // Another process has read what was in the pipe, through /dev/stdout.

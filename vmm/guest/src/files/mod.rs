@@ -3,7 +3,7 @@
 //! Paths are resolved with the root of these commands as `/` ([`open`]): neither a symbolic link nor
 //! `..` leads elsewhere.
 
-mod open;
+pub mod open;
 mod receive;
 mod send;
 

@@ -4,10 +4,11 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, openat, openat2, readlinkat, statat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat,
+    statat,
 };
 use rustix::io::Errno;
 
@@ -30,6 +31,24 @@ pub fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedF
             opened => return Ok(opened?),
         }
     }
+}
+
+/// Makes the directories of `path` that do not exist, up to its last slash.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    let root = root()?;
+    let bytes = path.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    let mut made = PathBuf::from("/");
+    for part in Path::new(OsStr::from_bytes(&bytes[..end])).components() {
+        if let Component::Normal(name) = part {
+            let parent = open_in(&root, &made, OFlags::PATH | OFlags::DIRECTORY)?;
+            match mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => made.push(name),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The directory and the name in it of the file at `path`; the name `.` stands for the directory

@@ -11,7 +11,7 @@ use microagent_proto::frame::{Frame, FrameError, Kind, read_frame, write_opening
 use microagent_proto::tree::{Part, WriteTree};
 use microagent_tree::{Delivery, Options, Policy, Sink, Skipped, TreeError};
 
-use super::open::{open_in, root};
+use super::open::{make_directories, open_in, root};
 use super::{namespace_failure, tree_failure};
 use crate::namespaces::Namespaces;
 use crate::stream::Stream;
@@ -54,10 +54,16 @@ fn write(stream: &mut Stream, request: &WriteTree) -> Result<Written, FrameError
     let options = Options {
         name: OsStr::from_bytes(&request.name),
         contents: request.contents,
+        keep_directories: request.provision,
         policy: POLICY,
     };
     let open = |path: &Path, flags| -> io::Result<_> { open_in(root()?, path, flags) };
-    let mut delivery = match Delivery::new(path, &options, open) {
+    let made = match request.provision {
+        true => make_directories(path),
+        false => Ok(()),
+    };
+    let made = made.map_err(|error| TreeError::io("create", &request.path, error));
+    let mut delivery = match made.and_then(|()| Delivery::new(path, &options, open)) {
         Ok(delivery) => delivery,
         Err(error) => {
             drain(stream)?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use microagent_proto::agent::{Failure, FailureKind, Reply};
 use microagent_proto::frame::{FrameError, Kind, write_opening};
 use microagent_proto::tree::ReadTree;
-use microagent_tree::{Shown, Source, TreeError};
+use microagent_tree::{Overrides, Shown, Source, TreeError};
 
 use super::open::{locate, root};
 use super::{namespace_failure, tree_failure};
@@ -55,5 +55,12 @@ pub fn send(
         name: &name,
         cross_mounts: false,
     };
-    microagent_tree::send(source, stream, Kind::Stdout, tree_failure).map(drop)
+    microagent_tree::send(
+        source,
+        Overrides::default(),
+        stream,
+        Kind::Stdout,
+        tree_failure,
+    )
+    .map(drop)
 }

@@ -38,24 +38,33 @@ pub fn directory() -> PathBuf {
     Path::new("/lib/modules").join(&*kernel.release().to_string_lossy())
 }
 
-/// Loads the modules for `name`.
+/// The whole process that the kernel starts: loads the modules for `name`.
 pub fn run(name: &str) -> ExitCode {
+    match load(name) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(_) => without_modules(name),
+    }
+}
+
+/// Loads the modules for `name`; returns whether one was loaded, or was before.
+///
+/// # Errors
+/// When the kernel came without modules.
+pub fn load(name: &str) -> io::Result<bool> {
     let directory = directory();
-    let index = match Index::read(&directory) {
-        Ok(index) => index,
-        Err(_) => return without_modules(name),
-    };
-    let mut code = ExitCode::FAILURE;
+    let index = Index::read(&directory)?;
+    let mut loaded = false;
     for path in index.modules_for(name) {
         match modules::load(&directory.join(&path)) {
-            Ok(()) => code = ExitCode::SUCCESS,
+            Ok(()) => loaded = true,
             Err(error) => log(&format!("cannot load the kernel module {path}: {error}")),
         }
     }
-    code
+    Ok(loaded)
 }
 
-/// Leaves the request to the image's modprobe.
+/// Leaves the request to the image's modprobe, which takes the place of this process.
 fn without_modules(name: &str) -> ExitCode {
     let error = Command::new(MODPROBE).args(["-q", "--", name]).exec();
     if error.kind() == io::ErrorKind::NotFound {

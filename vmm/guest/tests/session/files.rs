@@ -58,6 +58,7 @@ fn write(agent: &Agent, path: &str, parts: &[Part], content: &[u8]) -> Result<u6
         path: path.into(),
         name: b"name".to_vec(),
         contents: false,
+        provision: false,
     }));
     for part in parts {
         write_message(&mut session.stream, part).unwrap();

@@ -19,15 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use microagent_proto::VERSION;
 use microagent_proto::agent::{
     Configure, Exec, Exited, Failure, FailureKind, Input, Output, Place, Reply, Request, Root,
-    STDIN_WINDOW, WindowSize,
+    STDIN_WINDOW, Trust, WindowSize,
 };
 use microagent_proto::envelope::{LENGTH, Program, envelope};
 use microagent_proto::frame::{
     Kind, read_frame, read_opening, write_frame, write_message, write_opening,
 };
+use microagent_proto::{OLDEST, VERSION};
 use microagent_tests::{program, tool};
 use tempfile::TempDir;
 

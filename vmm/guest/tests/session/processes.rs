@@ -171,6 +171,7 @@ fn invalid_and_unexpected_requests_are_refused() {
         unix_nanos: 0,
         entropy: Vec::new(),
         hostname: "x".into(),
+        disk_sectors: Vec::new(),
         root: Root {
             device: "vda".into(),
             fs_type: "ext4".into(),
@@ -178,6 +179,8 @@ fn invalid_and_unexpected_requests_are_refused() {
         },
         disks: Vec::new(),
         modules: None,
+        network: None,
+        trust: Trust::default(),
         cgroups: false,
     }));
     let failure = session.failure();
@@ -204,15 +207,25 @@ fn invalid_and_unexpected_requests_are_refused() {
 }
 
 #[test]
-fn a_host_of_another_version_gets_the_envelope_alone() {
+fn a_newer_host_is_answered_if_its_request_is_known() {
     let root = scratch_root();
+    let mut request = serde_json::to_value(Request::Exec(shell("echo run"))).unwrap();
+    request["exec"]["newer"] = true.into();
+    let mut session = Session::open(root.path());
+    session.stream.write_all(&envelope(VERSION + 1)).unwrap();
+    write_message(&mut session.stream, &request).unwrap();
+    session.started();
+    assert_eq!(session.rest().stdout, b"run\n");
+}
+
+#[test]
+fn a_host_that_is_not_understood_gets_the_envelope_alone() {
+    let root = scratch_root();
+    let mut newer = envelope(VERSION + 1).to_vec();
+    write_frame(&mut newer, Kind::Message, br#"{"dance":{}}"#).unwrap();
     let mut of_version_3 = Vec::new();
     write_message(&mut of_version_3, &Request::Exec(shell("echo run"))).unwrap();
-    for opening in [
-        &envelope(VERSION + 1)[..],
-        &envelope(VERSION - 1),
-        &of_version_3,
-    ] {
+    for opening in [&newer[..], &envelope(OLDEST - 1), &of_version_3] {
         let mut session = Session::open(root.path());
         session.stream.write_all(opening).unwrap();
         let mut answer = [0; LENGTH];

@@ -10,10 +10,12 @@ use vm_superio::{Serial, Trigger};
 
 use super::super::{Device, EngineError};
 use super::vm::Vm;
-use super::{kvm_error, power};
+use super::{kvm_error, power, serial};
 use crate::boot::layout;
 use crate::console::Console;
-use crate::virtio::mmio::{InterruptLine, MmioTransport};
+use crate::snapshot::{Kind, StateError, StateFile, Writer};
+use crate::virtio::VirtioDevice;
+use crate::virtio::mmio::{InterruptLine, MmioTransport, RestoreError};
 
 /// The offset of `QueueNotify` (virtio 1.2 table 4.1), handled in the kernel by ioeventfd.
 const QUEUE_NOTIFY: u64 = 0x50;
@@ -43,36 +45,65 @@ pub(super) struct Bus {
 impl Bus {
     /// Assigns addresses and interrupts to the devices and starts them.
     pub(super) fn new(vm: &Vm, devices: Vec<Device>, console: Console) -> Result<Bus, EngineError> {
-        if devices.len() > layout::MAX_VIRTIO_DEVICES {
-            return Err(EngineError::Missing {
-                what: format!("{} virtio devices are too many for one VM", devices.len()),
-                remediation: format!("use at most {}", layout::MAX_VIRTIO_DEVICES),
-            });
-        }
-        let virtio = devices
-            .into_iter()
-            .enumerate()
-            .map(|(index, device)| {
-                let line = vm.interrupt_line(layout::FIRST_VIRTIO_GSI + index as u32);
-                let transport = MmioTransport::new(device.device, vm.memory().clone(), line)
-                    .map_err(|source| EngineError::Io {
-                        operation: "start a virtio device",
-                        source,
-                    })?;
-                let notify = IoEventAddress::Mmio(layout::virtio_mmio(index) + QUEUE_NOTIFY);
-                for (queue, eventfd) in transport.notify_eventfds().iter().enumerate() {
-                    vm.fd()
-                        .register_ioevent(eventfd, &notify, queue as u32)
-                        .map_err(kvm_error("registering a queue notification"))?;
-                }
-                Ok(transport)
-            })
-            .collect::<Result<Vec<_>, EngineError>>()?;
+        let virtio = attach(vm, devices, |device, line, _| {
+            MmioTransport::new(device, vm.memory().clone(), line).map_err(start_error)
+        })?;
         let line = SerialLine(vm.interrupt_line(layout::SERIAL_GSI));
         Ok(Bus {
             serial: Mutex::new(Serial::new(line, console)),
             virtio,
         })
+    }
+
+    /// The same, with the state that was saved of the devices. They go on at once.
+    pub(super) fn restore(
+        vm: &Vm,
+        devices: Vec<Device>,
+        console: Console,
+        from: &mut StateFile<'_>,
+    ) -> Result<Bus, EngineError> {
+        let line = SerialLine(vm.interrupt_line(layout::SERIAL_GSI));
+        let state = serial::read(from)?;
+        let serial =
+            Serial::from_state(&state, line, NoEvents, console).map_err(|_| StateError::Value {
+                kind: Kind::Serial,
+                why: "its buffer is too long",
+            })?;
+        let virtio = attach(vm, devices, |device, line, index| {
+            let memory = vm.memory().clone();
+            MmioTransport::restore(device, memory, line, index, from).map_err(|error| match error {
+                RestoreError::State(error) => error.into(),
+                RestoreError::Io(error) => start_error(error),
+            })
+        })?;
+        Ok(Bus {
+            serial: Mutex::new(serial),
+            virtio,
+        })
+    }
+
+    /// Stops the devices; the vCPUs must not run.
+    pub(super) fn pause(&self) {
+        self.virtio.iter().for_each(MmioTransport::pause);
+    }
+
+    /// Lets paused devices go on.
+    pub(super) fn resume(&self) {
+        self.virtio.iter().for_each(MmioTransport::resume);
+    }
+
+    /// Adds the sections of the devices, which must be paused.
+    pub(super) fn save(&self, to: &mut Writer) {
+        let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        serial::write(&serial.state(), to);
+        for (device, index) in self.virtio.iter().zip(0..) {
+            device.save(index, to);
+        }
+    }
+
+    /// The number of virtio devices.
+    pub(super) fn devices(&self) -> usize {
+        self.virtio.len()
     }
 
     /// A vCPU reads a port. Unassigned ports read as all ones, as on a real bus.
@@ -124,5 +155,45 @@ impl Bus {
         let distance = address.checked_sub(layout::VIRTIO_MMIO)?;
         let index = usize::try_from(distance / layout::VIRTIO_MMIO_SIZE).ok()?;
         Some((self.virtio.get(index)?, distance % layout::VIRTIO_MMIO_SIZE))
+    }
+}
+
+/// Gives each device an address and an interrupt line, and starts it with `start`, which gets its number.
+fn attach(
+    vm: &Vm,
+    devices: Vec<Device>,
+    mut start: impl FnMut(
+        Box<dyn VirtioDevice>,
+        Box<dyn InterruptLine>,
+        u32,
+    ) -> Result<MmioTransport, EngineError>,
+) -> Result<Vec<MmioTransport>, EngineError> {
+    if devices.len() > layout::MAX_VIRTIO_DEVICES {
+        return Err(EngineError::Missing {
+            what: format!("{} virtio devices are too many for one VM", devices.len()),
+            remediation: format!("use at most {}", layout::MAX_VIRTIO_DEVICES),
+        });
+    }
+    devices
+        .into_iter()
+        .zip(0..)
+        .map(|(device, index)| {
+            let line = vm.interrupt_line(layout::FIRST_VIRTIO_GSI + index);
+            let transport = start(device.device, line, index)?;
+            let notify = IoEventAddress::Mmio(layout::virtio_mmio(index as usize) + QUEUE_NOTIFY);
+            for (queue, eventfd) in transport.notify_eventfds().iter().enumerate() {
+                vm.fd()
+                    .register_ioevent(eventfd, &notify, queue as u32)
+                    .map_err(kvm_error("registering a queue notification"))?;
+            }
+            Ok(transport)
+        })
+        .collect()
+}
+
+fn start_error(source: io::Error) -> EngineError {
+    EngineError::Io {
+        operation: "start a virtio device",
+        source,
     }
 }

@@ -19,15 +19,19 @@ impl Gate {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Waits while the gate is closed; returns whether it was.
     pub(super) fn pass(&self) -> bool {
-        if !self.closed.load(Ordering::Acquire) {
+        if !self.is_closed() {
             return false;
         }
         let mut waiting = self.lock();
         *waiting += 1;
         self.changed.notify_all();
-        while self.closed.load(Ordering::Acquire) {
+        while self.is_closed() {
             waiting = self
                 .changed
                 .wait(waiting)

@@ -27,11 +27,23 @@ pub(super) type GuestRam = GuestMemoryMmap;
 /// # Errors
 /// [`EngineError`] when the host cannot map it.
 pub(crate) fn map_ram(bytes: u64) -> Result<GuestMemoryMmap, EngineError> {
+    map_regions(bytes, |length, _| anonymous(length))
+}
+
+/// Maps `bytes` of RAM around the MMIO hole with `map`, which gets the length of a region and its
+/// position in RAM without the hole.
+pub(super) fn map_regions(
+    bytes: u64,
+    map: impl Fn(usize, u64) -> io::Result<MmapRegion>,
+) -> Result<GuestRam, EngineError> {
+    let mut position = 0;
     let regions = layout::ram(bytes)
         .into_iter()
         .map(|(start, length)| {
-            let length = usize::try_from(length).map_err(io::Error::other)?;
-            GuestRegionMmap::new(anonymous(length)?, GuestAddress(start))
+            let size = usize::try_from(length).map_err(io::Error::other)?;
+            let region = map(size, position)?;
+            position += length;
+            GuestRegionMmap::new(region, GuestAddress(start))
                 .ok_or_else(|| io::ErrorKind::InvalidInput.into())
         })
         .collect::<io::Result<Vec<_>>>()
@@ -77,21 +89,39 @@ pub(super) fn back_with_small_pages(memory: &GuestRam, start: u64) {
     let _ = unsafe { rustix::mm::madvise(host.cast(), HUGE_PAGE, Advice::LinuxNoHugepage) };
 }
 
-/// Maps anonymous memory aligned to huge pages: KVM maps huge pages only if guest and host
-/// addresses are equal modulo 2 MiB. The mapping is excluded from core dumps of the monitor,
-/// because it is large and holds the guest's secrets.
-fn anonymous(length: usize) -> io::Result<MmapRegion> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+const FLAGS: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
+
+/// Reserves addresses for `length` bytes, aligned to huge pages: KVM maps huge pages only if guest and
+/// host addresses are equal modulo 2 MiB. They are private memory that is zero, until something else is
+/// mapped there.
+pub(super) fn reserve(length: usize) -> io::Result<*mut u8> {
     let room = length
         .checked_add(HUGE_PAGE)
         .ok_or(io::ErrorKind::InvalidInput)?;
     // SAFETY: a new mapping at an address of the kernel's choice.
     let reserved =
-        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, protection, flags)? };
+        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, PROTECTION, FLAGS)? };
     let aligned = reserved.map_addr(|address| address.next_multiple_of(HUGE_PAGE));
-    // SAFETY: the range lies in the mapping above; the advice affects core dumps only.
-    unsafe { rustix::mm::madvise(aligned, length, Advice::LinuxDontDump)? };
+    Ok(aligned.cast())
+}
+
+/// The region of guest memory at an address of [`reserve`]. It is excluded from core dumps of the
+/// monitor, because it is large and holds the guest's secrets.
+pub(super) fn region(start: *mut u8, length: usize) -> io::Result<MmapRegion> {
+    // SAFETY: needed because only madvise(2) excludes it. Sound because it affects core dumps only.
+    unsafe { rustix::mm::madvise(start.cast(), length, Advice::LinuxDontDump)? };
+    // SAFETY: the range lies in the mapping of `reserve`, which is never unmapped.
+    let region = unsafe {
+        MmapRegion::build_raw(start, length, PROTECTION.bits() as i32, FLAGS.bits() as i32)
+    };
+    region.map_err(io::Error::other)
+}
+
+/// Maps anonymous memory, of huge pages where the host has them.
+fn anonymous(length: usize) -> io::Result<MmapRegion> {
+    let start = reserve(length)?;
+    let aligned = start.cast::<std::ffi::c_void>();
     // Hosts whose `transparent_hugepage/enabled` is `madvise` use huge pages only where they are
     // asked for. The error is ignored: a kernel without huge pages refuses the advice.
     // SAFETY: the range lies in the mapping above; the advice does not change its content.
@@ -102,16 +132,7 @@ fn anonymous(length: usize) -> io::Result<MmapRegion> {
     let bottom = length.min(HUGE_PAGE);
     // SAFETY: the range lies in the mapping above; the advice does not change its content.
     let _ = unsafe { rustix::mm::madvise(aligned, bottom, Advice::LinuxNoHugepage) };
-    // SAFETY: the range lies in the mapping above, which is never unmapped.
-    let region = unsafe {
-        MmapRegion::build_raw(
-            aligned.cast(),
-            length,
-            protection.bits() as i32,
-            flags.bits() as i32,
-        )
-    };
-    region.map_err(io::Error::other)
+    region(start, length)
 }
 
 fn too_large(source: io::Error) -> EngineError {

@@ -13,21 +13,28 @@ mod bus;
 mod cpuid;
 mod gate;
 mod memory;
+mod memory_file;
 mod msrs;
 mod power;
 mod registers;
+mod serial;
+mod snapshot;
 mod vcpu;
 mod vm;
+mod vm_state;
 
+use std::fs::File;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kvm_ioctls::VcpuFd;
 use microagent_proto::control::StopReason;
 
 use self::bus::Bus;
 use self::gate::Gate;
-use self::vcpu::{SIGNAL_INTERVAL, Termination, VcpuThread};
+use self::vcpu::{SIGNAL_INTERVAL, Termination, VcpuReport, VcpuThread};
 use self::vm::Vm;
 use super::{EngineError, Launch, RunningVm, StepName};
 use crate::boot::{Boot, CommandLine};
@@ -38,6 +45,7 @@ pub(super) const REMEDIATION: &str =
 
 pub(crate) use self::memory::{map_ram, register_ram};
 pub(crate) use self::registers::long_mode;
+pub use self::snapshot::restore;
 pub use self::vm::Prepared;
 pub(crate) use self::vm::{create_vm, open};
 
@@ -53,7 +61,9 @@ pub struct KvmVm {
     gate: Arc<Gate>,
     /// `None` when released.
     bus: Option<Arc<Bus>>,
-    _vm: Vm,
+    vm: Vm,
+    /// The file that its memory was mapped from.
+    saved: Option<File>,
 }
 
 /// Boots a prepared VM. Returns when its vCPUs run.
@@ -89,9 +99,14 @@ pub fn start(
         registers::enter(first, vm.memory(), entry)?;
     }
     step(StepName::Created);
+    step(StepName::Running);
+    Ok(Box::new(run(vm, vcpus, bus)?))
+}
+
+/// Lets the vCPUs run.
+fn run(vm: Vm, vcpus: Vec<VcpuFd>, bus: Arc<Bus>) -> Result<KvmVm, EngineError> {
     let termination = Arc::new(Termination::new()?);
     let gate = Arc::new(Gate::default());
-    step(StepName::Running);
     let vcpus = vcpus
         .into_iter()
         .enumerate()
@@ -100,13 +115,14 @@ pub fn start(
             VcpuThread::spawn(index, vcpu, bus, gate, Arc::clone(&termination))
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Box::new(KvmVm {
+    Ok(KvmVm {
         vcpus,
         termination,
         gate,
         bus: Some(bus),
-        _vm: vm,
-    }))
+        vm,
+        saved: None,
+    })
 }
 
 impl RunningVm for KvmVm {
@@ -131,16 +147,56 @@ impl RunningVm for KvmVm {
         // The last reference, now that the vCPUs are gone. The VM itself stays: its teardown takes
         // the host milliseconds.
         self.bus = None;
+        // What its memory was mapped from lies in a file system, too.
+        if self.saved.take().is_some() {
+            memory_file::unmap(self.vm.memory());
+        }
     }
 
     fn pause(&mut self) -> Result<(), EngineError> {
+        self.stop_vcpus().map(drop)
+    }
+
+    fn resume(&mut self) -> Result<(), EngineError> {
+        self.gate.open();
+        Ok(())
+    }
+
+    fn save(&mut self, memory: &File) -> Result<Vec<u8>, EngineError> {
+        snapshot::save(self, memory)
+    }
+
+    fn written_pages(&self) -> Option<Vec<Range<u64>>> {
+        let saved = self.saved.as_ref()?;
+        memory_file::written(self.vm.memory(), saved).ok()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
+    fn diagnose(&mut self) -> String {
+        let devices = self.bus.as_ref().map(|bus| bus.describe());
+        let vcpus = self.describe_vcpus();
+        let lines = |lines: Vec<String>| lines.join("\n");
+        format!(
+            "devices:\n{}\nvCPUs:\n{}\n",
+            lines(devices.unwrap_or_default()),
+            lines(vcpus)
+        )
+    }
+}
+
+impl KvmVm {
+    /// Closes the gate and waits until all vCPUs wait there. False if the VM has ended.
+    fn stop_vcpus(&self) -> Result<bool, EngineError> {
         self.gate.close();
         let deadline = Instant::now() + PAUSE_TIMEOUT;
         while !(self.gate).is_waited_at_by(self.vcpus.len(), SIGNAL_INTERVAL) {
             // A vCPU that has ended the VM does not come to the gate.
             if self.termination.has_ended() {
                 self.gate.open();
-                return Ok(());
+                return Ok(false);
             }
             if Instant::now() >= deadline {
                 self.gate.open();
@@ -151,21 +207,28 @@ impl RunningVm for KvmVm {
             }
             self.vcpus.iter().for_each(VcpuThread::interrupt);
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn resume(&mut self) -> Result<(), EngineError> {
-        self.gate.open();
-        Ok(())
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        Vec::new()
-    }
-
-    fn diagnose(&mut self) -> String {
-        let devices = self.bus.as_ref().map(|bus| bus.describe());
-        format!("devices:\n{}\n", devices.unwrap_or_default().join("\n"))
+    /// A line for each vCPU, stopped for a moment if the VM is not paused: KVM returns the state of one
+    /// that does not run.
+    fn describe_vcpus(&self) -> Vec<String> {
+        let was_paused = self.gate.is_closed();
+        match self.stop_vcpus() {
+            Ok(true) => {}
+            Ok(false) => return vec!["the VM has ended".to_owned()],
+            Err(error) => return vec![error.to_string()],
+        }
+        let vcpus = self.vcpus.iter().enumerate();
+        let lines = vcpus.map(|(index, vcpu)| match VcpuReport::read(&vcpu.vcpu()) {
+            Ok(report) => format!("vcpu {index}: {report}"),
+            Err(error) => format!("vcpu {index}: KVM does not tell its state: {error}"),
+        });
+        let lines = lines.collect();
+        if !was_paused {
+            self.gate.open();
+        }
+        lines
     }
 }
 

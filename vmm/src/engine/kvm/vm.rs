@@ -98,6 +98,10 @@ impl Vm {
         &self.memory
     }
 
+    pub(super) fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+
     pub(super) fn fd(&self) -> &VmFd {
         &self.fd
     }
@@ -109,12 +113,10 @@ impl Vm {
             .kvm
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(kvm_error("reading the supported CPUID"))?;
-        (0..count)
-            .map(|index| {
-                let vcpu = self
-                    .fd
-                    .create_vcpu(index.into())
-                    .map_err(kvm_error("creating a vCPU"))?;
+        self.create_empty_vcpus(count)?
+            .into_iter()
+            .zip(0..)
+            .map(|(vcpu, index)| {
                 let cpuid = cpuid::for_vcpu(&supported, index, count).map_err(|error| {
                     EngineError::Guest(format!("the CPUID has too many leaves: {error:?}"))
                 })?;
@@ -122,6 +124,16 @@ impl Vm {
                     .map_err(kvm_error("setting a vCPU's CPUID"))?;
                 msrs::set(&vcpu, cpuid::Vendor::of(&supported))?;
                 Ok(vcpu)
+            })
+            .collect()
+    }
+
+    /// Creates vCPUs as KVM makes them.
+    pub(super) fn create_empty_vcpus(&self, count: u32) -> Result<Vec<VcpuFd>, EngineError> {
+        (0..count)
+            .map(|index| {
+                let vcpu = self.fd.create_vcpu(index.into());
+                vcpu.map_err(kvm_error("creating a vCPU"))
             })
             .collect()
     }

@@ -238,6 +238,14 @@ impl RunningVm for QemuVm {
         vec![self.process.pid()]
     }
 
+    fn save(&mut self, _memory: &std::fs::File) -> Result<Vec<u8>, EngineError> {
+        Err(EngineError::CannotSave("qemu"))
+    }
+
+    fn written_pages(&self) -> Option<Vec<std::ops::Range<u64>>> {
+        None
+    }
+
     fn diagnose(&mut self) -> String {
         let devices: Vec<String> = self.servers.iter().flat_map(Server::describe).collect();
         diagnosis::report(&devices, &mut self.process)

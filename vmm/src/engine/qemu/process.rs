@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use microagent_proto::control::StopReason;
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
@@ -182,29 +183,47 @@ impl QemuProcess {
     /// stops the rings of the vhost-user devices, which for them is a reset, and would close all
     /// streams to the guest. The guest's clocks are derived from the host's, so they go on.
     ///
+    /// Without effect if it has exited, which is reported then.
+    ///
     /// # Errors
     /// When they do not stop; then all of them run.
     pub fn suspend(&self) -> io::Result<()> {
-        pidfd_send_signal(&self.pidfd, Signal::STOP)?;
+        if !self.signal(Signal::STOP)? {
+            return Ok(());
+        }
         let deadline = Instant::now() + SUSPEND_TIMEOUT;
         // Tells without waiting, because a process that ends meanwhile never stops.
         let stopped = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        while waitid(WaitId::PidFd(self.pidfd.as_fd()), stopped)?.is_none() {
+        loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), stopped) {
+                // It was reaped.
+                Ok(Some(_)) | Err(Errno::CHILD) => return Ok(()),
+                Ok(None) => {}
+                Err(error) => return Err(error.into()),
+            }
             if Instant::now() >= deadline {
                 self.resume()?;
                 return Err(io::ErrorKind::TimedOut.into());
             }
             thread::sleep(SUSPEND_INTERVAL);
         }
-        Ok(())
     }
 
-    /// Lets QEMU run again.
+    /// Lets QEMU run again. Without effect if it has exited.
     ///
     /// # Errors
-    /// When it has exited.
+    /// When it cannot be signalled.
     pub fn resume(&self) -> io::Result<()> {
-        Ok(pidfd_send_signal(&self.pidfd, Signal::CONT)?)
+        self.signal(Signal::CONT).map(drop)
+    }
+
+    /// Signals QEMU; `false` if it has exited.
+    fn signal(&self, signal: Signal) -> io::Result<bool> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) => Ok(true),
+            Err(Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -106,6 +106,11 @@ impl Block {
         Arc::clone(&self.counters)
     }
 
+    /// The capacity, in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.backend.size() / SECTOR
+    }
+
     /// Calls `report` when a request fails on the host, before the guest receives the error: once
     /// for each kind of request.
     pub fn report_failures(

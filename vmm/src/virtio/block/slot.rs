@@ -2,12 +2,11 @@
 //! before its image is chosen.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use rustix::event::{EventfdFlags, eventfd};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::Backend;
+use crate::virtio::mailbox::Mailbox;
 
 /// Access to the back end of one block device. Clones refer to the same device.
 #[derive(Debug, Clone)]
@@ -17,9 +16,7 @@ pub struct Slot {
 
 #[derive(Debug)]
 struct Shared {
-    next: Mutex<Option<Box<dyn Backend>>>,
-    /// Readable while `next` is set.
-    event: OwnedFd,
+    next: Mailbox<Box<dyn Backend>>,
     read_only: bool,
     durable: bool,
 }
@@ -36,11 +33,9 @@ impl Slot {
     /// # Errors
     /// When the host is out of file descriptors.
     pub(super) fn for_backend(backend: &dyn Backend) -> io::Result<Slot> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Slot {
             shared: Arc::new(Shared {
-                next: Mutex::new(None),
-                event,
+                next: Mailbox::new()?,
                 read_only: backend.read_only(),
                 durable: backend.durable(),
             }),
@@ -58,31 +53,17 @@ impl Slot {
         if (backend.read_only(), backend.durable()) != (shared.read_only, shared.durable) {
             return Err(IncompatibleBackend);
         }
-        let mut next = self.next();
-        *next = Some(backend);
-        // Under the lock, as in `take`; otherwise a `take` in between would leave it readable. The
-        // write fails only if the counter is at its maximum, and then it is readable already.
-        let _ = rustix::io::write(&shared.event, &1u64.to_ne_bytes());
+        shared.next.put(backend);
         Ok(())
     }
 
     /// The back end that was attached last, if it was not taken yet.
     pub(super) fn take(&self) -> Option<Box<dyn Backend>> {
-        let mut next = self.next();
-        let backend = next.take()?;
-        // Fails only if it is not readable.
-        let _ = rustix::io::read(&self.shared.event, &mut [0; 8]);
-        Some(backend)
+        self.shared.next.take()
     }
 
     /// Readable while there is a back end to take.
     pub(super) fn poll_fd(&self) -> BorrowedFd<'_> {
-        self.shared.event.as_fd()
-    }
-
-    fn next(&self) -> MutexGuard<'_, Option<Box<dyn Backend>>> {
-        // A single value, which a panic cannot leave half updated.
-        let next = self.shared.next.lock();
-        next.unwrap_or_else(PoisonError::into_inner)
+        self.shared.next.poll_fd()
     }
 }

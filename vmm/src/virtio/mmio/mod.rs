@@ -13,6 +13,7 @@
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod hostile;
+mod lifecycle;
 mod queue;
 mod registers;
 mod worker;
@@ -26,6 +27,7 @@ use std::thread::JoinHandle;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use self::lifecycle::RestoreError;
 use self::registers::Core;
 use super::VirtioDevice;
 
@@ -86,15 +88,24 @@ impl MmioTransport {
         memory: GuestMemoryMmap,
         line: Box<dyn InterruptLine>,
     ) -> io::Result<MmioTransport> {
-        let notify_eventfds = device
+        MmioTransport::with_core(Core::new(device, memory)?, line, 0)
+    }
+
+    fn with_core(
+        core: Core,
+        line: Box<dyn InterruptLine>,
+        interrupt_status: u32,
+    ) -> io::Result<MmioTransport> {
+        let notify_eventfds = core
+            .device()
             .queue_sizes()
             .iter()
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<io::Result<Vec<_>>>()?;
         let shared = Arc::new(Shared {
-            core: Mutex::new(Core::new(device, memory)?),
+            core: Mutex::new(core),
             interrupt: Interrupt {
-                status: AtomicU32::new(0),
+                status: AtomicU32::new(interrupt_status),
                 line,
             },
             wake: EventFd::new(EFD_NONBLOCK)?,

@@ -32,6 +32,10 @@ pub(super) struct QueueRegisters {
     rings: [u64; 3],
 }
 
+/// The registers and positions of a queue: size, addresses, whether it is ready, and then the indices
+/// of the next available and used elements.
+pub(super) type Saved = [u64; 7];
+
 /// Why a queue cannot be enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueueError {
@@ -45,6 +49,9 @@ pub(super) enum QueueError {
     /// A ring is not completely in guest memory.
     #[error("ring outside guest memory")]
     Outside,
+    /// A saved index of a ring has more than 16 bits.
+    #[error("index of more than 16 bits")]
+    Index,
 }
 
 impl QueueRegisters {
@@ -130,6 +137,48 @@ impl QueueRegisters {
         } else {
             Err(QueueError::Outside)
         }
+    }
+
+    /// The registers and positions, for [`restore`](Self::restore).
+    pub(super) fn save(&self) -> Saved {
+        let [descriptors, available, used] = self.rings;
+        [
+            self.size.into(),
+            descriptors,
+            available,
+            used,
+            self.ready().into(),
+            self.queue.next_avail().into(),
+            self.queue.next_used().into(),
+        ]
+    }
+
+    /// Sets what was saved. A ready queue is enabled where it was.
+    pub(super) fn restore(
+        &mut self,
+        saved: &Saved,
+        memory: &GuestMemoryMmap,
+        event_idx: bool,
+    ) -> Result<(), QueueError> {
+        let &[
+            size,
+            descriptors,
+            available,
+            used,
+            ready,
+            next_avail,
+            next_used,
+        ] = saved;
+        self.size = u32::try_from(size).map_err(|_| QueueError::Size)?;
+        self.rings = [descriptors, available, used];
+        if ready == 0 {
+            return Ok(());
+        }
+        self.enable(memory, event_idx)?;
+        let index = |index| u16::try_from(index).map_err(|_| QueueError::Index);
+        self.queue.set_next_avail(index(next_avail)?);
+        self.queue.set_next_used(index(next_used)?);
+        Ok(())
     }
 
     /// `QueueReady` = 0: the device no longer accesses the rings. The size and addresses are kept;

@@ -3,6 +3,7 @@
 
 mod diagnosis;
 mod serving;
+mod state;
 
 use std::io;
 
@@ -13,6 +14,7 @@ use vm_memory::GuestMemoryMmap;
 use super::super::VirtioDevice;
 use super::queue::{QueueRegisters, Ring};
 pub(super) use serving::{Event, EventContext};
+pub(super) use state::RegisterState;
 
 // Register offsets, virtio 1.2 table 4.1.
 const MAGIC: u64 = 0x00;
@@ -102,6 +104,10 @@ pub(super) struct Core {
     config_generation: u32,
     /// A warning was already logged; a guest must not flood the log.
     warned: bool,
+    /// No event is handled.
+    paused: bool,
+    /// Events were missed while it was paused.
+    resumed: bool,
 }
 
 impl Core {
@@ -123,11 +129,18 @@ impl Core {
             queue_select: 0,
             config_generation: 0,
             warned: false,
+            paused: false,
+            resumed: false,
         })
     }
 
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Whether its events are to be waited for.
+    pub(super) fn is_served(&self) -> bool {
+        self.phase == Phase::Active && !self.paused
     }
 
     pub(super) fn stop(&mut self) {

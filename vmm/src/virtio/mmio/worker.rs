@@ -110,8 +110,8 @@ impl Worker {
         if core.phase() == Phase::Stopped {
             return false;
         }
-        // `backend_fd` is polled only while the device is active; otherwise it may stay readable.
-        let wanted = core.phase() == Phase::Active;
+        // `backend_fd` is polled only while the device is served; otherwise it may stay readable.
+        let wanted = core.is_served();
         let backend = core.device().backend_fd().map(|fd| fd.as_raw_fd());
         drop(core);
         if let Some(fd) = backend

@@ -86,27 +86,24 @@ pub fn config(mac: Mac, link_up: bool, mtu: Option<u16>) -> [u8; LEN] {
     config
 }
 
-fn bit(feature: u32, on: bool) -> u64 {
-    u64::from(on) << feature
-}
+/// The features that every device offers, in both directions. They do not depend on the backend,
+/// which is replaced while the driver keeps what it negotiated.
+const FEATURES: [u32; 9] = [
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_GUEST_TSO6,
+];
 
-/// The features of a device whose backend supports these offloads, in both directions.
-pub fn features(carried: Offloads, mtu: Option<u16>) -> u64 {
-    let Offloads {
-        checksum,
-        tso4,
-        tso6,
-    } = carried.consistent();
-    bit(VIRTIO_NET_F_MAC, true)
-        | bit(VIRTIO_NET_F_STATUS, true)
-        | bit(VIRTIO_NET_F_MRG_RXBUF, true)
-        | bit(VIRTIO_NET_F_MTU, mtu.is_some())
-        | bit(VIRTIO_NET_F_CSUM, checksum)
-        | bit(VIRTIO_NET_F_GUEST_CSUM, checksum)
-        | bit(VIRTIO_NET_F_HOST_TSO4, tso4)
-        | bit(VIRTIO_NET_F_GUEST_TSO4, tso4)
-        | bit(VIRTIO_NET_F_HOST_TSO6, tso6)
-        | bit(VIRTIO_NET_F_GUEST_TSO6, tso6)
+/// The features of a device that reports this MTU.
+pub fn features(mtu: Option<u16>) -> u64 {
+    let always = FEATURES.iter().map(|feature| 1 << feature).sum::<u64>();
+    always | u64::from(mtu.is_some()) << VIRTIO_NET_F_MTU
 }
 
 /// What was negotiated with the driver.
@@ -165,15 +162,15 @@ mod tests {
     }
 
     #[test]
+    fn the_features_have_the_specified_bits() {
+        let offloads = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 8 | 1 << 11 | 1 << 12;
+        let all = offloads | 1 << 5 | 1 << 15 | 1 << 16;
+        assert_eq!(features(None), all);
+        assert_eq!(features(Some(1500)), all | 1 << 3);
+    }
+
+    #[test]
     fn segmentation_requires_checksums() {
-        let without = Offloads {
-            checksum: false,
-            tso4: true,
-            tso6: true,
-        };
-        let plain = 1 << 5 | 1 << 15 | 1 << 16;
-        assert_eq!(features(without, None), plain);
-        assert_eq!(features(Offloads::default(), Some(1500)), plain | 1 << 3);
         let negotiated = Negotiated::new(1 << 7 | 1 << 11 | 1 << 15);
         assert_eq!(negotiated.tx, Offloads::default());
         assert_eq!(negotiated.rx, Offloads::default());

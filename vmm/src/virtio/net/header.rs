@@ -50,6 +50,14 @@ pub struct Header {
 pub struct InvalidHeader;
 
 impl Header {
+    /// Of a frame whose checksums are known to be right.
+    pub fn valid() -> Header {
+        Header {
+            flags: DATA_VALID,
+            ..Header::default()
+        }
+    }
+
     /// Decodes a header.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Header {
         let short = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -82,6 +90,11 @@ impl Header {
         bytes
     }
 
+    /// Whether the sender left the checksum to the receiver.
+    pub fn needs_checksum(&self) -> bool {
+        self.flags & NEEDS_CSUM != 0
+    }
+
     /// Validates the header of a frame of `len` bytes: every offload that it requests must be
     /// `allowed`, and its offsets within the frame (virtio 1.2 sections 5.1.6.2.1 and 5.1.6.4.1).
     /// Returns the header with all unused fields cleared, so backends need not validate it again.
@@ -90,7 +103,7 @@ impl Header {
     /// [`InvalidHeader`].
     pub fn checked(&self, len: usize, allowed: Offloads) -> Result<Header, InvalidHeader> {
         let mut header = Header::default();
-        if self.flags & NEEDS_CSUM != 0 {
+        if self.needs_checksum() {
             let end = usize::from(self.csum_start) + usize::from(self.csum_offset) + 2;
             if !allowed.checksum || end > len {
                 return Err(InvalidHeader);
@@ -107,8 +120,11 @@ impl Header {
             _ => false,
         };
         // Segmentation requires NEEDS_CSUM, because each segment gets its own checksum.
-        let summed = header.flags & NEEDS_CSUM != 0;
-        if !segmentation || !summed || self.gso_size == 0 || usize::from(self.hdr_len) > len {
+        if !segmentation
+            || !header.needs_checksum()
+            || self.gso_size == 0
+            || usize::from(self.hdr_len) > len
+        {
             return Err(InvalidHeader);
         }
         header.gso_type = self.gso_type;

@@ -4,8 +4,11 @@
 //! |---|---|
 //! | `config` | configuration space and features |
 //! | `header` | the header of a frame, and its validation |
+//! | `checksum` | the checksum that a frame's sender left to others |
 //! | `receive` | copying a received frame to the driver's buffers |
 //! | `backend` | the host side: a TAP interface, or a stream socket |
+//! | `egress` | what the guest's policy lets pass |
+//! | `slot` | replacing the backend |
 //!
 //! This file connects them to the queues: [`RX`] carries frames to the guest, [`TX`] from the
 //! guest.
@@ -17,15 +20,20 @@
 //!   device waits for the driver only.
 //! - An invalid frame, or one that can never fit, is dropped and counted ([`Counters`]). Only an
 //!   invalid ring is an error.
-//! - If the backend disconnects, the link goes down permanently, and the driver is notified.
+//! - If the backend disconnects, the link goes down, and the driver is notified; with another backend
+//!   ([`Slot`]) it goes up again.
 
 mod backend;
+mod checksum;
 mod config;
+mod egress;
 mod header;
 mod receive;
+mod slot;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,12 +43,16 @@ use virtio_queue::QueueT;
 pub use self::backend::{Backend, Frame, Offloads, SendOutcome, Stream, Tap, TapError};
 use self::config::Negotiated;
 pub use self::config::{MIN_MTU, Mac, NotUnicast, StaticConfig};
+use self::egress::Egress;
+pub use self::egress::{SharedFilter, lock};
 pub use self::header::{HEADER_LEN, Header, InvalidHeader, MAX_FRAME, MIN_FRAME};
 use self::receive::{Placed, place};
+use self::slot::Inlet;
+pub use self::slot::Slot;
 use super::chain::Buffers;
 use super::device::copy_config;
 use super::serve::serve_queue_while;
-use super::{DeviceError, DeviceIo, VirtioDevice};
+use super::{DeviceError, DeviceIo, Segments, VirtioDevice};
 
 /// The queue of frames to the guest (virtio 1.2 section 5.1.2).
 pub const RX: usize = 0;
@@ -59,8 +71,10 @@ const BATCH: usize = 256;
 #[derive(Debug, Default)]
 pub struct Counters {
     sent: AtomicU64,
+    sent_bytes: AtomicU64,
     send_dropped: AtomicU64,
     received: AtomicU64,
+    received_bytes: AtomicU64,
     receive_dropped: AtomicU64,
 }
 
@@ -68,6 +82,11 @@ impl Counters {
     /// Frames from the guest that the backend accepted.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of these frames.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
     }
 
     /// Frames from the guest that were invalid, or that the backend dropped.
@@ -80,6 +99,11 @@ impl Counters {
         self.received.load(Ordering::Relaxed)
     }
 
+    /// The bytes of these frames.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
     /// Frames for the guest that were dropped.
     pub fn receive_dropped(&self) -> u64 {
         self.receive_dropped.load(Ordering::Relaxed)
@@ -87,7 +111,11 @@ impl Counters {
 }
 
 fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    add(counter, 1);
+}
+
+fn add(counter: &AtomicU64, count: usize) {
+    counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 /// An MTU is below [`MIN_MTU`].
@@ -101,6 +129,8 @@ pub struct Net {
     mac: Mac,
     mtu: Option<u16>,
     backend: Box<dyn Backend>,
+    inlet: Option<Inlet>,
+    egress: Option<Egress>,
     negotiated: Negotiated,
     /// The driver has too few buffers for the next frame; it notifies the device of more.
     rx_starved: bool,
@@ -119,6 +149,8 @@ impl Net {
             mtu: None,
             link_up: backend.link_up(),
             backend,
+            inlet: None,
+            egress: None,
             negotiated: Negotiated::default(),
             rx_starved: false,
             tx_blocked: false,
@@ -138,6 +170,23 @@ impl Net {
         Ok(self)
     }
 
+    /// Lets pass only those frames of the guest that `filter` allows.
+    pub fn with_filter(mut self, filter: SharedFilter) -> Net {
+        self.egress = Some(Egress::new(filter));
+        self
+    }
+
+    /// A device whose backend can be replaced through the [`Slot`].
+    ///
+    /// # Errors
+    /// When the host is out of file descriptors.
+    pub fn with_slot(mut self) -> io::Result<(Net, Slot)> {
+        let inlet = Inlet::new(&*self.backend)?;
+        let slot = inlet.slot();
+        self.inlet = Some(inlet);
+        Ok((self, slot))
+    }
+
     /// The device's counters, which stay readable after the device is gone.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
@@ -149,13 +198,32 @@ impl Net {
         let Some((queue, mem)) = io.queue(TX) else {
             return Ok(());
         };
+        if let Some(egress) = &mut self.egress
+            && !egress.flush(&mut *self.backend)
+        {
+            self.tx_blocked = true;
+            return Ok(());
+        }
         let served = serve_queue_while(queue, mem, |buffers| {
-            let sent = match buffers {
-                Ok(buffers) => send_one(&mut *self.backend, buffers, self.negotiated),
-                Err(_) => SendOutcome::Dropped,
+            let (sent, len) = match buffers {
+                Ok(buffers) => {
+                    let len = buffers.readable.len().saturating_sub(HEADER_LEN);
+                    let sent = match check_header(buffers, self.negotiated) {
+                        None => SendOutcome::Dropped,
+                        Some((header, frame)) => match &mut self.egress {
+                            None => self.backend.send(header, frame),
+                            Some(egress) => egress.send(&mut *self.backend, header, frame),
+                        },
+                    };
+                    (sent, len)
+                }
+                Err(_) => (SendOutcome::Dropped, 0),
             };
             match sent {
-                SendOutcome::Accepted => count(&self.counters.sent),
+                SendOutcome::Accepted => {
+                    count(&self.counters.sent);
+                    add(&self.counters.sent_bytes, len);
+                }
                 SendOutcome::Dropped => count(&self.counters.send_dropped),
                 SendOutcome::Full => {
                     self.tx_blocked = true;
@@ -179,17 +247,32 @@ impl Net {
         let before = queue.next_used();
         let mut more = true;
         for _ in 0..BATCH {
-            let Some(frame) = self.backend.front() else {
+            // Answers to what was refused come first.
+            let answer = self.egress.as_ref().and_then(Egress::answer);
+            let is_answer = answer.is_some();
+            let next = if is_answer {
+                answer
+            } else {
+                self.backend.front()
+            };
+            let Some(frame) = next else {
                 more = false;
                 break;
             };
-            let placed = if frame.data.len() < MIN_FRAME {
+            let len = frame.data.len();
+            if !is_answer && let Some(egress) = &self.egress {
+                egress.inbound(frame.data);
+            }
+            let placed = if len < MIN_FRAME {
                 Placed::Dropped
             } else {
                 place(queue, mem, &frame, self.negotiated)?
             };
             match placed {
-                Placed::Used => count(&self.counters.received),
+                Placed::Used => {
+                    count(&self.counters.received);
+                    add(&self.counters.received_bytes, len);
+                }
                 Placed::Dropped => count(&self.counters.receive_dropped),
                 Placed::NoBuffers => {
                     self.rx_starved = true;
@@ -197,7 +280,10 @@ impl Net {
                     break;
                 }
             }
-            self.backend.pop();
+            match &mut self.egress {
+                Some(egress) if is_answer => egress.pop_answer(),
+                _ => self.backend.pop(),
+            }
         }
         if queue.next_used() != before {
             io.notify(RX)?;
@@ -209,8 +295,30 @@ impl Net {
         Ok(())
     }
 
-    /// Ends every event: reports a link that went down, and sets what to wait for.
+    /// Takes the backend that was attached last, if it was not taken yet.
+    fn take_backend(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        let Some(inlet) = &self.inlet else {
+            return Ok(());
+        };
+        if !inlet.replace(&mut self.backend)? {
+            return Ok(());
+        }
+        self.backend.set_rx_offloads(self.negotiated.rx)?;
+        if !self.link_up && self.backend.link_up() {
+            self.link_up = true;
+            io.config_changed();
+        }
+        // Frames that waited for the old one.
+        self.send(io)
+    }
+
+    /// Ends every event: delivers answers to what was refused, reports a link that went down, and sets
+    /// what to wait for.
     fn finish_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        let answered = self.egress.as_ref().and_then(Egress::answer).is_some();
+        if answered && !self.rx_starved {
+            self.receive(io)?;
+        }
         if self.link_up && !self.backend.link_up() {
             self.link_up = false;
             io.config_changed();
@@ -223,12 +331,8 @@ impl Net {
     }
 }
 
-/// Sends the frame of one chain, if it is valid.
-fn send_one(
-    backend: &mut dyn Backend,
-    buffers: Buffers<'_>,
-    negotiated: Negotiated,
-) -> SendOutcome {
+/// The frame of one chain and its header, if they are valid.
+fn check_header(buffers: Buffers<'_>, negotiated: Negotiated) -> Option<(Header, Segments<'_>)> {
     let mut header = buffers.readable;
     let frame = header.split_off(HEADER_LEN);
     let mut bytes = [0; HEADER_LEN];
@@ -236,13 +340,11 @@ fn send_one(
         || !(MIN_FRAME..=MAX_FRAME).contains(&frame.len())
         || !buffers.writable.is_empty()
     {
-        return SendOutcome::Dropped;
+        return None;
     }
     // The driver may change its copy at any time, so the backend gets the validated one.
-    match Header::decode(&bytes).checked(frame.len(), negotiated.tx) {
-        Ok(header) => backend.send(header, frame),
-        Err(InvalidHeader) => SendOutcome::Dropped,
-    }
+    let header = Header::decode(&bytes).checked(frame.len(), negotiated.tx);
+    header.ok().map(|header| (header, frame))
 }
 
 impl VirtioDevice for Net {
@@ -251,7 +353,7 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        config::features(self.backend.offloads(), self.mtu)
+        config::features(self.mtu)
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -268,6 +370,7 @@ impl VirtioDevice for Net {
     }
 
     fn activate(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.take_backend(io)?;
         self.backend.set_rx_offloads(self.negotiated.rx)?;
         self.send(io)?;
         self.receive(io)?;
@@ -284,10 +387,14 @@ impl VirtioDevice for Net {
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.backend.poll_fd())
+        Some(match &self.inlet {
+            Some(inlet) => inlet.poll_fd(),
+            None => self.backend.poll_fd(),
+        })
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        self.take_backend(io)?;
         self.backend.flush();
         if self.tx_blocked {
             self.send(io)?;
@@ -302,5 +409,8 @@ impl VirtioDevice for Net {
         self.negotiated = Negotiated::default();
         self.rx_starved = false;
         self.tx_blocked = false;
+        if let Some(egress) = &mut self.egress {
+            egress.reset();
+        }
     }
 }

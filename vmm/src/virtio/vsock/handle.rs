@@ -94,9 +94,9 @@ impl VsockHandle {
         std::mem::take(&mut self.requests().connects)
     }
 
-    /// Whether the guest is to be severed.
-    pub(super) fn is_severed(&self) -> bool {
-        self.requests().sever != Sever::No
+    /// Whether the guest is to be severed now.
+    pub(super) fn is_to_be_severed(&self) -> bool {
+        self.requests().sever == Sever::Requested
     }
 
     /// The device has severed it.

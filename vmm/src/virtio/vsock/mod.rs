@@ -185,7 +185,7 @@ impl VirtioDevice for Vsock {
         for (port, stream) in self.handle.take_requests() {
             self.muxer.connect(port, stream);
         }
-        if self.handle.is_severed() {
+        if self.handle.is_to_be_severed() {
             self.muxer.sever();
             self.handle.confirm_severed();
         }

@@ -22,7 +22,7 @@ use crate::virtio::Segments;
 pub const HOST_CID: u64 = 2;
 
 /// The maximum number of connections, including those that only drain their backlog.
-pub const MAX_CONNECTIONS: usize = 256;
+pub const MAX_CONNECTIONS: usize = 512;
 
 /// The maximum number of resets that wait for buffers of the guest. When it is reached, packets
 /// from the guest wait too.

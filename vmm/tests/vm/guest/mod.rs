@@ -1,7 +1,7 @@
 //! A guest for tests: the distribution's cloud kernel and an initramfs with busybox and a script;
 //! and a VM for it inside the lab, where each test runs its own program again ([`Guest::lab`]).
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,6 +35,11 @@ pub struct Guest {
 
 /// A guest that runs `script` in busybox's shell and powers off. Its initramfs is created in `dir`.
 pub fn guest(dir: &Path, script: &str) -> Guest {
+    guest_with(dir, script, &[])
+}
+
+/// The same, with further programs, which are compiled from the source files of these names.
+pub fn guest_with(dir: &Path, script: &str, programs: &[&str]) -> Guest {
     let kernel = lab::kernel().unwrap();
     let root = dir.join("initramfs");
     for sub in ["bin", "modules"] {
@@ -58,20 +63,15 @@ pub fn guest(dir: &Path, script: &str) -> Guest {
     let init = root.join("init");
     fs::copy(sources.join("init.sh"), &init).unwrap();
     tool::run("chmod", ["+x".as_ref(), init.as_os_str()]).unwrap();
-    let mut compile = Command::new("rustc");
-    compile.args([
-        "--edition",
-        "2024",
-        "-C",
-        "target-feature=+crt-static",
-        "-C",
-        "panic=abort",
-        "-o",
-    ]);
-    compile
-        .arg(root.join("bin/vsock"))
-        .arg(sources.join("vsock.rs"));
-    tool::output(&mut compile).unwrap();
+    for program in programs.iter().chain(&["vsock"]) {
+        let mut compile = Command::new("rustc");
+        let options = "--edition 2024 -C target-feature=+crt-static -C panic=abort -o";
+        compile
+            .args(options.split(' '))
+            .arg(root.join("bin").join(program))
+            .arg(sources.join(program).with_extension("rs"));
+        tool::output(&mut compile).unwrap();
+    }
     let initramfs = dir.join("initramfs.cpio");
     let mut pack = Command::new("sh");
     pack.args(["-c", "find . | cpio -o -H newc --quiet > \"$0\""])
@@ -117,6 +117,8 @@ pub fn config(cpus: u32, memory_mib: u64) -> VmConfig {
         run_dir: "/tmp".into(),
         console_to_stderr: false,
         listen: Vec::new(),
+        net: None,
+        saved: None,
     }
 }
 
@@ -147,9 +149,43 @@ impl Vm {
         }
     }
 
+    /// Starts a VM from a saved one ([`Vm::save`]).
+    pub fn restore(config: &VmConfig, devices: Vec<Device>, state: &[u8], memory: &File) -> Vm {
+        let console = Console::new(false);
+        let launch = Launch {
+            config,
+            devices,
+            console: console.clone(),
+        };
+        let prepared = kvm::Prepared::begin(|| {}).unwrap();
+        Vm {
+            vm: kvm::restore(
+                prepared,
+                launch,
+                state,
+                memory.try_clone().unwrap(),
+                &[],
+                |_| {},
+            )
+            .unwrap(),
+            console,
+        }
+    }
+
+    /// Pauses the VM and saves it, its memory to a file.
+    pub fn save(&mut self, memory: &File) -> Vec<u8> {
+        self.vm.pause().unwrap();
+        self.vm.save(memory).unwrap()
+    }
+
+    /// What the guest has printed.
+    pub fn console(&self) -> String {
+        self.console.tail(usize::MAX)
+    }
+
     /// Waits for the end of the VM and prints it, after those console lines that contain one of
     /// `words`, from that word on. If the VM does not end within `seconds`, prints the whole
-    /// console.
+    /// console and what the VM does.
     pub fn finish(mut self, seconds: i64, words: &[&str]) {
         let timeout = Timespec {
             tv_sec: seconds,
@@ -158,11 +194,13 @@ impl Vm {
         let ended = self.vm.ended_fd();
         let any = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout)).unwrap();
         let end = (any > 0).then(|| self.vm.end().unwrap());
+        let hangs = end.is_none().then(|| self.vm.diagnose());
         drop(self.vm);
         // libtest prints the test's name first, without a newline.
         println!();
         let Some(end) = end else {
             println!("END none\n{}", self.console.tail(usize::MAX));
+            println!("{}", hangs.unwrap_or_default());
             return;
         };
         for line in self.console.tail(usize::MAX).lines() {

@@ -5,18 +5,15 @@ use std::time::{Duration, Instant};
 
 use microagent_workspace::client::Client;
 use microagent_workspace::dir::WorkspaceDir;
-use microagent_workspace::health::{Counter, check};
+use microagent_workspace::health::{AGENT, Counter, check, ping};
 use microagent_workspace::spec::Health;
 use microagent_workspace::start::recorded;
 use microagent_workspace::state::State;
 
 use crate::settings::Settings;
 
-/// How often to look whether a workspace without health checks has got some.
-const LOOK: Duration = Duration::from_secs(30);
-
 /// Checks the health of a workspace that was started at `started` until `ended` is disconnected, and
-/// kills it when it is unhealthy.
+/// kills it when it is unhealthy. One that has no check must have an agent that answers.
 pub fn watch(
     directory: &WorkspaceDir,
     name: &str,
@@ -27,18 +24,15 @@ pub fn watch(
     let mut counted: Option<(Health, Counter)> = None;
     loop {
         // As it is now: it may have been changed meanwhile.
-        let Ok(spec) = directory.spec() else { return };
-        let interval = match &spec.health {
-            Some(health) => Duration::from_secs(health.interval_seconds.into()),
-            None => LOOK,
+        let Ok(spec) = directory.known_spec() else {
+            return;
         };
+        let health = spec.health.as_ref().unwrap_or(&AGENT);
+        let interval = Duration::from_secs(health.interval_seconds.into());
         if ended.recv_timeout(interval) != Err(RecvTimeoutError::Timeout) {
             return;
         }
-        let (Some(health), Ok(recorded)) = (&spec.health, recorded(&spec)) else {
-            continue;
-        };
-        let (Some(what), Ok(client)) = (health.check(), Client::new(directory)) else {
+        let (Ok(recorded), Ok(client)) = (recorded(&spec), Client::new(directory)) else {
             continue;
         };
         // A paused guest does not answer, and is not unhealthy.
@@ -46,7 +40,10 @@ pub fn watch(
             continue;
         }
         let limit = Duration::from_secs(health.timeout_seconds.into());
-        let result = check(&client, &spec, recorded, what, limit);
+        let result = match health.check() {
+            Some(what) => check(&client, &spec, recorded, what, limit),
+            None => ping(&client, limit),
+        };
         let (_, counter) = match &mut counted {
             Some(known) if known.0 == *health => known,
             other => other.insert((health.clone(), Counter::new(health, started))),

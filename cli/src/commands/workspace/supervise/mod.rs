@@ -20,7 +20,7 @@ use super::end::wait_for_end;
 use super::start::{Change, start_again};
 use super::{get, state_of};
 use crate::args::SuperviseArgs;
-use crate::failure::{EXIT_FAILED, Failure, kind_of};
+use crate::failure::{EXIT_FAILED, Failure};
 use crate::request::resources;
 use crate::settings::Settings;
 
@@ -78,12 +78,7 @@ pub fn supervise(args: &SuperviseArgs, settings: &Settings) -> Result<u8, Failur
 }
 
 fn lock(directory: &WorkspaceDir, name: &str) -> Result<Lock, Failure> {
-    let path = directory.path().join(LOCK);
-    let lock = Lock::acquire(&path).map_err(|error| {
-        let message = format!("cannot lock {}: {error}", path.display());
-        Failure::new(kind_of(&error), message)
-    })?;
-    lock.ok_or_else(|| {
+    super::lock(&directory.path().join(LOCK))?.ok_or_else(|| {
         let message = format!("workspace {name} is already supervised");
         Failure::new(ErrorKind::Conflict, message)
     })
@@ -126,7 +121,7 @@ fn watch(
             say(&format!("{state}{separator}{why}"));
         }
         // As it is now: it may have been changed meanwhile.
-        let policy = directory.spec()?.restart.unwrap_or_default();
+        let policy = directory.known_spec()?.restart.unwrap_or_default();
         let decision = match first {
             true => restarts.first(policy, state),
             false => restarts.next(policy, state, ran),

@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::args::EngineArg;
 use crate::failure::{Failure, kind_of};
 use crate::settings::Settings;
 
@@ -58,12 +57,8 @@ fn unit(program: &Path, name: &str, limit: Option<u32>, settings: &Settings) -> 
         "--state-dir".to_owned(),
         settings.state_dir.display().to_string(),
     ];
-    let engine = match settings.engine {
-        EngineArg::Auto => None,
-        EngineArg::Kvm => Some("kvm"),
-        EngineArg::Qemu => Some("qemu"),
-    };
-    command.extend(engine.map(|engine| format!("--engine={engine}")));
+    let engine = settings.engine.engine();
+    command.extend(engine.map(|engine| format!("--engine={}", engine.name())));
     command.extend(["supervise".to_owned(), name.to_owned()]);
     command.extend(limit.map(|limit| format!("--max-restarts={limit}")));
     let command: Vec<String> = command.iter().map(|word| quoted(word)).collect();

@@ -8,7 +8,9 @@ use std::process::{Child, ExitStatus};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use microagent_proto::control::{Answer, FromSupervisor, MAX_MESSAGE, PacketError, decode};
+use microagent_proto::control::{
+    Answer, FromSupervisor, MAX_MESSAGE, PacketError, Refused, decode,
+};
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::warning::{MAX_WARNINGS, Warning};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -51,6 +53,7 @@ struct State {
     answers: Option<Sender<Answer>>,
     warnings: Vec<Warning>,
     accept: Option<Accept>,
+    refused: Option<OnRefused>,
 }
 
 /// Takes a stream of the guest to a port of the host. It must not block.
@@ -68,6 +71,21 @@ impl std::fmt::Debug for Accept {
     }
 }
 
+/// Takes what the rules of the network interface have refused so far. It must not block.
+pub(super) struct OnRefused(Box<dyn FnMut(Refused) + Send>);
+
+impl OnRefused {
+    pub(super) fn new(refused: impl FnMut(Refused) + Send + 'static) -> OnRefused {
+        OnRefused(Box::new(refused))
+    }
+}
+
+impl std::fmt::Debug for OnRefused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnRefused")
+    }
+}
+
 /// What a read of the socket found.
 enum Found {
     Message,
@@ -76,7 +94,8 @@ enum Found {
 }
 
 impl Inbox {
-    /// An inbox that sends answers to `answers` and everything else, except warnings, to `events`.
+    /// An inbox that sends answers to `answers` and everything else, except warnings, connections
+    /// and refusals, to `events`.
     pub(super) fn new(
         control: OwnedFd,
         events: Sender<SupervisorEvent>,
@@ -89,6 +108,7 @@ impl Inbox {
                 answers: Some(answers),
                 warnings: Vec::new(),
                 accept: None,
+                refused: None,
             }),
             orphans_are_reaped: OnceLock::new(),
         }
@@ -97,6 +117,11 @@ impl Inbox {
     /// Sends the guest's streams to `accept`. Without it they are closed.
     pub(super) fn accept(&self, accept: Accept) {
         self.state().accept = Some(accept);
+    }
+
+    /// Calls `refused` with each report of refusals.
+    pub(super) fn on_refused(&self, refused: OnRefused) {
+        self.state().refused = Some(refused);
     }
 
     /// All warnings that have arrived. The supervisor sends the one about a failed request before
@@ -167,6 +192,12 @@ impl Inbox {
                 if let Some(answers) = &state.answers {
                     // Nobody asks any more.
                     let _ = answers.send(answer);
+                }
+                return Found::Message;
+            }
+            Ok(FromSupervisor::Refused(refused)) => {
+                if let Some(OnRefused(take)) = &mut state.refused {
+                    take(refused);
                 }
                 return Found::Message;
             }

@@ -4,10 +4,12 @@
 //! process dies, the kernel closes the socket and the VM is killed. Conversely, a thread that
 //! reads the socket sees end of file when the child exits, and reaps it.
 
+mod connector;
 mod controller;
 mod error;
 mod listener;
 mod stderr;
+mod streams;
 
 use std::cell::Cell;
 use std::fs::File;
@@ -23,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microagent_proto::control::{
-    Engine, FromSupervisor, StopReason, ToSupervisor, VmConfig, encode,
+    Engine, FromSupervisor, Refused, StopReason, ToSupervisor, VmConfig, encode,
 };
 use microagent_proto::warning::Warning;
 use rustix::net::{
@@ -34,12 +36,14 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
+pub use self::connector::Connector;
 pub use self::controller::{ControlError, Controller};
 pub use self::error::SupervisorError;
 use self::error::died;
-use self::listener::{Accept, Inbox, SupervisorEvent, listen};
+use self::listener::{Accept, Inbox, OnRefused, SupervisorEvent, listen};
+pub use self::streams::Streams;
 use super::reaper;
-use super::timeline::GuestReady;
+use super::timeline::{Arrival, GuestReady, Restored};
 
 /// What the supervisor's standard output is.
 const NULL: &str = "/dev/null";
@@ -81,31 +85,6 @@ impl Killer {
     fn reap(&self) {
         self.kill();
         let _ = waitid(WaitId::PidFd(self.0.as_fd()), WaitIdOptions::EXITED);
-    }
-}
-
-/// Opens streams to the guest from any thread.
-#[derive(Debug, Clone)]
-pub struct Connector(Arc<OwnedFd>);
-
-impl Connector {
-    /// Connects `stream` to a vsock port of the guest. It is closed if the guest refuses.
-    ///
-    /// # Errors
-    /// When the VM has ended.
-    pub fn connect(&self, port: u32, stream: UnixStream) -> io::Result<()> {
-        let message = encode(&ToSupervisor::Connect { port })?;
-        Ok(send(&self.0, &message, Some(stream))?)
-    }
-
-    /// A stream to a vsock port of the guest.
-    ///
-    /// # Errors
-    /// When the VM has ended, or this process is out of descriptors.
-    pub fn open(&self, port: u32) -> io::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
-        self.connect(port, theirs)?;
-        Ok(ours)
     }
 }
 
@@ -188,12 +167,19 @@ impl Supervisor {
         self.inbox.accept(Accept::new(accept));
     }
 
+    /// Calls `refused` with what the rules of the network interface have refused so far, when that is
+    /// more than before, and before the message that the VM has ended; on the thread that reads the
+    /// control socket: it must not block.
+    pub fn on_refused(&self, refused: impl FnMut(Refused) + Send + 'static) {
+        self.inbox.on_refused(OnRefused::new(refused));
+    }
+
     /// A handle that opens streams to the guest.
     ///
     /// # Errors
     /// When this process is out of descriptors.
     pub fn connector(&self) -> io::Result<Connector> {
-        Ok(Connector(Arc::new(self.control.try_clone()?)))
+        self.control.try_clone().map(Connector::new)
     }
 
     /// A handle that asks it about the running VM.
@@ -206,15 +192,15 @@ impl Supervisor {
         self.killer.clone()
     }
 
-    /// Starts booting the VM.
-    pub fn start(&self, config: VmConfig) -> Result<(), SupervisorError> {
-        self.send(&ToSupervisor::Start(Box::new(config)), None)
+    /// Starts booting the VM. `net` is the backend of [`VmConfig::net`].
+    pub fn start(&self, config: VmConfig, net: Option<OwnedFd>) -> Result<(), SupervisorError> {
+        self.send(&ToSupervisor::Start(Box::new(config)), net)
     }
 
     /// Opens a vsock stream to a port of the guest.
     pub fn connect(&self, port: u32) -> Result<UnixStream, SupervisorError> {
         let (ours, theirs) = UnixStream::pair().map_err(SupervisorError::Control)?;
-        self.send(&ToSupervisor::Connect { port }, Some(theirs))?;
+        self.send(&ToSupervisor::Connect { port }, Some(theirs.into()))?;
         Ok(ours)
     }
 
@@ -235,7 +221,8 @@ impl Supervisor {
     }
 
     /// Waits until the guest agent has reported.
-    pub fn wait_until_ready(&self, timeout: Duration) -> Result<GuestReady, SupervisorError> {
+    pub fn wait_until_ready(&self, timeout: Duration) -> Result<Arrival, SupervisorError> {
+        let mut not_restored = None;
         let deadline = Instant::now() + timeout;
         loop {
             match self.next(deadline)? {
@@ -245,13 +232,24 @@ impl Supervisor {
                     started_micros,
                     steps,
                 }) => {
-                    return Ok(GuestReady {
+                    return Ok(Arrival::Booted(GuestReady {
                         monotonic_micros,
                         uptime_micros,
                         started_micros,
                         steps,
-                    });
+                        not_restored,
+                    }));
                 }
+                Some(FromSupervisor::Restored {
+                    steps,
+                    disk_sectors,
+                }) => {
+                    return Ok(Arrival::Restored(Restored {
+                        steps,
+                        disk_sectors,
+                    }));
+                }
+                Some(FromSupervisor::NotRestored { message }) => not_restored = Some(message),
                 Some(message) => end_as_error(message)?,
                 None => {
                     return Err(SupervisorError::ReadyTimeout {
@@ -343,11 +341,11 @@ impl Supervisor {
     fn send(
         &self,
         message: &ToSupervisor,
-        stream: Option<UnixStream>,
+        attached: Option<OwnedFd>,
     ) -> Result<(), SupervisorError> {
         let bytes = encode(message).map_err(|_| SupervisorError::Protocol)?;
         // Its last message has the reason.
-        send(&self.control, &bytes, stream).map_err(|error| {
+        send(&self.control, &bytes, attached).map_err(|error| {
             self.exit_reason()
                 .unwrap_or_else(|| SupervisorError::Control(error.into()))
         })
@@ -358,11 +356,11 @@ impl Supervisor {
 fn send(
     control: &OwnedFd,
     packet: &[u8],
-    stream: Option<UnixStream>,
+    attached: Option<OwnedFd>,
 ) -> Result<(), rustix::io::Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = stream.as_ref().map(|stream| [stream.as_fd()]);
+    let fds = attached.as_ref().map(|attached| [attached.as_fd()]);
     if let Some(fds) = &fds {
         // The buffer has room for exactly one.
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
@@ -402,12 +400,15 @@ fn end_as_error(message: FromSupervisor) -> Result<(), SupervisorError> {
             remediation,
             console,
         }),
-        // Warnings, answers and connections are handled by the inbox.
+        // Warnings, refusals, answers and connections are handled by the inbox.
         FromSupervisor::Ready { .. }
+        | FromSupervisor::Restored { .. }
+        | FromSupervisor::NotRestored { .. }
         | FromSupervisor::Diagnosis { .. }
         | FromSupervisor::Released
         | FromSupervisor::Answer(_)
         | FromSupervisor::Connection { .. }
+        | FromSupervisor::Refused(_)
         | FromSupervisor::Warning(_) => Ok(()),
     }
 }
@@ -544,6 +545,29 @@ mod tests {
         }
         let next = supervisor.next(Instant::now()).unwrap();
         assert_eq!(next, Some(stopped));
+    }
+
+    #[test]
+    fn refusals_are_known_before_the_end() {
+        let (supervisor, _sender, theirs) = supervisor();
+        let child = std::process::Command::new("true").spawn().unwrap();
+        let (sender, refusals) = mpsc::channel();
+        supervisor.on_refused(move |refused| sender.send(refused.total()).unwrap());
+        let refused = |count| {
+            FromSupervisor::Refused(Refused {
+                refused: Vec::new(),
+                refused_counts: [("noRule".to_owned(), count)].into(),
+            })
+        };
+        for message in [refused(1), refused(9), FromSupervisor::Released] {
+            let bytes = encode(&message).unwrap();
+            rustix::net::send(&theirs, &bytes, SendFlags::empty()).unwrap();
+        }
+        drop(theirs);
+        listen(&supervisor.inbox, child);
+        let next = supervisor.next(Instant::now()).unwrap();
+        assert_eq!(next, Some(FromSupervisor::Released));
+        assert_eq!(refusals.try_iter().collect::<Vec<_>>(), [1, 9]);
     }
 
     #[test]

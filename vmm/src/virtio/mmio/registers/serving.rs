@@ -28,14 +28,20 @@ pub(in super::super) struct EventContext<'a> {
 }
 
 impl Core {
-    /// Handles one event, if the device is active.
+    /// Handles one event, if the device is active and not paused.
     pub(in super::super) fn handle(&mut self, event: Event, context: EventContext<'_>) {
+        if self.paused {
+            return;
+        }
         match event {
             Event::State => {
-                if self.phase == Phase::Activating {
+                let activate = self.phase == Phase::Activating;
+                if activate {
                     self.phase = Phase::Active;
                     self.serve(context, |device, io| device.activate(io));
-                    // The driver may have added chains before the device was active.
+                }
+                // The driver may have added chains before the device was active, or while it was paused.
+                if activate || std::mem::take(&mut self.resumed) {
                     for index in 0..self.queues.len() {
                         self.serve(context, |device, io| device.queue_event(index, io));
                     }

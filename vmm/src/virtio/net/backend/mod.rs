@@ -1,5 +1,6 @@
 //! The host side of a network device. Backends do not access queues.
 
+mod passt;
 mod readiness;
 mod stream;
 mod tap;
@@ -57,12 +58,12 @@ pub struct Frame<'a> {
 }
 
 /// The host side of a network device. No method blocks.
+///
+/// Frames to send may request every offload; a backend whose peer does not do the work does it
+/// itself.
 pub trait Backend: Send + Debug {
-    /// The offloads that frames may request, in both directions.
-    fn offloads(&self) -> Offloads;
-
-    /// Sets the offloads that received frames may request, at most [`offloads`](Self::offloads).
-    /// May drop frames that were already received and could request others.
+    /// Sets the offloads that received frames may request. May drop frames that were already
+    /// received and could request others.
     ///
     /// # Errors
     /// Those of the host's interface.

@@ -1,6 +1,8 @@
 //! A Unix stream socket that carries frames, each after its length (32 bits, big-endian): the
-//! protocol of `passt` and of QEMU's `-netdev stream`. It has no header for offloads, so there are
-//! none.
+//! protocol of `passt` and of QEMU's `-netdev stream`. It has no header for offloads: a segment of TCP
+//! stays as large as the guest made it, which is what `passt` wants: it passes on the data of
+//! connections, not segments. For the same reason it needs no checksums, in either direction
+//! ([`Stream::for_passt`]); for any other peer, those that the guest left to others are computed here.
 //!
 //! The peer is not trusted: an invalid length closes the link, and no allocation depends on a
 //! length. Both directions have a buffer of bounded size: received bytes of up to two frames, and
@@ -11,12 +13,15 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use microagent_egress::TCP_HEADERS;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use vm_memory::VolatileSlice;
 
+use super::passt::{Outgoing, Passt};
 use super::readiness::ReadinessFd;
-use super::{Backend, Frame, Offloads, SendOutcome};
+use super::{Backend, Frame, SendOutcome};
 use crate::virtio::Segments;
+use crate::virtio::net::checksum;
 use crate::virtio::net::header::{Header, MAX_FRAME};
 
 const PREFIX: usize = 4;
@@ -24,10 +29,20 @@ const PREFIX: usize = 4;
 /// The size of the receive buffer, in bytes.
 const INBOX: usize = 2 * (PREFIX + MAX_FRAME);
 
+/// Who receives the frames.
+#[derive(Debug)]
+enum Peer {
+    /// It checks checksums, and passes on those of others.
+    Any,
+    /// It reads no checksums, and computes those of the frames that it sends.
+    Passt(Passt),
+}
+
 /// A connected Unix stream socket.
 #[derive(Debug)]
 pub struct Stream {
     socket: UnixStream,
+    peer: Peer,
     readiness: ReadinessFd,
     /// Of a fixed length; `filled` is the part that holds received data.
     inbox: Vec<u8>,
@@ -39,13 +54,29 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A backend on this socket.
+    /// A backend on this socket, for any peer.
     ///
     /// # Errors
     /// When the host is out of file descriptors.
     pub fn new(socket: UnixStream) -> io::Result<Stream> {
+        Stream::with_peer(socket, Peer::Any)
+    }
+
+    /// A backend on this socket, for `passt`. It sends the data of TCP and UDP through sockets of
+    /// the host, whose kernel computes the checksums, and does not read the guest's. Those that it
+    /// sends are its own, of data that it has received from sockets, so the guest need not check
+    /// them. Its faults are made good (`passt.rs`).
+    ///
+    /// # Errors
+    /// When the host is out of file descriptors.
+    pub fn for_passt(socket: UnixStream) -> io::Result<Stream> {
+        Stream::with_peer(socket, Peer::Passt(Passt::new()))
+    }
+
+    fn with_peer(socket: UnixStream, peer: Peer) -> io::Result<Stream> {
         Ok(Stream {
             socket,
+            peer,
             readiness: ReadinessFd::new()?,
             inbox: vec![0; INBOX],
             filled: 0..0,
@@ -63,6 +94,59 @@ impl Stream {
         self.sent = 0;
         // Fails only if the peer has already disconnected.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Sends a frame while nothing else is being sent.
+    fn send_whole(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome {
+        let Ok(len) = u32::try_from(frame.len()) else {
+            return SendOutcome::Dropped;
+        };
+        if header.needs_checksum() && matches!(self.peer, Peer::Any) {
+            return self.send_completed(&header, len, &frame);
+        }
+        let mut prefix = len.to_be_bytes();
+        let mut rest = Segments::from(VolatileSlice::from(&mut prefix[..]));
+        rest.append(frame);
+        let whole = rest.len();
+        // Only a frame of very many segments needs more than one round.
+        while !rest.is_empty() {
+            match rest.send(self.socket.as_fd()) {
+                Ok(n) => rest = rest.split_off(n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.close();
+                    return SendOutcome::Dropped;
+                }
+            }
+        }
+        if rest.len() == whole {
+            return SendOutcome::Full;
+        }
+        self.outbox.resize(rest.len(), 0);
+        rest.copy_to(&mut self.outbox);
+        SendOutcome::Accepted
+    }
+
+    /// Sends a frame of `len` bytes after its checksum was computed.
+    fn send_completed(&mut self, header: &Header, len: u32, frame: &Segments<'_>) -> SendOutcome {
+        self.outbox.extend_from_slice(&len.to_be_bytes());
+        self.outbox.resize(PREFIX + frame.len(), 0);
+        frame.copy_to(&mut self.outbox[PREFIX..]);
+        checksum::complete(header, &mut self.outbox[PREFIX..]);
+        self.flush();
+        match (self.open, self.sent) {
+            (false, _) => SendOutcome::Dropped,
+            (true, 0) if !self.outbox.is_empty() => {
+                self.outbox.clear();
+                SendOutcome::Full
+            }
+            (true, _) => SendOutcome::Accepted,
+        }
+    }
+
+    /// Whether everything that the peer has sent was received and delivered.
+    fn is_drained(&self) -> bool {
+        self.filled.is_empty() && rustix::io::ioctl_fionread(&self.socket) == Ok(0)
     }
 
     /// The range of the first frame in the inbox, if it is complete.
@@ -101,15 +185,11 @@ impl Stream {
 }
 
 impl Backend for Stream {
-    fn offloads(&self) -> Offloads {
-        Offloads::default()
-    }
-
     fn link_up(&self) -> bool {
         self.open
     }
 
-    fn send(&mut self, _header: Header, frame: Segments<'_>) -> SendOutcome {
+    fn send(&mut self, header: Header, frame: Segments<'_>) -> SendOutcome {
         self.flush();
         if !self.open {
             return SendOutcome::Dropped;
@@ -117,30 +197,32 @@ impl Backend for Stream {
         if !self.outbox.is_empty() {
             return SendOutcome::Full;
         }
-        let Ok(len) = u32::try_from(frame.len()) else {
-            return SendOutcome::Dropped;
-        };
-        let mut prefix = len.to_be_bytes();
-        let mut rest = Segments::from(VolatileSlice::from(&mut prefix[..]));
-        rest.append(frame);
-        let whole = rest.len();
-        // Only a frame of very many segments needs more than one round.
-        while !rest.is_empty() {
-            match rest.send(self.socket.as_fd()) {
-                Ok(n) => rest = rest.split_off(n),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    self.close();
-                    return SendOutcome::Dropped;
+        let len = frame.len();
+        let mut headers = [0; TCP_HEADERS];
+        let segment = match &self.peer {
+            Peer::Any => Outgoing::Other,
+            Peer::Passt(passt) => {
+                let copied = frame.copy_to(&mut headers);
+                match passt.read(&headers[..copied], len) {
+                    Some(segment) => segment,
+                    None => return SendOutcome::Dropped,
                 }
             }
+        };
+        let outcome = self.send_whole(header, frame);
+        if let (Peer::Passt(passt), SendOutcome::Accepted) = (&mut self.peer, outcome) {
+            let following = passt.sent(segment);
+            // If it or the answer may find no room it is left out; the guest repeats what made it
+            // necessary.
+            if let Some(mut following) = following
+                && self.outbox.is_empty()
+                && self.is_drained()
+            {
+                let frame = Segments::from(VolatileSlice::from(&mut following[..]));
+                self.send_whole(Header::default(), frame);
+            }
         }
-        if rest.len() == whole {
-            return SendOutcome::Full;
-        }
-        self.outbox.resize(rest.len(), 0);
-        rest.copy_to(&mut self.outbox);
-        SendOutcome::Accepted
+        outcome
     }
 
     fn flush(&mut self) {
@@ -161,8 +243,15 @@ impl Backend for Stream {
     fn front(&mut self) -> Option<Frame<'_>> {
         loop {
             if let Some(range) = self.first() {
+                let header = match &self.peer {
+                    Peer::Any => Header::default(),
+                    Peer::Passt(passt) => {
+                        passt.complete(&mut self.inbox[range.clone()]);
+                        Header::valid()
+                    }
+                };
                 return Some(Frame {
-                    header: Header::default(),
+                    header,
                     data: &self.inbox[range],
                 });
             }
@@ -190,124 +279,4 @@ impl Backend for Stream {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read, Write};
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::virtio::testing::net::framed;
-
-    fn pair() -> (UnixStream, Stream) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (ours, Stream::new(theirs).unwrap())
-    }
-
-    fn send(stream: &mut Stream, frame: &[u8]) -> SendOutcome {
-        let mut memory = frame.to_vec();
-        let segments = Segments::from(VolatileSlice::from(&mut memory[..]));
-        stream.send(Header::default(), segments)
-    }
-
-    #[test]
-    fn an_invalid_length_closes_the_link() {
-        for len in [0, MAX_FRAME as u32 + 1, u32::MAX] {
-            let (mut peer, mut stream) = pair();
-            peer.write_all(&framed(b"before")).unwrap();
-            peer.write_all(&len.to_be_bytes()).unwrap();
-            assert_eq!(stream.front().unwrap().data, b"before");
-            stream.pop();
-            assert!(stream.link_up());
-            assert_eq!(stream.front(), None);
-            assert!(!stream.link_up());
-            assert_eq!(send(&mut stream, b"late"), SendOutcome::Dropped);
-            assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
-        }
-    }
-
-    #[test]
-    fn a_frame_of_maximum_length_is_received() {
-        let (mut peer, mut stream) = pair();
-        let frame: Vec<u8> = (0..MAX_FRAME).map(|i| (i * 7) as u8).collect();
-        let bytes = framed(&frame);
-        let (front, back) = bytes.split_at(100);
-        peer.write_all(front).unwrap();
-        assert_eq!(stream.front(), None);
-        peer.write_all(back).unwrap();
-        assert!(stream.front().unwrap().data == frame);
-        assert!(stream.front().unwrap().data == frame);
-        stream.pop();
-        assert_eq!(stream.front(), None);
-        assert!(stream.link_up());
-    }
-
-    #[test]
-    fn the_link_goes_down_when_the_peer_disconnects() {
-        let (peer, mut stream) = pair();
-        drop(peer);
-        assert_eq!(stream.front(), None);
-        assert!(!stream.link_up());
-        let (peer, mut stream) = pair();
-        drop(peer);
-        assert_eq!(send(&mut stream, b"frame"), SendOutcome::Dropped);
-        assert!(!stream.link_up());
-    }
-
-    #[test]
-    fn a_peer_that_starts_to_read_late_receives_every_byte() {
-        let (mut peer, mut stream) = pair();
-        let frame = |n: usize| vec![n as u8; 50_000];
-        let mut count = 0;
-        while send(&mut stream, &frame(count)) == SendOutcome::Accepted {
-            count += 1;
-        }
-        assert!(count > 0);
-        let reader = std::thread::spawn(move || {
-            for n in 0..count {
-                let mut got = vec![0; PREFIX + 50_000];
-                peer.read_exact(&mut got).unwrap();
-                assert!(got == framed(&frame(n)), "frame {n}");
-            }
-            // Nothing of the frame that was not accepted.
-            assert_eq!(peer.read(&mut [0]).unwrap(), 0);
-        });
-        stream.set_interest(false, true).unwrap();
-        while !stream.outbox.is_empty() {
-            let fd = stream.poll_fd();
-            let mut fds = [rustix::event::PollFd::new(
-                &fd,
-                rustix::event::PollFlags::IN,
-            )];
-            rustix::event::poll(&mut fds, None).unwrap();
-            stream.flush();
-        }
-        drop(stream);
-        reader.join().unwrap();
-    }
-
-    proptest! {
-        #[test]
-        fn frames_are_reassembled_from_any_pieces(
-            lens in prop::collection::vec(1usize..3000, 1..20),
-            cuts in prop::collection::vec(1usize..5000, 1..20),
-        ) {
-            let (mut peer, mut stream) = pair();
-            let frames: Vec<Vec<u8>> = lens.iter().map(|&len| vec![len as u8; len]).collect();
-            let bytes: Vec<u8> = frames.iter().flat_map(|frame| framed(frame)).collect();
-            let (mut rest, mut got) = (&bytes[..], Vec::new());
-            for &cut in cuts.iter().cycle() {
-                let (now, later) = rest.split_at(cut.min(rest.len()));
-                peer.write_all(now).unwrap();
-                while let Some(frame) = stream.front() {
-                    got.push(frame.data.to_vec());
-                    stream.pop();
-                }
-                rest = later;
-                if rest.is_empty() {
-                    break;
-                }
-            }
-            prop_assert!(got == frames);
-        }
-    }
-}
+mod tests;

@@ -38,6 +38,12 @@ pub enum TapError {
     /// The file descriptor is not attached to a TAP interface with virtio headers.
     #[error("not a TAP interface with virtio headers")]
     Kind,
+    /// There is an interface with this name.
+    #[error("network interface {0} exists")]
+    Exists(String),
+    /// The device that makes TAP interfaces cannot be opened.
+    #[error("cannot open /dev/net/tun")]
+    Open(#[source] io::Error),
     /// A system call failed.
     #[error("cannot {operation}")]
     Io {
@@ -63,21 +69,21 @@ impl Tap {
     /// # Errors
     /// [`TapError`].
     pub fn open(name: &str) -> Result<Tap, TapError> {
-        let mut request = request();
-        let bytes = name.as_bytes();
-        if bytes.is_empty() || bytes.len() >= request.ifr_name.len() || bytes.contains(&0) {
-            return Err(TapError::Name(name.to_owned()));
-        }
-        for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
-            *to = from.cast_signed();
-        }
-        request.ifr_ifru.ifru_flags = FLAGS as libc::c_short;
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::open("/dev/net/tun", flags, Mode::empty())
-            .map_err(failed("open /dev/net/tun"))?;
-        interface(&file, libc::TUNSETIFF, &mut request)
-            .map_err(failed("attach to the TAP interface"))?;
+        let (file, _) = attach(name, 0)?;
         Tap::new(file)
+    }
+
+    /// Creates an interface, which is down, and returns a descriptor that is attached to it, and
+    /// its name. The interface is deleted when the last duplicate of the descriptor is closed, in
+    /// whatever process.
+    ///
+    /// The name is unique in the network namespace, and no two callers can create the same: it can
+    /// serve as a lock. `%d` in `name` stands for the lowest number that makes it unique.
+    ///
+    /// # Errors
+    /// [`TapError::Exists`] if there is any interface with this name; others of [`TapError`].
+    pub fn create(name: &str) -> Result<(OwnedFd, String), TapError> {
+        attach(name, libc::IFF_TUN_EXCL)
     }
 
     /// The interface that `file`, an open `/dev/net/tun`, is attached to. The caller may have
@@ -115,6 +121,32 @@ impl Tap {
     }
 }
 
+/// Opens `/dev/net/tun` and attaches it to the interface with this name, with additional flags.
+fn attach(name: &str, flags: libc::c_int) -> Result<(OwnedFd, String), TapError> {
+    let mut request = request();
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes.len() >= request.ifr_name.len() || bytes.contains(&0) {
+        return Err(TapError::Name(name.to_owned()));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = (FLAGS | flags) as libc::c_short;
+    let open = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::open("/dev/net/tun", open, Mode::empty())
+        .map_err(|e| TapError::Open(e.into()))?;
+    interface(&file, libc::TUNSETIFF, &mut request).map_err(|source| {
+        if flags & libc::IFF_TUN_EXCL != 0 && source.raw_os_error() == Some(libc::EBUSY) {
+            return TapError::Exists(name.to_owned());
+        }
+        failed("attach to the TAP interface")(source)
+    })?;
+    let bytes = request.ifr_name.map(libc::c_char::cast_unsigned);
+    let end = bytes.iter().position(|&byte| byte == 0);
+    let name = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
+    Ok((file, String::from_utf8_lossy(name).into_owned()))
+}
+
 fn request() -> libc::ifreq {
     // SAFETY: needed because the kernel's structure has a union. Zero is valid for all members.
     unsafe { std::mem::zeroed() }
@@ -139,14 +171,6 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 }
 
 impl Backend for Tap {
-    fn offloads(&self) -> Offloads {
-        Offloads {
-            checksum: true,
-            tso4: true,
-            tso6: true,
-        }
-    }
-
     fn set_rx_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         let Offloads {
             checksum,

@@ -1,6 +1,8 @@
 //! The network device, with the test driver and a backend that is a list of frames.
 
 mod receiving;
+mod refusing;
+mod replacing;
 mod sending;
 
 use std::collections::VecDeque;
@@ -40,10 +42,6 @@ const ALL: Offloads = Offloads {
 };
 
 impl Backend for FakeBackend {
-    fn offloads(&self) -> Offloads {
-        ALL
-    }
-
     fn set_rx_offloads(&mut self, offloads: Offloads) -> io::Result<()> {
         self.state.lock().unwrap().rx_offloads = offloads;
         Ok(())

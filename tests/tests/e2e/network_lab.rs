@@ -1,0 +1,130 @@
+//! Networks on engine `kvm`: the cases of `network_list.rs`, in one lab. It is the host, with the
+//! kernel modules and the programs that the modes need.
+
+use std::sync::OnceLock;
+
+use crate::network_list::{self, FORWARDING, PROGRAMS};
+use crate::run_list::{self, Case};
+use microagent_tests::image::Layout;
+use microagent_tests::lab::{Lab, Report};
+use microagent_tests::namespaces::NAMESPACES;
+use microagent_tests::{Error, or_skip, tool};
+
+/// Beside `tun`, which every lab has.
+const MODULES: &[&str] = &[
+    "veth",
+    "bridge",
+    "nf_tables",
+    "nft_ct",
+    "nft_chain_nat",
+    "nft_masq",
+];
+
+/// The environment of each case.
+///
+/// `passt` isolates itself with a user namespace and another root. Linux refuses the former in a
+/// changed root, and the latter in an initramfs, whose root is not mounted on anything. So, as
+/// `switch_root(8)` does, another mount is moved over the root: here one of the same file system.
+///
+/// The shell is the host's: that of busybox prefers its own applets to the programs in the search path.
+const INSIDE: &str = r#"
+export PATH=/lab/bin:$PATH
+export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm IMAGE=oci:/layout:latest XDG_RUNTIME_DIR=/run
+unset MICROAGENT_NETWORK
+mkdir -p /host; : >>/etc/resolv.conf
+cat >script <<'END OF SCRIPT'
+@CASE@
+END OF SCRIPT
+exec /lab/bin/unshare --net --mount --pid --fork --kill-child /lab/bin/sh -c '
+    mount --rbind / /host && cd /host && mount --move . / &&
+    exec chroot . /lab/bin/sh -c "mount -t proc proc /proc && cd /tmp/work && exec /lab/bin/sh script"'
+"#;
+
+/// One snapshot serves every mode with an interface; addresses, rules and names are those of each run.
+const RESTORED: &str = r#"
+serve
+export MICROAGENT_SNAPSHOT=on
+one() {
+    microagent --quiet --json run --memory 128 --cpus 1 --image "$IMAGE" "$@" --exec '
+        wget -qO- http://server.names.test:8000/short; ip -o addr show eth0 | grep -c inet' >document || cat document
+    sed -n 's/.*"stdout": *"\([^"]*\)".*/\1/p; s/.*"restored": *\([a-z]*\).*/restored: \1/p' document
+}
+microagent --quiet --json warm --memory 128 --cpus 1 | sed -n 's/.*"hit": *\([a-z]*\).*/hit: \1/p'
+one
+one --network nat
+one --egress allow=server.names.test:8000
+one --egress allow=192.0.2.1:80
+none_is_left
+"#;
+
+/// The last step.
+const LEFT_BEHIND: &str = "ps -o pid,args | grep '[m]icroagent\\|[p]asst'
+    find /state/workspaces /state/cas/tmp /run/microagent -type f 2>/dev/null
+    /lab/bin/ip -o link | grep -o ' ma[bv][mr][0-9]*'; /lab/bin/nft list tables";
+
+/// Puts programs of the host and the modules of all modes into a lab, for [`inside`].
+pub fn equip<'a>(
+    lab: &mut Lab,
+    programs: impl IntoIterator<Item = &'a &'a str>,
+) -> Result<(), Error> {
+    // Every lab has busybox.
+    for program in programs
+        .into_iter()
+        .filter(|&&program| program != "busybox")
+    {
+        lab.program(tool::find(program)?, &format!("/lab/bin/{program}"))?;
+    }
+    lab.program(tool::find("sh")?, "/lab/bin/sh")?;
+    // The variant that `passt` executes on processors with AVX2 is beside it.
+    if let Ok(variant) = tool::find("passt.avx2") {
+        lab.program(variant, "/lab/bin/passt.avx2")?;
+    }
+    lab.modules(MODULES)
+}
+
+/// The script of a step that runs `script` as root of a lab.
+pub fn inside(script: &str) -> String {
+    INSIDE.replace("@CASE@", script)
+}
+
+fn boot() -> Result<Report, Error> {
+    let layout = Layout::busybox()?;
+    let mut lab = run_list::lab(&layout)?;
+    equip(&mut lab, PROGRAMS)?;
+    for case in CASES {
+        let script = format!("{NAMESPACES}{FORWARDING}{}", case.script);
+        lab.step(case.name, &inside(&script), case.seconds);
+    }
+    let restored = format!("{NAMESPACES}{FORWARDING}{RESTORED}");
+    lab.step("restored", &inside(&restored), 120);
+    lab.step("left behind", LEFT_BEHIND, 30);
+    lab.boot()
+}
+
+fn report() -> &'static Result<Report, Error> {
+    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
+    REPORT.get_or_init(boot)
+}
+
+fn check(case: &Case) {
+    case.check_in(or_skip!(report()));
+}
+
+network_list::network_list!(check);
+
+#[test]
+fn nothing_is_left_behind() {
+    let step = or_skip!(report()).step("left behind");
+    assert_eq!(step.text(), "", "{}", step.errors());
+}
+
+#[test]
+fn a_restored_vm_has_the_network_that_its_run_asked_for() {
+    let step = or_skip!(report()).step("restored");
+    let with_answer = "restored: true\nanswer\\n3\\n\n";
+    let expected = format!(
+        "hit: false\n{}restored: true\n3\\n\n",
+        with_answer.repeat(3)
+    );
+    assert_eq!(step.text(), expected, "{}", step.errors());
+}

@@ -1,0 +1,174 @@
+//! Runs whose VM is restored from a snapshot, in one lab. That they do what runs that boot do is tested by the
+//! cases of `run_list`, which `run_lab` executes both ways.
+
+use std::sync::OnceLock;
+
+use crate::run_list;
+use microagent_tests::lab::Report;
+use microagent_tests::{Error, or_skip, tool};
+
+/// The environment of each script. `run FLAGS… -- COMMAND` prints what the command prints, and then whether
+/// its VM was restored.
+const SETTINGS: &str = r#"export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm MICROAGENT_SNAPSHOT=on \
+    XDG_RUNTIME_DIR=/run IMAGE=oci:/layout:latest
+run() {
+    microagent --quiet --json run --memory 256 --image $IMAGE "$@" >/tmp/run.json || echo "exit code $?"
+    sed -n 's/.*"stdout": *"\([^"]*\)".*/\1/p' /tmp/run.json
+    sed -n 's/.*"restored": *\([a-z]*\).*/restored: \1/p' /tmp/run.json
+}
+warm() { microagent --quiet --json warm --memory 256 "$@" | sed -n 's/.*"hit": *\([a-z]*\).*/hit: \1/p'; }
+# Until no process takes a snapshot.
+taken() { while pidof microagent >/dev/null; do usleep 20000; done; }
+snapshots() { microagent --json cache ls | grep -c '"op": *"snapshot"'; }
+"#;
+
+/// The names of steps, their scripts, time limits in seconds, and standard output.
+const STEPS: &[(&str, &str, u32, &str)] = &[
+    (
+        "the first run takes the snapshot for the second",
+        r#"run --exec 'echo one'; taken; run --exec 'echo two'; snapshots; warm"#,
+        120,
+        "one\\n\nrestored: false\ntwo\\n\nrestored: true\n1\nhit: true\n",
+    ),
+    (
+        "two runs share no secret",
+        r#"what='cat /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; cat /proc/sys/kernel/random/uuid'
+        run --exec "$what" | head -1 | sed 's/\\n/\n/g' >/tmp/one
+        run --exec "$what" | head -1 | sed 's/\\n/\n/g' >/tmp/two
+        wc -l </tmp/one; sort /tmp/one /tmp/two | uniq | wc -l"#,
+        60,
+        "4\n7\n",
+    ),
+    (
+        "the clock is that of the host",
+        r#"before=$(date +%s); then=$(run --exec 'date +%s' | head -1 | tr -dc 0-9); after=$(date +%s)
+        [ $((before - 1)) -le $then ] && [ $then -le $((after + 1)) ] && echo right"#,
+        60,
+        "right\n",
+    ),
+    (
+        "flags and a variable switch it off",
+        r#"run --no-snapshot --exec 'echo one'; MICROAGENT_SNAPSHOT=off run --exec 'echo two'
+        MICROAGENT_SNAPSHOT=never microagent version; echo $?"#,
+        90,
+        "one\\n\nrestored: false\ntwo\\n\nrestored: false\n2\n",
+    ),
+    (
+        "another monitor has another snapshot",
+        r#"cp $(which microagent-supervisor 2>/dev/null || find / -xdev -name microagent-supervisor 2>/dev/null | head -1) /tmp/monitor
+        echo >>/tmp/monitor
+        run --supervisor /tmp/monitor --exec 'echo one'; taken; snapshots
+        run --supervisor /tmp/monitor --exec 'echo two'"#,
+        120,
+        "one\\n\nrestored: false\n2\ntwo\\n\nrestored: true\n",
+    ),
+    (
+        "disks and processors make other snapshots",
+        r#"cp /disk /tmp/disk; with="--disk data=/tmp/disk:/data:rw --cpus 2"
+        run $with --exec 'nproc; echo kept >/data/file'; taken
+        run $with --exec 'nproc; cat /data/file; cat /sys/block/vdb/size'
+        snapshots"#,
+        120,
+        "2\\n\nrestored: false\n2\\nkept\\n65536\\n\nrestored: true\n3\n",
+    ),
+    (
+        "a changed snapshot is not used",
+        r#"for file in /state/cas/sparse/*; do
+            [ $(stat -c %s $file) -gt 268435456 ] && [ $(stat -c %s $file) -lt 300000000 ] || continue
+            printf x | dd of=$file bs=1 seek=50000000 conv=notrunc 2>/dev/null
+        done
+        run --exec 'echo one'; taken; run --exec 'echo two'"#,
+        120,
+        "one\\n\nrestored: false\ntwo\\n\nrestored: true\n",
+    ),
+    (
+        "a state that the monitor refuses is not used again",
+        r#"microagent --quiet cache gc --max-size 0 >/dev/null; run --exec 'echo one'; taken
+        for file in /state/cas/sparse/*; do
+            [ $(stat -c %s $file) -gt 268435456 ] || continue
+            printf x | dd of=$file bs=1 seek=268435456 conv=notrunc 2>/dev/null
+            # As if the disk had decayed.
+            touch -d '2000-01-01 00:00:00' $file
+        done
+        run --exec 'echo two'
+        microagent -v run --memory 256 --image $IMAGE --exec 'echo three' 2>&1 | sed -n 's/^ *INFO *\(the VM\)/\1/p; /^three/p'
+        warm; run --exec 'echo four'"#,
+        150,
+        "one\\n\nrestored: false\ntwo\\n\nrestored: false\n\
+         the VM boots, because its snapshot recently failed: the saved state of the VM cannot be used: it is not a state file\nthree\n\
+         hit: false\nfour\\n\nrestored: true\n",
+    ),
+    (
+        "file systems can be unmounted right after a restored run",
+        r#"mkdir -p /tmp/state /tmp/tmpfs; mount -t tmpfs none /tmp/tmpfs; cp /disk /tmp/tmpfs/disk
+        for i in 1 2 3; do
+            mount --bind /state /tmp/state
+            (cd /tmp/tmpfs; MICROAGENT_STATE_DIR=/tmp/state run --exec 'sync')
+            umount /tmp/state && echo unmounted
+        done
+        run --disk data=/tmp/tmpfs/disk:/data:rw --exec 'true' >/dev/null; taken
+        run --disk data=/tmp/tmpfs/disk:/data:rw --exec 'echo x >/data/x'; umount /tmp/tmpfs && echo unmounted"#,
+        120,
+        "\nrestored: true\nunmounted\n\nrestored: true\nunmounted\n\nrestored: true\nunmounted\n\
+         \nrestored: true\nunmounted\n",
+    ),
+    (
+        "a capture that is killed leaves nothing",
+        r#"microagent --quiet cache gc --max-size 0 >/dev/null
+        for after in 50000 200000 400000 600000; do
+            microagent --quiet warm --memory 256 >/dev/null 2>&1 & usleep $after; kill -KILL $!; wait $! 2>/dev/null
+            while pidof microagent-supervisor >/dev/null; do usleep 20000; done
+        done
+        warm; run --exec 'echo one'
+        find /state/cas/tmp /tmp/microagent* /run/microagent* -type f 2>/dev/null"#,
+        150,
+        "hit: false\none\\n\nrestored: true\n",
+    ),
+    (
+        "many at once",
+        r#"for i in $(seq 6); do
+            microagent --quiet run --memory 256 --image $IMAGE --exec "echo $i; head -c 16 /dev/urandom | od -An -tx1" >/tmp/many.$i &
+        done
+        wait; cat /tmp/many.* | grep -c '^[1-6]$'; cat /tmp/many.* | grep ' ' | sort -u | wc -l"#,
+        150,
+        "6\n6\n",
+    ),
+];
+
+fn report() -> &'static Result<Report, Error> {
+    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
+    REPORT.get_or_init(|| {
+        let layout = run_list::layout(&[])?;
+        let mut lab = run_list::lab(&layout)?;
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        let words = ["-q", "-t", "ext4", "-F"].map(std::ffi::OsStr::new);
+        let size = std::ffi::OsStr::new("32M");
+        tool::run(
+            "mke2fs",
+            words.into_iter().chain([disk.path().as_os_str(), size]),
+        )?;
+        lab.file(disk.path(), "/disk")?;
+        for (name, script, seconds, _) in STEPS {
+            lab.step(name, &format!("{SETTINGS}{script}"), *seconds);
+        }
+        lab.boot()
+    })
+}
+
+#[test]
+fn runs_go_on_from_snapshots() {
+    let report = or_skip!(report());
+    let mut wrong = Vec::new();
+    for (name, _, _, expected) in STEPS {
+        let step = report.step(name);
+        if step.text() != *expected {
+            wrong.push(format!(
+                "{name}: {:?}, took {:?}\n{}",
+                step.text(),
+                step.elapsed,
+                step.errors()
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
