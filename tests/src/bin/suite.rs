@@ -4,10 +4,14 @@
 //!
 //! `suite --prepare` fills the cache of the tests, so that no test has to.
 //!
+//! `$MICROAGENT_TEST_DEADLINE`, in seconds since the epoch, is when tests that still run are stopped
+//! and the report is printed.
+//!
 //! With names, runs only tests whose line in the report contains one of them. See `docs/testing.md`.
 
 use std::process::ExitCode;
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use microagent_tests::suite::{self, Program, Summary};
 use microagent_tests::{Error, built_kernel, image, lab};
@@ -48,7 +52,7 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
         units.retain(|unit| !unit.tests.is_empty());
     }
     let mut summary = Summary::default();
-    suite::run(units, processors, |unit, finished| {
+    suite::run(units, processors, deadline()?, |unit, finished| {
         println!("{}", summary.add(unit, &finished));
         if !finished.is_success {
             // Indented, so that its results are not counted with those of the suite.
@@ -63,6 +67,17 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
     }
     println!("{summary}");
     Ok(summary.is_success())
+}
+
+/// The time of `$MICROAGENT_TEST_DEADLINE`.
+fn deadline() -> Result<Option<Instant>, Box<dyn std::error::Error>> {
+    let Some(at) = std::env::var_os("MICROAGENT_TEST_DEADLINE") else {
+        return Ok(None);
+    };
+    let at = at.to_str().and_then(|at| at.parse().ok());
+    let at = UNIX_EPOCH + Duration::from_secs(at.ok_or("$MICROAGENT_TEST_DEADLINE: no number")?);
+    let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+    Ok(Some(Instant::now() + left))
 }
 
 /// Fills the cache. Entries that this host cannot create are reported by the tests that need them.

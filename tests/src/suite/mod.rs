@@ -20,6 +20,7 @@ mod unit;
 
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 pub use process::{Count, Finished, Outcome, Test};
 pub use program::Program;
@@ -59,14 +60,19 @@ impl Load {
     }
 }
 
+/// The time limit of a unit. The longest takes half of it on two processors.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
 /// Runs `units` on this many processors, in order as far as [`Load::admits`] permits, and calls
-/// `done` with each finished one.
+/// `done` with each finished one. A unit that runs for half an hour, or at `deadline`, is stopped
+/// and counts as failed, so that the report names the test that hung.
 ///
 /// # Errors
 /// If a unit cannot be started. A failed unit is not an error.
 pub fn run(
     mut units: Vec<Unit>,
     processors: usize,
+    deadline: Option<Instant>,
     mut done: impl FnMut(&Unit, Finished),
 ) -> Result<(), Error> {
     let mut load = Load::default();
@@ -77,8 +83,10 @@ pub fn run(
                 let unit = units.remove(next);
                 load.start(&unit);
                 let sender = sender.clone();
+                let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+                let limit = left.unwrap_or(LIMIT).min(LIMIT);
                 scope.spawn(move || {
-                    let result = process::run(&unit);
+                    let result = process::run(&unit, limit);
                     // The receiver is gone after an error.
                     let _ = sender.send((unit, result));
                 });

@@ -3,12 +3,14 @@
 //! With one thread libtest prints a line when a test has finished, so the time between two lines is
 //! the duration of the later test. (libtest's `--report-time` needs a nightly toolchain.)
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{self, BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use wait4::Wait4;
 
 use super::Unit;
@@ -59,6 +61,8 @@ pub struct Finished {
     pub count: Option<Count>,
     /// Whether the process exited with 0.
     pub is_success: bool,
+    /// Whether it was killed because it reached its time limit.
+    pub is_overdue: bool,
     /// Its complete output.
     pub output: String,
     /// The time from start to exit.
@@ -67,10 +71,11 @@ pub struct Finished {
     pub processor_time: Duration,
 }
 
-/// Runs a unit to completion.
-pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
+/// Runs a unit to completion, or until `limit` has passed: then its process is killed, and with it
+/// the labs and servers of its tests (see [`crate::scoped_process`]).
+pub(super) fn run(unit: &Unit, limit: Duration) -> Result<Finished, Error> {
     let path = &unit.program.executable;
-    let (reader, writer) = std::io::pipe().map_err(Error::file(path))?;
+    let (reader, writer) = io::pipe().map_err(Error::file(path))?;
     let mut command = Command::new(path);
     command
         .args(["--test-threads=1", "--exact"])
@@ -98,6 +103,7 @@ pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
             line.clear();
         }
     });
+    let is_overdue = !ends_within(&child, limit).map_err(Error::file(path))?;
     let usage = child.wait4().map_err(Error::file(path))?;
     let elapsed = started.elapsed();
     let mut received = Vec::new();
@@ -111,14 +117,37 @@ pub(super) fn run(unit: &Unit) -> Result<Finished, Error> {
         }
     }
     let processor_time = usage.rusage.utime + usage.rusage.stime;
-    Ok(finished(
-        unit,
-        started,
-        received,
-        usage.status,
-        elapsed,
-        processor_time,
-    ))
+    Ok(Finished {
+        is_overdue,
+        ..finished(
+            unit,
+            started,
+            received,
+            usage.status,
+            elapsed,
+            processor_time,
+        )
+    })
+}
+
+/// Waits until `child` exits. Kills it and returns false if it does not within `limit`.
+fn ends_within(child: &Child, limit: Duration) -> io::Result<bool> {
+    // The process is not reaped yet, so its id is its own.
+    let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = left.try_into().map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)) {
+            Ok(0) => {
+                pidfd_send_signal(&process, Signal::KILL)?;
+                return Ok(false);
+            }
+            Ok(_) => return Ok(true),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn finished(
@@ -152,6 +181,7 @@ fn finished(
         count: output.lines().rev().find_map(count),
         tests,
         is_success: status.success(),
+        is_overdue: false,
         output,
         elapsed,
         processor_time,
@@ -194,6 +224,8 @@ mod tests {
 
     use super::super::Program;
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(1000);
 
     fn unit(script: &str, tests: &[&str]) -> (tempfile::TempDir, Unit) {
         let directory = tempfile::tempdir().unwrap();
@@ -287,7 +319,7 @@ mod tests {
     fn a_process_that_a_test_leaves_behind_does_not_hold_the_suite() {
         let script = "sleep 1000 & echo $! >pid; echo 'test a ... ok'; echo 'test result: ok.'";
         let (directory, unit) = unit(script, &["a"]);
-        let finished = run(&unit).unwrap();
+        let finished = run(&unit, LIMIT).unwrap();
         let pid = std::fs::read_to_string(directory.path().join("pid")).unwrap();
         crate::tool::run("kill", [pid.trim()]).unwrap();
         assert!(
@@ -300,8 +332,16 @@ mod tests {
     #[test]
     fn both_outputs_of_a_unit_are_kept() {
         let (_directory, unit) = unit("echo out; echo err >&2; exit 101", &["a"]);
-        let finished = run(&unit).unwrap();
+        let finished = run(&unit, LIMIT).unwrap();
         assert_eq!(finished.output, "out\nerr\n");
         assert_eq!((finished.count, finished.is_success), (None, false));
+    }
+    #[test]
+    fn a_unit_that_does_not_end_is_killed() {
+        let (_directory, unit) = unit("echo 'test a ... ok'; exec sleep 1000", &["a", "b"]);
+        let finished = run(&unit, Duration::from_secs(1)).unwrap();
+        assert!(finished.is_overdue && !finished.is_success);
+        assert_eq!((finished.count, finished.tests.len()), (None, 1));
+        assert!(finished.elapsed < Duration::from_secs(100));
     }
 }

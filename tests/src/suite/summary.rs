@@ -38,7 +38,16 @@ impl Summary {
             None => finished.tests.iter().filter(reported).count(),
         };
         self.passed += passed;
-        if finished.count.is_none() {
+        if finished.is_overdue {
+            let elapsed = finished.elapsed.as_secs();
+            let after = match finished.tests.last() {
+                Some(test) => format!("after {}", test.name),
+                None => "in its first test".to_owned(),
+            };
+            self.failed.push(format!(
+                "{name}: stopped at its limit of {elapsed} s, {after}"
+            ));
+        } else if finished.count.is_none() {
             self.failed
                 .push(format!("{name}: its process died before its last test"));
         } else if !finished.is_success && self.failed.len() == failures {
@@ -124,6 +133,7 @@ mod tests {
         };
         Finished {
             is_success: count.failed == 0,
+            is_overdue: false,
             count: Some(count),
             tests,
             output: String::new(),
@@ -167,6 +177,19 @@ mod tests {
             summary.to_string(),
             "failed: cas store a\nfailed: cas store: its process died before its last test\n\
              test cas store b: slow ... ignored\ntest result: FAILED. 0 passed; 2 failed"
+        );
+    }
+
+    #[test]
+    fn a_unit_that_was_stopped_is_named_with_its_last_test() {
+        let mut summary = Summary::default();
+        let mut finished = finished(&[("a", Outcome::Passed, 1)]);
+        (finished.count, finished.is_success, finished.is_overdue) = (None, false, true);
+        summary.add(&unit(), &finished);
+        assert_eq!(
+            summary.to_string(),
+            "failed: cas store: stopped at its limit of 12 s, after a\n\
+             test result: FAILED. 1 passed; 1 failed"
         );
     }
 

@@ -11,7 +11,7 @@ const DIVIDED: [&str; 2] = ["e2e", "vm"];
 
 /// The longest units and those with labs, with their number of concurrent labs. They start first,
 /// in this order: one that starts last would run alone at the end.
-const FIRST: [(&str, usize); 24] = [
+const FIRST: [(&str, usize); 26] = [
     ("tests e2e run_lab", 2),
     ("tests e2e monitor_lab", 2),
     ("tests e2e run_qemu", 0),
@@ -21,6 +21,7 @@ const FIRST: [(&str, usize); 24] = [
     ("tests e2e power_cut", 1),
     ("tests e2e clients_lab", 1),
     ("tests e2e network_lab", 1),
+    ("tests e2e snapshots_lab", 1),
     ("tests e2e host", 1),
     ("tests e2e kernel_build", 1),
     ("benches boot_bench", 1),
@@ -28,6 +29,7 @@ const FIRST: [(&str, usize); 24] = [
     ("vmm vm kvm_streams", 1),
     ("vmm vm kvm_linux", 1),
     ("vmm vm kvm_disks", 1),
+    ("vmm vm kvm_snapshot", 1),
     ("vmm vm net", 1),
     ("tests e2e corporate", 0),
     ("tests e2e network_host", 0),
