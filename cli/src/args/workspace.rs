@@ -131,6 +131,9 @@ pub struct StartArgs {
     /// Boot this kernel for this start
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
+    /// Boot the VM instead of restoring it from a snapshot, and take no snapshot
+    #[arg(long)]
+    pub no_snapshot: bool,
     /// Wait until the workspace has ended, at most this many seconds, and exit with the workload's code
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub wait: Option<String>,

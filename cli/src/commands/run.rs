@@ -24,6 +24,7 @@ use microagent_workspace::prepare::{BootPlan, ImageRoot, Prepared, image_root};
 use microagent_workspace::start::ManifestError;
 use microagent_workspace::state::State;
 use microagent_workspace::warm::Programs;
+use microagent_workspace::warm::attempt::Attempt;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::pipeline;
@@ -45,7 +46,6 @@ use crate::run::passed;
 use crate::run::phases::{Phases, millis, timed};
 use crate::run::variables;
 use crate::run::vm::{self, Outcome, Status, Task, exit_code};
-use crate::run::warm::Warm;
 use crate::run::warnings::RunWarnings;
 use crate::settings::{Settings, make_private_dir};
 use crate::termination::Termination;
@@ -207,14 +207,15 @@ fn try_run(
         exec_size::check(setup, &request.env)?;
     }
     task.boot_timeout = boot_timeout(choice.engine, attempt);
-    let mut warm = match choice.engine {
+    let mut attempted = match choice.engine {
         Engine::Kvm if attempt == 1 && settings.snapshots && !request.no_snapshot => {
             let (kernel, initramfs) = (&artifacts.kernel, &artifacts.initramfs);
-            let programs = Programs::new(&pipeline, &monitor, kernel, initramfs)
+            let (kernel, initramfs) = (kernel.digest, initramfs.digest);
+            let programs = Programs::new(pipeline.store(), &monitor, kernel, initramfs)
                 .inspect_err(|error| tracing::info!("the VM boots: {}", error_chain(error)));
             programs
                 .ok()
-                .map(|programs| Warm::new(&pipeline, programs, settings.host_dir()))
+                .map(|programs| Attempt::new(&pipeline, programs, settings.host_dir()))
         }
         _ => None,
     };
@@ -228,7 +229,7 @@ fn try_run(
     let mut outcome = vm::run(
         &supervisor,
         task,
-        warm.as_mut(),
+        attempted.as_mut(),
         settings.output,
         &mut phases,
         &mut timeline,
@@ -321,8 +322,8 @@ fn try_run(
         document: &document,
     };
     let code = report.print(settings.output, termination)?;
-    if let Some(warm) = warm.filter(|_| exited.is_some()) {
-        warm.take_beside();
+    if let Some(attempted) = attempted.filter(|_| exited.is_some()) {
+        attempted.take_beside();
     }
     Ok(Some(code))
 }

@@ -25,7 +25,6 @@ use crate::run::artifacts::{self, check_memory};
 use crate::run::disks;
 use crate::run::network::{asked_or_default, check_host};
 use crate::run::phases::{Phases, millis};
-use crate::run::warm::TAKE_MODE;
 use crate::settings::{Settings, make_private_dir};
 use crate::termination::Termination;
 
@@ -45,7 +44,7 @@ pub(super) struct Taken {
 
 /// Runs the process that takes a snapshot beside a run, if `words` ask for it.
 pub fn run_take_mode(words: &[OsString]) -> Option<ExitCode> {
-    (words.get(1)?.to_str()? == TAKE_MODE).then(|| match beside::main() {
+    (words.get(1)?.to_str()? == beside::MODE).then(|| match beside::main() {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
@@ -154,7 +153,7 @@ pub(super) fn take_snapshot(
         }),
         saved: None,
     };
-    let programs = Programs::new(&pipeline, &monitor, kernel, initramfs)?;
+    let programs = Programs::new(pipeline.store(), &monitor, kernel.digest, initramfs.digest)?;
     let refused = Refused::new(host_dir);
     let again = refused.why(&programs, &config).is_some();
     let run_dir = RunDir::create()?;

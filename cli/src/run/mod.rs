@@ -24,5 +24,4 @@ pub mod phases;
 pub mod sink;
 pub mod variables;
 pub mod vm;
-pub mod warm;
 pub mod warnings;

@@ -9,17 +9,17 @@ use microagent_proto::agent::{
 };
 use microagent_proto::control::VmConfig;
 use microagent_workspace::machine::MachineError;
-use microagent_workspace::machine::boot::{Guest, boot, configure};
+use microagent_workspace::machine::boot::Guest;
 use microagent_workspace::machine::session::{self, SessionError};
-use microagent_workspace::machine::supervisor::{Supervisor, SupervisorError};
-use microagent_workspace::machine::timeline::{Arrival, Mark, Timeline};
+use microagent_workspace::machine::supervisor::Supervisor;
+use microagent_workspace::machine::timeline::{Mark, Timeline};
+use microagent_workspace::warm::attempt::{Attempt, boot, configure};
 
 use super::deadline::Deadline;
 use super::network::RunNetwork;
 use super::outputs::Outputs;
 use super::phases::{Phases, timed};
 use super::sink::{Captured, CommandSink, SetupSink};
-use super::warm::Warm;
 use crate::document::OutputDocument;
 use crate::failure::{
     EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_RUN_FAILED, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Failure,
@@ -85,11 +85,11 @@ pub fn output_of(output: Output) -> CommandOutput {
 
 /// Boots the VM and runs `task` within `deadline`.
 ///
-/// `warm` has the snapshots that the VM may be restored from.
+/// With `attempt` the VM may be restored from a snapshot.
 pub fn run(
     supervisor: &Supervisor,
     task: Task,
-    warm: Option<&mut Warm>,
+    attempt: Option<&mut Attempt>,
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
@@ -100,7 +100,9 @@ pub fn run(
         Err(error) => return Outcome::failed(stdout_error(&error)),
     };
     let outputs = task.outputs.clone();
-    let outcome = run_steps(supervisor, task, warm, output, phases, timeline, &mut sink);
+    let outcome = run_steps(
+        supervisor, task, attempt, output, phases, timeline, &mut sink,
+    );
     let completed_at = SystemTime::now();
     // Within the time limit: the guest sends them.
     let (copied, failure) = match outcome {
@@ -173,7 +175,7 @@ impl<E: Into<Failure>> From<E> for Stop {
 fn run_steps(
     supervisor: &Supervisor,
     task: Task,
-    mut warm: Option<&mut Warm>,
+    mut attempt: Option<&mut Attempt>,
     output: Output,
     phases: &mut Phases,
     timeline: &mut Timeline,
@@ -188,40 +190,13 @@ fn run_steps(
     let memory_mib = config.memory_mib;
     let arrival = timed(&mut phases.boot, || {
         let backend = network.prepared().and_then(|it| it.add_device(&mut config));
-        if let Some(warm) = &mut warm {
-            warm.look_up(&mut config);
-        }
-        let restoring = config.saved.is_some();
-        boot(supervisor, config, backend, task.boot_timeout).map_err(|error| {
-            match (&error, &warm) {
-                // What it reports is not about the snapshot: then it boots.
-                (MachineError::Vm(SupervisorError::Failed { .. }), _) => error,
-                (_, Some(warm)) if restoring => {
-                    warm.failed(&error);
-                    MachineError::NotResumed(Box::new(error))
-                }
-                _ => error,
-            }
-        })
+        let attempt = attempt.as_deref_mut();
+        boot(attempt, supervisor, config, backend, task.boot_timeout)
     })?;
     timeline.record_arrival(&arrival);
-    if let Some(warm) = &warm {
-        warm.came_up(&arrival);
-    }
     timed(&mut phases.configure, || {
         network.configure(&mut guest)?;
-        let restored = matches!(arrival, Arrival::Restored(_));
-        configure(supervisor, arrival, guest, memory_mib).map_err(|error| match &warm {
-            // Nothing of the image has run yet.
-            Some(warm) if restored => {
-                // What a guest that answers refuses, it may refuse after a boot, too.
-                if !matches!(error, MachineError::Refused(_)) {
-                    warm.failed(&error);
-                }
-                MachineError::NotResumed(Box::new(error))
-            }
-            _ => error,
-        })?;
+        configure(attempt.as_deref(), supervisor, arrival, guest, memory_mib)?;
         network.serve(supervisor)
     })?;
     timeline.record_now(Mark::Root);

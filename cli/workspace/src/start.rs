@@ -16,6 +16,7 @@ use crate::passed;
 use crate::shim::config::ShimConfig;
 use crate::signal;
 use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, RecordedKernel, Spec};
+use crate::warm::attempt::Snapshots;
 
 /// How one start differs from others.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct StartOptions {
     pub boot: Option<Boot>,
     /// Which attempt to boot this is, counted from 1.
     pub attempt: u32,
+    /// The snapshots that the VM may be restored from.
+    pub snapshots: Option<Snapshots>,
 }
 
 /// A kernel, and the initramfs with its modules.
@@ -43,6 +46,24 @@ pub struct Boot {
     pub kernel: RecordedKernel,
     /// The digest of the initramfs.
     pub initramfs: String,
+}
+
+impl Boot {
+    /// What `create` recorded.
+    pub fn recorded(recorded: &Recorded) -> Boot {
+        Boot {
+            kernel: recorded.kernel.clone(),
+            initramfs: recorded.initramfs.clone(),
+        }
+    }
+
+    /// The digests of kernel and initramfs.
+    ///
+    /// # Errors
+    /// [`ManifestError::Digest`].
+    pub fn digests(&self) -> Result<(Digest, Digest), ManifestError> {
+        Ok((digest(&self.kernel.digest)?, digest(&self.initramfs)?))
+    }
 }
 
 /// A manifest from which nothing can be started.
@@ -78,10 +99,8 @@ pub fn shim_config(
     let hostname = spec.hostname.clone().unwrap_or_else(|| name.clone());
     let disks = disks(directory, spec, recorded, store)?;
     let mut configs: Vec<DiskConfig> = disks.iter().map(|(config, _)| config.clone()).collect();
-    let boot = options.boot.unwrap_or_else(|| Boot {
-        kernel: recorded.kernel.clone(),
-        initramfs: recorded.initramfs.clone(),
-    });
+    let boot = options.boot.unwrap_or_else(|| Boot::recorded(recorded));
+    let (kernel, initramfs) = boot.digests()?;
     let network = spec.network.clone().unwrap_or_default();
     let limit = max_disks(options.engine, network.mode != NetworkMode::Isolated);
     let modules = match &boot.kernel.modules_disk {
@@ -106,13 +125,14 @@ pub fn shim_config(
         request_id: options.request_id,
         supervisor: options.supervisor,
         boot_timeout: boot_timeout(options.engine, options.attempt).as_secs(),
+        snapshots: options.snapshots,
         vm: VmConfig {
             name,
             engine: options.engine,
             cpus: options.cpu_count.unwrap_or(recorded.cpu_count),
             memory_mib: options.memory_mib.unwrap_or(recorded.memory_mib),
-            kernel: store.blob_path(&digest(&boot.kernel.digest)?),
-            initramfs: Some(store.blob_path(&digest(&boot.initramfs)?)),
+            kernel: store.blob_path(&kernel),
+            initramfs: Some(store.blob_path(&initramfs)),
             // What is written to the console is kept, and each character is a VM exit: a boot that
             // tells all takes four times as long. `dmesg` in the guest has it.
             extra_cmdline: Some("quiet".to_owned()),

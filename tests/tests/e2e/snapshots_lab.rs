@@ -113,6 +113,21 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
          \nrestored: true\nunmounted\n",
     ),
     (
+        "workspaces are restored, each with its own disk and name",
+        r#"w() { microagent --quiet "$@"; }; restored() { w events $1 | grep -c 'restored from a snapshot'; }
+        for name in a b; do w create $name --image $IMAGE --memory 256 --hostname host-$name >/dev/null; done
+        w start a >/dev/null; w exec a -- sh -c 'echo first >/file'
+        while grep -q '__take-sna[p]shot' /proc/[0-9]*/cmdline 2>/dev/null; do usleep 20000; done
+        w halt a >/dev/null; restored a
+        w start a >/dev/null; w start b >/dev/null; restored a; restored b
+        for name in a b; do w exec $name -- sh -c 'hostname; cat /file 2>&1; echo again >/file; cat /proc/sys/kernel/random/boot_id >/id'; done
+        w exec a -- cat /id >/tmp/a; w exec b -- cat /id >/tmp/b; cmp -s /tmp/a /tmp/b || echo differ
+        w halt a >/dev/null; w kill b >/dev/null; w start a --no-snapshot >/dev/null; restored a; w exec a -- cat /file
+        w delete --force a b >/dev/null; taken"#,
+        150,
+        "0\n1\n1\nhost-a\nfirst\nhost-b\ncat: can't open '/file': No such file or directory\ndiffer\n1\nagain\n",
+    ),
+    (
         "a capture that is killed leaves nothing",
         r#"microagent --quiet cache gc --max-size 0 >/dev/null
         for after in 50000 200000 400000 600000; do

@@ -85,6 +85,7 @@ pub(super) fn start(
         cpu_count: None,
         boot: None,
         attempt: BOOT_ATTEMPTS,
+        snapshots: None,
     };
     let run_dir = RunDir::create()?;
     termination.remove_on_exit(run_dir.path());

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, KernelSource, Pipeline};
+use microagent_proto::control::Engine;
+use microagent_proto::error_chain;
 use microagent_workspace::creation::random_id;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
@@ -13,8 +15,10 @@ use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::shim;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
 use microagent_workspace::spec::{RecordedKernel, Spec};
-use microagent_workspace::start::{Boot, StartOptions, shim_config};
+use microagent_workspace::start::{Boot, StartOptions, recorded, shim_config};
 use microagent_workspace::state::State;
+use microagent_workspace::warm::Programs;
+use microagent_workspace::warm::attempt::Snapshots;
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -121,6 +125,7 @@ pub(super) struct Change {
     memory_mib: Option<u64>,
     cpu_count: Option<u32>,
     boot: Option<Boot>,
+    no_snapshot: bool,
     /// Holds what `boot` names in the store.
     _pipeline: Option<Pipeline>,
 }
@@ -142,6 +147,7 @@ impl Change {
         let mut change = Change {
             memory_mib: (of_profile || args.memory.is_some()).then_some(resources.memory_mib),
             cpu_count: (of_profile || args.cpus.is_some()).then_some(resources.cpu_count),
+            no_snapshot: args.no_snapshot,
             ..Change::default()
         };
         if let Some(path) = &args.kernel {
@@ -173,7 +179,7 @@ pub(super) fn start_again(
     loop {
         match try_start(directory, name, change, attempt, settings) {
             Err(failure) if failure.kind == ErrorKind::Timeout && attempt < BOOT_ATTEMPTS => {
-                tracing::warn!("the guest did not boot and is started again");
+                tracing::warn!("the guest did not come up and is started again");
             }
             done => return done,
         }
@@ -198,14 +204,33 @@ fn try_start(
     let spec = directory.spec()?;
     let choice = engine::choose_with_notice(settings)?;
     let store = Store::open(&settings.store_dir())?;
+    let monitor = supervisor(&spec)?;
+    let boot = match &change.boot {
+        Some(boot) => boot.clone(),
+        None => Boot::recorded(recorded(&spec)?),
+    };
+    let snapshots = match choice.engine {
+        Engine::Kvm if attempt == 1 && settings.snapshots && !change.no_snapshot => {
+            let (kernel, initramfs) = boot.digests()?;
+            let programs = Programs::new(&store, &monitor, kernel, initramfs)
+                .inspect_err(|error| tracing::info!("the VM boots: {}", error_chain(error)));
+            programs.ok().map(|programs| Snapshots {
+                store: store.root().to_owned(),
+                host_dir: settings.host_dir(),
+                programs,
+            })
+        }
+        _ => None,
+    };
     let options = StartOptions {
         engine: choice.engine,
-        supervisor: supervisor(&spec)?,
+        supervisor: monitor,
         request_id: random_id()?,
         memory_mib: change.memory_mib,
         cpu_count: change.cpu_count,
-        boot: change.boot.clone(),
+        boot: Some(boot),
         attempt,
+        snapshots,
     };
     let config = shim_config(directory, &spec, &store, options)?;
     if let Some(initramfs) = &config.vm.initramfs {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::boot::Guest;
 use crate::network::Plan;
 use crate::spec::{Forward, Mediation};
+use crate::warm::attempt::Snapshots;
 
 /// A workspace to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct ShimConfig {
     pub vm: VmConfig,
     /// The time limit of the boot, in seconds.
     pub boot_timeout: u64,
+    /// The snapshots that the VM may be restored from.
+    pub snapshots: Option<Snapshots>,
     /// What the guest is told after its boot.
     pub guest: Guest,
     /// What to run; without it the VM idles.

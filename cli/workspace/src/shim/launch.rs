@@ -1,6 +1,8 @@
 //! From what a shim is told to a running VM.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -26,15 +28,16 @@ use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
 use crate::machine::MachineError;
-use crate::machine::boot::{boot, configure};
 use crate::machine::mediation::{self, Mediator};
 use crate::machine::run_dir::RunDir;
 use crate::machine::services::Services;
 use crate::machine::supervisor::{Streams, Supervisor};
+use crate::machine::timeline::Arrival;
 use crate::network::Prepared;
 use crate::network::keeper::Change;
 use crate::network::refusals::Refusals;
 use crate::state::State;
+use crate::warm::attempt::{Attempt, boot, configure};
 
 /// The name of the socket in the run directory.
 const SOCKET: &str = "shim";
@@ -45,8 +48,11 @@ const MEDIATION_INTERVAL: Duration = Duration::from_secs(10);
 /// Later than any VM lives.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// What is said of a VM that did not boot.
+const RESTORED: &str = "restored from a snapshot";
+
 impl Shim {
-    /// Boots the VM, listens, and executes the workload.
+    /// Boots the VM or restores it, listens, and executes the workload.
     ///
     /// # Errors
     /// [`StartError`].
@@ -132,10 +138,16 @@ impl Shim {
         };
         let backend = network.add_device(&mut vm);
         let timeout = Duration::from_secs(config.boot_timeout);
-        let arrival = boot(&supervisor, vm, backend, timeout)?;
+        let mut attempt = config.snapshots.and_then(|snapshots| {
+            Attempt::open(snapshots)
+                .inspect_err(|error| tracing::warn!(%error, "the VM boots"))
+                .ok()
+        });
+        let arrival = boot(attempt.as_mut(), &supervisor, vm, backend, timeout)?;
+        let restored = matches!(arrival, Arrival::Restored(_));
         let mut guest = config.guest;
         network.configure(&mut guest)?;
-        configure(&supervisor, arrival, guest, memory_mib)?;
+        configure(attempt.as_ref(), &supervisor, arrival, guest, memory_mib)?;
         let report = {
             let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
             move |change| report_network(&shared, &recorder, &change)
@@ -153,10 +165,13 @@ impl Shim {
         {
             let mut status = shared.status();
             recorder
-                .record(State::Running, None)
+                .record(State::Running, restored.then_some(RESTORED))
                 .map_err(StartError::Record)?;
             status.state = State::Running;
             status.workload = workload.is_some();
+        }
+        if let Some(child) = attempt.and_then(Attempt::take_beside) {
+            reap(child).map_err(StartError::Thread)?;
         }
         let sender = sender.clone();
         let vm = thread::Builder::new()
@@ -216,6 +231,12 @@ fn report_network(shared: &Shared, recorder: &Recorder, change: &Change) {
     if let Err(error) = recorder.record(status.state, Some(&detail)) {
         tracing::warn!(%error, "{detail}");
     }
+}
+
+/// Waits for the end of a process that is not heard of again.
+fn reap(mut child: Child) -> io::Result<()> {
+    let builder = thread::Builder::new().name("reaper".into());
+    builder.spawn(move || drop(child.wait())).map(drop)
 }
 
 /// Waits for the end of the VM.

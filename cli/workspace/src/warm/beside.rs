@@ -1,8 +1,7 @@
 //! A process that takes a snapshot beside the command that lacked it, and outlives that.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use microagent_cas::Store;
@@ -11,47 +10,47 @@ use microagent_proto::control::VmConfig;
 use microagent_proto::error_chain;
 use serde::{Deserialize, Serialize};
 
-use super::{Programs, Refused, WarmError, take};
+use super::attempt::Snapshots;
+use super::{Refused, WarmError, take};
 use crate::machine::run_dir::RunDir;
 
 /// How much lower its priority is (setpriority(2)): the lowest.
 const NICE: i32 = 19;
 
+/// The argument of the process, which must call [`main`] then.
+pub const MODE: &str = "__take-snapshot";
+
 /// What is taken, on the standard input of the process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Request {
-    /// The store.
-    pub store: PathBuf,
-    /// The directory of [`Refused`].
-    pub refused: PathBuf,
-    /// The programs of the VM.
-    pub programs: Programs,
+    /// Where to.
+    pub snapshots: Snapshots,
     /// The VM whose shape the snapshot has.
     pub config: VmConfig,
 }
 
-/// Starts `program` with the argument `mode`, which must call [`main`]. Does not wait for it. It is to be
-/// called last: descriptors of this process are no longer passed on to others.
+/// Starts this program with the argument [`MODE`]. Does not wait for it. Descriptors that this process has
+/// now are no longer passed on to others.
 ///
 /// # Errors
 /// When the process cannot be started.
-pub fn start(program: &Path, mode: &str, request: &Request) -> io::Result<()> {
+pub fn start(request: &Request) -> io::Result<Child> {
     let text = serde_json::to_vec(request)?;
     // It must not keep open what this process got from its caller.
     close_fds::set_fds_cloexec_threadsafe(3, &[]);
-    let mut child = Command::new(program)
-        .arg(mode)
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(MODE)
         // It must not keep the caller's file system busy.
         .current_dir("/")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    match child.stdin.take() {
-        Some(mut stdin) => stdin.write_all(&text),
-        None => Ok(()),
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(&text)?;
     }
+    Ok(child)
 }
 
 /// The whole process.
@@ -66,15 +65,20 @@ pub fn main() -> io::Result<()> {
     let mut text = Vec::new();
     io::stdin().read_to_end(&mut text)?;
     let request: Request = serde_json::from_slice(&text)?;
-    let (programs, config) = (&request.programs, &request.config);
-    let taken = Store::open(&request.store)
+    let Snapshots {
+        store: root,
+        host_dir,
+        programs,
+    } = request.snapshots;
+    let (programs, config) = (&programs, &request.config);
+    let taken = Store::open(&root)
         .map_err(WarmError::from)
         .and_then(|store| {
             let pipeline = Pipeline::new(store, Arc::new(Silent));
             take(&pipeline, programs, config, false, RunDir::create()?)
         });
-    let refused = Refused::new(request.refused);
-    refused.clean(&request.store);
+    let refused = Refused::new(host_dir);
+    refused.clean(&root);
     match taken {
         Ok(_) => Ok(()),
         Err(error) => {

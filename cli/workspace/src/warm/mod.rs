@@ -6,6 +6,7 @@
 //! features ([`DiskKind`]); what is behind the devices is not part of it. It is a node of the pipeline,
 //! whose key has everything else that it depends on.
 
+pub mod attempt;
 pub mod beside;
 mod refused;
 
@@ -15,8 +16,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use microagent_cas::{Digest, StoreError};
-use microagent_pipeline::{Error, Initramfs, Kernel, Pipeline, Snapshot, SnapshotInputs};
+use microagent_cas::{Digest, Store, StoreError};
+use microagent_pipeline::{Error, Pipeline, Snapshot, SnapshotInputs};
 use microagent_proto::agent::{AGENT_PORT, UNNAMED_MAC};
 use microagent_proto::control::{DiskConfig, DiskMode, NetBackend, NetConfig, SavedVm, VmConfig};
 use microagent_vmm::probe::host_identity;
@@ -82,16 +83,16 @@ impl Programs {
     /// # Errors
     /// When it cannot be read.
     pub fn new(
-        pipeline: &Pipeline,
+        store: &Store,
         monitor: &Path,
-        kernel: &Kernel,
-        initramfs: &Initramfs,
+        kernel: Digest,
+        initramfs: Digest,
     ) -> Result<Programs, StoreError> {
         Ok(Programs {
             monitor: monitor.to_owned(),
-            monitor_digest: pipeline.store().digest_known(monitor)?.0,
-            kernel: kernel.digest,
-            initramfs: initramfs.digest,
+            monitor_digest: store.digest_known(monitor)?.0,
+            kernel,
+            initramfs,
             host: host_identity(),
         })
     }
