@@ -139,6 +139,15 @@ done
 printf "$begin\\010\\000\\100\\000\\000\\013\\000" >"$out/virtio_rng/one"
 printf '\200\160\000\200\160\001\200\160\003\200\044\001\200\040\001\200\160\013' >"$out/virtio_registers/begin"
 
+# A served disk's registers and queue, and an action; a state file whose one section is the rate of the
+# TSC, and two of which the last has no payload.
+mkdir -p "$out/virtio_restored" "$out/state_file"
+printf "\\000\\002\\001\\017\\000\\000\\000\\000\\000\\001\\000\\000\\000\\002\\002\\002\\002\\002\\010\\010\\000\\020\\010\\000\\040\\010\\000\\060\\001\\003\\003\\010\\000\\001\\003\\000\\102\\001\\000\\000\\013\\000" \
+    >"$out/virtio_restored/served"
+section='\\027\\000\\001\\000\\000\\000\\000\\000\\004\\000\\000\\000\\000\\000\\000\\000\\200\\204\\036\\000'
+printf "\\001$section" >"$out/state_file/rate"
+printf "\\002$section\\031\\000\\001\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000\\000" >"$out/state_file/two"
+
 # Frames of a guest (vmm/egress/src/fuzzing.rs): a connection to an address that is allowed, one to
 # the address of a name with the server's answer and the first bytes of TLS, a datagram, ARP; a
 # solicitation and an advertisement with options, a datagram behind two extension headers, one with IPv4 options,

@@ -24,7 +24,7 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 target=x86_64-unknown-linux-gnu
 targets=${*:-layer_stack layer_index image_documents reference registry_access
-    virtio_block virtio_vsock virtio_net virtio_rng virtio_registers
+    virtio_block virtio_vsock virtio_net virtio_rng virtio_registers virtio_restored state_file
     egress_frames egress_dns}
 
 if ! cargo fetch --quiet --manifest-path fuzz/Cargo.toml --target $target; then

@@ -26,5 +26,6 @@ pub mod virtio;
 /// Entry points of the fuzz targets in `fuzz/`. Not part of the API.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing {
-    pub use crate::virtio::mmio::hostile::{block, net, registers, rng, vsock};
+    pub use crate::engine::kvm::hostile::state_file;
+    pub use crate::virtio::mmio::hostile::{block, net, registers, restored, rng, vsock};
 }

@@ -16,6 +16,8 @@ mod header;
 mod section;
 
 pub use self::error::StateError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::section::sealed;
 pub use self::section::{Kind, StateFile, Writer};
 
 /// The length of the longest file, in bytes. A vCPU takes about 12 KB.

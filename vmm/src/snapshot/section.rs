@@ -213,6 +213,14 @@ impl<'a> StateFile<'a> {
     }
 }
 
+/// A file with these bytes as its sections, and a correct header.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn sealed(sections: u32, rest: &[u8]) -> Vec<u8> {
+    let mut file = header::encode(sections, rest).to_vec();
+    file.extend(rest);
+    file
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -292,13 +300,6 @@ mod tests {
         writer.section(Kind::Msrs, 0, &vec![0; MAX_LENGTH]);
         let file = writer.finish();
         assert_eq!(StateFile::parse(&file).map(drop), Err(StateError::Length));
-    }
-
-    /// A file with these bytes as its sections, and a correct header.
-    fn sealed(sections: u32, rest: &[u8]) -> Vec<u8> {
-        let mut file = header::encode(sections, rest).to_vec();
-        file.extend(rest);
-        file
     }
 
     #[test]

@@ -12,6 +12,8 @@
 mod bus;
 mod cpuid;
 mod gate;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod memory;
 mod memory_file;
 mod msrs;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{ByteValued, Bytes, GuestAddress};
 
-use super::super::registers::{self, Change, Core, Event, EventContext};
+use super::super::registers::{self, Change, Core, Event, EventContext, RegisterState};
 use super::super::{Interrupt, InterruptLine};
 use super::memory::GuardedMemory;
 use crate::virtio::VirtioDevice;
@@ -61,6 +61,12 @@ impl Harness {
             state_changed: false,
             memory,
         }
+    }
+
+    /// Gives the device a state, as after a snapshot. Returns whether it takes it.
+    pub fn restore(&mut self, state: &RegisterState) -> bool {
+        self.state_changed = self.core.restore(state).is_ok();
+        self.state_changed
     }
 
     /// The number of queues.

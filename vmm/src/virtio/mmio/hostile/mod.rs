@@ -6,7 +6,8 @@
 //!
 //! - nothing panics, and every step ends;
 //! - nothing is written outside guest memory;
-//! - after a reset, the device serves a driver that follows the specification ([`targets`]);
+//! - after a reset, the device serves a driver that follows the specification ([`targets`]), also a device
+//!   whose state was restored from whatever file ([`restored`]);
 //! - the base of an overlay and a read-only disk are unchanged.
 
 mod harness;
@@ -21,7 +22,12 @@ use harness::Harness;
 use input::Input;
 use targets::{BlockTarget, NetTarget, RngTarget, Target, VsockTarget};
 
+use super::registers::RegisterState;
+use crate::snapshot::{Kind, StateFile, Writer};
 use crate::virtio::rng::Rng;
+
+/// Its number (virtio 1.2 section 5).
+const BLOCK_TYPE: u32 = 2;
 
 /// The entropy device.
 pub fn rng(data: &[u8]) {
@@ -75,6 +81,57 @@ pub fn registers(data: &[u8]) {
         harness.run_worker();
     }
     finish(harness, &mut RngTarget);
+}
+
+/// The block device with a state that it is told to have been saved with, and then its driver; the first
+/// byte chooses the back end.
+pub fn restored(data: &[u8]) {
+    let mut input = Input(data);
+    if let Some((harness, target)) = restore(&mut input) {
+        run(harness, target, input.0);
+    }
+}
+
+/// The device, if it takes the state.
+fn restore(input: &mut Input<'_>) -> Option<(Harness, BlockTarget)> {
+    let (target, device) = BlockTarget::new(input.byte());
+    let mut harness = Harness::new(Box::new(device));
+    let mut registers = [u64::from(BLOCK_TYPE), 0, 0, 0, 0, 0, 0, 0];
+    for register in &mut registers {
+        match input.byte() {
+            0 => *register = input.long(),
+            kind if kind & 1 != 0 => *register = input.byte().into(),
+            _ => {}
+        }
+    }
+    let queues: Vec<[u64; 7]> = (0..harness.queues())
+        .map(|_| {
+            let size = 1 << (input.byte() % 18);
+            let rings = [(); 3].map(|()| input.address());
+            let ready = u64::from(input.byte() & 1);
+            let [next_avail, next_used] = [(); 2].map(|()| match input.byte() {
+                0 => input.long(),
+                index => index.into(),
+            });
+            let [descriptors, available, used] = rings;
+            [
+                size,
+                descriptors,
+                available,
+                used,
+                ready,
+                next_avail,
+                next_used,
+            ]
+        })
+        .collect();
+    let mut file = Writer::default();
+    file.value(Kind::Transport, 0, &registers);
+    file.value(Kind::Queues, 0, &queues[..]);
+    let file = file.finish();
+    let mut from = StateFile::parse(&file).expect("a file that was just written");
+    let state = RegisterState::read(0, &mut from).expect("its sections");
+    harness.restore(&state).then_some((harness, target))
 }
 
 fn run(mut harness: Harness, mut target: impl Target, data: &[u8]) {

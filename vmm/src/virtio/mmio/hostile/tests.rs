@@ -12,6 +12,20 @@ fn started(script: &[u8], device: &[u8]) -> Vec<u8> {
     [device, &[0, 5], script].concat()
 }
 
+/// A disk whose driver has made `requests` in its queue of 256 entries.
+fn served(requests: u8) -> Vec<u8> {
+    let registers = [&[2, 1, 15, 0], &(1u64 << 32).to_le_bytes()[..], &[2; 5]].concat();
+    let rings = [8, 0, 0x10, 8, 0, 0x20, 8, 0, 0x30];
+    [&[0], &registers[..], &[8], &rings, &[1, requests, requests]].concat()
+}
+
+#[test]
+fn the_state_of_a_served_disk_is_taken() {
+    let data = served(3);
+    let mut input = super::Input(&data);
+    assert!(super::restore(&mut input).is_some() && input.is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1500))]
 
@@ -34,6 +48,12 @@ proptest! {
     #[test]
     fn no_driver_and_no_peer_break_the_network_device(script in script()) {
         super::net(&started(&script, &[]));
+    }
+
+    #[test]
+    fn no_saved_state_breaks_a_disk(script in script(), queue in 0u8..16) {
+        super::restored(&script);
+        super::restored(&[&served(queue)[..], &script].concat());
     }
 
     #[test]
