@@ -26,17 +26,28 @@ const PAGE: usize = 4096;
 /// The smallest hole that is not mapped from the file, in bytes: each costs a mapping.
 const HOLE: u64 = 1 << 20;
 
-/// The length of an entry of `/proc/PID/pagemap`, in bytes.
+/// What the kernel tells of each page of this process (Documentation/admin-guide/mm/pagemap.rst).
+const PAGEMAP: &str = "/proc/self/pagemap";
+
+/// The length of an entry of it, in bytes.
 const ENTRY: usize = 8;
+
+/// The bits of an entry: the page is in memory, swapped out, of a file.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_FILE: u64 = 1 << 61;
 
 /// How much is copied at once, in bytes.
 const CHUNK: usize = 256 << 10;
 
-/// Writes RAM, which nothing changes meanwhile, to a file that is empty.
+/// Writes RAM, which nothing changes meanwhile, to a file that is empty. `is_mapped` tells that it was
+/// mapped from a file: otherwise what was never touched is zero, and is not read.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(super) fn save(memory: &GuestRam, file: &File) -> Result<(), EngineError> {
+pub(super) fn save(memory: &GuestRam, is_mapped: bool, file: &File) -> Result<(), EngineError> {
+    // Without it, everything is read.
+    let pagemap = File::open(PAGEMAP).ok().filter(|_| !is_mapped);
     let write = || -> io::Result<()> {
         file.set_len(memory.iter().map(GuestMemoryRegion::len).sum())?;
         let mut buffer = vec![0; CHUNK];
@@ -46,11 +57,17 @@ pub(super) fn save(memory: &GuestRam, file: &File) -> Result<(), EngineError> {
             let mut left = region.len();
             while left > 0 {
                 let length = left.min(CHUNK as u64);
-                let chunk = &mut buffer[..length as usize];
-                memory
-                    .read_slice(chunk, address)
-                    .map_err(io::Error::other)?;
-                write_pages(chunk, position, file)?;
+                let host = memory.get_host_address(address).map_err(io::Error::other)?;
+                if !pagemap
+                    .as_ref()
+                    .is_some_and(|it| is_untouched(it, host as u64, length))
+                {
+                    let chunk = &mut buffer[..length as usize];
+                    memory
+                        .read_slice(chunk, address)
+                        .map_err(io::Error::other)?;
+                    write_pages(chunk, position, file)?;
+                }
                 address.0 += length;
                 position += length;
                 left -= length;
@@ -62,6 +79,16 @@ pub(super) fn save(memory: &GuestRam, file: &File) -> Result<(), EngineError> {
         operation: "write guest memory",
         source,
     })
+}
+
+/// Whether no page of these `length` bytes at `host`, at most [`CHUNK`], exists, in memory or swapped out. False if in
+/// doubt.
+fn is_untouched(pagemap: &File, host: u64, length: u64) -> bool {
+    let mut entries = [0; CHUNK / PAGE * ENTRY];
+    let entries = &mut entries[..length.div_ceil(PAGE as u64) as usize * ENTRY];
+    let read = pagemap.read_exact_at(entries, host / PAGE as u64 * ENTRY as u64);
+    let exists = |entry: &[u8; ENTRY]| u64::from_le_bytes(*entry) & (PRESENT | SWAPPED) != 0;
+    read.is_ok() && !entries.as_chunks().0.iter().any(exists)
 }
 
 /// Writes those pages of `chunk` that are not zero, adjacent ones at once.
@@ -159,7 +186,7 @@ fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
 /// # Errors
 /// When the kernel does not tell.
 pub(super) fn written(memory: &GuestRam, file: &File) -> io::Result<Vec<Range<u64>>> {
-    let pagemap = File::open("/proc/self/pagemap")?;
+    let pagemap = File::open(PAGEMAP)?;
     let mut runs: Vec<Range<u64>> = Vec::new();
     let mut position = 0;
     for region in memory.iter() {
@@ -176,8 +203,7 @@ pub(super) fn written(memory: &GuestRam, file: &File) -> io::Result<Vec<Range<u6
             pagemap.read_exact_at(&mut entries, address / PAGE as u64 * ENTRY as u64)?;
             for (entry, number) in entries.as_chunks::<ENTRY>().0.iter().zip(first..) {
                 let entry = u64::from_le_bytes(*entry);
-                // Present, and not of the file (Documentation/admin-guide/mm/pagemap.rst).
-                if entry & (1 << 63) == 0 || entry & (1 << 61) != 0 {
+                if entry & PRESENT == 0 || entry & OF_FILE != 0 {
                     continue;
                 }
                 match runs.last_mut() {
@@ -280,7 +306,7 @@ mod tests {
             ram.write_slice(bytes, GuestAddress(*address)).unwrap();
         }
         let file = tempfile::tempfile().unwrap();
-        save(&ram, &file).unwrap();
+        save(&ram, false, &file).unwrap();
         assert_eq!(file.metadata().unwrap().len(), BYTES);
         // 1, 2, 2, 64 and 1 pages.
         assert_eq!(file.metadata().unwrap().blocks() * 512, 70 * 4096);
@@ -305,7 +331,7 @@ mod tests {
             ram.write_slice(&[1], GuestAddress(number * page)).unwrap();
         }
         let file = tempfile::tempfile().unwrap();
-        save(&ram, &file).unwrap();
+        save(&ram, false, &file).unwrap();
         let mapped = map(&file, BYTES).unwrap();
         assert_eq!(written(&mapped, &file).unwrap(), []);
         // The last is a hole, and one that is not mapped; it is not copied from the file.
@@ -347,6 +373,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_touched_is_not_read() {
+        let ram = memory::map_ram(BYTES).unwrap();
+        ram.write_obj(7u8, GuestAddress(BYTES / 2)).unwrap();
+        let (pagemap, host) = (
+            File::open(PAGEMAP).unwrap(),
+            ram.get_host_address(GuestAddress(0)).unwrap() as u64,
+        );
+        let untouched = |chunk: u64| is_untouched(&pagemap, host + chunk, CHUNK as u64);
+        assert!(untouched(0) && !untouched(BYTES / 2));
+        let file = tempfile::tempfile().unwrap();
+        save(&ram, false, &file).unwrap();
+        assert!(untouched(0));
+        // What is of a file exists, whether it was touched or not.
+        let mapped = map(&file, BYTES).unwrap();
+        let again = tempfile::tempfile().unwrap();
+        save(&mapped, true, &again).unwrap();
+        let at = |file: &File| {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, BYTES / 2).unwrap();
+            byte[0]
+        };
+        assert_eq!((at(&file), at(&again)), (7, 7));
+    }
+
+    #[test]
     fn memory_on_both_sides_of_the_hole_is_saved() {
         let bytes = 3584 << 20;
         let ram = memory::map_ram(bytes).unwrap();
@@ -355,7 +406,7 @@ mod tests {
         ram.write_obj(7u8, GuestAddress(0)).unwrap();
         ram.write_obj(8u8, last).unwrap();
         let file = tempfile::tempfile().unwrap();
-        save(&ram, &file).unwrap();
+        save(&ram, false, &file).unwrap();
         let mapped = map(&file, bytes).unwrap();
         assert_eq!(mapped.read_obj::<u8>(GuestAddress(0)).unwrap(), 7);
         assert_eq!(mapped.read_obj::<u8>(last).unwrap(), 8);

@@ -54,7 +54,7 @@ pub(super) fn save(vm: &mut KvmVm, file: &File) -> Result<Vec<u8>, EngineError> 
 }
 
 fn write(vm: &KvmVm, bus: &Bus, file: &File) -> Result<Vec<u8>, EngineError> {
-    memory_file::save(vm.vm.memory(), file)?;
+    memory_file::save(vm.vm.memory(), vm.saved.is_some(), file)?;
     let mut to = Writer::default();
     let shape: Shape = [vm.vcpus.len() as u64, bytes(&vm.vm), bus.devices() as u64];
     to.value(Kind::Shape, 0, &shape);
