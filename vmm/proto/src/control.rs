@@ -377,6 +377,10 @@ pub struct SavedVm {
     /// A file with the pages of memory that VMs write which go on from it: a hint that saves time. It may
     /// be missing; then the monitor writes it.
     pub pages: PathBuf,
+    /// The guest was configured and may have had streams to its host, which are reset. Such a VM does not
+    /// boot if it cannot be restored.
+    #[serde(default)]
+    pub in_use: bool,
 }
 
 /// The network interface of a VM.
@@ -519,6 +523,7 @@ mod tests {
             saved: Some(SavedVm {
                 file: "/m".into(),
                 pages: "/p".into(),
+                in_use: true,
             }),
         }));
         let packet = encode(&message).unwrap();

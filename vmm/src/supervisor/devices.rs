@@ -78,7 +78,10 @@ impl Devices {
         }
         let control = control.try_clone().map_err(DevicesError::Control)?;
         let services = services.with(READY_PORT, ready::service(control, steps.clone()));
-        let (device, vsock) = Vsock::new(GUEST_CID, services).map_err(DevicesError::Vsock)?;
+        let (mut device, vsock) = Vsock::new(GUEST_CID, services).map_err(DevicesError::Vsock)?;
+        if config.saved.as_ref().is_some_and(|saved| saved.in_use) {
+            device.announce_reset();
+        }
         devices.push(Device {
             kind: DeviceKind::Vsock,
             device: Box::new(device),

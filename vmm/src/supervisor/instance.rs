@@ -85,7 +85,7 @@ impl Instance {
                 ..given
             };
             match Instance::restore(control, first, saved, steps, warnings) {
-                Err(Failure::Engine(error)) => {
+                Err(Failure::Engine(error)) if !saved.in_use => {
                     steps.go_back_to(StepName::StartReceived);
                     let message = error_chain(&error);
                     control.send(&FromSupervisor::NotRestored { message })?;

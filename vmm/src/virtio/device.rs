@@ -1,6 +1,7 @@
 //! The interface between virtio devices and their transports.
 
 use std::fmt::Debug;
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use virtio_queue::Queue;
@@ -99,6 +100,15 @@ pub trait VirtioDevice: Send + Debug {
     /// # Errors
     /// See the trait.
     fn backend_event(&mut self, _io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Makes durable what the host side of the device has taken from the driver, before the VM is saved: the
+    /// saved guest counts on it, and need not have flushed it.
+    ///
+    /// # Errors
+    /// Those of the host.
+    fn sync(&mut self) -> io::Result<()> {
         Ok(())
     }
 

@@ -167,6 +167,7 @@ pub fn find(
     Ok(found.map(|snapshot| SavedVm {
         pages: directory.join(format!("{PAGES}{}", snapshot.name())),
         file: snapshot.path,
+        in_use: false,
     }))
 }
 

@@ -93,12 +93,16 @@ impl Bus {
     }
 
     /// Adds the sections of the devices, which must be paused.
-    pub(super) fn save(&self, to: &mut Writer) {
+    ///
+    /// # Errors
+    /// When what a device has of the host cannot be made durable.
+    pub(super) fn save(&self, to: &mut Writer) -> io::Result<()> {
         let serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
         serial::write(&serial.state(), to);
         for (device, index) in self.virtio.iter().zip(0..) {
-            device.save(index, to);
+            device.save(index, to)?;
         }
+        Ok(())
     }
 
     /// The number of virtio devices.

@@ -58,7 +58,10 @@ fn write(vm: &KvmVm, bus: &Bus, file: &File) -> Result<Vec<u8>, EngineError> {
     let mut to = Writer::default();
     let shape: Shape = [vm.vcpus.len() as u64, bytes(&vm.vm), bus.devices() as u64];
     to.value(Kind::Shape, 0, &shape);
-    bus.save(&mut to);
+    bus.save(&mut to).map_err(|source| EngineError::Io {
+        operation: "make the disks of the VM durable",
+        source,
+    })?;
     let extent = extent(&vm.vm)?;
     for (vcpu, index) in vm.vcpus.iter().zip(0..) {
         VcpuState::save(&vcpu.vcpu(), &extent)?.write(index, &mut to);

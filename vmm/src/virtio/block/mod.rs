@@ -321,6 +321,10 @@ impl VirtioDevice for Block {
         Ok(())
     }
 
+    fn sync(&mut self) -> io::Result<()> {
+        self.backend.flush()
+    }
+
     fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
         let Some((queue, mem)) = io.queue(index) else {
             return Ok(());

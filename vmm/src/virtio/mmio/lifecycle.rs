@@ -41,14 +41,19 @@ impl MmioTransport {
     }
 
     /// Adds the sections of this device, which must be paused and number `index`.
-    pub fn save(&self, index: u32, to: &mut Writer) {
-        let core = self.shared.core();
+    ///
+    /// # Errors
+    /// When its host side cannot be [synced](VirtioDevice::sync).
+    pub fn save(&self, index: u32, to: &mut Writer) -> io::Result<()> {
+        let mut core = self.shared.core();
+        core.sync()?;
         let status = self
             .shared
             .interrupt
             .status
             .load(std::sync::atomic::Ordering::SeqCst);
         core.state(status).write(index, to);
+        Ok(())
     }
 
     /// As [`new`](Self::new), with the state of device `index`. It goes on at once, and tells the driver

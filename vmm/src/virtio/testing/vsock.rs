@@ -29,6 +29,9 @@ pub struct Guest {
     tx_busy: HashMap<u16, u64>,
 }
 
+/// The buffer for events.
+pub const EVENT_BUFFER: u64 = BUFFERS - 64;
+
 /// A socket of the guest.
 #[derive(Default)]
 pub struct Socket {
@@ -59,7 +62,7 @@ impl Guest {
     pub fn without_buffers(services: Services) -> Guest {
         let (device, handle) = Vsock::new(CID, services).unwrap();
         let mut driver = Driver::new(&device, 32 << 20);
-        driver.offer(EVENT, &[writable(BUFFERS - 64, 8)]);
+        driver.offer(EVENT, &[writable(EVENT_BUFFER, 8)]);
         let mut guest = Guest {
             device,
             handle,

@@ -88,9 +88,13 @@ impl VsockHandle {
         let _ = rustix::io::write(&self.shared.wake, &1u64.to_ne_bytes());
     }
 
-    /// Removes and returns the requested connections, and clears the wake-up.
-    pub(super) fn take_requests(&self) -> Vec<(u32, UnixStream)> {
+    /// Clears the wake-up. Whatever is requested from now on wakes the device again.
+    pub(super) fn clear_wake(&self) {
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+    }
+
+    /// Removes and returns the requested connections.
+    pub(super) fn take_requests(&self) -> Vec<(u32, UnixStream)> {
         std::mem::take(&mut self.requests().connects)
     }
 

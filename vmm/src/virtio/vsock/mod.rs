@@ -9,14 +9,16 @@
 //! | `backlog` | data from the guest that the host has not accepted yet |
 //! | `connection` | the state of one stream |
 //! | `muxer` | all streams: dispatch of packets, and the order of sending |
+//! | `announcement` | telling the guest that its streams are gone |
 //! | `services`, `handle` | connections from the guest, and to the guest |
 //!
 //! This file connects them to the queues: [`RX`] carries packets to the guest, [`TX`] from the
-//! guest. [`EVENT`] is unused, but drivers require it.
+//! guest. [`EVENT`] is used once, in a VM that was restored with open streams.
 //!
 //! Limits: a guest has at most [`MAX_CONNECTIONS`] connections, each with at most [`BUF_ALLOC`]
 //! bytes that the host has not read. A slow or hostile peer stalls only its own connection.
 
+mod announcement;
 mod backlog;
 mod connection;
 mod credit;
@@ -31,6 +33,7 @@ mod tests;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use self::announcement::Announcement;
 use super::chain::Buffers;
 use super::device::copy_config;
 use super::serve::{serve_queue, serve_queue_while};
@@ -46,7 +49,7 @@ pub use services::{Service, Services};
 pub const RX: usize = 0;
 /// The queue of packets from the guest.
 pub const TX: usize = 1;
-/// The queue of events to the guest. The device sends none.
+/// The queue of events to the guest.
 pub const EVENT: usize = 2;
 
 /// The device type (virtio 1.2 section 5).
@@ -60,6 +63,7 @@ const ROUNDS: usize = 4;
 /// The socket device.
 #[derive(Debug)]
 pub struct Vsock {
+    announcement: Announcement,
     muxer: Muxer,
     handle: VsockHandle,
 }
@@ -75,11 +79,17 @@ impl Vsock {
         let muxer = Muxer::new(u64::from(guest_cid), services, handle.wake_fd())?;
         Ok((
             Vsock {
+                announcement: Announcement::None,
                 muxer,
                 handle: handle.clone(),
             },
             handle,
         ))
+    }
+
+    /// Tells the guest that streams which it has are gone, before others are opened.
+    pub fn announce_reset(&mut self) {
+        self.announcement = Announcement::Due;
     }
 
     /// Processes both queues until there is nothing to do or the limit of passes is reached.
@@ -173,8 +183,11 @@ impl VirtioDevice for Vsock {
         self.backend_event(io)
     }
 
-    fn queue_event(&mut self, _index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        self.process_queues(io)
+    fn queue_event(&mut self, index: usize, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
+        match index {
+            EVENT if !self.announcement.is_over() => self.backend_event(io),
+            _ => self.process_queues(io),
+        }
     }
 
     fn backend_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -182,8 +195,17 @@ impl VirtioDevice for Vsock {
     }
 
     fn backend_event(&mut self, io: &mut dyn DeviceIo) -> Result<(), DeviceError> {
-        for (port, stream) in self.handle.take_requests() {
-            self.muxer.connect(port, stream);
+        if !self.announcement.is_over()
+            && let Some((queue, mem)) = io.queue(EVENT)
+            && self.announcement.serve(queue, mem)?
+        {
+            io.notify(EVENT)?;
+        }
+        self.handle.clear_wake();
+        if self.announcement.is_over() {
+            for (port, stream) in self.handle.take_requests() {
+                self.muxer.connect(port, stream);
+            }
         }
         if self.handle.is_to_be_severed() {
             self.muxer.sever();
@@ -194,6 +216,8 @@ impl VirtioDevice for Vsock {
     }
 
     fn reset(&mut self) {
+        // A driver that begins anew has no streams.
+        self.announcement = Announcement::None;
         self.muxer.clear();
     }
 }

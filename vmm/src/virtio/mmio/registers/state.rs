@@ -62,6 +62,14 @@ impl Core {
         self.status & DRIVER_OK != 0
     }
 
+    /// See [`VirtioDevice::sync`](crate::virtio::VirtioDevice::sync).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        self.device.sync()
+    }
+
     /// The state; `interrupt_status` is the register that this does not have.
     pub fn state(&self, interrupt_status: u32) -> RegisterState {
         let mut registers = [0; 8];

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::packet::{Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use super::*;
-use crate::virtio::testing::vsock::{Guest, Socket};
+use crate::virtio::testing::vsock::{EVENT_BUFFER, Guest, Socket};
+use crate::virtio::testing::writable;
 
 const BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 const PORTS: (u32, u32) = (1000, 7);
@@ -134,6 +135,32 @@ fn the_host_connects_and_each_side_closes_separately() {
     let mut got = Vec::new();
     ours.read_to_end(&mut got).unwrap();
     assert_eq!(got, b"to the host");
+}
+
+#[test]
+fn a_restored_guest_is_told_that_its_streams_are_gone_before_others_are_opened() {
+    let mut guest = Guest::new(Services::new());
+    guest.device.announce_reset();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    guest.handle.connect(5000, theirs);
+    assert!(guest.wait(900));
+    assert!(guest.stray.is_empty());
+    let told = guest.driver.used(EVENT);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].1, 4, "one event");
+    assert_eq!(guest.driver.read(EVENT_BUFFER, 4), [0; 4]);
+    assert_eq!(guest.driver.notified[EVENT], 1);
+    // Nothing is opened by whatever else happens meanwhile.
+    guest.handle.wake();
+    assert!(guest.wait(900));
+    assert!(guest.stray.is_empty());
+    guest.driver.offer(EVENT, &[writable(EVENT_BUFFER, 8)]);
+    assert!(guest.driver.ring(EVENT).must_notify(true));
+    guest.device.queue_event(EVENT, &mut guest.driver).unwrap();
+    guest.offer_buffers(0);
+    let (request, _) = guest.next_stray();
+    assert_eq!((request.op, request.dst_port), (Op::Request as u16, 5000));
+    assert_eq!(guest.driver.used(EVENT), [], "it is told once");
 }
 
 #[test]
