@@ -3,7 +3,7 @@
 //! A VM is configured exactly once, before its first command.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::children::Children;
 use crate::configure::{ConfigureError, Configured, configure};
 use crate::console::log;
 use crate::dial::dial;
-use crate::exec::{self, Guest, Leftovers};
+use crate::exec::{self, Guest, Leftovers, Relay};
 use crate::files;
 use crate::namespaces::Namespaces;
 use crate::oom::OomKills;
 use crate::power;
+use crate::resume::resume;
 use crate::settle;
 use crate::stream::Stream;
 use crate::uevent::Uevents;
@@ -37,6 +38,7 @@ pub struct Agent {
     namespaces: Arc<Namespaces>,
     proc: OwnedFd,
     oom_kills: OomKills,
+    relay: Relay,
     state: Mutex<State>,
 }
 
@@ -61,6 +63,7 @@ impl Agent {
             namespaces: Arc::new(Namespaces::new(program)),
             proc,
             oom_kills,
+            relay: Relay::default(),
             state: Mutex::new(state),
         }
     }
@@ -161,9 +164,30 @@ impl Agent {
                     cgroups: configured.cgroups.as_ref(),
                     proc: &self.proc,
                     oom_kills: &self.oom_kills,
+                    relay: &self.relay,
                 };
                 match exec::run(stream, &request, &guest)? {
                     Ok(leftovers) => return Ok(leftovers),
+                    Err(failure) => return refuse(stream, failure),
+                }
+            }
+            Request::Attach => {
+                if !self.relay.is_open() {
+                    return refuse(
+                        stream,
+                        bad_request("there is no workload to attach to".into()),
+                    );
+                }
+                let session = stream.as_fd().try_clone_to_owned()?;
+                write_opening(stream, &Reply::Attached)?;
+                // One that has ended meanwhile is closed.
+                let _ = self.relay.give(session.into());
+            }
+            Request::Resume(request) => {
+                let resumed =
+                    (self.configured()).and_then(|configured| Ok(resume(&request, &configured)?));
+                match resumed {
+                    Ok(()) => write_opening(stream, &Reply::Resumed)?,
                     Err(failure) => return refuse(stream, failure),
                 }
             }
@@ -282,6 +306,7 @@ mod tests {
             stdin: false,
             output: Output::Separate,
             place: Place::Workload,
+            keep: false,
         };
         write_opening(&mut ours, &Request::Exec(exec)).unwrap();
         read_opening(&mut ours, Program::CommandLine, Program::Agent, "a reply").unwrap()
@@ -307,6 +332,8 @@ mod tests {
                         mount_micros: 7,
                         disks: vec!["/data".into()],
                         cgroups: None,
+                        read_only: false,
+                        network: Mutex::default(),
                     })
                 })
             })

@@ -5,10 +5,10 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use microagent_proto::agent::{Configure, Failure, FailureKind};
+use microagent_proto::agent::{Configure, Failure, FailureKind, Network};
 use microagent_proto::error_chain;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
@@ -72,18 +72,15 @@ pub struct Configured {
     pub disks: Vec<PathBuf>,
     /// Where the groups of commands are made, if they have any.
     pub cgroups: Option<Arc<Cgroups>>,
+    /// The root is mounted read-only.
+    pub read_only: bool,
+    /// The network interface as it is.
+    pub network: Mutex<Option<Network>>,
 }
 
 /// Applies `request`: entropy, clock, name, root, certificates, modules, network, disks, in that order.
 pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, ConfigureError> {
-    add_entropy(&request.entropy).map_err(ConfigureError::Entropy)?;
-    set_clock(request.unix_nanos).map_err(ConfigureError::Clock)?;
-    rustix::system::sethostname(request.hostname.as_bytes()).map_err(|error| {
-        ConfigureError::Hostname {
-            name: request.hostname.clone(),
-            source: error.into(),
-        }
-    })?;
+    identify(&request.entropy, request.unix_nanos, &request.hostname)?;
     let start = Instant::now();
     disks::wait_for_sizes(&request.disk_sectors, uevents)?;
     root::switch_to(&request.root, uevents)?;
@@ -101,6 +98,18 @@ pub fn configure(request: &Configure, uevents: &Uevents) -> Result<Configured, C
         mount_micros,
         disks,
         cgroups: (request.cgroups).then(Cgroups::prepare).flatten(),
+        read_only: request.root.read_only,
+        network: Mutex::new(request.network.clone()),
+    })
+}
+
+/// Adds entropy, and sets the clock and the host name.
+pub fn identify(entropy: &[u8], unix_nanos: u64, hostname: &str) -> Result<(), ConfigureError> {
+    add_entropy(entropy).map_err(ConfigureError::Entropy)?;
+    set_clock(unix_nanos).map_err(ConfigureError::Clock)?;
+    rustix::system::sethostname(hostname.as_bytes()).map_err(|error| ConfigureError::Hostname {
+        name: hostname.to_owned(),
+        source: error.into(),
     })
 }
 

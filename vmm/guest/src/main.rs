@@ -5,6 +5,7 @@
 //!                                                           ├▶ configure   identity, root
 //!                                                           ├▶ exec        one command
 //!                                                           ├▶ files       trees of files
+//!                                                           ├▶ resume      a new identity
 //!                                                           └▶ shutdown    ─▶ power off
 //! ```
 //!
@@ -23,7 +24,7 @@
 //! - [`cgroup`]: the groups of commands, with limits; [`oom`]: exhausted memory.
 //! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
 //! - [`trust`]: certificates that the guest trusts beside those of its image.
-//! - [`settle`]: what a VM does before it is saved.
+//! - [`settle`]: what a VM does before it is saved; [`resume`]: what a configured one does when it goes on.
 //! - [`console`]: messages of the agent itself; [`power`]: power-off and reset. PID 1 must not
 //!   return or panic; both lead to a power-off.
 //!
@@ -52,6 +53,7 @@ mod network;
 mod oom;
 mod power;
 mod reaper;
+mod resume;
 mod root;
 mod settle;
 mod spawn;

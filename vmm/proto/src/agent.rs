@@ -12,9 +12,11 @@
 //! | [`Request::Settle`] | one [`Reply::Settled`] |
 //! | [`Request::Configure`] | one [`Reply::Configured`] or [`Reply::Failed`] |
 //! | [`Request::Exec`] | [`Reply::Started`], any number of stdout/stderr data frames and [`Reply::StdinConsumed`], [`Reply::Exited`] or [`Reply::Detached`]; or [`Reply::Failed`] alone. While the command runs, the host may send stdin frames and [`Input`] messages |
+//! | [`Request::Attach`] | [`Reply::Attached`], then as above, from where the session that was lost ended; or [`Reply::Failed`] alone |
 //! | the same with [`Output::Discard`] | [`Reply::Started`] alone, or [`Reply::Failed`]: the command has no session |
 //! | [`Request::ReadTree`] | [`Reply::TreeOpened`], then the tree ([`crate::tree`]); or [`Reply::Failed`] alone |
 //! | [`Request::WriteTree`] | one [`Reply::TreeWritten`] or [`Reply::Failed`]. The host sends the tree, and the agent reads it to its end |
+//! | [`Request::Resume`] | one [`Reply::Resumed`] or [`Reply::Failed`] |
 //! | [`Request::Ping`] | [`Reply::Pong`], or [`Reply::Failed`] if no command can be run |
 //! | [`Request::Dial`] | [`Reply::Dialed`], then the bytes of the connection in both directions, without frames; or [`Reply::Failed`] alone |
 //! | [`Request::Shutdown`] | [`Reply::ShuttingDown`], then the guest syncs, unmounts and powers off |
@@ -27,7 +29,8 @@
 //!
 //! A host that closes the stream before the command has ended kills it, and with it everything that
 //! it started and that is still in its cgroup ([`Configure::cgroups`]) or else in its process group.
-//! [`Input::Detach`] ends a session without this.
+//! [`Input::Detach`] ends a session without this. With [`Exec::keep`], the command goes on when its session
+//! is lost, and waits as soon as a pipe is full, until [`Request::Attach`].
 
 use std::net::IpAddr;
 
@@ -89,6 +92,10 @@ pub enum Request {
     Configure(Configure),
     /// Runs one command in the root file system.
     Exec(Exec),
+    /// Goes on with the workload whose session was lost ([`Exec::keep`]).
+    Attach,
+    /// Gives a configured VM that was saved, and has just been restored, its identity and the time.
+    Resume(Resume),
     /// Reads files.
     ReadTree(ReadTree),
     /// Writes files.
@@ -137,6 +144,21 @@ pub struct Configure {
     /// so that the guest can always start another one. A guest whose kernel has no cgroups runs them
     /// without.
     pub cgroups: bool,
+}
+
+/// See [`Request::Resume`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resume {
+    /// As [`Configure::unix_nanos`].
+    pub unix_nanos: u64,
+    /// As [`Configure::entropy`].
+    #[serde(with = "crate::bytes")]
+    pub entropy: Vec<u8>,
+    /// The guest's host name.
+    pub hostname: String,
+    /// The network interface, which may have another address than when the VM was saved.
+    pub network: Option<Network>,
 }
 
 /// Certificates of authorities that the guest's programs trust beside those of its image. The agent
@@ -232,6 +254,9 @@ pub struct Exec {
     pub output: Output,
     /// Where the command runs.
     pub place: Place,
+    /// The command is a workload that goes on when its session is lost.
+    #[serde(default)]
+    pub keep: bool,
 }
 
 /// Where the output of a command goes.
@@ -332,6 +357,10 @@ pub enum Reply {
         /// How many files of types that are not written were left out.
         skipped: u64,
     },
+    /// The session is that of the workload.
+    Attached,
+    /// The VM has its identity.
+    Resumed,
     /// The VM is configured and runs commands.
     Pong,
     /// The session is connected to the server.

@@ -5,6 +5,7 @@
 //!   [`refusal`] explains why a program cannot be executed.
 //! - [`stdio`] forwards the standard streams until the command has ended, with [`inbox`] and
 //!   [`outbox`] for the host's side and [`input`] for the command's.
+//! - [`relay`]: another session for a workload whose own was lost.
 //! - [`terminal`] makes its terminal, if it has one.
 //! - [`leftovers`]: commands without a session, and the pipes of daemons.
 
@@ -14,6 +15,7 @@ mod input;
 mod leftovers;
 mod outbox;
 mod refusal;
+mod relay;
 mod stdio;
 mod terminal;
 
@@ -26,6 +28,7 @@ use microagent_proto::agent::{Exec, Failure, Output, Reply};
 use microagent_proto::frame::{FrameError, write_opening};
 
 pub use self::leftovers::Leftovers;
+pub use self::relay::Relay;
 use crate::cgroup::Cgroups;
 use crate::children::Children;
 use crate::namespaces::Namespaces;
@@ -45,6 +48,8 @@ pub struct Guest<'a> {
     pub proc: &'a OwnedFd,
     /// The kernel's count of processes killed for lack of memory.
     pub oom_kills: &'a OomKills,
+    /// Further sessions of the workload.
+    pub relay: &'a Relay,
 }
 
 /// Runs the command of one session to its end. Returns a [`Failure`] if the command could not be
@@ -75,7 +80,8 @@ pub fn run(
     let inner_pid = None;
     write_opening(stream, &Reply::Started { pid, inner_pid })?;
     let out_of_memory = || guest.oom_kills.count() > kills_before;
-    stdio::forward(stream, running, out_of_memory).map(Ok)
+    let relay = (request.keep && running.slot.is_some()).then(|| guest.relay.open());
+    stdio::forward(stream, running, relay, out_of_memory).map(Ok)
 }
 
 /// The id of a process in its own PID namespace: the last one of `NSpid` (proc(5)).

@@ -25,6 +25,7 @@ use crate::exec::inbox::{Inbox, Received};
 use crate::exec::input::StandardInput;
 use crate::exec::leftovers::Leftovers;
 use crate::exec::outbox::Outbox;
+use crate::exec::relay::Open;
 use crate::exec::terminal;
 use crate::namespaces::WorkloadSlot;
 use crate::stream::Stream;
@@ -43,18 +44,21 @@ const SHELL_SIGKILL: i32 = 128 + SIGKILL;
 
 /// Forwards the streams of `running` and reports how it ended; `out_of_memory` is called when it
 /// has been killed, or exits like a shell whose command has been. Returns the outputs that are still
-/// open, and the command if the host has left it.
+/// open, and the command if the host has left it. With `relay`, a session that is lost is replaced by the
+/// next one.
 ///
 /// # Errors
 /// The session's stream failed or ended early; the command has been killed.
 pub fn forward(
     stream: &mut Stream,
     running: Running,
+    relay: Option<Open<'_>>,
     out_of_memory: impl Fn() -> bool,
 ) -> Result<Leftovers, FrameError> {
     let ends = running.ends;
     let mut forwarder = Forwarder {
         stream,
+        relay,
         outputs: [
             Output::new(ends.stdout, Kind::Stdout),
             Output::new(ends.stderr, Kind::Stderr),
@@ -95,6 +99,7 @@ pub fn forward(
 
 struct Forwarder<'a> {
     stream: &'a mut Stream,
+    relay: Option<Open<'a>>,
     outputs: [Output; 2],
     input: StandardInput,
     terminal: Option<OwnedFd>,
@@ -187,15 +192,28 @@ impl Forwarder<'_> {
         if let Some(bytes) = self.input.report() {
             self.outbox.reply(&Reply::StdinConsumed { bytes })?;
         }
-        self.outbox.flush(self.stream)?;
-        if host && self.inbox.fill(self.stream)? == Received::Closed {
-            // Dropping the child kills it.
-            return Err(FrameError::Closed("the end of the command"));
+        if let Err(lost) = self.exchange(host) {
+            let Some(relay) = &self.relay else {
+                // Dropping the child kills it.
+                return Err(lost);
+            };
+            *self.stream = relay.take();
+            self.inbox = Inbox::default();
+            self.outbox.begin_anew();
         }
         Ok(Ready {
             ended,
             output: stdout || stderr,
         })
+    }
+
+    /// Sends what is pending, and receives if the stream is `readable`.
+    fn exchange(&mut self, readable: bool) -> Result<(), FrameError> {
+        self.outbox.flush(self.stream)?;
+        match readable && self.inbox.fill(self.stream)? == Received::Closed {
+            true => Err(FrameError::Closed("the end of the command")),
+            false => Ok(()),
+        }
     }
 
     /// Handles received frames.

@@ -79,6 +79,38 @@ pub fn bring_loopback_up() -> io::Result<()> {
 pub fn configure(network: &Network, uevents: &Uevents) -> Result<(), NetworkError> {
     let netlink = Netlink::open().map_err(setting("open a netlink socket"))?;
     let index = find(network.mac, &netlink, uevents)?;
+    set_up(index, network, &netlink)?;
+    if network.resolver {
+        start_resolver(&netlink)?;
+    }
+    Ok(())
+}
+
+/// Gives the interface that `former` describes other addresses.
+pub fn change(former: &Network, network: &Network) -> Result<(), NetworkError> {
+    let netlink = Netlink::open().map_err(setting("open a netlink socket"))?;
+    let found = find_in(Path::new(INTERFACES), former.mac).map_err(NetworkError::List)?;
+    let index = found.ok_or(NetworkError::Missing)?;
+    // The kernel forgets its routes, and what it has learnt of its neighbours.
+    netlink
+        .link_down(index)
+        .map_err(setting("take the network interface down"))?;
+    netlink
+        .set_mac(index, network.mac)
+        .map_err(setting("set the address of the network interface"))?;
+    for own in &former.addresses {
+        // Those of IPv6 are gone already.
+        let _ = netlink.remove_address(index, own.address, own.prefix);
+    }
+    set_up(index, network, &netlink)?;
+    if network.resolver && !former.resolver {
+        start_resolver(&netlink)?;
+    }
+    Ok(())
+}
+
+/// Brings the interface up, with its addresses and routes.
+fn set_up(index: u32, network: &Network, netlink: &Netlink) -> Result<(), NetworkError> {
     netlink
         .link_up(index, Some(network.mtu))
         .map_err(setting("bring the network interface up"))?;
@@ -100,13 +132,14 @@ pub fn configure(network: &Network, uevents: &Uevents) -> Result<(), NetworkErro
                 .map_err(setting(format!("add a route through {gateway}")))?;
         }
     }
-    if network.resolver {
-        netlink
-            .add_address(LOOPBACK, IpAddr::V4(RESOLVER), 32)
-            .map_err(setting("add the address of the resolver"))?;
-        resolver::start(RESOLVER).map_err(setting("start the resolver"))?;
-    }
     Ok(())
+}
+
+fn start_resolver(netlink: &Netlink) -> Result<(), NetworkError> {
+    netlink
+        .add_address(LOOPBACK, IpAddr::V4(RESOLVER), 32)
+        .map_err(setting("add the address of the resolver"))?;
+    resolver::start(RESOLVER).map_err(setting("start the resolver"))
 }
 
 /// The content of `/etc/resolv.conf`.

@@ -11,6 +11,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -57,6 +58,11 @@ impl Netlink {
         self.request(&link_up(index, mtu))
     }
 
+    /// Takes an interface down.
+    pub fn link_down(&self, index: u32) -> io::Result<()> {
+        self.request(&link_down(index))
+    }
+
     /// Gives an interface that is down this hardware address.
     pub fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
         self.request(&set_mac(index, mac))
@@ -65,6 +71,11 @@ impl Netlink {
     /// Adds an address to an interface.
     pub fn add_address(&self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
         self.request(&new_address(index, address, prefix))
+    }
+
+    /// Removes an address from an interface.
+    pub fn remove_address(&self, index: u32, address: IpAddr, prefix: u8) -> io::Result<()> {
+        self.request(&old_address(index, address, prefix))
     }
 
     /// Adds a default route.
@@ -108,15 +119,34 @@ fn link_up(index: u32, mtu: Option<u32>) -> Message {
     message.finished()
 }
 
+fn link_down(index: u32) -> Message {
+    let mut body = interface(index);
+    body[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    Message::new(RTM_NEWLINK, 0, &body).finished()
+}
+
 fn new_address(index: u32, address: IpAddr, prefix: u8) -> Message {
+    let flags = if address.is_ipv6() { IFA_F_NODAD } else { 0 };
+    let create = NLM_F_CREATE | NLM_F_REPLACE;
+    address_message(RTM_NEWADDR, create, (index, address, prefix), flags)
+}
+
+fn old_address(index: u32, address: IpAddr, prefix: u8) -> Message {
+    address_message(RTM_DELADDR, 0, (index, address, prefix), 0)
+}
+
+/// `kind` of an address: interface, address, length of the prefix.
+fn address_message(
+    kind: u16,
+    message_flags: u16,
+    (index, address, prefix): (u32, IpAddr, u8),
+    flags: u8,
+) -> Message {
     let (family, octets) = octets(address);
     // `struct ifaddrmsg`.
-    let mut body = [family, prefix, 0, 0, 0, 0, 0, 0];
-    if address.is_ipv6() {
-        body[2] = IFA_F_NODAD;
-    }
+    let mut body = [family, prefix, flags, 0, 0, 0, 0, 0];
     body[4..8].copy_from_slice(&index.to_ne_bytes());
-    let mut message = Message::new(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, &body);
+    let mut message = Message::new(kind, message_flags, &body);
     message.attribute(IFA_LOCAL, &octets);
     message.attribute(IFA_ADDRESS, &octets);
     message.finished()
@@ -205,6 +235,17 @@ mod tests {
         .concat();
         let message = new_address(3, IpAddr::from([10, 0, 2, 15]), 24);
         assert_eq!(message.0, expected);
+        // ip addr del 10.0.2.15/24 dev (3).
+        let message = old_address(3, IpAddr::from([10, 0, 2, 15]), 24);
+        let deleted = [&expected[..4], &[21, 0, 5, 0], &expected[8..]].concat();
+        assert_eq!(message.0, deleted);
+        // ip link set dev (1) down.
+        let expected = [
+            &[32, 0, 0, 0, 16, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+        ]
+        .concat();
+        assert_eq!(link_down(1).0, expected);
         // ip link set dev (1) address 02:00:00:00:00:01.
         let expected = [
             &[44, 0, 0, 0, 16, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],

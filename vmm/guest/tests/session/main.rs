@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod attached;
 mod files;
 mod namespaces;
 mod processes;
@@ -243,6 +244,7 @@ fn command(argv: &[&str]) -> Exec {
         stdin: false,
         output: Output::Separate,
         place: Place::Workload,
+        keep: false,
     }
 }
 
