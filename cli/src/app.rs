@@ -86,6 +86,7 @@ fn dispatch(
         Command::Cp(args) => workspace::cp(&args, settings, termination),
         Command::Artifacts { command } => workspace::artifacts(command, settings, termination),
         Command::Clone(args) => workspace::clone(&args, settings, termination),
+        Command::Snapshot { command } => workspace::snapshot(&command, settings, termination),
         Command::Diff(args) => workspace::diff(&args, settings, termination),
         Command::Commit(args) => workspace::commit(&args, settings, termination),
         Command::Stop(args) => workspace::end(End::Stop, args, settings),

@@ -9,6 +9,7 @@ mod kernel;
 mod perf;
 mod rootfs;
 mod run;
+mod snapshot;
 mod usage_error;
 mod warm;
 mod workspace;
@@ -25,6 +26,7 @@ pub use kernel::{KernelBuildArgs, KernelCommand, KernelInstallArgs};
 pub use perf::{PerfBootArgs, PerfCommand};
 pub use rootfs::{RootfsBuildArgs, RootfsCommand};
 pub use run::{EnvironmentArgs, NetworkArgs, RunArgs};
+pub use snapshot::{SnapshotArgs, SnapshotCommand, SnapshotDeleteArgs, SnapshotListArgs};
 pub use warm::WarmArgs;
 pub use workspace::{
     ApplyArgs, ArtifactArgs, ArtifactsCommand, CloneArgs, CommitArgs, CompletionShell,
@@ -66,6 +68,12 @@ pub enum Command {
     },
     /// Make a workspace with the files of another one
     Clone(CloneArgs),
+    /// Save running workspaces with their memory
+    Snapshot {
+        /// The subcommand.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// List what a workspace has changed in its image
     Diff(NameArgs),
     /// Make an image of a workspace

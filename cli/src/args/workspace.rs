@@ -19,6 +19,14 @@ pub struct CreateArgs {
     /// Make it from this ext4 file system, which is copied, instead of an image; needs --id
     #[arg(long, value_name = "PATH")]
     pub rootfs: Option<PathBuf>,
+    /// Make it as this snapshot has saved another one; start it with --from-snapshot as well
+    #[arg(long, value_name = "NAME[:TAG]", conflicts_with_all = [
+        "image", "rootfs", "file", "request", "role", "setup", "entrypoint", "image_command", "restart",
+        "timeout", "ttl", "shell", "hostname", "env", "env_file", "disk", "bundle", "output", "profile",
+        "memory", "cpus", "kernel", "size_mib", "mke2fs", "supervisor", "network", "network_interface",
+        "egress", "publish", "mediation", "proxy", "ca_cert", "dry_run",
+    ])]
+    pub from_snapshot: Option<String>,
     /// Read the specification from this file [default: microagent.yaml or microagent.yml, if present]
     #[arg(long, value_name = "PATH")]
     pub file: Option<PathBuf>,
@@ -134,6 +142,9 @@ pub struct StartArgs {
     /// Boot the VM instead of restoring it from a snapshot, and take no snapshot
     #[arg(long)]
     pub no_snapshot: bool,
+    /// Go on from this snapshot: with its memory, and with its disks instead of those of the workspace
+    #[arg(long, value_name = "NAME[:TAG]", conflicts_with_all = ["no_snapshot", "profile", "memory", "cpus", "kernel"])]
+    pub from_snapshot: Option<String>,
     /// Wait until the workspace has ended, at most this many seconds, and exit with the workload's code
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub wait: Option<String>,

@@ -487,6 +487,7 @@ fn task(
         stdin: false,
         output: agent::Output::Separate,
         place,
+        keep: false,
     };
     let setup = request.setup.iter();
     // Both streams of a setup command go to standard error.

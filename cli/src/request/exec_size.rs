@@ -99,6 +99,7 @@ mod tests {
             stdin: false,
             output: Output::Separate,
             place: Place::Workload,
+            keep: false,
         }
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -188,6 +189,15 @@ impl Client {
     /// [`ClientError`].
     pub fn resume(&self) -> Result<(), ClientError> {
         self.change(&Request::Resume, CHANGE_TIMEOUT)
+    }
+
+    /// Saves the VM, and what its guest has written, into an empty directory. The VM does not run meanwhile.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn snapshot(&self, directory: &Path) -> Result<(), ClientError> {
+        let directory = directory.to_owned();
+        self.change(&Request::Snapshot { directory }, CAPTURE_TIMEOUT)
     }
 
     /// Stops its vCPUs, severs the guest from everything, for good, and [captures](crate::quarantine)

@@ -80,6 +80,9 @@ fn failed(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Di
     }
 }
 
+/// The directory with what was saved of workspaces.
+const SNAPSHOTS: &str = "snapshots";
+
 /// The maximum length of a name.
 const MAX_NAME: usize = 63;
 
@@ -100,6 +103,35 @@ impl Workspaces {
     /// Those of `state_dir`.
     pub fn of(state_dir: &Path) -> Workspaces {
         Workspaces(state_dir.join("workspaces"))
+    }
+
+    /// What was [saved](crate::saved) of the workspace `name`: directories of the same form, named by their
+    /// tags. `name` [is one](is_name).
+    pub fn snapshots(state_dir: &Path, name: &str) -> Workspaces {
+        Workspaces(state_dir.join(SNAPSHOTS).join(name))
+    }
+
+    /// The names of workspaces of which something was saved, sorted.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn with_snapshots(state_dir: &Path) -> Result<Vec<String>, DirError> {
+        let path = state_dir.join(SNAPSHOTS);
+        let entries = match fs::read_dir(&path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let names = names.filter_map(|name| name.into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| is_name(name)).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Removes the directory if nothing is in it.
+    pub fn remove_if_empty(&self) {
+        let _ = fs::remove_dir(&self.0);
     }
 
     /// The workspace `name`.

@@ -52,6 +52,7 @@ pub mod readiness;
 pub mod restart;
 pub mod result;
 pub mod root_fs;
+pub mod saved;
 pub mod shell;
 pub mod shim;
 pub mod short_boot;

@@ -7,16 +7,17 @@ use microagent_cas::{Digest, Output as Object, Store};
 use microagent_proto::agent::{Disk as Mount, Exec, Output, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig, disk_serial};
 use microagent_vmm::engine::max_disks;
+use serde::{Deserialize, Serialize};
 
 use crate::dir::{WorkspaceDir, is_name};
 use crate::environment::environment;
 use crate::machine::boot::{Guest, boot_timeout};
 use crate::network::Plan;
 use crate::passed;
-use crate::shim::config::ShimConfig;
+use crate::shim::config::{Origin, ShimConfig};
 use crate::signal;
 use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, RecordedKernel, Spec};
-use crate::warm::attempt::Snapshots;
+use crate::warm::Programs;
 
 /// How one start differs from others.
 #[derive(Debug, Clone)]
@@ -35,12 +36,15 @@ pub struct StartOptions {
     pub boot: Option<Boot>,
     /// Which attempt to boot this is, counted from 1.
     pub attempt: u32,
-    /// The snapshots that the VM may be restored from.
-    pub snapshots: Option<Snapshots>,
+    /// How the VM comes up.
+    pub origin: Origin,
+    /// The programs that it consists of, if they are known.
+    pub programs: Option<Programs>,
 }
 
 /// A kernel, and the initramfs with its modules.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Boot {
     /// The kernel.
     pub kernel: RecordedKernel,
@@ -116,6 +120,8 @@ pub fn shim_config(
     let workload = (!recorded.argv.is_empty()).then(|| Exec {
         // Both streams go to one log, in the order in which they were written.
         output: Output::Merged,
+        // The VM may be saved, and go on without this session.
+        keep: true,
         ..exec(spec, recorded, recorded.argv.clone(), Place::Workload)
     });
     Ok(ShimConfig {
@@ -125,7 +131,9 @@ pub fn shim_config(
         request_id: options.request_id,
         supervisor: options.supervisor,
         boot_timeout: boot_timeout(options.engine, options.attempt).as_secs(),
-        snapshots: options.snapshots,
+        origin: options.origin,
+        programs: options.programs,
+        boot,
         vm: VmConfig {
             name,
             engine: options.engine,
@@ -192,6 +200,7 @@ pub fn exec(spec: &Spec, recorded: &Recorded, argv: Vec<String>, place: Place) -
         stdin: false,
         output: Output::Separate,
         place,
+        keep: false,
     }
 }
 

@@ -44,6 +44,7 @@ mod run_lab;
 mod run_list;
 mod run_qemu;
 mod run_surroundings;
+mod saved_lab;
 mod scale;
 mod second_run;
 mod snapshots_lab;

@@ -46,7 +46,7 @@ serve
 export MICROAGENT_SNAPSHOT=on
 one() {
     microagent --quiet --json run --memory 128 --cpus 1 --image "$IMAGE" "$@" --exec '
-        wget -qO- http://server.names.test:8000/short; ip -o addr show eth0 | grep -c inet' >document || cat document
+        wget -qO- http://server.names.test:8000/short; ip -o addr show eth0 | grep inet | grep -vc fe80:' >document || cat document
     sed -n 's/.*"stdout": *"\([^"]*\)".*/\1/p; s/.*"restored": *\([a-z]*\).*/restored: \1/p' document
 }
 microagent --quiet --json warm --memory 128 --cpus 1 | sed -n 's/.*"hit": *\([a-z]*\).*/hit: \1/p'
@@ -55,6 +55,23 @@ one --network nat
 one --egress allow=server.names.test:8000
 one --egress allow=192.0.2.1:80
 none_is_left
+"#;
+
+/// A branch of a running workspace has addresses of its own.
+const BRANCHED: &str = r#"
+serve
+w() { microagent --quiet "$@"; }
+w create a --image "$IMAGE" --memory 128 --cpus 1 --network nat >/dev/null; w start a >/dev/null
+w snapshot create a; w create b --from-snapshot a; w start b --from-snapshot a >/dev/null
+for name in a b; do
+    w exec $name -- sh -c 'ip -o -4 addr show eth0 | sed "s/.*inet \([0-9.]*\).*/\1/"; cat /sys/class/net/eth0/address' >$name
+    w exec $name wget -qO- http://server.names.test:8000/short; echo
+    w --json status $name | grep -qF "$(head -n 1 $name)/" && echo known
+done
+cmp -s a b || { head -qn 1 a b | sort -u | wc -l; tail -qn 1 a b | sort -u | wc -l; }
+w exec b -- ping -c 1 -W 9 "$(head -n 1 a)" >/dev/null && echo 'they reach each other'
+w kill a >/dev/null; w start a --from-snapshot a; w exec a wget -qO- http://server.names.test:8000/short; echo
+w delete --force a b >/dev/null; w snapshot delete a; none_is_left
 "#;
 
 /// The last step.
@@ -97,6 +114,8 @@ fn boot() -> Result<Report, Error> {
     }
     let restored = format!("{NAMESPACES}{FORWARDING}{RESTORED}");
     lab.step("restored", &inside(&restored), 120);
+    let branched = format!("{NAMESPACES}{FORWARDING}{BRANCHED}");
+    lab.step("branched", &inside(&branched), 120);
     lab.step("left behind", LEFT_BEHIND, 30);
     lab.boot()
 }
@@ -121,10 +140,18 @@ fn nothing_is_left_behind() {
 #[test]
 fn a_restored_vm_has_the_network_that_its_run_asked_for() {
     let step = or_skip!(report()).step("restored");
-    let with_answer = "restored: true\nanswer\\n3\\n\n";
+    let with_answer = "restored: true\nanswer\\n2\\n\n";
     let expected = format!(
-        "hit: false\n{}restored: true\n3\\n\n",
+        "hit: false\n{}restored: true\n2\\n\n",
         with_answer.repeat(3)
     );
+    assert_eq!(step.text(), expected, "{}", step.errors());
+}
+
+#[test]
+fn a_branch_of_a_running_workspace_has_addresses_of_its_own() {
+    let step = or_skip!(report()).step("branched");
+    let expected = "a:latest\nb\nanswer\n\nknown\nanswer\n\nknown\n2\n2\nthey reach each other\n\
+                    a\nanswer\n\na:latest\n";
     assert_eq!(step.text(), expected, "{}", step.errors());
 }

@@ -80,7 +80,7 @@ impl Devices {
         let services = services.with(READY_PORT, ready::service(control, steps.clone()));
         let (mut device, vsock) = Vsock::new(GUEST_CID, services).map_err(DevicesError::Vsock)?;
         if config.saved.as_ref().is_some_and(|saved| saved.in_use) {
-            device.announce_reset();
+            device.announce_reset().map_err(DevicesError::Vsock)?;
         }
         devices.push(Device {
             kind: DeviceKind::Vsock,

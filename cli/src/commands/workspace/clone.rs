@@ -11,6 +11,7 @@ use microagent_proto::control::DiskMode;
 use microagent_vmm::virtio::block::lock;
 use microagent_workspace::creation::{self, Creation, random_id};
 use microagent_workspace::event::now;
+use microagent_workspace::spec::Spec;
 use microagent_workspace::start;
 use microagent_workspace::state::State;
 
@@ -41,7 +42,7 @@ pub fn clone(
     if state_of(&source)?.0.is_live() {
         return Err(running());
     }
-    let mut spec = source.spec()?;
+    let spec = source.spec()?;
     let store = Store::open(&settings.store_dir())?;
     let former = start::recorded(&spec)?;
     let disks = start::disks(&source, &spec, former, &store)?;
@@ -60,26 +61,38 @@ pub fn clone(
         deltas.push(delta);
         deltas.extend(open(&presence)?.map(|_| presence));
     }
-    let new = creation::begin(&workspaces(settings), &store, &name)?;
+    make_copy(&name, spec, &deltas, &store, settings, termination)
+}
+
+/// Makes the workspace `name` of the manifest and the disks of another one, or of a snapshot.
+pub(super) fn make_copy(
+    name: &str,
+    mut spec: Spec,
+    deltas: &[PathBuf],
+    store: &Store,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let new = creation::begin(&workspaces(settings), store, name)?;
     for path in new.leftovers() {
         termination.remove_on_exit(path);
     }
-    for delta in &deltas {
+    for delta in deltas {
         copy(delta, new.directory().path(), termination)?;
     }
-    spec.name = Some(name.clone());
+    spec.name = Some(name.to_owned());
     let recorded = spec.recorded.as_mut();
     let recorded = recorded.ok_or(start::ManifestError::Missing("recorded"))?;
     recorded.runtime_id = random_id()?;
     recorded.created_at = now();
     let recorded = recorded.clone();
-    let mut creation = Creation::new(&store, new, spec, recorded);
+    let mut creation = Creation::new(store, new, spec, recorded);
     let root_file = creation.root_file()?;
     termination.remove_on_exit(&root_file);
     creation.hold()?;
     creation.complete()?;
     termination.keep(&root_file);
-    print_state(settings, &name, State::Prepared)
+    print_state(settings, name, State::Prepared)
 }
 
 /// Copies a file into a directory under its name.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, Pipeline};
 use microagent_proto::agent::{Output, Place};
 use microagent_proto::error_chain;
@@ -18,18 +19,20 @@ use microagent_workspace::start;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
+use super::clone::make_copy;
 use super::short_boot;
+use super::snapshot::Snapshot;
 use crate::args::CreateArgs;
 use crate::commands::pipeline;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument, nodes};
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, kind_of};
 use crate::install;
-use crate::request::Variables;
 use crate::request::create::CreateRequest;
 use crate::request::exec_size;
 use crate::request::resources::{self, Resources};
 use crate::request::spec_file::SpecFile;
+use crate::request::{Variables, checked_name};
 use crate::run::artifacts::{self, check_memory};
 use crate::run::disks;
 use crate::run::kept::check_manifest;
@@ -63,12 +66,38 @@ struct Document {
     nodes: Vec<NodeDocument>,
 }
 
+/// Creates a workspace as a snapshot has saved another one.
+fn create_from(
+    snapshot: &str,
+    args: &CreateArgs,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let name = [&args.positional, &args.name, &args.id];
+    let mut names = name.into_iter().flatten();
+    let (Some(name), None) = (names.next(), names.next()) else {
+        return Err(
+            Failure::usage("--from-snapshot needs one name").remediation(format!(
+                "use microagent create NAME --from-snapshot {snapshot}"
+            )),
+        );
+    };
+    let name = checked_name(name)?;
+    let snapshot = Snapshot::find(settings, snapshot)?;
+    let store = Store::open(&settings.store_dir())?;
+    let disks = snapshot.disks()?;
+    make_copy(&name, snapshot.spec, &disks, &store, settings, termination)
+}
+
 /// Creates a workspace.
 pub fn create(
     args: CreateArgs,
     settings: &Settings,
     termination: &Termination,
 ) -> Result<u8, Failure> {
+    if let Some(snapshot) = &args.from_snapshot {
+        return create_from(snapshot, &args, settings, termination);
+    }
     let dry_run = args.dry_run;
     let document = document(&args, settings)?;
     let variables = variables::read(&args.environment)?;

@@ -16,6 +16,7 @@ use microagent_workspace::lock::Lock;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
 use microagent_workspace::machine::files::FilesError;
 use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::shim::config::Origin;
 use microagent_workspace::short_boot::{ShortBoot, ShortBootError};
 use microagent_workspace::spec::Spec;
 use microagent_workspace::start::{StartOptions, recorded, role};
@@ -85,7 +86,8 @@ pub(super) fn start(
         cpu_count: None,
         boot: None,
         attempt: BOOT_ATTEMPTS,
-        snapshots: None,
+        origin: Origin::Boot,
+        programs: None,
     };
     let run_dir = RunDir::create()?;
     termination.remove_on_exit(run_dir.path());

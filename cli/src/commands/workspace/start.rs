@@ -13,6 +13,7 @@ use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::shim;
+use microagent_workspace::shim::config::Origin;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
 use microagent_workspace::spec::{RecordedKernel, Spec};
 use microagent_workspace::start::{Boot, StartOptions, recorded, shim_config};
@@ -23,6 +24,7 @@ use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::end::wait_for_end;
+use super::snapshot::{Snapshot, check_whole};
 use super::{get, lock, print_state, state_of};
 use crate::args::StartArgs;
 use crate::commands::pipeline;
@@ -126,6 +128,7 @@ pub(super) struct Change {
     cpu_count: Option<u32>,
     boot: Option<Boot>,
     no_snapshot: bool,
+    from_snapshot: Option<Snapshot>,
     /// Holds what `boot` names in the store.
     _pipeline: Option<Pipeline>,
 }
@@ -148,6 +151,9 @@ impl Change {
             memory_mib: (of_profile || args.memory.is_some()).then_some(resources.memory_mib),
             cpu_count: (of_profile || args.cpus.is_some()).then_some(resources.cpu_count),
             no_snapshot: args.no_snapshot,
+            from_snapshot: (args.from_snapshot.as_deref())
+                .map(|snapshot| Snapshot::find(settings, snapshot))
+                .transpose()?,
             ..Change::default()
         };
         if let Some(path) = &args.kernel {
@@ -205,32 +211,53 @@ fn try_start(
     let choice = engine::choose_with_notice(settings)?;
     let store = Store::open(&settings.store_dir())?;
     let monitor = supervisor(&spec)?;
-    let boot = match &change.boot {
-        Some(boot) => boot.clone(),
-        None => Boot::recorded(recorded(&spec)?),
+    let boot = match (&change.from_snapshot, &change.boot) {
+        (Some(snapshot), _) => snapshot.facts.boot.clone(),
+        (None, Some(boot)) => boot.clone(),
+        (None, None) => Boot::recorded(recorded(&spec)?),
     };
-    let snapshots = match choice.engine {
-        Engine::Kvm if attempt == 1 && settings.snapshots && !change.no_snapshot => {
+    let programs = match choice.engine {
+        Engine::Kvm => {
             let (kernel, initramfs) = boot.digests()?;
-            let programs = Programs::new(&store, &monitor, kernel, initramfs)
-                .inspect_err(|error| tracing::info!("the VM boots: {}", error_chain(error)));
-            programs.ok().map(|programs| Snapshots {
+            Programs::new(&store, &monitor, kernel, initramfs)
+                .inspect_err(|error| tracing::info!("no snapshots: {}", error_chain(error)))
+                .ok()
+        }
+        Engine::Qemu => None,
+    };
+    let origin = match (&change.from_snapshot, &programs) {
+        (Some(_), None) => {
+            return Err(Failure::new(
+                ErrorKind::Unsupported,
+                format!("engine {} has no snapshots", choice.engine.name()),
+            ));
+        }
+        (Some(snapshot), Some(_)) => {
+            snapshot.replace_disks(directory, name, &spec)?;
+            Origin::Saved(snapshot.path())
+        }
+        (None, Some(programs)) if attempt == 1 && settings.snapshots && !change.no_snapshot => {
+            Origin::Idle(Snapshots {
                 store: store.root().to_owned(),
                 host_dir: settings.host_dir(),
-                programs,
+                programs: programs.clone(),
             })
         }
-        _ => None,
+        _ => Origin::Boot,
     };
+    check_whole(directory, name)?;
     let options = StartOptions {
         engine: choice.engine,
         supervisor: monitor,
         request_id: random_id()?,
-        memory_mib: change.memory_mib,
-        cpu_count: change.cpu_count,
+        memory_mib: (change.from_snapshot.as_ref())
+            .map_or(change.memory_mib, |it| Some(it.facts.memory_mib)),
+        cpu_count: (change.from_snapshot.as_ref())
+            .map_or(change.cpu_count, |it| Some(it.facts.cpu_count)),
         boot: Some(boot),
         attempt,
-        snapshots,
+        origin,
+        programs,
     };
     let config = shim_config(directory, &spec, &store, options)?;
     if let Some(initramfs) = &config.vm.initramfs {

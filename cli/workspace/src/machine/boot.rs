@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Network, Root, Trust};
+use microagent_proto::agent::{AGENT_PORT, Configure, Disk, Network, Resume, Root, Trust};
 use microagent_proto::control::{Engine, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -96,17 +96,12 @@ pub fn configure(
         Arrival::Booted(_) => (Vec::new(), None),
         Arrival::Restored(restored) => (restored.disk_sectors, Some(RESTORED_TIMEOUT)),
     };
-    let mut entropy = vec![0; ENTROPY];
-    getrandom(&mut entropy[..], GetRandomFlags::empty())
-        .map_err(|error| MachineError::Entropy(error.into()))?;
+    let entropy = entropy()?;
     let stream = supervisor
         .connect(AGENT_PORT)
         .map_err(|error| MachineError::of_vm(error, memory_mib))?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     let request = Configure {
-        unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+        unix_nanos: unix_nanos(),
         entropy,
         hostname: guest.hostname,
         disk_sectors,
@@ -125,6 +120,40 @@ pub fn configure(
         SessionError::TimedOut => MachineError::Hung,
         error => MachineError::of_session(error, supervisor, memory_mib),
     })
+}
+
+/// Gives a VM of `memory_mib` MiB that was saved in use, and was restored, its identity.
+///
+/// # Errors
+/// [`MachineError`].
+pub fn resume(supervisor: &Supervisor, guest: Guest, memory_mib: u64) -> Result<(), MachineError> {
+    let stream = supervisor
+        .connect(AGENT_PORT)
+        .map_err(|error| MachineError::of_vm(error, memory_mib))?;
+    let request = Resume {
+        unix_nanos: unix_nanos(),
+        entropy: entropy()?,
+        hostname: guest.hostname,
+        network: guest.network,
+    };
+    session::resume(stream, request, RESTORED_TIMEOUT).map_err(|error| match error {
+        SessionError::TimedOut => MachineError::Hung,
+        error => MachineError::of_session(error, supervisor, memory_mib),
+    })
+}
+
+/// Random bytes for a guest.
+fn entropy() -> Result<Vec<u8>, MachineError> {
+    let mut entropy = vec![0; ENTROPY];
+    getrandom(&mut entropy[..], GetRandomFlags::empty())
+        .map_err(|error| MachineError::Entropy(error.into()))?;
+    Ok(entropy)
+}
+
+/// The time for a guest.
+fn unix_nanos() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Shuts the guest down cleanly, so that its disks are clean; returns whether it did.

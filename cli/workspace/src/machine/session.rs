@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Reply, Request, STDIN_WINDOW,
-    WindowSize,
+    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Reply, Request, Resume,
+    STDIN_WINDOW, WindowSize,
 };
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
@@ -110,6 +110,24 @@ pub fn configure(
             tracing::debug!(mount_micros, "configured");
             Ok(())
         }
+        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
+        _ => Err(unexpected_reply()),
+    }
+}
+
+/// Gives a configured VM that was restored its identity, within `limit`.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn resume(
+    mut stream: UnixStream,
+    request: Resume,
+    limit: Duration,
+) -> Result<(), SessionError> {
+    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
+    write_opening(&mut stream, &Request::Resume(request))?;
+    match first_reply(&mut stream, "the reply to a request to go on")? {
+        Reply::Resumed => Ok(()),
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
         _ => Err(unexpected_reply()),
     }
@@ -278,6 +296,24 @@ pub fn attach(
     end
 }
 
+/// Goes on with the workload whose session was lost, to its end.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn take_over(mut stream: UnixStream, sink: &mut dyn Sink) -> Result<Exited, SessionError> {
+    write_opening(&mut stream, &Request::Attach)?;
+    match first_reply(&mut stream, "the session of the workload")? {
+        Reply::Attached => {}
+        Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
+        _ => return Err(unexpected_reply()),
+    }
+    sink.started(&Control::new(&stream).map_err(FrameError::Io)?);
+    match forward_output(&mut stream, &StdinWindow::new(), sink)? {
+        End::Exited(exited) => Ok(exited),
+        End::Detached { .. } => Err(unexpected_reply()),
+    }
+}
+
 /// Asks the guest to power off; returns when the agent has accepted.
 pub fn shut_down(mut stream: UnixStream) -> Result<(), SessionError> {
     write_opening(&mut stream, &Request::Shutdown)?;
@@ -432,6 +468,7 @@ mod tests {
             stdin: false,
             output: Output::Separate,
             place: Place::Workload,
+            keep: false,
         }
     }
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::machine::boot::Guest;
 use crate::network::Plan;
 use crate::spec::{Forward, Mediation};
+use crate::start::Boot;
+use crate::warm::Programs;
 use crate::warm::attempt::Snapshots;
 
 /// A workspace to start.
@@ -29,8 +31,12 @@ pub struct ShimConfig {
     pub vm: VmConfig,
     /// The time limit of the boot, in seconds.
     pub boot_timeout: u64,
-    /// The snapshots that the VM may be restored from.
-    pub snapshots: Option<Snapshots>,
+    /// What the VM boots, or has booted.
+    pub boot: Boot,
+    /// How the VM comes up.
+    pub origin: Origin,
+    /// The programs that it consists of, if they are known.
+    pub programs: Option<Programs>,
     /// What the guest is told after its boot.
     pub guest: Guest,
     /// What to run; without it the VM idles.
@@ -47,6 +53,18 @@ pub struct ShimConfig {
     pub timeout: Option<u32>,
     /// How long it may be without use, in seconds.
     pub ttl: Option<u32>,
+}
+
+/// How the VM of a workspace comes up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Origin {
+    /// It boots.
+    Boot,
+    /// It is restored from a snapshot of an idle VM, or boots and has one taken for the next.
+    Idle(Snapshots),
+    /// It goes on from what was [saved](crate::saved) of a workspace.
+    Saved(PathBuf),
 }
 
 /// The shim's report to the command that started it.

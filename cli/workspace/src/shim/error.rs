@@ -26,6 +26,14 @@ pub enum StartError {
     Listen(#[source] io::Error),
     #[error("cannot keep the output of the guest")]
     Output(#[source] io::Error),
+    #[error("the snapshot cannot be read")]
+    Saved(#[source] io::Error),
+    #[error(
+        "the snapshot was taken with another microagent-supervisor, kernel or network, or on another host"
+    )]
+    OtherMachine,
+    #[error("the snapshot cannot be used")]
+    NotRestored(#[source] MachineError),
     #[error("cannot record what happens")]
     Record(#[source] io::Error),
     #[error("cannot start a thread")]
@@ -40,7 +48,10 @@ impl StartError {
             StartError::Machine(error) => (error.kind(), error.remediation()),
             StartError::Mediation(error) => (ErrorKind::Unreachable, Some(error.remediation())),
             StartError::Network(error) => (error.kind(), error.remediation()),
-            StartError::Listen(_)
+            StartError::OtherMachine => (ErrorKind::Conflict, None),
+            StartError::NotRestored(error) => (ErrorKind::Guest, error.remediation()),
+            StartError::Saved(_)
+            | StartError::Listen(_)
             | StartError::Output(_)
             | StartError::Record(_)
             | StartError::Thread(_) => (ErrorKind::Host, None),

@@ -19,11 +19,13 @@ use super::holder::announce;
 use super::limits::Limits;
 use super::listener::{self, Shared};
 use super::message::Event;
+use super::origin::Machine;
 use super::outcome::Ending;
 use super::protocol::Status;
 use super::record::Recorder;
 use super::running::Shim;
 use super::signals::stop_on_signals;
+use super::snapshot::Savable;
 use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
@@ -32,12 +34,12 @@ use crate::machine::mediation::{self, Mediator};
 use crate::machine::run_dir::RunDir;
 use crate::machine::services::Services;
 use crate::machine::supervisor::{Streams, Supervisor};
-use crate::machine::timeline::Arrival;
 use crate::network::Prepared;
 use crate::network::keeper::Change;
 use crate::network::refusals::Refusals;
 use crate::state::State;
-use crate::warm::attempt::{Attempt, boot, configure};
+use crate::warm::attempt::Attempt;
+use crate::warm::key;
 
 /// The name of the socket in the run directory.
 const SOCKET: &str = "shim";
@@ -47,9 +49,6 @@ const MEDIATION_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Later than any VM lives.
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
-
-/// What is said of a VM that did not boot.
-const RESTORED: &str = "restored from a snapshot";
 
 impl Shim {
     /// Boots the VM or restores it, listens, and executes the workload.
@@ -137,40 +136,43 @@ impl Shim {
             ..config.vm
         };
         let backend = network.add_device(&mut vm);
-        let timeout = Duration::from_secs(config.boot_timeout);
-        let mut attempt = config.snapshots.and_then(|snapshots| {
-            Attempt::open(snapshots)
-                .inspect_err(|error| tracing::warn!(%error, "the VM boots"))
-                .ok()
-        });
-        let arrival = boot(attempt.as_mut(), &supervisor, vm, backend, timeout)?;
-        let restored = matches!(arrival, Arrival::Restored(_));
-        let mut guest = config.guest;
-        network.configure(&mut guest)?;
-        configure(attempt.as_ref(), &supervisor, arrival, guest, memory_mib)?;
+        let key = config
+            .programs
+            .map(|programs| key(&programs, &vm).to_string());
+        let savable = Savable::new(vm.clone(), config.boot, key.clone());
+        let machine = Machine {
+            supervisor: &supervisor,
+            vm,
+            backend,
+            guest: config.guest,
+            key,
+            timeout: Duration::from_secs(config.boot_timeout),
+        };
+        let up = machine.come_up(config.origin, &mut network)?;
         let report = {
             let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
             move |change| report_network(&shared, &recorder, &change)
         };
         shared.set_network(network.serve(supervisor.controller(), &sessions, report)?);
-        let workload = match config.workload {
-            Some(request) => {
+        let request = config.workload.filter(|_| !up.has_workload);
+        let workload = match request.is_some() || up.has_workload {
+            true => {
                 let stream = supervisor.connect(AGENT_PORT).map_err(vm_error)?;
                 let output = directory.output();
                 let started = Workload::start(stream, request, &output, sender.clone());
                 Some(started.map_err(StartError::Output)?)
             }
-            None => None,
+            false => None,
         };
         {
             let mut status = shared.status();
             recorder
-                .record(State::Running, restored.then_some(RESTORED))
+                .record(State::Running, up.detail.as_deref())
                 .map_err(StartError::Record)?;
             status.state = State::Running;
             status.workload = workload.is_some();
         }
-        if let Some(child) = attempt.and_then(Attempt::take_beside) {
+        if let Some(child) = up.attempt.and_then(Attempt::take_beside) {
             reap(child).map_err(StartError::Thread)?;
         }
         let sender = sender.clone();
@@ -182,6 +184,7 @@ impl Shim {
             memory_mib,
             stop_signal: config.stop_signal,
             directory,
+            savable,
             refusals,
             shared,
             capture: Capture::default(),

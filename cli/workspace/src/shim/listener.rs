@@ -256,7 +256,10 @@ impl Shared {
             Request::Publish(forward) => return Some(self.publish(&forward)),
             Request::Unpublish(forward) => return Some(self.unpublish(&forward)),
             // A guest that boots has nothing to go on with.
-            Request::Pause | Request::Resume | Request::Quarantine { .. }
+            Request::Pause
+            | Request::Resume
+            | Request::Quarantine { .. }
+            | Request::Snapshot { .. }
                 if self.status().state == State::Starting =>
             {
                 return Some(Reply::is(State::Starting));
@@ -266,6 +269,9 @@ impl Shared {
             }
             Request::Resume => {
                 let _ = self.events.send(Event::Resume { reply });
+            }
+            Request::Snapshot { directory } => {
+                let _ = self.events.send(Event::Snapshot { directory, reply });
             }
             Request::Quarantine { reason } => {
                 let _ = self.events.send(Event::Quarantine { reason, reply });

@@ -43,6 +43,11 @@ pub enum Event {
     Pause { reply: Sender<Reply> },
     /// A client wants the vCPUs to run again.
     Resume { reply: Sender<Reply> },
+    /// A client wants the VM to be saved in a directory.
+    Snapshot {
+        directory: PathBuf,
+        reply: Sender<Reply>,
+    },
     /// A client wants the guest to be severed from everything.
     Quarantine {
         reason: Option<String>,
@@ -59,6 +64,7 @@ impl Event {
             | Event::Wait { reply }
             | Event::Pause { reply }
             | Event::Resume { reply }
+            | Event::Snapshot { reply, .. }
             | Event::Quarantine { reply, .. } => Some(reply),
             Event::WorkloadStarted
             | Event::WorkloadEnded(_)

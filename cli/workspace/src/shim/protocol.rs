@@ -10,6 +10,7 @@
 //! message or field that is added.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use microagent_proto::control::{MAX_MESSAGE, Refused, VmStats};
 use microagent_proto::envelope::{self, envelope};
@@ -22,7 +23,7 @@ use crate::spec::Forward;
 use crate::state::State;
 
 /// The version of this program.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The oldest version that is understood.
 pub const OLDEST: u32 = 1;
@@ -77,6 +78,12 @@ pub enum Request {
     Publish(Forward),
     /// Free a port of the host.
     Unpublish(Forward),
+    /// Save the VM and what its guest has written into this directory, which is empty. Answered when it is
+    /// done. Since version 4.
+    Snapshot {
+        /// The directory.
+        directory: PathBuf,
+    },
 }
 
 fn is_false(value: &bool) -> bool {
@@ -99,7 +106,8 @@ pub enum Reply {
         #[serde(default)]
         result: Option<WorkloadResult>,
     },
-    /// It was done. To [`Request::Pause`], [`Request::Resume`] and [`Request::Quarantine`].
+    /// It was done. To [`Request::Pause`], [`Request::Resume`], [`Request::Quarantine`] and
+    /// [`Request::Snapshot`].
     Done,
     /// What the VM uses of the host.
     Stats(Box<Stats>),

@@ -18,6 +18,7 @@ use super::message::Event;
 use super::outcome::End;
 use super::protocol::Reply;
 use super::record::Recorder;
+use super::snapshot::Savable;
 use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::event::now;
@@ -34,6 +35,7 @@ pub struct Shim {
     pub(super) memory_mib: u64,
     pub(super) stop_signal: i32,
     pub(super) directory: WorkspaceDir,
+    pub(super) savable: Savable,
     pub(super) refusals: Refusals,
     pub(super) shared: Arc<Shared>,
     pub(super) capture: Capture,
@@ -124,6 +126,9 @@ impl Shim {
                 Some(Event::Resume { reply }) => {
                     let _ = reply.send(self.resume(recorder));
                 }
+                Some(Event::Snapshot { directory, reply }) => {
+                    let _ = reply.send(self.snapshot(&directory, recorder));
+                }
                 Some(Event::Quarantine { reason, reply }) => {
                     match self.quarantine(reason, recorder) {
                         Ok(()) => self.begin_capture(recorder, reply),
@@ -154,7 +159,7 @@ impl Shim {
     }
 
     /// Records something that does not change the state.
-    fn note(&self, detail: &str, recorder: &Recorder) {
+    pub(super) fn note(&self, detail: &str, recorder: &Recorder) {
         // Held meanwhile, so that no change of the state is recorded before it.
         let status = self.shared.status();
         if let Err(error) = recorder.note(status.state, detail) {

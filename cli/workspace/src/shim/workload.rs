@@ -22,14 +22,14 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// Executes `request` on `stream`; its output goes to the file `output`. `events` receives
-    /// [`Event::WorkloadStarted`] and [`Event::WorkloadEnded`].
+    /// Executes `request` on `stream`, or goes on with the one that runs if there is no request; its output goes
+    /// to the file `output`. `events` receives [`Event::WorkloadStarted`] and [`Event::WorkloadEnded`].
     ///
     /// # Errors
     /// When the output or the thread cannot be created.
     pub fn start(
         stream: UnixStream,
-        request: Exec,
+        request: Option<Exec>,
         output: &Path,
         events: Sender<Event>,
     ) -> io::Result<Workload> {
@@ -42,7 +42,10 @@ impl Workload {
                     log,
                     events: events.clone(),
                 };
-                let end = session::exec(stream, request, &mut sink);
+                let end = match request {
+                    Some(request) => session::exec(stream, request, &mut sink),
+                    None => session::take_over(stream, &mut sink),
+                };
                 // The main thread ends with the process.
                 let _ = events.send(Event::WorkloadEnded(end));
             })?;

@@ -153,6 +153,11 @@ fn inputs(programs: &Programs, config: &VmConfig) -> SnapshotInputs {
     }
 }
 
+/// The digest of everything that must be the same for what was saved of such a VM to go on.
+pub fn key(programs: &Programs, config: &VmConfig) -> Digest {
+    *inputs(programs, config).key().digest()
+}
+
 /// Finds the snapshot for such a VM; `None` if there is none. What is known about it is in `directory`.
 ///
 /// # Errors

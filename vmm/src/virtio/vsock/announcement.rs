@@ -9,7 +9,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::super::DeviceError;
 use super::super::chain::Buffers;
-use super::super::serve::serve_queue_while;
+use super::super::serve::serve_queue;
 
 /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET` (`struct virtio_vsock_event`).
 const TRANSPORT_RESET: [u8; 4] = 0u32.to_le_bytes();
@@ -40,20 +40,20 @@ impl Announcement {
         if *self == Announcement::Due {
             let mut told = false;
             let offered = offered(queue, mem)?;
-            let served = serve_queue_while(queue, mem, |buffers| match buffers {
-                _ if told => None,
-                Ok(Buffers { writable, .. }) if writable.len() >= TRANSPORT_RESET.len() => {
+            // All buffers are returned, the others empty: with `VIRTIO_F_EVENT_IDX` the driver notifies the
+            // device of the next one only if it has taken those before.
+            let served = serve_queue(queue, mem, |buffers| match buffers {
+                Ok(Buffers { writable, .. })
+                    if !told && writable.len() >= TRANSPORT_RESET.len() =>
+                {
                     writable.copy_from(&TRANSPORT_RESET);
                     told = true;
-                    Some(TRANSPORT_RESET.len() as u32)
+                    TRANSPORT_RESET.len() as u32
                 }
-                // Too short for any event: returned empty.
-                _ => Some(0),
+                _ => 0,
             })?;
             if told {
                 *self = Announcement::Told(offered);
-                // The next buffer is waited for.
-                queue.enable_notification(mem)?;
             }
             return Ok(served.any);
         }

@@ -88,8 +88,12 @@ impl Vsock {
     }
 
     /// Tells the guest that streams which it has are gone, before others are opened.
-    pub fn announce_reset(&mut self) {
+    ///
+    /// # Errors
+    /// When the host has no random numbers.
+    pub fn announce_reset(&mut self) -> io::Result<()> {
         self.announcement = Announcement::Due;
+        self.muxer.begin_elsewhere()
     }
 
     /// Processes both queues until there is nothing to do or the limit of passes is reached.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::connection::{Connection, Disposition};
 use super::credit_timer::CreditTimer;
@@ -177,6 +178,18 @@ impl Muxer {
             guest: guest_port,
         };
         self.insert(ports, Connection::from_host(stream));
+    }
+
+    /// Begins with another port of the host. A guest that was saved with open streams knows those that were
+    /// used before, until its programs have closed their ends.
+    ///
+    /// # Errors
+    /// When the host has no random numbers.
+    pub fn begin_elsewhere(&mut self) -> io::Result<()> {
+        let mut bytes = [0; 4];
+        getrandom(&mut bytes[..], GetRandomFlags::empty())?;
+        self.next_port = FIRST_PORT | u32::from_ne_bytes(bytes) >> 2;
+        Ok(())
     }
 
     fn free_port(&mut self, guest: u32) -> u32 {

@@ -1,0 +1,299 @@
+//! What was saved of a running workspace, in a directory of its own: `snapshots/NAME/TAG/` of the state
+//! directory. It belongs to no workspace, and nothing changes it.
+//!
+//! | file | content |
+//! |---|---|
+//! | `spec.json` | the manifest, with an identity of its own; a root of the store holds what it names |
+//! | `vm` | memory and state of the VM |
+//! | `vm.json` | what the VM depends on: [`Facts`] |
+//! | `*.delta`, `*.presence` | what the guest had written |
+//! | `pages` | which pages of memory are used soon; a hint that the first start writes |
+//!
+//! A workspace goes on from it with its disks as they were: with others, the guest's memory would not
+//! match them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use microagent_proto::control::SavedVm;
+use serde::{Deserialize, Serialize};
+
+use crate::dir::WorkspaceDir;
+use crate::log::replace;
+use crate::sparse;
+use crate::spec::Recorded;
+use crate::start::Boot;
+
+/// The file with memory and state.
+const VM: &str = "vm";
+
+/// The file with the facts.
+const FACTS: &str = "vm.json";
+
+/// The file with the pages.
+const PAGES: &str = "pages";
+
+/// What the files begin with that replace those of a workspace.
+const INCOMING: &str = ".incoming-";
+
+/// The file of a workspace whose disks are being replaced: until that is done, they do not belong
+/// together.
+const REPLACING: &str = "replacing-disks";
+
+/// What a saved VM depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Facts {
+    /// When it was saved, as RFC 3339 in UTC.
+    pub saved_at: String,
+    /// The digest of everything that must be the same where it goes on: monitor, kernel, initramfs,
+    /// devices, processor and kernel of the host.
+    pub key: String,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Its number of CPUs.
+    pub cpu_count: u32,
+    /// What it has booted.
+    pub boot: Boot,
+    /// Whether its workload runs.
+    pub workload: bool,
+}
+
+/// A directory with a saved workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved(PathBuf);
+
+impl Saved {
+    /// The directory `path`.
+    pub fn at(path: PathBuf) -> Saved {
+        Saved(path)
+    }
+
+    /// Its facts.
+    ///
+    /// # Errors
+    /// Those of the file system, and facts that cannot be read.
+    pub fn facts(&self) -> io::Result<Facts> {
+        Ok(serde_json::from_slice(&fs::read(self.0.join(FACTS))?)?)
+    }
+
+    /// The VM, for its monitor.
+    pub fn vm(&self) -> SavedVm {
+        SavedVm {
+            file: self.0.join(VM),
+            pages: self.0.join(PAGES),
+            in_use: true,
+        }
+    }
+
+    /// Creates the file for memory and state.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create_vm(&self) -> io::Result<File> {
+        create(&self.0.join(VM))
+    }
+
+    /// Makes everything durable, and writes the facts.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn complete(&self, facts: &Facts) -> io::Result<()> {
+        for name in disks(&self.0)?.iter().map(String::as_str).chain([VM]) {
+            File::open(self.0.join(name))?.sync_all()?;
+        }
+        replace(&self.0.join(FACTS), &serde_json::to_vec_pretty(facts)?)
+    }
+
+    /// Copies what the guest of the workspace in `directory` has written. Its VM must not run.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn copy_disks(&self, directory: &WorkspaceDir) -> io::Result<()> {
+        for name in disks(directory.path())? {
+            copy(&directory.path().join(&name), &self.0.join(&name))?;
+        }
+        Ok(())
+    }
+
+    /// The files with what the guest had written.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn disks(&self) -> io::Result<Vec<PathBuf>> {
+        let names = disks(&self.0)?.into_iter();
+        Ok(names.map(|name| self.0.join(name)).collect())
+    }
+
+    /// What it takes on the disk, in bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn bytes(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for entry in fs::read_dir(&self.0)? {
+            bytes += std::os::unix::fs::MetadataExt::blocks(&entry?.metadata()?) * 512;
+        }
+        Ok(bytes)
+    }
+
+    /// Gives the workspace in `directory`, which does not run and is locked, the disks that were saved
+    /// instead of its own. If this is interrupted, it can only be repeated: see [`are_whole`].
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn replace_disks(&self, directory: &WorkspaceDir) -> io::Result<()> {
+        let to = directory.path();
+        sweep(to);
+        let names = disks(&self.0)?;
+        for name in &names {
+            let incoming = to.join(format!("{INCOMING}{name}"));
+            copy(&self.0.join(name), &incoming)?;
+            File::open(incoming)?.sync_all()?;
+        }
+        let marker = to.join(REPLACING);
+        replace(&marker, b"")?;
+        for name in &names {
+            fs::rename(to.join(format!("{INCOMING}{name}")), to.join(name))?;
+        }
+        for name in disks(to)?.iter().filter(|name| !names.contains(name)) {
+            fs::remove_file(to.join(name))?;
+        }
+        File::open(to)?.sync_all()?;
+        fs::remove_file(marker)
+    }
+}
+
+/// Whether the disks of a workspace belong together: a process that was killed while it replaced them
+/// may have left some of each.
+pub fn are_whole(directory: &WorkspaceDir) -> bool {
+    !directory.path().join(REPLACING).exists()
+}
+
+/// Whether two workspaces consist of the same objects, so that one can go on with the memory of the other.
+pub fn have_the_same_disks(one: &Recorded, other: &Recorded) -> bool {
+    one.rootfs == other.rootfs && one.bundles == other.bundles
+}
+
+/// Removes what a process that was killed has left.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(INCOMING) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The names of the files with what a guest has written, sorted.
+fn disks(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        let is_disk = name.ends_with(".delta") || name.ends_with(".presence");
+        if is_disk && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    sparse::copy(&File::open(from)?, &create(to)?, &AtomicBool::new(false))
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    (options.read(true).write(true).create_new(true).mode(0o600)).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::RecordedKernel;
+
+    fn facts() -> Facts {
+        Facts {
+            saved_at: "2026-01-01T00:00:00Z".into(),
+            key: "k".into(),
+            memory_mib: 256,
+            cpu_count: 2,
+            boot: Boot {
+                kernel: RecordedKernel {
+                    digest: "sha256:1".into(),
+                    modules_disk: None,
+                },
+                initramfs: "sha256:2".into(),
+            },
+            workload: true,
+        }
+    }
+
+    fn write(directory: &Path, names: &[&str], text: &str) {
+        for name in names {
+            fs::write(directory.join(name), text).unwrap();
+        }
+    }
+
+    fn texts(directory: &Path) -> Vec<(String, String)> {
+        let names = disks(directory).unwrap().into_iter();
+        names
+            .map(|name| {
+                let text = fs::read_to_string(directory.join(&name)).unwrap();
+                (name, text)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_workspace_gets_the_disks_that_were_saved_and_no_others() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let to = tempfile::tempdir().unwrap();
+        let source = WorkspaceDir::at(one.path().to_owned());
+        write(
+            one.path(),
+            &["root.delta", "root.presence", "spec.json"],
+            "old",
+        );
+        let saved = Saved::at(to.path().to_owned());
+        saved.create_vm().unwrap();
+        saved.copy_disks(&source).unwrap();
+        saved.complete(&facts()).unwrap();
+        assert_eq!(saved.facts().unwrap(), facts());
+        let old = ["root.delta", "root.presence"].map(|name| (name.to_owned(), "old".to_owned()));
+        assert_eq!(texts(to.path()), old);
+        assert!(!to.path().join("spec.json").exists());
+
+        write(
+            other.path(),
+            &["root.delta", "bundle-x.delta", ".incoming-root.delta"],
+            "new",
+        );
+        let directory = WorkspaceDir::at(other.path().to_owned());
+        saved.replace_disks(&directory).unwrap();
+        assert!(are_whole(&directory));
+        assert_eq!(texts(other.path()), old);
+        assert!(!other.path().join(".incoming-root.delta").exists());
+        // The copies are not the same files.
+        write(other.path(), &["root.delta"], "newer");
+        assert_eq!(texts(to.path()), old);
+    }
+
+    #[test]
+    fn a_replacement_that_was_interrupted_is_noticed_and_can_be_repeated() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        write(from.path(), &["root.delta", "root.presence"], "old");
+        write(to.path(), &["root.delta", REPLACING], "new");
+        let directory = WorkspaceDir::at(to.path().to_owned());
+        assert!(!are_whole(&directory));
+        let saved = Saved::at(from.path().to_owned());
+        saved.replace_disks(&directory).unwrap();
+        assert!(are_whole(&directory));
+        assert_eq!(texts(to.path()), texts(from.path()));
+    }
+}

@@ -1,0 +1,102 @@
+//! Saving a running workspace. Its VM does not run meanwhile, and goes on then.
+
+use std::io;
+use std::path::Path;
+
+use microagent_proto::control::{DiskMode, VmConfig};
+use microagent_proto::error_chain;
+
+use super::end::Next;
+use super::protocol::Reply;
+use super::record::Recorder;
+use super::running::Shim;
+use crate::event::now;
+use crate::machine::supervisor::ControlError;
+use crate::saved::{Facts, Saved};
+use crate::start::Boot;
+use crate::state::State;
+
+/// What is known about a VM that may be saved.
+#[derive(Debug)]
+pub struct Savable {
+    vm: VmConfig,
+    boot: Boot,
+    /// See [`Facts::key`]; unknown on an engine that saves nothing.
+    key: Option<String>,
+}
+
+/// Why a workspace cannot be saved.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error("engine {0} takes no snapshots")]
+    Engine(&'static str),
+    #[error("its disk {} is written to directly, and would not be part of the snapshot", .0.display())]
+    Disk(std::path::PathBuf),
+    #[error("the VM cannot be saved")]
+    Vm(#[from] ControlError),
+    #[error("the snapshot cannot be written")]
+    Io(#[from] io::Error),
+}
+
+impl Savable {
+    /// For a VM that has booted this.
+    pub fn new(vm: VmConfig, boot: Boot, key: Option<String>) -> Savable {
+        Savable { vm, boot, key }
+    }
+
+    /// The key, if the VM can be saved.
+    fn check(&self) -> Result<&str, SaveError> {
+        let Some(key) = &self.key else {
+            return Err(SaveError::Engine(self.vm.engine.name()));
+        };
+        let mut disks = self.vm.disks.iter();
+        match disks.find(|disk| matches!(disk.mode, DiskMode::ReadWrite)) {
+            Some(disk) => Err(SaveError::Disk(disk.path.clone())),
+            None => Ok(key),
+        }
+    }
+}
+
+impl Shim {
+    /// Saves the workspace in the directory `to`.
+    pub(super) fn snapshot(&mut self, to: &Path, recorder: &Recorder) -> Reply {
+        let state = self.state();
+        if !matches!(state, State::Running | State::Paused) || self.stopping.next() != Next::Nothing
+        {
+            return Reply::is(state);
+        }
+        match self.save(to, state) {
+            Ok(()) => {
+                self.note("a snapshot was taken", recorder);
+                Reply::Done
+            }
+            Err(error) => Reply::refused(error_chain(&error)),
+        }
+    }
+
+    fn save(&self, to: &Path, state: State) -> Result<(), SaveError> {
+        let key = self.savable.check()?.to_owned();
+        let saved = Saved::at(to.to_owned());
+        let file = saved.create_vm()?;
+        let controller = self.shared.controller();
+        controller.pause()?;
+        // The workload ends in a guest that does not run only if the VM ends.
+        let workload = self.workload.is_some();
+        let written = controller
+            .save(file.into())
+            .map_err(SaveError::from)
+            .and_then(|()| Ok(saved.copy_disks(&self.directory)?));
+        if state == State::Running {
+            controller.resume()?;
+        }
+        written?;
+        Ok(saved.complete(&Facts {
+            saved_at: now(),
+            key,
+            memory_mib: self.savable.vm.memory_mib,
+            cpu_count: self.savable.vm.cpus,
+            boot: self.savable.boot.clone(),
+            workload,
+        })?)
+    }
+}
