@@ -12,9 +12,9 @@
 //! A workspace goes on from it with its disks as they were: with others, the guest's memory would not
 //! match them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -60,6 +60,32 @@ pub struct Facts {
     pub boot: Boot,
     /// Whether its workload runs.
     pub workload: bool,
+    /// The files that were saved.
+    #[serde(default)]
+    pub files: Vec<SavedFile>,
+}
+
+/// A file that was saved. Every write to it changes what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedFile {
+    /// Its name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was modified last: seconds and nanoseconds.
+    pub modified: (i64, i64),
+}
+
+impl SavedFile {
+    fn of(directory: &Path, name: &str) -> io::Result<SavedFile> {
+        let metadata = fs::metadata(directory.join(name))?;
+        Ok(SavedFile {
+            name: name.to_owned(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
 }
 
 /// A directory with a saved workspace.
@@ -97,15 +123,25 @@ impl Saved {
         create(&self.0.join(VM))
     }
 
-    /// Makes everything durable, and writes the facts.
+    /// Makes everything durable, and writes the facts, in which the files are filled in.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn complete(&self, facts: &Facts) -> io::Result<()> {
+    pub fn complete(&self, mut facts: Facts) -> io::Result<()> {
+        facts.files = Vec::new();
         for name in disks(&self.0)?.iter().map(String::as_str).chain([VM]) {
-            File::open(self.0.join(name))?.sync_all()?;
+            let file = File::open(self.0.join(name))?;
+            file.set_permissions(Permissions::from_mode(0o400))?;
+            file.sync_all()?;
+            facts.files.push(SavedFile::of(&self.0, name)?);
         }
-        replace(&self.0.join(FACTS), &serde_json::to_vec_pretty(facts)?)
+        replace(&self.0.join(FACTS), &serde_json::to_vec_pretty(&facts)?)
+    }
+
+    /// Whether the files are as they were saved, as far as the file system can tell.
+    pub fn is_unchanged(&self, facts: &Facts) -> bool {
+        let mut files = facts.files.iter();
+        files.all(|file| SavedFile::of(&self.0, &file.name).is_ok_and(|now| now == *file))
     }
 
     /// Copies what the guest of the workspace in `directory` has written. Its VM must not run.
@@ -135,7 +171,7 @@ impl Saved {
     pub fn bytes(&self) -> io::Result<u64> {
         let mut bytes = 0;
         for entry in fs::read_dir(&self.0)? {
-            bytes += std::os::unix::fs::MetadataExt::blocks(&entry?.metadata()?) * 512;
+            bytes += entry?.metadata()?.blocks() * 512;
         }
         Ok(bytes)
     }
@@ -231,6 +267,7 @@ mod tests {
                 initramfs: "sha256:2".into(),
             },
             workload: true,
+            files: Vec::new(),
         }
     }
 
@@ -263,8 +300,16 @@ mod tests {
         let saved = Saved::at(to.path().to_owned());
         saved.create_vm().unwrap();
         saved.copy_disks(&source).unwrap();
-        saved.complete(&facts()).unwrap();
-        assert_eq!(saved.facts().unwrap(), facts());
+        saved.complete(facts()).unwrap();
+        let complete = saved.facts().unwrap();
+        let names: Vec<_> = complete.files.iter().map(|file| &file.name[..]).collect();
+        assert_eq!(names, ["root.delta", "root.presence", "vm"]);
+        let without_files = Facts {
+            files: Vec::new(),
+            ..complete.clone()
+        };
+        assert_eq!(without_files, facts());
+        assert!(saved.is_unchanged(&complete));
         let old = ["root.delta", "root.presence"].map(|name| (name.to_owned(), "old".to_owned()));
         assert_eq!(texts(to.path()), old);
         assert!(!to.path().join("spec.json").exists());
@@ -282,6 +327,11 @@ mod tests {
         // The copies are not the same files.
         write(other.path(), &["root.delta"], "newer");
         assert_eq!(texts(to.path()), old);
+        let vm = to.path().join("vm");
+        fs::set_permissions(&vm, Permissions::from_mode(0o600)).unwrap();
+        assert!(saved.is_unchanged(&complete));
+        fs::write(&vm, "x").unwrap();
+        assert!(!saved.is_unchanged(&complete));
     }
 
     #[test]

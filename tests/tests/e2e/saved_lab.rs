@@ -70,6 +70,13 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
         "microagent: the snapshot was taken with another microagent-supervisor, kernel or network, or on another host\n1\nb\nb\n",
     ),
     (
+        "a snapshot that was changed is refused",
+        r#"file=/state/snapshots/b/two/vm; chmod u+w $file; printf x | dd of=$file bs=1 seek=50000000 conv=notrunc 2>/dev/null
+        w stop b >/dev/null; w start b --from-snapshot b:two 2>&1; echo $?; w start b"#,
+        60,
+        "microagent: snapshot b:two was changed since it was taken\n  delete it: microagent snapshot delete b:two\n1\nb\n",
+    ),
+    (
         "nothing is left of what is deleted",
         r#"w snapshot delete a:one b:two absent; ls -A /state/snapshots; w exec b cat /own
         w delete --force a b c >/dev/null; w --json snapshot ls | tr -d ' \n'; echo; ls /state/cas/roots | grep -c workspace"#,

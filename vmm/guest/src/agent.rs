@@ -13,12 +13,14 @@ use microagent_proto::envelope::{Program, envelope};
 use microagent_proto::frame::{FrameError, read_opening, write_opening};
 use microagent_proto::{VERSION, error_chain};
 
+use crate::cgroup;
 use crate::children::Children;
 use crate::configure::{ConfigureError, Configured, configure};
 use crate::console::log;
 use crate::dial::dial;
 use crate::exec::{self, Guest, Leftovers, Relay};
 use crate::files;
+use crate::freezer::Freezer;
 use crate::namespaces::Namespaces;
 use crate::oom::OomKills;
 use crate::power;
@@ -39,6 +41,7 @@ pub struct Agent {
     proc: OwnedFd,
     oom_kills: OomKills,
     relay: Relay,
+    freezer: Freezer,
     state: Mutex<State>,
 }
 
@@ -64,6 +67,7 @@ impl Agent {
             proc,
             oom_kills,
             relay: Relay::default(),
+            freezer: Freezer::default(),
             state: Mutex::new(state),
         }
     }
@@ -183,11 +187,26 @@ impl Agent {
                 // One that has ended meanwhile is closed.
                 let _ = self.relay.give(session.into());
             }
+            Request::Freeze => match self.freezer.freeze(cgroup::MOUNT.as_ref()) {
+                Ok(()) => write_opening(stream, &Reply::Frozen)?,
+                Err(error) => {
+                    let message = format!("the processes of the guest do not stop: {error}");
+                    let kind = FailureKind::System;
+                    return refuse(stream, Failure { kind, message });
+                }
+            },
+            Request::Thaw => {
+                self.freezer.thaw();
+                write_opening(stream, &Reply::Thawed)?;
+            }
             Request::Resume(request) => {
                 let resumed =
                     (self.configured()).and_then(|configured| Ok(resume(&request, &configured)?));
                 match resumed {
-                    Ok(()) => write_opening(stream, &Reply::Resumed)?,
+                    Ok(()) => {
+                        self.freezer.thaw();
+                        write_opening(stream, &Reply::Resumed)?;
+                    }
                     Err(failure) => return refuse(stream, failure),
                 }
             }

@@ -32,7 +32,7 @@ use rustix::system::sysinfo;
 use crate::console::log;
 
 /// Where the hierarchy is mounted.
-const MOUNT: &str = "/sys/fs/cgroup";
+pub const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The file system's magic number (`CGROUP2_SUPER_MAGIC`).
 const MAGIC: u32 = 0x6367_7270;

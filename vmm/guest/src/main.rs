@@ -24,7 +24,8 @@
 //! - [`cgroup`]: the groups of commands, with limits; [`oom`]: exhausted memory.
 //! - [`spawn`]: starts a process; [`children`]: all that the agent has started.
 //! - [`trust`]: certificates that the guest trusts beside those of its image.
-//! - [`settle`]: what a VM does before it is saved; [`resume`]: what a configured one does when it goes on.
+//! - [`settle`]: what a VM does before it is saved; [`freezer`] and [`resume`]: what a configured one does before and
+//!   when it goes on.
 //! - [`console`]: messages of the agent itself; [`power`]: power-off and reset. PID 1 must not
 //!   return or panic; both lead to a power-off.
 //!
@@ -45,6 +46,7 @@ mod directory;
 mod disks;
 mod exec;
 mod files;
+mod freezer;
 mod modprobe;
 mod module_disk;
 mod modules;

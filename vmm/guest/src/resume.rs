@@ -1,4 +1,4 @@
-//! What a configured VM does when it goes on from what was saved, before its host lets it do anything else.
+//! What a configured VM does when it goes on from what was saved, before its processes run again.
 
 use std::sync::PoisonError;
 

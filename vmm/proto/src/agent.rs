@@ -16,6 +16,8 @@
 //! | the same with [`Output::Discard`] | [`Reply::Started`] alone, or [`Reply::Failed`]: the command has no session |
 //! | [`Request::ReadTree`] | [`Reply::TreeOpened`], then the tree ([`crate::tree`]); or [`Reply::Failed`] alone |
 //! | [`Request::WriteTree`] | one [`Reply::TreeWritten`] or [`Reply::Failed`]. The host sends the tree, and the agent reads it to its end |
+//! | [`Request::Freeze`] | one [`Reply::Frozen`] or [`Reply::Failed`] |
+//! | [`Request::Thaw`] | one [`Reply::Thawed`] |
 //! | [`Request::Resume`] | one [`Reply::Resumed`] or [`Reply::Failed`] |
 //! | [`Request::Ping`] | [`Reply::Pong`], or [`Reply::Failed`] if no command can be run |
 //! | [`Request::Dial`] | [`Reply::Dialed`], then the bytes of the connection in both directions, without frames; or [`Reply::Failed`] alone |
@@ -94,7 +96,12 @@ pub enum Request {
     Exec(Exec),
     /// Goes on with the workload whose session was lost ([`Exec::keep`]).
     Attach,
-    /// Gives a configured VM that was saved, and has just been restored, its identity and the time.
+    /// Stops all processes but the agent's own: the VM is about to be saved.
+    Freeze,
+    /// Lets them run again.
+    Thaw,
+    /// Gives a configured VM that was saved, and has just been restored, its identity and the time, and lets its
+    /// processes run again.
     Resume(Resume),
     /// Reads files.
     ReadTree(ReadTree),
@@ -359,6 +366,10 @@ pub enum Reply {
     },
     /// The session is that of the workload.
     Attached,
+    /// No process runs.
+    Frozen,
+    /// They run again.
+    Thawed,
     /// The VM has its identity.
     Resumed,
     /// The VM is configured and runs commands.

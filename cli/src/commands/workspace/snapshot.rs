@@ -123,7 +123,17 @@ impl Snapshot {
                 )),
             );
         }
-        Saved::at(self.path())
+        let saved = Saved::at(self.path());
+        if !saved.is_unchanged(&self.facts) {
+            let message = format!("snapshot {} was changed since it was taken", self.name);
+            return Err(
+                Failure::new(ErrorKind::Corrupt, message).remediation(format!(
+                    "delete it: microagent snapshot delete {}",
+                    self.name
+                )),
+            );
+        }
+        saved
             .replace_disks(directory)
             .map_err(|error| self.failed(&format!("restore workspace {name} from"), &error))
     }

@@ -115,7 +115,35 @@ pub fn configure(
     }
 }
 
-/// Gives a configured VM that was restored its identity, within `limit`.
+/// Stops all processes of a guest that is about to be saved, within `limit`.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn freeze(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
+    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
+    write_opening(&mut stream, &Request::Freeze)?;
+    match first_reply(&mut stream, "the reply to a request to freeze")? {
+        Reply::Frozen => Ok(()),
+        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
+        _ => Err(unexpected_reply()),
+    }
+}
+
+/// Lets them run again, within `limit`.
+///
+/// # Errors
+/// [`SessionError`].
+pub fn thaw(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
+    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
+    write_opening(&mut stream, &Request::Thaw)?;
+    match first_reply(&mut stream, "the reply to a request to thaw")? {
+        Reply::Thawed => Ok(()),
+        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
+        _ => Err(unexpected_reply()),
+    }
+}
+
+/// Gives a configured VM that was restored its identity, within `limit`; its processes run again then.
 ///
 /// # Errors
 /// [`SessionError`].

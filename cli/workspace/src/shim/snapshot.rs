@@ -2,7 +2,9 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
+use microagent_proto::agent::AGENT_PORT;
 use microagent_proto::control::{DiskMode, VmConfig};
 use microagent_proto::error_chain;
 
@@ -11,6 +13,7 @@ use super::protocol::Reply;
 use super::record::Recorder;
 use super::running::Shim;
 use crate::event::now;
+use crate::machine::session::{self, SessionError};
 use crate::machine::supervisor::ControlError;
 use crate::saved::{Facts, Saved};
 use crate::start::Boot;
@@ -25,6 +28,9 @@ pub struct Savable {
     key: Option<String>,
 }
 
+/// How long the agent may take to stop the processes of its guest, or to let them run.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Why a workspace cannot be saved.
 #[derive(Debug, thiserror::Error)]
 enum SaveError {
@@ -34,6 +40,8 @@ enum SaveError {
     Disk(std::path::PathBuf),
     #[error("the VM cannot be saved")]
     Vm(#[from] ControlError),
+    #[error(transparent)]
+    Agent(#[from] SessionError),
     #[error("the snapshot cannot be written")]
     Io(#[from] io::Error),
 }
@@ -79,24 +87,30 @@ impl Shim {
         let saved = Saved::at(to.to_owned());
         let file = saved.create_vm()?;
         let controller = self.shared.controller();
-        controller.pause()?;
-        // The workload ends in a guest that does not run only if the VM ends.
+        let agent = || self.shared.connector().open(AGENT_PORT);
+        // So that whoever goes on from it has the time and its own names before anything runs. The agent of
+        // a guest that is paused does not answer: its processes run at once.
+        if state == State::Running {
+            session::freeze(agent()?, AGENT_TIMEOUT)?;
+        }
         let workload = self.workload.is_some();
-        let written = controller
-            .save(file.into())
-            .map_err(SaveError::from)
-            .and_then(|()| Ok(saved.copy_disks(&self.directory)?));
+        let written = controller.pause().map_err(SaveError::from).and_then(|()| {
+            controller.save(file.into())?;
+            Ok(saved.copy_disks(&self.directory)?)
+        });
         if state == State::Running {
             controller.resume()?;
+            session::thaw(agent()?, AGENT_TIMEOUT)?;
         }
         written?;
-        Ok(saved.complete(&Facts {
+        Ok(saved.complete(Facts {
             saved_at: now(),
             key,
             memory_mib: self.savable.vm.memory_mib,
             cpu_count: self.savable.vm.cpus,
             boot: self.savable.boot.clone(),
             workload,
+            files: Vec::new(),
         })?)
     }
 }
