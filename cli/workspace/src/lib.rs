@@ -28,6 +28,7 @@
 //!
 #![doc = include_str!("../../../docs/library.md")]
 
+pub mod boot;
 pub mod client;
 pub mod command;
 pub mod creation;

@@ -21,11 +21,11 @@ use std::sync::atomic::AtomicBool;
 use microagent_proto::control::SavedVm;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
 use crate::dir::WorkspaceDir;
 use crate::log::replace;
 use crate::sparse;
 use crate::spec::Recorded;
-use crate::start::Boot;
 
 /// The file with memory and state.
 const VM: &str = "vm";

@@ -7,8 +7,8 @@ use microagent_cas::{Digest, Output as Object, Store};
 use microagent_proto::agent::{Disk as Mount, Exec, Output, Place};
 use microagent_proto::control::{DiskConfig, DiskMode, Engine, VmConfig, disk_serial};
 use microagent_vmm::engine::max_disks;
-use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
 use crate::dir::{WorkspaceDir, is_name};
 use crate::environment::environment;
 use crate::machine::boot::{Guest, boot_timeout};
@@ -16,7 +16,7 @@ use crate::network::Plan;
 use crate::passed;
 use crate::shim::config::{Origin, ShimConfig};
 use crate::signal;
-use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, RecordedKernel, Spec};
+use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, Spec};
 use crate::warm::Programs;
 
 /// How one start differs from others.
@@ -40,34 +40,6 @@ pub struct StartOptions {
     pub origin: Origin,
     /// The programs that it consists of, if they are known.
     pub programs: Option<Programs>,
-}
-
-/// A kernel, and the initramfs with its modules.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Boot {
-    /// The kernel.
-    pub kernel: RecordedKernel,
-    /// The digest of the initramfs.
-    pub initramfs: String,
-}
-
-impl Boot {
-    /// What `create` recorded.
-    pub fn recorded(recorded: &Recorded) -> Boot {
-        Boot {
-            kernel: recorded.kernel.clone(),
-            initramfs: recorded.initramfs.clone(),
-        }
-    }
-
-    /// The digests of kernel and initramfs.
-    ///
-    /// # Errors
-    /// [`ManifestError::Digest`].
-    pub fn digests(&self) -> Result<(Digest, Digest), ManifestError> {
-        Ok((digest(&self.kernel.digest)?, digest(&self.initramfs)?))
-    }
 }
 
 /// A manifest from which nothing can be started.
@@ -104,7 +76,7 @@ pub fn shim_config(
     let disks = disks(directory, spec, recorded, store)?;
     let mut configs: Vec<DiskConfig> = disks.iter().map(|(config, _)| config.clone()).collect();
     let boot = options.boot.unwrap_or_else(|| Boot::recorded(recorded));
-    let (kernel, initramfs) = boot.digests()?;
+    let (kernel, initramfs) = digests(&boot)?;
     let network = spec.network.clone().unwrap_or_default();
     let limit = max_disks(options.engine, network.mode != NetworkMode::Isolated);
     let modules = match &boot.kernel.modules_disk {
@@ -283,6 +255,14 @@ pub fn disks(
         disks.push((DiskConfig { path, mode }, Some(mount)));
     }
     Ok(disks)
+}
+
+/// The digests of kernel and initramfs.
+///
+/// # Errors
+/// [`ManifestError::Digest`].
+pub fn digests(boot: &Boot) -> Result<(Digest, Digest), ManifestError> {
+    Ok((digest(&boot.kernel.digest)?, digest(&boot.initramfs)?))
 }
 
 /// A digest of a manifest.

@@ -8,6 +8,7 @@ use microagent_cas::Store;
 use microagent_pipeline::{ErrorKind, KernelSource, Pipeline};
 use microagent_proto::control::Engine;
 use microagent_proto::error_chain;
+use microagent_workspace::boot::Boot;
 use microagent_workspace::creation::random_id;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::machine::boot::BOOT_ATTEMPTS;
@@ -16,10 +17,10 @@ use microagent_workspace::shim;
 use microagent_workspace::shim::config::Origin;
 use microagent_workspace::shim::spawn::{SpawnError, spawn};
 use microagent_workspace::spec::{RecordedKernel, Spec};
-use microagent_workspace::start::{Boot, StartOptions, recorded, shim_config};
+use microagent_workspace::start::{StartOptions, digests, recorded, shim_config};
 use microagent_workspace::state::State;
 use microagent_workspace::warm::Programs;
-use microagent_workspace::warm::attempt::Snapshots;
+use microagent_workspace::warm::snapshots::Snapshots;
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -218,7 +219,7 @@ fn try_start(
     };
     let programs = match choice.engine {
         Engine::Kvm => {
-            let (kernel, initramfs) = boot.digests()?;
+            let (kernel, initramfs) = digests(&boot)?;
             Programs::new(&store, &monitor, kernel, initramfs)
                 .inspect_err(|error| tracing::info!("no snapshots: {}", error_chain(error)))
                 .ok()

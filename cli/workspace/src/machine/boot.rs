@@ -8,6 +8,7 @@ use microagent_proto::control::{Engine, VmConfig};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::error::MachineError;
+use super::saving;
 use super::session::{self, SessionError};
 use super::supervisor::Supervisor;
 use super::timeline::Arrival;
@@ -136,7 +137,7 @@ pub fn resume(supervisor: &Supervisor, guest: Guest, memory_mib: u64) -> Result<
         hostname: guest.hostname,
         network: guest.network,
     };
-    session::resume(stream, request, RESTORED_TIMEOUT).map_err(|error| match error {
+    saving::resume(stream, request, RESTORED_TIMEOUT).map_err(|error| match error {
         SessionError::TimedOut => MachineError::Hung,
         error => MachineError::of_session(error, supervisor, memory_mib),
     })

@@ -6,6 +6,7 @@
 //!   end.
 //! - [`files`] reads and writes trees of the guest.
 //! - [`session`] is one request to the agent in the guest, [`probe`] one with a time limit.
+//! - [`saving`] is what the agent is asked for around its VM being saved.
 //! - [`mediation`] connects the guest to a TCP server of the host; `relay` is one connection.
 //! - [`services`] are what the guest reaches on the host.
 //! - [`timeline`] has the times of a boot's steps.
@@ -21,6 +22,7 @@ pub mod probe;
 pub mod reaper;
 pub(crate) mod relay;
 pub mod run_dir;
+pub mod saving;
 pub mod services;
 pub mod session;
 pub mod supervisor;

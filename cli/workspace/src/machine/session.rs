@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use microagent_proto::agent::{
-    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Reply, Request, Resume,
-    STDIN_WINDOW, WindowSize,
+    Configure, Exec, Exited, Failure, FailureKind, Input, Output, Reply, Request, STDIN_WINDOW,
+    WindowSize,
 };
 use microagent_proto::envelope::{Mismatch, Program};
 use microagent_proto::frame::{
@@ -64,25 +64,6 @@ pub trait Sink {
     }
 }
 
-/// Lets a VM that is about to be saved free the memory that it does not need, and returns when the agent has
-/// closed the session.
-///
-/// # Errors
-/// [`SessionError`].
-pub fn settle(mut stream: UnixStream) -> Result<(), SessionError> {
-    write_opening(&mut stream, &Request::Settle)?;
-    match first_reply(&mut stream, "the reply to a request to settle")? {
-        Reply::Settled => {}
-        Reply::Failed(failure) => return Err(SessionError::Refused(failure)),
-        _ => return Err(unexpected_reply()),
-    }
-    match read_frame(&mut stream) {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(unexpected_reply()),
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Gives a VM that has come up its identity and disks. With `limit`, the guest must answer within that
 /// time.
 ///
@@ -110,52 +91,6 @@ pub fn configure(
             tracing::debug!(mount_micros, "configured");
             Ok(())
         }
-        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
-        _ => Err(unexpected_reply()),
-    }
-}
-
-/// Stops all processes of a guest that is about to be saved, within `limit`.
-///
-/// # Errors
-/// [`SessionError`].
-pub fn freeze(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    write_opening(&mut stream, &Request::Freeze)?;
-    match first_reply(&mut stream, "the reply to a request to freeze")? {
-        Reply::Frozen => Ok(()),
-        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
-        _ => Err(unexpected_reply()),
-    }
-}
-
-/// Lets them run again, within `limit`.
-///
-/// # Errors
-/// [`SessionError`].
-pub fn thaw(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    write_opening(&mut stream, &Request::Thaw)?;
-    match first_reply(&mut stream, "the reply to a request to thaw")? {
-        Reply::Thawed => Ok(()),
-        Reply::Failed(failure) => Err(SessionError::Refused(failure)),
-        _ => Err(unexpected_reply()),
-    }
-}
-
-/// Gives a configured VM that was restored its identity, within `limit`; its processes run again then.
-///
-/// # Errors
-/// [`SessionError`].
-pub fn resume(
-    mut stream: UnixStream,
-    request: Resume,
-    limit: Duration,
-) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    write_opening(&mut stream, &Request::Resume(request))?;
-    match first_reply(&mut stream, "the reply to a request to go on")? {
-        Reply::Resumed => Ok(()),
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
         _ => Err(unexpected_reply()),
     }

@@ -6,12 +6,12 @@ use microagent_proto::agent::Exec;
 use microagent_proto::control::VmConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::Boot;
 use crate::machine::boot::Guest;
 use crate::network::Plan;
 use crate::spec::{Forward, Mediation};
-use crate::start::Boot;
 use crate::warm::Programs;
-use crate::warm::attempt::Snapshots;
+use crate::warm::snapshots::Snapshots;
 
 /// A workspace to start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

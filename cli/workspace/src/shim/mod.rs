@@ -31,6 +31,7 @@ mod packet;
 pub mod protocol;
 mod record;
 mod running;
+mod savable;
 mod signals;
 mod snapshot;
 pub mod spawn;

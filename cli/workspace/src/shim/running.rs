@@ -18,7 +18,7 @@ use super::message::Event;
 use super::outcome::End;
 use super::protocol::Reply;
 use super::record::Recorder;
-use super::snapshot::Savable;
+use super::savable::Savable;
 use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::event::now;

@@ -5,28 +5,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use microagent_proto::agent::AGENT_PORT;
-use microagent_proto::control::{DiskMode, VmConfig};
 use microagent_proto::error_chain;
 
 use super::end::Next;
 use super::protocol::Reply;
 use super::record::Recorder;
 use super::running::Shim;
+use super::savable::Obstacle;
 use crate::event::now;
-use crate::machine::session::{self, SessionError};
+use crate::machine::saving;
+use crate::machine::session::SessionError;
 use crate::machine::supervisor::ControlError;
 use crate::saved::{Facts, Saved};
-use crate::start::Boot;
 use crate::state::State;
-
-/// What is known about a VM that may be saved.
-#[derive(Debug)]
-pub struct Savable {
-    vm: VmConfig,
-    boot: Boot,
-    /// See [`Facts::key`]; unknown on an engine that saves nothing.
-    key: Option<String>,
-}
 
 /// How long the agent may take to stop the processes of its guest, or to let them run.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -34,35 +25,14 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Why a workspace cannot be saved.
 #[derive(Debug, thiserror::Error)]
 enum SaveError {
-    #[error("engine {0} takes no snapshots")]
-    Engine(&'static str),
-    #[error("its disk {} is written to directly, and would not be part of the snapshot", .0.display())]
-    Disk(std::path::PathBuf),
+    #[error(transparent)]
+    Obstacle(#[from] Obstacle),
     #[error("the VM cannot be saved")]
     Vm(#[from] ControlError),
     #[error(transparent)]
     Agent(#[from] SessionError),
     #[error("the snapshot cannot be written")]
     Io(#[from] io::Error),
-}
-
-impl Savable {
-    /// For a VM that has booted this.
-    pub fn new(vm: VmConfig, boot: Boot, key: Option<String>) -> Savable {
-        Savable { vm, boot, key }
-    }
-
-    /// The key, if the VM can be saved.
-    fn check(&self) -> Result<&str, SaveError> {
-        let Some(key) = &self.key else {
-            return Err(SaveError::Engine(self.vm.engine.name()));
-        };
-        let mut disks = self.vm.disks.iter();
-        match disks.find(|disk| matches!(disk.mode, DiskMode::ReadWrite)) {
-            Some(disk) => Err(SaveError::Disk(disk.path.clone())),
-            None => Ok(key),
-        }
-    }
 }
 
 impl Shim {
@@ -91,7 +61,7 @@ impl Shim {
         // So that whoever goes on from it has the time and its own names before anything runs. The agent of
         // a guest that is paused does not answer: its processes run at once.
         if state == State::Running {
-            session::freeze(agent()?, AGENT_TIMEOUT)?;
+            saving::freeze(agent()?, AGENT_TIMEOUT)?;
         }
         let workload = self.workload.is_some();
         let written = controller.pause().map_err(SaveError::from).and_then(|()| {
@@ -100,7 +70,7 @@ impl Shim {
         });
         if state == State::Running {
             controller.resume()?;
-            session::thaw(agent()?, AGENT_TIMEOUT)?;
+            saving::thaw(agent()?, AGENT_TIMEOUT)?;
         }
         written?;
         Ok(saved.complete(Facts {

@@ -10,27 +10,15 @@ use microagent_cas::{Store, StoreError};
 use microagent_pipeline::{Pipeline, Silent};
 use microagent_proto::control::VmConfig;
 use microagent_proto::error_chain;
-use serde::{Deserialize, Serialize};
 
 use super::beside::{self, Request};
+use super::snapshots::Snapshots;
 use super::{Programs, Refused, find};
 use crate::machine::MachineError;
 use crate::machine::boot::{self, Guest};
 use crate::machine::reaper;
 use crate::machine::supervisor::{Supervisor, SupervisorError};
 use crate::machine::timeline::Arrival;
-
-/// Where the snapshots of VMs are, and what those VMs consist of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Snapshots {
-    /// The store.
-    pub store: PathBuf,
-    /// The directory of facts about the host, which exists.
-    pub host_dir: PathBuf,
-    /// The programs of the VMs.
-    pub programs: Programs,
-}
 
 /// One VM that may be restored from a snapshot.
 #[derive(Debug)]

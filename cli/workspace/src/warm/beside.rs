@@ -10,7 +10,7 @@ use microagent_proto::control::VmConfig;
 use microagent_proto::error_chain;
 use serde::{Deserialize, Serialize};
 
-use super::attempt::Snapshots;
+use super::snapshots::Snapshots;
 use super::{Refused, WarmError, take};
 use crate::machine::run_dir::RunDir;
 

@@ -9,6 +9,7 @@
 pub mod attempt;
 pub mod beside;
 mod refused;
+pub mod snapshots;
 
 use std::fs::File;
 use std::io;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::machine::MachineError;
 use crate::machine::boot::{boot, boot_timeout};
 use crate::machine::run_dir::{RunDir, RunDirError};
-use crate::machine::session;
+use crate::machine::saving;
 use crate::machine::supervisor::{ControlError, Supervisor};
 pub use refused::Refused;
 
@@ -226,7 +227,7 @@ fn boot_and_save(
     let supervisor = Supervisor::spawn(&programs.monitor, engine, false).map_err(vm_error)?;
     boot(&supervisor, vm, backend, boot_timeout(engine, 1))?;
     let stream = supervisor.connect(AGENT_PORT).map_err(vm_error)?;
-    session::settle(stream)
+    saving::settle(stream)
         .map_err(|error| MachineError::of_session(error, &supervisor, memory_mib))?;
     let controller = supervisor.controller();
     controller.pause()?;
