@@ -106,8 +106,8 @@ fn write_pages(chunk: &[u8], position: u64, file: &File) -> io::Result<()> {
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    page.chunks(16)
-        .all(|part| part.iter().all(|&byte| byte == 0))
+    let (parts, rest) = page.as_chunks();
+    parts.iter().all(|part| u128::from_ne_bytes(*part) == 0) && rest.iter().all(|&byte| byte == 0)
 }
 
 /// Maps RAM of `bytes` from a file that begins with what [`save`] wrote. What the guest writes is private memory. The file must
