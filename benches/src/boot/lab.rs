@@ -42,9 +42,10 @@ pub struct Measured {
 /// When the lab cannot be created, or a run in it fails.
 pub fn measure(host: &Host, plan: Plan) -> Result<Measured, Error> {
     let layout = Layout::busybox()?;
-    // Several times what an idle host needs. A lab that hangs (docs/testing.md) is booted again after
-    // that.
-    let deadline = Duration::from_secs(240 + 120 * u64::from(plan.iterations));
+    // Four times what an idle host needs. A lab that hangs (docs/testing.md) is booted again after that, up
+    // to twice.
+    let turn = if plan.others { 120 } else { 40 };
+    let deadline = Duration::from_secs(60 + turn * u64::from(plan.iterations));
     let mut lab = Lab::with_machine(Machine {
         deterministic_clock: true,
         deadline,

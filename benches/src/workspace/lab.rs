@@ -18,7 +18,7 @@ pub fn measure(host: &Host, rounds: u32) -> Result<Measured, Error> {
     let mut lab = Lab::with_machine(Machine {
         deterministic_clock: true,
         // Several times what an idle host needs.
-        deadline: Duration::from_secs(240 + 120 * u64::from(rounds)),
+        deadline: Duration::from_secs(60 + 60 * u64::from(rounds)),
         ..Machine::default()
     })?;
     lab.microagent()?;
