@@ -22,9 +22,10 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
         w exec a -- sh -c 'mkdir -p /run/t; mount -t tmpfs none /run/t; echo memory >/run/t/file; echo not flushed >/disk'
         w snapshot create a:one; w status a | sed -n 's/^state *//p'; now=$(w exec a cat /count); beyond a $now; echo counts
         w exec a -- sh -c 'echo after >/after; sync'; w snapshot create a:one; echo $?
+        w snapshot create a:other; w snapshot delete a:other
         w --json snapshot ls | tr -d ' \n' | sed 's/"savedAt":"[^"]*"/T/; s/"bytes":[0-9]*/B/'; echo"#,
         150,
-        "a:one\nrunning\ncounts\n1\n\
+        "a:one\nrunning\ncounts\n1\na:other\na:other\n\
          [{\"snapshot\":\"a:one\",\"workspace\":\"a\",T,\"memoryMib\":256,\"cpuCount\":1,\"workload\":true,B}]\n",
     ),
     (
@@ -68,6 +69,13 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
         w start b --from-snapshot b:two 2>&1; echo $?; cp /tmp/saved /tmp/m; mv /tmp/m $monitor; w start b --from-snapshot b:two; w exec b cat /own"#,
         120,
         "microagent: the snapshot was taken with another microagent-supervisor, kernel or network, or on another host\n1\nb\nb\n",
+    ),
+    (
+        "disks that were being replaced are replaced again",
+        r#"w stop b >/dev/null; : >/state/workspaces/b/replacing-disks; w start b 2>&1; echo $?
+        w start b --from-snapshot b:two; w exec b cat /own; w stop b >/dev/null; w start b"#,
+        60,
+        "microagent: the disks of workspace b were being replaced by those of a snapshot\n  repeat it: microagent start b --from-snapshot NAME:TAG\n1\nb\nb\nb\n",
     ),
     (
         "a snapshot that was changed is refused",

@@ -33,6 +33,41 @@ impl Elsewhere {
 /// Executed by other tests.
 pub const ELSEWHERE: &[Elsewhere] = &[
     Elsewhere {
+        says: "delete it: microagent snapshot delete {}",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "list them: microagent snapshot ls",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "make a workspace of it: microagent create NAME --from-snapshot {}",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "repeat it: microagent start {} --from-snapshot NAME:TAG",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "use NAME or NAME:TAG, each of 1 to 63 lowercase letters, digits and hyphens",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "use another tag, or delete it first: microagent snapshot delete {}",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
+        says: "use microagent create NAME --from-snapshot {}",
+        file: "tests/tests/e2e/saved_lab.rs",
+        test: "running_workspaces_go_on_from_snapshots",
+    },
+    Elsewhere {
         says: "let it listen on another address of this host and use that one, or pass it on over vsock with \
                --mediation PORT={}",
         file: "tests/tests/e2e/corporate.rs",
