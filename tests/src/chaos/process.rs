@@ -27,9 +27,20 @@ pub fn of_workspace(directory: &Path, victim: Victim) -> Vec<Pid> {
     match victim {
         Victim::Command => Vec::new(),
         Victim::Shim => shims,
-        Victim::Supervisor => children(&shims),
-        Victim::Qemu => children(&children(&shims)),
+        Victim::Supervisor => running(children(&shims), b"microagent-supervisor"),
+        Victim::Qemu => running(children(&children(&shims)), b"qemu-system"),
     }
+}
+
+/// Those of `processes` that run a program whose path has this text: a network has processes, too, and is
+/// started again when they die.
+fn running(processes: Vec<Pid>, program: &[u8]) -> Vec<Pid> {
+    let runs = |pid: &Pid| {
+        let words = arguments(*pid);
+        let path = words.split(|&byte| byte == 0).next().unwrap_or_default();
+        path.windows(program.len()).any(|part| part == program)
+    };
+    processes.into_iter().filter(runs).collect()
 }
 
 /// The processes that keep the workspace in `directory`: they have its lock open.
