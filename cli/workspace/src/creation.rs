@@ -64,6 +64,20 @@ fn release_of_killed(store: &Store, spec: &Spec) {
     }
 }
 
+/// Deletes the workspace `name`, or what was saved of it, in `directory`, and what the store holds for that.
+/// The caller holds its lock. A damaged manifest does not keep the rest.
+///
+/// # Errors
+/// [`CreationError`].
+pub fn delete(store: &Store, directory: WorkspaceDir, name: &str) -> Result<(), CreationError> {
+    let spec = directory.known_spec();
+    let hidden = directory.hide()?;
+    // First, because a process that is killed while it removes the rest may leave no manifest.
+    let released = spec.map_or(Ok(()), |spec| release(store, &spec, Some(name)));
+    hidden.remove()?;
+    Ok(released?)
+}
+
 /// Removes what the store holds for the workspace `name`, or for one that was never complete. That
 /// of another one of which this is a copy stays.
 ///

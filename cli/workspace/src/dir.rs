@@ -95,6 +95,11 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|byte| letter(byte) || byte == b'-')
 }
 
+/// Whether a file of a workspace has this name that holds what its guest wrote, or says where.
+pub fn is_disk_file(name: &str) -> bool {
+    (name.ends_with(".delta") || name.ends_with(".presence")) && !name.starts_with('.')
+}
+
 /// All workspaces of a state directory.
 #[derive(Debug, Clone)]
 pub struct Workspaces(PathBuf);

@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use microagent_proto::control::VmStats;
 use serde::{Deserialize, Serialize};
 
-use crate::dir::WorkspaceDir;
+use crate::dir::{WorkspaceDir, is_disk_file};
 use crate::event::now;
 use crate::sparse;
 
@@ -112,13 +112,13 @@ pub fn capture(directory: &WorkspaceDir, facts: Facts, stop: &AtomicBool) -> io:
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        let to = create(&incomplete.path().join(&name))?;
+        let to = sparse::create(&incomplete.path().join(&name))?;
         sparse::copy(&from, &to, stop)?;
         to.sync_all()?;
         let size = to.metadata()?.len();
         facts.files.push(CapturedFile { name, size });
     }
-    let mut file = create(&incomplete.path().join(FACTS))?;
+    let mut file = sparse::create(&incomplete.path().join(FACTS))?;
     file.write_all(&serde_json::to_vec_pretty(&facts)?)?;
     file.sync_all()?;
     // Without the characters that other programs give a meaning.
@@ -182,7 +182,6 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
         let Ok(name) = entry.file_name().into_string() else {
             continue;
         };
-        let is_disk = name.ends_with(".delta") || name.ends_with(".presence");
         let is_record = [
             "spec.json",
             "event.json",
@@ -192,17 +191,15 @@ fn names(directory: &Path) -> io::Result<Vec<String>> {
             "result.json",
         ]
         .contains(&name.trim_end_matches(".1"));
-        if !name.starts_with('.') && (is_disk || is_record) && entry.file_type()?.is_file() {
+        if !name.starts_with('.')
+            && (is_disk_file(&name) || is_record)
+            && entry.file_type()?.is_file()
+        {
             names.push(name);
         }
     }
     names.sort_unstable_by_key(|name| (name.ends_with(".delta"), name.clone()));
     Ok(names)
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -22,8 +22,8 @@ use microagent_proto::control::SavedVm;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::Boot;
-use crate::dir::WorkspaceDir;
-use crate::log::replace;
+use crate::dir::{WorkspaceDir, is_disk_file};
+use crate::log::{REPLACEMENT, replace};
 use crate::sparse;
 use crate::spec::Recorded;
 
@@ -35,9 +35,6 @@ const FACTS: &str = "vm.json";
 
 /// The file with the pages.
 const PAGES: &str = "pages";
-
-/// What the files begin with that replace those of a workspace.
-const INCOMING: &str = ".incoming-";
 
 /// The file of a workspace whose disks are being replaced: until that is done, they do not belong
 /// together.
@@ -120,7 +117,7 @@ impl Saved {
     /// # Errors
     /// Those of the file system.
     pub fn create_vm(&self) -> io::Result<File> {
-        create(&self.0.join(VM))
+        sparse::create(&self.0.join(VM))
     }
 
     /// Makes everything durable, and writes the facts, in which the files are filled in.
@@ -183,17 +180,17 @@ impl Saved {
     /// Those of the file system.
     pub fn replace_disks(&self, directory: &WorkspaceDir) -> io::Result<()> {
         let to = directory.path();
-        sweep(to);
+        directory.remove_leftovers();
         let names = disks(&self.0)?;
         for name in &names {
-            let incoming = to.join(format!("{INCOMING}{name}"));
+            let incoming = to.join(format!("{REPLACEMENT}{name}"));
             copy(&self.0.join(name), &incoming)?;
             File::open(incoming)?.sync_all()?;
         }
         let marker = to.join(REPLACING);
         replace(&marker, b"")?;
         for name in &names {
-            fs::rename(to.join(format!("{INCOMING}{name}")), to.join(name))?;
+            fs::rename(to.join(format!("{REPLACEMENT}{name}")), to.join(name))?;
         }
         for name in disks(to)?.iter().filter(|name| !names.contains(name)) {
             fs::remove_file(to.join(name))?;
@@ -214,15 +211,6 @@ pub fn have_the_same_disks(one: &Recorded, other: &Recorded) -> bool {
     one.rootfs == other.rootfs && one.bundles == other.bundles
 }
 
-/// Removes what a process that was killed has left.
-fn sweep(directory: &Path) {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(INCOMING) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// The names of the files with what a guest has written, sorted.
 fn disks(directory: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
@@ -230,8 +218,7 @@ fn disks(directory: &Path) -> io::Result<Vec<String>> {
         let Ok(name) = entry?.file_name().into_string() else {
             continue;
         };
-        let is_disk = name.ends_with(".delta") || name.ends_with(".presence");
-        if is_disk && !name.starts_with('.') {
+        if is_disk_file(&name) {
             names.push(name);
         }
     }
@@ -240,12 +227,11 @@ fn disks(directory: &Path) -> io::Result<Vec<String>> {
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    sparse::copy(&File::open(from)?, &create(to)?, &AtomicBool::new(false))
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    (options.read(true).write(true).create_new(true).mode(0o600)).open(path)
+    sparse::copy(
+        &File::open(from)?,
+        &sparse::create(to)?,
+        &AtomicBool::new(false),
+    )
 }
 
 #[cfg(test)]
@@ -316,14 +302,14 @@ mod tests {
 
         write(
             other.path(),
-            &["root.delta", "bundle-x.delta", ".incoming-root.delta"],
+            &["root.delta", "bundle-x.delta", ".replace-root.delta"],
             "new",
         );
         let directory = WorkspaceDir::at(other.path().to_owned());
         saved.replace_disks(&directory).unwrap();
         assert!(are_whole(&directory));
         assert_eq!(texts(other.path()), old);
-        assert!(!other.path().join(".incoming-root.delta").exists());
+        assert!(!other.path().join(".replace-root.delta").exists());
         // The copies are not the same files.
         write(other.path(), &["root.delta"], "newer");
         assert_eq!(texts(to.path()), old);

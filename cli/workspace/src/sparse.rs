@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{SeekFrom as Find, ioctl_ficlone, seek};
@@ -34,6 +36,15 @@ pub fn each_data(
         offset = end;
     }
     Ok(())
+}
+
+/// Creates a file that the owner alone can read.
+///
+/// # Errors
+/// Those of the file system; also if there is one.
+pub fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    (options.read(true).write(true).create_new(true).mode(0o600)).open(path)
 }
 
 /// Makes `to` a reflink of `from`; `false` if the file system has none, or the files are on two.

@@ -23,6 +23,7 @@ mod images;
 mod interrupt;
 mod kernel_build;
 mod lab;
+mod lab_steps;
 mod locks;
 mod make;
 mod monitor_lab;

@@ -1,11 +1,8 @@
 //! Snapshots of running workspaces, in one lab: what is saved goes on, as often as wanted, also as another
 //! workspace.
 
-use std::sync::OnceLock;
-
-use crate::run_list;
-use microagent_tests::lab::Report;
-use microagent_tests::{Error, or_skip};
+use crate::lab_steps::{self, Step};
+use microagent_tests::or_skip;
 
 const SETTINGS: &str = r#"export MICROAGENT_STATE_DIR=/state MICROAGENT_ENGINE=kvm XDG_RUNTIME_DIR=/run IMAGE=oci:/layout:latest
 w() { microagent --quiet "$@"; }
@@ -13,8 +10,7 @@ w() { microagent --quiet "$@"; }
 beyond() { until [ $(w exec $1 cat /count) -gt $2 ]; do usleep 20000; done; }
 "#;
 
-/// The names of steps, their scripts, time limits in seconds, and standard output.
-const STEPS: &[(&str, &str, u32, &str)] = &[
+const STEPS: &[Step] = &[
     (
         "a running workspace is saved and goes on",
         r#"w create a --image $IMAGE --memory 256 --entrypoint 'echo 0 >/count; i=0; while :; do i=$((i + 1)); echo $i >/count; sleep 0.1; done' >/dev/null
@@ -93,32 +89,8 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
     ),
 ];
 
-fn report() -> &'static Result<Report, Error> {
-    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
-    REPORT.get_or_init(|| {
-        let layout = run_list::layout(&[])?;
-        let mut lab = run_list::lab(&layout)?;
-        for (name, script, seconds, _) in STEPS {
-            lab.step(name, &format!("{SETTINGS}{script}"), *seconds);
-        }
-        lab.boot()
-    })
-}
-
 #[test]
 fn running_workspaces_go_on_from_snapshots() {
-    let report = or_skip!(report());
-    let mut wrong = Vec::new();
-    for (name, _, _, expected) in STEPS {
-        let step = report.step(name);
-        if step.text() != *expected {
-            wrong.push(format!(
-                "{name}: {:?}, took {:?}\n{}",
-                step.text(),
-                step.elapsed,
-                step.errors()
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    let report = or_skip!(lab_steps::boot(SETTINGS, STEPS, |_| Ok(())));
+    lab_steps::check(&report, STEPS);
 }

@@ -1,10 +1,8 @@
 //! Runs whose VM is restored from a snapshot, in one lab. That they do what runs that boot do is tested by the
 //! cases of `run_list`, which `run_lab` executes both ways.
 
-use std::sync::OnceLock;
-
-use crate::run_list;
-use microagent_tests::lab::Report;
+use crate::lab_steps::{self, Step};
+use microagent_tests::lab::Lab;
 use microagent_tests::{Error, or_skip, tool};
 
 /// The environment of each script. `run FLAGS… -- COMMAND` prints what the command prints, and then whether
@@ -22,8 +20,7 @@ taken() { while pidof microagent >/dev/null; do usleep 20000; done; }
 snapshots() { microagent --json cache ls | grep -c '"op": *"snapshot"'; }
 "#;
 
-/// The names of steps, their scripts, time limits in seconds, and standard output.
-const STEPS: &[(&str, &str, u32, &str)] = &[
+const STEPS: &[Step] = &[
     (
         "the first run takes the snapshot for the second",
         r#"run --exec 'echo one'; taken; run --exec 'echo two'; snapshots; warm"#,
@@ -150,40 +147,20 @@ const STEPS: &[(&str, &str, u32, &str)] = &[
     ),
 ];
 
-fn report() -> &'static Result<Report, Error> {
-    static REPORT: OnceLock<Result<Report, Error>> = OnceLock::new();
-    REPORT.get_or_init(|| {
-        let layout = run_list::layout(&[])?;
-        let mut lab = run_list::lab(&layout)?;
-        let disk = tempfile::NamedTempFile::new().unwrap();
-        let words = ["-q", "-t", "ext4", "-F"].map(std::ffi::OsStr::new);
-        let size = std::ffi::OsStr::new("32M");
-        tool::run(
-            "mke2fs",
-            words.into_iter().chain([disk.path().as_os_str(), size]),
-        )?;
-        lab.file(disk.path(), "/disk")?;
-        for (name, script, seconds, _) in STEPS {
-            lab.step(name, &format!("{SETTINGS}{script}"), *seconds);
-        }
-        lab.boot()
-    })
+/// An empty file system.
+fn add_disk(lab: &mut Lab) -> Result<(), Error> {
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    let words = ["-q", "-t", "ext4", "-F"].map(std::ffi::OsStr::new);
+    let size = std::ffi::OsStr::new("32M");
+    tool::run(
+        "mke2fs",
+        words.into_iter().chain([disk.path().as_os_str(), size]),
+    )?;
+    lab.file(disk.path(), "/disk")
 }
 
 #[test]
 fn runs_go_on_from_snapshots() {
-    let report = or_skip!(report());
-    let mut wrong = Vec::new();
-    for (name, _, _, expected) in STEPS {
-        let step = report.step(name);
-        if step.text() != *expected {
-            wrong.push(format!(
-                "{name}: {:?}, took {:?}\n{}",
-                step.text(),
-                step.elapsed,
-                step.errors()
-            ));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    let report = or_skip!(lab_steps::boot(SETTINGS, STEPS, add_disk));
+    lab_steps::check(&report, STEPS);
 }

@@ -10,6 +10,7 @@ use microagent_pipeline::ErrorKind;
 use microagent_proto::control::DiskMode;
 use microagent_vmm::virtio::block::lock;
 use microagent_workspace::creation::{self, Creation, random_id};
+use microagent_workspace::dir::NewWorkspace;
 use microagent_workspace::event::now;
 use microagent_workspace::spec::Spec;
 use microagent_workspace::start;
@@ -74,13 +75,27 @@ pub(super) fn make_copy(
     termination: &Termination,
 ) -> Result<u8, Failure> {
     let new = creation::begin(&workspaces(settings), store, name)?;
+    spec.name = Some(name.to_owned());
+    make_alike(new, spec, store, termination, |to| {
+        deltas
+            .iter()
+            .try_for_each(|delta| copy(delta, to, termination))
+    })?;
+    print_state(settings, name, State::Prepared)
+}
+
+/// Makes a directory of the manifest of a workspace, with an identity of its own, in which `fill` puts the
+/// rest: another workspace, or what was saved of it.
+pub(super) fn make_alike(
+    new: NewWorkspace,
+    mut spec: Spec,
+    store: &Store,
+    termination: &Termination,
+    fill: impl FnOnce(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     for path in new.leftovers() {
         termination.remove_on_exit(path);
     }
-    for delta in deltas {
-        copy(delta, new.directory().path(), termination)?;
-    }
-    spec.name = Some(name.to_owned());
     let recorded = spec.recorded.as_mut();
     let recorded = recorded.ok_or(start::ManifestError::Missing("recorded"))?;
     recorded.runtime_id = random_id()?;
@@ -90,9 +105,10 @@ pub(super) fn make_copy(
     let root_file = creation.root_file()?;
     termination.remove_on_exit(&root_file);
     creation.hold()?;
+    fill(creation.directory().path())?;
     creation.complete()?;
     termination.keep(&root_file);
-    print_state(settings, name, State::Prepared)
+    Ok(())
 }
 
 /// Copies a file into a directory under its name.

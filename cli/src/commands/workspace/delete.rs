@@ -88,14 +88,8 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
             "stop it first: microagent stop {name}; or kill it: microagent delete --force {name}"
         )));
     };
-    // A damaged manifest does not keep the rest.
-    let spec = directory.known_spec();
     let store = Store::open(&settings.store_dir())?;
-    let hidden = directory.hide()?;
-    // First, because a process that is killed while it removes the rest may leave no manifest.
-    let released = spec.map_or(Ok(()), |spec| creation::release(&store, &spec, Some(name)));
-    hidden.remove()?;
-    released?;
+    creation::delete(&store, directory, name)?;
     Ok(true)
 }
 

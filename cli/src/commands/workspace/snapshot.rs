@@ -5,14 +5,14 @@ use std::path::PathBuf;
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
-use microagent_workspace::creation::{self, Creation, random_id};
+use microagent_workspace::creation;
 use microagent_workspace::dir::{DirError, WorkspaceDir, Workspaces, is_name};
-use microagent_workspace::event::now;
 use microagent_workspace::saved::{self, Facts, Saved};
 use microagent_workspace::spec::Spec;
 use microagent_workspace::start::recorded;
 use serde::Serialize;
 
+use super::clone::make_alike;
 use super::{client, client_failure, get, lock};
 use crate::args::{SnapshotArgs, SnapshotCommand, SnapshotDeleteArgs, SnapshotListArgs};
 use crate::failure::{Failure, kind_of};
@@ -222,24 +222,9 @@ fn create(
         }
         begun => begun?,
     };
-    for path in new.leftovers() {
-        termination.remove_on_exit(path);
-    }
-    // Before the VM stops: what the store holds for it must not depend on it.
-    let spec = directory.spec()?;
-    let mut recorded = recorded(&spec)?.clone();
-    recorded.runtime_id = random_id()?;
-    recorded.created_at = now();
-    let path = new.directory().path().to_owned();
-    let mut creation = Creation::new(&store, new, spec, recorded);
-    let root_file = creation.root_file()?;
-    termination.remove_on_exit(&root_file);
-    creation.hold()?;
-    client
-        .snapshot(&path)
-        .map_err(|error| client_failure(error, &name.workspace))?;
-    creation.complete()?;
-    termination.keep(&root_file);
+    make_alike(new, directory.spec()?, &store, termination, |to| {
+        (client.snapshot(to)).map_err(|error| client_failure(error, &name.workspace))
+    })?;
     if settings.output.json {
         let snapshot = Snapshot::find(settings, &name.to_string())?;
         settings.output.document(&Document::of(&snapshot)?)?;
@@ -328,14 +313,8 @@ fn delete_one(name: &Name, settings: &Settings) -> Result<bool, Failure> {
         let message = format!("snapshot {name} is being deleted by another command");
         return Err(Failure::new(ErrorKind::Conflict, message));
     };
-    // A damaged manifest does not keep the rest.
-    let spec = directory.known_spec();
     let store = Store::open(&settings.store_dir())?;
-    let hidden = directory.hide()?;
-    let owner = Some(name.workspace.as_str());
-    let released = spec.map_or(Ok(()), |spec| creation::release(&store, &spec, owner));
-    hidden.remove()?;
-    released?;
+    creation::delete(&store, directory, &name.workspace)?;
     creation::sweep(&siblings, &store);
     siblings.remove_if_empty();
     Ok(true)

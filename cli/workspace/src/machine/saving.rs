@@ -14,7 +14,7 @@ use super::session::{SessionError, first_reply, unexpected_reply};
 /// # Errors
 /// [`SessionError`].
 pub fn settle(mut stream: UnixStream) -> Result<(), SessionError> {
-    ask(&mut stream, &Request::Settle, &Reply::Settled)?;
+    ask(&mut stream, None, &Request::Settle, &Reply::Settled)?;
     match read_frame(&mut stream) {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(unexpected_reply()),
@@ -27,8 +27,7 @@ pub fn settle(mut stream: UnixStream) -> Result<(), SessionError> {
 /// # Errors
 /// [`SessionError`].
 pub fn freeze(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    ask(&mut stream, &Request::Freeze, &Reply::Frozen)
+    ask(&mut stream, Some(limit), &Request::Freeze, &Reply::Frozen)
 }
 
 /// Lets them run again, within `limit`.
@@ -36,8 +35,7 @@ pub fn freeze(mut stream: UnixStream, limit: Duration) -> Result<(), SessionErro
 /// # Errors
 /// [`SessionError`].
 pub fn thaw(mut stream: UnixStream, limit: Duration) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    ask(&mut stream, &Request::Thaw, &Reply::Thawed)
+    ask(&mut stream, Some(limit), &Request::Thaw, &Reply::Thawed)
 }
 
 /// Gives a configured VM that was restored its identity, within `limit`; its processes run again then.
@@ -49,12 +47,22 @@ pub fn resume(
     request: Resume,
     limit: Duration,
 ) -> Result<(), SessionError> {
-    (stream.set_read_timeout(Some(limit))).map_err(FrameError::Io)?;
-    ask(&mut stream, &Request::Resume(request), &Reply::Resumed)
+    ask(
+        &mut stream,
+        Some(limit),
+        &Request::Resume(request),
+        &Reply::Resumed,
+    )
 }
 
-/// Sends a request whose only reply is `expected`, or a failure.
-fn ask(stream: &mut UnixStream, request: &Request, expected: &Reply) -> Result<(), SessionError> {
+/// Sends a request whose only reply is `expected`, or a failure, with a time limit for it.
+fn ask(
+    stream: &mut UnixStream,
+    limit: Option<Duration>,
+    request: &Request,
+    expected: &Reply,
+) -> Result<(), SessionError> {
+    stream.set_read_timeout(limit).map_err(FrameError::Io)?;
     write_opening(stream, request)?;
     match first_reply(stream, "the reply to a request about a saved VM")? {
         Reply::Failed(failure) => Err(SessionError::Refused(failure)),
