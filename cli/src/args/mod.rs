@@ -66,7 +66,7 @@ pub enum Command {
         #[command(subcommand)]
         command: ArtifactsCommand,
     },
-    /// Make a workspace with the files of another one
+    /// Make a workspace with the files of another one, and with the memory of one that runs
     Clone(CloneArgs),
     /// Save running workspaces with their memory
     Snapshot {
@@ -88,7 +88,7 @@ pub enum Command {
     Kill(EndArgs),
     /// Stop the CPUs of a running workspace
     Pause(NameArgs),
-    /// Let the CPUs of a paused workspace run again
+    /// Let the CPUs of a paused workspace run again, or a suspended one go on
     Resume(NameArgs),
     /// Stop the CPUs of a workspace and sever it from everything; only kill leads out
     Quarantine(EndArgs),

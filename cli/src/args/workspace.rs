@@ -22,7 +22,7 @@ pub struct CreateArgs {
     /// Make it as this snapshot has saved another one; start it with --from-snapshot as well
     #[arg(long, value_name = "NAME[:TAG]", conflicts_with_all = [
         "image", "rootfs", "file", "request", "role", "setup", "entrypoint", "image_command", "restart",
-        "timeout", "ttl", "shell", "hostname", "env", "env_file", "disk", "bundle", "output", "profile",
+        "timeout", "ttl", "on_idle", "shell", "hostname", "env", "env_file", "disk", "bundle", "output", "profile",
         "memory", "cpus", "kernel", "size_mib", "mke2fs", "supervisor", "network", "network_interface",
         "egress", "publish", "mediation", "proxy", "ca_cert", "dry_run",
     ])]
@@ -61,6 +61,10 @@ pub struct CreateArgs {
     /// Stop the workspace when it was without a session and a published connection for so long
     #[arg(long, value_name = "SECONDS")]
     pub ttl: Option<String>,
+    /// What happens then: stop, or suspend: save it with its memory, to go on when it is used
+    /// [default: stop]
+    #[arg(long, value_name = "ACTION")]
+    pub on_idle: Option<String>,
     /// The shell of connect, a path in the guest [default: /bin/sh]
     #[arg(long, value_name = "PATH")]
     pub shell: Option<String>,

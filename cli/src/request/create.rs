@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use microagent_workspace::plan::{Options, Plan};
-use microagent_workspace::spec::{Entrypoint, NetworkMode, Restart, Spec};
+use microagent_workspace::spec::{Entrypoint, NetworkMode, OnIdle, Restart, Spec};
 
 use super::resources::ResourceArgs;
 use super::spec_file::SpecFile;
@@ -98,6 +98,13 @@ fn override_with(
             *field = Some(resources::seconds(flag, given)? as u32);
         }
     }
+    if let Some(action) = &args.on_idle {
+        spec.on_idle = Some(on_idle(action)?);
+        if spec.ttl_seconds.is_none() {
+            return Err(Failure::usage("--on-idle needs --ttl")
+                .remediation("as in: --ttl 600 --on-idle suspend"));
+        }
+    }
     if let Some(policy) = &args.restart {
         spec.restart = Some(restart(policy)?);
     }
@@ -187,6 +194,15 @@ fn override_root(
         }
     }
     Ok(())
+}
+
+fn on_idle(action: &str) -> Result<OnIdle, Failure> {
+    match action {
+        "stop" => Ok(OnIdle::Stop),
+        "suspend" => Ok(OnIdle::Suspend),
+        _ => Err(Failure::usage(format!("unknown --on-idle {action:?}"))
+            .remediation("it is stop or suspend")),
+    }
 }
 
 fn restart(policy: &str) -> Result<Restart, Failure> {
@@ -335,6 +351,8 @@ shell: sh
             (["--profile", "huge"], "unknown profile \"huge\""),
             (["--hostname", "a b"], "invalid host name \"a b\""),
             (["--ttl", "0"], "--ttl 0 is below the minimum of 1 second"),
+            (["--on-idle", "suspend"], "--on-idle needs --ttl"),
+            (["--on-idle", "pause"], "unknown --on-idle \"pause\""),
             (
                 ["--memory", "1"],
                 "--memory 1 is below the minimum of 32 MiB",

@@ -5,6 +5,7 @@ use microagent_workspace::machine::boot::Guest;
 use microagent_workspace::machine::services::Services;
 use microagent_workspace::machine::supervisor::Supervisor;
 use microagent_workspace::network::keeper::Change;
+use microagent_workspace::network::publish::Bound;
 use microagent_workspace::network::refusals::Refusals;
 use microagent_workspace::network::{Connected, INSTALL_PASST, NetworkError, Plan, Prepared};
 use microagent_workspace::spec::{Network, NetworkMode};
@@ -51,12 +52,12 @@ impl RunNetwork {
         let network = asked_or_default(asked, settings);
         let forwards = network.forwards.clone();
         let plan = Plan::new(network, identity.to_owned());
-        let prepared = match Prepared::open(Some(&plan), &forwards) {
+        let prepared = match Prepared::open(Some(&plan), Bound::all(&forwards)?) {
             Err(NetworkError::NoPasst) if optional => {
                 let notice =
                     format!("the guest has no network: passt is not installed ({INSTALL_PASST})");
                 settings.output.notice(&notice);
-                Prepared::open(None, &forwards)?
+                Prepared::open(None, Bound::all(&forwards)?)?
             }
             prepared => prepared?,
         };

@@ -11,6 +11,9 @@
 //!
 //! A workspace goes on from it with its disks as they were: with others, the guest's memory would not
 //! match them.
+//!
+//! A suspended workspace has the same files in its own directory ([`suspended`]). They are used once: when
+//! its guest runs again, they are removed.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -128,11 +131,37 @@ impl Saved {
         facts.files = Vec::new();
         for name in disks(&self.0)?.iter().map(String::as_str).chain([VM]) {
             let file = File::open(self.0.join(name))?;
-            file.set_permissions(Permissions::from_mode(0o400))?;
             file.sync_all()?;
             facts.files.push(SavedFile::of(&self.0, name)?);
         }
         replace(&self.0.join(FACTS), &serde_json::to_vec_pretty(&facts)?)
+    }
+
+    /// Keeps everything but the pages from being written to by mistake.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn seal(&self) -> io::Result<()> {
+        for name in disks(&self.0)?.iter().map(String::as_str).chain([VM]) {
+            let file = self.0.join(name);
+            fs::set_permissions(file, Permissions::from_mode(0o400))?;
+        }
+        Ok(())
+    }
+
+    /// Removes memory and state of the VM, and leaves the disks.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn discard_vm(&self) -> io::Result<()> {
+        // First that without which the others are nothing.
+        for name in [FACTS, VM, PAGES] {
+            match fs::remove_file(self.0.join(name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether the files are as they were saved, as far as the file system can tell.
@@ -181,6 +210,7 @@ impl Saved {
     pub fn replace_disks(&self, directory: &WorkspaceDir) -> io::Result<()> {
         let to = directory.path();
         directory.remove_leftovers();
+        Saved::at(to.to_owned()).discard_vm()?;
         let names = disks(&self.0)?;
         for name in &names {
             let incoming = to.join(format!("{REPLACEMENT}{name}"));
@@ -198,6 +228,14 @@ impl Saved {
         File::open(to)?.sync_all()?;
         fs::remove_file(marker)
     }
+}
+
+/// What was saved of a suspended workspace, in its own directory; `None` if its guest has run since, or if
+/// nothing can be read there.
+pub fn suspended(directory: &WorkspaceDir) -> Option<Facts> {
+    let saved = Saved::at(directory.path().to_owned());
+    let facts = saved.facts().ok()?;
+    saved.is_unchanged(&facts).then_some(facts)
 }
 
 /// Whether the disks of a workspace belong together: a process that was killed while it replaced them

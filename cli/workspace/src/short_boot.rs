@@ -75,7 +75,7 @@ impl ShortBoot {
         let memory_mib = config.vm.memory_mib;
         let vm_error = |error| MachineError::of_vm(error, memory_mib);
         let plan = config.network.as_ref().filter(|_| connected);
-        let mut network = Prepared::open(plan, &[])?;
+        let mut network = Prepared::open(plan, Vec::new())?;
         let supervisor =
             Supervisor::spawn(&config.supervisor, engine, verbose).map_err(vm_error)?;
         let services = network.add_services(Services::default(), &supervisor, Refusals::default());

@@ -16,7 +16,7 @@ use crate::network::Plan;
 use crate::passed;
 use crate::shim::config::{Origin, ShimConfig};
 use crate::signal;
-use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, Recorded, Spec};
+use crate::spec::{Access, DEFAULT_ROLE, NetworkMode, OnIdle, Recorded, Spec};
 use crate::warm::Programs;
 
 /// How one start differs from others.
@@ -142,6 +142,7 @@ pub fn shim_config(
             .unwrap_or(signal::SIGTERM),
         timeout: spec.timeout_seconds,
         ttl: spec.ttl_seconds,
+        suspend: spec.on_idle == Some(OnIdle::Suspend),
     })
 }
 

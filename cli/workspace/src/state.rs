@@ -78,9 +78,11 @@ impl State {
     /// The state of a workspace whose last event was `last` and whose lock is `held`.
     ///
     /// A supervisor records an end before it releases the lock, so a live state without a holder
-    /// means that it died. One that has just taken the lock has recorded nothing yet.
+    /// means that it died. One that has just taken the lock has recorded nothing yet. Who holds that of a
+    /// suspended workspace waits for connections to it.
     pub fn compute(last: State, held: bool) -> State {
         match (last.is_live(), held) {
+            (false, true) if last == State::Suspended => State::Suspended,
             (true, true) | (false, false) => last,
             (false, true) => State::Starting,
             (true, false) => State::Failed,
@@ -116,9 +118,13 @@ mod tests {
         for last in ALL {
             for held in [false, true] {
                 let state = State::compute(last, held);
-                assert_eq!(state.is_live(), held, "{last} {held}");
-                assert_eq!(state.can_start(), !held, "{last} {held}");
+                let live = held && last != State::Suspended;
+                assert_eq!(state.is_live(), live, "{last} {held}");
+                assert_eq!(state.can_start(), !live, "{last} {held}");
             }
+        }
+        for held in [false, true] {
+            assert_eq!(State::compute(State::Suspended, held), State::Suspended);
         }
         assert_eq!(State::compute(State::Running, false), State::Failed);
         assert_eq!(State::compute(State::Halted, true), State::Starting);

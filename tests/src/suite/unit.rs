@@ -11,7 +11,7 @@ const DIVIDED: [&str; 2] = ["e2e", "vm"];
 
 /// The longest units and those with labs, with their number of concurrent labs. They start first,
 /// in this order: one that starts last would run alone at the end.
-const FIRST: [(&str, usize); 27] = [
+const FIRST: [(&str, usize); 28] = [
     ("tests e2e run_lab", 2),
     ("tests e2e monitor_lab", 2),
     ("tests e2e run_qemu", 0),
@@ -23,6 +23,7 @@ const FIRST: [(&str, usize); 27] = [
     ("tests e2e network_lab", 1),
     ("tests e2e snapshots_lab", 1),
     ("tests e2e saved_lab", 1),
+    ("tests e2e suspended_lab", 1),
     ("tests e2e host", 1),
     ("tests e2e kernel_build", 1),
     ("benches boot_bench", 1),

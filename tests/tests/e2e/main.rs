@@ -51,6 +51,7 @@ mod second_run;
 mod snapshots_lab;
 mod store;
 mod surroundings;
+mod suspended_lab;
 mod versions;
 mod workspace_documents;
 mod workspace_status;

@@ -74,6 +74,28 @@ w kill a >/dev/null; w start a --from-snapshot a; w exec a wget -qO- http://serv
 w delete --force a b >/dev/null; w snapshot delete a; none_is_left
 "#;
 
+/// A connection to a published port wakes a suspended workspace.
+const WOKEN: &str = r#"
+w() { microagent --quiet "$@"; }
+state() { w status web | sed -n 's/^state *//p'; }
+until_suspended() { until [ "$(state)" = suspended ]; do busybox usleep 50000; done; }
+get() { curl -s --max-time 30 http://127.0.0.1:$1/file; }
+w create web --image "$IMAGE" --memory 128 --cpus 1 --network nat --publish 8080:80 --ttl 1 --on-idle suspend \
+    --entrypoint 'mkdir -p /www; echo answer >/www/file; exec busybox httpd -f -p 127.0.0.1:80 -h /www' >/dev/null
+w start web >/dev/null; until get 8080 | grep answer; do :; done
+w network publish web 8081:80
+until_suspended; pids microagent | wc -w; pids microagent-supervisor | wc -w; get 8080; get 8081
+until_suspended; get 8081; w exec web cat /www/file; w events web | grep -q 'goes on from what was saved at' && echo recorded
+until_suspended; jobs=; for request in 1 2 3 4 5; do get 8080 & jobs="$jobs $!"; done; wait $jobs
+until_suspended; w pause web 2>&1 || w start web; get 8080
+until_suspended; kill -9 $(pids microagent); state; get 8080 || echo refused; w exec web cat /www/file; get 8080
+until_suspended; kill $(pids microagent); while [ -n "$(pids microagent)" ]; do :; done; state; w exec web cat /www/file
+until_suspended; w kill web; state; w start web >/dev/null; until get 8080 | grep answer; do :; done
+until_suspended; w stop web; state; w start web >/dev/null; until_suspended
+w start web --no-snapshot >/dev/null; until get 8080 | grep answer; do :; done
+until_suspended; w delete web; none_is_left
+"#;
+
 /// The last step.
 const LEFT_BEHIND: &str = "ps -o pid,args | grep '[m]icroagent\\|[p]asst'
     find /state/workspaces /state/cas/tmp /run/microagent -type f 2>/dev/null
@@ -116,6 +138,8 @@ fn boot() -> Result<Report, Error> {
     lab.step("restored", &inside(&restored), 120);
     let branched = format!("{NAMESPACES}{FORWARDING}{BRANCHED}");
     lab.step("branched", &inside(&branched), 120);
+    let woken = format!("{NAMESPACES}{FORWARDING}{WOKEN}");
+    lab.step("woken", &inside(&woken), 180);
     lab.step("left behind", LEFT_BEHIND, 30);
     lab.boot()
 }
@@ -153,5 +177,16 @@ fn a_branch_of_a_running_workspace_has_addresses_of_its_own() {
     let step = or_skip!(report()).step("branched");
     let expected = "a:latest\nb\nanswer\n\nknown\nanswer\n\nknown\n2\n2\nthey reach each other\n\
                     a\nanswer\n\na:latest\n";
+    assert_eq!(step.text(), expected, "{}", step.errors());
+}
+
+#[test]
+fn a_connection_to_a_published_port_wakes_a_suspended_workspace() {
+    let step = or_skip!(report()).step("woken");
+    let expected = "answer\n1\n0\nanswer\nanswer\nanswer\nanswer\nrecorded\n\
+                    answer\nanswer\nanswer\nanswer\nanswer\n\
+                    microagent: workspace web: it is suspended\n  wake it first: microagent start web\nweb\nanswer\n\
+                    suspended\nrefused\nanswer\nanswer\nsuspended\nanswer\n\
+                    web\nstopped\nanswer\nweb\nstopped\nanswer\nweb\n";
     assert_eq!(step.text(), expected, "{}", step.errors());
 }

@@ -67,3 +67,20 @@ fn the_processor_has_the_instructions_of_level_3() {
         seconds: 60,
     });
 }
+
+/// QEMU saves no VM: what needs that is refused, or something else happens.
+#[test]
+fn what_needs_a_saved_vm_is_refused_and_idle_workspaces_are_stopped() {
+    check(&Case {
+        name: "what_needs_a_saved_vm_is_refused_and_idle_workspaces_are_stopped",
+        script: r#"w() { microagent --quiet "$@"; }
+            w create w --image "$IMAGE" --memory 128 --ttl 3 --on-idle suspend >/dev/null; w start w >/dev/null
+            w clone w c 2>&1; w snapshot create w 2>&1; w wait w; w status w | grep '^state'; w events w | tail -n 1 | cut -c 27-
+            w clone w c; w delete w c"#,
+        code: 0,
+        stdout: "microagent: workspace w: engine qemu takes no snapshots\n  stop it first: microagent stop w\n\
+                 microagent: workspace w: engine qemu takes no snapshots\nw\nstate      stopped\n\
+                 stopped      it was idle for 3 s, and cannot be suspended: engine qemu takes no snapshots\nc\nw\nc\n",
+        seconds: 60,
+    });
+}

@@ -188,7 +188,11 @@ impl Agent {
                 let _ = self.relay.give(session.into());
             }
             Request::Freeze => match self.freezer.freeze(cgroup::MOUNT.as_ref()) {
-                Ok(()) => write_opening(stream, &Reply::Frozen)?,
+                Ok(()) => {
+                    // So that it is not lost with the memory if the VM cannot be restored.
+                    rustix::fs::sync();
+                    write_opening(stream, &Reply::Frozen)?;
+                }
                 Err(error) => {
                     let message = format!("the processes of the guest do not stop: {error}");
                     let kind = FailureKind::System;

@@ -96,7 +96,8 @@ pub enum Request {
     Exec(Exec),
     /// Goes on with the workload whose session was lost ([`Exec::keep`]).
     Attach,
-    /// Stops all processes but the agent's own: the VM is about to be saved.
+    /// Stops all processes but the agent's own, and writes to the disks what they have written: the VM is about
+    /// to be saved.
     Freeze,
     /// Lets them run again.
     Thaw,

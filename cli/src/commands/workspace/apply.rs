@@ -2,14 +2,16 @@
 //!
 //! The specification is complete, as for `create`: a field that it does not have has its default.
 //! `restart`, `health` and what is published can be changed at any time, `profile`, `resources`
-//! (except the size of the root disk), `env`, `proxy`, `caCerts`, `timeoutSeconds`, `ttlSeconds` and the
-//! rest of `network` while the workspace does not run. If anything else differs, nothing is written.
+//! (except the size of the root disk), `env`, `proxy`, `caCerts`, `timeoutSeconds`, `ttlSeconds`,
+//! `onIdle` and the rest of `network` while the workspace does not run and is not suspended. If anything
+//! else differs, nothing is written.
 
 use std::collections::BTreeMap;
 
 use microagent_pipeline::ErrorKind;
 use microagent_workspace::client::Client;
 use microagent_workspace::plan::Plan;
+use microagent_workspace::saved;
 use microagent_workspace::spec::{Forward, NetworkMode, Spec};
 use microagent_workspace::start::recorded;
 use serde::Serialize;
@@ -80,12 +82,15 @@ pub fn apply(args: &ApplyArgs, settings: &Settings) -> Result<u8, Failure> {
     if lock.is_some() {
         pass_on(&before, &mut after, &mut changed, settings)?;
     }
+    let suspended = saved::suspended(&directory).is_some();
     for field in &changed {
         match &**field {
-            "restart" | "health" | "network.forwards" => {}
+            "restart" | "health" => {}
+            "network.forwards" if !suspended => {}
             "env"
             | "timeoutSeconds"
             | "ttlSeconds"
+            | "onIdle"
             | "proxy"
             | "caCerts"
             | "profile"
@@ -93,11 +98,13 @@ pub fn apply(args: &ApplyArgs, settings: &Settings) -> Result<u8, Failure> {
             | "resources.cpuCount"
             | "network.mode"
             | "network.interface"
-            | "network.egress" => {
-                if lock.is_some() {
+            | "network.egress"
+            | "network.forwards" => {
+                if lock.is_some() && !suspended {
                     continue;
                 }
-                let message = format!("{field} cannot be changed while workspace {name} runs");
+                let is = if suspended { "is suspended" } else { "runs" };
+                let message = format!("{field} cannot be changed while workspace {name} {is}");
                 return Err(Failure::new(ErrorKind::Conflict, message)
                     .remediation(format!("stop it first: microagent stop {name}")));
             }

@@ -1,31 +1,29 @@
 //! `microagent clone`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;
 use microagent_proto::control::DiskMode;
 use microagent_vmm::virtio::block::lock;
-use microagent_workspace::creation::{self, Creation, random_id};
-use microagent_workspace::dir::NewWorkspace;
-use microagent_workspace::event::now;
-use microagent_workspace::spec::Spec;
+use microagent_workspace::client::ClientError;
+use microagent_workspace::creation::{self};
+use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::start;
 use microagent_workspace::state::State;
 
-use super::{get, print_state, state_of, workspaces};
+use super::alike::{make_alike, make_copy, unreadable};
+use super::starting::{Change, start_again};
+use super::{client, client_failure, get, lock as lock_of, print_state, state_of, workspaces};
 use crate::args::CloneArgs;
-use crate::disk_copy;
-use crate::failure::{Failure, kind_of};
-use crate::out_file::OutFile;
+use crate::failure::Failure;
 use crate::request;
 use crate::settings::Settings;
 use crate::termination::Termination;
 
-/// Makes a workspace with the files of another one that does not run.
+/// Makes a workspace with the files of another one; of one that runs also with its memory, and it runs too.
 pub fn clone(
     args: &CloneArgs,
     settings: &Settings,
@@ -33,20 +31,76 @@ pub fn clone(
 ) -> Result<u8, Failure> {
     let name = request::checked_name(&args.new)?;
     let source = get(settings, &args.name)?;
-    let running = || {
-        Failure::new(
-            ErrorKind::Conflict,
-            format!("workspace {} is running", args.name),
-        )
-        .remediation(format!("stop it first: microagent stop {}", args.name))
-    };
-    if state_of(&source)?.0.is_live() {
-        return Err(running());
+    match state_of(&source)?.0 {
+        State::Running | State::Paused | State::Starting => {
+            fork(&args.name, &source, &name, settings, termination)
+        }
+        state if state.is_live() || state == State::Suspended => Err(is(state, &args.name)),
+        _ => of_stopped(&args.name, &source, &name, settings, termination),
     }
+}
+
+/// The source is in a state in which it cannot be cloned.
+fn is(state: State, name: &str) -> Failure {
+    Failure::new(ErrorKind::Conflict, format!("workspace {name} is {state}"))
+        .remediation(format!("stop it first: microagent stop {name}"))
+}
+
+/// Makes the workspace `name` of one that runs: saved in the directory of the new one, which then goes on.
+fn fork(
+    from: &str,
+    source: &WorkspaceDir,
+    name: &str,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
+    let client = client(source, from)?;
+    let mut spec = source.spec()?;
+    if let Some(network) = &mut spec.network
+        && !network.forwards.is_empty()
+    {
+        network.forwards.clear();
+        let publish = format!("microagent network publish {name} HOST:GUEST");
+        (settings.output).notice(&format!("the published ports stay with {from}: {publish}"));
+    }
+    let store = Store::open(&settings.store_dir())?;
+    let new = creation::begin(&workspaces(settings), &store, name)?;
+    spec.name = Some(name.to_owned());
+    make_alike(new, spec, &store, termination, |to| {
+        client.snapshot(to).map_err(|error| match error {
+            ClientError::Refused {
+                message,
+                state: None,
+            } => Failure::new(
+                ErrorKind::Unsupported,
+                format!("workspace {from}: {message}"),
+            )
+            .remediation(format!("stop it first: microagent stop {from}")),
+            error => client_failure(error, from),
+        })
+    })?;
+    let directory = get(settings, name)?;
+    if let Err(failure) = start_again(&directory, name, &Change::default(), settings) {
+        // It would be an empty promise.
+        if let Some(_lock) = lock_of(&directory.lock())? {
+            creation::delete(&store, directory, name)?;
+        }
+        return Err(failure);
+    }
+    print_state(settings, name, State::Running)
+}
+
+fn of_stopped(
+    from: &str,
+    source: &WorkspaceDir,
+    name: &str,
+    settings: &Settings,
+    termination: &Termination,
+) -> Result<u8, Failure> {
     let spec = source.spec()?;
     let store = Store::open(&settings.store_dir())?;
     let former = start::recorded(&spec)?;
-    let disks = start::disks(&source, &spec, former, &store)?;
+    let disks = start::disks(source, &spec, former, &store)?;
     // While these are locked, it cannot be started.
     let mut locks = Vec::new();
     let mut deltas: Vec<PathBuf> = Vec::new();
@@ -57,66 +111,12 @@ pub fn clone(
         let Some(file) = open(&delta)? else {
             continue;
         };
-        lock(&file, &delta, false).map_err(|_| running())?;
+        lock(&file, &delta, false).map_err(|_| is(State::Running, from))?;
         locks.push(file);
         deltas.push(delta);
         deltas.extend(open(&presence)?.map(|_| presence));
     }
-    make_copy(&name, spec, &deltas, &store, settings, termination)
-}
-
-/// Makes the workspace `name` of the manifest and the disks of another one, or of a snapshot.
-pub(super) fn make_copy(
-    name: &str,
-    mut spec: Spec,
-    deltas: &[PathBuf],
-    store: &Store,
-    settings: &Settings,
-    termination: &Termination,
-) -> Result<u8, Failure> {
-    let new = creation::begin(&workspaces(settings), store, name)?;
-    spec.name = Some(name.to_owned());
-    make_alike(new, spec, store, termination, |to| {
-        deltas
-            .iter()
-            .try_for_each(|delta| copy(delta, to, termination))
-    })?;
-    print_state(settings, name, State::Prepared)
-}
-
-/// Makes a directory of the manifest of a workspace, with an identity of its own, in which `fill` puts the
-/// rest: another workspace, or what was saved of it.
-pub(super) fn make_alike(
-    new: NewWorkspace,
-    mut spec: Spec,
-    store: &Store,
-    termination: &Termination,
-    fill: impl FnOnce(&Path) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    for path in new.leftovers() {
-        termination.remove_on_exit(path);
-    }
-    let recorded = spec.recorded.as_mut();
-    let recorded = recorded.ok_or(start::ManifestError::Missing("recorded"))?;
-    recorded.runtime_id = random_id()?;
-    recorded.created_at = now();
-    let recorded = recorded.clone();
-    let mut creation = Creation::new(store, new, spec, recorded);
-    let root_file = creation.root_file()?;
-    termination.remove_on_exit(&root_file);
-    creation.hold()?;
-    fill(creation.directory().path())?;
-    creation.complete()?;
-    termination.keep(&root_file);
-    Ok(())
-}
-
-/// Copies a file into a directory under its name.
-fn copy(file: &Path, to: &Path, termination: &Termination) -> Result<(), Failure> {
-    let to = to.join(file.file_name().unwrap_or_default());
-    disk_copy::copy(file, OutFile::create(&to, termination)?)?;
-    fs::set_permissions(&to, fs::Permissions::from_mode(0o600))
-        .map_err(|error| unreadable(&to, &error))
+    make_copy(name, spec, &deltas, &store, settings, termination)
 }
 
 /// Opens a file that may not exist yet.
@@ -126,11 +126,4 @@ fn open(path: &Path) -> Result<Option<File>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(path, &error)),
     }
-}
-
-fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(
-        kind_of(error),
-        format!("cannot copy {}: {error}", path.display()),
-    )
 }

@@ -131,7 +131,7 @@ fn into(
         name: &source,
         cross_mounts: true,
     };
-    let client = match short_boot::access(&workspace, name)? {
+    let client = match short_boot::access(&workspace, name, settings)? {
         Access::Agent(client) => client,
         Access::Stopped(lock) => {
             let detail = "booted to copy files into it";

@@ -19,9 +19,9 @@ use microagent_workspace::start;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
-use super::clone::make_copy;
+use super::alike::make_copy;
+use super::saved_as::Snapshot;
 use super::short_boot;
-use super::snapshot::Snapshot;
 use crate::args::CreateArgs;
 use crate::commands::pipeline;
 use crate::document::{ImageDocument, KernelDocument, NodeDocument, nodes};

@@ -9,9 +9,10 @@ use microagent_workspace::client::Client;
 use microagent_workspace::creation;
 use microagent_workspace::dir::DirError;
 use microagent_workspace::machine::run_dir::RunDir;
+use microagent_workspace::state::State;
 use serde::Serialize;
 
-use super::{INTERVAL, lock, workspaces};
+use super::{INTERVAL, lock, state_of, workspaces};
 use crate::args::DeleteArgs;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -69,6 +70,8 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
     let path = directory.lock();
     let mut held = lock(&path)?;
     let deadline = Instant::now() + KILL_TIMEOUT;
+    // A suspended one runs nothing, even if a process keeps its ports.
+    let force = force || state_of(&directory)?.0 == State::Suspended;
     while held.is_none() && force && Instant::now() < deadline {
         // Whether it obeys is seen in the lock.
         if let Ok(client) = Client::new(&directory) {

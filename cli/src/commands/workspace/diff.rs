@@ -7,6 +7,7 @@ use microagent_pipeline::ErrorKind;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::root_fs::{Change, Changed, RootFs, changes};
 use microagent_workspace::spec::Spec;
+use microagent_workspace::state::State;
 use microagent_workspace::view;
 use serde::Serialize;
 
@@ -45,9 +46,14 @@ pub(super) fn compare(
     termination: &Termination,
 ) -> Result<Compared, Failure> {
     let directory: WorkspaceDir = get(settings, name)?;
-    if state_of(&directory)?.0.is_live() {
+    let (state, _) = state_of(&directory)?;
+    if state.is_live() || state == State::Suspended {
+        let is = match state {
+            State::Suspended => "suspended",
+            _ => "running",
+        };
         return Err(
-            Failure::new(ErrorKind::Conflict, format!("workspace {name} is running"))
+            Failure::new(ErrorKind::Conflict, format!("workspace {name} is {is}"))
                 .remediation(format!("stop it first: microagent stop {name}")),
         );
     }

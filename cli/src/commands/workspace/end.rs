@@ -9,6 +9,7 @@ use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::result::WorkloadResult;
 use microagent_workspace::state::State;
 
+use super::wake::{forget, wake};
 use super::{INTERVAL, client, client_failure, get, print_state, state_of};
 use crate::args::{EndArgs, WaitArgs};
 use crate::failure::{EXIT_FAILED, EXIT_TIMED_OUT, Failure};
@@ -26,33 +27,55 @@ pub enum End {
     Kill,
 }
 
-/// Ends a running workspace.
+/// Ends a running or suspended workspace.
 pub fn end(how: End, args: EndArgs, settings: &Settings) -> Result<u8, Failure> {
-    let name = &args.name;
-    let directory = get(settings, name)?;
-    let (state, _) = state_of(&directory)?;
-    if how != End::Kill && !state.is_live() {
-        return print_state(settings, name, state);
+    let directory = get(settings, &args.name)?;
+    loop {
+        let state = end_once(how, &args, &directory, settings)?;
+        // It is if it was suspended at the same moment.
+        if state != State::Suspended {
+            return print_state(settings, &args.name, state);
+        }
     }
-    let client = client(&directory, name)?;
+}
+
+/// Returns the state after the end.
+fn end_once(
+    how: End,
+    args: &EndArgs,
+    directory: &WorkspaceDir,
+    settings: &Settings,
+) -> Result<State, Failure> {
+    let (name, reason) = (&args.name, args.reason.clone());
+    let (mut state, _) = state_of(directory)?;
+    if state == State::Suspended {
+        if how == End::Kill {
+            return forget(directory, name, reason);
+        }
+        // What its programs have not written yet is in its memory.
+        wake(directory, name, settings)?;
+        state = state_of(directory)?.0;
+    }
+    if how != End::Kill && !state.is_live() {
+        return Ok(state);
+    }
+    let client = client(directory, name)?;
     let ended = match how {
-        End::Stop => client.stop(true, args.reason),
-        End::Halt => client.stop(false, args.reason),
-        End::Kill => client.kill(args.reason),
+        End::Stop => client.stop(true, reason),
+        End::Halt => client.stop(false, reason),
+        End::Kill => client.kill(reason),
     };
-    let state = match ended {
-        Ok(state) => state,
+    match ended {
         // It ended by itself at the same moment.
         Err(ClientError::NotRunning) => loop {
-            let (state, _) = state_of(&directory)?;
+            let (state, _) = state_of(directory)?;
             if !state.is_live() {
-                break state;
+                return Ok(state);
             }
             thread::sleep(INTERVAL);
         },
-        Err(error) => return Err(client_failure(error, name)),
-    };
-    print_state(settings, name, state)
+        ended => ended.map_err(|error| client_failure(error, name)),
+    }
 }
 
 /// Waits until a workspace has ended; exit code 0 if it did not fail, 124 after `--timeout`.

@@ -49,7 +49,7 @@ impl<'a> Files<'a> {
     ) -> Result<Files<'a>, Failure> {
         let directory = get(settings, name)?;
         let spec = directory.known_spec()?;
-        let from = match short_boot::living(&directory, name)? {
+        let from = match short_boot::living(&directory, name, settings)? {
             Some(client) => From::Agent(client),
             None => From::Disk(Store::open(&settings.store_dir())?),
         };

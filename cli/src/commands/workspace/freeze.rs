@@ -3,6 +3,7 @@
 use microagent_workspace::client::{Client, ClientError};
 use microagent_workspace::state::State;
 
+use super::wake::wake;
 use super::{client, client_failure, get, print_state};
 use crate::args::{EndArgs, NameArgs};
 use crate::failure::Failure;
@@ -13,8 +14,9 @@ pub fn pause(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
     change(&args.name, settings, State::Paused, |client| client.pause())
 }
 
-/// Lets the CPUs of a paused workspace run again.
+/// Lets the CPUs of a paused workspace run again, or a suspended one go on.
 pub fn resume(args: &NameArgs, settings: &Settings) -> Result<u8, Failure> {
+    wake(&get(settings, &args.name)?, &args.name, settings)?;
     change(&args.name, settings, State::Running, |client| {
         client.resume()
     })

@@ -1,6 +1,7 @@
 //! The commands for workspaces. What they do is in `microagent_workspace`; here it is called and
 //! printed.
 
+mod alike;
 mod apply;
 mod artifacts;
 mod attached;
@@ -17,13 +18,16 @@ mod files;
 mod freeze;
 mod logs;
 mod network;
+mod saved_as;
 mod short_boot;
 mod snapshot;
 mod start;
+mod starting;
 mod stats;
 mod status;
 mod supervise;
 mod target;
+mod wake;
 
 use std::path::Path;
 use std::thread;
@@ -34,6 +38,7 @@ use microagent_workspace::client::{Client, ClientError};
 use microagent_workspace::dir::{DirError, WorkspaceDir, Workspaces};
 use microagent_workspace::event::{self, Event};
 use microagent_workspace::lock::{Lock, is_held};
+use microagent_workspace::saved;
 use microagent_workspace::start::ManifestError;
 use microagent_workspace::state::State;
 use serde::Serialize;
@@ -53,7 +58,8 @@ pub use freeze::{pause, quarantine, resume};
 pub use logs::{events, logs, result, spec};
 pub use network::network;
 pub use snapshot::snapshot;
-pub use start::{run_shim_mode, start};
+pub use start::start;
+pub use starting::run_shim_mode;
 pub use stats::stats;
 pub use status::{list, status};
 pub use supervise::supervise;
@@ -105,7 +111,8 @@ fn state_of(directory: &WorkspaceDir) -> Result<(State, Option<Event>), Failure>
         let still = is_held(&directory.lock()).map_err(cannot)?;
         if still == held {
             let recorded = last.as_ref().map_or(State::Failed, |event| event.state);
-            return Ok((State::compute(recorded, held), last));
+            let state = with_memory(directory, State::compute(recorded, held));
+            return Ok((state, last));
         }
         held = still;
     }
@@ -114,6 +121,15 @@ fn state_of(directory: &WorkspaceDir) -> Result<(State, Option<Event>), Failure>
         last.as_ref().map_or(State::Failed, |event| event.state),
         last,
     ))
+}
+
+/// A workspace that does not run is suspended if its memory can be gone on from, whatever was recorded.
+fn with_memory(directory: &WorkspaceDir, state: State) -> State {
+    match (state.is_live(), saved::suspended(directory).is_some()) {
+        (false, true) => State::Suspended,
+        (false, false) if state == State::Suspended => State::Failed,
+        _ => state,
+    }
 }
 
 /// Takes a lock of a workspace; `None` if another process holds it.
@@ -165,6 +181,7 @@ fn client_failure(error: ClientError, name: &str) -> Failure {
         .remediation(format!("start it first: microagent start {name}")),
         ClientError::Refused { message, state } => {
             let remediation = match state {
+                Some(State::Suspended) => Some(format!("wake it first: microagent start {name}")),
                 Some(State::Paused) => Some(format!("let it run again: microagent resume {name}")),
                 Some(State::Quarantined) => Some(format!("kill it: microagent kill {name}")),
                 // Only `halt` fails because the VM still runs.

@@ -22,6 +22,7 @@ use microagent_workspace::spec::Spec;
 use microagent_workspace::start::{StartOptions, recorded, role};
 use microagent_workspace::state::State;
 
+use super::wake::wake;
 use super::{INTERVAL, client_failure, lock, state_of};
 use crate::engine::{self, Choice};
 use crate::failure::{Failure, kind_of};
@@ -42,10 +43,15 @@ pub(super) enum Access {
     Stopped(Lock),
 }
 
-/// How the files of a workspace are written to. Waits for other commands that write to them.
-pub(super) fn access(directory: &WorkspaceDir, name: &str) -> Result<Access, Failure> {
+/// How the files of a workspace are written to. Waits for other commands that write to them, and wakes a
+/// suspended one.
+pub(super) fn access(
+    directory: &WorkspaceDir,
+    name: &str,
+    settings: &Settings,
+) -> Result<Access, Failure> {
     loop {
-        if let Some(client) = living(directory, name)? {
+        if let Some(client) = living(directory, name, settings)? {
             return Ok(Access::Agent(client));
         }
         if let Some(lock) = lock(&directory.lock())? {
@@ -55,13 +61,23 @@ pub(super) fn access(directory: &WorkspaceDir, name: &str) -> Result<Access, Fai
 }
 
 /// The client of a workspace; `None` if it does not run. Waits for commands that have booted it for
-/// its files.
-pub(super) fn living(directory: &WorkspaceDir, name: &str) -> Result<Option<Client>, Failure> {
+/// its files, and wakes a suspended one.
+pub(super) fn living(
+    directory: &WorkspaceDir,
+    name: &str,
+    settings: &Settings,
+) -> Result<Option<Client>, Failure> {
+    wake(directory, name, settings)?;
     let deadline = Instant::now() + TURN_TIMEOUT;
     while state_of(directory)?.0.is_live() {
         let found = Client::new(directory);
-        match found.and_then(|client| client.status().map(|_| client)) {
-            Ok(client) => return Ok(Some(client)),
+        match found.and_then(|client| client.status().map(|status| (client, status.state))) {
+            // It is just being saved.
+            Ok((_, State::Suspended)) => {
+                thread::sleep(INTERVAL);
+                wake(directory, name, settings)?;
+            }
+            Ok((client, _)) => return Ok(Some(client)),
             Err(ClientError::NotRunning) if Instant::now() < deadline => thread::sleep(INTERVAL),
             Err(error) => return Err(client_failure(error, name)),
         }
@@ -80,7 +96,7 @@ pub(super) fn start(
 ) -> Result<ShortBoot, Failure> {
     let options = StartOptions {
         engine: choice.engine,
-        supervisor: super::start::supervisor(spec)?,
+        supervisor: super::starting::supervisor(spec)?,
         request_id: String::new(),
         memory_mib: None,
         cpu_count: None,
@@ -103,7 +119,7 @@ pub(super) fn replay(
     settings: &Settings,
     termination: &Termination,
 ) -> Result<(), Failure> {
-    let Access::Stopped(lock) = access(directory, name)? else {
+    let Access::Stopped(lock) = access(directory, name, settings)? else {
         let message = format!("workspace {name} is running");
         return Err(Failure::new(ErrorKind::Conflict, message));
     };

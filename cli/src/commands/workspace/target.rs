@@ -17,7 +17,8 @@ use microagent_workspace::start;
 use microagent_workspace::state::State;
 
 use super::attached::TerminalSink;
-use super::{INTERVAL, ask, get};
+use super::wake::wake;
+use super::{INTERVAL, ask, get, state_of};
 use crate::failure::{EXIT_RUN_FAILED, EXIT_SIGPIPE, Failure};
 use crate::output::stdout_error;
 use crate::request::Variables;
@@ -134,7 +135,8 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// A stream to the agent. Waits for a guest that boots: that has its own time limit.
+    /// A stream to the agent. Waits for a guest that boots, which has its own time limit, and wakes one that is
+    /// suspended.
     fn connect(&self, deadline: &Deadline) -> Result<UnixStream, Failure> {
         let connect = |client: &Client| match client.connect(AGENT_PORT) {
             Err(ClientError::Refused {
@@ -144,10 +146,14 @@ impl<'a> Target<'a> {
             connected => connected.map(Some),
         };
         loop {
-            if let (_, Some(stream)) = ask(&self.directory, self.name, connect)? {
-                return Ok(stream);
+            match ask(&self.directory, self.name, connect) {
+                Ok((_, Some(stream))) => return Ok(stream),
+                Ok((_, None)) => thread::sleep(INTERVAL),
+                Err(_) if state_of(&self.directory)?.0 == State::Suspended => {
+                    wake(&self.directory, self.name, self.settings)?;
+                }
+                Err(failure) => return Err(failure),
             }
-            thread::sleep(INTERVAL);
         }
     }
 

@@ -29,17 +29,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Opens the network that `plan` describes, and takes the ports.
+    /// Opens the network that `plan` describes, for a VM to which the ports `bound` are to lead.
     ///
     /// # Errors
     /// [`NetworkError`].
-    pub fn open(plan: Option<&Plan>, forwards: &[Forward]) -> Result<Prepared, NetworkError> {
+    pub fn open(plan: Option<&Plan>, bound: Vec<Bound>) -> Result<Prepared, NetworkError> {
         let rules = plan.and_then(|plan| plan.egress.as_ref());
         Ok(Prepared {
             // First: invalid rules start nothing.
             policy: rules.map(Policy::parse).transpose()?,
             refusals: Refusals::default(),
-            bound: Bound::all(forwards)?,
+            bound,
             network: plan.map_or(Ok(None), Network::open)?,
         })
     }
@@ -165,6 +165,15 @@ pub struct Connected {
 }
 
 impl Connected {
+    /// Takes the ports from the guest, and keeps them.
+    pub fn release_ports(&self) -> Vec<Bound> {
+        let published = std::mem::take(&mut *lock(&self.published));
+        published
+            .into_iter()
+            .filter_map(Published::release)
+            .collect()
+    }
+
     /// Ends it: the guest's link goes down, and the ports are free.
     pub fn end(&self) {
         drop(lock(&self.keeper).take());

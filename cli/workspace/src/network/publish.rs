@@ -108,13 +108,21 @@ impl Bound {
         let thread = thread::Builder::new()
             .name("publish".into())
             .stack_size(STACK)
-            .spawn(move || serving.accept(&listener, &stopped))
+            .spawn(move || {
+                serving.accept(&listener, &stopped);
+                listener
+            })
             .map_err(NetworkError::io("start a thread"))?;
         Ok(Published {
             forward,
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// The socket, which is readable when a connection waits.
+    pub fn listener(&self) -> &TcpListener {
+        &self.listener
     }
 }
 
@@ -124,7 +132,7 @@ impl Bound {
 pub struct Published {
     forward: Forward,
     stop: Option<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<TcpListener>>,
 }
 
 impl Published {
@@ -132,14 +140,24 @@ impl Published {
     pub fn forward(&self) -> &Forward {
         &self.forward
     }
+
+    /// Takes the port from the guest, and keeps it. `None` if the thread that served it has panicked.
+    pub fn release(mut self) -> Option<Bound> {
+        Some(Bound {
+            listener: self.stop()?,
+            forward: self.forward.clone(),
+        })
+    }
+
+    fn stop(&mut self) -> Option<TcpListener> {
+        drop(self.stop.take());
+        self.thread.take()?.join().ok()
+    }
 }
 
 impl Drop for Published {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        drop(Published::stop(self));
     }
 }
 

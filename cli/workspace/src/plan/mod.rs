@@ -89,6 +89,11 @@ impl Plan {
         ] {
             not_zero(Field::new(field), value)?;
         }
+        if spec.on_idle.is_some() && spec.ttl_seconds.is_none() {
+            return Err(PlanError::invalid("onIdle needs ttlSeconds")
+                .at(Field::new("onIdle"))
+                .remediation("as in: {ttlSeconds: 600, onIdle: suspend}"));
+        }
         check_words(&spec)?;
         outputs::check(&spec.outputs)?;
         check_shell(spec.shell.as_deref())?;
@@ -274,6 +279,7 @@ mod tests {
                 "{name: a, shell: sh}",
                 "shell: the shell \"sh\" is not an absolute path",
             ),
+            ("{name: a, onIdle: suspend}", "onIdle needs ttlSeconds"),
             (
                 "{name: a, ttlSeconds: 0}",
                 "ttlSeconds is below the minimum of 1",

@@ -53,6 +53,8 @@ pub struct ShimConfig {
     pub timeout: Option<u32>,
     /// How long it may be without use, in seconds.
     pub ttl: Option<u32>,
+    /// It is suspended then, and not stopped.
+    pub suspend: bool,
 }
 
 /// How the VM of a workspace comes up.

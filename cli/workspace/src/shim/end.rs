@@ -73,6 +73,12 @@ impl Stopping {
         self.outcome = Some((state, reason.or(detail)));
     }
 
+    /// The VM was saved and is killed: the workspace is suspended.
+    pub fn suspend(&mut self, reason: String) {
+        self.outcome = Some((State::Suspended, Some(reason)));
+        self.wait_for_kill();
+    }
+
     /// The guest did not obey, and is not killed. What was decided holds if it obeys later.
     pub fn give_up(&mut self) {
         self.next = Next::Nothing;

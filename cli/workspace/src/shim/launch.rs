@@ -17,15 +17,15 @@ use super::end::Stopping;
 use super::error::StartError;
 use super::holder::announce;
 use super::limits::Limits;
-use super::listener::{self, Shared};
+use super::listener::Shared;
 use super::message::Event;
 use super::origin::Machine;
 use super::outcome::Ending;
 use super::protocol::Status;
+use super::reach::Reach;
 use super::record::Recorder;
 use super::running::Shim;
 use super::savable::Savable;
-use super::signals::stop_on_signals;
 use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::lock::Lock;
@@ -36,13 +36,11 @@ use crate::machine::services::Services;
 use crate::machine::supervisor::{Streams, Supervisor};
 use crate::network::Prepared;
 use crate::network::keeper::Change;
+use crate::network::publish::Bound;
 use crate::network::refusals::Refusals;
 use crate::state::State;
 use crate::warm::attempt::Attempt;
 use crate::warm::key;
-
-/// The name of the socket in the run directory.
-const SOCKET: &str = "shim";
 
 /// How often to look whether the server of a required mediation can be reached.
 const MEDIATION_INTERVAL: Duration = Duration::from_secs(10);
@@ -51,12 +49,14 @@ const MEDIATION_INTERVAL: Duration = Duration::from_secs(10);
 const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 impl Shim {
-    /// Boots the VM or restores it, listens, and executes the workload.
+    /// Boots the VM or restores it, listens, and executes the workload. `ports` lead to it; without them, those
+    /// of its configuration are taken.
     ///
     /// # Errors
     /// [`StartError`].
     pub fn start(
         config: ShimConfig,
+        ports: Option<Vec<Bound>>,
         recorder: &Recorder,
         lock: &Lock,
         sender: &Sender<Event>,
@@ -66,7 +66,8 @@ impl Shim {
         if let Some(mediation) = config.mediation.as_ref().filter(|it| it.required) {
             mediation::probe(&mediation.target)?;
         }
-        let mut network = Prepared::open(config.network.as_ref(), &config.forwards)?;
+        let ports = ports.map_or_else(|| Bound::all(&config.forwards), Ok)?;
+        let mut network = Prepared::open(config.network.as_ref(), ports)?;
         if let Some(obstacle) = network.obstacle() {
             let noted = recorder.note(State::Starting, &obstacle);
             noted.map_err(StartError::Record)?;
@@ -126,12 +127,10 @@ impl Shim {
             services = services.with(mediation.port, mediator.acceptor());
         }
         supervisor.on_connection(services.acceptor());
-        stop_on_signals(Arc::clone(&shared)).map_err(StartError::Thread)?;
-        let socket = run_dir.path().join(SOCKET);
-        listener::serve(&socket, Arc::clone(&shared)).map_err(StartError::Listen)?;
-        announce(lock, &socket).map_err(StartError::Record)?;
+        let reach = Reach::open(run_dir, &shared).map_err(StartError::Listen)?;
+        announce(lock, &reach.socket()).map_err(StartError::Record)?;
         let mut vm = microagent_proto::control::VmConfig {
-            run_dir: run_dir.path().to_owned(),
+            run_dir: reach.run_dir(),
             console_to_stderr: true,
             ..config.vm
         };
@@ -148,7 +147,7 @@ impl Shim {
             key,
             timeout: Duration::from_secs(config.boot_timeout),
         };
-        let up = machine.come_up(config.origin, &mut network)?;
+        let up = machine.come_up(config.origin, &directory, &mut network)?;
         let report = {
             let (shared, recorder) = (Arc::clone(&shared), recorder.clone());
             move |change| report_network(&shared, &recorder, &change)
@@ -175,6 +174,10 @@ impl Shim {
         if let Some(child) = up.attempt.and_then(Attempt::take_beside) {
             reap(child).map_err(StartError::Thread)?;
         }
+        let idle_state = match config.suspend {
+            true => State::Suspended,
+            false => State::Stopped,
+        };
         let sender = sender.clone();
         let vm = thread::Builder::new()
             .name("vm".into())
@@ -189,16 +192,18 @@ impl Shim {
             shared,
             capture: Capture::default(),
             vm: Some(vm),
-            run_dir: Some(run_dir),
+            reach,
             workload,
             started_at: None,
             stopping: Stopping::default(),
             limits: Limits::new(
                 seconds(config.timeout),
-                seconds(config.ttl).zip(streams),
+                (seconds(config.ttl).zip(streams))
+                    .map(|(limit, streams)| (limit, streams, idle_state)),
                 Instant::now(),
             ),
             broken: None,
+            woken: false,
             stoppers: Vec::new(),
             waiting: Vec::new(),
         })

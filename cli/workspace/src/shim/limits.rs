@@ -23,6 +23,8 @@ pub struct Limits {
 #[derive(Debug)]
 struct Idle {
     limit: Duration,
+    /// The state to enter: stopped or suspended.
+    state: State,
     streams: Arc<Streams>,
     /// When it was last seen in use.
     used: Instant,
@@ -30,21 +32,23 @@ struct Idle {
     look: Instant,
 }
 
-/// The end that a limit demands: the state after it, and why.
+/// What a limit demands: that the workspace enters this state, and why.
 pub type Demand = (State, String);
 
 impl Limits {
-    /// Those of a workspace that runs since `start`. `idle`: the limit, and the streams that are its use.
+    /// Those of a workspace that runs since `start`. `idle`: the limit, the streams that are its use, and the
+    /// state to enter without use.
     pub fn new(
         timeout: Option<Duration>,
-        idle: Option<(Duration, Arc<Streams>)>,
+        idle: Option<(Duration, Arc<Streams>, State)>,
         start: Instant,
     ) -> Limits {
         Limits {
             // A limit that no clock reaches is none.
             timeout: timeout.and_then(|limit| Some((start.checked_add(limit)?, limit))),
-            idle: idle.map(|(limit, streams)| Idle {
+            idle: idle.map(|(limit, streams, state)| Idle {
                 limit,
+                state,
                 streams,
                 used: start,
                 look: start,
@@ -59,7 +63,14 @@ impl Limits {
         timeout.into_iter().chain(look).min()
     }
 
-    /// The end that is demanded at `now`. A limit demands it once.
+    /// Whether nobody uses the workspace, as far as that is known.
+    pub fn is_unused(&self) -> bool {
+        let open = (self.idle.as_ref()).and_then(|idle| idle.streams.open().ok());
+        open == Some(0)
+    }
+
+    /// What is demanded at `now`. A limit demands an end once, and that the workspace is suspended each time
+    /// that it was idle for so long.
     pub fn check(&mut self, now: Instant) -> Option<Demand> {
         if let Some((deadline, limit)) = self.timeout
             && now >= deadline
@@ -69,12 +80,16 @@ impl Limits {
             return Some((State::Failed, why));
         }
         let idle = self.idle.as_mut()?;
-        if idle.is_over(now) {
-            let limit = idle.limit.as_secs();
-            *self = Limits::default();
-            return Some((State::Stopped, format!("it was idle for {limit} s")));
+        if !idle.is_over(now) {
+            return None;
         }
-        None
+        let why = format!("it was idle for {} s", idle.limit.as_secs());
+        let state = idle.state;
+        match state {
+            State::Suspended => idle.used = now,
+            _ => *self = Limits::default(),
+        }
+        Some((state, why))
     }
 }
 
@@ -126,14 +141,14 @@ mod tests {
     fn a_workspace_that_nobody_uses_is_stopped() {
         let start = Instant::now();
         let streams = Arc::new(Streams::new().unwrap());
-        let idle = Some((seconds(100), Arc::clone(&streams)));
+        let idle = Some((seconds(100), Arc::clone(&streams), State::Stopped));
         let mut limits = Limits::new(Some(seconds(1000)), idle, start);
         assert_eq!(limits.check(start), None);
         assert_eq!(limits.next(), Some(start + LOOK.1));
         assert_eq!(limits.check(start + seconds(97)), None);
         assert_eq!(limits.next(), Some(start + seconds(100)));
         // The looks come sooner than the end of a short limit.
-        let short = Some((seconds(1), Arc::clone(&streams)));
+        let short = Some((seconds(1), Arc::clone(&streams), State::Stopped));
         let mut short = Limits::new(None, short, start);
         assert_eq!(short.check(start), None);
         assert_eq!(short.next(), Some(start + seconds(1) / 10));
@@ -141,5 +156,21 @@ mod tests {
         assert_eq!(short.check(start + seconds(1)), demand(1));
         assert_eq!(limits.check(start + seconds(100)), demand(100));
         assert_eq!(limits.next(), None);
+    }
+
+    #[test]
+    fn a_workspace_that_could_not_be_suspended_is_asked_again() {
+        let start = Instant::now();
+        let streams = Arc::new(Streams::new().unwrap());
+        let idle = Some((seconds(100), streams, State::Suspended));
+        let mut limits = Limits::new(Some(seconds(1000)), idle, start);
+        assert!(limits.is_unused());
+        let demand = Some((State::Suspended, "it was idle for 100 s".to_owned()));
+        assert_eq!(limits.check(start + seconds(100)), demand);
+        assert_eq!(limits.check(start + seconds(199)), None);
+        assert_eq!(limits.check(start + seconds(200)), demand);
+        let failed = limits.check(start + seconds(1000)).unwrap();
+        assert_eq!(failed.0, State::Failed);
+        assert!(!limits.is_unused());
     }
 }

@@ -15,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen,
+    shutdown, socket_with,
 };
 use rustix::process::getuid;
 
@@ -244,6 +245,9 @@ impl Shared {
             Request::Wait => {
                 let _ = self.events.send(Event::Wait { reply });
             }
+            Request::Stats if self.status().state == State::Suspended => {
+                return Some(Reply::is(State::Suspended));
+            }
             Request::Stats => {
                 return Some(match self.controller.stats() {
                     Ok(vm) => Reply::Stats(Box::new(Stats {
@@ -327,6 +331,11 @@ impl Shared {
 
     fn connect(&self, port: u32, probe: bool, stream: UnixStream) -> Reply {
         let state = self.status().state;
+        if state == State::Suspended && !probe {
+            let _ = self.events.send(Event::Wake);
+            // As of one that boots: the client tries again.
+            return Reply::is(State::Starting);
+        }
         if state != State::Running {
             return Reply::is(state);
         }
@@ -351,11 +360,22 @@ fn is_gone(client: &OwnedFd) -> bool {
             .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
+/// A socket that is listened on. When it is dropped, nobody can connect any more; who has goes on.
+#[derive(Debug)]
+pub struct Listening(Arc<OwnedFd>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // Wakes the thread that accepts (unix(7), shutdown(2)): it gets EINVAL.
+        let _ = shutdown(&*self.0, Shutdown::Both);
+    }
+}
+
 /// Listens on `path`, which must not exist, and serves clients on threads of their own.
 ///
 /// # Errors
 /// When the socket or its thread cannot be created.
-pub fn serve(path: &Path, shared: Arc<Shared>) -> io::Result<()> {
+pub fn serve(path: &Path, shared: Arc<Shared>) -> io::Result<Listening> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -364,18 +384,21 @@ pub fn serve(path: &Path, shared: Arc<Shared>) -> io::Result<()> {
     )?;
     bind(&socket, &SocketAddrUnix::new(path)?)?;
     listen(&socket, 128)?;
+    let socket = Arc::new(socket);
+    let listening = Listening(Arc::clone(&socket));
     thread::Builder::new()
         .name("listener".into())
-        .spawn(move || accept_forever(&socket, &shared))
-        .map(drop)
+        .spawn(move || accept_until_shutdown(&socket, &shared))?;
+    Ok(listening)
 }
 
-fn accept_forever(socket: &OwnedFd, shared: &Arc<Shared>) {
+fn accept_until_shutdown(socket: &OwnedFd, shared: &Arc<Shared>) {
     loop {
         let accepted = accept_with(socket, SocketFlags::CLOEXEC);
         let served = match accepted {
             Ok(client) => start_client(client, shared),
             Err(Errno::INTR | Errno::CONNABORTED) => Ok(()),
+            Err(Errno::INVAL) => return,
             Err(error) => Err(error.into()),
         };
         if let Err(error) = served {

@@ -33,6 +33,8 @@ pub enum Event {
         reason: Option<String>,
         reply: Sender<Reply>,
     },
+    /// Somebody wants to use the suspended workspace.
+    Wake,
     /// The rules of the network refused this for the first time.
     Refused(String),
     /// The quarantined workspace was captured, or not.
@@ -69,6 +71,7 @@ impl Event {
             Event::WorkloadStarted
             | Event::WorkloadEnded(_)
             | Event::VmEnded(_)
+            | Event::Wake
             | Event::Refused(_)
             | Event::Captured(_) => None,
         }

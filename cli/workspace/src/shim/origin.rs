@@ -8,6 +8,7 @@ use microagent_proto::control::VmConfig;
 
 use super::config::Origin;
 use super::error::StartError;
+use crate::dir::WorkspaceDir;
 use crate::machine;
 use crate::machine::boot::Guest;
 use crate::machine::supervisor::Supervisor;
@@ -49,7 +50,17 @@ impl Machine<'_> {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn come_up(self, origin: Origin, network: &mut Prepared) -> Result<Up, StartError> {
+    pub fn come_up(
+        self,
+        origin: Origin,
+        directory: &WorkspaceDir,
+        network: &mut Prepared,
+    ) -> Result<Up, StartError> {
+        let own = Saved::at(directory.path().to_owned());
+        if !matches!(&origin, Origin::Saved(path) if path == directory.path()) {
+            // What was saved before does not match the disks any more.
+            own.discard_vm().map_err(StartError::Saved)?;
+        }
         match origin {
             Origin::Boot => self.boot(None, network),
             Origin::Idle(snapshots) => {
@@ -57,7 +68,11 @@ impl Machine<'_> {
                     .inspect_err(|error| tracing::warn!(%error, "the VM boots"));
                 self.boot(attempt.ok(), network)
             }
-            Origin::Saved(path) => self.go_on(&Saved::at(path), network),
+            Origin::Saved(path) => {
+                let up = self.go_on(&Saved::at(path), network)?;
+                own.discard_vm().map_err(StartError::Saved)?;
+                Ok(up)
+            }
         }
     }
 

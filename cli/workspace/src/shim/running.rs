@@ -17,15 +17,16 @@ use super::listener::Shared;
 use super::message::Event;
 use super::outcome::End;
 use super::protocol::Reply;
+use super::reach::Reach;
 use super::record::Recorder;
-use super::savable::Savable;
+use super::savable::{Savable, SaveError};
 use super::workload::Workload;
 use crate::dir::WorkspaceDir;
 use crate::event::now;
-use crate::machine::run_dir::RunDir;
 use crate::machine::session::{self, SessionError};
 use crate::machine::supervisor::Supervisor;
 use crate::machine::{MachineError, data_loss};
+use crate::network::publish::Bound;
 use crate::network::refusals::Refusals;
 use crate::result::WorkloadResult;
 use crate::state::State;
@@ -40,13 +41,15 @@ pub struct Shim {
     pub(super) shared: Arc<Shared>,
     pub(super) capture: Capture,
     pub(super) vm: Option<JoinHandle<Supervisor>>,
-    pub(super) run_dir: Option<RunDir>,
+    pub(super) reach: Reach,
     pub(super) workload: Option<Workload>,
     pub(super) started_at: Option<String>,
     pub(super) stopping: Stopping,
     pub(super) limits: Limits,
     /// Why the session of the workload broke.
     pub(super) broken: Option<String>,
+    /// Somebody wanted to use the workspace while it was being suspended.
+    pub(super) woken: bool,
     /// Who asked for the end.
     pub(super) stoppers: Vec<Sender<Reply>>,
     /// Who only waits for it.
@@ -138,6 +141,8 @@ impl Shim {
                 Some(Event::Refused(what)) => {
                     self.note(&format!("the egress rules refused {what}"), recorder);
                 }
+                // The VM runs, or is about to be saved and gone.
+                Some(Event::Wake) => self.woken = true,
                 Some(Event::Captured(captured)) => self.captured(captured, recorder),
                 Some(Event::VmEnded(error)) => {
                     if let Some(totals) = self.refusals.summary().totals() {
@@ -254,6 +259,35 @@ impl Shim {
             // Nothing happens in it any more.
             return;
         }
+        if state == State::Suspended {
+            self.suspend_idle(reason, recorder);
+            return;
+        }
+        self.end_at_limit(state, reason, recorder);
+    }
+
+    /// Suspends the workspace because nobody uses it. One that can never be saved is stopped; one that cannot
+    /// now, or was paused, goes on.
+    fn suspend_idle(&mut self, reason: String, recorder: &Recorder) {
+        if self.state() != State::Running {
+            return;
+        }
+        match self.suspend(reason.clone(), recorder) {
+            Ok(()) => {}
+            Err(SaveError::Obstacle(obstacle)) => {
+                let reason = format!("{reason}, and cannot be suspended: {obstacle}");
+                self.end_at_limit(State::Stopped, reason, recorder);
+            }
+            // It was paused, and does not go on.
+            Err(error) => {
+                let reason = format!("it could not be suspended: {}", error_chain(&error));
+                self.stopping.kill_as(State::Failed, Some(reason));
+                self.kill();
+            }
+        }
+    }
+
+    fn end_at_limit(&mut self, state: State, reason: String, recorder: &Recorder) {
         // Whatever was decided before has not come about.
         self.stopping.ask_again();
         self.stopping.end_as(state, Some(reason));
@@ -319,10 +353,14 @@ impl Shim {
         Arc::clone(&self.shared)
     }
 
-    /// Releases everything; returns who waits for the end, and which data of the guest was lost.
-    pub fn finish(mut self) -> (Vec<Sender<Reply>>, Option<String>) {
+    /// Releases everything but the ports of the host, if they are to be kept.
+    pub fn finish(mut self, keep_ports: bool) -> Finished {
         self.end_capture();
+        let mut ports = Vec::new();
         if let Some(network) = self.shared.network() {
+            if keep_ports {
+                ports = network.release_ports();
+            }
             network.end();
         }
         let mut lost = None;
@@ -330,8 +368,27 @@ impl Shim {
             lost = data_loss(&supervisor.warnings());
             supervisor.end(true);
         }
-        drop(self.run_dir.take());
         self.stoppers.append(&mut self.waiting);
-        (self.stoppers, lost)
+        Finished {
+            waiting: self.stoppers,
+            lost,
+            ports,
+            woken: self.woken,
+            reach: self.reach,
+        }
     }
+}
+
+/// What is left of a workspace whose VM has ended.
+pub struct Finished {
+    /// Who waits for the end.
+    pub waiting: Vec<Sender<Reply>>,
+    /// Which data of the guest was lost.
+    pub lost: Option<String>,
+    /// The ports of the host that led to the guest.
+    pub ports: Vec<Bound>,
+    /// Somebody wanted to use it in its last moment.
+    pub woken: bool,
+    /// Where requests come from.
+    pub reach: Reach,
 }

@@ -1,10 +1,13 @@
 //! Whether a VM can be saved, and what is recorded of one that is.
 
+use std::io;
 use std::path::PathBuf;
 
 use microagent_proto::control::{DiskMode, VmConfig};
 
 use crate::boot::Boot;
+use crate::machine::session::SessionError;
+use crate::machine::supervisor::ControlError;
 
 /// What is known about a VM that may be saved.
 #[derive(Debug)]
@@ -24,6 +27,19 @@ pub enum Obstacle {
     Engine(&'static str),
     #[error("its disk {} is written to directly, and would not be part of the snapshot", .0.display())]
     Disk(PathBuf),
+}
+
+/// Why a workspace cannot be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    #[error(transparent)]
+    Obstacle(#[from] Obstacle),
+    #[error("the VM cannot be saved")]
+    Vm(#[from] ControlError),
+    #[error(transparent)]
+    Agent(#[from] SessionError),
+    #[error("the snapshot cannot be written")]
+    Io(#[from] io::Error),
 }
 
 impl Savable {

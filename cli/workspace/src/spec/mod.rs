@@ -74,6 +74,9 @@ pub struct Spec {
     /// How long it may be without a session and a published connection, in seconds; then it is stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u32>,
+    /// What happens then; default stop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_idle: Option<OnIdle>,
     /// When `supervise` starts the workspace again; default never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
@@ -165,6 +168,16 @@ pub enum Restart {
     OnFailure,
     /// After it failed or stopped; not after `halt`.
     Always,
+}
+
+/// What happens to a workspace that nobody uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnIdle {
+    /// It is stopped.
+    Stop,
+    /// It is saved with its memory, and goes on when it is used.
+    Suspend,
 }
 
 /// The network of a workspace.

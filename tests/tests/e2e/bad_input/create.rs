@@ -79,6 +79,17 @@ fn a_wrong_value_of_each_flag_of_create_is_named() {
         (&["a", "--timeout", "0"], &["--timeout 0", "1 second"]),
         (&["a", "--ttl", "1h"], &["--ttl \"1h\"", "--ttl 60"]),
         (
+            &["a", "--on-idle", "suspend"],
+            &[
+                "--on-idle needs --ttl",
+                "as in: --ttl 600 --on-idle suspend",
+            ],
+        ),
+        (
+            &["a", "--ttl", "9", "--on-idle", "pause"],
+            &["--on-idle \"pause\"", "stop or suspend"],
+        ),
+        (
             &["a", "--mediation", "x"],
             &["--mediation \"x\"", "PORT=HOST:PORT"],
         ),

@@ -33,6 +33,16 @@ impl Elsewhere {
 /// Executed by other tests.
 pub const ELSEWHERE: &[Elsewhere] = &[
     Elsewhere {
+        says: "boot it without its memory: microagent start {} --no-snapshot",
+        file: "tests/tests/e2e/suspended_lab.rs",
+        test: "workspaces_are_suspended_and_cloned_while_they_run",
+    },
+    Elsewhere {
+        says: "wake it first: microagent start {}",
+        file: "tests/tests/e2e/network_lab.rs",
+        test: "a_connection_to_a_published_port_wakes_a_suspended_workspace",
+    },
+    Elsewhere {
         says: "delete it: microagent snapshot delete {}",
         file: "tests/tests/e2e/saved_lab.rs",
         test: "running_workspaces_go_on_from_snapshots",

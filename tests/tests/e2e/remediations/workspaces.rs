@@ -92,6 +92,28 @@ pub const WORKSPACES: &[Remedy] = &[
         ..Remedy::NEW
     },
     Remedy {
+        command: "microagent create a --image $IMAGE --on-idle suspend --dry-run",
+        code: 2,
+        says: "as in: --ttl 600 --on-idle suspend",
+        works: "microagent create a --image $IMAGE ${SAID#as in: } --dry-run",
+        ..Remedy::NEW
+    },
+    Remedy {
+        command: "microagent create a --image $IMAGE --ttl 9 --on-idle pause --dry-run",
+        code: 2,
+        says: "it is stop or suspend",
+        works: "for action in stop suspend; do microagent create a --image $IMAGE --ttl 9 --on-idle $action --dry-run; done",
+        ..Remedy::NEW
+    },
+    Remedy {
+        given: "printf 'image: %s\\nonIdle: suspend\\n' $IMAGE >idle.yaml",
+        command: "microagent create a --file idle.yaml --dry-run",
+        code: 2,
+        says: "as in: {ttlSeconds: 600, onIdle: suspend}",
+        follow: "sed -i /onIdle:/d idle.yaml; echo \"${SAID#as in: }\" | tr -d '{}' | sed 's/, /\\n/' >>idle.yaml",
+        ..Remedy::NEW
+    },
+    Remedy {
         given: "printf 'image: %s\\nresources: {memoryMiB: 1}\\n' $IMAGE >size.yaml",
         command: "microagent create a --file size.yaml --dry-run",
         code: 2,

@@ -183,7 +183,7 @@ macro_rules! with_workspaces {
                     w create w --image "$IMAGE" --memory 128 >/dev/null; w diff w; w start w >/dev/null; w diff w 2>&1
                     w exec w -- sh -c 'echo new >/added; mkdir -p /dir/sub; ln /added /dir/hard; rm /bin/ls; chmod 4710 /etc/group; chown 3:70000 /etc/passwd
                         rm -r /home; echo x >/home; mknod /dir/null c 1 3; mkfifo /dir/fifo; ln -s /added /dir/link; touch -d @1000000000 /dir/sub; head -c 3000000 /dev/zero >/dir/zeros; echo x >>/etc/hosts; echo t >/tmp/t; rm /tmp/t'
-                    w clone w c 2>&1; w commit w oci:out:v1 2>&1; w stop w >/dev/null; w diff w; w --json diff w | grep -c path
+                    w commit w oci:out:v1 2>&1; w stop w >/dev/null; w diff w; w --json diff w | grep -c path
                     w clone w c; w clone w c 2>&1; w status c | grep -E 'state|workspace'; w start c; w exec c sh -c 'cat /added; rm /added; hostname'; w stop c >/dev/null; w diff c | grep added; w diff w | grep added
                     w commit w oci:out:v1 | cut -c1-17; w commit w oci:out:v2 >/dev/null; grep -o '"v[0-9]"' out/index.json; w commit w docker.io/x:y 2>&1 | head -1; w commit w oci:.:v1 2>&1
                     list='find / -xdev ! -path "/etc/host*" -exec stat -c "%n %f %u:%g %t:%T %F %h %Y" {} \; | grep -v " directory " | sort; find / -xdev -type d -exec stat -c "%n %f %u:%g" {} \; | sort; cat /added /home'
@@ -191,7 +191,6 @@ macro_rules! with_workspaces {
                 seconds: 300,
                 code: 0,
                 stdout: "microagent: workspace w is running\n  stop it first: microagent stop w\n\
-                         microagent: workspace w is running\n  stop it first: microagent stop w\n\
                          microagent: workspace w is running\n  stop it first: microagent stop w\n\
                          A /added\nC /bin\nD /bin/ls\nA /dir\nA /dir/fifo\nA /dir/hard\nA /dir/link\nA /dir/null\nA /dir/sub\nA /dir/zeros\n\
                          C /etc\nC /etc/group\nC /etc/passwd\nC /home\n14\n\

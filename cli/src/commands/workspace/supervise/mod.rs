@@ -17,7 +17,7 @@ use microagent_workspace::state::State;
 use serde::Serialize;
 
 use super::end::wait_for_end;
-use super::start::{Change, start_again};
+use super::starting::{Change, start_again};
 use super::{get, state_of};
 use crate::args::SuperviseArgs;
 use crate::failure::{EXIT_FAILED, Failure};
@@ -26,6 +26,9 @@ use crate::settings::Settings;
 
 /// The lock of who supervises a workspace, in its directory.
 const LOCK: &str = "supervised";
+
+/// How often to look whether a suspended workspace runs again.
+const SUSPENDED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a workspace is no longer supervised.
 #[derive(Debug, Serialize)]
@@ -98,9 +101,19 @@ fn watch(
     let mut running = None;
     // Why it could not be started.
     let mut refused: Option<String> = None;
-    let mut first = true;
+    let (mut first, mut suspended) = (true, false);
     loop {
         let (mut state, mut event) = state_of(directory)?;
+        if state == State::Suspended && running.is_none() {
+            if !suspended {
+                say("is suspended");
+            }
+            (suspended, first) = (true, false);
+            // Whoever wakes it tells nobody else.
+            thread::sleep(SUSPENDED_INTERVAL);
+            continue;
+        }
+        suspended = false;
         if state.is_live() && running.is_none() {
             say("is running");
             running = Some(Instant::now());
@@ -111,6 +124,9 @@ fn watch(
             ran = since.elapsed();
             first = false;
             event = state_of(directory)?.1;
+            if state == State::Suspended {
+                continue;
+            }
         }
         let mut why = event.and_then(|event| event.detail).unwrap_or_default();
         if let Some(refused) = refused.take() {
