@@ -145,6 +145,17 @@ const STEPS: &[Step] = &[
         150,
         "6\n6\n",
     ),
+    (
+        "eight at once share their memory",
+        r#"for i in $(seq 8); do microagent --quiet run --memory 256 --image $IMAGE --exec 'echo up; sleep 1000' >/tmp/up.$i & done
+        until [ $(cat /tmp/up.* | grep -c up) = 8 ]; do usleep 100000; done
+        # Of a VM that has booted it is several times as much.
+        for pid in $(pidof microagent-supervisor); do sed -n 's/^Private_Dirty: *\([0-9]*\) kB/\1/p' /proc/$pid/smaps_rollup; done | sort -n >/tmp/private
+        wc -l </tmp/private; most=$(tail -n 1 /tmp/private); echo "at most $most KiB" >&2; [ "$most" -lt 8192 ] && echo little
+        kill $(pidof microagent); wait; pidof microagent microagent-supervisor"#,
+        120,
+        "8\nlittle\n",
+    ),
 ];
 
 /// An empty file system.
