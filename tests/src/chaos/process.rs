@@ -28,8 +28,18 @@ pub fn of_workspace(directory: &Path, victim: Victim) -> Vec<Pid> {
         Victim::Command => Vec::new(),
         Victim::Shim => shims,
         Victim::Supervisor => running(children(&shims), b"microagent-supervisor"),
-        Victim::Qemu => running(children(&children(&shims)), b"qemu-system"),
+        Victim::Qemu => {
+            let mut found = running(children(&children(&shims)), b"qemu-system");
+            // That of the VM, and not one that is asked what it can do.
+            found.retain(|pid| has_argument(*pid, b"-name"));
+            found
+        }
     }
+}
+
+fn has_argument(process: Pid, wanted: &[u8]) -> bool {
+    let words = arguments(process);
+    words.split(|&byte| byte == 0).any(|word| word == wanted)
 }
 
 /// Those of `processes` that run a program whose path has this text: a network has processes, too, and is
