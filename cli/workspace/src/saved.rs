@@ -98,6 +98,11 @@ impl Saved {
         Saved(path)
     }
 
+    /// What is saved of a suspended workspace, in its own directory.
+    pub fn of(directory: &WorkspaceDir) -> Saved {
+        Saved(directory.path().to_owned())
+    }
+
     /// Its facts.
     ///
     /// # Errors
@@ -210,13 +215,14 @@ impl Saved {
     pub fn replace_disks(&self, directory: &WorkspaceDir) -> io::Result<()> {
         let to = directory.path();
         directory.remove_leftovers();
-        Saved::at(to.to_owned()).discard_vm()?;
         let names = disks(&self.0)?;
         for name in &names {
             let incoming = to.join(format!("{REPLACEMENT}{name}"));
             copy(&self.0.join(name), &incoming)?;
             File::open(incoming)?.sync_all()?;
         }
+        // Not before: there may be no room for the copies.
+        Saved::of(directory).discard_vm()?;
         let marker = to.join(REPLACING);
         replace(&marker, b"")?;
         for name in &names {
@@ -233,7 +239,7 @@ impl Saved {
 /// What was saved of a suspended workspace, in its own directory; `None` if its guest has run since, or if
 /// nothing can be read there.
 pub fn suspended(directory: &WorkspaceDir) -> Option<Facts> {
-    let saved = Saved::at(directory.path().to_owned());
+    let saved = Saved::of(directory);
     let facts = saved.facts().ok()?;
     saved.is_unchanged(&facts).then_some(facts)
 }

@@ -9,14 +9,16 @@ use microagent_pipeline::ErrorKind;
 use microagent_proto::control::DiskMode;
 use microagent_vmm::virtio::block::lock;
 use microagent_workspace::client::ClientError;
-use microagent_workspace::creation::{self};
+use microagent_workspace::creation;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::start;
 use microagent_workspace::state::State;
 
 use super::alike::{make_alike, make_copy, unreadable};
 use super::starting::{Change, start_again};
-use super::{client, client_failure, get, lock as lock_of, print_state, state_of, workspaces};
+use super::{
+    client, client_failure, get, lock as lock_of, not_stopped, print_state, state_of, workspaces,
+};
 use crate::args::CloneArgs;
 use crate::failure::Failure;
 use crate::request;
@@ -35,15 +37,11 @@ pub fn clone(
         State::Running | State::Paused | State::Starting => {
             fork(&args.name, &source, &name, settings, termination)
         }
-        state if state.is_live() || state == State::Suspended => Err(is(state, &args.name)),
+        state if state.is_live() || state == State::Suspended => {
+            Err(not_stopped(state, &args.name))
+        }
         _ => of_stopped(&args.name, &source, &name, settings, termination),
     }
-}
-
-/// The source is in a state in which it cannot be cloned.
-fn is(state: State, name: &str) -> Failure {
-    Failure::new(ErrorKind::Conflict, format!("workspace {name} is {state}"))
-        .remediation(format!("stop it first: microagent stop {name}"))
 }
 
 /// Makes the workspace `name` of one that runs: saved in the directory of the new one, which then goes on.
@@ -111,7 +109,7 @@ fn of_stopped(
         let Some(file) = open(&delta)? else {
             continue;
         };
-        lock(&file, &delta, false).map_err(|_| is(State::Running, from))?;
+        lock(&file, &delta, false).map_err(|_| not_stopped(State::Running, from))?;
         locks.push(file);
         deltas.push(delta);
         deltas.extend(open(&presence)?.map(|_| presence));

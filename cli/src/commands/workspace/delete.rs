@@ -71,7 +71,7 @@ fn delete_one(name: &str, force: bool, settings: &Settings) -> Result<bool, Fail
     let mut held = lock(&path)?;
     let deadline = Instant::now() + KILL_TIMEOUT;
     // A suspended one runs nothing, even if a process keeps its ports.
-    let force = force || state_of(&directory)?.0 == State::Suspended;
+    let force = held.is_none() && (force || state_of(&directory)?.0 == State::Suspended);
     while held.is_none() && force && Instant::now() < deadline {
         // Whether it obeys is seen in the lock.
         if let Ok(client) = Client::new(&directory) {

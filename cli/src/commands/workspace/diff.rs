@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use microagent_cas::Store;
-use microagent_pipeline::ErrorKind;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::root_fs::{Change, Changed, RootFs, changes};
 use microagent_workspace::spec::Spec;
@@ -12,7 +11,7 @@ use microagent_workspace::view;
 use serde::Serialize;
 
 use super::files::{on_disk, view_failure};
-use super::{get, state_of};
+use super::{get, not_stopped, state_of};
 use crate::args::NameArgs;
 use crate::failure::Failure;
 use crate::settings::Settings;
@@ -48,14 +47,11 @@ pub(super) fn compare(
     let directory: WorkspaceDir = get(settings, name)?;
     let (state, _) = state_of(&directory)?;
     if state.is_live() || state == State::Suspended {
-        let is = match state {
-            State::Suspended => "suspended",
-            _ => "running",
+        let state = match state {
+            State::Suspended => state,
+            _ => State::Running,
         };
-        return Err(
-            Failure::new(ErrorKind::Conflict, format!("workspace {name} is {is}"))
-                .remediation(format!("stop it first: microagent stop {name}")),
-        );
+        return Err(not_stopped(state, name));
     }
     let spec = directory.known_spec()?;
     let failed = |error| view_failure(&error, name);

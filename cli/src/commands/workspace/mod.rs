@@ -132,6 +132,12 @@ fn with_memory(directory: &WorkspaceDir, state: State) -> State {
     }
 }
 
+/// What needs a workspace that is stopped is asked of one in this state.
+fn not_stopped(state: State, name: &str) -> Failure {
+    Failure::new(ErrorKind::Conflict, format!("workspace {name} is {state}"))
+        .remediation(format!("stop it first: microagent stop {name}"))
+}
+
 /// Takes a lock of a workspace; `None` if another process holds it.
 fn lock(path: &Path) -> Result<Option<Lock>, Failure> {
     Lock::acquire(path).map_err(|error| {

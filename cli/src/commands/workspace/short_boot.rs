@@ -67,22 +67,23 @@ pub(super) fn living(
     name: &str,
     settings: &Settings,
 ) -> Result<Option<Client>, Failure> {
-    wake(directory, name, settings)?;
     let deadline = Instant::now() + TURN_TIMEOUT;
-    while state_of(directory)?.0.is_live() {
+    loop {
+        wake(directory, name, settings)?;
+        let (state, _) = state_of(directory)?;
+        if !state.is_live() && state != State::Suspended {
+            return Ok(None);
+        }
         let found = Client::new(directory);
         match found.and_then(|client| client.status().map(|status| (client, status.state))) {
             // It is just being saved.
-            Ok((_, State::Suspended)) => {
-                thread::sleep(INTERVAL);
-                wake(directory, name, settings)?;
-            }
+            Ok((_, State::Suspended)) => {}
             Ok((client, _)) => return Ok(Some(client)),
-            Err(ClientError::NotRunning) if Instant::now() < deadline => thread::sleep(INTERVAL),
+            Err(ClientError::NotRunning) if Instant::now() < deadline => {}
             Err(error) => return Err(client_failure(error, name)),
         }
+        thread::sleep(INTERVAL);
     }
-    Ok(None)
 }
 
 /// Boots a workspace whose lock the caller holds, with its network if it is `connected`.

@@ -1,4 +1,4 @@
-//! `microagent snapshot`, and workspaces that go on from one.
+//! `microagent snapshot`.
 
 use microagent_cas::Store;
 use microagent_pipeline::ErrorKind;

@@ -2,6 +2,7 @@
 
 use microagent_pipeline::ErrorKind;
 use microagent_workspace::result::WorkloadResult;
+use microagent_workspace::saved;
 use microagent_workspace::state::State;
 use serde::Serialize;
 
@@ -30,18 +31,19 @@ pub fn start(
     };
     let directory = get(settings, name)?;
     let change = Change::of(args, settings, termination)?;
-    match state_of(&directory)?.0 {
-        State::Suspended if change.keeps_memory() && change.is_of_machine() => {
+    let suspended = saved::suspended(&directory).is_some();
+    if suspended && change.keeps_memory() {
+        if change.is_of_machine() {
             let message = format!("workspace {name} is suspended, and goes on as it was");
             return Err(Failure::new(ErrorKind::Conflict, message)
                 .remediation(format!("stop it first: microagent stop {name}")));
         }
-        State::Suspended if change.keeps_memory() => wake(&directory, name, settings)?,
-        State::Suspended => {
+        wake(&directory, name, settings)?;
+    } else {
+        if suspended {
             leave(&directory, name)?;
-            start_again(&directory, name, &change, settings)?;
         }
-        _ => start_again(&directory, name, &change, settings)?,
+        start_again(&directory, name, &change, settings)?;
     }
     if args.wait.is_none() {
         let (state, _) = state_of(&directory)?;

@@ -8,7 +8,7 @@ use microagent_workspace::creation::random_id;
 use microagent_workspace::dir::WorkspaceDir;
 use microagent_workspace::event::{self, Event, now};
 use microagent_workspace::lock::is_held;
-use microagent_workspace::saved::Saved;
+use microagent_workspace::saved::{self, Saved};
 use microagent_workspace::state::State;
 
 use super::starting::{Change, start_again};
@@ -23,7 +23,8 @@ pub(super) fn wake(
     settings: &Settings,
 ) -> Result<(), Failure> {
     let is_locked = || is_held(&directory.lock()).unwrap_or(true);
-    let mut asked = false;
+    // Another command may be waking it.
+    let mut asked = saved::suspended(directory).is_some();
     loop {
         match state_of(directory)?.0 {
             State::Suspended => {}
@@ -91,7 +92,7 @@ pub(super) fn forget(
         detail: reason,
         ..last
     };
-    let forgotten = Saved::at(directory.path().to_owned())
+    let forgotten = Saved::of(directory)
         .discard_vm()
         .and_then(|()| event::record(directory.path(), stopped));
     forgotten.map_err(|error| {

@@ -115,7 +115,7 @@ pub fn run(mut config: ShimConfig, lock: Lock, report: impl FnOnce(Started)) {
         console.close();
         if end.state != State::Suspended {
             // It was killed when it had just been saved.
-            let _ = Saved::at(config.directory.clone()).discard_vm();
+            let _ = Saved::of(&directory).discard_vm();
         }
         if let Err(error) = recorder.record(end.state, end.detail.as_deref()) {
             tracing::error!(%error, "the end of the workspace cannot be recorded");
@@ -197,7 +197,7 @@ fn not_started(
 
 /// Forgets the memory of a suspended workspace.
 fn forget(directory: &WorkspaceDir, end: &End, recorder: &Recorder) {
-    let forgotten = Saved::at(directory.path().to_owned())
+    let forgotten = Saved::of(directory)
         .discard_vm()
         .and_then(|()| recorder.record(end.state, end.detail.as_deref()));
     if let Err(error) = forgotten {

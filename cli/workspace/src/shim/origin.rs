@@ -56,7 +56,7 @@ impl Machine<'_> {
         directory: &WorkspaceDir,
         network: &mut Prepared,
     ) -> Result<Up, StartError> {
-        let own = Saved::at(directory.path().to_owned());
+        let own = Saved::of(directory);
         if !matches!(&origin, Origin::Saved(path) if path == directory.path()) {
             // What was saved before does not match the disks any more.
             own.discard_vm().map_err(StartError::Saved)?;

@@ -61,7 +61,7 @@ impl Shim {
             self.shared.status().state = State::Running;
             return Ok(());
         }
-        let saved = Saved::at(self.directory.path().to_owned());
+        let saved = Saved::of(&self.directory);
         let written = self.freeze(State::Running).and_then(|()| {
             saved.discard_vm()?;
             self.write_vm(&saved)?;
